@@ -1,0 +1,126 @@
+//! Identities of keyrings, keys and versions: random, so that they survive a dump, logical
+//! replication and the merge of two databases.
+
+use std::{fmt, num::NonZeroU32, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{CryptoError, secret::fill_random};
+
+/// A text that is not an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not a valid {0}")]
+pub struct ParseIdError(&'static str);
+
+/// A key's 64-bit random identity, written into every value. Shown as 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(pub u64);
+
+impl KeyId {
+    /// A fresh identity; the catalog's primary key refuses the (2⁻⁶⁴ per pair) collision.
+    ///
+    /// # Errors
+    /// [`CryptoError::Random`] when the operating system's generator fails.
+    pub fn random() -> Result<Self, CryptoError> {
+        let mut bytes = [0; 8];
+        fill_random(&mut bytes)?;
+        Ok(Self(u64::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        if text.len() != 16 {
+            return Err(ParseIdError("key id"));
+        }
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| ParseIdError("key id"))
+    }
+}
+
+/// A keyring's 128-bit random identity (a version 4 UUID in the catalog). Shown as hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyringId(pub [u8; 16]);
+
+impl fmt::Display for KeyringId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl FromStr for KeyringId {
+    type Err = ParseIdError;
+    /// Accepts 32 hexadecimal digits, with or without the hyphens of a UUID.
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text.replace('-', ""), &mut bytes)
+            .map_err(|_| ParseIdError("keyring id"))?;
+        Ok(Self(bytes))
+    }
+}
+
+macro_rules! serde_as_text {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                String::deserialize(d)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+serde_as_text!(KeyId);
+serde_as_text!(KeyringId);
+
+/// A version of a key: 1 for the first, one more at each rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeyVersion(pub NonZeroU32);
+
+impl KeyVersion {
+    /// The first version of every key and keyring.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// `None` for 0, which no version has.
+    pub fn new(version: u32) -> Option<Self> {
+        NonZeroU32::new(version).map(Self)
+    }
+
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for KeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What names one KEK: authenticated when a root key wraps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KekId {
+    pub keyring: KeyringId,
+    pub version: KeyVersion,
+}
+
+/// What names one DEK: authenticated when a KEK wraps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VersionId {
+    pub key: KeyId,
+    pub version: KeyVersion,
+}

@@ -1,0 +1,31 @@
+//! colcrypt's pure core: everything that can be said about keys and values without a server.
+//!
+//! The value format ([`format`]), the suites that seal and open it ([`cipher`]), key wrapping
+//! ([`wrap`]) and key check values ([`kcv`]), the canonical row context ([`context`]), the key life
+//! cycle ([`state`]) and the index of the key slab ([`slab_index`]). No I/O beyond the operating
+//! system's random generator, no pgrx, no unsafe code.
+#![forbid(unsafe_code)]
+
+pub mod cipher;
+pub mod context;
+pub mod error;
+pub mod format;
+pub mod ids;
+pub mod kcv;
+pub mod nonce;
+pub mod secret;
+pub mod slab_index;
+pub mod state;
+pub mod suite;
+pub mod wrap;
+mod xaes;
+
+
+pub use error::{CryptoError, FormatError};
+
+pub use ids::{KekId, KeyId, KeyVersion, KeyringId, VersionId};
+pub use kcv::KeyCheckValue;
+pub use secret::{DataKey, KeyEncryptionKey, Secret};
+
+pub use suite::Suite;
+pub use wrap::WrapMethod;

@@ -1,0 +1,64 @@
+//! The suites a key can be made for.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// An AEAD and its nonce discipline. The number is what the value's header carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Suite {
+    /// AES-256-GCM (NIST SP 800-38D), random 96-bit nonces: at most 2³² values a key version.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm = 1,
+    /// XAES-256-GCM (C2SP), random 192-bit nonces: no practical limit on the number of values.
+    #[serde(rename = "xaes-256-gcm")]
+    Xaes256Gcm = 2,
+}
+
+impl Suite {
+    /// The suite with this number in a header; `None` for one this version does not know.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Aes256Gcm),
+            2 => Some(Self::Xaes256Gcm),
+            _ => None,
+        }
+    }
+
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// Nonce length in bytes.
+    pub const fn nonce_len(self) -> usize {
+        match self {
+            Self::Aes256Gcm => 12,
+            Self::Xaes256Gcm => 24,
+        }
+    }
+
+    /// Tag length in bytes: 16 in both.
+    pub const fn tag_len(self) -> usize {
+        16
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "aes-256-gcm",
+            Self::Xaes256Gcm => "xaes-256-gcm",
+        }
+    }
+}
+
+impl FromStr for Suite {
+    type Err = ();
+    fn from_str(name: &str) -> Result<Self, ()> {
+        match name {
+            "aes-256-gcm" => Ok(Self::Aes256Gcm),
+            "xaes-256-gcm" => Ok(Self::Xaes256Gcm),
+            _ => Err(()),
+        }
+    }
+}

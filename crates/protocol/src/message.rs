@@ -1,0 +1,230 @@
+//! The messages. None carries a secret: keys travel wrapped, or in a frame's secret tail.
+
+use colcrypt_core::{KekId, KeyCheckValue, Suite, VersionId, WrapMethod};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A provider as the catalog describes it: where to find credentials, never the credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProviderConfig {
+    /// The name the DBA gave it, for messages.
+    pub name: String,
+    /// `file`, `vault-transit`, …
+    pub kind: String,
+    /// The kind's own settings.
+    pub config: serde_json::Value,
+}
+
+/// Everything needed to unwrap one KEK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KekRef {
+    pub id: KekId,
+    /// The keyring's name, for messages.
+    pub keyring: String,
+    pub provider: ProviderConfig,
+    /// The provider's name for the root key: a Transit key name, an ARN, a file path.
+    pub root_key: String,
+    /// The root key's version that wrapped it, as [`Reply::KekCreated`] said it.
+    pub root_key_version: String,
+    /// The KEK as the provider wrapped it.
+    #[serde(with = "hex_bytes")]
+    pub wrapped: Vec<u8>,
+    pub kcv: KeyCheckValue,
+    /// How this KEK wraps its DEKs.
+    pub dek_wrap: WrapMethod,
+}
+
+/// How long keys are kept and how hard a provider is tried. Milliseconds throughout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Age at which a KEK in use is refreshed in the background.
+    pub soft_ttl_ms: u64,
+    /// Age at which a KEK that could not be refreshed is dropped.
+    pub hard_ttl_ms: u64,
+    /// Bound on one call to a provider, connection included.
+    pub kms_timeout_ms: u64,
+    /// Further tries after a failed call that may pass (unreachable, throttled, 5xx).
+    pub kms_retries: u32,
+    /// First pause between tries; doubles, with jitter.
+    pub kms_backoff_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            soft_ttl_ms: 300_000,
+            hard_ttl_ms: 3_600_000,
+            kms_timeout_ms: 5_000,
+            kms_retries: 2,
+            kms_backoff_ms: 100,
+        }
+    }
+}
+
+/// What the broker asks of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// New settings; sent first, and again when they change.
+    Configure { settings: Settings },
+    /// Round trip to the provider; with a root key, a wrap and unwrap of random bytes under it.
+    CheckProvider {
+        provider: ProviderConfig,
+        root_key: Option<String>,
+    },
+    /// Generates a KEK, wraps it under the root key and unwraps it again to be sure.
+    CreateKek {
+        provider: ProviderConfig,
+        root_key: String,
+        id: KekId,
+    },
+    /// Generates a DEK, wraps it under the KEK and unwraps it again to be sure.
+    CreateDek {
+        kek: KekRef,
+        id: VersionId,
+        suite: Suite,
+    },
+    /// Unwraps a DEK; the reply's secret tail is the plaintext key.
+    LoadDek {
+        kek: KekRef,
+        id: VersionId,
+        suite: Suite,
+        #[serde(with = "hex_bytes")]
+        wrapped: Vec<u8>,
+        kcv: KeyCheckValue,
+    },
+}
+
+/// A request under its number; the reply carries the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    pub id: u64,
+    pub request: Request,
+}
+
+/// What a successful request answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Configured,
+    ProviderChecked {
+        report: CheckReport,
+    },
+    KekCreated {
+        #[serde(with = "hex_bytes")]
+        wrapped: Vec<u8>,
+        kcv: KeyCheckValue,
+        /// The root key's version that wrapped it, as the provider names versions.
+        root_key_version: String,
+    },
+    DekCreated {
+        #[serde(with = "hex_bytes")]
+        wrapped: Vec<u8>,
+        kcv: KeyCheckValue,
+    },
+    /// The frame's secret tail is the DEK.
+    DekLoaded {
+        /// For how long the KEK behind it is still good, unless a later [`Event::KekLease`] extends
+        /// it or an [`Event::KekRevoked`] ends it.
+        lease_ms: u64,
+    },
+}
+
+/// What a check of a provider found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// What answered: server, version.
+    pub server: String,
+    /// The root key's newest version, where one was asked for.
+    pub root_key_version: Option<String>,
+    /// Duration of the whole check in microseconds.
+    pub latency_us: u64,
+    /// Things to know that are not errors.
+    pub warnings: Vec<String>,
+}
+
+/// What the agent says unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The KEK was refreshed: keys under it are good for this long from now.
+    KekLease { kek: KekId, lease_ms: u64 },
+    /// The provider refused the KEK (denied, disabled, deleted): wipe every key under it.
+    KekRevoked { kek: KekId, failure: Failure },
+    /// A background refresh could not reach the provider; cached keys serve on.
+    RefreshFailed { kek: KekId, failure: Failure },
+}
+
+/// Anything the agent sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromAgent {
+    Reply { id: u64, result: Result<Reply, Failure> },
+    Event(Event),
+}
+
+/// Why a request failed, in the terms a DBA can act on. Maps to one SQLSTATE each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The provider's configuration is wrong, incomplete or of an unknown kind.
+    Config,
+    /// No answer: refused, DNS, TLS, connection lost.
+    Unreachable,
+    /// No answer in time.
+    Timeout,
+    /// Answered, but cannot serve now: sealed, 5xx, standby.
+    Unavailable,
+    /// Answered 429 or its like.
+    Throttled,
+    /// Answered that these credentials may not.
+    Denied,
+    /// The root key does not exist.
+    KeyNotFound,
+    /// The root key is disabled, deleted or pending deletion.
+    KeyDisabled,
+    /// An answer that is not what the protocol promises.
+    BadReply,
+    /// The unwrapped key's check value is another key's.
+    WrongRootKey,
+    /// The wrapped key does not authenticate under this root key or KEK.
+    Corrupt,
+    /// The request itself makes no sense to this agent.
+    BadRequest,
+}
+
+impl FailureKind {
+    /// A refusal is final until a person acts, and is the kill switch: cached keys are wiped.
+    /// Anything else is an outage: cached keys serve on.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::KeyNotFound | Self::KeyDisabled)
+    }
+
+    /// Whether another try may succeed by itself.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable | Self::Timeout | Self::Unavailable | Self::Throttled
+        )
+    }
+}
+
+/// A failed request: its kind, and a sentence without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+}
+
+mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex::encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        hex::decode(String::deserialize(d)?).map_err(serde::de::Error::custom)
+    }
+}
