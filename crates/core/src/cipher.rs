@@ -1,1 +1,157 @@
-//! placeholder
+//! Sealing and opening values with one DEK.
+//!
+//! A [`DataCipher`] holds the expanded key, so that a row costs one AEAD call and no key set-up
+//! (XAES-256-GCM: one set-up, by its design). Nothing here allocates unless there is a context.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use crate::{
+    CryptoError, DataKey, Suite, Value, format::EncodedHeader, secret::KEY_LEN, xaes::Deriver,
+};
+
+/// AES-GCM's bound on one plaintext (NIST SP 800-38D: 2³⁹ − 256 bits), in bytes.
+const MAX_PLAINTEXT: u64 = (1 << 36) - 32;
+
+/// One DEK, ready for values. No Debug, no Clone; the libraries wipe the expanded keys on drop.
+pub struct DataCipher(Inner);
+
+enum Inner {
+    Aes256Gcm(LessSafeKey),
+    Xaes256Gcm(Box<Deriver>),
+}
+
+impl DataCipher {
+    pub fn new(suite: Suite, key: &DataKey) -> Self {
+        Self(match suite {
+            Suite::Aes256Gcm => Inner::Aes256Gcm(gcm(key.expose())),
+            Suite::Xaes256Gcm => Inner::Xaes256Gcm(Box::new(Deriver::new(key.expose()))),
+        })
+    }
+
+    pub fn suite(&self) -> Suite {
+        match self.0 {
+            Inner::Aes256Gcm(_) => Suite::Aes256Gcm,
+            Inner::Xaes256Gcm(_) => Suite::Xaes256Gcm,
+        }
+    }
+
+    /// Bytes of the value that [`seal_into`](Self::seal_into) writes.
+    pub fn sealed_len(&self, header: &EncodedHeader, plaintext_len: usize) -> usize {
+        let suite = self.suite();
+        header.as_bytes().len() + suite.nonce_len() + plaintext_len + suite.tag_len()
+    }
+
+    /// Writes a whole value: header, nonce, ciphertext, tag.
+    ///
+    /// `nonce` must be fresh from the operating system and `suite().nonce_len()` long; `out` must be
+    /// [`sealed_len`](Self::sealed_len) long; `header` must name this cipher's suite and say whether
+    /// `context` is non-empty.
+    ///
+    /// # Errors
+    /// [`CryptoError::TooLarge`] for a plaintext or buffer of the wrong size; `out` is then
+    /// unspecified and must not be used.
+    pub fn seal_into(
+        &self,
+        header: &EncodedHeader,
+        context: &[u8],
+        nonce: &[u8],
+        plaintext: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        let fits = nonce.len() == self.suite().nonce_len()
+            && out.len() == self.sealed_len(header, plaintext.len())
+            && plaintext.len() as u64 <= MAX_PLAINTEXT;
+        if !fits {
+            return Err(CryptoError::TooLarge);
+        }
+        let (out_header, rest) = out.split_at_mut(header.as_bytes().len());
+        let (out_nonce, rest) = rest.split_at_mut(nonce.len());
+        let (out_text, out_tag) = rest.split_at_mut(plaintext.len());
+        out_header.copy_from_slice(header.as_bytes());
+        out_nonce.copy_from_slice(nonce);
+        out_text.copy_from_slice(plaintext);
+        let tag = with_aad(header.as_bytes(), context, |aad| match &self.0 {
+            Inner::Aes256Gcm(key) => {
+                key.seal_in_place_separate_tag(gcm_nonce(nonce), Aad::from(aad), out_text)
+            }
+            Inner::Xaes256Gcm(deriver) => {
+                let (key, nonce) = one_time(deriver, nonce);
+                key.seal_in_place_separate_tag(nonce, Aad::from(aad), out_text)
+            }
+        })
+        .map_err(|_| CryptoError::TooLarge)?;
+        out_tag.copy_from_slice(tag.as_ref());
+        Ok(())
+    }
+
+    /// Decrypts into `out`, which must be as long as the value's ciphertext.
+    ///
+    /// # Errors
+    /// [`CryptoError::Authentication`] for any change to the value, another context or another key;
+    /// `out` then holds no plaintext.
+    pub fn open_into(
+        &self,
+        value: &Value<'_>,
+        context: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        if value.header.suite != self.suite() {
+            return Err(CryptoError::Authentication);
+        }
+        if out.len() != value.ciphertext.len() {
+            return Err(CryptoError::TooLarge);
+        }
+        let opened = with_aad(value.header_bytes, context, |aad| {
+            let aad = Aad::from(aad);
+            match &self.0 {
+                Inner::Aes256Gcm(key) => key.open_separate_gather(
+                    gcm_nonce(value.nonce),
+                    aad,
+                    value.ciphertext,
+                    value.tag,
+                    out,
+                ),
+                Inner::Xaes256Gcm(deriver) => {
+                    let (key, nonce) = one_time(deriver, value.nonce);
+                    key.open_separate_gather(nonce, aad, value.ciphertext, value.tag, out)
+                }
+            }
+        });
+        opened.map_err(|_| {
+            out.fill(0);
+            CryptoError::Authentication
+        })
+    }
+}
+
+fn gcm(key: &[u8; KEY_LEN]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("AES-256-GCM takes any 32-byte key"))
+}
+
+fn gcm_nonce(nonce: &[u8]) -> Nonce {
+    Nonce::try_assume_unique_for_key(nonce).expect("nonce lengths are checked by the caller")
+}
+
+fn one_time(deriver: &Deriver, nonce: &[u8]) -> (LessSafeKey, Nonce) {
+    let (prefix, rest) = nonce
+        .split_first_chunk::<12>()
+        .expect("nonce lengths are checked by the caller");
+    (gcm(&deriver.derive(prefix)), gcm_nonce(rest))
+}
+
+/// The additional data is `header ‖ context`. The header delimits itself, so no other pair of
+/// header and context gives the same bytes.
+fn with_aad<R>(header: &[u8], context: &[u8], use_aad: impl FnOnce(&[u8]) -> R) -> R {
+    const ON_STACK: usize = 256;
+    let length = header.len() + context.len();
+    if context.is_empty() {
+        use_aad(header)
+    } else if length <= ON_STACK {
+        let mut aad = [0; ON_STACK];
+        aad[..header.len()].copy_from_slice(header);
+        aad[header.len()..length].copy_from_slice(context);
+        use_aad(&aad[..length])
+    } else {
+        use_aad(&[header, context].concat())
+    }
+}

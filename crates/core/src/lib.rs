@@ -20,12 +20,12 @@ pub mod suite;
 pub mod wrap;
 mod xaes;
 
-
+pub use cipher::DataCipher;
 pub use error::{CryptoError, FormatError};
-
+pub use format::{Header, PlaintextType, Value};
 pub use ids::{KekId, KeyId, KeyVersion, KeyringId, VersionId};
 pub use kcv::KeyCheckValue;
 pub use secret::{DataKey, KeyEncryptionKey, Secret};
-
+pub use state::KeyState;
 pub use suite::Suite;
 pub use wrap::WrapMethod;
