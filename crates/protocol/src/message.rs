@@ -67,6 +67,8 @@ impl Default for Settings {
 pub enum Request {
     /// New settings; sent first, and again when they change.
     Configure { settings: Settings },
+    /// Looks at a provider's settings without contacting it: unknown or missing ones, inline secrets.
+    ValidateProvider { provider: ProviderConfig },
     /// Round trip to the provider; with a root key, a wrap and unwrap of random bytes under it.
     CheckProvider {
         provider: ProviderConfig,
@@ -107,6 +109,7 @@ pub struct Numbered {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     Configured,
+    ProviderValid,
     ProviderChecked {
         report: CheckReport,
     },
@@ -191,6 +194,8 @@ pub enum FailureKind {
     Corrupt,
     /// The request itself makes no sense to this agent.
     BadRequest,
+    /// The agent itself is missing, died or hung. Said by the broker, never by the agent.
+    Agent,
 }
 
 impl FailureKind {
@@ -204,7 +209,7 @@ impl FailureKind {
     pub fn is_transient(self) -> bool {
         matches!(
             self,
-            Self::Unreachable | Self::Timeout | Self::Unavailable | Self::Throttled
+            Self::Unreachable | Self::Timeout | Self::Unavailable | Self::Throttled | Self::Agent
         )
     }
 }

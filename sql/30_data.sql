@@ -1,0 +1,64 @@
+-- Functions on data. Everybody may call them; what they do is decided by the grants on the key.
+-- None is STRICT: a NULL key or context must be an error, not a value silently turned into NULL.
+
+CREATE FUNCTION colcrypt.encrypt_col(value text, key text) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_col(value text, key text, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_col(value anyelement, key text) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_col(value anyelement, key text, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.encrypt_col(text, text) IS
+    'encrypts a text under the current version of the named key; NULL stays NULL';
+COMMENT ON FUNCTION colcrypt.encrypt_col(text, text, bytea) IS
+    'encrypts a text under the named key, bound to a context that decrypt_col will need again';
+COMMENT ON FUNCTION colcrypt.encrypt_col(anyelement, text) IS
+    'encrypts a value of any type with binary I/O under the current version of the named key; NULL stays NULL';
+COMMENT ON FUNCTION colcrypt.encrypt_col(anyelement, text, bytea) IS
+    'encrypts a value of any type under the named key, bound to a context that decrypt_col will need again';
+
+CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext, context colcrypt.context) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.decrypt_col(colcrypt.ciphertext) IS
+    'decrypts a text value; NULL stays NULL';
+COMMENT ON FUNCTION colcrypt.decrypt_col(colcrypt.ciphertext, colcrypt.context) IS
+    'decrypts a text value that is bound to a context made by row_context';
+COMMENT ON FUNCTION colcrypt.decrypt_col(colcrypt.ciphertext, anyelement) IS
+    'decrypts a value of the type named by the second argument: decrypt_col(c, NULL::date)';
+COMMENT ON FUNCTION colcrypt.decrypt_col(colcrypt.ciphertext, anyelement, bytea) IS
+    'decrypts a value of the named type that is bound to a context: decrypt_col(c, NULL::date, row_context(id))';
+
+CREATE FUNCTION colcrypt.reencrypt_col(value colcrypt.ciphertext) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_reencrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 100;
+CREATE FUNCTION colcrypt.reencrypt_col(value colcrypt.ciphertext, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_reencrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 100;
+COMMENT ON FUNCTION colcrypt.reencrypt_col(colcrypt.ciphertext) IS
+    'the same value under its key''s current version; the plaintext never leaves the server; needs the right to encrypt';
+COMMENT ON FUNCTION colcrypt.reencrypt_col(colcrypt.ciphertext, bytea) IS
+    'the same value under its key''s current version, checked against and bound again to its context';
+
+CREATE FUNCTION colcrypt.row_context(VARIADIC "any") RETURNS colcrypt.context
+    AS 'MODULE_PATHNAME', 'colcrypt_row_context' LANGUAGE c STABLE PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION colcrypt.row_context("any") IS
+    'the canonical form of any values, typed and length-prefixed, to bind an encrypted value to its row or column';
+
+CREATE FUNCTION colcrypt.ciphertext_info(
+        value colcrypt.ciphertext,
+        OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int,
+        OUT has_context boolean, OUT key_id text)
+    AS 'MODULE_PATHNAME', 'colcrypt_ciphertext_info' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION colcrypt.ciphertext_info(colcrypt.ciphertext) IS
+    'what a value says about itself without any key: key, version, suite, plaintext type, length in bytes';
+
+-- For scans that look for work: reads a header, needs no key.
+CREATE FUNCTION colcrypt.ciphertext_is_stale(value colcrypt.ciphertext, key_id bigint, current_version int) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_is_stale' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5;
+COMMENT ON FUNCTION colcrypt.ciphertext_is_stale(colcrypt.ciphertext, bigint, int) IS
+    'whether the value is under an older version of this key than the given one';

@@ -1,0 +1,48 @@
+-- Providers, keyrings, keys and grants. For administrators: no PUBLIC rights.
+
+CREATE FUNCTION colcrypt.add_provider(name text, kind text, config jsonb DEFAULT '{}') RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_add_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.add_provider(text, text, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.add_provider(text, text, jsonb) IS
+    'names a place where root keys live; config says where credentials are found and never holds one';
+
+CREATE FUNCTION colcrypt.check_provider(
+        name text, root_key text DEFAULT NULL,
+        OUT server text, OUT root_key_version text, OUT latency interval, OUT warnings text[])
+    AS 'MODULE_PATHNAME', 'colcrypt_check_provider' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.check_provider(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.check_provider(text, text) IS
+    'asks the provider for a round trip; with a root key, also wraps and unwraps random bytes under it';
+
+CREATE FUNCTION colcrypt.create_keyring(
+        name text, provider text, root_key text DEFAULT '', dek_wrap text DEFAULT 'aes-256-gcm') RETURNS uuid
+    AS 'MODULE_PATHNAME', 'colcrypt_create_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.create_keyring(text, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.create_keyring(text, text, text, text) IS
+    'makes a keyring: a new key encryption key, wrapped by a root key that must exist; dek_wrap is aes-256-gcm or aes-kwp';
+
+CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_create_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.create_key(text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
+    'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm; returns the key id';
+
+CREATE FUNCTION colcrypt.rotate_key(key text) RETURNS int
+    AS 'MODULE_PATHNAME', 'colcrypt_rotate_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.rotate_key(text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.rotate_key(text) IS
+    'makes a new version for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';
+
+CREATE FUNCTION colcrypt.grant_key(
+        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_grant_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.grant_key(text, text, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
+    'lets a role (or PUBLIC) encrypt, decrypt or both with a key';
+
+CREATE FUNCTION colcrypt.revoke_key(
+        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_revoke_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.revoke_key(text, text, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.revoke_key(text, text, text[]) IS
+    'takes privileges on a key away; every session sees it at its next statement';

@@ -1,0 +1,170 @@
+//! The broker's child: the KMS agent. Started with a socket as its standard input, watched, restarted
+//! with backoff, and gone when the broker is.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use colcrypt_core::Secret;
+use colcrypt_protocol::frame::{Decoder, FrameError};
+use colcrypt_protocol::{FromAgent, Numbered};
+use zeroize::Zeroizing;
+
+/// A running agent and the frames to and from it.
+pub struct Agent {
+    child: Child,
+    socket: UnixStream,
+    decoder: Decoder,
+    /// Frames not yet written. Requests carry no secret.
+    outgoing: Vec<u8>,
+}
+
+/// The agent cannot be used any more.
+#[derive(Debug)]
+pub struct Gone(pub String);
+
+impl Agent {
+    /// Starts the executable.
+    ///
+    /// # Errors
+    /// [`Gone`] with the reason and the path.
+    pub fn start(path: &Path) -> Result<Self, Gone> {
+        let failed = |what: &str, error: std::io::Error| {
+            Gone(format!("{what} {}: {error}", path.display()))
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(|e| failed("no socket for", e))?;
+        ours.set_nonblocking(true)
+            .map_err(|e| failed("no socket for", e))?;
+        let mut command = Command::new(path);
+        command
+            .arg("agent")
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null());
+        // SAFETY: between fork and exec only async-signal-safe calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                // The server's files and shared memory are not the agent's business.
+                libc::syscall(
+                    libc::SYS_close_range,
+                    3u32,
+                    u32::MAX,
+                    libc::CLOSE_RANGE_CLOEXEC,
+                );
+                // It must not outlive the broker, whatever kills that.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(|e| failed("cannot start", e))?;
+        Ok(Self {
+            child,
+            socket: ours,
+            decoder: Decoder::default(),
+            outgoing: Vec::new(),
+        })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn socket(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Queues a request and writes what the socket takes.
+    ///
+    /// # Errors
+    /// [`Gone`] when the agent closed the socket.
+    pub fn send(&mut self, request: &Numbered) -> Result<(), Gone> {
+        let frame = colcrypt_protocol::frame::encode(request, &[])
+            .map_err(|error| Gone(error.to_string()))?;
+        self.outgoing.extend_from_slice(&frame);
+        self.flush()
+    }
+
+    /// Writes what the socket takes.
+    ///
+    /// # Errors
+    /// [`Gone`] when the agent closed the socket.
+    pub fn flush(&mut self) -> Result<(), Gone> {
+        while !self.outgoing.is_empty() {
+            match self.socket.write(&self.outgoing) {
+                Ok(0) => return Err(self.gone()),
+                Ok(written) => {
+                    self.outgoing.drain(..written);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(self.gone()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that has arrived.
+    ///
+    /// # Errors
+    /// [`Gone`] when the agent closed the socket or sent something that is not a frame.
+    pub fn receive(&mut self) -> Result<Vec<(FromAgent, Secret)>, Gone> {
+        let mut buffer = Zeroizing::new([0u8; 4096]);
+        let mut closed = false;
+        loop {
+            match self.socket.read(&mut buffer[..]) {
+                Ok(0) => {
+                    closed = true;
+                    break;
+                }
+                Ok(read) => self.decoder.push(&buffer[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    closed = true;
+                    break;
+                }
+            }
+        }
+        let mut messages = Vec::new();
+        loop {
+            match self.decoder.next::<FromAgent>() {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+        if closed && messages.is_empty() {
+            return Err(self.gone());
+        }
+        Ok(messages)
+    }
+
+    fn gone(&mut self) -> Gone {
+        // The socket closes a moment before the process can be waited for.
+        let _ = self.child.kill();
+        Gone(match self.child.wait() {
+            Ok(status) => format!("the KMS agent ended: {status}"),
+            Err(error) => format!("the KMS agent ended: {error}"),
+        })
+    }
+
+    fn broken(&mut self, error: &FrameError) -> Gone {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        Gone(format!("the KMS agent sent garbage: {error}"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

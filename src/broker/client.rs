@@ -1,0 +1,156 @@
+//! A session's side of the broker: asking, and waiting so that Ctrl-C and statement_timeout work.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use colcrypt_core::slab_index::SlotKey;
+use colcrypt_protocol::{Failure, FailureKind, Reply, Request};
+use pgrx::pg_sys;
+
+use super::queue::{self, Purpose, Reserved};
+use crate::error::{Error, Result};
+use crate::gucs;
+use crate::pg;
+use crate::slab::table::{self, Flight, Found};
+use crate::slab::{Control, control};
+
+/// Asks the agent and waits for the answer.
+///
+/// # Errors
+/// [`Error::Kms`] with the agent's failure; [`Error::KeyWaitTimeout`] and [`Error::QueueFull`] when
+/// nobody answers.
+pub fn call(request: &Request) -> Result<Reply> {
+    let control = control()?;
+    let mut wait = Wait::start(control);
+    let mut reserved = wait.for_queue_slot()?;
+    reserved.submit(Purpose::Call, &to_json(request))?;
+    loop {
+        if let Some(reply) = reserved.reply() {
+            let outcome: std::result::Result<Reply, Failure> = serde_json::from_slice(&reply)
+                .map_err(|_| Error::Kms {
+                    keyring: None,
+                    failure: Failure {
+                        kind: FailureKind::BadRequest,
+                        message: "the agent's reply is not understood".into(),
+                    },
+                })?;
+            return outcome.map_err(|failure| Error::Kms {
+                keyring: None,
+                failure,
+            });
+        }
+        wait.sleep()?;
+    }
+}
+
+/// Brings a key into the slab and gives it out. `request` is made only by the session that asks.
+///
+/// # Errors
+/// As [`call`], and [`Error::SlabFull`].
+pub fn load(
+    wanted: SlotKey,
+    keyring: &str,
+    request: impl Fn() -> Result<Request>,
+) -> Result<Found> {
+    let control = control()?;
+    let mut wait = Wait::start(control);
+    loop {
+        let (slot, ticket) = match table::find(control, wanted) {
+            ready @ Found::Ready { .. } => return Ok(ready),
+            Found::Loading { slot, ticket } => (slot, ticket),
+            Found::Missing => {
+                let request = to_json(&request()?);
+                let mut reserved = wait.for_queue_slot()?;
+                let (slot, ticket, mine) =
+                    table::reserve(control, wanted).map_err(|_| Error::SlabFull {
+                        slots: control.slots as usize,
+                    })?;
+                if mine {
+                    reserved
+                        .submit(
+                            Purpose::Load {
+                                slab_slot: slot,
+                                ticket,
+                            },
+                            &request,
+                        )
+                        .inspect_err(|error| {
+                            let failure = Failure {
+                                kind: FailureKind::Config,
+                                message: error.report().message,
+                            };
+                            table::fail(control, slot, ticket, &failure);
+                        })?;
+                }
+                (slot, ticket)
+            }
+        };
+        loop {
+            match table::flight(control, slot, ticket) {
+                Flight::InProgress => wait.sleep()?,
+                Flight::Ended => break,
+                Flight::Failed(failure) => {
+                    return Err(Error::Kms {
+                        keyring: Some(keyring.to_string()),
+                        failure,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Asks for a fresh copy of the lease without waiting: used between soft and hard TTL.
+fn to_json(request: &Request) -> Vec<u8> {
+    serde_json::to_vec(request).expect("requests hold nothing that JSON cannot")
+}
+
+/// A bounded, interruptible wait for the broker.
+struct Wait {
+    control: &'static Control,
+    started: i64,
+    limit_ms: i64,
+}
+
+impl Wait {
+    fn start(control: &'static Control) -> Self {
+        Self {
+            control,
+            started: pg::boottime_ms(),
+            limit_ms: i64::from(gucs::KEY_WAIT_TIMEOUT.get()),
+        }
+    }
+
+    fn for_queue_slot(&mut self) -> Result<Reserved> {
+        loop {
+            if let Some(reserved) = queue::reserve(self.control) {
+                return Ok(reserved);
+            }
+            self.sleep().map_err(|_| Error::QueueFull)?;
+        }
+    }
+
+    /// Sleeps until something ended. The pause is bounded, since a broadcast between a look and the
+    /// sleep would otherwise be missed for ever.
+    fn sleep(&mut self) -> Result<()> {
+        const LONGEST_MS: i64 = 50;
+        let waited = pg::boottime_ms() - self.started;
+        let left = self.limit_ms - waited;
+        if left <= 0 {
+            return Err(Error::KeyWaitTimeout {
+                waited_ms: waited as u64,
+                broker_running: self.control.broker_pid.load(Relaxed) != 0,
+            });
+        }
+        // SAFETY: the condition variable lives in shared memory; the call handles interrupts, and an
+        // ERROR out of it leaves no lock behind since none is held here.
+        unsafe {
+            pg_sys::ConditionVariableTimedSleep(
+                self.control.done.get(),
+                left.min(LONGEST_MS),
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            pg_sys::ConditionVariableCancelSleep();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! The request queue: fixed slots in shared memory that carry a request to the broker and, for calls,
+//! the reply back. No secret passes through it.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+
+use crate::error::{Error, Result};
+use crate::pg;
+use crate::slab::{Control, lock};
+
+/// Requests that can be on their way at once; more sessions wait their turn.
+pub const QUEUE_SLOTS: usize = 64;
+/// Longest request or reply in bytes: provider settings and a wrapped KEK fit many times.
+pub const PAYLOAD: usize = 16 * 1024;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    Free = 0,
+    /// A session is writing the request.
+    Reserved = 1,
+    /// Waiting for the broker.
+    Submitted = 2,
+    /// With the broker.
+    Taken = 3,
+    /// The reply is there.
+    Done = 4,
+    /// With the broker, but nobody waits any more.
+    Abandoned = 5,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The reply is wanted by the session that asked.
+    Call,
+    /// The reply goes into a slab slot, whoever waits for it.
+    Load { slab_slot: usize, ticket: u64 },
+}
+
+#[repr(C)]
+pub struct RequestSlot {
+    state: AtomicU32,
+    owner: AtomicI32,
+    body: UnsafeCell<Body>,
+}
+
+#[repr(C)]
+struct Body {
+    is_load: bool,
+    slab_slot: u32,
+    ticket: u64,
+    length: u32,
+    payload: [u8; PAYLOAD],
+}
+
+/// A slot of the queue, held by a session until it is handed to the broker or dropped.
+pub struct Reserved {
+    control: &'static Control,
+    at: usize,
+    handed_over: bool,
+}
+
+fn slot(control: &Control, at: usize) -> &RequestSlot {
+    assert!(at < QUEUE_SLOTS);
+    // SAFETY: in bounds of the array that the startup hook laid out.
+    unsafe { &*control.queue.add(at) }
+}
+
+fn state_of(slot: &RequestSlot) -> State {
+    match slot.state.load(Relaxed) {
+        1 => State::Reserved,
+        2 => State::Submitted,
+        3 => State::Taken,
+        4 => State::Done,
+        5 => State::Abandoned,
+        _ => State::Free,
+    }
+}
+
+fn set(slot: &RequestSlot, state: State) {
+    slot.state.store(state as u32, Relaxed);
+}
+
+/// Takes a free slot, `None` when there is none.
+pub fn reserve(control: &'static Control) -> Option<Reserved> {
+    let _guard = lock::exclusive(control.queue_lock);
+    let at = (0..QUEUE_SLOTS).find(|&at| state_of(slot(control, at)) == State::Free)?;
+    set(slot(control, at), State::Reserved);
+    slot(control, at).owner.store(pg::my_pid(), Relaxed);
+    Some(Reserved {
+        control,
+        at,
+        handed_over: false,
+    })
+}
+
+impl Reserved {
+    /// Writes the request and hands it to the broker. A load is the broker's from here on; a call
+    /// stays ours until [`reply`](Self::reply).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a request beyond [`PAYLOAD`].
+    pub fn submit(&mut self, purpose: Purpose, request: &[u8]) -> Result<()> {
+        if request.len() > PAYLOAD {
+            return Err(Error::InvalidParameter {
+                message: format!("the provider's settings are too long: {} bytes", request.len()),
+                hint: format!("At most {PAYLOAD} bytes can be sent to the key broker."),
+            });
+        }
+        {
+            let _guard = lock::exclusive(self.control.queue_lock);
+            let slot = slot(self.control, self.at);
+            write(slot, purpose, request);
+            set(slot, State::Submitted);
+        }
+        self.handed_over = matches!(purpose, Purpose::Load { .. });
+        wake_broker(self.control);
+        Ok(())
+    }
+
+    /// The reply to a call, `None` while there is none.
+    pub fn reply(&self) -> Option<Vec<u8>> {
+        let _guard = lock::shared(self.control.queue_lock);
+        let slot = slot(self.control, self.at);
+        (state_of(slot) == State::Done).then(|| payload(slot).to_vec())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
+        let _guard = lock::exclusive(self.control.queue_lock);
+        let slot = slot(self.control, self.at);
+        set(
+            slot,
+            match state_of(slot) {
+                State::Taken => State::Abandoned,
+                _ => State::Free,
+            },
+        );
+    }
+}
+
+/// Sets the broker's latch.
+pub fn wake_broker(control: &Control) {
+    let latch = control.broker_latch.load(Relaxed);
+    if !latch.is_null() {
+        // SAFETY: a process latch lies in shared memory for the server's life.
+        unsafe { pgrx::pg_sys::SetLatch(latch) };
+    }
+}
+
+/// A request the broker took.
+pub struct Taken {
+    pub at: usize,
+    pub purpose: Purpose,
+    pub request: Vec<u8>,
+}
+
+/// For the broker: the next submitted request. A load's slot is free again at once.
+pub fn take(control: &Control) -> Option<Taken> {
+    let _guard = lock::exclusive(control.queue_lock);
+    let at = (0..QUEUE_SLOTS).find(|&at| state_of(slot(control, at)) == State::Submitted)?;
+    let slot = slot(control, at);
+    // SAFETY: exclusive lock held.
+    let body = unsafe { &*slot.body.get() };
+    let (purpose, next) = if body.is_load {
+        (
+            Purpose::Load {
+                slab_slot: body.slab_slot as usize,
+                ticket: body.ticket,
+            },
+            State::Free,
+        )
+    } else {
+        (Purpose::Call, State::Taken)
+    };
+    let request = payload(slot).to_vec();
+    set(slot, next);
+    Some(Taken {
+        at,
+        purpose,
+        request,
+    })
+}
+
+/// For the broker: answers a call.
+pub fn answer(control: &Control, at: usize, reply: &[u8]) {
+    let _guard = lock::exclusive(control.queue_lock);
+    let slot = slot(control, at);
+    match state_of(slot) {
+        State::Taken => {
+            write(slot, Purpose::Call, &reply[..reply.len().min(PAYLOAD)]);
+            set(slot, State::Done);
+        }
+        State::Abandoned => set(slot, State::Free),
+        _ => {}
+    }
+}
+
+/// For a broker that starts: calls that a former one took will not be answered by it.
+pub fn taken_by_former_broker(control: &Control) -> Vec<usize> {
+    let _guard = lock::shared(control.queue_lock);
+    (0..QUEUE_SLOTS)
+        .filter(|&at| {
+            matches!(
+                state_of(slot(control, at)),
+                State::Taken | State::Abandoned
+            )
+        })
+        .collect()
+}
+
+/// For the broker: frees slots whose session is gone (killed between reserving and dropping).
+pub fn free_orphans(control: &Control) {
+    let _guard = lock::exclusive(control.queue_lock);
+    for at in 0..QUEUE_SLOTS {
+        let slot = slot(control, at);
+        let owned = matches!(state_of(slot), State::Reserved | State::Done);
+        // SAFETY: signal 0 only asks whether the process exists.
+        if owned && unsafe { libc::kill(slot.owner.load(Relaxed), 0) } != 0 {
+            set(slot, State::Free);
+        }
+    }
+}
+
+fn write(slot: &RequestSlot, purpose: Purpose, bytes: &[u8]) {
+    // SAFETY: every caller holds the exclusive lock.
+    let body = unsafe { &mut *slot.body.get() };
+    match purpose {
+        Purpose::Call => body.is_load = false,
+        Purpose::Load { slab_slot, ticket } => {
+            body.is_load = true;
+            body.slab_slot = slab_slot as u32;
+            body.ticket = ticket;
+        }
+    }
+    body.length = bytes.len() as u32;
+    body.payload[..bytes.len()].copy_from_slice(bytes);
+}
+
+fn payload(slot: &RequestSlot) -> &[u8] {
+    // SAFETY: every caller holds the lock.
+    let body = unsafe { &*slot.body.get() };
+    &body.payload[..(body.length as usize).min(PAYLOAD)]
+}

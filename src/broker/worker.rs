@@ -1,0 +1,466 @@
+//! The broker's main loop: queue → agent → slab.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use colcrypt_core::{DataKey, KekId, Secret};
+use colcrypt_protocol::{Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, Settings};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
+use pgrx::{log, pg_guard, pg_sys};
+
+use super::agent::{Agent, Gone};
+use super::queue::{self, Purpose};
+use crate::gucs;
+use crate::pg;
+use crate::slab::{Control, control, table};
+
+const FIRST_RESTART_MS: i64 = 100;
+const LONGEST_RESTART_MS: i64 = 10_000;
+/// An agent that lived this long starts anew with the shortest pause.
+const STEADY_MS: i64 = 60_000;
+/// How long the agent may take over its own bounds before it counts as hung.
+const GRACE_MS: u64 = 3_000;
+const TICK_MS: i64 = 1_000;
+
+/// Registers the broker with the postmaster.
+pub fn register() {
+    BackgroundWorkerBuilder::new("colcrypt key broker")
+        .set_type("colcrypt key broker")
+        .set_library("colcrypt")
+        .set_function("colcrypt_broker_main")
+        .enable_shmem_access(None)
+        .set_start_time(BgWorkerStartTime::PostmasterStart)
+        .set_restart_time(Some(std::time::Duration::from_secs(1)))
+        .load();
+}
+
+/// A request at the agent.
+struct Pending {
+    request: Request,
+    destination: Destination,
+    deadline: i64,
+    tries: u32,
+}
+
+enum Destination {
+    /// A queue slot whose session waits.
+    Call(usize),
+    /// A slab slot.
+    Load {
+        slab_slot: usize,
+        ticket: u64,
+        kek: KekId,
+    },
+    /// The broker itself: is this KEK still good?
+    Lease(KekId),
+    /// Nobody: settings.
+    Nobody,
+}
+
+struct Broker {
+    control: &'static Control,
+    agent: Option<Agent>,
+    started_at: i64,
+    next_start: i64,
+    pause_ms: i64,
+    settings: Settings,
+    next_id: u64,
+    pending: HashMap<u64, Pending>,
+    known: HashMap<KekId, KnownKek>,
+    next_keepalive: i64,
+}
+
+/// A KEK that keys in the slab depend on. Its last load is kept (all of it wrapped), to ask again:
+/// an agent that was just started knows no KEK, and one that hears of no use stops refreshing.
+struct KnownKek {
+    load: Request,
+    uses: u64,
+}
+
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    let control = control().unwrap_or_else(|error| pg::raise(&error));
+    control.broker_pid.store(pg::my_pid(), Relaxed);
+    // SAFETY: MyLatch is this process's latch in shared memory.
+    control
+        .broker_latch
+        .store(unsafe { pg_sys::MyLatch }, Relaxed);
+    // SAFETY: registers a callback that only writes atomics.
+    unsafe { pg_sys::on_shmem_exit(Some(broker_exits), pg_sys::Datum::from(0)) };
+    // Keys in the slab outlive a broker, but the new one cannot refresh what it does not know.
+    table::cap(control, gucs::agent_settings().soft_ttl_ms);
+    let restarted = failure(FailureKind::Agent, "the key broker was restarted");
+    table::fail_all_loading(control, &restarted);
+    for at in queue::taken_by_former_broker(control) {
+        queue::answer(control, at, &reply_json(&Err(restarted.clone())));
+    }
+    Broker {
+        control,
+        agent: None,
+        started_at: 0,
+        next_start: 0,
+        pause_ms: FIRST_RESTART_MS,
+        settings: gucs::agent_settings(),
+        next_id: 1,
+        pending: HashMap::new(),
+        known: HashMap::new(),
+        next_keepalive: 0,
+    }
+    .run();
+    // A clean exit would tell the postmaster not to start us again; after a shutdown it will not
+    // anyway, after pg_terminate_backend it must.
+    // SAFETY: the normal way to end a worker.
+    unsafe { pg_sys::proc_exit(1) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn broker_exits(_code: i32, _argument: pg_sys::Datum) {
+    if let Ok(control) = control() {
+        control.broker_pid.store(0, Relaxed);
+        control.agent_pid.store(0, Relaxed);
+        control
+            .broker_latch
+            .store(std::ptr::null_mut(), Relaxed);
+    }
+}
+
+impl Broker {
+    fn run(&mut self) {
+        let mut next_tick = 0;
+        while !BackgroundWorker::sigterm_received() {
+            if BackgroundWorker::sighup_received() {
+                // SAFETY: in the main loop of a worker, outside any transaction.
+                unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+                self.reconfigure();
+            }
+            let now = pg::boottime_ms();
+            if now >= next_tick {
+                next_tick = now + TICK_MS.min(i64::from(gucs::HARD_TTL.get()) / 4).max(10);
+                table::expire(self.control);
+                queue::free_orphans(self.control);
+            }
+            self.ensure_agent(now);
+            self.keep_alive(now);
+            self.take_requests();
+            self.talk();
+            self.end_overdue();
+            self.sleep(next_tick);
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let settings = gucs::agent_settings();
+        if settings != self.settings {
+            self.settings = settings;
+            self.configure_agent();
+        }
+    }
+
+    fn configure_agent(&mut self) {
+        let request = Request::Configure {
+            settings: self.settings,
+        };
+        self.dispatch(request, Destination::Nobody, 0);
+    }
+
+    fn ensure_agent(&mut self, now: i64) {
+        if self.agent.is_some() || now < self.next_start {
+            return;
+        }
+        match Agent::start(&gucs::agent_path()) {
+            Ok(agent) => {
+                self.control.agent_pid.store(agent.pid(), Relaxed);
+                self.control.agent_starts.fetch_add(1, Relaxed);
+                self.started_at = now;
+                self.agent = Some(agent);
+                // Whatever was with the agent before goes to the new one; see `lost`.
+                let unanswered: Vec<Pending> = self.pending.drain().map(|(_, p)| p).collect();
+                self.configure_agent();
+                for pending in unanswered {
+                    self.dispatch(pending.request, pending.destination, pending.tries);
+                }
+                self.ask_leases();
+            }
+            Err(gone) => self.lost(gone),
+        }
+    }
+
+    /// The agent is gone: start it again after a pause. A request that was with it is tried once
+    /// more, since it may not have been the request's fault; a request is never tried a third time,
+    /// since it may have been.
+    fn lost(&mut self, Gone(reason): Gone) {
+        log!("colcrypt: {reason}");
+        let was_running = self.agent.take().is_some();
+        self.control.agent_pid.store(0, Relaxed);
+        let now = pg::boottime_ms();
+        self.pause_ms = if now - self.started_at > STEADY_MS {
+            FIRST_RESTART_MS
+        } else {
+            (self.pause_ms * 2).min(LONGEST_RESTART_MS)
+        };
+        self.next_start = now + self.pause_ms;
+        let ids: Vec<u64> = self.pending.keys().copied().collect();
+        for id in ids {
+            let retry = was_running && self.pending.get(&id).is_some_and(|p| p.tries < 2);
+            if !retry {
+                self.finish(id, Err(failure(FailureKind::Agent, &reason)), &Secret::default());
+            }
+        }
+        if !was_running {
+            // It cannot even be started: say so now to everyone who waits.
+            while let Some(taken) = queue::take(self.control) {
+                self.refuse(taken, FailureKind::Agent, &reason);
+            }
+        }
+    }
+
+    fn refuse(&mut self, taken: queue::Taken, kind: FailureKind, reason: &str) {
+        let refusal = failure(kind, reason);
+        match taken.purpose {
+            Purpose::Call => {
+                queue::answer(self.control, taken.at, &reply_json(&Err(refusal)));
+            }
+            Purpose::Load { slab_slot, ticket } => {
+                table::fail(self.control, slab_slot, ticket, &refusal);
+            }
+        }
+        self.broadcast();
+    }
+
+    fn take_requests(&mut self) {
+        while self.agent.is_some()
+            && let Some(taken) = queue::take(self.control)
+        {
+            let request: Request = match serde_json::from_slice(&taken.request) {
+                Ok(request) => request,
+                Err(error) => {
+                    self.refuse(taken, FailureKind::BadRequest, &error.to_string());
+                    continue;
+                }
+            };
+            let destination = match (taken.purpose, &request) {
+                (Purpose::Load { slab_slot, ticket }, Request::LoadDek { kek, .. }) => {
+                    Destination::Load {
+                        slab_slot,
+                        ticket,
+                        kek: kek.id,
+                    }
+                }
+                (Purpose::Call, _) => Destination::Call(taken.at),
+                (Purpose::Load { .. }, _) => {
+                    self.refuse(taken, FailureKind::BadRequest, "not a load");
+                    continue;
+                }
+            };
+            self.dispatch(request, destination, 0);
+        }
+    }
+
+    fn dispatch(&mut self, request: Request, destination: Destination, tries: u32) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let numbered = Numbered { id, request };
+        let sent = match &mut self.agent {
+            Some(agent) => agent.send(&numbered),
+            None => Ok(()),
+        };
+        self.pending.insert(
+            id,
+            Pending {
+                request: numbered.request,
+                destination,
+                deadline: pg::boottime_ms().saturating_add_unsigned(self.longest_answer_ms()),
+                tries: tries + 1,
+            },
+        );
+        if let Err(gone) = sent {
+            self.lost(gone);
+        }
+    }
+
+    /// By when the agent must have answered, by its own bounds: each try and each pause at its
+    /// longest, and some grace. A create asks the provider several times.
+    fn longest_answer_ms(&self) -> u64 {
+        const CALLS_PER_REQUEST: u64 = 3;
+        let settings = &self.settings;
+        let tries = u64::from(settings.kms_retries) + 1;
+        let pauses: u64 = (0..settings.kms_retries)
+            .map(|retry| settings.kms_backoff_ms.saturating_mul(2 << retry.min(16)))
+            .fold(0, u64::saturating_add);
+        CALLS_PER_REQUEST
+            .saturating_mul(tries.saturating_mul(settings.kms_timeout_ms).saturating_add(pauses))
+            .saturating_add(GRACE_MS)
+    }
+
+    fn talk(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let received = match agent.flush().and_then(|()| agent.receive()) {
+            Ok(received) => received,
+            Err(gone) => return self.lost(gone),
+        };
+        for (message, secret) in received {
+            match message {
+                FromAgent::Reply { id, result } => self.finish(id, result, &secret),
+                FromAgent::Event(event) => self.note(event),
+            }
+        }
+    }
+
+    fn finish(&mut self, id: u64, result: Result<Reply, Failure>, secret: &Secret) {
+        let Some(pending) = self.pending.remove(&id) else {
+            return;
+        };
+        match pending.destination {
+            Destination::Nobody => {}
+            Destination::Lease(kek) => match result {
+                Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.control, kek, lease_ms),
+                Err(failure) if failure.kind.is_refusal() => {
+                    self.note(Event::KekRevoked { kek, failure });
+                }
+                // An outage: the lease runs on, and the next question is due soon enough.
+                _ => {}
+            },
+            Destination::Call(at) => queue::answer(self.control, at, &reply_json(&result)),
+            Destination::Load {
+                slab_slot,
+                ticket,
+                kek,
+            } => {
+                let loaded = result.and_then(|reply| match reply {
+                    Reply::DekLoaded { lease_ms } => DataKey::from_slice(secret.expose())
+                        .map(|key| (key, lease_ms))
+                        .map_err(|error| failure(FailureKind::BadRequest, &error.to_string())),
+                    _ => Err(failure(FailureKind::BadRequest, "not the answer to a load")),
+                });
+                match loaded {
+                    Ok((key, lease_ms)) => {
+                        table::complete(self.control, slab_slot, ticket, &key, kek, lease_ms);
+                        self.known.insert(
+                            kek,
+                            KnownKek {
+                                load: pending.request,
+                                uses: 0,
+                            },
+                        );
+                    }
+                    Err(failure) => table::fail(self.control, slab_slot, ticket, &failure),
+                }
+            }
+        }
+        self.broadcast();
+    }
+
+    /// Asks an agent that was just started for the lease of every known KEK.
+    fn ask_leases(&mut self) {
+        let keks: Vec<KekId> = self.known.keys().copied().collect();
+        for kek in keks {
+            self.ask_lease(kek);
+        }
+    }
+
+    fn ask_lease(&mut self, kek: KekId) {
+        if let Some(load) = self.known.get(&kek).map(|known| known.load.clone()) {
+            self.dispatch(load, Destination::Lease(kek), 0);
+        }
+    }
+
+    /// Tells the agent which KEKs are in use, and forgets those that no cached key is under.
+    fn keep_alive(&mut self, now: i64) {
+        if now < self.next_keepalive {
+            return;
+        }
+        self.next_keepalive = now.saturating_add_unsigned(self.settings.soft_ttl_ms / 2);
+        let uses = table::uses_by_kek(self.control);
+        self.known.retain(|kek, _| uses.contains_key(kek));
+        let used: Vec<KekId> = self
+            .known
+            .iter_mut()
+            .filter_map(|(kek, known)| {
+                let count = uses.get(kek).copied().unwrap_or_default();
+                (std::mem::replace(&mut known.uses, count) != count).then_some(*kek)
+            })
+            .collect();
+        for kek in used {
+            self.ask_lease(kek);
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::KekLease { kek, lease_ms } => table::extend(self.control, kek, lease_ms),
+            Event::KekRevoked { kek, failure } => {
+                let wiped = table::revoke(self.control, kek);
+                log!(
+                    "colcrypt: the provider refuses version {} of the key encryption key of keyring {}: {}; {wiped} cached keys were wiped",
+                    kek.version,
+                    kek.keyring,
+                    failure.message
+                );
+            }
+            Event::RefreshFailed { kek, failure } => log!(
+                "colcrypt: version {} of the key encryption key of keyring {} could not be refreshed: {}; cached keys serve on",
+                kek.version,
+                kek.keyring,
+                failure.message
+            ),
+        }
+    }
+
+    /// An agent that answers late by its own bounds hangs: only killing it helps.
+    fn end_overdue(&mut self) {
+        let now = pg::boottime_ms();
+        if self.agent.is_some() && self.pending.values().any(|p| p.deadline <= now) {
+            self.lost(Gone("the KMS agent hangs and was killed".into()));
+        }
+    }
+
+    fn broadcast(&self) {
+        // SAFETY: initialised in shared memory; no lock is held here.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.control.done.get()) };
+    }
+
+    fn sleep(&self, next_tick: i64) {
+        let now = pg::boottime_ms();
+        let mut until = next_tick;
+        if self.agent.is_none() {
+            until = until.min(self.next_start);
+        }
+        if let Some(deadline) = self.pending.values().map(|p| p.deadline).min() {
+            until = until.min(deadline);
+        }
+        let mut events =
+            pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let mut socket = pg_sys::PGINVALID_SOCKET;
+        if let Some(agent) = &self.agent {
+            socket = agent.socket();
+            events |= pg_sys::WL_SOCKET_READABLE;
+            if agent.has_outgoing() {
+                events |= pg_sys::WL_SOCKET_WRITEABLE;
+            }
+        }
+        // SAFETY: waits on this process's latch and a socket it owns.
+        unsafe {
+            pg_sys::WaitLatchOrSocket(
+                pg_sys::MyLatch,
+                events as i32,
+                socket,
+                (until - now).max(0) as _,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+}
+
+fn failure(kind: FailureKind, message: &str) -> Failure {
+    Failure {
+        kind,
+        message: message.into(),
+    }
+}
+
+fn reply_json(result: &Result<Reply, Failure>) -> Vec<u8> {
+    serde_json::to_vec(result).expect("replies hold nothing that JSON cannot")
+}

@@ -1,0 +1,179 @@
+//! Index scans over our own tables with a fresh catalog snapshot, columns by name.
+
+use std::cell::Cell;
+use std::ffi::CString;
+
+use pgrx::{FromDatum, IntoDatum, pg_sys};
+
+use crate::error::{Error, Result};
+
+/// One equality of an index scan.
+pub struct Equals {
+    pub attribute: i16,
+    pub function: u32,
+    pub value: pg_sys::Datum,
+}
+
+impl Equals {
+    pub fn text(attribute: i16, value: &str) -> Self {
+        Self::new(attribute, pg_sys::F_TEXTEQ, value)
+    }
+
+    pub fn int4(attribute: i16, value: i32) -> Self {
+        Self::new(attribute, pg_sys::F_INT4EQ, value)
+    }
+
+    pub fn int8(attribute: i16, value: i64) -> Self {
+        Self::new(attribute, pg_sys::F_INT8EQ, value)
+    }
+
+    pub fn uuid(attribute: i16, value: [u8; 16]) -> Self {
+        Self::new(
+            attribute,
+            pg_sys::F_UUID_EQ,
+            pgrx::Uuid::from_bytes(value),
+        )
+    }
+
+    fn new(attribute: i16, function: u32, value: impl IntoDatum) -> Self {
+        Self {
+            attribute,
+            function,
+            value: value.into_datum().expect("a plain value has a datum"),
+        }
+    }
+}
+
+/// A row in the hands of the visitor.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// The column's value, `None` for NULL.
+    ///
+    /// # Errors
+    /// [`Error::CatalogCorrupt`] when there is no such column.
+    pub fn optional<T: FromDatum>(&self, column: &str) -> Result<Option<T>> {
+        let missing = || Error::CatalogCorrupt(format!("no column {column}"));
+        let name = CString::new(column).map_err(|_| missing())?;
+        // SAFETY: tuple and descriptor belong to the scan that is under way; T is the column's type
+        // by the table's definition in sql/20_catalog.sql.
+        unsafe {
+            let number = pg_sys::SPI_fnumber(self.descriptor, name.as_ptr());
+            if number <= 0 {
+                return Err(missing());
+            }
+            let mut is_null = false;
+            let datum = pg_sys::heap_getattr(self.tuple, number, self.descriptor, &mut is_null);
+            Ok(T::from_datum(datum, is_null))
+        }
+    }
+
+    /// The column's value.
+    ///
+    /// # Errors
+    /// [`Error::CatalogCorrupt`] when it is NULL or there is no such column.
+    pub fn get<T: FromDatum>(&self, column: &str) -> Result<T> {
+        self.optional(column)?
+            .ok_or_else(|| Error::CatalogCorrupt(format!("{column} is null")))
+    }
+}
+
+thread_local! {
+    static SCHEMA: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::Oid::INVALID) };
+}
+
+/// Forgets what was cached about the schema: after DROP EXTENSION it is another one.
+pub fn forget_schema() {
+    SCHEMA.set(pg_sys::Oid::INVALID);
+}
+
+fn relation(name: &str) -> Result<pg_sys::Oid> {
+    let missing =
+        || Error::CatalogCorrupt(format!("relation colcrypt.{name} does not exist"));
+    let c_name = CString::new(name).map_err(|_| missing())?;
+    // SAFETY: catalog look-ups in a transaction; the names are C strings.
+    unsafe {
+        let mut schema = SCHEMA.get();
+        if schema == pg_sys::Oid::INVALID {
+            schema = pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true);
+            SCHEMA.set(schema);
+        }
+        let oid = pg_sys::get_relname_relid(c_name.as_ptr(), schema);
+        if oid == pg_sys::Oid::INVALID {
+            forget_schema();
+            return Err(missing());
+        }
+        Ok(oid)
+    }
+}
+
+/// Visits the rows of `table` that `index` finds.
+pub fn each(
+    table: &str,
+    index: &str,
+    conditions: &[Equals],
+    mut visit: impl FnMut(&Row) -> Result<()>,
+) -> Result<()> {
+    let table = relation(table)?;
+    let index = relation(index)?;
+    // SAFETY: a plain system-table scan: open, begin, next until null, end, close. On an ERROR the
+    // transaction's abort releases what is open. A null snapshot asks for the latest catalog one.
+    unsafe {
+        let heap = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let mut keys: Vec<pg_sys::ScanKeyData> = Vec::with_capacity(conditions.len());
+        for condition in conditions {
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut key,
+                condition.attribute,
+                pg_sys::BTEqualStrategyNumber as u16,
+                condition.function.into(),
+                condition.value,
+            );
+            keys.push(key);
+        }
+        let scan = pg_sys::systable_beginscan(
+            heap,
+            index,
+            true,
+            std::ptr::null_mut(),
+            keys.len() as i32,
+            keys.as_mut_ptr(),
+        );
+        let mut outcome = Ok(());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            outcome = visit(&Row {
+                tuple,
+                descriptor: (*heap).rd_att,
+            });
+            if outcome.is_err() {
+                break;
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(heap, pg_sys::AccessShareLock as i32);
+        outcome
+    }
+}
+
+/// The row that a unique index finds, as `read` makes it.
+pub fn one<T>(
+    table: &str,
+    index: &str,
+    conditions: &[Equals],
+    read: impl Fn(&Row) -> Result<T>,
+) -> Result<Option<T>> {
+    let mut found = None;
+    each(table, index, conditions, |row| {
+        found = Some(read(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,112 @@
+//! Writing the catalog: SPI as the extension's owner, with a search path nobody can bend.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
+
+use crate::error::Result;
+
+/// A search path that nobody can bend, until dropped.
+pub struct SafePath {
+    guc_level: i32,
+}
+
+/// Makes names mean pg_catalog's for as long as the guard lives.
+pub fn safe_search_path() -> SafePath {
+    // SAFETY: a nested settings level, ended by the drop, or by the transaction's abort on ERROR.
+    unsafe {
+        let guc_level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        SafePath { guc_level }
+    }
+}
+
+impl Drop for SafePath {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: the counterpart of safe_search_path.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.guc_level) };
+        }
+    }
+}
+
+/// Another identity, the caller's given back on drop.
+pub struct AsRole {
+    user: pg_sys::Oid,
+    context: i32,
+}
+
+impl AsRole {
+    /// The bootstrap superuser, who owns the extension's tables.
+    fn owner() -> Self {
+        Self::switch(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        )
+    }
+
+    /// A table's owner, unable to do what would outlast the operation: for code that others wrote.
+    pub fn restricted(role: pg_sys::Oid) -> Self {
+        Self::switch(role, pg_sys::SECURITY_RESTRICTED_OPERATION as i32)
+    }
+
+    fn switch(role: pg_sys::Oid, flag: i32) -> Self {
+        let mut user = pg_sys::Oid::INVALID;
+        let mut context = 0;
+        // SAFETY: the way SECURITY DEFINER functions switch; an ERROR before the drop is undone by
+        // the transaction's abort.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            pg_sys::SetUserIdAndSecContext(role, context | flag);
+        }
+        Self { user, context }
+    }
+}
+
+impl Drop for AsRole {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: the counterpart of `switch`.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
+        }
+    }
+}
+
+/// Runs one statement, gives the number of rows.
+///
+/// # Errors
+/// Of SPI; an ERROR of the statement itself aborts the transaction as ever.
+pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
+    let _role = AsRole::owner();
+    let _path = safe_search_path();
+    Ok(Spi::connect_mut(|client| {
+        client.update(sql, None, arguments).map(|table| table.len())
+    })?)
+}
+
+/// Runs one statement and reads its rows.
+///
+/// # Errors
+/// As [`execute`].
+pub fn query<T>(
+    sql: &str,
+    arguments: &[DatumWithOid],
+    read: impl Fn(&pgrx::spi::SpiHeapTupleData) -> std::result::Result<T, pgrx::spi::Error>,
+) -> Result<Vec<T>> {
+    let _role = AsRole::owner();
+    let _path = safe_search_path();
+    Ok(Spi::connect_mut(|client| {
+        client
+            .update(sql, None, arguments)?
+            .map(|row| read(&row))
+            .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
+    })?)
+}

@@ -1,0 +1,51 @@
+//! What a job needs to know of a table.
+
+use pgrx::spi::quote_qualified_identifier;
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+
+/// A table as the catalogs describe it now.
+pub struct Described {
+    /// Qualified and quoted.
+    pub name: String,
+    pub owner: pg_sys::Oid,
+    /// An ordinary or partitioned table.
+    pub is_table: bool,
+}
+
+/// Looks a relation up.
+///
+/// # Errors
+/// [`Error::UnknownObject`] when it does not exist (any more).
+pub fn describe(table: pg_sys::Oid) -> Result<Described> {
+    // SAFETY: reads the relation's row, copies what it needs, and releases it.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(table),
+        );
+        if tuple.is_null() {
+            return Err(Error::UnknownObject {
+                what: "relation",
+                name: table.to_u32().to_string(),
+            });
+        }
+        let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let (name, schema, owner, kind) = (
+            pgrx::name_data_to_str(&row.relname).to_string(),
+            row.relnamespace,
+            row.relowner,
+            row.relkind as u8,
+        );
+        pg_sys::ReleaseSysCache(tuple);
+        let schema = std::ffi::CStr::from_ptr(pg_sys::get_namespace_name(schema))
+            .to_string_lossy()
+            .into_owned();
+        Ok(Described {
+            name: quote_qualified_identifier(schema, name),
+            owner,
+            is_table: matches!(kind, b'r' | b'p'),
+        })
+    }
+}

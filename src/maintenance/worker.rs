@@ -1,0 +1,149 @@
+//! A maintenance worker: connected to one database, gone when there is nothing left to do.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{FromDatum, PgTryBuilder, Spi, log, pg_guard, pg_sys};
+
+use super::job::{self, Next};
+use crate::pg::{self, signal_handlers};
+
+/// Advisory lock that makes a worker the only one in its database ("colcrypt" in ASCII).
+const ADVISORY_LOCK: i64 = 0x636f_6c63_7279_7074;
+/// Longest wait for something that is due soon, before the worker ends and the launcher takes over.
+const PATIENCE_MS: i64 = 30_000;
+const PAUSE_MS: i64 = 100;
+
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
+    // SAFETY: the launcher passed an OID. The server's own handlers make DROP DATABASE … FORCE and
+    // pg_cancel_backend work; the connection is by OID, as the bootstrap superuser.
+    unsafe {
+        let database = pg_sys::Oid::from_datum(argument, false).unwrap_or(pg_sys::Oid::INVALID);
+        set_signal_handlers();
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::Oid::INVALID, 0);
+    }
+    if let Err(message) = transaction(has_work) {
+        log!("colcrypt: maintenance of this database: {message}");
+        return;
+    }
+    let mut idle_since = None;
+    while !database_is_wanted() {
+        match job::step() {
+            Next::Again => idle_since = None,
+            Next::Soon => {
+                let since = *idle_since.get_or_insert_with(pg::boottime_ms);
+                if pg::boottime_ms() - since > PATIENCE_MS {
+                    break;
+                }
+                pause();
+            }
+            Next::Nothing => break,
+        }
+    }
+}
+
+/// SIGTERM and SIGINT as in a session.
+///
+/// # Safety
+/// In a worker, before signals are unblocked.
+unsafe fn set_signal_handlers() {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal as set;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as set;
+    // SAFETY: installs the server's own handlers.
+    unsafe {
+        set(pg_sys::SIGTERM as i32, Some(signal_handlers::die));
+        set(pg_sys::SIGINT as i32, Some(signal_handlers::cancel));
+        set(pg_sys::SIGHUP as i32, Some(signal_handlers::reload));
+    }
+}
+
+/// Ends the process quietly where there is nothing to do: no extension, or another worker is at it.
+fn has_work() {
+    // SAFETY: a catalog look-up in a transaction; proc_exit(0) means "do not restart".
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"colcrypt".as_ptr(), true);
+        let free = extension != pg_sys::Oid::INVALID
+            && Spi::get_one::<bool>(&format!(
+                "SELECT pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK})"
+            )) == Ok(Some(true));
+        if !free {
+            pg_sys::AbortCurrentTransaction();
+            pg_sys::proc_exit(0);
+        }
+    }
+}
+
+/// Whether somebody wants the database for himself (DROP DATABASE, or CREATE DATABASE … TEMPLATE):
+/// then the worker makes way within the seconds that those commands wait.
+fn database_is_wanted() -> bool {
+    transaction(|| {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: 0,
+            locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+            locktag_field3: pg::my_database().to_u32(),
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        // SAFETY: the lock every connecting session takes on its database, asked for without
+        // waiting; the transaction's end gives it back.
+        let got = unsafe {
+            pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true)
+        };
+        got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    })
+    .unwrap_or(true)
+}
+
+fn pause() {
+    // SAFETY: waits on this process's latch; interrupts are handled after it.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            PAUSE_MS as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+    pgrx::check_for_interrupts!();
+}
+
+/// Runs `body` in a transaction of its own. An ERROR aborts it and becomes its message.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+            let result = body();
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+            Ok(result)
+        }))
+        .catch_others(|error| {
+            Err(match error {
+                CaughtError::PostgresError(report)
+                | CaughtError::ErrorReport(report)
+                | CaughtError::RustPanic {
+                    ereport: report, ..
+                } => report.message().to_string(),
+            })
+        })
+        .execute();
+        if outcome.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        outcome
+    }
+}

@@ -1,0 +1,377 @@
+//! Values as bytes and back: what is encrypted is the type's binary send form, with text in UTF-8, so
+//! that no setting of a session or a database changes it.
+//!
+//! Text-like values and fixed-width numbers are written directly, the same bytes their send functions
+//! would give; every other type goes through its own functions.
+
+use std::ffi::c_int;
+use std::panic::AssertUnwindSafe;
+
+use colcrypt_core::PlaintextType;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use zeroize::Zeroize;
+
+use crate::error::{Error, Result};
+use crate::pg::{self, Varlena};
+
+/// How values of one type become bytes and back. Plain data: lives in the function's own memory.
+#[derive(Clone, Copy)]
+pub struct Codec {
+    /// The base type: a domain's values are stored as what is under it.
+    pub base_type: pg_sys::Oid,
+    form: Form,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    /// text, varchar, char: the characters.
+    Text,
+    /// bytea: the bytes.
+    Bytea,
+    /// A by-value type of this many bytes: big-endian.
+    Fixed(usize),
+    Uuid,
+    /// The type's send and receive functions.
+    Functions {
+        send: pg_sys::Oid,
+        receive: pg_sys::Oid,
+        io_parameter: pg_sys::Oid,
+    },
+}
+
+impl Codec {
+    /// What a value's header says about the type: all text-like types are text.
+    pub fn header_type<'a>(&self, name: &'a str) -> Result<PlaintextType<'a>> {
+        Ok(match self.form {
+            Form::Text => PlaintextType::built_in(pg_sys::TEXTOID.to_u32())?,
+            _ if self.is_built_in() => PlaintextType::built_in(self.base_type.to_u32())?,
+            _ => PlaintextType::Named(name),
+        })
+    }
+
+    /// Whether the type's OID is the same in every PostgreSQL.
+    pub fn is_built_in(&self) -> bool {
+        self.base_type.to_u32() < PlaintextType::FIRST_UNSTABLE_OID
+    }
+
+    /// The codec of a type.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyEncrypted`] for ciphertext, [`Error::NoBinaryIo`] for a type without binary
+    /// functions (pseudo-types among them).
+    pub fn for_type(declared: pg_sys::Oid) -> Result<Self> {
+        // SAFETY: look-ups in the type catalog.
+        let base_type = unsafe { pg_sys::getBaseType(declared) };
+        refuse_ciphertext(base_type)?;
+        let form = match base_type {
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Form::Text,
+            pg_sys::BYTEAOID => Form::Bytea,
+            pg_sys::BOOLOID => Form::Fixed(1),
+            pg_sys::INT2OID => Form::Fixed(2),
+            pg_sys::INT4OID | pg_sys::FLOAT4OID | pg_sys::DATEOID | pg_sys::OIDOID => {
+                Form::Fixed(4)
+            }
+            pg_sys::INT8OID
+            | pg_sys::FLOAT8OID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID
+            | pg_sys::TIMEOID => Form::Fixed(8),
+            pg_sys::UUIDOID => Form::Uuid,
+            _ => Self::functions(base_type)?,
+        };
+        Ok(Self { base_type, form })
+    }
+
+    fn functions(base_type: pg_sys::Oid) -> Result<Form> {
+        // SAFETY: reads the type's row; the row is released before returning.
+        unsafe {
+            let tuple = pg_sys::SearchSysCache1(
+                pg_sys::SysCacheIdentifier::TYPEOID as i32,
+                pg_sys::Datum::from(base_type),
+            );
+            if tuple.is_null() {
+                return Err(Error::NoBinaryIo(base_type.to_u32().to_string()));
+            }
+            let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
+            let (send, receive, pseudo) = (row.typsend, row.typreceive, row.typtype as u8 == b'p');
+            let io_parameter = pg_sys::getTypeIOParam(tuple);
+            pg_sys::ReleaseSysCache(tuple);
+            if pseudo || send == pg_sys::Oid::INVALID || receive == pg_sys::Oid::INVALID {
+                return Err(Error::NoBinaryIo(pg::type_name(base_type)));
+            }
+            Ok(Form::Functions {
+                send,
+                receive,
+                io_parameter,
+            })
+        }
+    }
+
+    /// Gives the value's bytes to `body`. A temporary copy, if one was needed, is wiped.
+    #[inline(always)]
+    pub fn with_bytes<R>(
+        &self,
+        value: pg_sys::Datum,
+        body: impl FnOnce(&[u8]) -> Result<R>,
+    ) -> Result<R> {
+        match self.form {
+            // SAFETY: the codec was made for the value's type, which is a varlena.
+            Form::Bytea => body(unsafe { Varlena::from_datum(value) }.bytes()),
+            Form::Text => {
+                // SAFETY: as above.
+                let text = unsafe { Varlena::from_datum(value) };
+                if database_is_utf8() {
+                    body(text.bytes())
+                } else {
+                    let mut converted = convert(text.bytes(), database_encoding(), pg_sys::pg_enc::PG_UTF8 as c_int)?;
+                    let outcome = body(&converted);
+                    converted.zeroize();
+                    outcome
+                }
+            }
+            Form::Fixed(length) => {
+                let bytes = (value.value() as u64).to_be_bytes();
+                body(&bytes[8 - length..])
+            }
+            // SAFETY: a uuid datum points to 16 bytes.
+            Form::Uuid => body(unsafe {
+                std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), 16)
+            }),
+            Form::Functions { send, .. } => {
+                let sent = in_utf8(|| {
+                    // SAFETY: the send function of the value's own type.
+                    unsafe { pg_sys::OidSendFunctionCall(send, value) }
+                });
+                // SAFETY: a send function gives a fresh bytea, ours to wipe and free.
+                unsafe {
+                    let bytes = std::slice::from_raw_parts_mut(
+                        pgrx::varlena::vardata_any(sent).cast_mut().cast::<u8>(),
+                        pgrx::varlena::varsize_any_exhdr(sent),
+                    );
+                    let outcome = body(bytes);
+                    bytes.zeroize();
+                    pg_sys::pfree(sent.cast());
+                    outcome
+                }
+            }
+        }
+    }
+
+    /// Makes a value of `length` decrypted bytes that `fill` writes.
+    #[inline(always)]
+    pub fn from_bytes(
+        &self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<pg_sys::Datum> {
+        let invalid = || Error::PlaintextInvalid {
+            type_name: pg::type_name(self.base_type),
+        };
+        match self.form {
+            Form::Bytea => pg::new_varlena(length, fill),
+            Form::Text => {
+                let datum = pg::new_varlena(length, fill)?;
+                // SAFETY: just made; a text in the server's memory.
+                let text = unsafe { Varlena::from_datum(datum) };
+                if database_is_utf8() {
+                    // SAFETY: checks `length` bytes, noError.
+                    let valid = unsafe {
+                        pg_sys::pg_verify_mbstr(
+                            pg_sys::pg_enc::PG_UTF8 as c_int,
+                            text.bytes().as_ptr().cast(),
+                            length as c_int,
+                            true,
+                        )
+                    };
+                    return if valid { Ok(datum) } else { Err(invalid()) };
+                }
+                let mut converted = convert(text.bytes(), pg_sys::pg_enc::PG_UTF8 as c_int, database_encoding())
+                    .map_err(|_| invalid())?;
+                let out = pg::varlena_from(&converted);
+                converted.zeroize();
+                out
+            }
+            Form::Fixed(expected) => {
+                if length != expected {
+                    return Err(invalid());
+                }
+                let mut bytes = [0; 8];
+                fill(&mut bytes[8 - length..])?;
+                let unsigned = u64::from_be_bytes(bytes);
+                // A Datum carries by-value integers sign-extended, as Int32GetDatum does.
+                let datum = match (length, self.base_type) {
+                    (2, _) => unsigned as u16 as i16 as i64 as u64,
+                    (4, pg_sys::OIDOID) => unsigned,
+                    (4, _) => unsigned as u32 as i32 as i64 as u64,
+                    (1, _) if unsigned > 1 => return Err(invalid()),
+                    _ => unsigned,
+                };
+                Ok(pg_sys::Datum::from(datum))
+            }
+            Form::Uuid => {
+                if length != 16 {
+                    return Err(invalid());
+                }
+                // SAFETY: 16 fresh bytes.
+                unsafe {
+                    let pointer = pg_sys::palloc0(16).cast::<u8>();
+                    fill(std::slice::from_raw_parts_mut(pointer, 16))?;
+                    Ok(pg_sys::Datum::from(pointer))
+                }
+            }
+            Form::Functions {
+                receive,
+                io_parameter,
+                ..
+            } => self.receive(length, fill, receive, io_parameter),
+        }
+    }
+
+    fn receive(
+        &self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+        receive: pg_sys::Oid,
+        io_parameter: pg_sys::Oid,
+    ) -> Result<pg_sys::Datum> {
+        if length > pg::MAX_VARLENA {
+            return Err(Error::ValueTooLarge { bytes: length });
+        }
+        // SAFETY: a buffer of length + 1 bytes, NUL-terminated as StringInfo promises, wiped and
+        // freed below.
+        let (buffer, bytes) = unsafe {
+            let buffer = pg_sys::palloc(length + 1).cast::<u8>();
+            *buffer.add(length) = 0;
+            (buffer, std::slice::from_raw_parts_mut(buffer, length))
+        };
+        fill(bytes)?;
+        let mut info = pg_sys::StringInfoData {
+            data: buffer.cast(),
+            len: length as c_int,
+            maxlen: length as c_int + 1,
+            cursor: 0,
+        };
+        let info_pointer = &raw mut info;
+        // A receive function's complaint may quote the plaintext: it must not reach the log.
+        let received = PgTryBuilder::new(AssertUnwindSafe(|| {
+            Some(in_utf8(|| {
+                // SAFETY: the receive function of the wanted type and a valid StringInfo.
+                unsafe {
+                    pg_sys::OidReceiveFunctionCall(receive, info_pointer, io_parameter, -1)
+                }
+            }))
+        }))
+        .catch_others(|error| match &error {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)
+                if report.sql_error_code() != PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+                    && report.sql_error_code() != PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN =>
+            {
+                None
+            }
+            _ => error.rethrow(),
+        })
+        .execute();
+        let whole = info.cursor as usize == length;
+        bytes.zeroize();
+        // SAFETY: allocated above; received values are copies.
+        unsafe { pg_sys::pfree(buffer.cast()) };
+        match received {
+            Some(datum) if whole => Ok(datum),
+            _ => Err(Error::PlaintextInvalid {
+                type_name: pg::type_name(self.base_type),
+            }),
+        }
+    }
+}
+
+/// Encrypting a ciphertext, or an array of them, is a mistake, never a wish.
+fn refuse_ciphertext(base_type: pg_sys::Oid) -> Result<()> {
+    if base_type.to_u32() < PlaintextType::FIRST_UNSTABLE_OID {
+        return Ok(());
+    }
+    // SAFETY: look-ups in the type catalog.
+    let element = unsafe { pg_sys::get_base_element_type(base_type) };
+    let ours = crate::ciphertext::type_oid();
+    if ours.is_some_and(|ours| base_type == ours || element == ours) {
+        return Err(Error::AlreadyEncrypted);
+    }
+    Ok(())
+}
+
+fn database_encoding() -> c_int {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::GetDatabaseEncoding() }
+}
+
+#[inline(always)]
+fn database_is_utf8() -> bool {
+    unsafe extern "C-unwind" {
+        #[link_name = "GetDatabaseEncoding"]
+        fn unguarded_database_encoding() -> c_int;
+    }
+    // SAFETY: reads a static and cannot raise; unguarded because it is asked per value. SQL_ASCII
+    // means "whatever the client sent": nothing can be converted, so it counts as UTF-8 here and is
+    // verified when read.
+    let encoding = unsafe { unguarded_database_encoding() };
+    encoding == pg_sys::pg_enc::PG_UTF8 as c_int || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
+}
+
+/// Converts between encodings; a character that the target lacks is an error without the text in it.
+fn convert(bytes: &[u8], from: c_int, to: c_int) -> Result<Vec<u8>> {
+    PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: converts `bytes` into fresh memory, or gives back the same pointer when nothing
+        // had to be done; the result is NUL-terminated only when fresh, so lengths are taken apart.
+        unsafe {
+            let input = bytes.as_ptr().cast_mut();
+            let output =
+                pg_sys::pg_do_encoding_conversion(input, bytes.len() as c_int, from, to);
+            if output == input {
+                return Ok(bytes.to_vec());
+            }
+            let length = libc::strlen(output.cast());
+            let converted = std::slice::from_raw_parts_mut(output, length);
+            let copy = converted.to_vec();
+            converted.zeroize();
+            pg_sys::pfree(output.cast());
+            Ok(copy)
+        }
+    }))
+    .catch_others(|_| {
+        Err(Error::PlaintextInvalid {
+            type_name: "text".into(),
+        })
+    })
+    .execute()
+}
+
+/// Runs send or receive functions with UTF-8 as the client encoding, which is what they convert to
+/// and from, and puts the session's own back.
+fn in_utf8<R>(body: impl FnOnce() -> R) -> R {
+    struct Restore(Option<c_int>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            if let Some(encoding) = self.0 {
+                // SAFETY: an encoding that was in force a moment ago is prepared.
+                unsafe { pg_sys::SetClientEncoding(encoding) };
+            }
+        }
+    }
+    // SAFETY: reads and sets the conversion in force; UTF-8 is either the database's own encoding or
+    // prepared here.
+    let restore = unsafe {
+        let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
+        let before = pg_sys::pg_get_client_encoding();
+        let database = pg_sys::GetDatabaseEncoding();
+        if before == utf8 || database == pg_sys::pg_enc::PG_SQL_ASCII as c_int {
+            Restore(None)
+        } else {
+            pg_sys::PrepareClientEncoding(utf8);
+            pg_sys::SetClientEncoding(utf8);
+            Restore(Some(before))
+        }
+    };
+    let result = body();
+    drop(restore);
+    result
+}

@@ -1,0 +1,426 @@
+//! What one process knows: resolved keys, checked privileges, expanded ciphers.
+//!
+//! Three ages of knowledge:
+//!
+//! * A [`Cipher`] is good while its slab slot keeps its generation (one atomic read).
+//! * A [`Permit`] says that a role may use a key version now. It is good for one client statement:
+//!   at the next one, pending invalidations are taken in and everything is checked again, so a
+//!   rotation, a suspension or a revoked grant shows at the next statement.
+//! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use colcrypt_core::nonce::NoncePool;
+use colcrypt_core::slab_index::SlotKey;
+use colcrypt_core::{DataCipher, KeyId, KeyVersion, Suite, VersionId};
+use pgrx::{pg_guard, pg_sys};
+
+use crate::broker::client;
+use crate::catalog::read::{self, Key, KeyVersionRow};
+use crate::error::{Error, Privilege, Result};
+use crate::pg;
+use crate::slab::SlotMeta;
+use crate::slab::table::{self, Found};
+
+/// Ciphers a process keeps; beyond that the oldest place is used again.
+const CIPHERS: usize = 4096;
+
+/// A cipher and the slab slot it stands for. Places are never freed, only refilled, so a pointer to
+/// one stays valid for the life of the process; `serial` tells whether it still is the same cipher.
+pub struct Cipher {
+    serial: Cell<u64>,
+    version: Cell<Option<VersionId>>,
+    cipher: RefCell<Option<DataCipher>>,
+    meta: Cell<Option<&'static SlotMeta>>,
+    generation: Cell<u64>,
+    hard_expiry_ms: Cell<i64>,
+}
+
+/// Leave to use a cipher, for the rest of the statement.
+#[derive(Clone, Copy)]
+pub struct Permit {
+    place: &'static Cipher,
+    serial: u64,
+    statement: i64,
+    user: pg_sys::Oid,
+    epoch: u64,
+    pub key: KeyId,
+    pub version: KeyVersion,
+    pub suite: Suite,
+}
+
+impl Permit {
+    /// Whether it is still good: same statement, same role, no catalog change seen, key not wiped.
+    #[inline(always)]
+    pub fn is_good(&self) -> bool {
+        self.statement == pg::statement_start()
+            && self.user == pg::current_user()
+            && self.epoch == EPOCH.get()
+            && self.place.is_live(self.serial)
+    }
+
+    /// Uses the cipher. Only right after [`is_good`](Self::is_good) or after it was given out.
+    #[inline(always)]
+    pub fn with<R>(&self, body: impl FnOnce(&DataCipher) -> R) -> Option<R> {
+        self.place.cipher.borrow().as_ref().map(body)
+    }
+}
+
+impl Cipher {
+    #[inline(always)]
+    fn is_live(&self, serial: u64) -> bool {
+        self.serial.get() == serial
+            && self
+                .meta
+                .get()
+                .is_some_and(|meta| meta.generation.load(Acquire) == self.generation.get())
+    }
+
+    fn clear(&self) {
+        *self.cipher.borrow_mut() = None;
+        self.version.set(None);
+        self.meta.set(None);
+        self.serial.set(self.serial.get() + 1);
+    }
+}
+
+#[derive(Default)]
+struct Session {
+    epoch: u64,
+    names: HashMap<String, KeyId>,
+    keys: HashMap<KeyId, Key>,
+    versions: HashMap<VersionId, KeyVersionRow>,
+    privileges: HashMap<(pg_sys::Oid, KeyId, bool), bool>,
+    places: Vec<&'static Cipher>,
+    by_version: HashMap<VersionId, usize>,
+    next_place: usize,
+}
+
+thread_local! {
+    /// Changes whenever a key catalog, a role or a membership changes.
+    static EPOCH: Cell<u64> = const { Cell::new(1) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    static INVALIDATED_FOR: Cell<i64> = const { Cell::new(i64::MIN) };
+    static SESSION: RefCell<Session> = RefCell::new(Session::default());
+    static NONCES: RefCell<NoncePool> = const { RefCell::new(NoncePool::new()) };
+    static MOVING_ROWS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets the maintenance worker re-encrypt without a grant: it gives out ciphertext only.
+pub fn set_moving_rows(moving: bool) {
+    MOVING_ROWS.set(moving);
+}
+
+/// Draws a nonce and uses it.
+#[inline(always)]
+pub fn with_nonce<R>(length: usize, body: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    NONCES.with_borrow_mut(|pool| Ok(body(pool.draw(pg::my_pid(), length)?)))
+}
+
+/// The version that values are encrypted with now.
+///
+/// # Errors
+/// Unknown key, no privilege, a state that does not encrypt, or no key to be had.
+pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_name(key_name))?;
+    let version = key.current;
+    permit(epoch, key, version, Privilege::Encrypt)
+}
+
+/// The version that a value was encrypted with.
+///
+/// # Errors
+/// As [`permit_encrypt`].
+pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    permit(epoch, key, id.version, Privilege::Decrypt)
+}
+
+/// The two versions of a re-encryption: the value's own for reading, the key's current for writing.
+/// It needs the right to encrypt only, since no plaintext comes out.
+///
+/// # Errors
+/// As [`permit_encrypt`].
+pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    if !MOVING_ROWS.get() {
+        SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
+    }
+    let current = key.current;
+    let from = unchecked(epoch, &key, id.version, Privilege::Decrypt)?;
+    let to = unchecked(epoch, &key, current, Privilege::Encrypt)?;
+    Ok((from, to))
+}
+
+/// The key's name, for messages.
+pub fn key_name(id: KeyId) -> String {
+    SESSION
+        .with_borrow_mut(|session| session.key_by_id(id))
+        .map_or_else(|_| id.to_string(), |key| key.name)
+}
+
+fn permit(epoch: u64, key: Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
+    SESSION.with_borrow_mut(|session| session.check(&key, privilege))?;
+    unchecked(epoch, &key, version, privilege)
+}
+
+fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
+    let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
+    let allowed = match privilege {
+        Privilege::Encrypt => row.state.may_encrypt(),
+        Privilege::Decrypt => row.state.may_decrypt(),
+    };
+    if !allowed {
+        return Err(Error::KeyState {
+            key: key.name.clone(),
+            version,
+            state: row.state,
+            privilege,
+        });
+    }
+    let place = cipher(key, &row)?;
+    Ok(Permit {
+        place,
+        serial: place.serial.get(),
+        statement: pg::statement_start(),
+        user: pg::current_user(),
+        epoch,
+        key: key.id,
+        version,
+        suite: key.suite,
+    })
+}
+
+/// A live cipher for the version: ours if it still is, else from the slab, else through the broker.
+fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
+    let kept = SESSION.with_borrow(|session| {
+        session
+            .by_version
+            .get(&row.id)
+            .map(|&place| session.places[place])
+    });
+    if let Some(place) = kept
+        && place.is_live(place.serial.get())
+        && place.hard_expiry(pg::boottime_ms())
+    {
+        if let Some(meta) = place.meta.get() {
+            meta.hits.fetch_add(1, Relaxed);
+        }
+        return Ok(place);
+    }
+    let wanted = SlotKey {
+        key: row.id.key.0,
+        database: pg::my_database().to_u32(),
+        version: row.id.version.number(),
+    };
+    let found = match table::find(crate::slab::control()?, wanted) {
+        ready @ Found::Ready { .. } => ready,
+        Found::Loading { .. } | Found::Missing => {
+            let keyring = read::keyring_by_id(key.keyring)?;
+            client::load(wanted, &keyring.name, || {
+                read::load_request(key, &keyring, row)
+            })?
+        }
+    };
+    let Found::Ready {
+        key: data_key,
+        meta,
+        generation,
+        hard_expiry_ms,
+    } = found
+    else {
+        unreachable!("client::load gives a ready key or an error");
+    };
+    let place = SESSION.with_borrow_mut(|session| session.place_for(row.id));
+    *place.cipher.borrow_mut() = Some(DataCipher::new(key.suite, &data_key));
+    place.version.set(Some(row.id));
+    place.meta.set(Some(meta));
+    place.generation.set(generation);
+    place.hard_expiry_ms.set(hard_expiry_ms);
+    place.serial.set(place.serial.get() + 1);
+    Ok(place)
+}
+
+impl Cipher {
+    /// Whether the key's time is not over. The broker wipes at expiry; this holds even if it is not
+    /// running.
+    fn hard_expiry(&self, now: i64) -> bool {
+        if self.hard_expiry_ms.get() > now {
+            return true;
+        }
+        // The lease may have been extended since.
+        let extended = self
+            .meta
+            .get()
+            .map_or(0, |meta| meta.hard_expiry_ms.load(Relaxed));
+        self.hard_expiry_ms.set(extended);
+        extended > now
+    }
+}
+
+impl Session {
+    fn key_by_name(&mut self, name: &str) -> Result<Key> {
+        if let Some(key) = self.names.get(name).and_then(|id| self.keys.get(id)) {
+            return Ok(key.clone());
+        }
+        let key = read::key_by_name(name)?;
+        self.names.insert(name.into(), key.id);
+        self.keys.insert(key.id, key.clone());
+        Ok(key)
+    }
+
+    fn key_by_id(&mut self, id: KeyId) -> Result<Key> {
+        if let Some(key) = self.keys.get(&id) {
+            return Ok(key.clone());
+        }
+        let key = read::key_by_id(id)?;
+        self.keys.insert(id, key.clone());
+        Ok(key)
+    }
+
+    fn version(&mut self, key: &Key, version: KeyVersion) -> Result<KeyVersionRow> {
+        let id = VersionId {
+            key: key.id,
+            version,
+        };
+        if let Some(row) = self.versions.get(&id) {
+            return Ok(row.clone());
+        }
+        let row = read::key_version(key, version)?;
+        self.versions.insert(id, row.clone());
+        Ok(row)
+    }
+
+    fn check(&mut self, key: &Key, privilege: Privilege) -> Result<()> {
+        let user = pg::current_user();
+        let question = (user, key.id, privilege == Privilege::Encrypt);
+        let allowed = match self.privileges.get(&question) {
+            Some(&allowed) => allowed,
+            None => {
+                let allowed = read::may(user, key, privilege)?;
+                self.privileges.insert(question, allowed);
+                allowed
+            }
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(Error::KeyDenied {
+                key: key.name.clone(),
+                privilege,
+            })
+        }
+    }
+
+    /// A cleared place for the version's cipher.
+    fn place_for(&mut self, id: VersionId) -> &'static Cipher {
+        let at = match self.by_version.get(&id) {
+            Some(&at) => at,
+            None if self.places.len() < CIPHERS => {
+                self.places.push(Box::leak(Box::new(Cipher {
+                    serial: Cell::new(0),
+                    version: Cell::new(None),
+                    cipher: RefCell::new(None),
+                    meta: Cell::new(None),
+                    generation: Cell::new(0),
+                    hard_expiry_ms: Cell::new(0),
+                })));
+                self.places.len() - 1
+            }
+            None => {
+                self.next_place = (self.next_place + 1) % CIPHERS;
+                self.next_place
+            }
+        };
+        let place = self.places[at];
+        if let Some(former) = place.version.get() {
+            self.by_version.remove(&former);
+        }
+        place.clear();
+        self.by_version.insert(id, at);
+        place
+    }
+
+    /// Drops ciphers whose key was wiped, so that they do not linger in this process.
+    fn sweep(&mut self) {
+        let places = &self.places;
+        self.by_version.retain(|_, &mut at| {
+            let place = places[at];
+            let live = place.is_live(place.serial.get());
+            if !live {
+                place.clear();
+            }
+            live
+        });
+    }
+}
+
+/// Takes in what other sessions committed, once a statement; gives the epoch that now holds.
+fn refresh() -> u64 {
+    register_callbacks();
+    let statement = pg::statement_start();
+    if INVALIDATED_FOR.replace(statement) != statement {
+        // SAFETY: in a transaction; runs invalidation callbacks, which only change our cells.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+    }
+    let epoch = EPOCH.get();
+    let changed = SESSION.with_borrow(|session| session.epoch != epoch);
+    if changed {
+        crate::catalog_trigger::learn_marker();
+    }
+    SESSION.with_borrow_mut(|session| {
+        if changed {
+            session.epoch = epoch;
+            session.names.clear();
+            session.keys.clear();
+            session.versions.clear();
+            session.privileges.clear();
+            session.sweep();
+        }
+    });
+    epoch
+}
+
+fn register_callbacks() {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: registers functions that live as long as the process.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
+        for cache in [
+            pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,
+            pg_sys::SysCacheIdentifier::AUTHOID,
+        ] {
+            pg_sys::CacheRegisterSyscacheCallback(
+                cache as i32,
+                Some(role_changed),
+                pg_sys::Datum::from(0),
+            );
+        }
+    }
+}
+
+/// Sent for any relation. Ours are few and change rarely, and looking again costs microseconds, but
+/// a busy DDL workload must not make it the rule: only our tables and "everything" count.
+#[pg_guard]
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::Oid::INVALID || crate::catalog_trigger::is_marker(relation) {
+        EPOCH.set(EPOCH.get() + 1);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn role_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    EPOCH.set(EPOCH.get() + 1);
+}
+
+/// Called when the extension's own objects may be gone or new.
+pub fn forget_catalog() {
+    EPOCH.set(EPOCH.get() + 1);
+}

@@ -1,0 +1,224 @@
+//! Where the slab lies: control block, hash index, slots' public part, and the keys themselves on
+//! pages of their own, locked into memory and left out of core files.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use colcrypt_core::secret::KEY_LEN;
+use colcrypt_core::slab_index::{Slot, bucket_count};
+use pgrx::pg_sys;
+
+use crate::broker::queue::{QUEUE_SLOTS, RequestSlot};
+use crate::error::{Error, Result};
+use crate::gucs;
+
+const PAGE: usize = 4096;
+const TRANCHE: &std::ffi::CStr = c"colcrypt";
+
+/// Longest error text kept about a failed load, in bytes.
+pub const FAILURE_TEXT: usize = 400;
+/// How many failed loads are remembered for the sessions that wait for them and for cache_status.
+pub const FAILURES: usize = 128;
+
+/// The control block, in ordinary shared memory. No secret is in it.
+#[repr(C)]
+pub struct Control {
+    /// Protects index, slots' metadata, keys and failures.
+    pub slab_lock: *mut pg_sys::LWLock,
+    /// Protects the request queue.
+    pub queue_lock: *mut pg_sys::LWLock,
+    /// Broadcast whenever a load or a call ends.
+    pub done: UnsafeCell<pg_sys::ConditionVariable>,
+    pub broker_pid: AtomicI32,
+    pub broker_latch: AtomicPtr<pg_sys::Latch>,
+    pub launcher_latch: AtomicPtr<pg_sys::Latch>,
+    pub agent_pid: AtomicI32,
+    pub agent_starts: AtomicU64,
+    pub memory_locked: AtomicBool,
+    pub next_ticket: AtomicU64,
+    pub hits: AtomicU64,
+    pub evictions: AtomicU64,
+    pub loads: AtomicU64,
+    pub loads_failed: AtomicU64,
+    /// Databases that asked the launcher for a worker; 0 is an empty place.
+    pub work_requests: [AtomicU32; 64],
+    /// Set when `work_requests` was full: look everywhere.
+    pub work_anywhere: AtomicBool,
+    pub slots: u32,
+    pub(super) hand: UnsafeCell<u32>,
+    pub(super) failures: UnsafeCell<[LoadFailure; FAILURES]>,
+    pub(super) buckets: *mut u32,
+    pub(super) index: *mut Slot,
+    pub(super) meta: *mut SlotMeta,
+    pub(super) keys: *mut [u8; KEY_LEN],
+    pub queue: *mut RequestSlot,
+}
+
+/// A slot's public part.
+#[repr(C)]
+pub struct SlotMeta {
+    /// Changes whenever the slot's key is wiped: a cipher made before is void.
+    pub generation: AtomicU64,
+    /// When the key must not be used any more, in [`crate::pg::boottime_ms`].
+    pub hard_expiry_ms: AtomicI64,
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    /// TimestampTz of the load.
+    pub loaded_at: AtomicI64,
+    /// The load that fills this slot.
+    pub ticket: AtomicU64,
+    /// Identity of the KEK behind the key: keyring and version.
+    pub keyring: UnsafeCell<[u8; 16]>,
+    pub kek_version: AtomicU32,
+}
+
+/// A load that failed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LoadFailure {
+    pub ticket: u64,
+    pub slot_key: colcrypt_core::slab_index::SlotKey,
+    /// Index into [`table::KINDS`](super::table::KINDS).
+    pub kind: u8,
+    pub length: u16,
+    pub text: [u8; FAILURE_TEXT],
+}
+
+/// Set by the startup hook, inherited by every child.
+static CONTROL: AtomicPtr<Control> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The control block.
+///
+/// # Errors
+/// [`Error::NotPreloaded`] when the library was not in shared_preload_libraries.
+#[inline(always)]
+pub fn control() -> Result<&'static Control> {
+    let control = CONTROL.load(Ordering::Relaxed);
+    if control.is_null() {
+        return Err(Error::NotPreloaded);
+    }
+    // SAFETY: points to initialised shared memory that lives as long as the server; everything that
+    // changes in it is atomic or in an UnsafeCell behind a lock.
+    Ok(unsafe { &*control })
+}
+
+/// Asks for the memory and the locks. From the shmem request hook.
+pub fn request() {
+    // SAFETY: called in the postmaster's shmem request phase.
+    unsafe {
+        pg_sys::RequestAddinShmemSpace(sizes().total);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 2);
+    }
+}
+
+struct Sizes {
+    slots: usize,
+    buckets: usize,
+    meta: usize,
+    index: usize,
+    queue: usize,
+    keys: usize,
+    total: usize,
+}
+
+fn sizes() -> Sizes {
+    let slots = gucs::SLAB_KEYS.get().max(16) as usize;
+    let line_up = |bytes: usize| bytes.next_multiple_of(128);
+    let page_up = |bytes: usize| bytes.next_multiple_of(PAGE);
+    let buckets = line_up(bucket_count(slots) * size_of::<u32>());
+    let meta = line_up(slots * size_of::<SlotMeta>());
+    let index = line_up(slots * size_of::<Slot>());
+    let queue = line_up(QUEUE_SLOTS * size_of::<RequestSlot>());
+    let keys = page_up(slots * KEY_LEN);
+    let control = line_up(size_of::<Control>());
+    Sizes {
+        slots,
+        buckets,
+        meta,
+        index,
+        queue,
+        keys,
+        // One page more, since the server aligns to cache lines and the keys need whole pages.
+        total: control + buckets + meta + index + queue + keys + 2 * PAGE,
+    }
+}
+
+/// Places and initialises everything. From the shmem startup hook, in the postmaster; again after a
+/// crash, when the server lays its memory out anew.
+pub fn startup() {
+    let sizes = sizes();
+    let mut found = false;
+    // SAFETY: the startup phase; the server gives zeroed-or-new memory of the size asked for, and
+    // nobody else sees it before the postmaster forks.
+    unsafe {
+        let base = pg_sys::ShmemInitStruct(c"colcrypt".as_ptr(), sizes.total, &mut found).cast::<u8>();
+        std::ptr::write_bytes(base, 0, sizes.total);
+        let mut at = base.add(size_of::<Control>().next_multiple_of(128));
+        let mut take = |bytes: usize| {
+            let here = at;
+            at = at.add(bytes);
+            here
+        };
+        let (buckets, meta, index, queue) = (
+            take(sizes.buckets).cast::<u32>(),
+            take(sizes.meta).cast::<SlotMeta>(),
+            take(sizes.index).cast::<Slot>(),
+            take(sizes.queue).cast::<RequestSlot>(),
+        );
+        let keys = at.add(at.align_offset(PAGE));
+        let tranche = pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr());
+        let control = base.cast::<Control>();
+        (*control).slab_lock = &raw mut (*tranche).lock;
+        (*control).queue_lock = &raw mut (*tranche.add(1)).lock;
+        pg_sys::ConditionVariableInit((*control).done.get());
+        (*control).slots = sizes.slots as u32;
+        (*control).next_ticket.store(1, Ordering::Relaxed);
+        (*control).buckets = buckets;
+        (*control).meta = meta;
+        (*control).index = index;
+        (*control).queue = queue;
+        (*control).keys = keys.cast();
+        super::table::initialise(&*control);
+        let locked = protect(keys, sizes.keys);
+        (*control).memory_locked.store(locked, Ordering::Relaxed);
+        CONTROL.store(control, Ordering::Release);
+    }
+}
+
+/// Locks the keys into memory and keeps them out of core files.
+///
+/// # Safety
+/// `keys` is the start of a page of a mapping that is `length` bytes longer.
+unsafe fn protect(keys: *mut u8, length: usize) -> bool {
+    // SAFETY: the caller's pages; both calls only change how the kernel treats them.
+    let (locked, hidden) = unsafe {
+        (
+            libc::mlock(keys.cast(), length) == 0,
+            libc::madvise(keys.cast(), length, libc::MADV_DONTDUMP) == 0,
+        )
+    };
+    for (done, what) in [(locked, "locked into memory"), (hidden, "kept out of core files")] {
+        if done {
+            continue;
+        }
+        let cause = std::io::Error::last_os_error();
+        let message = format!("colcrypt: the key slab cannot be {what}: {cause}");
+        let hint = "Raise the locked-memory limit of the server (LimitMEMLOCK of its systemd unit, or ulimit -l), or lower colcrypt.slab_keys.";
+        if gucs::REQUIRE_MLOCK.get() {
+            pgrx::ereport!(
+                pgrx::PgLogLevel::FATAL,
+                pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                message,
+                hint
+            );
+        } else {
+            pgrx::ereport!(
+                pgrx::PgLogLevel::WARNING,
+                pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                message,
+                hint
+            );
+        }
+    }
+    locked && hidden
+}

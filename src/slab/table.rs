@@ -1,0 +1,396 @@
+//! Finding, filling and wiping slots.
+//!
+//! A session that misses reserves the slot in state loading and asks the broker; others that want
+//! the same key find it loading and wait for the same answer: one flight a key.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use colcrypt_core::slab_index::{SlabFull, SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count};
+use colcrypt_core::{DataKey, KekId, KeyVersion, KeyringId};
+use colcrypt_protocol::{Failure, FailureKind};
+use zeroize::Zeroize;
+
+use super::layout::{Control, FAILURE_TEXT, FAILURES, LoadFailure, SlotMeta};
+use super::lock;
+use crate::pg;
+
+/// Every failure kind, to pass one through shared memory as a number.
+pub const KINDS: [FailureKind; 13] = [
+    FailureKind::Config,
+    FailureKind::Unreachable,
+    FailureKind::Timeout,
+    FailureKind::Unavailable,
+    FailureKind::Throttled,
+    FailureKind::Denied,
+    FailureKind::KeyNotFound,
+    FailureKind::KeyDisabled,
+    FailureKind::BadReply,
+    FailureKind::WrongRootKey,
+    FailureKind::Corrupt,
+    FailureKind::BadRequest,
+    FailureKind::Agent,
+];
+
+/// What a look-up found.
+pub enum Found {
+    /// A copy of the key, with the slot it is valid under.
+    Ready {
+        key: DataKey,
+        meta: &'static SlotMeta,
+        generation: u64,
+        hard_expiry_ms: i64,
+    },
+    Loading {
+        slot: usize,
+        ticket: u64,
+    },
+    Missing,
+}
+
+/// How a load in flight stands.
+pub enum Flight {
+    InProgress,
+    Ended,
+    Failed(Failure),
+}
+
+/// A slot as cache_status shows it.
+pub struct SlotStatus {
+    pub slot_key: SlotKey,
+    pub ready: bool,
+    pub hits: u64,
+    pub misses: u64,
+    pub loaded_at: i64,
+    pub hard_expiry_ms: i64,
+}
+
+pub(super) fn initialise(control: &Control) {
+    with_index(control, |mut index| index.clear());
+}
+
+/// # Panics and safety
+/// Needs the exclusive slab lock, or the postmaster before any fork.
+fn with_index<R>(control: &Control, body: impl FnOnce(SlabIndex<'_>) -> R) -> R {
+    let slots = control.slots as usize;
+    // SAFETY: the startup hook laid out exactly these lengths, and the caller holds the exclusive
+    // lock, so no other reference exists.
+    unsafe {
+        body(SlabIndex {
+            buckets: std::slice::from_raw_parts_mut(control.buckets, bucket_count(slots)),
+            slots: std::slice::from_raw_parts_mut(control.index, slots),
+            hand: &mut *control.hand.get(),
+        })
+    }
+}
+
+fn reader(control: &Control) -> SlabReader<'_> {
+    let slots = control.slots as usize;
+    // SAFETY: as in with_index; the caller holds the lock in shared or exclusive mode.
+    unsafe {
+        SlabReader {
+            buckets: std::slice::from_raw_parts(control.buckets, bucket_count(slots)),
+            slots: std::slice::from_raw_parts(control.index, slots),
+        }
+    }
+}
+
+fn meta(control: &Control, slot: usize) -> &'static SlotMeta {
+    assert!(slot < control.slots as usize);
+    // SAFETY: in bounds of the array that the startup hook laid out, for the server's life.
+    unsafe { &*control.meta.add(slot) }
+}
+
+/// Looks a key up and copies it out.
+pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
+    let _guard = lock::shared(control.slab_lock);
+    let reader = reader(control);
+    let Some(slot) = reader.find(wanted) else {
+        return Found::Missing;
+    };
+    let entry: &Slot = &reader.slots[slot];
+    let meta = meta(control, slot);
+    if entry.state() == SlotState::Loading {
+        return Found::Loading {
+            slot,
+            ticket: meta.ticket.load(Relaxed),
+        };
+    }
+    let hard_expiry_ms = meta.hard_expiry_ms.load(Relaxed);
+    if hard_expiry_ms <= pg::boottime_ms() {
+        // The broker wipes it presently; until then it is as good as gone.
+        return Found::Missing;
+    }
+    entry.touch();
+    meta.hits.fetch_add(1, Relaxed);
+    // SAFETY: in bounds; the shared lock keeps writers out.
+    let bytes = unsafe { &*control.keys.add(slot) };
+    Found::Ready {
+        key: DataKey::from_slice(bytes).expect("a slab key has 32 bytes"),
+        meta,
+        generation: meta.generation.load(Acquire),
+        hard_expiry_ms,
+    }
+}
+
+/// Reserves a slot for a load, or joins the one in flight. `true` means the caller must submit it.
+pub fn reserve(
+    control: &'static Control,
+    wanted: SlotKey,
+) -> Result<(usize, u64, bool), SlabFull> {
+    let _guard = lock::exclusive(control.slab_lock);
+    if let Some(slot) = reader(control).find(wanted) {
+        let state = reader(control).slots[slot].state();
+        let meta = meta(control, slot);
+        if state == SlotState::Loading {
+            return Ok((slot, meta.ticket.load(Relaxed), false));
+        }
+        if meta.hard_expiry_ms.load(Relaxed) > pg::boottime_ms() {
+            // Loaded between our look and our lock: the ticket is over, the caller looks again.
+            return Ok((slot, meta.ticket.load(Relaxed), false));
+        }
+        wipe(control, slot);
+    }
+    let inserted = with_index(control, |mut index| index.insert(wanted))?;
+    let slot = inserted.slot;
+    if inserted.evicted {
+        control.evictions.fetch_add(1, Relaxed);
+    }
+    void(control, slot);
+    let meta = meta(control, slot);
+    let ticket = control.next_ticket.fetch_add(1, Relaxed);
+    meta.ticket.store(ticket, Relaxed);
+    meta.hits.store(0, Relaxed);
+    meta.misses.store(1, Relaxed);
+    Ok((slot, ticket, true))
+}
+
+/// The broker's answer: the key is there.
+pub fn complete(control: &Control, slot: usize, ticket: u64, key: &DataKey, kek: KekId, lease_ms: u64) {
+    let _guard = lock::exclusive(control.slab_lock);
+    let meta = meta(control, slot);
+    if meta.ticket.load(Relaxed) != ticket
+        || reader(control).slots[slot].state() != SlotState::Loading
+    {
+        return;
+    }
+    // SAFETY: in bounds, exclusive lock held.
+    unsafe {
+        (*control.keys.add(slot)).copy_from_slice(key.expose());
+        *meta.keyring.get() = kek.keyring.0;
+    }
+    meta.kek_version.store(kek.version.number(), Relaxed);
+    meta.hard_expiry_ms
+        .store(pg::boottime_ms().saturating_add_unsigned(lease_ms), Relaxed);
+    // SAFETY: reads the clock.
+    meta.loaded_at
+        .store(unsafe { pgrx::pg_sys::GetCurrentTimestamp() }, Relaxed);
+    control.loads.fetch_add(1, Relaxed);
+    with_index(control, |mut index| index.mark_ready(slot));
+}
+
+/// The broker's answer: no key.
+pub fn fail(control: &Control, slot: usize, ticket: u64, failure: &Failure) {
+    let _guard = lock::exclusive(control.slab_lock);
+    let slot_key = reader(control).slots[slot].slot_key();
+    let loading = reader(control).slots[slot].state() == SlotState::Loading
+        && meta(control, slot).ticket.load(Relaxed) == ticket;
+    if !loading {
+        return;
+    }
+    let mut length = failure.message.len().min(FAILURE_TEXT);
+    while !failure.message.is_char_boundary(length) {
+        length -= 1;
+    }
+    let mut text = [0; FAILURE_TEXT];
+    text[..length].copy_from_slice(&failure.message.as_bytes()[..length]);
+    let kind = KINDS.iter().position(|kind| *kind == failure.kind).unwrap_or(0);
+    // SAFETY: exclusive lock held.
+    unsafe {
+        (*control.failures.get())[ticket as usize % FAILURES] = LoadFailure {
+            ticket,
+            slot_key,
+            kind: kind as u8,
+            length: length as u16,
+            text,
+        };
+    }
+    control.loads_failed.fetch_add(1, Relaxed);
+    wipe(control, slot);
+}
+
+/// How the load `ticket` in `slot` stands.
+pub fn flight(control: &Control, slot: usize, ticket: u64) -> Flight {
+    let _guard = lock::shared(control.slab_lock);
+    if reader(control).slots[slot].state() == SlotState::Loading
+        && meta(control, slot).ticket.load(Relaxed) == ticket
+    {
+        return Flight::InProgress;
+    }
+    // SAFETY: shared lock held.
+    let failure = unsafe { &(*control.failures.get())[ticket as usize % FAILURES] };
+    if failure.ticket == ticket {
+        Flight::Failed(to_failure(failure))
+    } else {
+        Flight::Ended
+    }
+}
+
+fn to_failure(failure: &LoadFailure) -> Failure {
+    Failure {
+        kind: KINDS[usize::from(failure.kind) % KINDS.len()],
+        message: String::from_utf8_lossy(&failure.text[..usize::from(failure.length)]).into_owned(),
+    }
+}
+
+/// Extends the life of every key under a KEK.
+pub fn extend(control: &Control, kek: KekId, lease_ms: u64) {
+    let until = pg::boottime_ms().saturating_add_unsigned(lease_ms);
+    for_ready(control, |slot| {
+        let meta = meta(control, slot);
+        if is_under(meta, kek) {
+            meta.hard_expiry_ms.store(until, Relaxed);
+        }
+        false
+    });
+}
+
+/// Wipes every key under a KEK: the kill switch.
+pub fn revoke(control: &Control, kek: KekId) -> usize {
+    for_ready(control, |slot| is_under(meta(control, slot), kek))
+}
+
+/// Wipes every key whose time is over.
+pub fn expire(control: &Control) -> usize {
+    let now = pg::boottime_ms();
+    for_ready(control, |slot| {
+        meta(control, slot).hard_expiry_ms.load(Relaxed) <= now
+    })
+}
+
+/// Shortens every key's life: nobody is known to refresh it any more.
+pub fn cap(control: &Control, lease_ms: u64) {
+    let until = pg::boottime_ms().saturating_add_unsigned(lease_ms);
+    for_ready(control, |slot| {
+        meta(control, slot).hard_expiry_ms.fetch_min(until, Relaxed);
+        false
+    });
+}
+
+/// How often the keys under each KEK were used, to see which are still in use.
+pub fn uses_by_kek(control: &Control) -> HashMap<KekId, u64> {
+    let mut uses = HashMap::new();
+    for_ready(control, |slot| {
+        let meta = meta(control, slot);
+        if let Some(version) = KeyVersion::new(meta.kek_version.load(Relaxed)) {
+            let kek = KekId {
+                // SAFETY: for_ready holds the exclusive lock.
+                keyring: KeyringId(unsafe { *meta.keyring.get() }),
+                version,
+            };
+            *uses.entry(kek).or_default() += meta.hits.load(Relaxed);
+        }
+        false
+    });
+    uses
+}
+
+/// Ends every load in flight, for a broker that starts and knows of none.
+pub fn fail_all_loading(control: &Control, failure: &Failure) {
+    let loading: Vec<(usize, u64)> = {
+        let _guard = lock::shared(control.slab_lock);
+        let reader = reader(control);
+        (0..reader.slots.len())
+            .filter(|&slot| reader.slots[slot].state() == SlotState::Loading)
+            .map(|slot| (slot, meta(control, slot).ticket.load(Relaxed)))
+            .collect()
+    };
+    for (slot, ticket) in loading {
+        fail(control, slot, ticket, failure);
+    }
+}
+
+/// Slots of one database, and its most recent failures.
+pub fn status(control: &Control, database: u32) -> (Vec<SlotStatus>, Vec<(SlotKey, Failure)>) {
+    let _guard = lock::shared(control.slab_lock);
+    let reader = reader(control);
+    let slots = reader
+        .slots
+        .iter()
+        .enumerate()
+        .filter(|(_, slot)| slot.state() != SlotState::Free && slot.slot_key().database == database)
+        .map(|(at, slot)| {
+            let meta = meta(control, at);
+            SlotStatus {
+                slot_key: slot.slot_key(),
+                ready: slot.state() == SlotState::Ready,
+                hits: meta.hits.load(Relaxed),
+                misses: meta.misses.load(Relaxed),
+                loaded_at: meta.loaded_at.load(Relaxed),
+                hard_expiry_ms: meta.hard_expiry_ms.load(Relaxed),
+            }
+        })
+        .collect();
+    // SAFETY: shared lock held.
+    let mut failures: Vec<&LoadFailure> = unsafe { &*control.failures.get() }
+        .iter()
+        .filter(|failure| failure.ticket != 0 && failure.slot_key.database == database)
+        .collect();
+    failures.sort_by_key(|failure| std::cmp::Reverse(failure.ticket));
+    let failures = failures
+        .into_iter()
+        .map(|failure| (failure.slot_key, to_failure(failure)))
+        .collect();
+    (slots, failures)
+}
+
+/// What went wrong last, whatever the database.
+pub fn last_failure(control: &Control) -> Option<String> {
+    let _guard = lock::shared(control.slab_lock);
+    // SAFETY: shared lock held.
+    unsafe { &*control.failures.get() }
+        .iter()
+        .filter(|failure| failure.ticket != 0)
+        .max_by_key(|failure| failure.ticket)
+        .map(|failure| to_failure(failure).message)
+}
+
+/// Used slots, and those in flight, of the whole slab.
+pub fn used(control: &Control) -> (usize, usize) {
+    let _guard = lock::shared(control.slab_lock);
+    let reader = reader(control);
+    let count = |state| reader.slots.iter().filter(|slot| slot.state() == state).count();
+    let loading = count(SlotState::Loading);
+    (count(SlotState::Ready) + loading, loading)
+}
+
+fn is_under(meta: &SlotMeta, kek: KekId) -> bool {
+    // SAFETY: for_ready holds the exclusive lock.
+    meta.kek_version.load(Relaxed) == kek.version.number()
+        && unsafe { *meta.keyring.get() } == kek.keyring.0
+}
+
+/// Visits every ready slot under the exclusive lock and wipes those for which `wipes` says so.
+fn for_ready(control: &Control, mut wipes: impl FnMut(usize) -> bool) -> usize {
+    let _guard = lock::exclusive(control.slab_lock);
+    let mut wiped = 0;
+    for slot in 0..control.slots as usize {
+        if reader(control).slots[slot].state() == SlotState::Ready && wipes(slot) {
+            wipe(control, slot);
+            wiped += 1;
+        }
+    }
+    wiped
+}
+
+/// Wipes the key, voids every cipher made from it, and frees the slot. Exclusive lock held.
+fn wipe(control: &Control, slot: usize) {
+    void(control, slot);
+    with_index(control, |mut index| index.remove(slot));
+}
+
+fn void(control: &Control, slot: usize) {
+    meta(control, slot).generation.fetch_add(1, Release);
+    // SAFETY: in bounds, exclusive lock held.
+    unsafe { (*control.keys.add(slot)).zeroize() };
+}

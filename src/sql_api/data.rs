@@ -1,0 +1,462 @@
+//! encrypt_col, decrypt_col, reencrypt_col and their relatives: the hot path.
+//!
+//! Each call site keeps its codec, its permit and, for encryption, the finished header in the
+//! function's own memory (fn_extra). A row then costs a few comparisons, one atomic read, a nonce from
+//! the pool and one AEAD call, into the memory of the result.
+
+use std::mem::MaybeUninit;
+
+use colcrypt_core::format::{EncodedHeader, parse_header};
+use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
+use pgrx::pg_sys;
+use zeroize::Zeroizing;
+
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::pg::{self, Call, Varlena};
+use crate::plaintext::Codec;
+use crate::session::{self, Permit};
+
+/// Longest key name that a call site remembers; the catalog allows 200.
+const NAME: usize = 200;
+/// Longest type name that a header holds.
+const TYPE_NAME: usize = 255;
+
+/// A short string without a destructor, for fn_extra.
+#[derive(Clone, Copy)]
+struct Short<const N: usize> {
+    length: usize,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Short<N> {
+    fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; N];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self {
+            length: text.len(),
+            bytes,
+        })
+    }
+
+    #[inline(always)]
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+/// What an encrypting call site remembers.
+#[derive(Clone, Copy)]
+struct EncryptSite {
+    codec: Codec,
+    type_name: Short<TYPE_NAME>,
+    current: Option<Prepared>,
+}
+
+/// A key ready to encrypt with.
+#[derive(Clone, Copy)]
+struct Prepared {
+    key_name: Short<NAME>,
+    has_context: bool,
+    permit: Permit,
+    header: EncodedHeader,
+}
+
+/// What a decrypting call site remembers.
+#[derive(Clone, Copy)]
+struct DecryptSite {
+    codec: Codec,
+    type_name: Short<TYPE_NAME>,
+    wanted: pg_sys::Oid,
+    permit: Option<Permit>,
+}
+
+/// The call site's memory, made by `make` at the first call.
+///
+/// # Safety
+/// One call site uses one type, and the type has no destructor (it is Copy).
+#[inline(always)]
+unsafe fn site<T: Copy>(call: Call, make: impl FnOnce() -> Result<T>) -> Result<&'static mut T> {
+    // SAFETY: fn_extra lies in fn_mcxt, which lives as long as the FmgrInfo; only we set it.
+    unsafe {
+        let flinfo = call.flinfo();
+        if (*flinfo).fn_extra.is_null() {
+            let made = make()?;
+            let memory = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<T>())
+                .cast::<MaybeUninit<T>>();
+            (*memory).write(made);
+            (*flinfo).fn_extra = memory.cast();
+        }
+        Ok(&mut *(*flinfo).fn_extra.cast::<T>())
+    }
+}
+
+fn codec_of(declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
+    if declared == pg_sys::Oid::INVALID {
+        return Err(Error::NoBinaryIo("of this argument".into()));
+    }
+    let codec = Codec::for_type(declared)?;
+    let name = if codec.is_built_in() {
+        String::new()
+    } else {
+        pg::canonical_type_name(codec.base_type)?
+    };
+    let short = Short::new(&name).ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
+    Ok((codec, short))
+}
+
+/// The context argument: absent in the shorter overloads, never NULL.
+#[inline(always)]
+fn context(call: Call, index: usize) -> Result<Option<Varlena>> {
+    if index >= call.len() {
+        return Ok(None);
+    }
+    let datum = call.datum(index).ok_or(Error::NullArgument("context"))?;
+    // SAFETY: declared as bytea or context, which is the same.
+    Ok(Some(unsafe { Varlena::from_datum(datum) }))
+}
+
+#[inline(always)]
+fn bytes_of(context: &Option<Varlena>) -> &[u8] {
+    context.as_ref().map_or(&[], Varlena::bytes)
+}
+
+fn encrypt(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: this call site only ever uses EncryptSite.
+    let site = unsafe {
+        site(call, || {
+            let (codec, type_name) = codec_of(call.argument_type(0))?;
+            Ok(EncryptSite {
+                codec,
+                type_name,
+                current: None,
+            })
+        })?
+    };
+    let key_name = call.datum(1).ok_or(Error::NullArgument("key"))?;
+    let context = context(call, 2)?;
+    let Some(value) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as text.
+    let key_name = unsafe { Varlena::from_datum(key_name) };
+    let context = bytes_of(&context);
+    let prepared = match &site.current {
+        Some(prepared)
+            if prepared.key_name.as_bytes() == key_name.bytes()
+                && prepared.has_context != context.is_empty()
+                && prepared.permit.is_good() =>
+        {
+            prepared
+        }
+        _ => {
+            let prepared = prepare(site, key_name.bytes(), !context.is_empty())?;
+            site.current.insert(prepared)
+        }
+    };
+    site.codec
+        .with_bytes(value, |plaintext| seal(prepared, context, plaintext))
+}
+
+#[cold]
+fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Prepared> {
+    let key_name = String::from_utf8_lossy(key_name);
+    let short = Short::new(&key_name).ok_or_else(|| Error::UnknownKey(key_name.to_string()))?;
+    let permit = session::permit_encrypt(&key_name)?;
+    let header = Header {
+        suite: permit.suite,
+        key: permit.key,
+        version: permit.version,
+        plaintext_type: site.codec.header_type(site.type_name.as_str())?,
+        has_context,
+    };
+    Ok(Prepared {
+        key_name: short,
+        has_context,
+        header: header.encode()?,
+        permit,
+    })
+}
+
+#[inline(always)]
+fn seal(prepared: &Prepared, context: &[u8], plaintext: &[u8]) -> Result<pg_sys::Datum> {
+    seal_under(&prepared.permit, &prepared.header, context, plaintext)
+}
+
+#[inline(always)]
+fn seal_under(
+    permit: &Permit,
+    header: &EncodedHeader,
+    context: &[u8],
+    plaintext: &[u8],
+) -> Result<pg_sys::Datum> {
+    let suite = permit.suite;
+    let length = header.as_bytes().len() + suite.nonce_len() + plaintext.len() + suite.tag_len();
+    if length > pg::MAX_VARLENA {
+        return Err(Error::ValueTooLarge {
+            bytes: plaintext.len(),
+        });
+    }
+    pg::new_varlena(length, |out| {
+        session::with_nonce(suite.nonce_len(), |nonce| {
+            permit
+                .with(|cipher| cipher.seal_into(header, context, nonce, plaintext, out))
+                .unwrap_or(Err(CryptoError::Authentication))
+        })?
+        .map_err(|_| Error::ValueTooLarge {
+            bytes: plaintext.len(),
+        })
+    })
+}
+
+/// Decrypts into `out` or says what is wrong with the value.
+#[inline(always)]
+fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) -> Result<()> {
+    let opened = permit
+        .with(|cipher| cipher.open_into(value, context, out))
+        .unwrap_or(Err(CryptoError::Authentication));
+    match opened {
+        Ok(()) => Ok(()),
+        Err(_) => Err(authentication_error(value, context)),
+    }
+}
+
+#[cold]
+fn authentication_error(value: &Value<'_>, context: &[u8]) -> Error {
+    Error::Authentication {
+        key: session::key_name(value.header.key),
+        version: value.header.version,
+        has_context: value.header.has_context,
+        context_given: !context.is_empty(),
+    }
+}
+
+fn decrypt_text(call: Call) -> Result<pg_sys::Datum> {
+    decrypt(call, pg_sys::TEXTOID, 1)
+}
+
+fn decrypt_typed(call: Call) -> Result<pg_sys::Datum> {
+    if call.datum(1).is_some() {
+        return Err(Error::WitnessNotNull);
+    }
+    let wanted = call.result_type();
+    decrypt(call, wanted, 2)
+}
+
+#[inline(always)]
+fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys::Datum> {
+    // SAFETY: this call site only ever uses DecryptSite.
+    let site = unsafe {
+        site(call, || {
+            let (codec, type_name) = codec_of(wanted)?;
+            Ok(DecryptSite {
+                codec,
+                type_name,
+                wanted,
+                permit: None,
+            })
+        })?
+    };
+    let context = context(call, context_at)?;
+    let Some(datum) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let value = Value::parse(stored.bytes())?;
+    let permit = match &site.permit {
+        Some(permit)
+            if permit.key == value.header.key
+                && permit.version == value.header.version
+                && permit.is_good() =>
+        {
+            permit
+        }
+        _ => {
+            let id = VersionId {
+                key: value.header.key,
+                version: value.header.version,
+            };
+            site.permit.insert(session::permit_decrypt(id)?)
+        }
+    };
+    if value.header.plaintext_type != site.codec.header_type(site.type_name.as_str())? {
+        return Err(wrong_type(&value, site));
+    }
+    let context = bytes_of(&context);
+    let plaintext = site
+        .codec
+        .from_bytes(value.ciphertext.len(), |out| open(permit, &value, context, out))?;
+    if site.wanted != site.codec.base_type {
+        check_domain(plaintext, site.wanted)?;
+    }
+    Ok(plaintext)
+}
+
+#[cold]
+fn wrong_type(value: &Value<'_>, site: &DecryptSite) -> Error {
+    Error::WrongType {
+        stored: described(value.header.plaintext_type),
+        asked: pg::type_name(site.wanted),
+    }
+}
+
+fn described(plaintext_type: PlaintextType<'_>) -> String {
+    match plaintext_type {
+        PlaintextType::BuiltIn(oid) => pg::type_name(pg_sys::Oid::from(u32::from(oid))),
+        PlaintextType::Named(name) => name.to_string(),
+    }
+}
+
+/// Checks a domain's constraints as they are now.
+fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
+    // A failing check's message may quote the value.
+    let passed = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
+        // SAFETY: the value is of the domain's base type.
+        unsafe {
+            pg_sys::domain_check(
+                value,
+                false,
+                domain,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            );
+        }
+        true
+    }))
+    .catch_when(
+        pgrx::PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+        |_| false,
+    )
+    .execute();
+    if passed {
+        Ok(())
+    } else {
+        Err(Error::PlaintextInvalid {
+            type_name: pg::type_name(domain),
+        })
+    }
+}
+
+fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
+    let context = context(call, 1)?;
+    let Some(datum) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let value = Value::parse(stored.bytes())?;
+    let context = bytes_of(&context);
+    let (from, to) = session::permit_reencrypt(VersionId {
+        key: value.header.key,
+        version: value.header.version,
+    })?;
+    let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
+    open(&from, &value, context, &mut plaintext)?;
+    let header = Header {
+        suite: to.suite,
+        version: to.version,
+        ..value.header
+    };
+    seal_under(&to, &header.encode()?, context, &plaintext)
+}
+
+fn row_context(call: Call) -> Result<pg_sys::Datum> {
+    let mut builder = colcrypt_core::context::ContextBuilder::default();
+    for (value, declared) in variadic_arguments(call)? {
+        // SAFETY: a look-up in the type catalog.
+        let base = unsafe { pg_sys::getBaseType(declared) };
+        let codec = Codec::for_type(base)?;
+        let name = match codec.header_type("")? {
+            PlaintextType::BuiltIn(oid) => {
+                pg::canonical_type_name(pg_sys::Oid::from(u32::from(oid)))?
+            }
+            PlaintextType::Named(_) => pg::canonical_type_name(base)?,
+        };
+        match value {
+            None => builder.push(&name, None)?,
+            Some(value) => {
+                codec.with_bytes(value, |bytes| Ok(builder.push(&name, Some(bytes))?))?;
+            }
+        }
+    }
+    pg::varlena_from(&builder.finish())
+}
+
+/// The arguments of a VARIADIC "any" function, also when called with VARIADIC array.
+fn variadic_arguments(call: Call) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::Oid)>> {
+    let mut values = std::ptr::null_mut();
+    let mut types = std::ptr::null_mut();
+    let mut nulls = std::ptr::null_mut();
+    // SAFETY: the server allocates three arrays of `count` elements.
+    unsafe {
+        let count = pg_sys::extract_variadic_args(
+            call.fcinfo(),
+            0,
+            true,
+            &mut values,
+            &mut types,
+            &mut nulls,
+        );
+        if count < 0 {
+            return Err(Error::NullArgument("the array"));
+        }
+        Ok((0..count as usize)
+            .map(|at| {
+                let value = (!*nulls.add(at)).then(|| *values.add(at));
+                (value, *types.add(at))
+            })
+            .collect())
+    }
+}
+
+fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
+    let datum = call.datum(0).ok_or(Error::NullArgument("value"))?;
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let header = Value::parse(stored.bytes())?.header;
+    let mut record = Record::default();
+    record
+        .push(crate::catalog::read::key_name(header.key))
+        .push(header.version.number() as i32)
+        .push(header.suite.name())
+        .push(described(header.plaintext_type))
+        .push(stored.bytes().len() as i32)
+        .push(header.has_context)
+        .push(header.key.to_string());
+    record.into_datum(call)
+}
+
+fn is_stale(call: Call) -> Result<pg_sys::Datum> {
+    let (Some(datum), Some(key), Some(version)) = (call.datum(0), call.datum(1), call.datum(2))
+    else {
+        return Ok(call.null());
+    };
+    // Only the header matters: of a value out of line, only the first bytes are fetched.
+    // SAFETY: declared as ciphertext; the slice is a fresh or inline varlena.
+    let head = unsafe {
+        Varlena::from_datum(pg_sys::Datum::from(pg_sys::pg_detoast_datum_slice(
+            datum.cast_mut_ptr(),
+            0,
+            colcrypt_core::format::MAX_HEADER_LEN as i32,
+        )))
+    };
+    let (header, _) = parse_header(head.bytes())?;
+    Ok(pg_sys::Datum::from(
+        header.key.0 == key.value() as u64 && header.version.number() < version.value() as u32,
+    ))
+}
+
+crate::sql_functions! {
+    colcrypt_encrypt / pg_finfo_colcrypt_encrypt => encrypt;
+    colcrypt_decrypt_text / pg_finfo_colcrypt_decrypt_text => decrypt_text;
+    colcrypt_decrypt_typed / pg_finfo_colcrypt_decrypt_typed => decrypt_typed;
+    colcrypt_reencrypt / pg_finfo_colcrypt_reencrypt => reencrypt;
+    colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
+    colcrypt_ciphertext_info / pg_finfo_colcrypt_ciphertext_info => ciphertext_info;
+    colcrypt_is_stale / pg_finfo_colcrypt_is_stale => is_stale;
+}

@@ -1,0 +1,91 @@
+//! What the views show of shared memory.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::{IntoDatum, pg_sys};
+
+use super::record::{Record, return_set};
+use crate::error::Result;
+use crate::pg::{self, Call};
+use crate::slab::{control, table};
+
+/// A TimestampTz as the server counts it: microseconds since 2000-01-01 UTC.
+struct Timestamp(i64);
+
+impl IntoDatum for Timestamp {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(pg_sys::Datum::from(self.0))
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        TimestampWithTimeZone::type_oid()
+    }
+}
+
+fn cache_slots(call: Call) -> Result<pg_sys::Datum> {
+    let (slots, failures) = table::status(control()?, pg::my_database().to_u32());
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let boottime = pg::boottime_ms();
+    let mut rows = Vec::new();
+    for slot in &slots {
+        let last_error = failures
+            .iter()
+            .find(|(failed, _)| *failed == slot.slot_key)
+            .map(|(_, failure)| failure.message.clone());
+        let expires_at = now + (slot.hard_expiry_ms - boottime).saturating_mul(1000);
+        let mut row = Record::default();
+        row.push(slot.slot_key.key as i64)
+            .push(slot.slot_key.version as i32)
+            .push(if slot.ready { "ready" } else { "loading" })
+            .push(slot.hits as i64)
+            .push(slot.misses as i64)
+            .push(slot.ready.then_some(Timestamp(slot.loaded_at)))
+            .push(slot.ready.then_some(Timestamp(expires_at)))
+            .push(last_error);
+        rows.push(row);
+    }
+    let mut shown: Vec<_> = slots.iter().map(|slot| slot.slot_key).collect();
+    for (failed, failure) in failures {
+        if shown.contains(&failed) {
+            continue;
+        }
+        shown.push(failed);
+        let mut row = Record::default();
+        row.push(failed.key as i64)
+            .push(failed.version as i32)
+            .push("failed")
+            .push(0i64)
+            .push(0i64)
+            .push(None::<Timestamp>)
+            .push(None::<Timestamp>)
+            .push(failure.message);
+        rows.push(row);
+    }
+    Ok(return_set(call, rows))
+}
+
+fn broker_status(call: Call) -> Result<pg_sys::Datum> {
+    let control = control()?;
+    let (used, loading) = table::used(control);
+    let pid = |pid: i32| (pid != 0).then_some(pid);
+    let mut row = Record::default();
+    row.push(pid(control.broker_pid.load(Relaxed)))
+        .push(pid(control.agent_pid.load(Relaxed)))
+        .push(control.agent_starts.load(Relaxed) as i64)
+        .push(control.slots as i32)
+        .push(used as i32)
+        .push(control.evictions.load(Relaxed) as i64)
+        .push(control.loads.load(Relaxed) as i64)
+        .push(control.loads_failed.load(Relaxed) as i64)
+        .push(loading as i32)
+        .push(control.memory_locked.load(Relaxed))
+        .push(table::last_failure(control));
+    row.into_datum(call)
+}
+
+crate::sql_functions! {
+    colcrypt_cache_slots / pg_finfo_colcrypt_cache_slots => cache_slots;
+    colcrypt_broker_status / pg_finfo_colcrypt_broker_status => broker_status;
+}
