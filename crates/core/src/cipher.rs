@@ -3,7 +3,10 @@
 //! A [`DataCipher`] holds the expanded key, so that a row costs one AEAD call and no key set-up
 //! (XAES-256-GCM: one set-up, by its design). Nothing here allocates unless there is a context.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey},
+    error::Unspecified,
+};
 
 use crate::{
     CryptoError, DataKey, Suite, Value, format::EncodedHeader, secret::KEY_LEN, xaes::Deriver,
@@ -13,25 +16,65 @@ use crate::{
 const MAX_PLAINTEXT: u64 = (1 << 36) - 32;
 
 /// One DEK, ready for values. No Debug, no Clone; the libraries wipe the expanded keys on drop.
-pub struct DataCipher(Inner);
+pub struct DataCipher(Aead);
 
-enum Inner {
+/// The bare AEADs, as their standards and test vectors know them: no header, no context.
+enum Aead {
     Aes256Gcm(LessSafeKey),
     Xaes256Gcm(Box<Deriver>),
 }
 
+impl Aead {
+    fn new(suite: Suite, key: &[u8; KEY_LEN]) -> Self {
+        match suite {
+            Suite::Aes256Gcm => Self::Aes256Gcm(gcm(key)),
+            Suite::Xaes256Gcm => Self::Xaes256Gcm(Box::new(Deriver::new(key))),
+        }
+    }
+
+    /// Encrypts in place; the nonce's length must be the suite's.
+    fn seal(&self, nonce: &[u8], aad: &[u8], in_out: &mut [u8]) -> Result<Tag, Unspecified> {
+        let aad = Aad::from(aad);
+        match self {
+            Self::Aes256Gcm(key) => key.seal_in_place_separate_tag(gcm_nonce(nonce), aad, in_out),
+            Self::Xaes256Gcm(deriver) => {
+                let (key, nonce) = one_time(deriver, nonce);
+                key.seal_in_place_separate_tag(nonce, aad, in_out)
+            }
+        }
+    }
+
+    /// Decrypts into `out`; the nonce's length must be the suite's.
+    fn open(
+        &self,
+        nonce: &[u8],
+        aad: &[u8],
+        ciphertext: &[u8],
+        tag: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), Unspecified> {
+        let aad = Aad::from(aad);
+        match self {
+            Self::Aes256Gcm(key) => {
+                key.open_separate_gather(gcm_nonce(nonce), aad, ciphertext, tag, out)
+            }
+            Self::Xaes256Gcm(deriver) => {
+                let (key, nonce) = one_time(deriver, nonce);
+                key.open_separate_gather(nonce, aad, ciphertext, tag, out)
+            }
+        }
+    }
+}
+
 impl DataCipher {
     pub fn new(suite: Suite, key: &DataKey) -> Self {
-        Self(match suite {
-            Suite::Aes256Gcm => Inner::Aes256Gcm(gcm(key.expose())),
-            Suite::Xaes256Gcm => Inner::Xaes256Gcm(Box::new(Deriver::new(key.expose()))),
-        })
+        Self(Aead::new(suite, key.expose()))
     }
 
     pub fn suite(&self) -> Suite {
         match self.0 {
-            Inner::Aes256Gcm(_) => Suite::Aes256Gcm,
-            Inner::Xaes256Gcm(_) => Suite::Xaes256Gcm,
+            Aead::Aes256Gcm(_) => Suite::Aes256Gcm,
+            Aead::Xaes256Gcm(_) => Suite::Xaes256Gcm,
         }
     }
 
@@ -45,11 +88,11 @@ impl DataCipher {
     ///
     /// `nonce` must be fresh from the operating system and `suite().nonce_len()` long; `out` must be
     /// [`sealed_len`](Self::sealed_len) long; `header` must name this cipher's suite and say whether
-    /// `context` is non-empty.
+    /// `context` is non-empty: a value that broke either rule could never be opened.
     ///
     /// # Errors
-    /// [`CryptoError::TooLarge`] for a plaintext or buffer of the wrong size; `out` is then
-    /// unspecified and must not be used.
+    /// [`CryptoError::TooLarge`] when any of this does not hold or the plaintext is beyond the
+    /// suite's bound; `out` is then unspecified and must not be used.
     pub fn seal_into(
         &self,
         header: &EncodedHeader,
@@ -58,7 +101,8 @@ impl DataCipher {
         plaintext: &[u8],
         out: &mut [u8],
     ) -> Result<(), CryptoError> {
-        let fits = nonce.len() == self.suite().nonce_len()
+        let fits = header.describes(self.suite(), !context.is_empty())
+            && nonce.len() == self.suite().nonce_len()
             && out.len() == self.sealed_len(header, plaintext.len())
             && plaintext.len() as u64 <= MAX_PLAINTEXT;
         if !fits {
@@ -70,14 +114,8 @@ impl DataCipher {
         out_header.copy_from_slice(header.as_bytes());
         out_nonce.copy_from_slice(nonce);
         out_text.copy_from_slice(plaintext);
-        let tag = with_aad(header.as_bytes(), context, |aad| match &self.0 {
-            Inner::Aes256Gcm(key) => {
-                key.seal_in_place_separate_tag(gcm_nonce(nonce), Aad::from(aad), out_text)
-            }
-            Inner::Xaes256Gcm(deriver) => {
-                let (key, nonce) = one_time(deriver, nonce);
-                key.seal_in_place_separate_tag(nonce, Aad::from(aad), out_text)
-            }
+        let tag = with_aad(header.as_bytes(), context, |aad| {
+            self.0.seal(nonce, aad, out_text)
         })
         .map_err(|_| CryptoError::TooLarge)?;
         out_tag.copy_from_slice(tag.as_ref());
@@ -102,20 +140,8 @@ impl DataCipher {
             return Err(CryptoError::TooLarge);
         }
         let opened = with_aad(value.header_bytes, context, |aad| {
-            let aad = Aad::from(aad);
-            match &self.0 {
-                Inner::Aes256Gcm(key) => key.open_separate_gather(
-                    gcm_nonce(value.nonce),
-                    aad,
-                    value.ciphertext,
-                    value.tag,
-                    out,
-                ),
-                Inner::Xaes256Gcm(deriver) => {
-                    let (key, nonce) = one_time(deriver, value.nonce);
-                    key.open_separate_gather(nonce, aad, value.ciphertext, value.tag, out)
-                }
-            }
+            self.0
+                .open(value.nonce, aad, value.ciphertext, value.tag, out)
         });
         opened.map_err(|_| {
             out.fill(0);
@@ -155,3 +181,6 @@ fn with_aad<R>(header: &[u8], context: &[u8], use_aad: impl FnOnce(&[u8]) -> R) 
         use_aad(&[header, context].concat())
     }
 }
+
+#[cfg(test)]
+mod vectors;

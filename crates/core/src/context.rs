@@ -4,7 +4,7 @@
 //! 0x01                      version of this encoding
 //! per value:
 //!   u8                      type name length (1…255)
-//!   bytes                   type name, UTF-8 (pg_catalog's own names, e.g. `integer`, or qualified)
+//!   bytes                   type name, UTF-8: pg_type's own (`int4`), qualified unless built in
 //!   u32 BE                  value length; 0xffffffff is NULL
 //!   bytes                   the type's binary send form
 //! ```

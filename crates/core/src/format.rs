@@ -80,6 +80,12 @@ impl EncodedHeader {
         &self.bytes[..self.len]
     }
 
+    /// Whether the bytes say this about the value.
+    pub(crate) fn describes(&self, suite: Suite, has_context: bool) -> bool {
+        self.bytes[0] == FORMAT_VERSION << 4 | suite.number()
+            && (self.bytes[1] & (FLAG_CONTEXT >> 8) as u8 != 0) == has_context
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
@@ -177,8 +183,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
     if first >> 4 != FORMAT_VERSION {
         return Err(FormatError::UnknownFormat(first >> 4));
     }
-    let suite =
-        Suite::from_number(first & 0x0f).ok_or(FormatError::UnknownSuite(first & 0x0f))?;
+    let suite = Suite::from_number(first & 0x0f).ok_or(FormatError::UnknownSuite(first & 0x0f))?;
     let fixed = bytes
         .first_chunk::<FIXED_LEN>()
         .ok_or(truncated(FIXED_LEN + 1))?;

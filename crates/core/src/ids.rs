@@ -38,12 +38,9 @@ impl fmt::Display for KeyId {
 impl FromStr for KeyId {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        if text.len() != 16 {
-            return Err(ParseIdError("key id"));
-        }
-        u64::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| ParseIdError("key id"))
+        let mut bytes = [0; 8];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseIdError("key id"))?;
+        Ok(Self(u64::from_be_bytes(bytes)))
     }
 }
 

@@ -49,3 +49,51 @@ impl NoncePool {
         Ok(nonce)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// What fork(2) does to a pool.
+    fn forked(parent: &NoncePool) -> NoncePool {
+        NoncePool {
+            block: parent.block,
+            used: parent.used,
+            owner: parent.owner,
+        }
+    }
+
+    #[test]
+    fn a_child_throws_its_parents_block_away() {
+        let mut parent = NoncePool::new();
+        parent.draw(100, 12).unwrap();
+        let mut children = [forked(&parent), forked(&parent)];
+        let mut seen = HashSet::new();
+        for round in 0..300 {
+            for (pid, child) in (101..).zip(&mut children) {
+                let nonce = child.draw(pid, 12).unwrap().to_vec();
+                assert!(!parent.block.windows(12).any(|piece| piece == nonce));
+                assert!(seen.insert(nonce));
+            }
+            let before = parent.block;
+            assert!(seen.insert(parent.draw(100, 12).unwrap().to_vec()));
+            assert!(before == parent.block, "round {round}: drew again too soon");
+        }
+    }
+
+    #[test]
+    fn a_block_is_refilled_when_it_cannot_serve() {
+        let mut pool = NoncePool::new();
+        for _ in 0..BLOCK_LEN / 24 {
+            pool.draw(1, 24).unwrap();
+        }
+        let before = pool.block;
+        // 4096 is not a multiple of 24: 16 bytes are left, enough for a short nonce only.
+        pool.draw(1, 12).unwrap();
+        assert!(before == pool.block);
+        pool.draw(1, 24).unwrap();
+        assert!(before != pool.block);
+    }
+}

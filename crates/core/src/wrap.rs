@@ -205,3 +205,6 @@ fn unwrap(
         }
     }
 }
+
+#[cfg(test)]
+mod vectors;
