@@ -38,7 +38,6 @@ CREATE TABLE colcrypt.key (
     keyring_id uuid NOT NULL REFERENCES colcrypt.keyring,
     suite text NOT NULL,
     current_version int NOT NULL CHECK (current_version > 0),
-    owner regrole NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE colcrypt.key IS 'keys that values are encrypted with, by name';

@@ -14,8 +14,7 @@ CREATE VIEW colcrypt.key_status AS
            e.root_key_version,
            v.kcv AS key_check_value,
            v.created_at,
-           v.deactivated_at,
-           k.owner
+           v.deactivated_at
     FROM colcrypt.key k
     JOIN colcrypt.key_version v USING (key_id)
     JOIN colcrypt.keyring r USING (keyring_id)

@@ -99,7 +99,6 @@ pub fn load(
     }
 }
 
-/// Asks for a fresh copy of the lease without waiting: used between soft and hard TTL.
 fn to_json(request: &Request) -> Vec<u8> {
     serde_json::to_vec(request).expect("requests hold nothing that JSON cannot")
 }
@@ -129,10 +128,11 @@ impl Wait {
         }
     }
 
-    /// Sleeps until something ended. The pause is bounded, since a broadcast between a look and the
-    /// sleep would otherwise be missed for ever.
+    /// Sleeps until something ended. The first call only joins the condition variable and returns,
+    /// so that the caller looks once more: what ends after that look wakes the sleep. The pause is
+    /// bounded all the same, for a broker that dies without a broadcast.
     fn sleep(&mut self) -> Result<()> {
-        const LONGEST_MS: i64 = 50;
+        const LONGEST_MS: i64 = 1_000;
         let waited = pg::boottime_ms() - self.started;
         let left = self.limit_ms - waited;
         if left <= 0 {
@@ -149,8 +149,16 @@ impl Wait {
                 left.min(LONGEST_MS),
                 pg_sys::PG_WAIT_EXTENSION,
             );
-            pg_sys::ConditionVariableCancelSleep();
         }
         Ok(())
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: leaves the condition variable, if it was joined; after an ERROR the abort does.
+            unsafe { pg_sys::ConditionVariableCancelSleep() };
+        }
     }
 }

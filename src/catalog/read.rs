@@ -19,7 +19,6 @@ pub struct Key {
     pub keyring: KeyringId,
     pub suite: Suite,
     pub current: KeyVersion,
-    pub owner: pg_sys::Oid,
 }
 
 /// A version of a key, its DEK wrapped.
@@ -59,7 +58,6 @@ fn key(row: &Row) -> Result<Key> {
         keyring: keyring_id(row)?,
         suite: parse("suite", &row.get::<String>("suite")?)?,
         current: version(row.get("current_version")?)?,
-        owner: row.get("owner")?,
     })
 }
 
@@ -229,20 +227,13 @@ pub fn load_request(key: &Key, keyring: &Keyring, row: &KeyVersionRow) -> Result
     })
 }
 
-/// Whether `user` may do `privilege` with the key: superusers, the owner, and whoever was granted it
-/// directly, through a role whose privileges it inherits, or through PUBLIC.
+/// Whether `user` may do `privilege` with the key: superusers, and whoever was granted it directly, through a role whose privileges it inherits, or through PUBLIC.
 ///
 /// # Errors
 /// Of the catalog scan.
 pub fn may(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
-    // SAFETY: look-ups in the role catalogs, in a transaction.
-    let (superuser, owner) = unsafe {
-        (
-            pg_sys::superuser_arg(user),
-            pg_sys::has_privs_of_role(user, key.owner),
-        )
-    };
-    if superuser || owner {
+    // SAFETY: a look-up in the role catalogs, in a transaction.
+    if unsafe { pg_sys::superuser_arg(user) } {
         return Ok(true);
     }
     let column = match privilege {

@@ -101,20 +101,24 @@ fn create_key(call: Call) -> Result<pg_sys::Datum> {
         version: KeyVersion::FIRST,
     };
     let row = new_version(&keyring, id, suite)?;
-    // SAFETY: reads a static.
-    let owner = unsafe { pg_sys::GetUserId() };
     write::execute(
-        "INSERT INTO colcrypt.key (key_id, name, keyring_id, suite, current_version, owner) \
-         VALUES ($1, $2, $3, $4, 1, $5::oid::regrole)",
+        "INSERT INTO colcrypt.key (key_id, name, keyring_id, suite, current_version) \
+         VALUES ($1, $2, $3, $4, 1)",
         &[
             (id.key.0 as i64).into(),
             name.into(),
             pgrx::Uuid::from_bytes(keyring.id.0).into(),
             suite.name().into(),
-            owner.into(),
         ],
     )?;
     insert_version(id, &row)?;
+    // Who made it may use it, and may be revoked like anybody: there is no owner beyond the grants.
+    add_grant(&Grant {
+        key: read::key_by_id(id.key)?,
+        role: crate::pg::current_user(),
+        encrypt: true,
+        decrypt: true,
+    })?;
     Ok(id
         .key
         .to_string()
@@ -218,6 +222,12 @@ fn rotate_key(call: Call) -> Result<pg_sys::Datum> {
 /// Queues a job for each registered column of the key, or sends an open one after the newer version.
 /// The worker sees it only after commit, as it does the version.
 fn queue_jobs(key: &Key, version: i32) -> Result<()> {
+    // A dropped table leaves its registration behind; here is where it would be missed.
+    write::execute(
+        "DELETE FROM colcrypt.protected_column c WHERE key_id = $1 \
+         AND NOT EXISTS (SELECT FROM pg_class p WHERE p.oid = c.relation)",
+        &[(key.id.0 as i64).into()],
+    )?;
     write::execute(
         "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
          SELECT relation, attribute, key_id, $2 FROM colcrypt.protected_column WHERE key_id = $1 \
@@ -281,7 +291,11 @@ fn grant_arguments(call: Call) -> Result<Grant> {
 }
 
 fn grant_key(call: Call) -> Result<pg_sys::Datum> {
-    let grant = grant_arguments(call)?;
+    add_grant(&grant_arguments(call)?)?;
+    Ok(pg_sys::Datum::from(0))
+}
+
+fn add_grant(grant: &Grant) -> Result<()> {
     write::execute(
         "INSERT INTO colcrypt.key_grant AS g (key_id, grantee, can_encrypt, can_decrypt) \
          VALUES ($1, $2::oid::regrole, $3, $4) \
@@ -294,7 +308,7 @@ fn grant_key(call: Call) -> Result<pg_sys::Datum> {
             grant.decrypt.into(),
         ],
     )?;
-    Ok(pg_sys::Datum::from(0))
+    Ok(())
 }
 
 fn revoke_key(call: Call) -> Result<pg_sys::Datum> {
