@@ -401,3 +401,24 @@ fn kms_report(keyring: Option<&str>, failure: &Failure) -> Report {
         hint: Some(hint.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Every five-character code in a source text's string literals or in backticks.
+    fn codes(text: &str, quote: char) -> std::collections::BTreeSet<&str> {
+        text.split(quote)
+            .filter(|word| {
+                word.len() == 5
+                    && word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                    && word.bytes().any(|b| b.is_ascii_digit())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_exactly_the_codes_there_are() {
+        let source = include_str!("error.rs");
+        let source = &source[..source.find("mod tests").expect("this module")];
+        assert_eq!(codes(source, '"'), codes(include_str!("../docs/errors.md"), '`'));
+    }
+}
