@@ -409,7 +409,9 @@ mod tests {
         text.split(quote)
             .filter(|word| {
                 word.len() == 5
-                    && word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                    && word
+                        .bytes()
+                        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
                     && word.bytes().any(|b| b.is_ascii_digit())
             })
             .collect()
@@ -419,6 +421,9 @@ mod tests {
     fn the_documentation_lists_exactly_the_codes_there_are() {
         let source = include_str!("error.rs");
         let source = &source[..source.find("mod tests").expect("this module")];
-        assert_eq!(codes(source, '"'), codes(include_str!("../docs/errors.md"), '`'));
+        assert_eq!(
+            codes(source, '"'),
+            codes(include_str!("../docs/errors.md"), '`')
+        );
     }
 }

@@ -43,13 +43,69 @@ pub fn define() {
         );
     }
     let ms = GucFlags::UNIT_MS;
-    int(c"colcrypt.soft_ttl", c"Age at which a cached key is refreshed in the background.", c"Also how long a revoked root key may stay in use.", &SOFT_TTL, 100, i32::MAX, ms);
-    int(c"colcrypt.hard_ttl", c"Age at which a cached key that could not be refreshed is dropped.", c"How long an outage of the key provider is survived.", &HARD_TTL, 200, i32::MAX, ms);
-    int(c"colcrypt.kms_timeout", c"Bound on one call to a key provider.", c"Connecting included.", &KMS_TIMEOUT, 50, 600_000, ms);
-    int(c"colcrypt.kms_retries", c"Further tries after a call to a key provider that failed but may succeed.", c"", &KMS_RETRIES, 0, 20, GucFlags::default());
-    int(c"colcrypt.kms_backoff", c"First pause between tries of a call to a key provider.", c"Doubles with each try, with jitter.", &KMS_BACKOFF, 1, 60_000, ms);
-    int(c"colcrypt.naptime", c"Pause between looks for maintenance work in every database.", c"rotate_key wakes the worker at once.", &NAPTIME, 1, 86_400, GucFlags::UNIT_S);
-    int(c"colcrypt.batch_blocks", c"Table blocks that a re-encryption job moves in one transaction.", c"", &BATCH_BLOCKS, 1, 10_000, GucFlags::default());
+    int(
+        c"colcrypt.soft_ttl",
+        c"Age at which a cached key is refreshed in the background.",
+        c"Also how long a revoked root key may stay in use.",
+        &SOFT_TTL,
+        100,
+        i32::MAX,
+        ms,
+    );
+    int(
+        c"colcrypt.hard_ttl",
+        c"Age at which a cached key that could not be refreshed is dropped.",
+        c"How long an outage of the key provider is survived.",
+        &HARD_TTL,
+        200,
+        i32::MAX,
+        ms,
+    );
+    int(
+        c"colcrypt.kms_timeout",
+        c"Bound on one call to a key provider.",
+        c"Connecting included.",
+        &KMS_TIMEOUT,
+        50,
+        600_000,
+        ms,
+    );
+    int(
+        c"colcrypt.kms_retries",
+        c"Further tries after a call to a key provider that failed but may succeed.",
+        c"",
+        &KMS_RETRIES,
+        0,
+        20,
+        GucFlags::default(),
+    );
+    int(
+        c"colcrypt.kms_backoff",
+        c"First pause between tries of a call to a key provider.",
+        c"Doubles with each try, with jitter.",
+        &KMS_BACKOFF,
+        1,
+        60_000,
+        ms,
+    );
+    int(
+        c"colcrypt.naptime",
+        c"Pause between looks for maintenance work in every database.",
+        c"rotate_key wakes the worker at once.",
+        &NAPTIME,
+        1,
+        86_400,
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"colcrypt.batch_blocks",
+        c"Table blocks that a re-encryption job moves in one transaction.",
+        c"",
+        &BATCH_BLOCKS,
+        1,
+        10_000,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"colcrypt.key_wait_timeout",
         c"Longest wait of a statement for a key that is not cached.",
@@ -81,7 +137,16 @@ fn int(
     max: i32,
     flags: GucFlags,
 ) {
-    GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Sighup, flags);
+    GucRegistry::define_int_guc(
+        name,
+        short,
+        long,
+        setting,
+        min,
+        max,
+        GucContext::Sighup,
+        flags,
+    );
 }
 
 /// What the agent needs to know.
@@ -102,7 +167,8 @@ pub fn agent_path() -> PathBuf {
         Some(path) if !path.is_empty() => PathBuf::from(path.to_string_lossy().into_owned()),
         _ => {
             // SAFETY: my_exec_path is a NUL-terminated static that main() filled.
-            let postgres = unsafe { std::ffi::CStr::from_ptr((&raw const pg_sys::my_exec_path).cast()) };
+            let postgres =
+                unsafe { std::ffi::CStr::from_ptr((&raw const pg_sys::my_exec_path).cast()) };
             PathBuf::from(postgres.to_string_lossy().into_owned()).with_file_name("colcrypt")
         }
     }

@@ -28,11 +28,20 @@ compile_error!("varlena headers are read as on little-endian machines");
 ::pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/10_types.sql", name = "types", bootstrap);
-pgrx::extension_sql_file!("../sql/20_catalog.sql", name = "catalog", requires = ["types"]);
+pgrx::extension_sql_file!(
+    "../sql/20_catalog.sql",
+    name = "catalog",
+    requires = ["types"]
+);
 pgrx::extension_sql_file!("../sql/30_data.sql", name = "data", requires = ["catalog"]);
 pgrx::extension_sql_file!("../sql/40_keys.sql", name = "keys", requires = ["data"]);
 pgrx::extension_sql_file!("../sql/50_jobs.sql", name = "jobs", requires = ["keys"]);
-pgrx::extension_sql_file!("../sql/60_status.sql", name = "status", requires = ["jobs"], finalize);
+pgrx::extension_sql_file!(
+    "../sql/60_status.sql",
+    name = "status",
+    requires = ["jobs"],
+    finalize
+);
 
 /// Called when the library is loaded: by the postmaster (shared_preload_libraries), or by a session
 /// that called a function, in which case there is no shared memory to be had.

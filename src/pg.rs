@@ -216,7 +216,7 @@ impl NativeReport {
 /// MAKE_SQLSTATE: five characters, six bits each.
 fn encode_sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |packed, (index, byte)| {
-        packed | (c_int::from(byte) - c_int::from(b'0') & 0x3f) << (6 * index)
+        packed | ((c_int::from(byte) - c_int::from(b'0')) & 0x3f) << (6 * index)
     })
 }
 
@@ -368,7 +368,9 @@ pub fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: format_type_be palloc's a C string for any OID.
     unsafe {
         let name = pg_sys::format_type_be(oid);
-        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
     }
 }
 

@@ -124,7 +124,11 @@ impl Codec {
                 if database_is_utf8() {
                     body(text.bytes())
                 } else {
-                    let mut converted = convert(text.bytes(), database_encoding(), pg_sys::pg_enc::PG_UTF8 as c_int)?;
+                    let mut converted = convert(
+                        text.bytes(),
+                        database_encoding(),
+                        pg_sys::pg_enc::PG_UTF8 as c_int,
+                    )?;
                     let outcome = body(&converted);
                     converted.zeroize();
                     outcome
@@ -134,10 +138,10 @@ impl Codec {
                 let bytes = (value.value() as u64).to_be_bytes();
                 body(&bytes[8 - length..])
             }
-            // SAFETY: a uuid datum points to 16 bytes.
-            Form::Uuid => body(unsafe {
-                std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), 16)
-            }),
+            Form::Uuid => {
+                // SAFETY: a uuid datum points to 16 bytes.
+                body(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), 16) })
+            }
             Form::Functions { send, .. } => {
                 let sent = in_utf8(|| {
                     // SAFETY: the send function of the value's own type.
@@ -160,7 +164,7 @@ impl Codec {
 
     /// Makes a value of `length` decrypted bytes that `fill` writes.
     #[inline(always)]
-    pub fn from_bytes(
+    pub fn value_of(
         &self,
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
@@ -186,8 +190,12 @@ impl Codec {
                     };
                     return if valid { Ok(datum) } else { Err(invalid()) };
                 }
-                let mut converted = convert(text.bytes(), pg_sys::pg_enc::PG_UTF8 as c_int, database_encoding())
-                    .map_err(|_| invalid())?;
+                let mut converted = convert(
+                    text.bytes(),
+                    pg_sys::pg_enc::PG_UTF8 as c_int,
+                    database_encoding(),
+                )
+                .map_err(|_| invalid())?;
                 let out = pg::varlena_from(&converted);
                 converted.zeroize();
                 out
@@ -257,9 +265,7 @@ impl Codec {
         let received = PgTryBuilder::new(AssertUnwindSafe(|| {
             Some(in_utf8(|| {
                 // SAFETY: the receive function of the wanted type and a valid StringInfo.
-                unsafe {
-                    pg_sys::OidReceiveFunctionCall(receive, info_pointer, io_parameter, -1)
-                }
+                unsafe { pg_sys::OidReceiveFunctionCall(receive, info_pointer, io_parameter, -1) }
             }))
         }))
         .catch_others(|error| match &error {
@@ -314,7 +320,8 @@ fn database_is_utf8() -> bool {
     // means "whatever the client sent": nothing can be converted, so it counts as UTF-8 here and is
     // verified when read.
     let encoding = unsafe { unguarded_database_encoding() };
-    encoding == pg_sys::pg_enc::PG_UTF8 as c_int || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
+    encoding == pg_sys::pg_enc::PG_UTF8 as c_int
+        || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
 /// Converts between encodings; a character that the target lacks is an error without the text in it.
@@ -324,8 +331,7 @@ fn convert(bytes: &[u8], from: c_int, to: c_int) -> Result<Vec<u8>> {
         // had to be done; the result is NUL-terminated only when fresh, so lengths are taken apart.
         unsafe {
             let input = bytes.as_ptr().cast_mut();
-            let output =
-                pg_sys::pg_do_encoding_conversion(input, bytes.len() as c_int, from, to);
+            let output = pg_sys::pg_do_encoding_conversion(input, bytes.len() as c_int, from, to);
             if output == input {
                 return Ok(bytes.to_vec());
             }

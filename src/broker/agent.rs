@@ -32,9 +32,8 @@ impl Agent {
     /// # Errors
     /// [`Gone`] with the reason and the path.
     pub fn start(path: &Path) -> Result<Self, Gone> {
-        let failed = |what: &str, error: std::io::Error| {
-            Gone(format!("{what} {}: {error}", path.display()))
-        };
+        let failed =
+            |what: &str, error: std::io::Error| Gone(format!("{what} {}: {error}", path.display()));
         let (ours, theirs) = UnixStream::pair().map_err(|e| failed("no socket for", e))?;
         ours.set_nonblocking(true)
             .map_err(|e| failed("no socket for", e))?;
@@ -134,7 +133,7 @@ impl Agent {
         }
         let mut messages = Vec::new();
         loop {
-            match self.decoder.next::<FromAgent>() {
+            match self.decoder.next_frame::<FromAgent>() {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => break,
                 Err(error) => return Err(self.broken(&error)),

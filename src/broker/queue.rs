@@ -104,7 +104,10 @@ impl Reserved {
     pub fn submit(&mut self, purpose: Purpose, request: &[u8]) -> Result<()> {
         if request.len() > PAYLOAD {
             return Err(Error::InvalidParameter {
-                message: format!("the provider's settings are too long: {} bytes", request.len()),
+                message: format!(
+                    "the provider's settings are too long: {} bytes",
+                    request.len()
+                ),
                 hint: format!("At most {PAYLOAD} bytes can be sent to the key broker."),
             });
         }
@@ -205,12 +208,7 @@ pub fn answer(control: &Control, at: usize, reply: &[u8]) {
 pub fn taken_by_former_broker(control: &Control) -> Vec<usize> {
     let _guard = lock::shared(control.queue_lock);
     (0..QUEUE_SLOTS)
-        .filter(|&at| {
-            matches!(
-                state_of(slot(control, at)),
-                State::Taken | State::Abandoned
-            )
-        })
+        .filter(|&at| matches!(state_of(slot(control, at)), State::Taken | State::Abandoned))
         .collect()
 }
 

@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataKey, KekId, Secret};
-use colcrypt_protocol::{Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, Settings};
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
+use colcrypt_protocol::{
+    Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, Settings,
+};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+};
 use pgrx::{log, pg_guard, pg_sys};
 
 use super::agent::{Agent, Gone};
@@ -120,9 +124,7 @@ unsafe extern "C-unwind" fn broker_exits(_code: i32, _argument: pg_sys::Datum) {
     if let Ok(control) = control() {
         control.broker_pid.store(0, Relaxed);
         control.agent_pid.store(0, Relaxed);
-        control
-            .broker_latch
-            .store(std::ptr::null_mut(), Relaxed);
+        control.broker_latch.store(std::ptr::null_mut(), Relaxed);
     }
 }
 
@@ -205,7 +207,11 @@ impl Broker {
         for id in ids {
             let retry = was_running && self.pending.get(&id).is_some_and(|p| p.tries < 2);
             if !retry {
-                self.finish(id, Err(failure(FailureKind::Agent, &reason)), &Secret::default());
+                self.finish(
+                    id,
+                    Err(failure(FailureKind::Agent, &reason)),
+                    &Secret::default(),
+                );
             }
         }
         if !was_running {
@@ -290,7 +296,11 @@ impl Broker {
             .map(|retry| settings.kms_backoff_ms.saturating_mul(2 << retry.min(16)))
             .fold(0, u64::saturating_add);
         CALLS_PER_REQUEST
-            .saturating_mul(tries.saturating_mul(settings.kms_timeout_ms).saturating_add(pauses))
+            .saturating_mul(
+                tries
+                    .saturating_mul(settings.kms_timeout_ms)
+                    .saturating_add(pauses),
+            )
             .saturating_add(GRACE_MS)
     }
 
@@ -430,8 +440,7 @@ impl Broker {
         if let Some(deadline) = self.pending.values().map(|p| p.deadline).min() {
             until = until.min(deadline);
         }
-        let mut events =
-            pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         let mut socket = pg_sys::PGINVALID_SOCKET;
         if let Some(agent) = &self.agent {
             socket = agent.socket();

@@ -7,4 +7,3 @@
 pub mod read;
 mod scan;
 pub mod write;
-

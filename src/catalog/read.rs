@@ -127,11 +127,15 @@ fn keyring(row: &Row) -> Result<Keyring> {
 /// # Errors
 /// [`Error::UnknownObject`].
 pub fn keyring_by_name(name: &str) -> Result<Keyring> {
-    one("keyring", "keyring_name_key", &[Equals::text(2, name)], keyring)?.ok_or_else(|| {
-        Error::UnknownObject {
-            what: "keyring",
-            name: name.into(),
-        }
+    one(
+        "keyring",
+        "keyring_name_key",
+        &[Equals::text(2, name)],
+        keyring,
+    )?
+    .ok_or_else(|| Error::UnknownObject {
+        what: "keyring",
+        name: name.into(),
     })
 }
 
@@ -157,9 +161,12 @@ fn provider(row: &Row) -> Result<ProviderConfig> {
 /// # Errors
 /// [`Error::UnknownObject`].
 pub fn provider_by_name(name: &str) -> Result<(pgrx::Uuid, ProviderConfig)> {
-    one("provider", "provider_name_key", &[Equals::text(2, name)], |row| {
-        Ok((row.get("provider_id")?, provider(row)?))
-    })?
+    one(
+        "provider",
+        "provider_name_key",
+        &[Equals::text(2, name)],
+        |row| Ok((row.get("provider_id")?, provider(row)?)),
+    )?
     .ok_or_else(|| Error::UnknownObject {
         what: "provider",
         name: name.into(),
@@ -171,8 +178,9 @@ pub fn provider_by_name(name: &str) -> Result<(pgrx::Uuid, ProviderConfig)> {
 /// # Errors
 /// [`Error::CatalogCorrupt`] when a part is missing.
 pub fn kek(keyring: &Keyring, wanted: KeyVersion) -> Result<KekRef> {
-    let missing =
-        |what: &str| Error::CatalogCorrupt(format!("{what} of keyring {:?} is missing", keyring.name));
+    let missing = |what: &str| {
+        Error::CatalogCorrupt(format!("{what} of keyring {:?} is missing", keyring.name))
+    };
     let (provider_id, root_key, root_key_version, wrapped, kcv) = one(
         "kek_version",
         "kek_version_pkey",

@@ -28,11 +28,7 @@ impl Equals {
     }
 
     pub fn uuid(attribute: i16, value: [u8; 16]) -> Self {
-        Self::new(
-            attribute,
-            pg_sys::F_UUID_EQ,
-            pgrx::Uuid::from_bytes(value),
-        )
+        Self::new(attribute, pg_sys::F_UUID_EQ, pgrx::Uuid::from_bytes(value))
     }
 
     fn new(attribute: i16, function: u32, value: impl IntoDatum) -> Self {
@@ -91,8 +87,7 @@ pub fn forget_schema() {
 }
 
 fn relation(name: &str) -> Result<pg_sys::Oid> {
-    let missing =
-        || Error::CatalogCorrupt(format!("relation colcrypt.{name} does not exist"));
+    let missing = || Error::CatalogCorrupt(format!("relation colcrypt.{name} does not exist"));
     let c_name = CString::new(name).map_err(|_| missing())?;
     // SAFETY: catalog look-ups in a transaction; the names are C strings.
     unsafe {

@@ -259,7 +259,13 @@ fn move_batch(job: &Job) -> Next {
     }
 }
 
-fn advance(job: &Job, place: &Place, moved: i64, failed: i64, problem: Option<String>) -> Result<()> {
+fn advance(
+    job: &Job,
+    place: &Place,
+    moved: i64,
+    failed: i64,
+    problem: Option<String>,
+) -> Result<()> {
     record(
         job,
         "current_relation = $2, next_block = $3, rows_done = rows_done + $4, rows_failed = rows_failed + $5, \
@@ -411,7 +417,8 @@ impl Statement {
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.owner);
         let _moving = MovingRows::begin();
-        let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
+        let count =
+            Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
         Ok(count as i64)
     }
 

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+};
 use pgrx::{FromDatum, IntoDatum, PgLogLevel, ereport, pg_guard, pg_sys};
 
 use crate::gucs;
@@ -41,8 +43,8 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
         let nap_ms = i64::from(gucs::NAPTIME.get()) * 1000;
-        everywhere |= control.work_anywhere.swap(false, Relaxed)
-            || pg::boottime_ms() - last_round >= nap_ms;
+        everywhere |=
+            control.work_anywhere.swap(false, Relaxed) || pg::boottime_ms() - last_round >= nap_ms;
         let mut databases = requested(control);
         if everywhere {
             databases = all_databases();
@@ -65,9 +67,7 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
 #[pg_guard]
 unsafe extern "C-unwind" fn launcher_exits(_code: i32, _argument: pg_sys::Datum) {
     if let Ok(control) = control() {
-        control
-            .launcher_latch
-            .store(std::ptr::null_mut(), Relaxed);
+        control.launcher_latch.store(std::ptr::null_mut(), Relaxed);
     }
 }
 
@@ -88,10 +88,8 @@ fn all_databases() -> Vec<pg_sys::Oid> {
     // database can read; column numbers are the server's own constants.
     unsafe {
         pg_sys::StartTransactionCommand();
-        let catalog = pg_sys::table_open(
-            pg_sys::DatabaseRelationId,
-            pg_sys::AccessShareLock as i32,
-        );
+        let catalog =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
         let scan = pg_sys::systable_beginscan(
             catalog,
             pg_sys::Oid::INVALID,
@@ -107,12 +105,8 @@ fn all_databases() -> Vec<pg_sys::Oid> {
             }
             let column = |number: u32| {
                 let mut is_null = false;
-                let datum = pg_sys::heap_getattr(
-                    tuple,
-                    number as i32,
-                    (*catalog).rd_att,
-                    &mut is_null,
-                );
+                let datum =
+                    pg_sys::heap_getattr(tuple, number as i32, (*catalog).rd_att, &mut is_null);
                 (datum, is_null)
             };
             let flag = |number: u32| {

@@ -1,7 +1,7 @@
 //! What a job needs to know of a table.
 
-use pgrx::spi::quote_qualified_identifier;
 use pgrx::pg_sys;
+use pgrx::spi::quote_qualified_identifier;
 
 use crate::error::{Error, Result};
 

@@ -92,9 +92,8 @@ fn database_is_wanted() -> bool {
         };
         // SAFETY: the lock every connecting session takes on its database, asked for without
         // waiting; the transaction's end gives it back.
-        let got = unsafe {
-            pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true)
-        };
+        let got =
+            unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
         got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     })
     .unwrap_or(true)

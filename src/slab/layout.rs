@@ -2,7 +2,9 @@
 //! pages of their own, locked into memory and left out of core files.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+};
 
 use colcrypt_core::secret::KEY_LEN;
 use colcrypt_core::slab_index::{Slot, bucket_count};
@@ -151,7 +153,8 @@ pub fn startup() {
     // SAFETY: the startup phase; the server gives zeroed-or-new memory of the size asked for, and
     // nobody else sees it before the postmaster forks.
     unsafe {
-        let base = pg_sys::ShmemInitStruct(c"colcrypt".as_ptr(), sizes.total, &mut found).cast::<u8>();
+        let base =
+            pg_sys::ShmemInitStruct(c"colcrypt".as_ptr(), sizes.total, &mut found).cast::<u8>();
         std::ptr::write_bytes(base, 0, sizes.total);
         let mut at = base.add(size_of::<Control>().next_multiple_of(128));
         let mut take = |bytes: usize| {
@@ -197,7 +200,10 @@ unsafe fn protect(keys: *mut u8, length: usize) -> bool {
             libc::madvise(keys.cast(), length, libc::MADV_DONTDUMP) == 0,
         )
     };
-    for (done, what) in [(locked, "locked into memory"), (hidden, "kept out of core files")] {
+    for (done, what) in [
+        (locked, "locked into memory"),
+        (hidden, "kept out of core files"),
+    ] {
         if done {
             continue;
         }

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use colcrypt_core::slab_index::{SlabFull, SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count};
+use colcrypt_core::slab_index::{
+    SlabFull, SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count,
+};
 use colcrypt_core::{DataKey, KekId, KeyVersion, KeyringId};
 use colcrypt_protocol::{Failure, FailureKind};
 use zeroize::Zeroize;
@@ -134,10 +136,7 @@ pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
 }
 
 /// Reserves a slot for a load, or joins the one in flight. `true` means the caller must submit it.
-pub fn reserve(
-    control: &'static Control,
-    wanted: SlotKey,
-) -> Result<(usize, u64, bool), SlabFull> {
+pub fn reserve(control: &'static Control, wanted: SlotKey) -> Result<(usize, u64, bool), SlabFull> {
     let _guard = lock::exclusive(control.slab_lock);
     if let Some(slot) = reader(control).find(wanted) {
         let state = reader(control).slots[slot].state();
@@ -166,7 +165,14 @@ pub fn reserve(
 }
 
 /// The broker's answer: the key is there.
-pub fn complete(control: &Control, slot: usize, ticket: u64, key: &DataKey, kek: KekId, lease_ms: u64) {
+pub fn complete(
+    control: &Control,
+    slot: usize,
+    ticket: u64,
+    key: &DataKey,
+    kek: KekId,
+    lease_ms: u64,
+) {
     let _guard = lock::exclusive(control.slab_lock);
     let meta = meta(control, slot);
     if meta.ticket.load(Relaxed) != ticket
@@ -204,7 +210,10 @@ pub fn fail(control: &Control, slot: usize, ticket: u64, failure: &Failure) {
     }
     let mut text = [0; FAILURE_TEXT];
     text[..length].copy_from_slice(&failure.message.as_bytes()[..length]);
-    let kind = KINDS.iter().position(|kind| *kind == failure.kind).unwrap_or(0);
+    let kind = KINDS
+        .iter()
+        .position(|kind| *kind == failure.kind)
+        .unwrap_or(0);
     // SAFETY: exclusive lock held.
     unsafe {
         (*control.failures.get())[ticket as usize % FAILURES] = LoadFailure {
@@ -359,7 +368,13 @@ pub fn last_failure(control: &Control) -> Option<String> {
 pub fn used(control: &Control) -> (usize, usize) {
     let _guard = lock::shared(control.slab_lock);
     let reader = reader(control);
-    let count = |state| reader.slots.iter().filter(|slot| slot.state() == state).count();
+    let count = |state| {
+        reader
+            .slots
+            .iter()
+            .filter(|slot| slot.state() == state)
+            .count()
+    };
     let loading = count(SlotState::Loading);
     (count(SlotState::Ready) + loading, loading)
 }

@@ -72,7 +72,10 @@ fn check_column(table: pg_sys::Oid, name: &str, attribute: &str) -> Result<()> {
         let number = pg_sys::get_attnum(table, c_name.as_ptr());
         if number <= 0 {
             return Err(Error::Column {
-                message: format!("column {} of table {name} does not exist", quote_identifier(attribute)),
+                message: format!(
+                    "column {} of table {name} does not exist",
+                    quote_identifier(attribute)
+                ),
                 hint: "Give the column's name as it is stored, without quotes.".into(),
             });
         }

@@ -32,7 +32,9 @@ struct Short<const N: usize> {
 impl<const N: usize> Short<N> {
     fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; N];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        bytes
+            .get_mut(..text.len())?
+            .copy_from_slice(text.as_bytes());
         Some(Self {
             length: text.len(),
             bytes,
@@ -288,9 +290,9 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
         return Err(wrong_type(&value, site));
     }
     let context = bytes_of(&context);
-    let plaintext = site
-        .codec
-        .from_bytes(value.ciphertext.len(), |out| open(permit, &value, context, out))?;
+    let plaintext = site.codec.value_of(value.ciphertext.len(), |out| {
+        open(permit, &value, context, out)
+    })?;
     if site.wanted != site.codec.base_type {
         check_domain(plaintext, site.wanted)?;
     }
@@ -328,10 +330,7 @@ fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
         }
         true
     }))
-    .catch_when(
-        pgrx::PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
-        |_| false,
-    )
+    .catch_when(pgrx::PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, |_| false)
     .execute();
     if passed {
         Ok(())

@@ -1,8 +1,7 @@
 //! Keyrings, keys, rotation and grants.
 
 use colcrypt_core::{
-    KekId, KeyId, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
-    state::Verb,
+    KekId, KeyId, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod, state::Verb,
 };
 use colcrypt_protocol::{Failure, FailureKind, Reply, Request};
 use pgrx::{IntoDatum, pg_sys};
@@ -20,7 +19,10 @@ pub fn refuse_bad_name(what: &str, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidParameter {
-        message: format!("a {what}'s name must have 1 to 200 bytes, not {}", name.len()),
+        message: format!(
+            "a {what}'s name must have 1 to 200 bytes, not {}",
+            name.len()
+        ),
         hint: "Choose a shorter name.".into(),
     })
 }
@@ -39,7 +41,11 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
     let (provider_id, provider) = read::provider_by_name(&call.text(1, "provider")?)?;
     let root_key = call.text(2, "root_key")?;
-    let dek_wrap: WrapMethod = one_of(&call.text(3, "dek_wrap")?, "wrap method", "aes-256-gcm, aes-kwp")?;
+    let dek_wrap: WrapMethod = one_of(
+        &call.text(3, "dek_wrap")?,
+        "wrap method",
+        "aes-256-gcm, aes-kwp",
+    )?;
     refuse_bad_name("keyring", &name)?;
     if read::keyring_by_name(&name).is_ok() {
         return Err(Error::Duplicate {
@@ -91,7 +97,11 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
 fn create_key(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
     let keyring = read::keyring_by_name(&call.text(1, "keyring")?)?;
-    let suite: Suite = one_of(&call.text(2, "suite")?, "suite", "aes-256-gcm, xaes-256-gcm")?;
+    let suite: Suite = one_of(
+        &call.text(2, "suite")?,
+        "suite",
+        "aes-256-gcm, xaes-256-gcm",
+    )?;
     refuse_bad_name("key", &name)?;
     if read::key_by_name(&name).is_ok() {
         return Err(Error::Duplicate { what: "key", name });
@@ -119,11 +129,7 @@ fn create_key(call: Call) -> Result<pg_sys::Datum> {
         encrypt: true,
         decrypt: true,
     })?;
-    Ok(id
-        .key
-        .to_string()
-        .into_datum()
-        .expect("a text has a datum"))
+    Ok(id.key.to_string().into_datum().expect("a text has a datum"))
 }
 
 /// A wrapped DEK on its way into the catalog.
@@ -158,7 +164,9 @@ fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Result<N
 }
 
 fn insert_version(id: VersionId, row: &NewVersion) -> Result<()> {
-    let state = KeyState::PreActive.apply(Verb::Activate).map_err(|error| Error::CatalogCorrupt(error.to_string()))?;
+    let state = KeyState::PreActive
+        .apply(Verb::Activate)
+        .map_err(|error| Error::CatalogCorrupt(error.to_string()))?;
     write::execute(
         "INSERT INTO colcrypt.key_version (key_id, version, state, kek_version, wrapped, kcv) \
          VALUES ($1, $2, $3, $4, $5, $6)",
@@ -252,8 +260,8 @@ fn grant_arguments(call: Call) -> Result<Grant> {
     let key = read::key_by_name(&call.text(0, "key")?)?;
     let role_name = call.text(1, "role")?;
     // SAFETY: declared as text[].
-    let privileges = unsafe { call.get::<Vec<Option<String>>>(2) }
-        .ok_or(Error::NullArgument("privileges"))?;
+    let privileges =
+        unsafe { call.get::<Vec<Option<String>>>(2) }.ok_or(Error::NullArgument("privileges"))?;
     let (mut encrypt, mut decrypt) = (false, false);
     for privilege in privileges {
         match privilege.as_deref() {

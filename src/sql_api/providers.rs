@@ -45,10 +45,8 @@ fn check_provider(call: Call) -> Result<pg_sys::Datum> {
     let (_, provider) = read::provider_by_name(&call.text(0, "name")?)?;
     // SAFETY: declared as text.
     let root_key = unsafe { call.get::<String>(1) };
-    let Reply::ProviderChecked { report } = client::call(&Request::CheckProvider {
-        provider,
-        root_key,
-    })?
+    let Reply::ProviderChecked { report } =
+        client::call(&Request::CheckProvider { provider, root_key })?
     else {
         return Err(super::keys::unexpected_reply());
     };
@@ -56,9 +54,7 @@ fn check_provider(call: Call) -> Result<pg_sys::Datum> {
     record
         .push(report.server)
         .push(report.root_key_version)
-        .push(
-            pgrx::datum::Interval::from_micros(report.latency_us as i64)
-        )
+        .push(pgrx::datum::Interval::from_micros(report.latency_us as i64))
         .push(report.warnings);
     record.into_datum(call)
 }

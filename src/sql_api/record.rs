@@ -30,11 +30,8 @@ impl Record {
         // SAFETY: asks for the declared row type and forms a tuple of it; the values were pushed in
         // the declaration's order.
         unsafe {
-            let class = pg_sys::get_call_result_type(
-                call.fcinfo(),
-                std::ptr::null_mut(),
-                &mut descriptor,
-            );
+            let class =
+                pg_sys::get_call_result_type(call.fcinfo(), std::ptr::null_mut(), &mut descriptor);
             if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
                 return Err(Error::CatalogCorrupt("a function's declaration".into()));
             }

@@ -71,7 +71,7 @@ impl Decoder {
     /// # Errors
     /// A frame that is too large, contradicts itself or is not valid JSON; the stream is unusable
     /// afterwards.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Secret)>, FrameError> {
+    pub fn next_frame<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Secret)>, FrameError> {
         let Some(header) = self.buffer.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -115,7 +115,7 @@ mod tests {
             let mut seen = Vec::new();
             for chunk in stream.chunks(piece) {
                 decoder.push(chunk);
-                while let Some((message, secret)) = decoder.next::<FromAgent>().unwrap() {
+                while let Some((message, secret)) = decoder.next_frame::<FromAgent>().unwrap() {
                     seen.push((message, secret.expose().to_vec()));
                 }
             }
@@ -131,13 +131,13 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(&[0xff; 8]);
         assert!(matches!(
-            decoder.next::<FromAgent>(),
+            decoder.next_frame::<FromAgent>(),
             Err(FrameError::TooLarge(_))
         ));
         let mut decoder = Decoder::default();
         decoder.push(&[0, 0, 0, 4, 0, 0, 0, 9]);
         assert!(matches!(
-            decoder.next::<FromAgent>(),
+            decoder.next_frame::<FromAgent>(),
             Err(FrameError::Malformed)
         ));
     }

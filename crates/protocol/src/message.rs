@@ -162,7 +162,10 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromAgent {
-    Reply { id: u64, result: Result<Reply, Failure> },
+    Reply {
+        id: u64,
+        result: Result<Reply, Failure>,
+    },
     Event(Event),
 }
 
