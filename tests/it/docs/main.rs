@@ -1,0 +1,12 @@
+//! The documentation against the thing itself: the guide's statements run, and the reference is what a server
+//! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew.
+
+mod guide;
+mod reference;
+
+/// A file of the repository.
+fn repository(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(path)
+}
