@@ -73,6 +73,7 @@ pub enum Error {
     },
     KeyDenied {
         key: String,
+        role: String,
         privilege: Privilege,
     },
     KeyState {
@@ -200,11 +201,20 @@ impl Error {
             Self::InvalidParameter { message, hint } => {
                 ("22023", message.clone(), None, Some(hint.clone()))
             }
-            Self::KeyDenied { key, privilege } => (
+            Self::KeyDenied {
+                key,
+                role,
+                privilege,
+            } => (
                 "42501",
                 format!("permission denied to {} with key \"{key}\"", privilege.name()),
                 None,
-                Some(format!("An administrator can allow it: SELECT colcrypt.grant_key('{}', current_user, '{{{}}}').", key.replace('\'', "''"), privilege.name())),
+                Some(format!(
+                    "An administrator can allow it: SELECT colcrypt.grant_key({}, {}, '{{{}}}').",
+                    pgrx::spi::quote_literal(key),
+                    pgrx::spi::quote_literal(role),
+                    privilege.name()
+                )),
             ),
             Self::KeyState { key, version, state, privilege } => (
                 "KC001",

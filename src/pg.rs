@@ -363,6 +363,20 @@ pub fn varlena_from(bytes: &[u8]) -> Result<pg_sys::Datum> {
     })
 }
 
+/// A role's name, for messages.
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: palloc's a C string, or gives null for a role that is gone.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            return role.to_u32().to_string();
+        }
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
 /// The name of a type as SQL writes it, for messages.
 pub fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: format_type_be palloc's a C string for any OID.

@@ -179,16 +179,10 @@ impl Codec {
                 // SAFETY: just made; a text in the server's memory.
                 let text = unsafe { Varlena::from_datum(datum) };
                 if database_is_utf8() {
-                    // SAFETY: checks `length` bytes, noError.
-                    let valid = unsafe {
-                        pg_sys::pg_verify_mbstr(
-                            pg_sys::pg_enc::PG_UTF8 as c_int,
-                            text.bytes().as_ptr().cast(),
-                            length as c_int,
-                            true,
-                        )
+                    return match std::str::from_utf8(text.bytes()) {
+                        Ok(_) => Ok(datum),
+                        Err(_) => Err(invalid()),
                     };
-                    return if valid { Ok(datum) } else { Err(invalid()) };
                 }
                 let mut converted = convert(
                     text.bytes(),

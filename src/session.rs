@@ -93,6 +93,8 @@ struct Session {
     keys: HashMap<KeyId, Key>,
     versions: HashMap<VersionId, KeyVersionRow>,
     privileges: HashMap<(pg_sys::Oid, KeyId, bool), bool>,
+    /// Permits to decrypt that were given out, for a query that meets many keys.
+    permits: HashMap<VersionId, Permit>,
     places: Vec<&'static Cipher>,
     by_version: HashMap<VersionId, usize>,
     next_place: usize,
@@ -135,9 +137,20 @@ pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
 /// # Errors
 /// As [`permit_encrypt`].
 pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
+    let given = SESSION.with_borrow(|session| session.permits.get(&id).copied());
+    if let Some(permit) = given.filter(Permit::is_good) {
+        return Ok(permit);
+    }
     let epoch = refresh();
     let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
-    permit(epoch, key, id.version, Privilege::Decrypt)
+    let permit = permit(epoch, key, id.version, Privilege::Decrypt)?;
+    SESSION.with_borrow_mut(|session| {
+        if session.permits.len() >= CIPHERS {
+            session.permits.clear();
+        }
+        session.permits.insert(id, permit);
+    });
+    Ok(permit)
 }
 
 /// The two versions of a re-encryption: the value's own for reading, the key's current for writing.
@@ -312,6 +325,7 @@ impl Session {
         } else {
             Err(Error::KeyDenied {
                 key: key.name.clone(),
+                role: pg::role_name(user),
                 privilege,
             })
         }
@@ -380,6 +394,7 @@ fn refresh() -> u64 {
             session.keys.clear();
             session.versions.clear();
             session.privileges.clear();
+            session.permits.clear();
             session.sweep();
         }
     });

@@ -25,8 +25,6 @@ pub enum State {
     Taken = 3,
     /// The reply is there.
     Done = 4,
-    /// With the broker, but nobody waits any more.
-    Abandoned = 5,
 }
 
 /// What a request is for.
@@ -42,6 +40,9 @@ pub enum Purpose {
 pub struct RequestSlot {
     state: AtomicU32,
     owner: AtomicI32,
+    /// Counts reservations, so that the answer to a question nobody waits for any more cannot reach
+    /// the next one in this slot.
+    serial: AtomicU32,
     body: UnsafeCell<Body>,
 }
 
@@ -73,7 +74,6 @@ fn state_of(slot: &RequestSlot) -> State {
         2 => State::Submitted,
         3 => State::Taken,
         4 => State::Done,
-        5 => State::Abandoned,
         _ => State::Free,
     }
 }
@@ -86,8 +86,10 @@ fn set(slot: &RequestSlot, state: State) {
 pub fn reserve(control: &'static Control) -> Option<Reserved> {
     let _guard = lock::exclusive(control.queue_lock);
     let at = (0..QUEUE_SLOTS).find(|&at| state_of(slot(control, at)) == State::Free)?;
-    set(slot(control, at), State::Reserved);
-    slot(control, at).owner.store(pg::my_pid(), Relaxed);
+    let slot = slot(control, at);
+    set(slot, State::Reserved);
+    slot.owner.store(pg::my_pid(), Relaxed);
+    slot.serial.fetch_add(1, Relaxed);
     Some(Reserved {
         control,
         at,
@@ -136,14 +138,7 @@ impl Drop for Reserved {
             return;
         }
         let _guard = lock::exclusive(self.control.queue_lock);
-        let slot = slot(self.control, self.at);
-        set(
-            slot,
-            match state_of(slot) {
-                State::Taken => State::Abandoned,
-                _ => State::Free,
-            },
-        );
+        set(slot(self.control, self.at), State::Free);
     }
 }
 
@@ -156,9 +151,16 @@ pub fn wake_broker(control: &Control) {
     }
 }
 
+/// Which slot, and which of its reservations.
+#[derive(Clone, Copy)]
+pub struct Ticket {
+    slot: usize,
+    serial: u32,
+}
+
 /// A request the broker took.
 pub struct Taken {
-    pub at: usize,
+    pub at: Ticket,
     pub purpose: Purpose,
     pub request: Vec<u8>,
 }
@@ -184,40 +186,43 @@ pub fn take(control: &Control) -> Option<Taken> {
     let request = payload(slot).to_vec();
     set(slot, next);
     Some(Taken {
-        at,
+        at: Ticket {
+            slot: at,
+            serial: slot.serial.load(Relaxed),
+        },
         purpose,
         request,
     })
 }
 
-/// For the broker: answers a call.
-pub fn answer(control: &Control, at: usize, reply: &[u8]) {
+/// For the broker: answers a call, if somebody still waits for it.
+pub fn answer(control: &Control, at: Ticket, reply: &[u8]) {
     let _guard = lock::exclusive(control.queue_lock);
-    let slot = slot(control, at);
-    match state_of(slot) {
-        State::Taken => {
-            write(slot, Purpose::Call, &reply[..reply.len().min(PAYLOAD)]);
-            set(slot, State::Done);
-        }
-        State::Abandoned => set(slot, State::Free),
-        _ => {}
+    let slot = slot(control, at.slot);
+    if state_of(slot) == State::Taken && slot.serial.load(Relaxed) == at.serial {
+        write(slot, Purpose::Call, &reply[..reply.len().min(PAYLOAD)]);
+        set(slot, State::Done);
     }
 }
 
 /// For a broker that starts: calls that a former one took will not be answered by it.
-pub fn taken_by_former_broker(control: &Control) -> Vec<usize> {
+pub fn taken_by_former_broker(control: &Control) -> Vec<Ticket> {
     let _guard = lock::shared(control.queue_lock);
     (0..QUEUE_SLOTS)
-        .filter(|&at| matches!(state_of(slot(control, at)), State::Taken | State::Abandoned))
+        .filter(|&at| state_of(slot(control, at)) == State::Taken)
+        .map(|at| Ticket {
+            slot: at,
+            serial: slot(control, at).serial.load(Relaxed),
+        })
         .collect()
 }
 
-/// For the broker: frees slots whose session is gone (killed between reserving and dropping).
+/// For the broker: frees slots whose session is gone: a FATAL error ends it without unwinding.
 pub fn free_orphans(control: &Control) {
     let _guard = lock::exclusive(control.queue_lock);
     for at in 0..QUEUE_SLOTS {
         let slot = slot(control, at);
-        let owned = matches!(state_of(slot), State::Reserved | State::Done);
+        let owned = matches!(state_of(slot), State::Reserved | State::Taken | State::Done);
         // SAFETY: signal 0 only asks whether the process exists.
         if owned && unsafe { libc::kill(slot.owner.load(Relaxed), 0) } != 0 {
             set(slot, State::Free);

@@ -48,7 +48,7 @@ struct Pending {
 
 enum Destination {
     /// A queue slot whose session waits.
-    Call(usize),
+    Call(queue::Ticket),
     /// A slab slot.
     Load {
         slab_slot: usize,
@@ -153,6 +153,9 @@ impl Broker {
     }
 
     fn reconfigure(&mut self) {
+        // Perhaps colcrypt.agent_path was mended: try at once.
+        self.next_start = 0;
+        self.pause_ms = FIRST_RESTART_MS;
         let settings = gucs::agent_settings();
         if settings != self.settings {
             self.settings = settings;
@@ -437,7 +440,9 @@ impl Broker {
         if self.agent.is_none() {
             until = until.min(self.next_start);
         }
-        if let Some(deadline) = self.pending.values().map(|p| p.deadline).min() {
+        if self.agent.is_some()
+            && let Some(deadline) = self.pending.values().map(|p| p.deadline).min()
+        {
             until = until.min(deadline);
         }
         let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;

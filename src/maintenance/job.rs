@@ -77,6 +77,8 @@ pub fn step() -> Next {
     }
 }
 
+/// The job that comes next. One that waits for old transactions holds up no other; of several that
+/// wait, the one that began first has the fewest to wait for.
 fn next_job() -> Result<Option<Job>> {
     let _path = safe_search_path();
     let mut jobs = Spi::connect(|client| {
@@ -84,12 +86,14 @@ fn next_job() -> Result<Option<Job>> {
             .select(
                 "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
-                        c.relation IS NOT NULL AND p.oid IS NOT NULL, \
+                        c.relation IS NOT NULL AND p.attrelid IS NOT NULL, \
                         coalesce(j.retry_at <= clock_timestamp(), true) AS due \
                  FROM colcrypt.job j \
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
-                 LEFT JOIN pg_class p ON p.oid = j.relation \
-                 WHERE j.finished_at IS NULL ORDER BY due DESC, j.job_id LIMIT 1",
+                 LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
+                 WHERE j.finished_at IS NULL \
+                 ORDER BY due DESC, j.phase = 'waiting for old transactions', \
+                          CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, j.job_id LIMIT 1",
                 Some(1),
                 &[],
             )?
@@ -160,7 +164,7 @@ fn begin(job: &Job) -> Result<Next> {
         return finish(
             job,
             "failed",
-            Some("the column is not registered, or its table was dropped".into()),
+            Some("the column is not registered, or it or its table was dropped".into()),
         );
     }
     record(
@@ -230,7 +234,7 @@ fn move_batch(job: &Job) -> Next {
             return finish(
                 job,
                 "failed",
-                Some("the column was unregistered, or its table was dropped".into()),
+                Some("the column was unregistered, or it or its table was dropped".into()),
             );
         }
         let Some(place) = place(job)? else {
@@ -326,6 +330,9 @@ fn one_by_one(job: &Job, first_problem: &str) -> Next {
 }
 
 fn wait_for_old(job: &Job) -> Result<Next> {
+    if !job.registered {
+        return begin(job);
+    }
     let _path = safe_search_path();
     let old = Spi::get_one_with_args::<bool>(
         "SELECT EXISTS (SELECT FROM pg_stat_activity a, colcrypt.job j WHERE j.job_id = $1 \

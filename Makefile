@@ -1,0 +1,59 @@
+# colcrypt: build, try, test. `make help` lists what there is; PG=15 (default) to 18 chooses the PostgreSQL.
+PG ?= 15
+export PG
+SHELL := bash
+# `make -C … cluster` must print nothing but its assignments.
+MAKEFLAGS += --no-print-directory
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
+	lint bench clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PG=16 or PG=18 after any of them uses another PostgreSQL than 15"
+
+setup: ## install what is missing: PostgreSQL, its headers, libclang
+	@scripts/setup.sh
+
+setup-pgrx: setup ## cargo-pgrx and its configuration (only `cargo pgrx …` needs it)
+	@scripts/setup-pgrx.sh
+
+install: setup ## build the extension and the colcrypt program, install both into PostgreSQL
+	@scripts/install-extension.sh
+
+demo: ## 200,000 customers encrypted, rotated under load and checked (DEMO_ARGS="--quick")
+	@scripts/demo.sh $(DEMO_ARGS)
+
+cluster: install ## start a private cluster, print how to connect as shell assignments
+	@scripts/cluster.sh start
+
+cluster-stop: ## stop it
+	@scripts/cluster.sh stop
+
+run: install ## psql on the private cluster
+	@scripts/cluster.sh psql
+
+# One after the other: each wants the whole machine, and test-pgrx installs a library of its own kind.
+test: ## all tests, with their own set-up
+	@$(MAKE) test-unit
+	@$(MAKE) test-pgrx
+	@$(MAKE) test-integration
+
+test-unit: setup ## everything that needs no server
+	@scripts/test.sh unit
+
+test-pgrx: setup-pgrx ## cargo pgrx test
+	@scripts/test-pgrx.sh
+
+test-integration: install ## real clusters, a real key server
+	@scripts/test.sh integration
+
+lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
+	@scripts/lint.sh
+
+bench: setup ## cost per value beside pgcrypto, into target/bench/latest.json
+	@scripts/bench.sh $(BENCH_ARGS)
+
+clean: ## stop the clusters and remove everything built
+	@scripts/clean.sh

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds the extension and the `colcrypt` program with plain cargo, and installs them into PostgreSQL $PG.
+# install-extension.sh [--release]
+# cargo-pgrx is not needed: the extension's SQL is written by hand, in the files that sql/ORDER lists.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+use_postgres
+cd "$ROOT"
+
+# shellcheck disable=SC2046  # two options, split on purpose
+if [ "${1:-}" = --release ]; then
+    profile=release
+    # Whole-program optimisation is slow, so only for what is installed.
+    cargo build --release -p colcrypt -p colcrypt-cli $(cargo_features) >&2
+else
+    profile=debug
+    cargo build --workspace $(cargo_features) >&2
+fi
+
+version="$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
+staging="$(mktemp -d)"
+trap 'rm -rf "$staging"' EXIT
+
+sed "s/@CARGO_VERSION@/$version/g" colcrypt.control >"$staging/colcrypt.control"
+while read -r file; do
+    case "$file" in '' | '#'*) continue ;; esac
+    cat "sql/$file"
+    echo
+done <sql/ORDER >"$staging/colcrypt.sql"
+cp "$TARGET/$profile/libcolcrypt.so" "$staging/colcrypt.so"
+cp "$TARGET/$profile/colcrypt" "$staging/colcrypt"
+
+# A running server has the library mapped: overwriting it in place would crash it, a rename does not.
+install_file() { # mode source destination
+    cmp -s "$2" "$3" && return
+    local to=()
+    if [ ! -w "$(dirname "$3")" ]; then to=(as_admin); fi
+    "${to[@]}" install -m "$1" "$2" "$3.new"
+    "${to[@]}" mv -f "$3.new" "$3"
+    say "installed $3"
+}
+extension="$("$PG_CONFIG" --sharedir)/extension"
+install_file 0755 "$staging/colcrypt.so" "$("$PG_CONFIG" --pkglibdir)/colcrypt.so"
+install_file 0755 "$staging/colcrypt" "$BINDIR/colcrypt"
+install_file 0644 "$staging/colcrypt.control" "$extension/colcrypt.control"
+install_file 0644 "$staging/colcrypt.sql" "$extension/colcrypt--$version.sql"

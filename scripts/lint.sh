@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Everything that judges the source without running it: format, clippy, licences and origins of dependencies,
+# shell scripts, file length.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+use_postgres
+cd "$ROOT"
+
+DENY_VERSION=0.20.2
+MAX_LINES=600
+failed=()
+check() { # name command…
+    local name="$1"
+    shift
+    if "$@"; then say "ok      $name"; else
+        say "FAILED  $name"
+        failed+=("$name")
+    fi
+}
+
+tools() {
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        die "rustfmt or clippy is missing: run 'rustup component add rustfmt clippy'"
+    fi
+    if ! command -v shellcheck >/dev/null; then
+        as_admin env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
+        as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck \
+            </dev/null >/dev/null
+    fi
+    if [ "$(cargo deny --version 2>/dev/null || true)" != "cargo-deny $DENY_VERSION" ]; then
+        say "building cargo-deny $DENY_VERSION (about a minute, once)"
+        cargo install --quiet --locked cargo-deny --version "$DENY_VERSION" --debug >&2
+    fi
+}
+
+clippy() {
+    # shellcheck disable=SC2046  # two options, split on purpose
+    cargo clippy --quiet --locked --workspace --all-targets $(cargo_features) -- -D warnings
+}
+
+deny() { cargo deny --log-level error check --hide-inclusion-graph licenses bans sources; }
+
+# Known vulnerabilities need a database from the network; being offline is not a fault of the source.
+advisories() {
+    if timeout 60 cargo deny --log-level off fetch db >/dev/null 2>&1; then
+        cargo deny --log-level error check --hide-inclusion-graph advisories
+    else
+        say "        the advisory database cannot be reached: known vulnerabilities were NOT checked"
+    fi
+}
+
+sources() { git ls-files --cached --others --exclude-standard "$@"; }
+
+shells() {
+    local files
+    mapfile -t files < <(sources 'scripts/*.sh' .ci/run)
+    shellcheck -x -P SCRIPTDIR -- "${files[@]}"
+}
+
+short_files() {
+    local file lines bad=0
+    while read -r file; do
+        [ -f "$file" ] || continue
+        lines="$(wc -l <"$file")"
+        if [ "$lines" -gt "$MAX_LINES" ]; then
+            say "        $file has $lines lines; split it (limit $MAX_LINES)"
+            bad=1
+        fi
+    done < <(sources '*.rs' '*.sql' '*.sh' '*.py')
+    return "$bad"
+}
+
+# The same files build the SQL in two ways: install-extension.sh reads the list, cargo-pgrx the macros.
+same_sql() {
+    diff <(grep -v '^#' sql/ORDER) <(sed -n 's|^pgrx::extension_sql_file!("../sql/\([^"]*\)".*|\1|p' src/lib.rs) >&2
+}
+
+tools
+check "rustfmt" cargo fmt --all --check
+check "clippy, warnings denied" clippy
+check "licences, banned crates, sources" deny
+check "known vulnerabilities" advisories
+check "sql/ORDER agrees with src/lib.rs" same_sql
+check "shellcheck" shells
+check "no file over $MAX_LINES lines" short_files
+[ "${#failed[@]}" = 0 ] || die "lint: ${failed[*]}"

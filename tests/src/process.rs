@@ -1,0 +1,79 @@
+//! Processes: running them, waiting, finding and killing them.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs a command to its end; panics with all it said when it fails.
+pub fn run(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+pub(crate) fn null() -> Stdio {
+    Stdio::null()
+}
+
+/// Waits until a condition holds; panics naming it when it takes too long.
+pub fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(
+            began.elapsed() < timeout,
+            "waited {timeout:?} in vain for {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Sends a signal, such as `KILL` or `STOP`.
+pub fn signal(pid: i32, name: &str) {
+    run(Command::new("kill").args(["-s", name, &pid.to_string()]));
+}
+
+/// kill -9.
+pub fn kill9(pid: i32) {
+    signal(pid, "KILL");
+}
+
+/// Whether the process runs; a zombie does not.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|(_, state, _)| state != 'Z')
+}
+
+/// A process's name, cut to 15 bytes by the kernel.
+#[must_use]
+pub fn name(pid: i32) -> Option<String> {
+    stat(pid).map(|(name, _, _)| name)
+}
+
+/// The children of a process.
+#[must_use]
+pub fn children(parent: i32) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(_, state, ppid)| ppid == parent && state != 'Z'))
+        .collect()
+}
+
+/// Name, state and parent out of /proc/PID/stat. The name may hold spaces and parentheses, so the last one ends it.
+fn stat(pid: i32) -> Option<(String, char, i32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = text.rsplit_once(") ")?;
+    let (_, name) = head.split_once('(')?;
+    let mut fields = tail.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((name.to_owned(), state, fields.next()?.parse().ok()?))
+}
