@@ -47,13 +47,19 @@ fn the_guide_works_as_written() {
         .batch_execute("SET ROLE clerk")
         .expect("the guide's role");
     let refused = client
-        .query("SELECT decrypt_col(iban, row_context(id)) FROM customer", &[])
+        .query(
+            "SELECT decrypt_col(iban, row_context(id)) FROM customer",
+            &[],
+        )
         .expect_err("the clerk may not decrypt");
     assert_eq!(refused.code().map(|code| code.code()), Some("42501"));
     client
         .batch_execute("RESET ROLE; SET ROLE officer")
         .expect("the guide's role");
     client
-        .query("SELECT decrypt_col(iban, row_context(id)) FROM customer", &[])
+        .query(
+            "SELECT decrypt_col(iban, row_context(id)) FROM customer",
+            &[],
+        )
         .expect("the officer may decrypt");
 }

@@ -1,0 +1,241 @@
+//! The agent: reads requests from the broker's socket, answers each in its own task, and tells what
+//! happens to the KEKs it keeps.
+//!
+//! A request that hangs delays no other and is answered by its deadline. The agent ends with its
+//! socket, and its keys with it.
+
+use std::{io, sync::Arc, time::Duration};
+
+use colcrypt_core::{DataKey, KekId, KeyCheckValue, KeyEncryptionKey, Suite, VersionId, wrap};
+use colcrypt_protocol::{
+    Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request, Settings,
+    frame::{self, Decoder, FrameError},
+};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use zeroize::Zeroizing;
+
+use crate::{KmsError, error, keks::Keks, provider, provider::Registry, retry};
+
+/// Beyond the calls' own bounds: time to schedule tasks on a busy machine.
+const GRACE: Duration = Duration::from_millis(500);
+/// Calls to a provider that one request makes at most, each with its retries.
+const CALLS_PER_REQUEST: u32 = 2;
+
+/// Why the agent ended before its socket did.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error("the broker's socket failed: {0}")]
+    Socket(#[from] io::Error),
+    #[error("the broker sent what is not a request: {0}")]
+    Frame(#[from] FrameError),
+}
+
+type Frame = Zeroizing<Vec<u8>>;
+/// A reply and the frame's secret tail.
+type Answer = Result<(Reply, Option<DataKey>), Failure>;
+
+/// Serves one broker until it closes the socket.
+///
+/// # Errors
+/// [`ServeError`] when the socket fails or carries something else than requests.
+pub async fn serve<S>(stream: S) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (reader, writer) = tokio::io::split(stream);
+    let (frames, outgoing) = mpsc::unbounded_channel();
+    let (events, mut happened) = mpsc::unbounded_channel();
+    let (configure, settings) = watch::channel(Settings::default());
+    let registry = Arc::new(Registry::default());
+    let agent = Arc::new(Agent {
+        keks: Keks::new(Arc::clone(&registry), settings.clone(), events),
+        registry,
+        settings,
+    });
+
+    let mut helpers = JoinSet::new();
+    let event_frames = frames.clone();
+    helpers.spawn(async move {
+        while let Some(event) = happened.recv().await {
+            send(&event_frames, &FromAgent::Event(event), &[]);
+        }
+    });
+    let result = tokio::select! {
+        result = read(reader, &agent, &configure, &frames) => result,
+        result = write(writer, outgoing) => result,
+    };
+    agent.keks.close();
+    result
+}
+
+async fn read(
+    mut reader: impl AsyncRead + Unpin,
+    agent: &Arc<Agent>,
+    configure: &watch::Sender<Settings>,
+    frames: &mpsc::UnboundedSender<Frame>,
+) -> Result<(), ServeError> {
+    let mut tasks = JoinSet::new();
+    let mut decoder = Decoder::default();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let length = reader.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        decoder.push(&buffer[..length]);
+        while let Some((Numbered { id, request }, _)) = decoder.next_frame::<Numbered>()? {
+            while tasks.try_join_next().is_some() {}
+            if let Request::Configure { settings } = request {
+                // Here and not in a task, so that it holds for every request after it.
+                configure.send_replace(settings);
+                answer(frames, id, Ok((Reply::Configured, None)));
+                continue;
+            }
+            let agent = Arc::clone(agent);
+            let frames = frames.clone();
+            tasks.spawn(async move {
+                let result = agent.by_deadline(request).await;
+                answer(&frames, id, result);
+            });
+        }
+    }
+}
+
+async fn write(
+    mut writer: impl AsyncWrite + Unpin,
+    mut outgoing: mpsc::UnboundedReceiver<Frame>,
+) -> Result<(), ServeError> {
+    while let Some(frame) = outgoing.recv().await {
+        writer.write_all(&frame).await?;
+        writer.flush().await?;
+    }
+    Ok(())
+}
+
+fn answer(frames: &mpsc::UnboundedSender<Frame>, id: u64, answer: Answer) {
+    let (result, secret) = match answer {
+        Ok((reply, secret)) => (Ok(reply), secret),
+        Err(failure) => (Err(failure), None),
+    };
+    let tail = secret.as_ref().map_or(&[][..], |key| &key.expose()[..]);
+    send(frames, &FromAgent::Reply { id, result }, tail);
+}
+
+fn send(frames: &mpsc::UnboundedSender<Frame>, message: &FromAgent, secret: &[u8]) {
+    // Every message of ours is far below the limit; the receiver is gone only when the agent is ending.
+    if let Ok(frame) = frame::encode(message, secret) {
+        let _ = frames.send(frame);
+    }
+}
+
+struct Agent {
+    keks: Arc<Keks>,
+    registry: Arc<Registry>,
+    settings: watch::Receiver<Settings>,
+}
+
+impl Agent {
+    fn settings(&self) -> Settings {
+        *self.settings.borrow()
+    }
+
+    async fn by_deadline(&self, request: Request) -> Answer {
+        let limit = retry::budget(&self.settings())
+            .saturating_mul(CALLS_PER_REQUEST)
+            .saturating_add(GRACE);
+        tokio::time::timeout(limit, self.handle(request)).await.unwrap_or_else(|_| {
+            Err(Failure {
+                kind: FailureKind::Timeout,
+                message: format!("the request was not done within {} ms", limit.as_millis()),
+            })
+        })
+    }
+
+    async fn handle(&self, request: Request) -> Answer {
+        match request {
+            Request::Configure { .. } => Ok((Reply::Configured, None)),
+            Request::ValidateProvider { provider } => match provider::connect(&provider) {
+                Ok(_) => Ok((Reply::ProviderValid, None)),
+                Err(error) => Err(error.of_provider(&provider.name)),
+            },
+            Request::CheckProvider { provider, root_key } => {
+                // Not through the registry: a check shows what a fresh connection meets.
+                let report = provider::check(&provider, root_key.as_deref(), &self.settings()).await?;
+                Ok((Reply::ProviderChecked { report }, None))
+            }
+            Request::CreateKek { provider, root_key, id } => {
+                let reply = self.create_kek(&provider, &root_key, id).await.map_err(|error| {
+                    self.registry.note(&provider, &error);
+                    error.of_provider(&provider.name)
+                })?;
+                Ok((reply, None))
+            }
+            Request::CreateDek { kek, id, suite } => Ok((self.create_dek(&kek, id, suite).await?, None)),
+            Request::LoadDek {
+                kek,
+                id,
+                suite,
+                wrapped,
+                kcv,
+            } => {
+                let held = self.keks.get(&kek).await?;
+                let aad = wrap::dek_aad(kek.id, id, suite);
+                let key = wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &wrapped, kcv)
+                    .map_err(|error| of_dek(id, error))?;
+                let lease_ms = held.lease(&self.settings()).as_millis() as u64;
+                Ok((Reply::DekLoaded { lease_ms }, Some(key)))
+            }
+        }
+    }
+
+    async fn create_kek(&self, provider: &ProviderConfig, root_key: &str, id: KekId) -> Result<Reply, KmsError> {
+        let settings = self.settings();
+        let connected = self.registry.connect(provider)?;
+        let kek = KeyEncryptionKey::generate().map_err(|error| error::crypto("the new KEK", error))?;
+        let aad = wrap::kek_aad(id);
+        let endpoint = connected.endpoint();
+        let made = retry::with_retries(&settings, endpoint, || connected.wrap_kek(root_key, &aad, &kek)).await?;
+        let again = retry::with_retries(&settings, endpoint, || {
+            connected.unwrap_kek(root_key, &made.root_key_version, &aad, &made.wrapped)
+        })
+        .await?;
+        if again != kek {
+            return Err(KmsError::new(
+                FailureKind::BadReply,
+                format!("{endpoint} did not give back the key it had just wrapped"),
+            ));
+        }
+        Ok(Reply::KekCreated {
+            kcv: KeyCheckValue::of_kek(&kek),
+            wrapped: made.wrapped,
+            root_key_version: made.root_key_version,
+        })
+    }
+
+    async fn create_dek(&self, kek: &KekRef, id: VersionId, suite: Suite) -> Result<Reply, Failure> {
+        let held = self.keks.get(kek).await?;
+        let failed = |error| of_dek(id, error);
+        let key = DataKey::generate().map_err(failed)?;
+        let kcv = KeyCheckValue::of_data_key(&key);
+        let aad = wrap::dek_aad(kek.id, id, suite);
+        let wrapped = wrap::wrap_data_key(&held.key, kek.dek_wrap, &aad, &key).map_err(failed)?;
+        wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &wrapped, kcv).map_err(failed)?;
+        Ok(Reply::DekCreated { wrapped, kcv })
+    }
+}
+
+fn of_dek(id: VersionId, error: colcrypt_core::CryptoError) -> Failure {
+    let error = error::crypto(
+        &format!("the wrapped DEK of key {} version {}", id.key, id.version),
+        error,
+    );
+    Failure {
+        kind: error.kind,
+        message: error.message,
+    }
+}

@@ -1,0 +1,29 @@
+//! The clock by which keys age: it goes on while the machine is suspended, unlike [`std::time::Instant`],
+//! so a laptop or a paused virtual machine does not wake up with keys beyond their hard TTL.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment, comparable with others of this boot only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(Duration);
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        Self(Duration::new(
+            time.tv_sec.unsigned_abs(),
+            time.tv_nsec as u32,
+        ))
+    }
+
+    pub(crate) fn age(self) -> Duration {
+        Self::now().0.saturating_sub(self.0)
+    }
+
+    /// What is left of `span` counted from this moment; zero once it is over.
+    pub(crate) fn left_of(self, span: Duration) -> Duration {
+        span.saturating_sub(self.age())
+    }
+}

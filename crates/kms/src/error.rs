@@ -1,0 +1,66 @@
+//! Why a provider could not serve: one of the protocol's kinds, and a sentence that tells what to do
+//! and holds no secret.
+
+use std::{fmt, time::Duration};
+
+use colcrypt_core::CryptoError;
+use colcrypt_protocol::{Failure, FailureKind};
+
+/// A provider's failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KmsError {
+    pub kind: FailureKind,
+    pub message: String,
+    /// How long a throttling server asked to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl KmsError {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::Config, message)
+    }
+
+    /// Says whose failure it is, in the name the DBA gave the provider.
+    pub(crate) fn of_provider(self, name: &str) -> Failure {
+        Failure {
+            kind: self.kind,
+            message: format!("provider \"{name}\": {}", self.message),
+        }
+    }
+}
+
+impl fmt::Display for KmsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for KmsError {}
+
+/// A failed unwrap or wrap in this process. `what` names the wrapped key.
+pub(crate) fn crypto(what: &str, error: CryptoError) -> KmsError {
+    match error {
+        CryptoError::Random => KmsError::new(FailureKind::Unavailable, error.to_string()),
+        CryptoError::Authentication => KmsError::new(
+            FailureKind::Corrupt,
+            format!(
+                "{what} does not authenticate: it was altered, moved from another row, or wrapped by another key"
+            ),
+        ),
+        CryptoError::KeyCheckValue { expected, got } => KmsError::new(
+            FailureKind::Corrupt,
+            format!("{what} is another key: expected check value {expected}, got {got}"),
+        ),
+        CryptoError::KeyLength(_) | CryptoError::TooLarge => {
+            KmsError::new(FailureKind::Corrupt, format!("{what}: {error}"))
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The KEK cache: one provider call however many ask, refreshed in the background, dropped when the
+//! provider refuses it or when it could not be refreshed for the hard TTL.
+//!
+//! Each KEK has one task, which unwraps it, hands it to all who wait, and then keeps it fresh:
+//!
+//! ```text
+//!  loading ──ok──► fresh ──soft TTL──► refresh ──ok──► fresh (lease extended)
+//!     │                                  │ refused ──────────► dropped, KekRevoked
+//!     └─failed──► gone, failure told     │ failed ───────────► tried again, RefreshFailed
+//!                                        └─ hard TTL over ───► dropped
+//! ```
+//!
+//! A KEK nobody asked for during the hard TTL gets no further lease, but is still refreshed until the
+//! last lease given is over: keys under it may be in use in the slab, and a refusal must reach them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::digest;
+use colcrypt_core::{KekId, KeyCheckValue, KeyEncryptionKey, wrap};
+use colcrypt_protocol::{Event, Failure, FailureKind, KekRef, Settings};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{KmsError, clock::Moment, provider::Registry, retry};
+
+/// No soft TTL or backoff makes the agent ask a provider more often than this.
+const SHORTEST_REST: Duration = Duration::from_millis(10);
+/// Nor does it wait longer than this to see whether an outage is over.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// A KEK that may be used now, and for how long keys under it may be.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) key: Arc<KeyEncryptionKey>,
+    contact: Moment,
+}
+
+impl Held {
+    pub(crate) fn lease(&self, settings: &Settings) -> Duration {
+        self.contact.left_of(hard_ttl(settings))
+    }
+}
+
+/// One wrapped KEK under one configuration. Databases copied from one another share KEK ids but not
+/// necessarily the rest, so the id alone would mix them up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct CacheKey {
+    id: KekId,
+    digest: [u8; 32],
+}
+
+impl CacheKey {
+    fn of(kek: &KekRef) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in [
+            kek.provider.kind.as_bytes(),
+            kek.provider.config.to_string().as_bytes(),
+            kek.root_key.as_bytes(),
+            kek.root_key_version.as_bytes(),
+            &kek.wrapped,
+            &kek.kcv.0,
+        ] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        Self { id: kek.id, digest }
+    }
+}
+
+type Outcome = Option<Result<Held, Failure>>;
+
+enum State {
+    Loading(watch::Receiver<Outcome>),
+    Ready { held: Held, last_used: Moment },
+}
+
+struct Slot {
+    /// Tells a slot from an earlier one under the same key, whose task may still be ending.
+    generation: u64,
+    state: State,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_key: HashMap<CacheKey, Slot>,
+    /// Of several configurations of one KEK, the one last asked for: it alone speaks for the KEK.
+    current: HashMap<KekId, CacheKey>,
+    generations: u64,
+}
+
+/// The cache. [`Keks::close`] ends its tasks.
+pub(crate) struct Keks {
+    slots: Mutex<Slots>,
+    registry: Arc<Registry>,
+    settings: watch::Receiver<Settings>,
+    events: mpsc::UnboundedSender<Event>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Keks {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        settings: watch::Receiver<Settings>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            slots: Mutex::default(),
+            registry,
+            settings,
+            events,
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// The KEK, from the cache or unwrapped by the provider.
+    ///
+    /// # Errors
+    /// The provider's failure; it is told to all who waited for the same call, and then forgotten.
+    pub(crate) async fn get(self: &Arc<Self>, kek: &KekRef) -> Result<Held, Failure> {
+        let mut flight = match self.find_or_start(kek) {
+            Found::Ready(held) => return Ok(held),
+            Found::Loading(flight) => flight,
+        };
+        match flight.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(interrupted())),
+            Err(_) => Err(interrupted()),
+        }
+    }
+
+    /// Ends the background work and wipes what is cached.
+    pub(crate) fn close(&self) {
+        lock(&self.tasks).abort_all();
+        self.slots().by_key.clear();
+    }
+
+    fn find_or_start(self: &Arc<Self>, kek: &KekRef) -> Found {
+        let key = CacheKey::of(kek);
+        let mut slots = self.slots();
+        slots.current.insert(key.id, key);
+        match slots.by_key.get_mut(&key).map(|slot| &mut slot.state) {
+            Some(State::Ready { held, last_used }) if !held.lease(&self.settings()).is_zero() => {
+                *last_used = Moment::now();
+                return Found::Ready(held.clone());
+            }
+            // A sender that is gone without a word: its task was torn down.
+            Some(State::Loading(flight)) if flight.has_changed().is_ok() || flight.borrow().is_some() => {
+                return Found::Loading(flight.clone());
+            }
+            _ => {}
+        }
+        slots.generations += 1;
+        let generation = slots.generations;
+        let (tell, flight) = watch::channel(None);
+        slots.by_key.insert(
+            key,
+            Slot {
+                generation,
+                state: State::Loading(flight.clone()),
+            },
+        );
+        let task = Task {
+            keks: Arc::clone(self),
+            kek: kek.clone(),
+            key,
+            generation,
+        };
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task.run(tell));
+        Found::Loading(flight)
+    }
+
+    fn settings(&self) -> Settings {
+        *self.settings.borrow()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        lock(&self.slots)
+    }
+}
+
+enum Found {
+    Ready(Held),
+    Loading(watch::Receiver<Outcome>),
+}
+
+/// The life of one cached KEK.
+struct Task {
+    keks: Arc<Keks>,
+    kek: KekRef,
+    key: CacheKey,
+    generation: u64,
+}
+
+impl Task {
+    async fn run(self, tell: watch::Sender<Outcome>) {
+        let loaded = self.unwrap(true).await;
+        match loaded {
+            Ok(key) => {
+                let now = Moment::now();
+                let held = Held {
+                    key: Arc::new(key),
+                    contact: now,
+                };
+                if self.store(&held, now) {
+                    tell.send_replace(Some(Ok(held)));
+                    drop(tell);
+                    self.keep_fresh().await;
+                }
+            }
+            Err(failure) => {
+                // Forgotten before it is told: whoever asks next asks the provider again.
+                self.forget();
+                if failure.kind.is_refusal() {
+                    self.say(|kek| Event::KekRevoked {
+                        kek,
+                        failure: failure.clone(),
+                    });
+                }
+                tell.send_replace(Some(Err(failure)));
+            }
+        }
+    }
+
+    async fn keep_fresh(&self) {
+        let mut settings_changed = self.keks.settings.clone();
+        let mut failures = 0;
+        let mut last_try = Moment::now();
+        loop {
+            let settings = self.keks.settings();
+            let Some((contact, last_used)) = self.ages() else {
+                return;
+            };
+            let hard = hard_ttl(&settings);
+            if contact.left_of(hard).is_zero() || last_used.left_of(hard.saturating_mul(2)).is_zero() {
+                self.forget();
+                return;
+            }
+            let rest = self.rest(&settings, failures);
+            let due = last_try.left_of(rest);
+            if !due.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(due.min(contact.left_of(hard)).max(Duration::from_millis(1))) => {}
+                    changed = settings_changed.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            let refreshed = self.unwrap(false).await;
+            last_try = Moment::now();
+            match refreshed {
+                Ok(_) => {
+                    failures = 0;
+                    self.extend(last_try);
+                }
+                Err(failure) if failure.kind.is_refusal() => {
+                    self.forget();
+                    self.say(|kek| Event::KekRevoked { kek, failure });
+                    return;
+                }
+                Err(failure) => {
+                    failures += 1;
+                    self.say(|kek| Event::RefreshFailed { kek, failure });
+                }
+            }
+        }
+    }
+
+    /// Until the next try: the soft TTL, or sooner while the provider fails.
+    fn rest(&self, settings: &Settings, failures: u32) -> Duration {
+        let soft = Duration::from_millis(settings.soft_ttl_ms);
+        match failures.checked_sub(1) {
+            None => soft,
+            Some(retry) => retry::pause(settings, retry).min(soft).min(LONGEST_REST),
+        }
+        .max(SHORTEST_REST)
+    }
+
+    /// Asks the provider. A refresh tries once: its next try is the refresh's own.
+    async fn unwrap(&self, retries: bool) -> Result<KeyEncryptionKey, Failure> {
+        let kek = &self.kek;
+        let settings = self.keks.settings();
+        let aad = wrap::kek_aad(kek.id);
+        let result = async {
+            let provider = self.keks.registry.connect(&kek.provider)?;
+            let call = || provider.unwrap_kek(&kek.root_key, &kek.root_key_version, &aad, &kek.wrapped);
+            let key = if retries {
+                retry::with_retries(&settings, provider.endpoint(), call).await?
+            } else {
+                retry::once(&settings, provider.endpoint(), call()).await?
+            };
+            let got = KeyCheckValue::of_kek(&key);
+            if got != kek.kcv {
+                return Err(KmsError::new(
+                    FailureKind::WrongRootKey,
+                    format!("wrong root key: expected check value {}, got {got}", kek.kcv),
+                ));
+            }
+            Ok(key)
+        }
+        .await;
+        result.map_err(|error| {
+            self.keks.registry.note(&kek.provider, &error);
+            error.of_provider(&kek.provider.name)
+        })
+    }
+
+    fn store(&self, held: &Held, now: Moment) -> bool {
+        self.with_slot(|slot| {
+            slot.state = State::Ready {
+                held: held.clone(),
+                last_used: now,
+            };
+        })
+        .is_some()
+    }
+
+    fn ages(&self) -> Option<(Moment, Moment)> {
+        self.with_slot(|slot| match &slot.state {
+            State::Ready { held, last_used } => Some((held.contact, *last_used)),
+            State::Loading(_) => None,
+        })
+        .flatten()
+    }
+
+    fn extend(&self, now: Moment) {
+        let hard = hard_ttl(&self.keks.settings());
+        let in_use = self.with_slot(|slot| match &mut slot.state {
+            State::Ready { held, last_used } => {
+                held.contact = now;
+                !last_used.left_of(hard).is_zero()
+            }
+            State::Loading(_) => false,
+        });
+        if in_use == Some(true) {
+            self.say(|kek| Event::KekLease {
+                kek,
+                lease_ms: hard.as_millis() as u64,
+            });
+        }
+    }
+
+    fn forget(&self) {
+        let mut slots = self.keks.slots();
+        if slots.by_key.get(&self.key).is_some_and(|slot| slot.generation == self.generation) {
+            slots.by_key.remove(&self.key);
+        }
+    }
+
+    /// An event, unless another configuration of the same KEK is the one in use.
+    fn say(&self, event: impl FnOnce(KekId) -> Event) {
+        if self.keks.slots().current.get(&self.key.id) == Some(&self.key) {
+            // The receiver is gone only when the agent is ending.
+            let _ = self.keks.events.send(event(self.key.id));
+        }
+    }
+
+    fn with_slot<T>(&self, act: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let mut slots = self.keks.slots();
+        slots
+            .by_key
+            .get_mut(&self.key)
+            .filter(|slot| slot.generation == self.generation)
+            .map(act)
+    }
+}
+
+fn hard_ttl(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.hard_ttl_ms)
+}
+
+fn interrupted() -> Failure {
+    Failure {
+        kind: FailureKind::Unavailable,
+        message: "loading the key encryption key was interrupted".to_owned(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,254 @@
+//! The broker's side of the socket, for tests of the agent.
+#![allow(dead_code)]
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use colcrypt_core::{KekId, KeyId, KeyVersion, KeyringId, Secret, Suite, VersionId, WrapMethod};
+use colcrypt_kms::agent::ServeError;
+use colcrypt_protocol::{
+    Event, Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request, Settings,
+    frame::{self, Decoder},
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixStream, unix::OwnedWriteHalf},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Short enough to see a whole life of a KEK, long enough for a loaded machine.
+pub const SETTINGS: Settings = Settings {
+    soft_ttl_ms: 60_000,
+    hard_ttl_ms: 120_000,
+    kms_timeout_ms: 3_000,
+    kms_retries: 0,
+    kms_backoff_ms: 20,
+};
+
+type Answer = Result<(Reply, Secret), Failure>;
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
+
+pub struct Agent {
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    waiting: Waiting,
+    next: AtomicU64,
+    pub events: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
+    pub server: JoinHandle<Result<(), ServeError>>,
+}
+
+/// An agent with settings.
+pub async fn agent(settings: Settings) -> Arc<Agent> {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = tokio::spawn(colcrypt_kms::serve(theirs));
+    let (mut reader, writer) = ours.into_split();
+    let waiting = Waiting::default();
+    let (tell, events) = mpsc::unbounded_channel();
+    let router = Arc::clone(&waiting);
+    tokio::spawn(async move {
+        let mut decoder = Decoder::default();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = reader.read(&mut buffer).await {
+            decoder.push(&buffer[..length]);
+            while let Some((message, secret)) = decoder.next_frame::<FromAgent>().unwrap() {
+                match message {
+                    FromAgent::Event(event) => {
+                        let _ = tell.send(event);
+                    }
+                    FromAgent::Reply { id, result } => {
+                        let waiter = router.lock().unwrap().remove(&id).expect("a reply to a request");
+                        let _ = waiter.send(result.map(|reply| (reply, secret)));
+                    }
+                }
+            }
+        }
+    });
+    let agent = Arc::new(Agent {
+        writer: tokio::sync::Mutex::new(writer),
+        waiting,
+        next: AtomicU64::new(1),
+        events: tokio::sync::Mutex::new(events),
+        server,
+    });
+    agent.configure(settings).await;
+    agent
+}
+
+impl Agent {
+    pub async fn call(&self, request: Request) -> Answer {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tell, answer) = oneshot::channel();
+        self.waiting.lock().unwrap().insert(id, tell);
+        self.send_raw(&frame::encode(&Numbered { id, request }, &[]).unwrap()).await;
+        timeout(PATIENCE, answer).await.expect("every request is answered").expect("the agent lives")
+    }
+
+    pub async fn send_raw(&self, bytes: &[u8]) {
+        self.writer.lock().await.write_all(bytes).await.unwrap();
+    }
+
+    pub async fn close(&self) {
+        self.writer.lock().await.shutdown().await.unwrap();
+    }
+
+    pub async fn configure(&self, settings: Settings) {
+        let (reply, _) = ok(self.call(Request::Configure { settings }).await);
+        assert_eq!(reply, Reply::Configured);
+    }
+
+    pub async fn create_kek(&self, provider: &ProviderConfig, root_key: &str) -> Result<KekRef, Failure> {
+        let id = kek_id();
+        let request = Request::CreateKek {
+            provider: provider.clone(),
+            root_key: root_key.to_owned(),
+            id,
+        };
+        let (reply, secret) = self.call(request).await?;
+        assert!(secret.expose().is_empty());
+        let Reply::KekCreated {
+            wrapped,
+            kcv,
+            root_key_version,
+        } = reply
+        else {
+            panic!("{reply:?}")
+        };
+        Ok(KekRef {
+            id,
+            keyring: "app".to_owned(),
+            provider: provider.clone(),
+            root_key: root_key.to_owned(),
+            root_key_version,
+            wrapped,
+            kcv,
+            dek_wrap: WrapMethod::Aes256Gcm,
+        })
+    }
+
+    /// A DEK under the KEK: everything needed to load it.
+    pub async fn create_dek(&self, kek: &KekRef) -> Result<Request, Failure> {
+        let id = VersionId {
+            key: KeyId::random().unwrap(),
+            version: KeyVersion::FIRST,
+        };
+        let suite = Suite::Aes256Gcm;
+        let request = Request::CreateDek {
+            kek: kek.clone(),
+            id,
+            suite,
+        };
+        let (reply, secret) = self.call(request).await?;
+        assert!(secret.expose().is_empty());
+        let Reply::DekCreated { wrapped, kcv } = reply else {
+            panic!("{reply:?}")
+        };
+        Ok(Request::LoadDek {
+            kek: kek.clone(),
+            id,
+            suite,
+            wrapped,
+            kcv,
+        })
+    }
+
+    /// The lease and the key.
+    pub async fn load(&self, dek: &Request) -> Result<(u64, Secret), Failure> {
+        let (reply, secret) = self.call(dek.clone()).await?;
+        let Reply::DekLoaded { lease_ms } = reply else {
+            panic!("{reply:?}")
+        };
+        Ok((lease_ms, secret))
+    }
+
+    /// The next event that fits.
+    pub async fn event(&self, fits: impl Fn(&Event) -> bool) -> Event {
+        let mut events = self.events.lock().await;
+        timeout(PATIENCE, async {
+            loop {
+                let event = events.recv().await.expect("the agent lives");
+                if fits(&event) {
+                    return event;
+                }
+            }
+        })
+        .await
+        .expect("the event in time")
+    }
+}
+
+/// Failure and KEK of a revocation.
+pub async fn revoked(agent: &Agent) -> (KekId, Failure) {
+    match agent.event(|event| matches!(event, Event::KekRevoked { .. })).await {
+        Event::KekRevoked { kek, failure } => (kek, failure),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn ok<T>(result: Result<T, Failure>) -> T {
+    result.unwrap_or_else(|failure| panic!("{:?}: {failure}", failure.kind))
+}
+
+/// Asserts a failure's kind and parts of its message.
+#[track_caller]
+pub fn fails<T>(result: Result<T, Failure>, kind: FailureKind, parts: &[&str]) -> Failure {
+    let failure = result.err().expect("a failure");
+    assert_eq!(failure.kind, kind, "{failure}");
+    for part in parts {
+        assert!(failure.message.contains(part), "{part:?} is not in {failure}");
+    }
+    failure
+}
+
+pub fn kek_id() -> KekId {
+    let mut keyring = [0; 16];
+    colcrypt_core::secret::fill_random(&mut keyring).unwrap();
+    KekId {
+        keyring: KeyringId(keyring),
+        version: KeyVersion::FIRST,
+    }
+}
+
+pub fn provider(kind: &str, config: Value) -> ProviderConfig {
+    ProviderConfig {
+        name: "root".to_owned(),
+        kind: kind.to_owned(),
+        config,
+    }
+}
+
+/// A directory that is gone with the test.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("colcrypt-kms-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

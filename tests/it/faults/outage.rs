@@ -1,0 +1,133 @@
+//! An outage is not a refusal: cached keys serve on until the hard TTL. And while there is none, a key
+//! in use never runs out.
+
+use std::time::{Duration, Instant};
+
+use colcrypt_tests::openbao::OpenBao;
+
+use crate::bed::{
+    Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, number, ready_keys, wait_until_failed,
+    wait_until_ok,
+};
+
+#[test]
+fn cached_keys_serve_on_while_the_key_server_is_stopped() {
+    const HARD: Duration = Duration::from_secs(4);
+    let mut conf = QUICK.to_vec();
+    conf.extend(["colcrypt.soft_ttl = '300ms'", "colcrypt.hard_ttl = '4s'"]);
+    let mut bed = VaultBed::with(OpenBao::start_durable(), &conf);
+    let pids = bed.pids();
+    let mut warm = bed.cluster.client();
+    let value = encrypt(&mut warm, "k").unwrap();
+    // Well past several soft TTLs, so that what follows stands on refreshed leases.
+    keep_on(Duration::from_secs(1), || {
+        decrypt(&mut warm, &value).unwrap()
+    });
+
+    bed.bao.stop();
+    let stopped = Instant::now();
+    let times = keep_on(HARD - Duration::from_millis(900), || {
+        decrypt(&mut warm, &value).unwrap();
+        encrypt(&mut warm, "k").unwrap();
+        decrypt(&mut bed.cluster.client(), &value).unwrap();
+    });
+    assert!(times > 10, "only {times} times");
+    assert!(
+        bed.cluster.log().contains("could not be refreshed"),
+        "the log tells of the outage"
+    );
+
+    let (problem, _) =
+        wait_until_failed("the hard TTL to end", MOMENT, || decrypt(&mut warm, &value));
+    let lasted = stopped.elapsed();
+    problem.is("KC011").saying("provider \"bao\"");
+    assert!(
+        problem.message.ends_with("(keyring \"ring\")"),
+        "{problem:?}"
+    );
+    bed.is_clean(&problem);
+    assert!(
+        lasted < HARD + Duration::from_millis(1500),
+        "the key served for {lasted:?}"
+    );
+    bed.refused(&mut bed.cluster.client(), &value).is("KC011");
+    let problem = crate::problem::failed(encrypt(&mut warm, "k"));
+    problem.is("KC011");
+    assert_eq!(ready_keys(&mut warm), 0, "the slab was wiped");
+
+    bed.bao.restart();
+    wait_until_ok("recovery by itself", MOMENT, || decrypt(&mut warm, &value));
+    decrypt(&mut bed.cluster.client(), &value).unwrap();
+    encrypt(&mut warm, "k").unwrap();
+    assert_eq!(bed.pids(), pids, "nothing was restarted");
+}
+
+#[test]
+fn a_key_in_use_outlives_every_ttl() {
+    let bed = VaultBed::new(&[
+        "colcrypt.soft_ttl = '200ms'",
+        "colcrypt.hard_ttl = '1s'",
+        "colcrypt.kms_timeout = '1s'",
+    ]);
+    bed.create_key("rare", "ring");
+    let mut busy = bed.cluster.client();
+    let often = encrypt(&mut busy, "k").unwrap();
+    let mut seldom_used = bed.cluster.client();
+    let rare = encrypt(&mut seldom_used, "rare").unwrap();
+    let loads = number(&mut busy, "SELECT loads FROM colcrypt.broker_status()");
+    let unwraps = bed.unwraps();
+
+    let mut next = Instant::now();
+    keep_on(Duration::from_secs(5), || {
+        decrypt(&mut busy, &often).unwrap();
+        if Instant::now() >= next {
+            next += Duration::from_millis(800);
+            decrypt(&mut seldom_used, &rare).unwrap();
+            decrypt(&mut bed.cluster.client(), &rare).unwrap();
+        }
+    });
+    let refreshed = bed.unwraps() - unwraps;
+    assert!(
+        (10..=60).contains(&refreshed),
+        "{refreshed} refreshes in 25 soft TTLs"
+    );
+    let now = number(&mut busy, "SELECT loads FROM colcrypt.broker_status()");
+    assert_eq!(now, loads, "no key was ever loaded again");
+}
+
+#[test]
+fn occasional_use_alone_keeps_a_key() {
+    let bed = VaultBed::new(&[
+        "colcrypt.soft_ttl = '200ms'",
+        "colcrypt.hard_ttl = '1s'",
+        "colcrypt.kms_timeout = '1s'",
+    ]);
+    let mut client = bed.cluster.client();
+    let value = encrypt(&mut client, "k").unwrap();
+    let loads = number(&mut client, "SELECT loads FROM colcrypt.broker_status()");
+    for _ in 0..6 {
+        client.batch_execute("SELECT pg_sleep(0.8)").unwrap();
+        decrypt(&mut client, &value).unwrap();
+    }
+    let now = number(&mut client, "SELECT loads FROM colcrypt.broker_status()");
+    assert_eq!(now, loads, "no key was ever loaded again");
+
+    // One statement longer than the hard TTL.
+    let sql = "SELECT count(colcrypt.decrypt_col($1::text::colcrypt.ciphertext || '')) FROM generate_series(1, 30), \
+               LATERAL (SELECT pg_sleep(0.1)) AS nap";
+    let sql = sql.replace(" || ''", "");
+    let n: i64 = client.query_one(&sql, &[&value]).unwrap().get(0);
+    assert_eq!(n, 30);
+}
+
+#[test]
+fn an_unused_key_leaves_the_slab() {
+    let bed = Bed::on_file(&["colcrypt.soft_ttl = '200ms'", "colcrypt.hard_ttl = '600ms'"]);
+    let mut client = bed.cluster.client();
+    let value = encrypt(&mut client, "k").unwrap();
+    assert_eq!(ready_keys(&mut client), 1);
+    colcrypt_tests::wait_for("an unused key to be wiped", MOMENT, || {
+        ready_keys(&mut client) == 0
+    });
+    decrypt(&mut client, &value).unwrap();
+}

@@ -1,0 +1,229 @@
+//! One cluster for the whole binary, a database of its own for each test, and short ways to ask it things.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use colcrypt_tests::Cluster;
+use postgres::{Client, Error, NoTls, SimpleQueryMessage};
+
+/// A wait that no condition here comes near, unless it never comes.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// The cluster that most tests share. It ends with the process.
+pub fn cluster() -> &'static Cluster {
+    struct Shared(*mut Cluster);
+    // SAFETY: the pointer is only read, as a shared reference, until every test has ended.
+    unsafe impl Send for Shared {}
+    // SAFETY: as above.
+    unsafe impl Sync for Shared {}
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+
+    extern "C" fn stop() {
+        if let Some(shared) = SHARED.get() {
+            // SAFETY: made by Box::into_raw; the test threads are gone when the process exits.
+            drop(unsafe { Box::from_raw(shared.0) });
+        }
+    }
+    unsafe extern "C" {
+        fn atexit(function: extern "C" fn()) -> i32;
+    }
+
+    let shared = SHARED.get_or_init(|| {
+        let cluster = settings(Cluster::builder()).start();
+        set_up(&cluster);
+        // SAFETY: registers a function that lives as long as the process.
+        unsafe { atexit(stop) };
+        Shared(Box::into_raw(Box::new(cluster)))
+    });
+    // SAFETY: never freed before the process exits.
+    unsafe { &*shared.0 }
+}
+
+/// What every cluster of this suite is started with.
+pub fn settings(builder: colcrypt_tests::cluster::Builder) -> colcrypt_tests::cluster::Builder {
+    builder
+        .conf("colcrypt.batch_blocks = 2")
+        .conf("max_prepared_transactions = 5")
+        .conf("log_error_verbosity = verbose")
+}
+
+/// The root key file, database `tpl` with the extension, a keyring `ring` and the key `k`.
+pub fn set_up(cluster: &Cluster) {
+    let mut tpl = cluster.create_database("tpl");
+    make_key(cluster, &mut tpl);
+    drop(tpl);
+    cluster
+        .client()
+        .run("ALTER DATABASE tpl WITH is_template true");
+}
+
+/// The extension, a provider, a keyring and the key `k` in a database that has none.
+pub fn make_key(cluster: &Cluster, client: &mut Client) {
+    if !root_key(cluster).exists() {
+        let made = cluster.root_key("root.key");
+        assert_eq!(made, root_key(cluster));
+    }
+    client.run("CREATE EXTENSION colcrypt");
+    client.run(&format!(
+        "SELECT colcrypt.add_provider('local', 'file', jsonb_build_object('path', '{}'));
+         SELECT colcrypt.create_keyring('ring', 'local');
+         SELECT colcrypt.create_key('k', 'ring')",
+        root_key(cluster).display()
+    ));
+}
+
+pub fn root_key(cluster: &Cluster) -> PathBuf {
+    cluster.dir().join("root.key")
+}
+
+/// A database of the shared cluster, made for one test.
+pub struct Db {
+    pub name: String,
+    pub client: Client,
+}
+
+impl Db {
+    /// Another superuser's connection.
+    pub fn connect(&self) -> Client {
+        open(cluster().client_db(&self.name))
+    }
+
+    /// A role's connection.
+    pub fn connect_as(&self, role: &str) -> Client {
+        open(
+            cluster()
+                .config()
+                .dbname(&self.name)
+                .user(role)
+                .connect(NoTls)
+                .expect("connect"),
+        )
+    }
+}
+
+fn open(mut client: Client) -> Client {
+    client.run("SET search_path = public, colcrypt");
+    client
+}
+
+/// A database with the key `k`, the search path set to find our functions.
+pub fn db() -> Db {
+    let name = unique("d");
+    cluster()
+        .client()
+        .run(&format!("CREATE DATABASE {name} TEMPLATE tpl"));
+    let client = open(cluster().client_db(&name));
+    Db { name, client }
+}
+
+/// A name that no other test of the cluster uses.
+pub fn unique(prefix: &str) -> String {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}{}", SERIAL.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A new role that may log in.
+pub fn role(client: &mut Client) -> String {
+    let name = unique("r");
+    client.run(&format!("CREATE ROLE {name} LOGIN"));
+    name
+}
+
+/// An error as the client got it.
+pub struct Failure {
+    pub message: String,
+    pub detail: String,
+    pub hint: String,
+    /// All fields together, to look for what must not be there.
+    pub all: String,
+}
+
+impl Failure {
+    pub fn of(error: &Error, code: &str) -> Self {
+        let db = error
+            .as_db_error()
+            .unwrap_or_else(|| panic!("no server error: {error:?}"));
+        assert_eq!(db.code().code(), code, "{db:?}");
+        Self {
+            message: db.message().into(),
+            detail: db.detail().unwrap_or_default().into(),
+            hint: db.hint().unwrap_or_default().into(),
+            all: format!("{db:?}"),
+        }
+    }
+
+    /// Panics unless a field holds the text.
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.all.contains(text), "no {text:?} in {}", self.all);
+        self
+    }
+
+    /// Panics when a field holds the text.
+    pub fn hides(self, text: &str) -> Self {
+        assert!(!self.all.contains(text), "{text:?} in {}", self.all);
+        self
+    }
+}
+
+pub trait Sql {
+    /// Runs statements that must succeed.
+    fn run(&mut self, sql: &str);
+    /// All rows as text.
+    fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>>;
+    /// Runs statements that must fail with this SQLSTATE.
+    fn fails(&mut self, code: &str, sql: &str) -> Failure;
+
+    /// The first column of the last row; None for NULL.
+    fn opt(&mut self, sql: &str) -> Option<String> {
+        let rows = self.rows(sql);
+        let row = rows
+            .into_iter()
+            .next_back()
+            .unwrap_or_else(|| panic!("no row: {sql}"));
+        row.into_iter().next().flatten()
+    }
+
+    /// The first column of the last row.
+    fn one(&mut self, sql: &str) -> String {
+        self.opt(sql).unwrap_or_else(|| panic!("NULL: {sql}"))
+    }
+
+    /// Whether the query gives true.
+    fn yes(&mut self, sql: &str) -> bool {
+        self.one(sql) == "t"
+    }
+}
+
+impl Sql for Client {
+    fn run(&mut self, sql: &str) {
+        if let Err(error) = self.simple_query(sql) {
+            panic!("{sql}\n{error:?}");
+        }
+    }
+
+    fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
+        let messages = self
+            .simple_query(sql)
+            .unwrap_or_else(|error| panic!("{sql}\n{error:?}"));
+        messages
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(
+                    (0..row.len())
+                        .map(|at| row.get(at).map(str::to_owned))
+                        .collect(),
+                ),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn fails(&mut self, code: &str, sql: &str) -> Failure {
+        match self.simple_query(sql) {
+            Ok(_) => panic!("no error {code}: {sql}"),
+            Err(error) => Failure::of(&error, code),
+        }
+    }
+}
