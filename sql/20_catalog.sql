@@ -1,5 +1,6 @@
 -- The key catalog. Every key in it is wrapped; no credential is in it. Only the extension's functions
 -- write here, and pg_dump takes the contents along, so that a restored database decrypts.
+-- No foreign keys: pg_restore -j loads an extension's tables in any order, and would fail on them.
 
 CREATE TABLE colcrypt.provider (
     provider_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -20,9 +21,9 @@ CREATE TABLE colcrypt.keyring (
 COMMENT ON TABLE colcrypt.keyring IS 'keyrings: each has one key encryption key (KEK), versioned';
 
 CREATE TABLE colcrypt.kek_version (
-    keyring_id uuid NOT NULL REFERENCES colcrypt.keyring,
+    keyring_id uuid NOT NULL,
     version int NOT NULL CHECK (version > 0),
-    provider_id uuid NOT NULL REFERENCES colcrypt.provider,
+    provider_id uuid NOT NULL,
     root_key text NOT NULL,
     root_key_version text NOT NULL,
     wrapped bytea NOT NULL,
@@ -35,7 +36,7 @@ COMMENT ON TABLE colcrypt.kek_version IS 'versions of key encryption keys, wrapp
 CREATE TABLE colcrypt.key (
     key_id bigint PRIMARY KEY,
     name text COLLATE "C" NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 200),
-    keyring_id uuid NOT NULL REFERENCES colcrypt.keyring,
+    keyring_id uuid NOT NULL,
     suite text NOT NULL,
     current_version int NOT NULL CHECK (current_version > 0),
     created_at timestamptz NOT NULL DEFAULT now()
@@ -43,7 +44,7 @@ CREATE TABLE colcrypt.key (
 COMMENT ON TABLE colcrypt.key IS 'keys that values are encrypted with, by name';
 
 CREATE TABLE colcrypt.key_version (
-    key_id bigint NOT NULL REFERENCES colcrypt.key,
+    key_id bigint NOT NULL,
     version int NOT NULL CHECK (version > 0),
     state text NOT NULL,
     kek_version int NOT NULL,
@@ -56,7 +57,7 @@ CREATE TABLE colcrypt.key_version (
 COMMENT ON TABLE colcrypt.key_version IS 'versions of data encryption keys (DEKs), wrapped by a key encryption key';
 
 CREATE TABLE colcrypt.key_grant (
-    key_id bigint NOT NULL REFERENCES colcrypt.key,
+    key_id bigint NOT NULL,
     grantee regrole NOT NULL,
     can_encrypt boolean NOT NULL,
     can_decrypt boolean NOT NULL,
@@ -67,7 +68,7 @@ COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt or decrypt with 
 CREATE TABLE colcrypt.protected_column (
     relation regclass NOT NULL,
     attribute name NOT NULL,
-    key_id bigint NOT NULL REFERENCES colcrypt.key,
+    key_id bigint NOT NULL,
     context text,
     registered_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (relation, attribute)
@@ -118,7 +119,11 @@ BEGIN
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
         PERFORM pg_catalog.pg_extension_config_dump(format('colcrypt.%I', t)::regclass, '');
     END LOOP;
-    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.protected_column', '');
+    -- What was dropped leaves a bare number behind, which elsewhere may be another role's or table's.
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant',
+        'WHERE grantee::oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee)');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.protected_column',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 END
 $$;
 

@@ -377,14 +377,15 @@ pub fn role_name(role: pg_sys::Oid) -> String {
     }
 }
 
-/// The name of a type as SQL writes it, for messages.
+/// The name of a type as SQL writes it, for messages; a header may name one that does not exist.
 pub fn type_name(oid: pg_sys::Oid) -> String {
-    // SAFETY: format_type_be palloc's a C string for any OID.
+    // SAFETY: palloc's a C string, or gives null for an unknown type.
     unsafe {
-        let name = pg_sys::format_type_be(oid);
-        std::ffi::CStr::from_ptr(name)
-            .to_string_lossy()
-            .into_owned()
+        let name = pg_sys::format_type_extended(oid, -1, pg_sys::FORMAT_TYPE_INVALID_AS_NULL as u16);
+        if name.is_null() {
+            return format!("unknown type {}", oid.to_u32());
+        }
+        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
     }
 }
 

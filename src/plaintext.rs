@@ -78,6 +78,8 @@ impl Codec {
             | pg_sys::TIMESTAMPTZOID
             | pg_sys::TIMEOID => Form::Fixed(8),
             pg_sys::UUIDOID => Form::Uuid,
+            // SAFETY: look-ups in the type catalog.
+            other if unsafe { is_text_by_another_name(other) } => Form::Text,
             _ => Self::functions(base_type)?,
         };
         Ok(Self { base_type, form })
@@ -262,14 +264,12 @@ impl Codec {
                 unsafe { pg_sys::OidReceiveFunctionCall(receive, info_pointer, io_parameter, -1) }
             }))
         }))
-        .catch_others(|error| match &error {
-            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)
-                if report.sql_error_code() != PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-                    && report.sql_error_code() != PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN =>
-            {
+        .catch_others(|error| {
+            if may_be_shown(&error) {
+                error.rethrow()
+            } else {
                 None
             }
-            _ => error.rethrow(),
         })
         .execute();
         let whole = info.cursor as usize == length;
@@ -285,15 +285,41 @@ impl Codec {
     }
 }
 
+/// Whether a type is text to the parser, which calls encrypt_col(text, …) for it, such as citext.
+///
+/// # Safety
+/// In a transaction.
+unsafe fn is_text_by_another_name(base_type: pg_sys::Oid) -> bool {
+    // SAFETY: the caller's promise.
+    base_type.to_u32() >= PlaintextType::FIRST_UNSTABLE_OID
+        && unsafe { pg_sys::IsBinaryCoercible(base_type, pg_sys::TEXTOID) }
+}
+
+/// Whether an error raised by code that was given a plaintext is about something else: the session's
+/// end or a cancel. Any other may quote the plaintext.
+pub fn may_be_shown(error: &CaughtError) -> bool {
+    match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => matches!(
+            report.sql_error_code(),
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+        ),
+        CaughtError::RustPanic { .. } => true,
+    }
+}
+
 /// Encrypting a ciphertext, or an array of them, is a mistake, never a wish.
 fn refuse_ciphertext(base_type: pg_sys::Oid) -> Result<()> {
     if base_type.to_u32() < PlaintextType::FIRST_UNSTABLE_OID {
         return Ok(());
     }
     // SAFETY: look-ups in the type catalog.
-    let element = unsafe { pg_sys::get_base_element_type(base_type) };
-    let ours = crate::ciphertext::type_oid();
-    if ours.is_some_and(|ours| base_type == ours || element == ours) {
+    let element = unsafe {
+        match pg_sys::get_base_element_type(base_type) {
+            pg_sys::Oid::INVALID => base_type,
+            element => pg_sys::getBaseType(element),
+        }
+    };
+    if crate::ciphertext::type_oid() == Some(element) {
         return Err(Error::AlreadyEncrypted);
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
-use colcrypt_core::{DataCipher, KeyId, KeyVersion, Suite, VersionId};
+use colcrypt_core::{DataCipher, KeyCheckValue, KeyId, KeyVersion, Suite, VersionId};
 use pgrx::{pg_guard, pg_sys};
 
 use crate::broker::client;
@@ -27,11 +27,14 @@ use crate::slab::table::{self, Found};
 /// Ciphers a process keeps; beyond that the oldest place is used again.
 const CIPHERS: usize = 4096;
 
+/// A key version and which key it is: see [`SlotKey`].
+type Identity = (VersionId, KeyCheckValue);
+
 /// A cipher and the slab slot it stands for. Places are never freed, only refilled, so a pointer to
 /// one stays valid for the life of the process; `serial` tells whether it still is the same cipher.
 pub struct Cipher {
     serial: Cell<u64>,
-    version: Cell<Option<VersionId>>,
+    version: Cell<Option<Identity>>,
     cipher: RefCell<Option<DataCipher>>,
     meta: Cell<Option<&'static SlotMeta>>,
     generation: Cell<u64>,
@@ -96,7 +99,7 @@ struct Session {
     /// Permits to decrypt that were given out, for a query that meets many keys.
     permits: HashMap<VersionId, Permit>,
     places: Vec<&'static Cipher>,
-    by_version: HashMap<VersionId, usize>,
+    by_version: HashMap<Identity, usize>,
     next_place: usize,
 }
 
@@ -214,7 +217,7 @@ fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
     let kept = SESSION.with_borrow(|session| {
         session
             .by_version
-            .get(&row.id)
+            .get(&(row.id, row.kcv))
             .map(|&place| session.places[place])
     });
     if let Some(place) = kept
@@ -230,6 +233,7 @@ fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
         key: row.id.key.0,
         database: pg::my_database().to_u32(),
         version: row.id.version.number(),
+        kcv: row.kcv.0,
     };
     let found = match table::find(crate::slab::control()?, wanted) {
         ready @ Found::Ready { .. } => ready,
@@ -249,9 +253,9 @@ fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
     else {
         unreachable!("client::load gives a ready key or an error");
     };
-    let place = SESSION.with_borrow_mut(|session| session.place_for(row.id));
+    let place = SESSION.with_borrow_mut(|session| session.place_for((row.id, row.kcv)));
     *place.cipher.borrow_mut() = Some(DataCipher::new(key.suite, &data_key));
-    place.version.set(Some(row.id));
+    place.version.set(Some((row.id, row.kcv)));
     place.meta.set(Some(meta));
     place.generation.set(generation);
     place.hard_expiry_ms.set(hard_expiry_ms);
@@ -332,7 +336,7 @@ impl Session {
     }
 
     /// A cleared place for the version's cipher.
-    fn place_for(&mut self, id: VersionId) -> &'static Cipher {
+    fn place_for(&mut self, id: Identity) -> &'static Cipher {
         let at = match self.by_version.get(&id) {
             Some(&at) => at,
             None if self.places.len() < CIPHERS => {

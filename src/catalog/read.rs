@@ -142,7 +142,7 @@ pub fn keyring_by_name(name: &str) -> Result<Keyring> {
 /// The keyring with this identity.
 ///
 /// # Errors
-/// [`Error::CatalogCorrupt`] when it is missing, since a foreign key says it is not.
+/// [`Error::CatalogCorrupt`] when it is missing, since no key is made without one.
 pub fn keyring_by_id(id: KeyringId) -> Result<Keyring> {
     one("keyring", "keyring_pkey", &[Equals::uuid(1, id.0)], keyring)?
         .ok_or_else(|| Error::CatalogCorrupt(format!("keyring {id} is missing")))

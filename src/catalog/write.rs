@@ -80,11 +80,18 @@ impl Drop for AsRole {
     }
 }
 
+/// SPI asks for a transaction id before the server looks whether there may be one.
+fn refuse_read_only() {
+    // SAFETY: raises an ERROR on a standby and in a read-only transaction.
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"a change of the key catalog".as_ptr()) };
+}
+
 /// Runs one statement, gives the number of rows.
 ///
 /// # Errors
 /// Of SPI; an ERROR of the statement itself aborts the transaction as ever.
 pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
+    refuse_read_only();
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {
@@ -101,6 +108,7 @@ pub fn query<T>(
     arguments: &[DatumWithOid],
     read: impl Fn(&pgrx::spi::SpiHeapTupleData) -> std::result::Result<T, pgrx::spi::Error>,
 ) -> Result<Vec<T>> {
+    refuse_read_only();
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {

@@ -119,6 +119,13 @@ fn next_job() -> Result<Option<Job>> {
     Ok(jobs.pop())
 }
 
+/// DROP EXTENSION locks our tables before those that have a column of our type. In the same order here,
+/// it waits for the batch that is under way, and nobody waits in a circle.
+fn lock_jobs() -> Result<()> {
+    crate::catalog::write::execute("LOCK TABLE colcrypt.job IN ROW EXCLUSIVE MODE", &[])?;
+    Ok(())
+}
+
 /// Updates the job's row: `assignments` may use $2, $3, … for `arguments`.
 fn record<const N: usize>(
     job: &Job,
@@ -237,6 +244,7 @@ fn move_batch(job: &Job) -> Next {
                 Some("the column was unregistered, or it or its table was dropped".into()),
             );
         }
+        lock_jobs()?;
         let Some(place) = place(job)? else {
             record(
                 job,
@@ -306,6 +314,7 @@ fn one_by_one(job: &Job, first_problem: &str) -> Next {
     for row in rows {
         error::forget_last_raised();
         let outcome = transaction(|| -> Result<i64> {
+            lock_jobs()?;
             let target = Statement::new(job, place.leaf)?;
             target.run(&target.update(&format!("ctid = '{row}'")))
         });
@@ -354,6 +363,7 @@ fn verify(job: &Job) -> Result<Next> {
     if !job.registered {
         return begin(job);
     }
+    lock_jobs()?;
     let mut left = 0;
     for leaf in leaves(job)? {
         left += Statement::new(job, leaf)?.stale_count()?;

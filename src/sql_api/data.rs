@@ -316,7 +316,7 @@ fn described(plaintext_type: PlaintextType<'_>) -> String {
 
 /// Checks a domain's constraints as they are now.
 fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
-    // A failing check's message may quote the value.
+    // A check that fails may quote the value, in its own message or in one of a function it calls.
     let passed = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
         // SAFETY: the value is of the domain's base type.
         unsafe {
@@ -330,7 +330,13 @@ fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
         }
         true
     }))
-    .catch_when(pgrx::PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, |_| false)
+    .catch_others(|error| {
+        if crate::plaintext::may_be_shown(&error) {
+            error.rethrow()
+        } else {
+            false
+        }
+    })
     .execute();
     if passed {
         Ok(())

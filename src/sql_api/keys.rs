@@ -306,12 +306,12 @@ fn grant_key(call: Call) -> Result<pg_sys::Datum> {
 fn add_grant(grant: &Grant) -> Result<()> {
     write::execute(
         "INSERT INTO colcrypt.key_grant AS g (key_id, grantee, can_encrypt, can_decrypt) \
-         VALUES ($1, $2::oid::regrole, $3, $4) \
+         VALUES ($1, $2::bigint::oid::regrole, $3, $4) \
          ON CONFLICT (key_id, grantee) DO UPDATE SET can_encrypt = g.can_encrypt OR EXCLUDED.can_encrypt, \
                                                      can_decrypt = g.can_decrypt OR EXCLUDED.can_decrypt",
         &[
             (grant.key.id.0 as i64).into(),
-            grant.role.into(),
+            i64::from(grant.role.to_u32()).into(),
             grant.encrypt.into(),
             grant.decrypt.into(),
         ],
@@ -321,15 +321,21 @@ fn add_grant(grant: &Grant) -> Result<()> {
 
 fn revoke_key(call: Call) -> Result<pg_sys::Datum> {
     let grant = grant_arguments(call)?;
-    let key_and_role = || [(grant.key.id.0 as i64).into(), grant.role.into()];
+    // PUBLIC is role 0, which as an Oid would become NULL.
+    let key_and_role = || {
+        [
+            (grant.key.id.0 as i64).into(),
+            i64::from(grant.role.to_u32()).into(),
+        ]
+    };
     let [key, role] = key_and_role();
     write::execute(
         "UPDATE colcrypt.key_grant SET can_encrypt = can_encrypt AND NOT $3, can_decrypt = can_decrypt AND NOT $4 \
-         WHERE key_id = $1 AND grantee = $2::oid::regrole",
+         WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole",
         &[key, role, grant.encrypt.into(), grant.decrypt.into()],
     )?;
     write::execute(
-        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee = $2::oid::regrole \
+        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole \
          AND NOT can_encrypt AND NOT can_decrypt",
         &key_and_role(),
     )?;

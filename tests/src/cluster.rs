@@ -289,16 +289,23 @@ impl Cluster {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// The key broker.
+    /// The key broker. It has no database and so no row in `pg_stat_activity`.
     #[must_use]
     pub fn broker_pid(&self) -> Option<i32> {
-        self.pids_of("colcrypt key broker").first().copied()
+        self.child_titled("colcrypt key broker")
     }
 
     /// The launcher of maintenance workers.
     #[must_use]
     pub fn launcher_pid(&self) -> Option<i32> {
-        self.pids_of("colcrypt launcher").first().copied()
+        self.child_titled("colcrypt launcher")
+    }
+
+    /// A child of the postmaster by what it calls itself.
+    fn child_titled(&self, title: &str) -> Option<i32> {
+        process::children(self.postmaster_pid())
+            .into_iter()
+            .find(|pid| process::command_line(*pid).contains(title))
     }
 
     /// The KMS agent: the broker's child.

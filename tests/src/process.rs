@@ -57,6 +57,13 @@ pub fn name(pid: i32) -> Option<String> {
     stat(pid).map(|(name, _, _)| name)
 }
 
+/// A process's arguments, or the title it gave itself.
+#[must_use]
+pub fn command_line(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
 /// The children of a process.
 #[must_use]
 pub fn children(parent: i32) -> Vec<i32> {

@@ -20,7 +20,9 @@ const WORKER_THREADS: usize = 2;
 
 pub fn run() -> ExitCode {
     let Some(socket) = broker_socket() else {
-        log("this command is started by PostgreSQL, with a socket as its standard input: there is none");
+        log(
+            "this command is started by PostgreSQL, with a socket as its standard input: there is none",
+        );
         return ExitCode::from(2);
     };
     for warning in harden::lock_down() {

@@ -48,13 +48,15 @@ fn check(options: &Options) -> Result<CheckReport, Failure> {
         message,
     };
     let text = match options.config.strip_prefix('@') {
-        Some(path) => fs::read_to_string(path).map_err(|error| config(format!("cannot read {path}: {error}")))?,
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| config(format!("cannot read {path}: {error}")))?,
         None => options.config.clone(),
     };
     let provider = ProviderConfig {
         name: options.kind.clone(),
         kind: options.kind.clone(),
-        config: serde_json::from_str(&text).map_err(|error| config(format!("the configuration is not JSON: {error}")))?,
+        config: serde_json::from_str(&text)
+            .map_err(|error| config(format!("the configuration is not JSON: {error}")))?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,7 +78,10 @@ fn print(options: &Options, report: &CheckReport) {
         (_, Some(version)) => println!("root key version: {version}: wrap and unwrap work"),
         (_, None) => println!("root key:         not tried (--root-key)"),
     }
-    println!("took:             {:.1} ms", report.latency_us as f64 / 1000.0);
+    println!(
+        "took:             {:.1} ms",
+        report.latency_us as f64 / 1000.0
+    );
     for warning in &report.warnings {
         println!("note:             {warning}");
     }

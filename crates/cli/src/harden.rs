@@ -31,7 +31,9 @@ pub fn lock_down() -> Vec<String> {
         warnings.push(format!("debuggers could not be kept out: {error}"));
     }
     if let Err(reason) = lock_memory() {
-        warnings.push(format!("memory is not locked, so keys may reach swap: {reason}"));
+        warnings.push(format!(
+            "memory is not locked, so keys may reach swap: {reason}"
+        ));
     }
     warnings
 }
@@ -39,10 +41,14 @@ pub fn lock_down() -> Vec<String> {
 /// Under a limit nothing is locked at all: once it is reached every allocation fails, which is worse than swap.
 fn lock_memory() -> Result<(), String> {
     let unlimited = getrlimit(Resource::Memlock).current.is_none();
-    let privileged = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    let privileged =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
     if !unlimited && !privileged {
-        return Err("raise the server's limit (LimitMEMLOCK=infinity in its systemd unit)".to_owned());
+        return Err(
+            "raise the server's limit (LimitMEMLOCK=infinity in its systemd unit)".to_owned(),
+        );
     }
     // ONFAULT: stacks and arenas are reserved large and used little.
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(|error| error.to_string())
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+        .map_err(|error| error.to_string())
 }

@@ -12,8 +12,12 @@ pub fn run(out: &Path) -> ExitCode {
             println!("root key file: {shown}");
             println!("check value:   {kcv}");
             println!();
-            println!("Back it up now, away from the database and its backups: without this file the data");
-            println!("cannot be decrypted, by anyone, ever. With it and the database everything can.");
+            println!(
+                "Back it up now, away from the database and its backups: without this file the data"
+            );
+            println!(
+                "cannot be decrypted, by anyone, ever. With it and the database everything can."
+            );
             println!("The server's user must own it: chown postgres {shown}");
             ExitCode::SUCCESS
         }

@@ -45,7 +45,8 @@ impl Dir {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("colcrypt-cli-{}-{number}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("colcrypt-cli-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap();
         Self(dir)
@@ -114,17 +115,37 @@ impl Agent {
     fn configure(&mut self) {
         let settings = Settings::default();
         let reply = self.call(Request::Configure { settings });
-        assert!(matches!(reply, FromAgent::Reply { result: Ok(Reply::Configured), .. }), "{reply:?}");
+        assert!(
+            matches!(
+                reply,
+                FromAgent::Reply {
+                    result: Ok(Reply::Configured),
+                    ..
+                }
+            ),
+            "{reply:?}"
+        );
     }
 
     fn ended(&mut self) -> i32 {
-        wait_for("the agent to end", PATIENCE, || self.child.try_wait().unwrap().is_some());
-        self.child.wait().unwrap().code().expect("an exit code, not a signal")
+        wait_for("the agent to end", PATIENCE, || {
+            self.child.try_wait().unwrap().is_some()
+        });
+        self.child
+            .wait()
+            .unwrap()
+            .code()
+            .expect("an exit code, not a signal")
     }
 
     fn said(&mut self) -> String {
         let mut text = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         text
     }
 }
@@ -140,7 +161,11 @@ impl Drop for Agent {
 fn the_agent_wants_its_socket() {
     let output = colcrypt(&["agent"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).starts_with("colcrypt agent: "), "{}", stderr(&output));
+    assert!(
+        stderr(&output).starts_with("colcrypt agent: "),
+        "{}",
+        stderr(&output)
+    );
     assert!(stderr(&output).contains("started by PostgreSQL"));
 }
 
@@ -162,11 +187,24 @@ fn the_agent_serves_and_ends_with_its_socket() {
             version: KeyVersion::FIRST,
         },
     });
-    assert!(matches!(reply, FromAgent::Reply { result: Ok(Reply::KekCreated { .. }), .. }), "{reply:?}");
+    assert!(
+        matches!(
+            reply,
+            FromAgent::Reply {
+                result: Ok(Reply::KekCreated { .. }),
+                ..
+            }
+        ),
+        "{reply:?}"
+    );
     agent.socket.shutdown(std::net::Shutdown::Both).unwrap();
     assert_eq!(agent.ended(), 0);
     let said = agent.said();
-    assert!(said.lines().all(|line| line.starts_with("colcrypt agent: ")), "{said}");
+    assert!(
+        said.lines()
+            .all(|line| line.starts_with("colcrypt agent: ")),
+        "{said}"
+    );
 }
 
 #[test]
@@ -184,19 +222,28 @@ fn the_agent_is_locked_down() {
     let mut agent = Agent::start();
     agent.configure();
     let limits = fs::read_to_string(format!("/proc/{}/limits", agent.pid())).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     // A process that is not dumpable belongs to root in /proc, whoever runs it.
     let environ = format!("/proc/{}/environ", agent.pid());
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(environ).unwrap());
     assert_eq!(owner, 0);
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    let locked = status.lines().find(|line| line.starts_with("VmLck")).unwrap();
+    let locked = status
+        .lines()
+        .find(|line| line.starts_with("VmLck"))
+        .unwrap();
     let is_locked = locked.split_whitespace().nth(1) != Some("0");
     agent.socket.shutdown(std::net::Shutdown::Both).unwrap();
     agent.ended();
     let said = agent.said();
-    assert!(is_locked || said.contains("memory is not locked"), "{locked}: {said}");
+    assert!(
+        is_locked || said.contains("memory is not locked"),
+        "{locked}: {said}"
+    );
 }
 
 #[test]
@@ -216,9 +263,15 @@ fn keygen_tells_the_check_value_and_never_the_key() {
     let file = fs::read_to_string(&path).unwrap();
     let (key, kcv) = file.trim_end().rsplit_once(':').unwrap();
     let said = stdout(&output);
-    assert!(said.contains(kcv) && said.contains(&path) && said.contains("Back it up"), "{said}");
+    assert!(
+        said.contains(kcv) && said.contains(&path) && said.contains("Back it up"),
+        "{said}"
+    );
     assert!(!said.contains(&key[20..40]));
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
     let again = colcrypt(&["keygen", "--out", &path]);
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("never written over"));
@@ -231,7 +284,11 @@ fn check_speaks_to_people_and_to_programs() {
     let path = dir.root_key();
     let config = json!({"path": path}).to_string();
     let good = colcrypt(&["check", "--kind", "file", "--config", &config]);
-    assert!(good.status.success() && stdout(&good).contains("wrap and unwrap work"), "{}", stderr(&good));
+    assert!(
+        good.status.success() && stdout(&good).contains("wrap and unwrap work"),
+        "{}",
+        stderr(&good)
+    );
     fs::write(dir.path("config.json"), &config).unwrap();
     let from_file = format!("@{}", dir.path("config.json"));
     let good = colcrypt(&["check", "--kind", "file", "--config", &from_file, "--json"]);
@@ -246,7 +303,10 @@ fn check_speaks_to_people_and_to_programs() {
     let bad = colcrypt(&["check", "--kind", "file", "--config", &config, "--json"]);
     assert_eq!(bad.status.code(), Some(1));
     let object: Value = serde_json::from_str(&stdout(&bad)).unwrap();
-    assert_eq!((&object["ok"], &object["failure"]["kind"]), (&json!(false), &json!("config")));
+    assert_eq!(
+        (&object["ok"], &object["failure"]["kind"]),
+        (&json!(false), &json!("config"))
+    );
     for config in ["{", "@/does/not/exist", "{\"token\": \"hunter2\"}"] {
         let bad = colcrypt(&["check", "--kind", "file", "--config", config]);
         assert_eq!(bad.status.code(), Some(1));
@@ -260,11 +320,29 @@ fn check_reaches_a_key_server() {
     bao.create_key("app");
     let policy = bao.allow_key("app");
     let config = bao.config(&bao.token_file(&policy)).to_string();
-    let check = |key: &str| colcrypt(&["check", "--kind", "vault-transit", "--config", &config, "--root-key", key]);
+    let check = |key: &str| {
+        colcrypt(&[
+            "check",
+            "--kind",
+            "vault-transit",
+            "--config",
+            &config,
+            "--root-key",
+            key,
+        ])
+    };
     let good = check("app");
     assert!(good.status.success(), "{}", stderr(&good));
-    assert!(stdout(&good).contains("app, version v1: wrap and unwrap work"), "{}", stdout(&good));
+    assert!(
+        stdout(&good).contains("app, version v1: wrap and unwrap work"),
+        "{}",
+        stdout(&good)
+    );
     let bad = check("other");
     assert_eq!(bad.status.code(), Some(1));
-    assert!(stderr(&bad).contains("transit/keys/other"), "{}", stderr(&bad));
+    assert!(
+        stderr(&bad).contains("transit/keys/other"),
+        "{}",
+        stderr(&bad)
+    );
 }

@@ -7,15 +7,19 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use crate::kcv::KCV_LEN;
+
 const NIL: u32 = u32::MAX;
 
-/// What a slot is found by: a key version of one database.
+/// What a slot is found by: a key version of one database, and which key that is. A rotation that was
+/// rolled back leaves its key behind, and the next one makes another under the same version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct SlotKey {
     pub key: u64,
     pub database: u32,
     pub version: u32,
+    pub kcv: [u8; KCV_LEN],
 }
 
 /// Use of a slot.
@@ -218,6 +222,7 @@ mod tests {
 
     fn slot_key(number: u32) -> SlotKey {
         SlotKey {
+            kcv: [0; KCV_LEN],
             key: u64::from(number / 3),
             database: number % 3,
             version: 1,

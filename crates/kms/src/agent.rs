@@ -148,12 +148,14 @@ impl Agent {
         let limit = retry::budget(&self.settings())
             .saturating_mul(CALLS_PER_REQUEST)
             .saturating_add(GRACE);
-        tokio::time::timeout(limit, self.handle(request)).await.unwrap_or_else(|_| {
-            Err(Failure {
-                kind: FailureKind::Timeout,
-                message: format!("the request was not done within {} ms", limit.as_millis()),
+        tokio::time::timeout(limit, self.handle(request))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure {
+                    kind: FailureKind::Timeout,
+                    message: format!("the request was not done within {} ms", limit.as_millis()),
+                })
             })
-        })
     }
 
     async fn handle(&self, request: Request) -> Answer {
@@ -165,17 +167,27 @@ impl Agent {
             },
             Request::CheckProvider { provider, root_key } => {
                 // Not through the registry: a check shows what a fresh connection meets.
-                let report = provider::check(&provider, root_key.as_deref(), &self.settings()).await?;
+                let report =
+                    provider::check(&provider, root_key.as_deref(), &self.settings()).await?;
                 Ok((Reply::ProviderChecked { report }, None))
             }
-            Request::CreateKek { provider, root_key, id } => {
-                let reply = self.create_kek(&provider, &root_key, id).await.map_err(|error| {
-                    self.registry.note(&provider, &error);
-                    error.of_provider(&provider.name)
-                })?;
+            Request::CreateKek {
+                provider,
+                root_key,
+                id,
+            } => {
+                let reply = self
+                    .create_kek(&provider, &root_key, id)
+                    .await
+                    .map_err(|error| {
+                        self.registry.note(&provider, &error);
+                        error.of_provider(&provider.name)
+                    })?;
                 Ok((reply, None))
             }
-            Request::CreateDek { kek, id, suite } => Ok((self.create_dek(&kek, id, suite).await?, None)),
+            Request::CreateDek { kek, id, suite } => {
+                Ok((self.create_dek(&kek, id, suite).await?, None))
+            }
             Request::LoadDek {
                 kek,
                 id,
@@ -193,13 +205,22 @@ impl Agent {
         }
     }
 
-    async fn create_kek(&self, provider: &ProviderConfig, root_key: &str, id: KekId) -> Result<Reply, KmsError> {
+    async fn create_kek(
+        &self,
+        provider: &ProviderConfig,
+        root_key: &str,
+        id: KekId,
+    ) -> Result<Reply, KmsError> {
         let settings = self.settings();
         let connected = self.registry.connect(provider)?;
-        let kek = KeyEncryptionKey::generate().map_err(|error| error::crypto("the new KEK", error))?;
+        let kek =
+            KeyEncryptionKey::generate().map_err(|error| error::crypto("the new KEK", error))?;
         let aad = wrap::kek_aad(id);
         let endpoint = connected.endpoint();
-        let made = retry::with_retries(&settings, endpoint, || connected.wrap_kek(root_key, &aad, &kek)).await?;
+        let made = retry::with_retries(&settings, endpoint, || {
+            connected.wrap_kek(root_key, &aad, &kek)
+        })
+        .await?;
         let again = retry::with_retries(&settings, endpoint, || {
             connected.unwrap_kek(root_key, &made.root_key_version, &aad, &made.wrapped)
         })
@@ -217,7 +238,12 @@ impl Agent {
         })
     }
 
-    async fn create_dek(&self, kek: &KekRef, id: VersionId, suite: Suite) -> Result<Reply, Failure> {
+    async fn create_dek(
+        &self,
+        kek: &KekRef,
+        id: VersionId,
+        suite: Suite,
+    ) -> Result<Reply, Failure> {
         let held = self.keks.get(kek).await?;
         let failed = |error| of_dek(id, error);
         let key = DataKey::generate().map_err(failed)?;

@@ -105,7 +105,12 @@ fn inline_secret(name: &str) -> KmsError {
 
 /// serde quotes the offending value in these messages: keep what was expected, drop what was found.
 fn without_values(message: &str) -> String {
-    for start in ["invalid type", "invalid value", "unknown variant", "invalid length"] {
+    for start in [
+        "invalid type",
+        "invalid value",
+        "unknown variant",
+        "invalid length",
+    ] {
         if message.starts_with(start) {
             return match message.rsplit_once(", expected ") {
                 Some((_, expected)) => format!("{start}, expected {expected}"),
@@ -159,14 +164,30 @@ mod tests {
     #[test]
     fn secrets_are_refused_and_not_repeated() {
         for name in [
-            "token", "Token", "secret_id", "secret-id", "password", "db_password", "pin", "user_pin", "apiKey",
-            "aws_secret_access_key", "client_secret",
+            "token",
+            "Token",
+            "secret_id",
+            "secret-id",
+            "password",
+            "db_password",
+            "pin",
+            "user_pin",
+            "apiKey",
+            "aws_secret_access_key",
+            "client_secret",
         ] {
             let message = refusal(json!({"path": "/k", "auth": {name: "hunter2"}}));
-            assert!(message.contains(name) && message.contains("looks like a secret"), "{message}");
+            assert!(
+                message.contains(name) && message.contains("looks like a secret"),
+                "{message}"
+            );
             assert!(!message.contains("hunter2"));
         }
-        for value in ["hvs.CAESIJ", "s.abcdefghijklmnopqrstuvwx", "-----BEGIN PRIVATE KEY-----"] {
+        for value in [
+            "hvs.CAESIJ",
+            "s.abcdefghijklmnopqrstuvwx",
+            "-----BEGIN PRIVATE KEY-----",
+        ] {
             let message = refusal(json!({"path": value}));
             assert!(message.contains("looks like a secret") && !message.contains(value));
         }
@@ -179,7 +200,10 @@ mod tests {
         assert!(refusal(json!({"path": "k"})).contains("absolute"));
         assert!(refusal(json!("k")).contains("JSON object"));
         let message = refusal(json!({"path": "/k", "number": "hunter2"}));
-        assert!(message.contains("expected u32") && !message.contains("hunter2"), "{message}");
+        assert!(
+            message.contains("expected u32") && !message.contains("hunter2"),
+            "{message}"
+        );
         parse::<Sample>("sample", &json!({"path": "/k", "token_file": "/t"})).unwrap();
     }
 }

@@ -57,7 +57,10 @@ impl FileProvider {
         tokio::task::spawn_blocking(move || RootKey::read(&path))
             .await
             .unwrap_or_else(|_| {
-                Err(KmsError::new(FailureKind::Unavailable, "reading the root key file was interrupted"))
+                Err(KmsError::new(
+                    FailureKind::Unavailable,
+                    "reading the root key file was interrupted",
+                ))
             })
     }
 }
@@ -72,13 +75,17 @@ impl Provider for FileProvider {
         let began = Instant::now();
         refuse_root_key(root_key.unwrap_or_default())?;
         let root = self.load().await?;
-        let random = KeyEncryptionKey::generate().map_err(|error| error::crypto("the test key", error))?;
+        let random =
+            KeyEncryptionKey::generate().map_err(|error| error::crypto("the test key", error))?;
         let aad = b"colcrypt check";
         let again = wrap::wrap_kek(&root.key, aad, &random)
             .and_then(|wrapped| wrap::unwrap_kek(&root.key, aad, &wrapped))
             .map_err(|error| error::crypto("the test key", error))?;
         if again != random {
-            return Err(KmsError::new(FailureKind::BadReply, "wrap and unwrap gave another key"));
+            return Err(KmsError::new(
+                FailureKind::BadReply,
+                "wrap and unwrap gave another key",
+            ));
         }
         Ok(CheckReport {
             server: self.endpoint.clone(),
@@ -91,11 +98,17 @@ impl Provider for FileProvider {
         })
     }
 
-    async fn wrap_kek(&self, root_key: &str, aad: &[u8], kek: &KeyEncryptionKey) -> Result<WrappedKek, KmsError> {
+    async fn wrap_kek(
+        &self,
+        root_key: &str,
+        aad: &[u8],
+        kek: &KeyEncryptionKey,
+    ) -> Result<WrappedKek, KmsError> {
         refuse_root_key(root_key)?;
         let root = self.load().await?;
         Ok(WrappedKek {
-            wrapped: wrap::wrap_kek(&root.key, aad, kek).map_err(|error| error::crypto("the KEK", error))?,
+            wrapped: wrap::wrap_kek(&root.key, aad, kek)
+                .map_err(|error| error::crypto("the KEK", error))?,
             root_key_version: root.kcv.to_string(),
         })
     }
@@ -119,7 +132,8 @@ impl Provider for FileProvider {
                 ),
             ));
         }
-        wrap::unwrap_kek(&root.key, aad, wrapped).map_err(|error| error::crypto("the wrapped KEK", error))
+        wrap::unwrap_kek(&root.key, aad, wrapped)
+            .map_err(|error| error::crypto("the wrapped KEK", error))
     }
 }
 
@@ -151,7 +165,9 @@ impl RootKey {
         // (as Kubernetes mounts secrets) is judged by what it leads to.
         let meta = file.metadata().map_err(|error| unreadable(path, &error))?;
         if !meta.is_file() {
-            return Err(KmsError::config(format!("root key file {shown} is not a regular file")));
+            return Err(KmsError::config(format!(
+                "root key file {shown} is not a regular file"
+            )));
         }
         if meta.mode() & 0o077 != 0 {
             return Err(KmsError::config(format!(
@@ -176,8 +192,11 @@ impl RootKey {
                 Err(error) => return Err(unreadable(path, &error)),
             }
         }
-        let line = text[..length].strip_suffix(b"\n").unwrap_or(&text[..length]);
-        Self::parse(line).map_err(|error| KmsError::config(format!("root key file {shown}: {error}")))
+        let line = text[..length]
+            .strip_suffix(b"\n")
+            .unwrap_or(&text[..length]);
+        Self::parse(line)
+            .map_err(|error| KmsError::config(format!("root key file {shown}: {error}")))
     }
 
     fn parse(line: &[u8]) -> Result<Self, ParseError> {
@@ -207,8 +226,13 @@ enum ParseError {
         "not a root key file: one line \"colcrypt-root-key-1:<64 hex digits>:<check value>\" expected, as `colcrypt keygen` writes it"
     )]
     Malformed,
-    #[error("damaged: its check value says {written}, its key has {kcv}; restore it from its backup")]
-    Damaged { written: KeyCheckValue, kcv: KeyCheckValue },
+    #[error(
+        "damaged: its check value says {written}, its key has {kcv}; restore it from its backup"
+    )]
+    Damaged {
+        written: KeyCheckValue,
+        kcv: KeyCheckValue,
+    },
 }
 
 /// A file taken out of an existing directory is an operator's deliberate act, and this provider's kill
@@ -240,7 +264,10 @@ fn not_opened(path: &Path, error: &io::Error) -> KmsError {
 fn unreadable(path: &Path, error: &io::Error) -> KmsError {
     KmsError::new(
         FailureKind::Unavailable,
-        format!("root key file {} cannot be read: {error}; is its file system mounted?", path.display()),
+        format!(
+            "root key file {} cannot be read: {error}; is its file system mounted?",
+            path.display()
+        ),
     )
 }
 
@@ -324,10 +351,21 @@ mod tests {
             &good.replace("key-1", "key-2"),
             &good.replace(':', ";"),
         ] {
-            assert!(matches!(RootKey::parse(bad.as_bytes()), Err(ParseError::Malformed)), "{}", bad.len());
+            assert!(
+                matches!(RootKey::parse(bad.as_bytes()), Err(ParseError::Malformed)),
+                "{}",
+                bad.len()
+            );
         }
-        let other = if kcv.to_string().starts_with('0') { "1" } else { "0" };
+        let other = if kcv.to_string().starts_with('0') {
+            "1"
+        } else {
+            "0"
+        };
         let damaged = format!("{}{other}{}", &good[..LINE_LEN - 10], &good[LINE_LEN - 9..]);
-        assert!(matches!(RootKey::parse(damaged.as_bytes()), Err(ParseError::Damaged { .. })));
+        assert!(matches!(
+            RootKey::parse(damaged.as_bytes()),
+            Err(ParseError::Damaged { .. })
+        ));
     }
 }

@@ -151,7 +151,9 @@ impl Keks {
                 return Found::Ready(held.clone());
             }
             // A sender that is gone without a word: its task was torn down.
-            Some(State::Loading(flight)) if flight.has_changed().is_ok() || flight.borrow().is_some() => {
+            Some(State::Loading(flight))
+                if flight.has_changed().is_ok() || flight.borrow().is_some() =>
+            {
                 return Found::Loading(flight.clone());
             }
             _ => {}
@@ -240,7 +242,9 @@ impl Task {
                 return;
             };
             let hard = hard_ttl(&settings);
-            if contact.left_of(hard).is_zero() || last_used.left_of(hard.saturating_mul(2)).is_zero() {
+            if contact.left_of(hard).is_zero()
+                || last_used.left_of(hard.saturating_mul(2)).is_zero()
+            {
                 self.forget();
                 return;
             }
@@ -290,7 +294,8 @@ impl Task {
         let aad = wrap::kek_aad(kek.id);
         let result = async {
             let provider = self.keks.registry.connect(&kek.provider)?;
-            let call = || provider.unwrap_kek(&kek.root_key, &kek.root_key_version, &aad, &kek.wrapped);
+            let call =
+                || provider.unwrap_kek(&kek.root_key, &kek.root_key_version, &aad, &kek.wrapped);
             let key = if retries {
                 retry::with_retries(&settings, provider.endpoint(), call).await?
             } else {
@@ -300,7 +305,10 @@ impl Task {
             if got != kek.kcv {
                 return Err(KmsError::new(
                     FailureKind::WrongRootKey,
-                    format!("wrong root key: expected check value {}, got {got}", kek.kcv),
+                    format!(
+                        "wrong root key: expected check value {}, got {got}",
+                        kek.kcv
+                    ),
                 ));
             }
             Ok(key)
@@ -349,7 +357,11 @@ impl Task {
 
     fn forget(&self) {
         let mut slots = self.keks.slots();
-        if slots.by_key.get(&self.key).is_some_and(|slot| slot.generation == self.generation) {
+        if slots
+            .by_key
+            .get(&self.key)
+            .is_some_and(|slot| slot.generation == self.generation)
+        {
             slots.by_key.remove(&self.key);
         }
     }

@@ -29,7 +29,12 @@ pub trait Provider: Send + Sync {
     async fn check(&self, root_key: Option<&str>) -> Result<CheckReport, KmsError>;
 
     /// Wraps a KEK under the newest version of the root key, authenticating `aad`.
-    async fn wrap_kek(&self, root_key: &str, aad: &[u8], kek: &KeyEncryptionKey) -> Result<WrappedKek, KmsError>;
+    async fn wrap_kek(
+        &self,
+        root_key: &str,
+        aad: &[u8],
+        kek: &KeyEncryptionKey,
+    ) -> Result<WrappedKek, KmsError>;
 
     /// Unwraps a KEK that was wrapped under the same `aad`.
     async fn unwrap_kek(
@@ -48,9 +53,13 @@ pub trait Provider: Send + Sync {
 pub fn connect(provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError> {
     match provider.kind.as_str() {
         #[cfg(feature = "file")]
-        "file" => Ok(Arc::new(crate::file::FileProvider::connect(&provider.config)?)),
+        "file" => Ok(Arc::new(crate::file::FileProvider::connect(
+            &provider.config,
+        )?)),
         #[cfg(feature = "vault-transit")]
-        "vault-transit" => Ok(Arc::new(crate::vault_transit::VaultTransit::connect(&provider.config)?)),
+        "vault-transit" => Ok(Arc::new(crate::vault_transit::VaultTransit::connect(
+            &provider.config,
+        )?)),
         kind => Err(KmsError::config(format!(
             "unknown provider kind \"{kind}\": this agent knows {}",
             KINDS.join(", ")
@@ -93,7 +102,10 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn connect(&self, provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError> {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connected = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let key = Self::key(provider);
         if let Some(known) = connected.get(&key) {
             return Ok(Arc::clone(known));

@@ -13,14 +13,20 @@ const MAX_DOUBLINGS: u32 = 16;
 
 /// The longest all tries of one call can take, pauses included.
 pub(crate) fn budget(settings: &Settings) -> Duration {
-    let tries = settings.kms_timeout_ms.saturating_mul(u64::from(settings.kms_retries) + 1);
+    let tries = settings
+        .kms_timeout_ms
+        .saturating_mul(u64::from(settings.kms_retries) + 1);
     (0..settings.kms_retries)
         .map(|retry| longest_pause(settings, retry))
         .fold(Duration::from_millis(tries), Duration::saturating_add)
 }
 
 fn longest_pause(settings: &Settings, retry: u32) -> Duration {
-    Duration::from_millis(settings.kms_backoff_ms.saturating_mul(2 << retry.min(MAX_DOUBLINGS)))
+    Duration::from_millis(
+        settings
+            .kms_backoff_ms
+            .saturating_mul(2 << retry.min(MAX_DOUBLINGS)),
+    )
 }
 
 /// A pause before try `retry + 2`: between half and all of the doubled span, so that many agents do
@@ -42,7 +48,10 @@ pub(crate) async fn once<T>(
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
         Err(KmsError::new(
             FailureKind::Timeout,
-            format!("no answer from {endpoint} within {} ms", settings.kms_timeout_ms),
+            format!(
+                "no answer from {endpoint} within {} ms",
+                settings.kms_timeout_ms
+            ),
         ))
     })
 }
@@ -51,7 +60,11 @@ pub(crate) async fn once<T>(
 ///
 /// # Errors
 /// The last try's. A server that asks for a longer rest than there is time fails at once, unasked.
-pub(crate) async fn with_retries<T, F, Fut>(settings: &Settings, endpoint: &str, mut call: F) -> Result<T, KmsError>
+pub(crate) async fn with_retries<T, F, Fut>(
+    settings: &Settings,
+    endpoint: &str,
+    mut call: F,
+) -> Result<T, KmsError>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, KmsError>>,
@@ -102,8 +115,16 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_may_pass_is_tried_again() {
-        assert_eq!(tries(KmsError::new(FailureKind::Unavailable, "x")).await.0, 3);
-        for kind in [FailureKind::Denied, FailureKind::Config, FailureKind::Corrupt, FailureKind::BadReply] {
+        assert_eq!(
+            tries(KmsError::new(FailureKind::Unavailable, "x")).await.0,
+            3
+        );
+        for kind in [
+            FailureKind::Denied,
+            FailureKind::Config,
+            FailureKind::Corrupt,
+            FailureKind::BadReply,
+        ] {
             assert_eq!(tries(KmsError::new(kind, "x")).await.0, 1);
         }
     }

@@ -53,7 +53,9 @@ pub(crate) struct EnvName(String);
 impl TryFrom<String> for EnvName {
     type Error = &'static str;
     fn try_from(name: String) -> Result<Self, Self::Error> {
-        let fits = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        let fits = name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
         if fits && !name.is_empty() {
             Ok(Self(name))
         } else {
@@ -103,7 +105,9 @@ impl Auth {
                 token_env: Some(name),
             } => Source::Env(name),
             AuthConfig::Token { .. } => {
-                return Err(KmsError::config("auth method token needs either \"token_file\" or \"token_env\""));
+                return Err(KmsError::config(
+                    "auth method token needs either \"token_file\" or \"token_env\"",
+                ));
             }
             AuthConfig::AppRole {
                 mount,
@@ -168,7 +172,10 @@ impl Auth {
     ) -> Result<Option<Arc<Secret>>, KmsError> {
         {
             let mut login = self.login.lock().await;
-            if login.as_ref().is_some_and(|login| login.token.expose() == denied.expose()) {
+            if login
+                .as_ref()
+                .is_some_and(|login| login.token.expose() == denied.expose())
+            {
                 *login = None;
             }
         }
@@ -225,7 +232,9 @@ impl Login {
 
     async fn renew(&mut self, http: &VaultHttp) -> Result<(), KmsError> {
         let path = "auth/token/renew-self";
-        let answer = http.post(path, Some(&self.token), Zeroizing::new(b"{}".to_vec())).await?;
+        let answer = http
+            .post(path, Some(&self.token), Zeroizing::new(b"{}".to_vec()))
+            .await?;
         let question = Question {
             address: http.address(),
             path,
@@ -300,13 +309,17 @@ async fn read_credential(what: &'static str, file: &AbsolutePath) -> Result<Secr
     let shown = path.display().to_string();
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_CREDENTIAL as usize + 1));
-        File::open(path)?.take(MAX_CREDENTIAL).read_to_end(&mut bytes)?;
+        File::open(path)?
+            .take(MAX_CREDENTIAL)
+            .read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
     })
     .await
     .unwrap_or_else(|_| Err(std::io::Error::other("interrupted")));
     let bytes = read.map_err(|error| {
-        KmsError::config(format!("{what} {shown} cannot be read by the server's user: {error}"))
+        KmsError::config(format!(
+            "{what} {shown} cannot be read by the server's user: {error}"
+        ))
     })?;
     let trimmed = bytes.trim_ascii();
     if trimmed.is_empty() {

@@ -32,14 +32,17 @@ pub(crate) struct Address(Url);
 impl TryFrom<String> for Address {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let url = Url::parse(&text).map_err(|_| "\"address\" must be a URL such as https://vault.example.org:8200")?;
+        let url = Url::parse(&text)
+            .map_err(|_| "\"address\" must be a URL such as https://vault.example.org:8200")?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("\"address\" must not hold a user or a password");
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err("\"address\" must not hold a query or a fragment");
         }
-        let host = url.host_str().ok_or("\"address\" must name a host, such as https://vault.example.org:8200")?;
+        let host = url
+            .host_str()
+            .ok_or("\"address\" must name a host, such as https://vault.example.org:8200")?;
         let loopback = host == "localhost"
             || host
                 .trim_matches(['[', ']'])
@@ -149,24 +152,40 @@ impl VaultHttp {
                 .header(CONTENT_TYPE, "application/json")
                 .body(Bytes::from_owner(json));
         }
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(error))?;
         self.receive(response).await
     }
 
     async fn receive(&self, mut response: Response) -> Result<Answer, KmsError> {
         let status = response.status();
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = |name| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         let json = header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
         let retry_after = header(RETRY_AFTER)
             .and_then(|seconds| seconds.trim().parse().ok())
             .map(Duration::from_secs);
         // One allocation of full size: a growing one would leave unwiped copies behind.
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_BODY));
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.unreachable(error))?
+        {
             if body.len() + chunk.len() > MAX_BODY {
                 return Err(KmsError::new(
                     FailureKind::BadReply,
-                    format!("{} answered with more than {} KiB", self.base, MAX_BODY / 1024),
+                    format!(
+                        "{} answered with more than {} KiB",
+                        self.base,
+                        MAX_BODY / 1024
+                    ),
                 ));
             }
             body.extend_from_slice(&chunk);
@@ -196,7 +215,9 @@ impl VaultHttp {
         let message = if all.contains("dns error") {
             format!("the host of {address} cannot be resolved: {cause}")
         } else if all.contains("certificate") {
-            format!("the TLS certificate of {address} is not accepted: {cause}; is \"ca_file\" the CA that signed it?")
+            format!(
+                "the TLS certificate of {address} is not accepted: {cause}; is \"ca_file\" the CA that signed it?"
+            )
         } else if error.is_connect() {
             format!("cannot connect to {address}: {cause}")
         } else {
@@ -212,7 +233,9 @@ fn read_certificates(file: &AbsolutePath) -> Result<Vec<Certificate>, KmsError> 
         .map_err(|error| KmsError::config(format!("ca_file {path} cannot be read: {error}")))?;
     match Certificate::from_pem_bundle(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(KmsError::config(format!("ca_file {path} holds no PEM certificate"))),
+        _ => Err(KmsError::config(format!(
+            "ca_file {path} holds no PEM certificate"
+        ))),
     }
 }
 
@@ -269,7 +292,10 @@ mod tests {
             ("https://vault/?x=1", "query"),
         ] {
             let error = parse(bad).err().unwrap();
-            assert!(error.contains(why) && !error.contains("hunter2"), "{bad}: {error}");
+            assert!(
+                error.contains(why) && !error.contains("hunter2"),
+                "{bad}: {error}"
+            );
         }
     }
 }

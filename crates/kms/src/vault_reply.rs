@@ -22,22 +22,35 @@ pub(crate) struct Question<'a> {
 ///
 /// # Errors
 /// The failure the server told, or [`FailureKind::BadReply`].
-pub(crate) fn parse<'a, T: Deserialize<'a>>(question: &Question, answer: &'a Answer) -> Result<T, KmsError> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(
+    question: &Question,
+    answer: &'a Answer,
+) -> Result<T, KmsError> {
     if !answer.status.is_success() {
         return Err(failure(question, answer));
     }
     if !answer.json {
-        return Err(bad_reply(question, "success, but not JSON: is this a Vault or OpenBao server?"));
+        return Err(bad_reply(
+            question,
+            "success, but not JSON: is this a Vault or OpenBao server?",
+        ));
     }
     // serde's message could quote the body, which holds a key.
-    serde_json::from_slice(&answer.body)
-        .map_err(|_| bad_reply(question, "success, but with missing, malformed or cut-off content"))
+    serde_json::from_slice(&answer.body).map_err(|_| {
+        bad_reply(
+            question,
+            "success, but with missing, malformed or cut-off content",
+        )
+    })
 }
 
 pub(crate) fn bad_reply(question: &Question, what: &str) -> KmsError {
     KmsError::new(
         FailureKind::BadReply,
-        format!("{} answered {} with {what}", question.address, question.path),
+        format!(
+            "{} answered {} with {what}",
+            question.address, question.path
+        ),
     )
 }
 
@@ -76,7 +89,9 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         (404, Some(said)) => not_found(question, said),
         (405, Some(_)) => (
             FailureKind::Config,
-            format!("{address} does not know this operation on {path}{quoted}: is the mount a Transit engine?"),
+            format!(
+                "{address} does not know this operation on {path}{quoted}: is the mount a Transit engine?"
+            ),
         ),
         (429 | 412, _) => (
             FailureKind::Throttled,
@@ -92,7 +107,9 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         ),
         (300..=399, _) => (
             FailureKind::Unavailable,
-            format!("{address} points to another server, which is not followed: set \"address\" to the active one"),
+            format!(
+                "{address} points to another server, which is not followed: set \"address\" to the active one"
+            ),
         ),
         _ => (
             FailureKind::BadReply,
@@ -130,10 +147,15 @@ fn bad_request(question: &Question, said: &str, quoted: &str) -> (FailureKind, S
             FailureKind::KeyNotFound,
             format!("the root key does not exist at {address} ({path})"),
         )
-    } else if says("invalid role or secret ID") || says("invalid secret id") || says("invalid role ID") {
+    } else if says("invalid role or secret ID")
+        || says("invalid secret id")
+        || says("invalid role ID")
+    {
         (
             FailureKind::Denied,
-            format!("{address} denies the AppRole login{quoted}: give it a valid role_id and a fresh secret_id_file"),
+            format!(
+                "{address} denies the AppRole login{quoted}: give it a valid role_id and a fresh secret_id_file"
+            ),
         )
     } else if says("message authentication failed") || says("invalid ciphertext") {
         (
@@ -157,7 +179,9 @@ fn not_found(question: &Question, said: &str) -> (FailureKind, String) {
     } else if said.contains("no handler for route") {
         format!("{address} has nothing mounted at {path}: check \"mount\" (and \"namespace\")")
     } else if question.about_key {
-        format!("the root key does not exist at {address} ({path}): it is never made by itself, create it there")
+        format!(
+            "the root key does not exist at {address} ({path}): it is never made by itself, create it there"
+        )
     } else {
         format!("{address} does not know {path}")
     };
@@ -210,8 +234,13 @@ mod tests {
     #[test]
     fn echoes_of_secrets_are_not_quoted() {
         let key = "q83vASNFZ4mrze8BI0VniavN7wEjRWeJq83vASNFZ4k=";
-        let text = format!("1 error occurred:\n\t* bad plaintext {key} for 70dfd0f0-7d18-adf4-c87e-f8086cf8dc9a\n");
-        assert_eq!(presentable(&text), "1 error occurred:  * bad plaintext … for …");
+        let text = format!(
+            "1 error occurred:\n\t* bad plaintext {key} for 70dfd0f0-7d18-adf4-c87e-f8086cf8dc9a\n"
+        );
+        assert_eq!(
+            presentable(&text),
+            "1 error occurred:  * bad plaintext … for …"
+        );
         assert!(presentable(&"word ".repeat(1000)).chars().count() <= QUOTED + 1);
         assert_eq!(presentable("permission denied"), "permission denied");
     }

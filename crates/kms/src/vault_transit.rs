@@ -24,7 +24,12 @@ use crate::{
 
 const KIND: &str = "vault-transit";
 /// Types of Transit keys that authenticate associated data.
-const AEAD_TYPES: [&str; 4] = ["aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305", "aes128-gcm96"];
+const AEAD_TYPES: [&str; 4] = [
+    "aes256-gcm96",
+    "chacha20-poly1305",
+    "xchacha20-poly1305",
+    "aes128-gcm96",
+];
 /// A KEK in base64, padding included.
 const KEK_BASE64_LEN: usize = KEY_LEN.div_ceil(3) * 4;
 
@@ -88,7 +93,10 @@ pub(crate) struct VaultTransit {
 impl VaultTransit {
     pub(crate) fn connect(config: &Value) -> Result<Self, KmsError> {
         let config: Config = config::parse(KIND, config)?;
-        let namespace = config.namespace.as_ref().map(|namespace| namespace.0.as_str());
+        let namespace = config
+            .namespace
+            .as_ref()
+            .map(|namespace| namespace.0.as_str());
         let http = VaultHttp::new(&config.address, namespace, config.ca_file.as_ref())?;
         Ok(Self {
             endpoint: http.address().to_owned(),
@@ -102,7 +110,9 @@ impl VaultTransit {
         if is_name(root_key) {
             Ok(format!("{}/{verb}/{root_key}", self.mount))
         } else if root_key.is_empty() {
-            Err(KmsError::config("give the name of the Transit key as the root key"))
+            Err(KmsError::config(
+                "give the name of the Transit key as the root key",
+            ))
         } else {
             Err(KmsError::config(
                 "the name of a Transit key consists of letters, digits, '_', '-' and '.'",
@@ -110,7 +120,12 @@ impl VaultTransit {
         }
     }
 
-    fn question<'a>(&'a self, path: &'a str, capability: &'static str, about_key: bool) -> Question<'a> {
+    fn question<'a>(
+        &'a self,
+        path: &'a str,
+        capability: &'static str,
+        about_key: bool,
+    ) -> Question<'a> {
         Question {
             address: self.http.address(),
             path,
@@ -155,13 +170,21 @@ impl VaultTransit {
         if key.soft_deleted {
             return Err(KmsError::new(
                 FailureKind::KeyDisabled,
-                format!("Transit key \"{root_key}\" at {} is soft-deleted: restore it there", self.endpoint),
+                format!(
+                    "Transit key \"{root_key}\" at {} is soft-deleted: restore it there",
+                    self.endpoint
+                ),
             ));
         }
         Ok(key)
     }
 
-    async fn encrypt(&self, root_key: &str, aad: &[u8], kek: &KeyEncryptionKey) -> Result<WrappedKek, KmsError> {
+    async fn encrypt(
+        &self,
+        root_key: &str,
+        aad: &[u8],
+        kek: &KeyEncryptionKey,
+    ) -> Result<WrappedKek, KmsError> {
         let path = self.path("encrypt", root_key)?;
         let mut plaintext = Zeroizing::new([0; KEK_BASE64_LEN]);
         let body = vault_auth::json(&EncryptBody {
@@ -170,9 +193,14 @@ impl VaultTransit {
         });
         let answer = self.ask(&path, Some(&body)).await?;
         let question = self.question(&path, "update", true);
-        let ciphertext = vault_reply::parse::<Data<Encrypted>>(&question, &answer)?.data.ciphertext;
+        let ciphertext = vault_reply::parse::<Data<Encrypted>>(&question, &answer)?
+            .data
+            .ciphertext;
         let Some(version) = version_of(&ciphertext) else {
-            return Err(vault_reply::bad_reply(&question, "something else than a Transit ciphertext"));
+            return Err(vault_reply::bad_reply(
+                &question,
+                "something else than a Transit ciphertext",
+            ));
         };
         Ok(WrappedKek {
             root_key_version: version.to_owned(),
@@ -180,13 +208,21 @@ impl VaultTransit {
         })
     }
 
-    async fn decrypt(&self, root_key: &str, aad: &[u8], wrapped: &[u8]) -> Result<KeyEncryptionKey, KmsError> {
+    async fn decrypt(
+        &self,
+        root_key: &str,
+        aad: &[u8],
+        wrapped: &[u8],
+    ) -> Result<KeyEncryptionKey, KmsError> {
         let path = self.path("decrypt", root_key)?;
         let ciphertext = std::str::from_utf8(wrapped)
             .ok()
             .filter(|text| version_of(text).is_some())
             .ok_or_else(|| {
-                KmsError::new(FailureKind::Corrupt, "the wrapped KEK is not a ciphertext of Transit: it was altered")
+                KmsError::new(
+                    FailureKind::Corrupt,
+                    "the wrapped KEK is not a ciphertext of Transit: it was altered",
+                )
             })?;
         let body = vault_auth::json(&DecryptBody {
             ciphertext,
@@ -207,16 +243,17 @@ impl VaultTransit {
         let answer = self.http.get(path, None).await?;
         let question = self.question(path, "read", false);
         // Its status code tells the state of the node, as its body does.
-        let health = answer.json.then(|| serde_json::from_slice::<Health>(&answer.body).ok()).flatten();
+        let health = answer
+            .json
+            .then(|| serde_json::from_slice::<Health>(&answer.body).ok())
+            .flatten();
         match health {
             Some(health) if health.sealed => Err(KmsError::new(
                 FailureKind::Unavailable,
                 format!("{} is sealed: unseal it", self.endpoint),
             )),
             Some(health) => Ok(health),
-            None => {
-                vault_reply::parse::<Health>(&question, &answer)
-            }
+            None => vault_reply::parse::<Health>(&question, &answer),
         }
     }
 
@@ -226,7 +263,10 @@ impl VaultTransit {
         let question = self.question(path, "read", false);
         let token = vault_reply::parse::<Data<TokenInfo>>(&question, &answer)?.data;
         if token.policies.iter().any(|policy| policy == "root") {
-            warnings.push("the token is a root token: give the server one that may use this key only".to_owned());
+            warnings.push(
+                "the token is a root token: give the server one that may use this key only"
+                    .to_owned(),
+            );
         }
         if token.ttl > 0 && self.auth.is_static() {
             warnings.push(format!(
@@ -254,11 +294,15 @@ impl Provider for VaultTransit {
             // Whether the token may look at itself does not matter if it may use the key.
             let key = self.read_key(root_key).await?;
             key.warn(&mut warnings);
-            let random = KeyEncryptionKey::generate().map_err(|error| error::crypto("the test key", error))?;
+            let random = KeyEncryptionKey::generate()
+                .map_err(|error| error::crypto("the test key", error))?;
             let aad = b"colcrypt check";
             let wrapped = self.encrypt(root_key, aad, &random).await?;
             if self.decrypt(root_key, aad, &wrapped.wrapped).await? != random {
-                return Err(KmsError::new(FailureKind::BadReply, "encrypt and decrypt gave another key"));
+                return Err(KmsError::new(
+                    FailureKind::BadReply,
+                    "encrypt and decrypt gave another key",
+                ));
             }
             root_key_version = Some(wrapped.root_key_version);
         } else {
@@ -272,7 +316,12 @@ impl Provider for VaultTransit {
         })
     }
 
-    async fn wrap_kek(&self, root_key: &str, aad: &[u8], kek: &KeyEncryptionKey) -> Result<WrappedKek, KmsError> {
+    async fn wrap_kek(
+        &self,
+        root_key: &str,
+        aad: &[u8],
+        kek: &KeyEncryptionKey,
+    ) -> Result<WrappedKek, KmsError> {
         self.read_key(root_key).await?;
         self.encrypt(root_key, aad, kek).await
     }
@@ -292,7 +341,8 @@ impl Provider for VaultTransit {
 fn version_of(ciphertext: &str) -> Option<&str> {
     let (version, rest) = ciphertext.strip_prefix("vault:")?.split_once(':')?;
     let number = version.strip_prefix('v')?;
-    let sound = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && !rest.is_empty();
+    let sound =
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && !rest.is_empty();
     (sound && ciphertext.is_ascii()).then_some(version)
 }
 
@@ -317,9 +367,21 @@ struct TransitKey {
 impl TransitKey {
     fn warn(&self, warnings: &mut Vec<String>) {
         for (set, name, risk) in [
-            (self.exportable, "exportable", "the root key can be taken out of the server"),
-            (self.allow_plaintext_backup, "allow_plaintext_backup", "the root key can be taken out of the server"),
-            (self.deletion_allowed, "deletion_allowed", "one command can make all data unreadable"),
+            (
+                self.exportable,
+                "exportable",
+                "the root key can be taken out of the server",
+            ),
+            (
+                self.allow_plaintext_backup,
+                "allow_plaintext_backup",
+                "the root key can be taken out of the server",
+            ),
+            (
+                self.deletion_allowed,
+                "deletion_allowed",
+                "one command can make all data unreadable",
+            ),
         ] {
             if set {
                 warnings.push(format!("{name} is set on the Transit key: {risk}"));
@@ -374,17 +436,30 @@ mod tests {
         for good in ["app", "app-1", "App_2.prod"] {
             assert!(is_name(good));
         }
-        for bad in ["", ".", "..", "a/b", "a b", "a%2f", "a?x", "a#", "é", "../keys", "a\n"] {
+        for bad in [
+            "", ".", "..", "a/b", "a b", "a%2f", "a?x", "a#", "é", "../keys", "a\n",
+        ] {
             assert!(!is_name(bad), "{bad:?}");
         }
-        assert!(MountPath::try_from("/team/transit/".to_owned()).is_ok_and(|m| m.0 == "team/transit"));
+        assert!(
+            MountPath::try_from("/team/transit/".to_owned()).is_ok_and(|m| m.0 == "team/transit")
+        );
         assert!(MountPath::try_from("team/../sys".to_owned()).is_err());
     }
 
     #[test]
     fn only_transit_ciphertexts_have_a_version() {
         assert_eq!(version_of("vault:v12:AAAA"), Some("v12"));
-        for bad in ["", "vault:", "vault:v:AA", "vault:1:AA", "vault:v1", "vault:v1:", "bao:v1:AA", "vault:v1x:AA"] {
+        for bad in [
+            "",
+            "vault:",
+            "vault:v:AA",
+            "vault:1:AA",
+            "vault:v1",
+            "vault:v1:",
+            "bao:v1:AA",
+            "vault:v1x:AA",
+        ] {
             assert_eq!(version_of(bad), None, "{bad}");
         }
     }

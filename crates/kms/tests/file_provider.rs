@@ -29,14 +29,19 @@ async fn keys_are_made_wrapped_and_loaded() {
     let kek = ok(agent.create_kek(&key_file(&dir, "k"), "").await);
     let dek = ok(agent.create_dek(&kek).await);
     let (lease, key) = ok(agent.load(&dek).await);
-    let Request::LoadDek { kcv, wrapped, .. } = &dek else { unreachable!() };
+    let Request::LoadDek { kcv, wrapped, .. } = &dek else {
+        unreachable!()
+    };
     let key = DataKey::from_slice(key.expose()).unwrap();
     assert_eq!(KeyCheckValue::of_data_key(&key), *kcv);
     assert!(!wrapped.windows(8).any(|part| part == &key.expose()[..8]));
     assert!(lease > SETTINGS.hard_ttl_ms / 2 && lease <= SETTINGS.hard_ttl_ms);
 
     let second = common::agent(SETTINGS).await;
-    assert!(ok(second.load(&dek).await).1.expose() == key.expose(), "a restarted agent gives the same key");
+    assert!(
+        ok(second.load(&dek).await).1.expose() == key.expose(),
+        "a restarted agent gives the same key"
+    );
 }
 
 #[tokio::test]
@@ -48,23 +53,41 @@ async fn altered_and_moved_keys_do_not_unwrap() {
     let other = ok(agent.create_dek(&kek).await);
     for position in [0, 20, 59] {
         let mut tampered = dek.clone();
-        let Request::LoadDek { wrapped, .. } = &mut tampered else { unreachable!() };
+        let Request::LoadDek { wrapped, .. } = &mut tampered else {
+            unreachable!()
+        };
         wrapped[position] ^= 1;
-        fails(agent.load(&tampered).await, FailureKind::Corrupt, &["altered"]);
+        fails(
+            agent.load(&tampered).await,
+            FailureKind::Corrupt,
+            &["altered"],
+        );
     }
-    let (Request::LoadDek { id, .. }, mut moved) = (&other, dek.clone()) else { unreachable!() };
-    let Request::LoadDek { id: place, .. } = &mut moved else { unreachable!() };
+    let (Request::LoadDek { id, .. }, mut moved) = (&other, dek.clone()) else {
+        unreachable!()
+    };
+    let Request::LoadDek { id: place, .. } = &mut moved else {
+        unreachable!()
+    };
     *place = *id;
     fails(agent.load(&moved).await, FailureKind::Corrupt, &["moved"]);
     let mut cut = dek.clone();
-    let Request::LoadDek { wrapped, .. } = &mut cut else { unreachable!() };
+    let Request::LoadDek { wrapped, .. } = &mut cut else {
+        unreachable!()
+    };
     wrapped.truncate(5);
     fails(agent.load(&cut).await, FailureKind::Corrupt, &[]);
 
     let mut of_other_kek = dek.clone();
-    let Request::LoadDek { kek, .. } = &mut of_other_kek else { unreachable!() };
+    let Request::LoadDek { kek, .. } = &mut of_other_kek else {
+        unreachable!()
+    };
     kek.wrapped[15] ^= 1;
-    fails(agent.load(&of_other_kek).await, FailureKind::Corrupt, &["wrapped KEK"]);
+    fails(
+        agent.load(&of_other_kek).await,
+        FailureKind::Corrupt,
+        &["wrapped KEK"],
+    );
     ok(agent.load(&dek).await);
 }
 
@@ -79,7 +102,10 @@ async fn another_root_key_is_told_by_its_check_value() {
     fails(
         agent(SETTINGS).await.create_dek(&kek).await,
         FailureKind::WrongRootKey,
-        &[&format!("wrong root key: expected check value {expected}, got {other}"), "\"root\""],
+        &[
+            &format!("wrong root key: expected check value {expected}, got {other}"),
+            "\"root\"",
+        ],
     );
 }
 
@@ -115,14 +141,22 @@ async fn a_key_file_that_is_not_as_it_must_be_is_refused() {
 
     for mode in [0o640, 0o604, 0o660, 0o610] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        fails(check().await, FailureKind::Config, &["chmod 0600", &format!("{mode:04o}")]);
+        fails(
+            check().await,
+            FailureKind::Config,
+            &["chmod 0600", &format!("{mode:04o}")],
+        );
     }
     fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
     ok(check().await);
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
 
     let secret = &good[20..84];
-    let digit = if good.as_bytes()[84 - 1] == b'0' { "1" } else { "0" };
+    let digit = if good.as_bytes()[84 - 1] == b'0' {
+        "1"
+    } else {
+        "0"
+    };
     for (bad, why) in [
         (String::new(), "not a root key file"),
         (good[..50].to_owned(), "not a root key file"),
@@ -136,11 +170,21 @@ async fn a_key_file_that_is_not_as_it_must_be_is_refused() {
     }
 
     fs::rename(&path, dir.path("old")).unwrap();
-    fails(check().await, FailureKind::KeyNotFound, &["does not exist", "backup"]);
+    fails(
+        check().await,
+        FailureKind::KeyNotFound,
+        &["does not exist", "backup"],
+    );
     fs::create_dir(&path).unwrap();
     fails(check().await, FailureKind::Config, &["not a regular file"]);
     fs::remove_dir(&path).unwrap();
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     fails(check().await, FailureKind::Config, &["not a regular file"]);
     fs::remove_file(&path).unwrap();
@@ -149,20 +193,44 @@ async fn a_key_file_that_is_not_as_it_must_be_is_refused() {
     ok(check().await);
 
     let unmounted = provider("file", json!({"path": dir.path("gone/k")}));
-    fails(agent.create_kek(&unmounted, "").await, FailureKind::Unavailable, &["mounted"]);
-    fails(agent.create_kek(&root, "name").await, FailureKind::Config, &["one root key"]);
+    fails(
+        agent.create_kek(&unmounted, "").await,
+        FailureKind::Unavailable,
+        &["mounted"],
+    );
+    fails(
+        agent.create_kek(&root, "name").await,
+        FailureKind::Config,
+        &["one root key"],
+    );
 }
 
 #[tokio::test]
 async fn configurations_are_parsed_and_secrets_refused() {
     let agent = agent(SETTINGS).await;
     for (kind, config, parts) in [
-        ("aws", json!({}), &["unknown provider kind \"aws\"", "file, vault-transit"][..]),
+        (
+            "aws",
+            json!({}),
+            &["unknown provider kind \"aws\"", "file, vault-transit"][..],
+        ),
         ("file", json!({}), &["missing field `path`"]),
         ("file", json!({"path": "relative"}), &["absolute"]),
-        ("file", json!({"path": "/k", "mode": 1}), &["unknown field `mode`"]),
-        ("file", json!({"path": "/k", "passphrase": "hunter2"}), &["passphrase", "looks like a secret"]),
-        ("vault-transit", json!({"address": "http://vault:8200"}), &["https://"]),
+        (
+            "file",
+            json!({"path": "/k", "mode": 1}),
+            &["unknown field `mode`"],
+        ),
+        (
+            "file",
+            json!({"path": "/k", "passphrase": "hunter2"}),
+            &["passphrase", "looks like a secret"],
+        ),
+        (
+            "vault-transit",
+            json!({"address": "http://vault:8200"}),
+            &["https://"],
+        ),
         (
             "vault-transit",
             json!({"address": "https://v", "auth": {"method": "token", "token": "hunter2"}}),
@@ -178,10 +246,26 @@ async fn configurations_are_parsed_and_secrets_refused() {
             json!({"address": "https://v", "auth": {"method": "token", "token_env": "hvs.hunter2"}}),
             &["looks like a secret"],
         ),
-        ("vault-transit", json!({"address": "https://v", "auth": {"method": "token", "token_env": "hunter2"}}), &["NAME"]),
-        ("vault-transit", json!({"address": "https://v", "auth": {"method": "token"}}), &["either"]),
-        ("vault-transit", json!({"address": "https://v", "auth": {"method": "hunter2"}}), &["token"]),
-        ("vault-transit", json!({"address": "https://v"}), &["missing field `auth`"]),
+        (
+            "vault-transit",
+            json!({"address": "https://v", "auth": {"method": "token", "token_env": "hunter2"}}),
+            &["NAME"],
+        ),
+        (
+            "vault-transit",
+            json!({"address": "https://v", "auth": {"method": "token"}}),
+            &["either"],
+        ),
+        (
+            "vault-transit",
+            json!({"address": "https://v", "auth": {"method": "hunter2"}}),
+            &["token"],
+        ),
+        (
+            "vault-transit",
+            json!({"address": "https://v"}),
+            &["missing field `auth`"],
+        ),
         (
             "vault-transit",
             json!({"address": "https://v", "mount": "a/../b", "auth": {"method": "token", "token_env": "T"}}),
@@ -195,15 +279,27 @@ async fn configurations_are_parsed_and_secrets_refused() {
     ] {
         let provider = provider(kind, config);
         let failure = fails(
-            agent.call(Request::ValidateProvider { provider: provider.clone() }).await.map(|_| ()),
+            agent
+                .call(Request::ValidateProvider {
+                    provider: provider.clone(),
+                })
+                .await
+                .map(|_| ()),
             FailureKind::Config,
             parts,
         );
         assert!(!failure.message.contains("hunter2"), "{failure}");
-        fails(agent.create_kek(&provider, "k").await, FailureKind::Config, parts);
+        fails(
+            agent.create_kek(&provider, "k").await,
+            FailureKind::Config,
+            parts,
+        );
     }
     let good = provider("file", json!({"path": "/k"}));
-    let reply = ok(agent.call(Request::ValidateProvider { provider: good }).await).0;
+    let reply = ok(agent
+        .call(Request::ValidateProvider { provider: good })
+        .await)
+    .0;
     assert_eq!(reply, Reply::ProviderValid);
 }
 
@@ -217,7 +313,9 @@ async fn a_file_taken_away_revokes_and_brought_back_serves() {
     let agent = agent(settings).await;
     let kek = ok(agent.create_kek(&key_file(&dir, "k"), "").await);
     let dek = ok(agent.create_dek(&kek).await);
-    let lease = agent.event(|event| matches!(event, Event::KekLease { .. })).await;
+    let lease = agent
+        .event(|event| matches!(event, Event::KekLease { .. }))
+        .await;
     assert_eq!(
         lease,
         Event::KekLease {
@@ -240,12 +338,21 @@ async fn keygen_writes_once_for_the_owner_alone() {
     let kcv = keygen(&path).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("colcrypt-root-key-1:") && text.ends_with(&format!(":{kcv}\n")));
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
     assert!(matches!(keygen(&path), Err(KeygenError::Exists(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     symlink(dir.path("dangling"), dir.path("link")).unwrap();
-    assert!(matches!(keygen(&dir.path("link")), Err(KeygenError::Exists(_))));
-    assert!(matches!(keygen(&dir.path("none/k")), Err(KeygenError::Write { .. })));
+    assert!(matches!(
+        keygen(&dir.path("link")),
+        Err(KeygenError::Exists(_))
+    ));
+    assert!(matches!(
+        keygen(&dir.path("none/k")),
+        Err(KeygenError::Write { .. })
+    ));
 }
 
 #[tokio::test]
@@ -255,8 +362,13 @@ async fn the_agent_ends_with_its_socket_and_on_garbage() {
     let agent_result = common::agent(SETTINGS).await;
     agent_result.send_raw(&[0xff; 64]).await;
     for (agent, clean) in [(good, true), (agent_result, false)] {
-        let Ok(agent) = std::sync::Arc::try_unwrap(agent) else { panic!("one owner") };
-        let ended = tokio::time::timeout(common::PATIENCE, agent.server).await.unwrap().unwrap();
+        let Ok(agent) = std::sync::Arc::try_unwrap(agent) else {
+            panic!("one owner")
+        };
+        let ended = tokio::time::timeout(common::PATIENCE, agent.server)
+            .await
+            .unwrap()
+            .unwrap();
         match ended {
             Ok(()) => assert!(clean),
             Err(ServeError::Frame(_)) => assert!(!clean),

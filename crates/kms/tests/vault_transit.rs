@@ -35,10 +35,15 @@ async fn the_least_policy_suffices() {
     let bao = OpenBao::start();
     let root = with_key(&bao);
     let agent = agent(SETTINGS).await;
-    let (Reply::ProviderChecked { report }, _) = ok(agent.call(check(&root, KEY)).await) else { unreachable!() };
+    let (Reply::ProviderChecked { report }, _) = ok(agent.call(check(&root, KEY)).await) else {
+        unreachable!()
+    };
     assert!(report.server.contains("2."), "{report:?}");
     assert_eq!(report.root_key_version.as_deref(), Some("v1"));
-    assert!(report.warnings.iter().any(|note| note.contains("renews")), "{report:?}");
+    assert!(
+        report.warnings.iter().any(|note| note.contains("renews")),
+        "{report:?}"
+    );
 
     let kek = ok(agent.create_kek(&root, KEY).await);
     assert_eq!(kek.root_key_version, "v1");
@@ -47,13 +52,20 @@ async fn the_least_policy_suffices() {
     let key = ok(agent.load(&dek).await).1;
 
     bao.bao(&["write", "-f", "transit/keys/app-root/rotate"]);
-    assert_eq!(ok(agent.create_kek(&root, KEY).await).root_key_version, "v2");
+    assert_eq!(
+        ok(agent.create_kek(&root, KEY).await).root_key_version,
+        "v2"
+    );
     let restarted = common::agent(SETTINGS).await;
     assert!(ok(restarted.load(&dek).await).1.expose() == key.expose());
 
     let mut moved = kek.clone();
     moved.id = common::kek_id();
-    fails(restarted.create_dek(&moved).await, FailureKind::Corrupt, &["altered"]);
+    fails(
+        restarted.create_dek(&moved).await,
+        FailureKind::Corrupt,
+        &["altered"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +88,10 @@ async fn a_hundred_cold_requests_make_one_call() {
     assert_eq!(bao.requests("transit/decrypt"), before + 1);
 
     // Failures are shared by those who waited, and not kept for those who come later.
-    bao.write_policy("use-app-root", "path \"transit/decrypt/app-root\" { capabilities = [\"deny\"] }");
+    bao.write_policy(
+        "use-app-root",
+        "path \"transit/decrypt/app-root\" { capabilities = [\"deny\"] }",
+    );
     let cold = agent(SETTINGS).await;
     let before = bao.requests("transit/decrypt");
     let mut loads = JoinSet::new();
@@ -99,23 +114,59 @@ async fn refusals_say_what_is_missing() {
     let admin = vault(bao.config(&bao.root_token_file()));
 
     // An unknown key is not created by using it.
-    fails(agent.create_kek(&admin, "typo").await, FailureKind::KeyNotFound, &["transit/keys/typo"]);
-    fails(agent.create_kek(&admin, "typo").await, FailureKind::KeyNotFound, &["create it there"]);
-    fails(agent.create_kek(&root, "typo").await, FailureKind::Denied, &["\"read\" on \"transit/keys/typo\""]);
-    fails(agent.create_kek(&root, "a/b").await, FailureKind::Config, &["letters"]);
-    fails(agent.create_kek(&root, "").await, FailureKind::Config, &["name"]);
+    fails(
+        agent.create_kek(&admin, "typo").await,
+        FailureKind::KeyNotFound,
+        &["transit/keys/typo"],
+    );
+    fails(
+        agent.create_kek(&admin, "typo").await,
+        FailureKind::KeyNotFound,
+        &["create it there"],
+    );
+    fails(
+        agent.create_kek(&root, "typo").await,
+        FailureKind::Denied,
+        &["\"read\" on \"transit/keys/typo\""],
+    );
+    fails(
+        agent.create_kek(&root, "a/b").await,
+        FailureKind::Config,
+        &["letters"],
+    );
+    fails(
+        agent.create_kek(&root, "").await,
+        FailureKind::Config,
+        &["name"],
+    );
 
     let mut elsewhere = bao.config(&bao.root_token_file());
     elsewhere["mount"] = json!("nothing");
-    fails(agent.create_kek(&vault(elsewhere), KEY).await, FailureKind::KeyNotFound, &["nothing mounted"]);
+    fails(
+        agent.create_kek(&vault(elsewhere), KEY).await,
+        FailureKind::KeyNotFound,
+        &["nothing mounted"],
+    );
     let mut elsewhere = bao.config(&bao.root_token_file());
     elsewhere["namespace"] = json!("nothing");
-    fails(agent.create_kek(&vault(elsewhere), KEY).await, FailureKind::KeyNotFound, &["namespace"]);
+    fails(
+        agent.create_kek(&vault(elsewhere), KEY).await,
+        FailureKind::KeyNotFound,
+        &["namespace"],
+    );
 
     bao.bao(&["write", "-f", "transit/keys/rsa", "type=rsa-2048"]);
-    fails(agent.create_kek(&admin, "rsa").await, FailureKind::Config, &["aes256-gcm96"]);
+    fails(
+        agent.create_kek(&admin, "rsa").await,
+        FailureKind::Config,
+        &["aes256-gcm96"],
+    );
     bao.bao(&["write", "-f", "transit/keys/derived", "derived=true"]);
-    fails(agent.create_kek(&admin, "derived").await, FailureKind::Config, &["derived"]);
+    fails(
+        agent.create_kek(&admin, "derived").await,
+        FailureKind::Config,
+        &["derived"],
+    );
 
     let decrypt_only = "path \"transit/decrypt/app-root\" { capabilities = [\"update\"] }\n\
                         path \"transit/keys/app-root\" { capabilities = [\"read\"] }";
@@ -135,17 +186,29 @@ async fn refusals_say_what_is_missing() {
     let config = "transit/keys/app-root/config";
     bao.bao(&["write", "-f", "transit/keys/app-root/rotate"]);
     bao.bao(&["write", config, "min_decryption_version=2"]);
-    fails(cold().await, FailureKind::KeyDisabled, &["min_decryption_version"]);
+    fails(
+        cold().await,
+        FailureKind::KeyDisabled,
+        &["min_decryption_version"],
+    );
     bao.bao(&["write", config, "min_decryption_version=1"]);
     bao.bao(&["delete", "transit/keys/app-root/soft-delete"]);
     fails(cold().await, FailureKind::KeyDisabled, &["soft-deleted"]);
-    fails(agent.create_kek(&root, KEY).await, FailureKind::KeyDisabled, &["soft-deleted"]);
+    fails(
+        agent.create_kek(&root, KEY).await,
+        FailureKind::KeyDisabled,
+        &["soft-deleted"],
+    );
     bao.bao(&["write", "-f", "transit/keys/app-root/soft-delete-restore"]);
     ok(cold().await);
     bao.delete_key(KEY);
     fails(cold().await, FailureKind::KeyNotFound, &[]);
     bao.create_key(KEY);
-    fails(cold().await, FailureKind::Corrupt, &["another key of this name"]);
+    fails(
+        cold().await,
+        FailureKind::Corrupt,
+        &["another key of this name"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,9 +234,15 @@ async fn approle_logs_in_and_stays_logged_in() {
         let event = agent.event(|_| true).await;
         assert!(matches!(event, Event::KekLease { .. }), "{event:?}");
     }
-    let (logins, renewals) = (bao.requests("auth/approle/login"), bao.requests("auth/token/renew-self"));
+    let (logins, renewals) = (
+        bao.requests("auth/approle/login"),
+        bao.requests("auth/token/renew-self"),
+    );
     let calls = bao.requests("transit/decrypt");
-    assert!((2..=8).contains(&logins) && renewals >= 1, "{logins} logins, {renewals} renewals");
+    assert!(
+        (2..=8).contains(&logins) && renewals >= 1,
+        "{logins} logins, {renewals} renewals"
+    );
     assert!(calls > 10, "{calls} calls");
 
     // A token that is revoked early is replaced at once.
@@ -186,7 +255,11 @@ async fn approle_logs_in_and_stays_logged_in() {
         "address": bao.address(),
         "auth": {"method": "approle", "role_id": role.role_id, "secret_id_file": bad},
     }));
-    let failure = fails(agent.create_kek(&root, KEY).await, FailureKind::Denied, &["AppRole"]);
+    let failure = fails(
+        agent.create_kek(&root, KEY).await,
+        FailureKind::Denied,
+        &["AppRole"],
+    );
     assert!(!failure.message.contains("70dfd0f0"));
 }
 
@@ -194,17 +267,32 @@ async fn approle_logs_in_and_stays_logged_in() {
 async fn tokens_are_read_anew() {
     let bao = OpenBao::start();
     let root = with_key(&bao);
-    let file = root.config["auth"]["token_file"].as_str().unwrap().to_owned();
+    let file = root.config["auth"]["token_file"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let agent = agent(SETTINGS).await;
     ok(agent.create_kek(&root, KEY).await);
     bao.revoke(file.as_ref());
-    fails(agent.create_kek(&root, KEY).await, FailureKind::Denied, &["denies"]);
+    fails(
+        agent.create_kek(&root, KEY).await,
+        FailureKind::Denied,
+        &["denies"],
+    );
     fs::write(&file, bao.token("use-app-root", "1h")).unwrap();
     ok(agent.create_kek(&root, KEY).await);
     fs::write(&file, " \n").unwrap();
-    fails(agent.create_kek(&root, KEY).await, FailureKind::Config, &["empty", &file]);
+    fails(
+        agent.create_kek(&root, KEY).await,
+        FailureKind::Config,
+        &["empty", &file],
+    );
     fs::remove_file(&file).unwrap();
-    fails(agent.create_kek(&root, KEY).await, FailureKind::Config, &["token file", &file]);
+    fails(
+        agent.create_kek(&root, KEY).await,
+        FailureKind::Config,
+        &["token file", &file],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +303,11 @@ async fn namespaces_are_kept_apart() {
     bao.bao_in("team", &["write", "-f", "transit/keys/app-root"]);
     let mut config = bao.config(&bao.root_token_file());
     let agent = agent(SETTINGS).await;
-    fails(agent.create_kek(&vault(config.clone()), KEY).await, FailureKind::KeyNotFound, &[]);
+    fails(
+        agent.create_kek(&vault(config.clone()), KEY).await,
+        FailureKind::KeyNotFound,
+        &[],
+    );
     config["namespace"] = json!("team");
     let root = vault(config);
     ok(agent.call(check(&root, KEY)).await);
@@ -241,11 +333,23 @@ async fn tls_is_checked() {
     ok(common::agent(SETTINGS).await.create_dek(&kek).await);
     // The certificate is for the address alone.
     config["address"] = json!(bao.tls_address().replace("127.0.0.1", "localhost"));
-    fails(agent.create_kek(&vault(config.clone()), KEY).await, FailureKind::Unreachable, &["certificate"]);
+    fails(
+        agent.create_kek(&vault(config.clone()), KEY).await,
+        FailureKind::Unreachable,
+        &["certificate"],
+    );
     config["address"] = json!(bao.address().replace("http", "https"));
-    fails(agent.create_kek(&vault(config.clone()), KEY).await, FailureKind::Unreachable, &[]);
+    fails(
+        agent.create_kek(&vault(config.clone()), KEY).await,
+        FailureKind::Unreachable,
+        &[],
+    );
     config["ca_file"] = json!(bao.private_file("not-a-ca", "hello"));
-    fails(agent.create_kek(&vault(config), KEY).await, FailureKind::Config, &["PEM"]);
+    fails(
+        agent.create_kek(&vault(config), KEY).await,
+        FailureKind::Config,
+        &["PEM"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +363,9 @@ async fn a_revoked_token_is_the_kill_switch() {
     .await;
     let kek = ok(agent.create_kek(&root, KEY).await);
     let dek = ok(agent.create_dek(&kek).await);
-    agent.event(|event| matches!(event, Event::KekLease { .. })).await;
+    agent
+        .event(|event| matches!(event, Event::KekLease { .. }))
+        .await;
     bao.revoke(root.config["auth"]["token_file"].as_str().unwrap().as_ref());
     let (id, failure) = revoked(&agent).await;
     assert_eq!((id, failure.kind), (kek.id, FailureKind::Denied));
@@ -282,16 +388,26 @@ async fn an_outage_is_bridged_up_to_the_hard_ttl_and_ends_by_itself() {
     let kek = ok(agent.create_kek(&root, KEY).await);
     let dek = ok(agent.create_dek(&kek).await);
 
-    for outage in [FailureKind::Unreachable, FailureKind::Unavailable, FailureKind::Timeout] {
-        agent.event(|event| matches!(event, Event::KekLease { .. })).await;
+    for outage in [
+        FailureKind::Unreachable,
+        FailureKind::Unavailable,
+        FailureKind::Timeout,
+    ] {
+        agent
+            .event(|event| matches!(event, Event::KekLease { .. }))
+            .await;
         match outage {
             FailureKind::Unreachable => bao.stop(),
             FailureKind::Unavailable => bao.seal(),
             _ => bao.pause(),
         }
         let began = Instant::now();
-        let failed = agent.event(|event| matches!(event, Event::RefreshFailed { .. })).await;
-        let Event::RefreshFailed { failure, .. } = failed else { unreachable!() };
+        let failed = agent
+            .event(|event| matches!(event, Event::RefreshFailed { .. }))
+            .await;
+        let Event::RefreshFailed { failure, .. } = failed else {
+            unreachable!()
+        };
         assert_eq!(failure.kind, outage, "{failure}");
         let mut last_lease = u64::MAX;
         let failure = loop {
@@ -344,6 +460,10 @@ async fn a_hung_server_delays_nobody_else() {
         ok(agent.create_dek(&kek).await);
     }
     assert!(began.elapsed() < Duration::from_millis(SETTINGS.kms_timeout_ms));
-    fails(waiting.await.unwrap(), FailureKind::Timeout, &["3000 ms", &bao.address()]);
+    fails(
+        waiting.await.unwrap(),
+        FailureKind::Timeout,
+        &["3000 ms", &bao.address()],
+    );
     bao.resume();
 }

@@ -1,7 +1,7 @@
 //! The agent is killed, halted, missing, or another program: the broker and the cluster stay, whoever
 //! waits gets a key or a clean error, and all is well again as soon as there is an agent.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,9 +95,10 @@ fn an_agent_killed_in_mid_request_costs_nothing_once_and_an_error_twice() {
     for result in wait_for_all(1) {
         result.unwrap();
     }
+    assert_eq!(bed.pids(), pids, "broker and cluster stayed");
     // Not a third time: the request may be what kills it.
     bed.cluster.restart();
-    let pids = (bed.pids().0, pids.1.and(bed.pids().1));
+    let pids = bed.pids();
     for result in wait_for_all(2) {
         let problem = crate::problem::failed(result);
         problem.is("KC023").saying("signal: 9");
@@ -109,11 +110,9 @@ fn an_agent_killed_in_mid_request_costs_nothing_once_and_an_error_twice() {
 }
 
 /// Makes the broker start another program, and back again.
-fn with_another_program(program: &Path, said: &str) {
-    let mut conf = vec!["colcrypt.kms_timeout = '100ms'", "colcrypt.kms_retries = 0"];
-    conf.push("colcrypt.key_wait_timeout = '20s'");
-    let bed = Bed::on_file(&conf);
-    let program = match program.to_str().unwrap() {
+fn with_another_program(program: &str, said: &str) {
+    let bed = Bed::on_file(&["colcrypt.kms_timeout = '100ms'", "colcrypt.kms_retries = 0"]);
+    let program = match program {
         "not executable" => bed.cluster.write_file("agent", b"#!/bin/sh\n", 0o644),
         "deaf" => bed
             .cluster
@@ -122,13 +121,13 @@ fn with_another_program(program: &Path, said: &str) {
             .cluster
             .write_file("agent", b"#!/bin/sh\nexec yes garbage >&0\n", 0o755),
         "directory" => bed.cluster.dir().to_owned(),
-        _ => program.to_owned(),
+        other => PathBuf::from(other),
     };
     let pids = bed.pids();
     let mut warm = bed.cluster.client();
     let value = encrypt(&mut warm, "k").unwrap();
     let former = agent(&bed);
-    let (starts_before, broker) = (starts(&bed), pids.1.unwrap());
+    let (starts_before, broker) = (starts(&bed), pids.1);
     let (cpu_before, began) = (cpu(broker), Instant::now());
 
     bed.set(&format!("colcrypt.agent_path = '{}'", program.display()));
@@ -167,50 +166,27 @@ fn with_another_program(program: &Path, said: &str) {
     assert_eq!(bed.pids(), pids, "broker and cluster stayed");
 }
 
+/// All at once, since each takes its time and none of them work.
 #[test]
-fn no_such_program() {
-    with_another_program(
-        Path::new("/nonexistent/colcrypt"),
-        "cannot start /nonexistent/colcrypt: No such file",
-    );
-}
-
-#[test]
-fn a_program_that_may_not_be_executed() {
-    with_another_program(Path::new("not executable"), "Permission denied");
-}
-
-#[test]
-fn a_directory_as_program() {
-    with_another_program(Path::new("directory"), "Permission denied");
-}
-
-#[test]
-fn a_program_that_ends_at_once() {
-    with_another_program(
-        Path::new("/bin/true"),
-        "the KMS agent ended: exit status: 0",
-    );
-}
-
-#[test]
-fn a_program_that_fails() {
-    with_another_program(Path::new("/bin/cat"), "the KMS agent ended: exit status: 1");
-}
-
-#[test]
-fn a_program_that_never_ends() {
-    with_another_program(Path::new("/bin/yes"), "the KMS agent hangs and was killed");
-}
-
-#[test]
-fn a_program_that_listens_and_never_answers() {
-    with_another_program(Path::new("deaf"), "the KMS agent hangs and was killed");
-}
-
-#[test]
-fn a_program_that_answers_garbage() {
-    with_another_program(Path::new("babbling"), "the KMS agent sent garbage");
+fn another_program_in_the_agents_place_is_an_error_and_no_busy_loop() {
+    thread::scope(|scope| {
+        for (program, said) in [
+            ("/nonexistent/colcrypt", "cannot start /nonexistent/colcrypt: No such file"),
+            ("not executable", "Permission denied"),
+            ("directory", "Permission denied"),
+            ("/bin/true", "the KMS agent ended: exit status: 0"),
+            // `cat agent` finds no such file.
+            ("/bin/cat", "the KMS agent ended: exit status: 1"),
+            ("/bin/yes", "the KMS agent hangs and was killed"),
+            ("deaf", "the KMS agent hangs and was killed"),
+            ("babbling", "the KMS agent sent garbage"),
+        ] {
+            thread::Builder::new()
+                .name(format!("agent {program}"))
+                .spawn_scoped(scope, || with_another_program(program, said))
+                .unwrap();
+        }
+    });
 }
 
 #[test]

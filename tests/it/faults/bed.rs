@@ -105,8 +105,13 @@ impl Bed {
     }
 
     /// The pids that must not change while nothing but an agent or a provider fails.
-    pub fn pids(&self) -> (i32, Option<i32>) {
-        (self.cluster.postmaster_pid(), self.cluster.broker_pid())
+    pub fn pids(&self) -> (i32, i32) {
+        let mut broker = None;
+        wait_for("the broker", MOMENT, || {
+            broker = self.cluster.broker_pid();
+            broker.is_some()
+        });
+        (self.cluster.postmaster_pid(), broker.expect("found"))
     }
 
     /// Asks a setting to change everywhere, and waits until the broker has taken it in.

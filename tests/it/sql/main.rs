@@ -2,6 +2,10 @@
 
 mod bad_input;
 mod common;
+mod extension;
 mod grants;
 mod jobs;
+mod keys;
 mod moving;
+mod replicas;
+mod values;

@@ -14,7 +14,8 @@ use std::{
 use colcrypt_core::{KekId, KeyId, KeyVersion, KeyringId, Secret, Suite, VersionId, WrapMethod};
 use colcrypt_kms::agent::ServeError;
 use colcrypt_protocol::{
-    Event, Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request, Settings,
+    Event, Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request,
+    Settings,
     frame::{self, Decoder},
 };
 use serde_json::Value;
@@ -68,7 +69,11 @@ pub async fn agent(settings: Settings) -> Arc<Agent> {
                         let _ = tell.send(event);
                     }
                     FromAgent::Reply { id, result } => {
-                        let waiter = router.lock().unwrap().remove(&id).expect("a reply to a request");
+                        let waiter = router
+                            .lock()
+                            .unwrap()
+                            .remove(&id)
+                            .expect("a reply to a request");
                         let _ = waiter.send(result.map(|reply| (reply, secret)));
                     }
                 }
@@ -91,8 +96,12 @@ impl Agent {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (tell, answer) = oneshot::channel();
         self.waiting.lock().unwrap().insert(id, tell);
-        self.send_raw(&frame::encode(&Numbered { id, request }, &[]).unwrap()).await;
-        timeout(PATIENCE, answer).await.expect("every request is answered").expect("the agent lives")
+        self.send_raw(&frame::encode(&Numbered { id, request }, &[]).unwrap())
+            .await;
+        timeout(PATIENCE, answer)
+            .await
+            .expect("every request is answered")
+            .expect("the agent lives")
     }
 
     pub async fn send_raw(&self, bytes: &[u8]) {
@@ -108,7 +117,11 @@ impl Agent {
         assert_eq!(reply, Reply::Configured);
     }
 
-    pub async fn create_kek(&self, provider: &ProviderConfig, root_key: &str) -> Result<KekRef, Failure> {
+    pub async fn create_kek(
+        &self,
+        provider: &ProviderConfig,
+        root_key: &str,
+    ) -> Result<KekRef, Failure> {
         let id = kek_id();
         let request = Request::CreateKek {
             provider: provider.clone(),
@@ -190,7 +203,10 @@ impl Agent {
 
 /// Failure and KEK of a revocation.
 pub async fn revoked(agent: &Agent) -> (KekId, Failure) {
-    match agent.event(|event| matches!(event, Event::KekRevoked { .. })).await {
+    match agent
+        .event(|event| matches!(event, Event::KekRevoked { .. }))
+        .await
+    {
         Event::KekRevoked { kek, failure } => (kek, failure),
         other => panic!("{other:?}"),
     }
@@ -207,7 +223,10 @@ pub fn fails<T>(result: Result<T, Failure>, kind: FailureKind, parts: &[&str]) -
     let failure = result.err().expect("a failure");
     assert_eq!(failure.kind, kind, "{failure}");
     for part in parts {
-        assert!(failure.message.contains(part), "{part:?} is not in {failure}");
+        assert!(
+            failure.message.contains(part),
+            "{part:?} is not in {failure}"
+        );
     }
     failure
 }
@@ -236,7 +255,8 @@ impl Dir {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("colcrypt-kms-{}-{number}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("colcrypt-kms-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).unwrap();
         Self(dir)

@@ -1,0 +1,317 @@
+//! Keys made, named, rotated and rolled back.
+
+use colcrypt_tests::wait_for;
+
+use crate::common::{LONG, Sql, db};
+
+/// The version that a value encrypted now gets.
+const NEW: &str = "SELECT (colcrypt.ciphertext_info(colcrypt.encrypt_col('x', 'k'))).version";
+
+#[test]
+fn names_may_be_odd_but_not_empty_nor_long_nor_twice() {
+    let mut db = db();
+    let longest = "ü".repeat(100);
+    let names = [
+        "with space",
+        "it's",
+        "say \"hi\"",
+        "back\\slash",
+        "漢字 🔑",
+        "a.b",
+        "SELECT 1; --",
+        "%s %n {}",
+        "K",
+        longest.as_str(),
+    ];
+    for name in names {
+        let literal = name.replace('\'', "''");
+        db.client
+            .run(&format!("SELECT create_key('{literal}', 'ring')"));
+        assert_eq!(
+            db.client.one(&format!(
+                "SELECT decrypt_col(encrypt_col('v', '{literal}'))"
+            )),
+            "v"
+        );
+        db.client.run(&format!("SELECT rotate_key('{literal}')"));
+        let failure = db
+            .client
+            .fails("42710", &format!("SELECT create_key('{literal}', 'ring')"));
+        assert_eq!(failure.message, format!("key \"{name}\" already exists"));
+    }
+    // A hint with a name in it can be run as it stands.
+    let user = crate::common::role(&mut db.client);
+    let hint = db
+        .connect_as(&user)
+        .fails("42501", "SELECT encrypt_col('v', 'it''s')")
+        .hint;
+    assert!(hint.contains("grant_key('it''s'"), "{hint}");
+
+    for (what, call) in [
+        ("key", "create_key(N, 'ring')"),
+        ("keyring", "create_keyring(N, 'local')"),
+        ("provider", "add_provider(N, 'file', '{}')"),
+    ] {
+        for (name, bytes) in [
+            ("''", 0),
+            ("repeat('k', 201)", 201),
+            ("repeat('ü', 101)", 202),
+        ] {
+            db.client
+                .fails("22023", &format!("SELECT {}", call.replace('N', name)))
+                .says(&format!(
+                    "a {what}'s name must have 1 to 200 bytes, not {bytes}"
+                ));
+        }
+    }
+    db.client
+        .fails("42710", "SELECT create_keyring('ring', 'local')")
+        .says("keyring \\\"ring\\\" already exists");
+    db.client
+        .fails(
+            "42710",
+            "SELECT add_provider('local', 'file', '{\"path\": \"/nowhere\"}')",
+        )
+        .says("provider \\\"local\\\" already exists");
+}
+
+#[test]
+fn arguments_that_name_nothing() {
+    let mut db = db();
+    for (code, call, text) in [
+        (
+            "42704",
+            "create_key('n', 'nowhere')",
+            "keyring \\\"nowhere\\\" does not exist",
+        ),
+        (
+            "42704",
+            "create_keyring('n', 'nobody')",
+            "provider \\\"nobody\\\" does not exist",
+        ),
+        (
+            "42704",
+            "rotate_key('nothing')",
+            "key \\\"nothing\\\" does not exist",
+        ),
+        (
+            "42704",
+            "check_provider('nobody')",
+            "provider \\\"nobody\\\" does not exist",
+        ),
+        (
+            "22023",
+            "create_key('n', 'ring', 'rot13')",
+            "aes-256-gcm, xaes-256-gcm",
+        ),
+        (
+            "22023",
+            "create_keyring('n', 'local', '', 'rot13')",
+            "aes-256-gcm, aes-kwp",
+        ),
+        ("KC010", "add_provider('p', 'abacus', '{}')", "abacus"),
+        (
+            "KC010",
+            "add_provider('p', 'file', '{\"path\": \"/k\", \"colour\": 1}')",
+            "colour",
+        ),
+        ("KC010", "add_provider('p', 'file', '{}')", "path"),
+    ] {
+        db.client.fails(code, &format!("SELECT {call}")).says(text);
+    }
+}
+
+#[test]
+fn a_key_lives_and_dies_with_its_transaction() {
+    let mut db = db();
+    db.client.run(
+        "BEGIN;
+         SELECT create_keyring('r2', 'local'), create_key('new', 'r2', 'xaes-256-gcm');
+         CREATE TABLE t AS SELECT encrypt_col('in the same transaction', 'new') AS v",
+    );
+    assert_eq!(
+        db.client.one("SELECT decrypt_col(v) FROM t"),
+        "in the same transaction"
+    );
+    let value = db.client.one("SELECT v FROM t");
+    db.client.run("ROLLBACK");
+    db.client.fails("42704", "SELECT encrypt_col('x', 'new')");
+    db.client
+        .fails("42704", &format!("SELECT decrypt_col('{value}')"))
+        .says("key catalog");
+    // The name is free again, for another key.
+    db.client
+        .run("SELECT create_keyring('r2', 'local', '', 'aes-kwp'), create_key('new', 'r2')");
+    assert_eq!(
+        db.client
+            .one("SELECT decrypt_col(encrypt_col('again', 'new'))"),
+        "again"
+    );
+    db.client
+        .fails("42704", &format!("SELECT decrypt_col('{value}')"));
+}
+
+#[test]
+fn a_rotation_that_is_rolled_back_never_was() {
+    let mut db = db();
+    let mut other = db.connect();
+    assert_eq!(other.one(NEW), "1");
+    db.client.run("BEGIN");
+    assert_eq!(db.client.one("SELECT rotate_key('k')"), "2");
+    assert_eq!(db.client.one(NEW), "2", "its own transaction uses it");
+    assert_eq!(other.one(NEW), "1", "no other does");
+    let lost = db.client.one("SELECT encrypt_col('lost', 'k')");
+    db.client.run("ROLLBACK");
+    assert_eq!(db.client.one(NEW), "1");
+    db.client
+        .fails("42704", &format!("SELECT decrypt_col('{lost}')"))
+        .says("has no version 2");
+
+    // The next version 2 is another key: nothing kept from the first may be used for it.
+    db.client.run("SELECT rotate_key('k')");
+    assert_eq!(db.client.one(NEW), "2");
+    let value = db.client.one("SELECT encrypt_col('kept', 'k')");
+    for client in [&mut db.client, &mut other] {
+        assert_eq!(
+            client.one(&format!("SELECT decrypt_col('{value}')")),
+            "kept"
+        );
+        client
+            .fails("KC003", &format!("SELECT decrypt_col('{lost}')"))
+            .hides("lost\\\"");
+    }
+
+    db.client.run("BEGIN; SAVEPOINT s; SELECT rotate_key('k')");
+    assert_eq!(db.client.one(NEW), "3");
+    db.client.run("ROLLBACK TO s");
+    assert_eq!(db.client.one(NEW), "2", "after the savepoint");
+    db.client.run("SELECT rotate_key('k'); RELEASE s; COMMIT");
+    assert_eq!([db.client.one(NEW), other.one(NEW)], ["3", "3"]);
+    assert_eq!(
+        db.client
+            .one("SELECT string_agg(version || state || is_current, ' ' ORDER BY version) FROM key_status"),
+        "1deactivatedfalse 2deactivatedfalse 3activetrue"
+    );
+}
+
+#[test]
+fn two_rotations_at_once_give_two_versions() {
+    let mut db = db();
+    let mut second = db.connect();
+    let pid = second.one("SELECT pg_backend_pid()");
+    db.client.run("BEGIN");
+    assert_eq!(db.client.one("SELECT rotate_key('k')"), "2");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || second.one("SELECT rotate_key('k')"));
+        wait_for("the second rotation to wait", LONG, || {
+            db.client.yes(&format!(
+                "SELECT wait_event_type IS NOT DISTINCT FROM 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
+            ))
+        });
+        db.client.run("COMMIT");
+        assert_eq!(waiting.join().unwrap(), "3");
+    });
+    assert_eq!(db.client.one(NEW), "3");
+}
+
+#[test]
+fn a_rotation_is_seen_by_prepared_statements_functions_and_defaults() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY, plain text, v ciphertext DEFAULT encrypt_col('default', 'k'));
+         CREATE FUNCTION seal(text) RETURNS ciphertext LANGUAGE plpgsql AS $$ BEGIN RETURN colcrypt.encrypt_col($1, 'k'); END $$;
+         CREATE FUNCTION seal_row() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF NEW.plain IS NOT NULL THEN NEW.v := colcrypt.encrypt_col(NEW.plain, 'k'); NEW.plain := NULL; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER seal BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION seal_row();
+         CREATE VIEW readable AS SELECT id, decrypt_col(v) AS plain, (ciphertext_info(v)).version FROM t;
+         SET plan_cache_mode = force_generic_plan;
+         PREPARE e(text) AS SELECT (ciphertext_info(encrypt_col($1, 'k'))).version;
+         PREPARE f(text) AS SELECT (ciphertext_info(seal($1))).version",
+    );
+    let other_session = db.connect();
+    let mut others = [other_session];
+    for version in 1..=3 {
+        let version = version.to_string();
+        for _ in 0..2 {
+            assert_eq!(db.client.one("EXECUTE e('x')"), version);
+            assert_eq!(db.client.one("EXECUTE f('x')"), version);
+        }
+        db.client
+            .run("INSERT INTO t DEFAULT VALUES; INSERT INTO t (plain) VALUES ('from a trigger')");
+        others[0].run("SELECT rotate_key('k')");
+    }
+    assert_eq!(
+        db.client
+            .one("SELECT string_agg(plain || version, ',' ORDER BY id) FROM readable"),
+        "default1,from a trigger1,default2,from a trigger2,default3,from a trigger3"
+    );
+    // In a block, each statement is one of the client's, so the block is one.
+    assert_eq!(db.client.one("EXECUTE e('x')"), "4");
+}
+
+#[test]
+fn decrypting_is_not_immutable_so_it_gets_into_no_index() {
+    let mut db = db();
+    db.client.run("CREATE TABLE t (plain text, v ciphertext)");
+    db.client
+        .fails("42P17", "CREATE INDEX ON t (decrypt_col(v))")
+        .says("IMMUTABLE");
+    db.client.fails(
+        "42P17",
+        "CREATE INDEX ON t (plain) WHERE decrypt_col(v) = 'x'",
+    );
+    for generated in [
+        "v2 ciphertext GENERATED ALWAYS AS (encrypt_col(plain, 'k')) STORED",
+        "p2 text GENERATED ALWAYS AS (decrypt_col(v)) STORED",
+    ] {
+        db.client
+            .fails("42P17", &format!("ALTER TABLE t ADD {generated}"));
+    }
+}
+
+#[test]
+fn parallel_workers_encrypt_and_decrypt() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE plain AS SELECT g AS id, 'value ' || g AS v FROM generate_series(1, 20000) g;
+         ALTER TABLE plain SET (parallel_workers = 3); ANALYZE plain;
+         SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+         SET max_parallel_workers_per_gather = 3; SET force_parallel_mode = off",
+    );
+    let encrypt =
+        "CREATE TABLE t AS SELECT id, encrypt_col(v, 'k', row_context(id)) AS v FROM plain";
+    let launched = |client: &mut postgres::Client, sql: &str| {
+        let plan = client
+            .rows(&format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {sql}"))
+            .into_iter()
+            .filter_map(|row| row[0].clone())
+            .collect::<Vec<_>>()
+            .join("\n");
+        plan.lines()
+            .find_map(|line| {
+                line.trim()
+                    .strip_prefix("Workers Launched: ")?
+                    .parse::<u32>()
+                    .ok()
+            })
+            .unwrap_or_else(|| panic!("not parallel:\n{plan}"))
+    };
+    assert!(launched(&mut db.client, encrypt) > 0);
+    db.client
+        .run("ALTER TABLE t SET (parallel_workers = 3); ANALYZE t");
+    let check = "SELECT count(*) FROM t WHERE decrypt_col(v, row_context(id)) = 'value ' || id";
+    assert!(launched(&mut db.client, check) > 0);
+    assert_eq!(db.client.one(check), "20000");
+    // Each process draws its own nonces.
+    assert_eq!(
+        db.client
+            .one("SELECT count(DISTINCT substr(v::bytea, 13, 12)) FROM t"),
+        "20000"
+    );
+    // The rights checked in a worker are the caller's.
+    let user = crate::common::role(&mut db.client);
+    db.client.run("GRANT SELECT ON t TO PUBLIC");
+    let mut user = db.connect_as(&user);
+    user.run("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
+    user.fails("42501", check).hides("value 1");
+}
