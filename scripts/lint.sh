@@ -72,7 +72,7 @@ short_files() {
 
 # The same files build the SQL in two ways: install-extension.sh reads the list, cargo-pgrx the macros.
 same_sql() {
-    diff <(grep -v '^#' sql/ORDER) <(sed -n 's|^pgrx::extension_sql_file!("../sql/\([^"]*\)".*|\1|p' src/lib.rs) >&2
+    diff <(grep -v '^#' sql/ORDER) <(grep -o '"\.\./sql/[^"]*"' src/lib.rs | sed 's|"../sql/||; s|"$||') >&2
 }
 
 tools

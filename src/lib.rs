@@ -11,6 +11,7 @@ mod broker;
 mod catalog;
 mod catalog_trigger;
 mod ciphertext;
+mod epoch;
 mod error;
 mod gucs;
 mod maintenance;
@@ -85,7 +86,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
             previous();
         }
     }
-    slab::layout::startup();
+    slab::startup();
 }
 
 /// What `cargo pgrx test` asks of an extension.

@@ -381,11 +381,14 @@ pub fn role_name(role: pg_sys::Oid) -> String {
 pub fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: palloc's a C string, or gives null for an unknown type.
     unsafe {
-        let name = pg_sys::format_type_extended(oid, -1, pg_sys::FORMAT_TYPE_INVALID_AS_NULL as u16);
+        let name =
+            pg_sys::format_type_extended(oid, -1, pg_sys::FORMAT_TYPE_INVALID_AS_NULL as u16);
         if name.is_null() {
             return format!("unknown type {}", oid.to_u32());
         }
-        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
     }
 }
 

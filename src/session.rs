@@ -15,10 +15,11 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::{DataCipher, KeyCheckValue, KeyId, KeyVersion, Suite, VersionId};
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
 use crate::broker::client;
 use crate::catalog::read::{self, Key, KeyVersionRow};
+use crate::epoch;
 use crate::error::{Error, Privilege, Result};
 use crate::pg;
 use crate::slab::SlotMeta;
@@ -60,7 +61,7 @@ impl Permit {
     pub fn is_good(&self) -> bool {
         self.statement == pg::statement_start()
             && self.user == pg::current_user()
-            && self.epoch == EPOCH.get()
+            && self.epoch == epoch::current()
             && self.place.is_live(self.serial)
     }
 
@@ -104,10 +105,6 @@ struct Session {
 }
 
 thread_local! {
-    /// Changes whenever a key catalog, a role or a membership changes.
-    static EPOCH: Cell<u64> = const { Cell::new(1) };
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
-    static INVALIDATED_FOR: Cell<i64> = const { Cell::new(i64::MIN) };
     static SESSION: RefCell<Session> = RefCell::new(Session::default());
     static NONCES: RefCell<NoncePool> = const { RefCell::new(NoncePool::new()) };
     static MOVING_ROWS: Cell<bool> = const { Cell::new(false) };
@@ -378,21 +375,13 @@ impl Session {
     }
 }
 
-/// Takes in what other sessions committed, once a statement; gives the epoch that now holds.
+/// Takes in what other sessions committed; forgets what is out of date. Gives the epoch that holds.
 fn refresh() -> u64 {
-    register_callbacks();
-    let statement = pg::statement_start();
-    if INVALIDATED_FOR.replace(statement) != statement {
-        // SAFETY: in a transaction; runs invalidation callbacks, which only change our cells.
-        unsafe { pg_sys::AcceptInvalidationMessages() };
-    }
-    let epoch = EPOCH.get();
+    let epoch = epoch::refresh();
     let changed = SESSION.with_borrow(|session| session.epoch != epoch);
     if changed {
-        crate::catalog_trigger::learn_marker();
-    }
-    SESSION.with_borrow_mut(|session| {
-        if changed {
+        epoch::learn_marker();
+        SESSION.with_borrow_mut(|session| {
             session.epoch = epoch;
             session.names.clear();
             session.keys.clear();
@@ -400,46 +389,7 @@ fn refresh() -> u64 {
             session.privileges.clear();
             session.permits.clear();
             session.sweep();
-        }
-    });
+        });
+    }
     epoch
-}
-
-fn register_callbacks() {
-    if REGISTERED.replace(true) {
-        return;
-    }
-    // SAFETY: registers functions that live as long as the process.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
-        for cache in [
-            pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,
-            pg_sys::SysCacheIdentifier::AUTHOID,
-        ] {
-            pg_sys::CacheRegisterSyscacheCallback(
-                cache as i32,
-                Some(role_changed),
-                pg_sys::Datum::from(0),
-            );
-        }
-    }
-}
-
-/// Sent for any relation. Ours are few and change rarely, and looking again costs microseconds, but
-/// a busy DDL workload must not make it the rule: only our tables and "everything" count.
-#[pg_guard]
-unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::Oid::INVALID || crate::catalog_trigger::is_marker(relation) {
-        EPOCH.set(EPOCH.get() + 1);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn role_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
-    EPOCH.set(EPOCH.get() + 1);
-}
-
-/// Called when the extension's own objects may be gone or new.
-pub fn forget_catalog() {
-    EPOCH.set(EPOCH.get() + 1);
 }

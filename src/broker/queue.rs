@@ -205,6 +205,19 @@ pub fn answer(control: &Control, at: Ticket, reply: &[u8]) {
     }
 }
 
+/// For a broker that starts: loads that no former one took. It will.
+pub fn untaken_loads(control: &Control) -> Vec<u64> {
+    let _guard = lock::shared(control.queue_lock);
+    (0..QUEUE_SLOTS)
+        .map(|at| slot(control, at))
+        .filter(|slot| state_of(slot) == State::Submitted)
+        // SAFETY: lock held.
+        .map(|slot| unsafe { &*slot.body.get() })
+        .filter(|body| body.is_load)
+        .map(|body| body.ticket)
+        .collect()
+}
+
 /// For a broker that starts: calls that a former one took will not be answered by it.
 pub fn taken_by_former_broker(control: &Control) -> Vec<Ticket> {
     let _guard = lock::shared(control.queue_lock);

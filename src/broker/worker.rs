@@ -96,7 +96,7 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
     // Keys in the slab outlive a broker, but the new one cannot refresh what it does not know.
     table::cap(control, gucs::agent_settings().soft_ttl_ms);
     let restarted = failure(FailureKind::Agent, "the key broker was restarted");
-    table::fail_all_loading(control, &restarted);
+    table::fail_loading(control, &queue::untaken_loads(control), &restarted);
     for at in queue::taken_by_former_broker(control) {
         queue::answer(control, at, &reply_json(&Err(restarted.clone())));
     }

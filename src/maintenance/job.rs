@@ -21,7 +21,7 @@ use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use super::relation;
-use super::worker::transaction;
+use super::txn::transaction;
 use crate::catalog::write::{AsRole, safe_search_path};
 use crate::error::{self, Result};
 use crate::gucs;

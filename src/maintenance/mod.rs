@@ -7,6 +7,7 @@
 pub mod job;
 pub mod launcher;
 pub mod relation;
+mod txn;
 pub mod worker;
 
 use std::cell::Cell;

@@ -1,11 +1,9 @@
 //! A maintenance worker: connected to one database, gone when there is nothing left to do.
 
-use std::panic::AssertUnwindSafe;
-
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{FromDatum, PgTryBuilder, Spi, log, pg_guard, pg_sys};
+use pgrx::{FromDatum, Spi, log, pg_guard, pg_sys};
 
 use super::job::{self, Next};
+use super::txn::transaction;
 use crate::pg::{self, signal_handlers};
 
 /// Advisory lock that makes a worker the only one in its database ("colcrypt" in ASCII).
@@ -115,34 +113,4 @@ fn pause() {
         }
     }
     pgrx::check_for_interrupts!();
-}
-
-/// Runs `body` in a transaction of its own. An ERROR aborts it and becomes its message.
-pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
-    // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
-    unsafe {
-        pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
-            let result = body();
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
-            Ok(result)
-        }))
-        .catch_others(|error| {
-            Err(match error {
-                CaughtError::PostgresError(report)
-                | CaughtError::ErrorReport(report)
-                | CaughtError::RustPanic {
-                    ereport: report, ..
-                } => report.message().to_string(),
-            })
-        })
-        .execute();
-        if outcome.is_err() {
-            pg_sys::AbortCurrentTransaction();
-        }
-        outcome
-    }
 }

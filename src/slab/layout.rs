@@ -181,7 +181,6 @@ pub fn startup() {
         (*control).index = index;
         (*control).queue = queue;
         (*control).keys = keys.cast();
-        super::table::initialise(&*control);
         let locked = protect(keys, sizes.keys);
         (*control).memory_locked.store(locked, Ordering::Relaxed);
         CONTROL.store(control, Ordering::Release);

@@ -9,3 +9,11 @@ pub mod lock;
 pub mod table;
 
 pub use layout::{Control, SlotMeta, control};
+
+/// Lays the slab out, empty. From the shmem startup hook.
+pub fn startup() {
+    layout::startup();
+    if let Ok(control) = control() {
+        table::initialise(control);
+    }
+}

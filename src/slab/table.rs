@@ -67,7 +67,8 @@ pub struct SlotStatus {
     pub hard_expiry_ms: i64,
 }
 
-pub(super) fn initialise(control: &Control) {
+/// Makes all slots free. From the startup hook, after the layout.
+pub fn initialise(control: &Control) {
     with_index(control, |mut index| index.clear());
 }
 
@@ -304,14 +305,15 @@ pub fn uses_by_kek(control: &Control) -> HashMap<KekId, u64> {
     uses
 }
 
-/// Ends every load in flight, for a broker that starts and knows of none.
-pub fn fail_all_loading(control: &Control, failure: &Failure) {
+/// Ends the loads in flight that a broker which starts will not hear of: all but the given tickets.
+pub fn fail_loading(control: &Control, but: &[u64], failure: &Failure) {
     let loading: Vec<(usize, u64)> = {
         let _guard = lock::shared(control.slab_lock);
         let reader = reader(control);
         (0..reader.slots.len())
             .filter(|&slot| reader.slots[slot].state() == SlotState::Loading)
             .map(|slot| (slot, meta(control, slot).ticket.load(Relaxed)))
+            .filter(|(_, ticket)| !but.contains(ticket))
             .collect()
     };
     for (slot, ticket) in loading {

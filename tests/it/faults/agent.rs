@@ -171,7 +171,10 @@ fn with_another_program(program: &str, said: &str) {
 fn another_program_in_the_agents_place_is_an_error_and_no_busy_loop() {
     thread::scope(|scope| {
         for (program, said) in [
-            ("/nonexistent/colcrypt", "cannot start /nonexistent/colcrypt: No such file"),
+            (
+                "/nonexistent/colcrypt",
+                "cannot start /nonexistent/colcrypt: No such file",
+            ),
             ("not executable", "Permission denied"),
             ("directory", "Permission denied"),
             ("/bin/true", "the KMS agent ended: exit status: 0"),

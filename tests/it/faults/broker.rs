@@ -6,7 +6,9 @@ use std::time::Duration;
 use colcrypt_tests::{process, wait_for};
 use postgres::NoTls;
 
-use crate::bed::{Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_ok};
+use crate::bed::{
+    Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_ok,
+};
 
 /// Connects again and again until the cluster has recovered, and decrypts.
 fn recovers(bed: &Bed, value: &str) {
@@ -69,7 +71,9 @@ fn a_terminated_broker_tells_those_who_wait() {
                     if at % 2 == 0 {
                         decrypt(&mut client, value)
                     } else {
-                        client.execute("SELECT colcrypt.check_provider('bao')", &[]).map(|_| ())
+                        client
+                            .execute("SELECT colcrypt.check_provider('bao')", &[])
+                            .map(|_| ())
                     }
                 })
             })
@@ -80,7 +84,9 @@ fn a_terminated_broker_tells_those_who_wait() {
         bed.bao.resume();
         for session in sessions {
             if let Err(error) = session.join().unwrap() {
-                crate::problem::problem(&error).is("KC023").saying("broker was restarted");
+                crate::problem::problem(&error)
+                    .is("KC023")
+                    .saying("broker was restarted");
             }
         }
     });
@@ -96,9 +102,13 @@ fn a_killed_broker_restarts_the_cluster_and_all_works() {
     let (postmaster, former) = bed.pids();
     let agent = bed.cluster.agent_pid().unwrap();
     process::kill9(former);
-    wait_for("the agent to die with it", MOMENT, || !process::is_alive(agent));
+    wait_for("the agent to die with it", MOMENT, || {
+        !process::is_alive(agent)
+    });
     // As PostgreSQL does for any process with shared memory: all sessions end, the memory is made anew.
-    wait_for("the session to be ended", MOMENT, || decrypt(&mut warm, &value).is_err());
+    wait_for("the session to be ended", MOMENT, || {
+        decrypt(&mut warm, &value).is_err()
+    });
     recovers(&bed, &value);
     bed.create_key("afterwards", "ring");
     encrypt(&mut bed.cluster.client(), "afterwards").unwrap();
@@ -115,7 +125,10 @@ fn a_backend_killed_in_mid_request_leaves_nothing_broken() {
     let (postmaster, _) = bed.pids();
     bed.bao.pause();
     let mut victim = bed.cluster.client();
-    let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let pid: i32 = victim
+        .query_one("SELECT pg_backend_pid()", &[])
+        .unwrap()
+        .get(0);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| decrypt(&mut victim, &value));
         bed.wait_for_waiting(1);

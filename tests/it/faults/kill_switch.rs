@@ -6,7 +6,9 @@ use std::time::Duration;
 use colcrypt_tests::{process, wait_for};
 use postgres::{Client, Error, Statement};
 
-use crate::bed::{MOMENT, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok};
+use crate::bed::{
+    MOMENT, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
+};
 use crate::problem::problem;
 
 /// A soft TTL, a round trip to the key server, and leisure.
@@ -39,7 +41,9 @@ impl Warm {
     }
 
     fn decrypt(&mut self) -> Result<(), Error> {
-        self.client.query_one(&self.statement, &[&self.value]).map(|_| ())
+        self.client
+            .query_one(&self.statement, &[&self.value])
+            .map(|_| ())
     }
 }
 
@@ -50,15 +54,21 @@ fn switch(bed: &VaultBed, code: &str, refuse: impl FnOnce(), allow: impl FnOnce(
     refuse();
     // Nobody touches the key: it is wiped all the same.
     let mut watcher = bed.cluster.client();
-    wait_for("the slab to be wiped", SOON, || ready_keys(&mut watcher) == 0);
+    wait_for("the slab to be wiped", SOON, || {
+        ready_keys(&mut watcher) == 0
+    });
     for warm in &mut sessions {
         let problem = problem(&warm.decrypt().unwrap_err());
         problem.is(code).saying("provider \"bao\"");
-        assert!(problem.message.contains("(keyring \"ring\")"), "{problem:?}");
+        assert!(
+            problem.message.contains("(keyring \"ring\")"),
+            "{problem:?}"
+        );
         bed.is_clean(&problem);
         bed.is_clean(&crate::problem::failed(encrypt(&mut warm.client, "k")));
     }
-    bed.refused(&mut bed.cluster.client(), &sessions[0].value).is(code);
+    bed.refused(&mut bed.cluster.client(), &sessions[0].value)
+        .is(code);
     let sql = "SELECT last_error FROM colcrypt.cache_status WHERE key = 'k' AND state = 'failed'";
     let told: String = watcher.query_one(sql, &[]).unwrap().get(0);
     assert!(told.contains("provider \"bao\""), "{told}");
@@ -71,7 +81,9 @@ fn switch(bed: &VaultBed, code: &str, refuse: impl FnOnce(), allow: impl FnOnce(
 
     allow();
     for warm in &mut sessions {
-        wait_until_ok("the key after it was allowed again", MOMENT, || warm.decrypt());
+        wait_until_ok("the key after it was allowed again", MOMENT, || {
+            warm.decrypt()
+        });
     }
     decrypt(&mut bed.cluster.client(), &sessions[0].value).unwrap();
     assert_eq!(bed.pids(), pids, "nothing was restarted");
@@ -80,7 +92,12 @@ fn switch(bed: &VaultBed, code: &str, refuse: impl FnOnce(), allow: impl FnOnce(
 #[test]
 fn a_revoked_token() {
     let bed = bed();
-    switch(&bed, "KC015", || bed.bao.revoke(&bed.token_file), || bed.renew_token());
+    switch(
+        &bed,
+        "KC015",
+        || bed.bao.revoke(&bed.token_file),
+        || bed.renew_token(),
+    );
 }
 
 #[test]
@@ -101,8 +118,15 @@ fn a_policy_taken_away() {
 fn a_deleted_root_key() {
     let bed = bed();
     let config = "transit/keys/app/config";
-    bed.bao.bao(&["write", config, "exportable=true", "allow_plaintext_backup=true"]);
-    let backup = bed.bao.bao(&["read", "-field=backup", "transit/backup/app"]);
+    bed.bao.bao(&[
+        "write",
+        config,
+        "exportable=true",
+        "allow_plaintext_backup=true",
+    ]);
+    let backup = bed
+        .bao
+        .bao(&["read", "-field=backup", "transit/backup/app"]);
     let file = bed.bao.private_file("backup", &backup);
     let restore = format!("backup=@{}", file.display());
     switch(
@@ -150,7 +174,9 @@ fn a_refusal_reaches_keys_that_outlived_their_agent() {
     assert!(took < SOON, "{took:?}");
     assert_eq!(ready_keys(&mut bed.cluster.client()), 0);
     bed.renew_token();
-    wait_until_ok("the key after it was allowed again", MOMENT, || warm.decrypt());
+    wait_until_ok("the key after it was allowed again", MOMENT, || {
+        warm.decrypt()
+    });
 }
 
 #[test]
@@ -159,14 +185,20 @@ fn a_refusal_while_the_agent_is_down_is_learnt_by_the_next_one() {
     let mut warm = Warm::new(&bed);
     bed.set("colcrypt.agent_path = '/nonexistent'");
     let sql = "SELECT current_setting('colcrypt.agent_path') = '/nonexistent'";
-    wait_for("the setting", MOMENT, || warm.client.query_one(sql, &[]).unwrap().get(0));
+    wait_for("the setting", MOMENT, || {
+        warm.client.query_one(sql, &[]).unwrap().get(0)
+    });
     process::kill9(bed.cluster.agent_pid().unwrap());
     bed.bao.revoke(&bed.token_file);
     keep_on(Duration::from_secs(1), || warm.decrypt().unwrap());
     bed.set("colcrypt.agent_path = ''");
     let mut watcher = bed.cluster.client();
-    wait_for("the slab to be wiped", MOMENT, || ready_keys(&mut watcher) == 0);
+    wait_for("the slab to be wiped", MOMENT, || {
+        ready_keys(&mut watcher) == 0
+    });
     problem(&warm.decrypt().unwrap_err()).is("KC015");
     bed.renew_token();
-    wait_until_ok("the key after it was allowed again", MOMENT, || warm.decrypt());
+    wait_until_ok("the key after it was allowed again", MOMENT, || {
+        warm.decrypt()
+    });
 }

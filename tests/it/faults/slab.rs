@@ -1,1 +1,97 @@
-//! To come.
+//! A slab that is too small: keys make room for one another, but one that is being loaded does not.
+
+use std::thread;
+
+use crate::bed::{Bed, VaultBed, decrypt, encrypt, number};
+use crate::problem::problem;
+
+const SLOTS: usize = 16;
+
+#[test]
+fn many_keys_take_turns() {
+    const KEYS: usize = 200;
+    let bed = Bed::on_file(&["colcrypt.slab_keys = 16"]);
+    let mut client = bed.cluster.client();
+    client
+        .execute("SELECT colcrypt.create_key('turn ' || n, 'ring') FROM generate_series(1, 200) AS n", &[])
+        .unwrap();
+    let values: Vec<String> = (1..=KEYS)
+        .map(|at| encrypt(&mut client, &format!("turn {at}")).unwrap())
+        .collect();
+    let mut another = bed.cluster.client();
+    for value in values.iter().rev() {
+        decrypt(&mut another, value).unwrap();
+    }
+    // All of them in one statement, so that a key is evicted while the statement that used it goes on.
+    let sql = "SELECT count(*) FROM unnest($1::text[]) AS v, generate_series(1, 3) \
+               WHERE colcrypt.decrypt_col(v::colcrypt.ciphertext) IS NOT NULL";
+    assert_eq!(another.query_one(sql, &[&values]).unwrap().get::<_, i64>(0), 3 * KEYS as i64);
+    let evictions = number(&mut client, "SELECT evictions FROM colcrypt.broker_status()");
+    assert!(evictions >= (2 * KEYS - 2 * SLOTS) as i64, "{evictions} evictions");
+    let used = number(&mut client, "SELECT slots_used::bigint FROM colcrypt.broker_status()");
+    assert_eq!(used, SLOTS as i64);
+}
+
+#[test]
+fn many_sessions_fight_for_few_slots() {
+    let bed = Bed::on_file(&["colcrypt.slab_keys = 16"]);
+    let mut client = bed.cluster.client();
+    client
+        .execute("SELECT colcrypt.create_key('fight ' || n, 'ring') FROM generate_series(1, 40) AS n", &[])
+        .unwrap();
+    let values: Vec<String> = (1..=40)
+        .map(|at| encrypt(&mut client, &format!("fight {at}")).unwrap())
+        .collect();
+    thread::scope(|scope| {
+        for at in 0..8 {
+            let (bed, values) = (&bed, &values);
+            scope.spawn(move || {
+                let mut client = bed.cluster.client();
+                for round in 0..100 {
+                    decrypt(&mut client, &values[(at * 17 + round * 7) % values.len()]).unwrap();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_slab_full_of_keys_in_flight_refuses_more_and_recovers() {
+    let bed = VaultBed::new(&["colcrypt.slab_keys = 16", "colcrypt.kms_timeout = '30s'"]);
+    let mut client = bed.cluster.client();
+    let values: Vec<String> = (0..20)
+        .map(|at| {
+            bed.create_key(&format!("k{at}"), "ring");
+            encrypt(&mut client, &format!("k{at}")).unwrap()
+        })
+        .collect();
+    drop(client);
+    bed.cluster.restart();
+    bed.bao.pause();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = values[..SLOTS]
+            .iter()
+            .map(|value| scope.spawn(|| decrypt(&mut bed.cluster.client(), value)))
+            .collect();
+        bed.wait_for_waiting(SLOTS as i64);
+        let mut client = bed.cluster.client();
+        let in_flight = "SELECT loads_in_flight::bigint FROM colcrypt.broker_status()";
+        assert_eq!(number(&mut client, in_flight), SLOTS as i64);
+        for value in &values[SLOTS..] {
+            let error = decrypt(&mut client, value).unwrap_err();
+            problem(&error).is("KC021").saying("All 16 slots are waiting for a provider");
+        }
+        // One that is on its way already needs no slot.
+        let joins = scope.spawn(|| decrypt(&mut bed.cluster.client(), &values[0]));
+        bed.wait_for_waiting(SLOTS as i64 + 1);
+        bed.bao.resume();
+        joins.join().unwrap().unwrap();
+        for session in waiting {
+            session.join().unwrap().unwrap();
+        }
+    });
+    let mut client = bed.cluster.client();
+    for value in &values {
+        decrypt(&mut client, value).unwrap();
+    }
+}
