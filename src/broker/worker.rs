@@ -25,6 +25,8 @@ const STEADY_MS: i64 = 60_000;
 /// How long the agent may take over its own bounds before it counts as hung.
 const GRACE_MS: u64 = 3_000;
 const TICK_MS: i64 = 1_000;
+/// By when an agent must have taken its settings, which asks no provider.
+const HELLO_MS: u64 = 10_000;
 
 /// Registers the broker with the postmaster.
 pub fn register() {
@@ -64,6 +66,8 @@ enum Destination {
 struct Broker {
     control: &'static Control,
     agent: Option<Agent>,
+    /// Whether this agent has answered at all: a program that never did is none.
+    answered: bool,
     started_at: i64,
     next_start: i64,
     pause_ms: i64,
@@ -103,6 +107,7 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
     Broker {
         control,
         agent: None,
+        answered: false,
         started_at: 0,
         next_start: 0,
         pause_ms: FIRST_RESTART_MS,
@@ -180,6 +185,7 @@ impl Broker {
                 self.control.agent_starts.fetch_add(1, Relaxed);
                 self.started_at = now;
                 self.agent = Some(agent);
+                self.answered = false;
                 // Whatever was with the agent before goes to the new one; see `lost`.
                 let unanswered: Vec<Pending> = self.pending.drain().map(|(_, p)| p).collect();
                 self.configure_agent();
@@ -197,7 +203,7 @@ impl Broker {
     /// since it may have been.
     fn lost(&mut self, Gone(reason): Gone) {
         log!("colcrypt: {reason}");
-        let was_running = self.agent.take().is_some();
+        let was_running = self.agent.take().is_some() && self.answered;
         self.control.agent_pid.store(0, Relaxed);
         let now = pg::boottime_ms();
         self.pause_ms = if now - self.started_at > STEADY_MS {
@@ -218,7 +224,7 @@ impl Broker {
             }
         }
         if !was_running {
-            // It cannot even be started: say so now to everyone who waits.
+            // It cannot even be started, or never spoke: say so now to everyone who waits.
             while let Some(taken) = queue::take(self.control) {
                 self.refuse(taken, FailureKind::Agent, &reason);
             }
@@ -275,12 +281,16 @@ impl Broker {
             Some(agent) => agent.send(&numbered),
             None => Ok(()),
         };
+        let longest = match destination {
+            Destination::Nobody => self.longest_answer_ms().min(HELLO_MS),
+            _ => self.longest_answer_ms(),
+        };
         self.pending.insert(
             id,
             Pending {
                 request: numbered.request,
                 destination,
-                deadline: pg::boottime_ms().saturating_add_unsigned(self.longest_answer_ms()),
+                deadline: pg::boottime_ms().saturating_add_unsigned(longest),
                 tries: tries + 1,
             },
         );
@@ -326,7 +336,7 @@ impl Broker {
             return;
         };
         match pending.destination {
-            Destination::Nobody => {}
+            Destination::Nobody => self.answered |= result.is_ok(),
             Destination::Lease(kek) => match result {
                 Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.control, kek, lease_ms),
                 Err(failure) if failure.kind.is_refusal() => {

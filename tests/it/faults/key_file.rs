@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use postgres::Client;
 
-use crate::bed::{Bed, MOMENT, QUICK, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok};
+use crate::bed::{
+    Bed, MOMENT, QUICK, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
+};
 use crate::problem::failed;
 
 /// All wrapped keys of the catalog, as one text.
@@ -39,16 +41,24 @@ fn another_root_key_is_refused_and_nothing_changes() {
     };
     cold(&bed);
     let mut client = bed.cluster.client();
-    let said = format!("wrong root key: expected check value {}, got {}", kcv(&right), kcv(&path));
+    let said = format!(
+        "wrong root key: expected check value {}, got {}",
+        kcv(&right),
+        kcv(&path)
+    );
     bed.refused(&mut client, &value).is("KC019").saying(&said);
     failed(encrypt(&mut client, "k")).is("KC019");
-    failed(client.query_one("SELECT colcrypt.rotate_key('k')", &[])).is("KC019").saying(&said);
+    failed(client.query_one("SELECT colcrypt.rotate_key('k')", &[]))
+        .is("KC019")
+        .saying(&said);
     failed(client.query_one("SELECT colcrypt.create_key('k2', 'ring')", &[])).is("KC019");
     assert_eq!(catalog(&mut client), before);
 
     fs::rename(&right, &path).unwrap();
     decrypt(&mut client, &value).unwrap();
-    client.query_one("SELECT colcrypt.rotate_key('k')", &[]).unwrap();
+    client
+        .query_one("SELECT colcrypt.rotate_key('k')", &[])
+        .unwrap();
     decrypt(&mut client, &value).unwrap();
 }
 
@@ -64,13 +74,48 @@ fn a_key_file_that_cannot_be_used_says_why() {
     let aside = bed.cluster.dir().join("aside.key");
 
     let spoil: [(&str, &dyn Fn(), &str, &str); 7] = [
-        ("missing", &|| fs::remove_file(&path).unwrap(), "KC016", "does not exist: restore it from its backup"),
-        ("open", &|| mode(&path, 0o644), "KC010", "has mode 0644, so others can read or change it"),
-        ("directory", &|| directory(&path), "KC010", "is not a regular file"),
-        ("empty", &|| fs::write(&path, "").unwrap(), "KC010", "not a root key file"),
-        ("truncated", &|| fs::write(&path, &good[..60]).unwrap(), "KC010", "not a root key file"),
-        ("damaged", &|| fs::write(&path, &flipped).unwrap(), "KC010", "its check value says"),
-        ("prose", &|| fs::write(&path, "open sesame\n").unwrap(), "KC010", "not a root key file"),
+        (
+            "missing",
+            &|| fs::remove_file(&path).unwrap(),
+            "KC016",
+            "does not exist: restore it from its backup",
+        ),
+        (
+            "open",
+            &|| mode(&path, 0o644),
+            "KC010",
+            "has mode 0644, so others can read or change it",
+        ),
+        (
+            "directory",
+            &|| directory(&path),
+            "KC010",
+            "is not a regular file",
+        ),
+        (
+            "empty",
+            &|| fs::write(&path, "").unwrap(),
+            "KC010",
+            "not a root key file",
+        ),
+        (
+            "truncated",
+            &|| fs::write(&path, &good[..60]).unwrap(),
+            "KC010",
+            "not a root key file",
+        ),
+        (
+            "damaged",
+            &|| fs::write(&path, &flipped).unwrap(),
+            "KC010",
+            "its check value says",
+        ),
+        (
+            "prose",
+            &|| fs::write(&path, "open sesame\n").unwrap(),
+            "KC010",
+            "not a root key file",
+        ),
     ];
     for (what, spoil, code, said) in spoil {
         fs::copy(&path, &aside).unwrap();
@@ -109,14 +154,19 @@ fn directory(path: &Path) {
 #[test]
 fn a_file_taken_away_is_a_kill_switch_and_a_directory_gone_is_an_outage() {
     let bed = Bed::bare(&["colcrypt.soft_ttl = '200ms'", "colcrypt.hard_ttl = '1h'"]);
-    let (near, far) = (bed.cluster.dir().join("keys"), bed.cluster.dir().join("unmounted"));
+    let (near, far) = (
+        bed.cluster.dir().join("keys"),
+        bed.cluster.dir().join("unmounted"),
+    );
     let path = bed.add_file_keyring("ring");
     bed.create_key("k", "ring");
     let mut warm = bed.cluster.client();
     let value = encrypt(&mut warm, "k").unwrap();
     let aside = bed.cluster.dir().join("aside.key");
     fs::rename(&path, &aside).unwrap();
-    let (problem, took) = wait_until_failed("the file to be missed", MOMENT, || decrypt(&mut warm, &value));
+    let (problem, took) = wait_until_failed("the file to be missed", MOMENT, || {
+        decrypt(&mut warm, &value)
+    });
     problem.is("KC016");
     assert!(took < Duration::from_millis(2500), "{took:?}");
     assert_eq!(ready_keys(&mut warm), 0);
@@ -130,14 +180,20 @@ fn a_file_taken_away_is_a_kill_switch_and_a_directory_gone_is_an_outage() {
     let sql = "UPDATE colcrypt.provider SET config = jsonb_build_object('path', $1::text)";
     warm.execute(sql, &[&mounted.to_str().unwrap()]).unwrap();
     fs::rename(&path, &mounted).unwrap();
-    wait_until_ok("the key at its new place", MOMENT, || decrypt(&mut warm, &value));
+    wait_until_ok("the key at its new place", MOMENT, || {
+        decrypt(&mut warm, &value)
+    });
     bed.cluster.restart();
     let mut warm = bed.cluster.client();
     decrypt(&mut warm, &value).unwrap();
     fs::rename(&near, &far).unwrap();
-    keep_on(Duration::from_secs(1), || decrypt(&mut warm, &value).unwrap());
+    keep_on(Duration::from_secs(1), || {
+        decrypt(&mut warm, &value).unwrap()
+    });
     bed.cluster.restart();
-    bed.refused(&mut bed.cluster.client(), &value).is("KC013").saying("is its file system mounted?");
+    bed.refused(&mut bed.cluster.client(), &value)
+        .is("KC013")
+        .saying("is its file system mounted?");
     fs::rename(&far, &near).unwrap();
     decrypt(&mut bed.cluster.client(), &value).unwrap();
 }

@@ -58,7 +58,6 @@ fn every_fault_has_its_code() {
     let sealed = r#"{"errors":["Vault is sealed"]}"#;
     let html = "<html>Forbidden</html>";
     let html_type = "Content-Type: text/html\r\n";
-    let unknown = r#"{"errors":["unsupported path"]}"#;
 
     meets(&bed, "refused", &nobody()).is("KC011");
     for (name, server, code) in [
@@ -128,17 +127,6 @@ fn every_fault_has_its_code() {
         problem.is(code);
         assert!(server.requests() > 0, "{name}");
     }
-    // A path that is not there, said by a server of the right kind.
-    let problem = meets(
-        &bed,
-        "unsupported",
-        &Fake::json("404 Not Found", "", unknown).address(),
-    );
-    assert!(
-        ["KC010", "KC013", "KC016", "KC018"].contains(&problem.code.as_str()),
-        "{problem:?}"
-    );
-
     // Only a server that speaks as Vault does is believed when it refuses.
     let server = Fake::json("403 Forbidden", "", denied);
     let mut client = bed.cluster.client();

@@ -13,7 +13,10 @@ fn many_keys_take_turns() {
     let bed = Bed::on_file(&["colcrypt.slab_keys = 16"]);
     let mut client = bed.cluster.client();
     client
-        .execute("SELECT colcrypt.create_key('turn ' || n, 'ring') FROM generate_series(1, 200) AS n", &[])
+        .execute(
+            "SELECT colcrypt.create_key('turn ' || n, 'ring') FROM generate_series(1, 200) AS n",
+            &[],
+        )
         .unwrap();
     let values: Vec<String> = (1..=KEYS)
         .map(|at| encrypt(&mut client, &format!("turn {at}")).unwrap())
@@ -25,10 +28,22 @@ fn many_keys_take_turns() {
     // All of them in one statement, so that a key is evicted while the statement that used it goes on.
     let sql = "SELECT count(*) FROM unnest($1::text[]) AS v, generate_series(1, 3) \
                WHERE colcrypt.decrypt_col(v::colcrypt.ciphertext) IS NOT NULL";
-    assert_eq!(another.query_one(sql, &[&values]).unwrap().get::<_, i64>(0), 3 * KEYS as i64);
-    let evictions = number(&mut client, "SELECT evictions FROM colcrypt.broker_status()");
-    assert!(evictions >= (2 * KEYS - 2 * SLOTS) as i64, "{evictions} evictions");
-    let used = number(&mut client, "SELECT slots_used::bigint FROM colcrypt.broker_status()");
+    assert_eq!(
+        another.query_one(sql, &[&values]).unwrap().get::<_, i64>(0),
+        3 * KEYS as i64
+    );
+    let evictions = number(
+        &mut client,
+        "SELECT evictions FROM colcrypt.broker_status()",
+    );
+    assert!(
+        evictions >= (2 * KEYS - 2 * SLOTS) as i64,
+        "{evictions} evictions"
+    );
+    let used = number(
+        &mut client,
+        "SELECT slots_used::bigint FROM colcrypt.broker_status()",
+    );
     assert_eq!(used, SLOTS as i64);
 }
 
@@ -37,7 +52,10 @@ fn many_sessions_fight_for_few_slots() {
     let bed = Bed::on_file(&["colcrypt.slab_keys = 16"]);
     let mut client = bed.cluster.client();
     client
-        .execute("SELECT colcrypt.create_key('fight ' || n, 'ring') FROM generate_series(1, 40) AS n", &[])
+        .execute(
+            "SELECT colcrypt.create_key('fight ' || n, 'ring') FROM generate_series(1, 40) AS n",
+            &[],
+        )
         .unwrap();
     let values: Vec<String> = (1..=40)
         .map(|at| encrypt(&mut client, &format!("fight {at}")).unwrap())
@@ -79,7 +97,9 @@ fn a_slab_full_of_keys_in_flight_refuses_more_and_recovers() {
         assert_eq!(number(&mut client, in_flight), SLOTS as i64);
         for value in &values[SLOTS..] {
             let error = decrypt(&mut client, value).unwrap_err();
-            problem(&error).is("KC021").saying("All 16 slots are waiting for a provider");
+            problem(&error)
+                .is("KC021")
+                .saying("All 16 slots are waiting for a provider");
         }
         // One that is on its way already needs no slot.
         let joins = scope.spawn(|| decrypt(&mut bed.cluster.client(), &values[0]));

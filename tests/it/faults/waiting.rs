@@ -131,11 +131,14 @@ fn end_many(bed: &Bed, sql: &str, ending: &str) {
         assert!(admin.query_one(&ended, &[&pids]).unwrap().get::<_, bool>(0));
         for session in sessions {
             let error = session.join().unwrap().unwrap_err();
-            let problem = problem(&error);
-            assert!(
-                ["57014", "57P01"].contains(&problem.code.as_str()),
-                "{problem:?}"
-            );
+            // A terminated session's last word may be lost with its connection.
+            if !error.is_closed() {
+                let problem = problem(&error);
+                assert!(
+                    ["57014", "57P01"].contains(&problem.code.as_str()),
+                    "{problem:?}"
+                );
+            }
         }
         assert!(
             began.elapsed() < Duration::from_secs(3),

@@ -3,7 +3,7 @@
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
-use crate::common::{self, Db, LONG, Sql, cluster, db, unique};
+use crate::common::{self, Db, LONG, Sql, cluster, db, role, unique};
 use crate::moving::{phases, rotate, versions, wait_for_jobs};
 
 const WAITING: &str = "waiting for old transactions";
@@ -257,6 +257,46 @@ fn progress_counts_what_it_did() {
         "done 0",
         "nothing was left to do"
     );
+}
+
+/// Rows that a policy hides from the table's owner are rows all the same: the job must not say it is done.
+#[test]
+fn rows_behind_a_policy_are_not_forgotten() {
+    let mut db = table(20);
+    let owner = role(&mut db.client);
+    db.client.run(&format!(
+        "ALTER TABLE t OWNER TO {owner};
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY;
+         CREATE POLICY low ON t USING (id <= 5);
+         SELECT rotate_key('k')"
+    ));
+    wait_for("the job's complaint", LONG, || {
+        db.client.yes("SELECT coalesce(last_error, '') LIKE '%row-level security%' AND finished_at IS NULL FROM job_progress")
+    });
+    db.client
+        .run("ALTER TABLE t NO FORCE ROW LEVEL SECURITY; SELECT reencrypt_column('t', 'v')");
+    wait_for_jobs(&mut db.client);
+    assert_eq!(phases(&mut db.client), ["done"]);
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:20");
+}
+
+/// A context that does not fit every row fails those rows only.
+#[test]
+fn a_context_expression_that_fails_for_one_row() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int, v ciphertext);
+         INSERT INTO t SELECT g, encrypt_col('secret ' || g, 'k', row_context(g)) FROM generate_series(1, 30) g;
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(CASE WHEN id = 9 THEN 0 ELSE id END)');
+         SELECT rotate_key('k')",
+    );
+    wait_for_jobs(&mut db.client);
+    assert_eq!(phases(&mut db.client), ["failed"]);
+    assert_eq!(versions(&mut db.client, "t", "v"), "1:1 2:29");
+    db.client.run("SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)'), reencrypt_column('t', 'v')");
+    wait_for_jobs(&mut db.client);
+    assert_eq!(phases(&mut db.client), ["failed", "done"]);
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:30");
 }
 
 #[test]

@@ -276,7 +276,7 @@ fn parallel_workers_encrypt_and_decrypt() {
         "CREATE TABLE plain AS SELECT g AS id, 'value ' || g AS v FROM generate_series(1, 20000) g;
          ALTER TABLE plain SET (parallel_workers = 3); ANALYZE plain;
          SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
-         SET max_parallel_workers_per_gather = 3; SET force_parallel_mode = off",
+         SET max_parallel_workers_per_gather = 3",
     );
     let encrypt =
         "CREATE TABLE t AS SELECT id, encrypt_col(v, 'k', row_context(id)) AS v FROM plain";
@@ -308,6 +308,12 @@ fn parallel_workers_encrypt_and_decrypt() {
             .one("SELECT count(DISTINCT substr(v::bytea, 13, 12)) FROM t"),
         "20000"
     );
+    // A version that is not committed yet is the transaction's own, in its workers too.
+    db.client.run("BEGIN; SELECT rotate_key('k')");
+    let fresh = "SELECT count(*) FROM t WHERE (ciphertext_info(reencrypt_col(v, row_context(id)))).version = 2";
+    assert!(launched(&mut db.client, fresh) > 0);
+    assert_eq!(db.client.one(fresh), "20000");
+    db.client.run("ROLLBACK");
     // The rights checked in a worker are the caller's.
     let user = crate::common::role(&mut db.client);
     db.client.run("GRANT SELECT ON t TO PUBLIC");

@@ -26,8 +26,7 @@ fn round_trip(client: &mut Client, key: &str, type_name: &str, expression: &str)
 fn every_type_comes_back() {
     let mut db = db();
     db.client.run(
-        "CREATE EXTENSION citext; CREATE EXTENSION hstore; SET search_path = public, colcrypt;
-         SELECT create_key('x', 'ring', 'xaes-256-gcm');
+        "SELECT create_key('x', 'ring', 'xaes-256-gcm');
          CREATE SCHEMA \"Odd.Schema\";
          CREATE TYPE \"Odd.Schema\".\"Mood ü\" AS ENUM ('sad', 'très content');
          CREATE DOMAIN mail AS text CHECK (VALUE LIKE '%@%');
@@ -168,9 +167,6 @@ fn every_type_comes_back() {
         ("inet", &["'10.1.2.3/8'", "'2001:db8::1'"]),
         ("cidr", &["'10.0.0.0/8'"]),
         ("macaddr", &["'08:00:2b:01:02:03'"]),
-        ("xml", &["'<a b=\"ü\">text</a>'"]),
-        ("citext", &["'MiXed'"]),
-        ("hstore", &["'a=>1, b=>NULL'"]),
         ("character varying(5)", &["'abc'"]),
         ("money", &["12.34"]),
         ("bit(5)", &["B'10101'"]),
@@ -187,6 +183,29 @@ fn every_type_comes_back() {
             }
         }
     }
+    // What not every build of PostgreSQL has.
+    for (prepare, type_name, expression) in [
+        ("SELECT '<a/>'::xml", "xml", "'<a b=\"ü\">text</a>'"),
+        ("CREATE EXTENSION citext SCHEMA public", "citext", "'MiXed'"),
+        (
+            "CREATE EXTENSION hstore SCHEMA public",
+            "hstore",
+            "'a=>1, b=>NULL'",
+        ),
+    ] {
+        match db.client.simple_query(prepare) {
+            Ok(_) => round_trip(&mut db.client, "k", type_name, expression),
+            Err(error) => {
+                // 0A000: not built in; 58P01: no control file (0A000 from PostgreSQL 13 on).
+                let code = error.as_db_error().expect("a server error").code().code();
+                assert!(matches!(code, "0A000" | "58P01"), "{error:?}");
+            }
+        }
+    }
+    if db.client.yes("SELECT to_regtype('citext') IS NOT NULL") {
+        let read = "SELECT decrypt_col(encrypt_col('t', 'k'), NULL::citext)";
+        assert_eq!(db.client.one(read), "t", "it is text by another name");
+    }
     // -0 and 0 print alike; their bits do not.
     assert!(db.client.yes(
         "SELECT float8send(decrypt_col(encrypt_col('-0'::float8, 'k'), NULL::float8)) = '\\x8000000000000000'"
@@ -196,9 +215,9 @@ fn every_type_comes_back() {
         db.client.one(
             "SELECT concat_ws(',', decrypt_col(encrypt_col('ab'::varchar(5), 'x')), decrypt_col(encrypt_col('c'::char(2), 'k'), NULL::char(2)),
                  decrypt_col(encrypt_col('n'::name, 'k')),
-                 decrypt_col(encrypt_col('v', 'k'), NULL::varchar(3)), decrypt_col(encrypt_col('t', 'k'), NULL::citext))"
+                 decrypt_col(encrypt_col('v', 'k'), NULL::varchar(3)))"
         ),
-        "ab,c,n,v,t"
+        "ab,c,n,v"
     );
     db.client
         .fails("42725", "SELECT encrypt_col('q'::\"char\", 'k')")
