@@ -85,8 +85,10 @@ CREATE TABLE colcrypt.job (
     -- Where to go on after a stop: the leaf relation being moved and its next block.
     current_relation oid,
     next_block bigint NOT NULL DEFAULT 0,
-    -- Transactions that began before this may still write under an older version.
+    -- Transactions that were under way when the job began may still write under an older version:
+    -- these virtual transactions, and what was prepared before.
     settle_before timestamptz,
+    settle_transactions text[],
     rows_done bigint NOT NULL DEFAULT 0,
     rows_failed bigint NOT NULL DEFAULT 0,
     blocks_done bigint NOT NULL DEFAULT 0,

@@ -6,6 +6,12 @@ REVOKE ALL ON FUNCTION colcrypt.add_provider(text, text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.add_provider(text, text, jsonb) IS
     'names a place where root keys live; config says where credentials are found and never holds one';
 
+CREATE FUNCTION colcrypt.alter_provider(name text, config jsonb) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_alter_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.alter_provider(text, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
+    'gives a provider other settings, such as the new place of the same root key; a wrong root key is found out at the next use';
+
 CREATE FUNCTION colcrypt.check_provider(
         name text, root_key text DEFAULT NULL,
         OUT server text, OUT root_key_version text, OUT latency interval, OUT warnings text[])

@@ -116,6 +116,9 @@ pub enum Error {
         broker_running: bool,
     },
     CatalogCorrupt(String),
+    NotTableOwner {
+        table: String,
+    },
     Column {
         message: String,
         hint: String,
@@ -313,6 +316,12 @@ impl Error {
                 format!("the key catalog is damaged: {what}"),
                 None,
                 Some("Restore the tables of schema colcrypt from a backup.".into()),
+            ),
+            Self::NotTableOwner { table } => (
+                "42501",
+                format!("must be owner of table {table}"),
+                None,
+                Some("The context expression of a registered column runs with the rights of the table's owner.".into()),
             ),
             Self::Column { message, hint } => ("42809", message.clone(), None, Some(hint.clone())),
             Self::Random => (

@@ -177,6 +177,11 @@ fn begin(job: &Job) -> Result<Next> {
     record(
         job,
         "phase = 'moving', started_at = coalesce(started_at, clock_timestamp()), settle_before = clock_timestamp(), \
+         settle_transactions = ARRAY(\
+             SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+             WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid() \
+               AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND a.backend_type NOT IN ('autovacuum worker', 'walsender')), \
          current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
          blocks_total = $2",
         [blocks_of(&leaves(job)?)?.into()],
@@ -344,10 +349,8 @@ fn wait_for_old(job: &Job) -> Result<Next> {
     }
     let _path = safe_search_path();
     let old = Spi::get_one_with_args::<bool>(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity a, colcrypt.job j WHERE j.job_id = $1 \
-                        AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-                        AND a.pid <> pg_backend_pid() AND a.xact_start < j.settle_before \
-                        AND a.backend_type NOT IN ('autovacuum worker', 'walsender', 'colcrypt maintenance worker')) \
+        "SELECT EXISTS (SELECT FROM pg_locks l, colcrypt.job j WHERE j.job_id = $1 \
+                        AND l.locktype = 'virtualxid' AND l.virtualtransaction = ANY (j.settle_transactions)) \
              OR EXISTS (SELECT FROM pg_prepared_xacts p, colcrypt.job j WHERE j.job_id = $1 \
                         AND p.database = current_database() AND p.prepared < j.settle_before)",
         &[job.id.into()],

@@ -52,10 +52,7 @@ fn refuse_foreign_table(table: pg_sys::Oid, name: &str) -> Result<()> {
     if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) } {
         return Ok(());
     }
-    Err(Error::Column {
-        message: format!("must be owner of table {name}"),
-        hint: "The context expression of a registered column runs with the rights of the table's owner.".into(),
-    })
+    Err(Error::NotTableOwner { table: name.into() })
 }
 
 fn check_column(table: pg_sys::Oid, name: &str, attribute: &str) -> Result<()> {

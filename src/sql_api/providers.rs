@@ -41,6 +41,22 @@ fn add_provider(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(0))
 }
 
+fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
+    let (_, mut provider) = read::provider_by_name(&call.text(0, "name")?)?;
+    // SAFETY: declared as jsonb.
+    provider.config = unsafe { call.get::<JsonB>(1) }
+        .ok_or(Error::NullArgument("config"))?
+        .0;
+    client::call(&Request::ValidateProvider {
+        provider: provider.clone(),
+    })?;
+    write::execute(
+        "UPDATE colcrypt.provider SET config = $2 WHERE name = $1",
+        &[provider.name.into(), JsonB(provider.config).into()],
+    )?;
+    Ok(pg_sys::Datum::from(0))
+}
+
 fn check_provider(call: Call) -> Result<pg_sys::Datum> {
     let (_, provider) = read::provider_by_name(&call.text(0, "name")?)?;
     // SAFETY: declared as text.
@@ -61,5 +77,6 @@ fn check_provider(call: Call) -> Result<pg_sys::Datum> {
 
 crate::sql_functions! {
     colcrypt_add_provider / pg_finfo_colcrypt_add_provider => add_provider;
+    colcrypt_alter_provider / pg_finfo_colcrypt_alter_provider => alter_provider;
     colcrypt_check_provider / pg_finfo_colcrypt_check_provider => check_provider;
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-
 use crate::bed::{VaultBed, encrypt};
 use crate::vault::keys_of;
 

@@ -98,7 +98,7 @@ const TEXTS: [(&str, &str, &str); 14] = [
     (
         "KC022",
         "too many sessions are waiting for the key broker",
-        "",
+        "The provider is slow or down: see the server log",
     ),
     (
         "KC023",

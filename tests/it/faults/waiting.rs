@@ -178,3 +178,29 @@ fn sessions_that_were_ended_leave_no_place_taken() {
         .unwrap();
     assert_eq!(bed.pids(), pids, "nothing crashed");
 }
+
+#[test]
+fn a_full_queue_is_an_error_and_empties_when_its_sessions_give_up() {
+    const PLACES: usize = 64;
+    let (bed, value) = hung();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..PLACES)
+            .map(|_| {
+                let mut client = bed.cluster.client();
+                let cancel = client.cancel_token();
+                let session = scope
+                    .spawn(move || client.execute("SELECT colcrypt.check_provider('bao')", &[]));
+                (cancel, session)
+            })
+            .collect();
+        bed.wait_for_waiting(PLACES as i64);
+        let (problem, took) = fails_with(&bed, "SET colcrypt.key_wait_timeout = '300ms'", &value);
+        problem.is("KC022");
+        assert!(took < AT_ONCE, "{took:?}");
+        for (cancel, session) in waiting {
+            cancel.cancel_query(NoTls).unwrap();
+            assert_eq!(failed(session.join().unwrap()).code, "57014");
+        }
+    });
+    encrypt(&mut bed.cluster.client(), "near").unwrap();
+}

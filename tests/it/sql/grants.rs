@@ -305,7 +305,7 @@ fn registering_needs_the_table() {
         "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text) TO {name}"
     ));
     db.connect_as(&name)
-        .fails("42809", "SELECT register_column('t', 'v', 'k')")
+        .fails("42501", "SELECT register_column('t', 'v', 'k')")
         .says("must be owner of table public.t");
 }
 

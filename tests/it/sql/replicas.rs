@@ -48,7 +48,7 @@ fn dumps_of_every_format_restore_into_a_new_cluster() {
         restore(&source.name, &to, format);
         // The key file has another place here.
         copy.run(&format!(
-            "UPDATE colcrypt.provider SET config = jsonb_build_object('path', '{}')",
+            "SELECT colcrypt.alter_provider(name, jsonb_build_object('path', '{}')) FROM colcrypt.provider",
             key.display()
         ));
         assert_eq!(copy.one(DIGEST), digest, "{format}");
@@ -126,7 +126,7 @@ fn a_restore_without_the_root_key_loses_nothing() {
     let mut copy = to.create_database("copy");
     to.restore(&dump, "copy");
     copy.run(&format!(
-        "UPDATE colcrypt.provider SET config = jsonb_build_object('path', '{}')",
+        "SELECT colcrypt.alter_provider(name, jsonb_build_object('path', '{}')) FROM colcrypt.provider",
         other.display()
     ));
     copy.fails("KC019", "SELECT colcrypt.decrypt_col(v) FROM t")
@@ -134,7 +134,7 @@ fn a_restore_without_the_root_key_loses_nothing() {
     let key = std::fs::read(common::root_key(cluster())).unwrap();
     let key = to.write_file("right.key", &key, 0o600);
     copy.run(&format!(
-        "UPDATE colcrypt.provider SET config = jsonb_build_object('path', '{}')",
+        "SELECT colcrypt.alter_provider(name, jsonb_build_object('path', '{}')) FROM colcrypt.provider",
         key.display()
     ));
     assert_eq!(copy.one("SELECT colcrypt.decrypt_col(v) FROM t"), "hush");
