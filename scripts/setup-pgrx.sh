@@ -14,3 +14,15 @@ if [ "$(cargo pgrx --version 2>/dev/null || true)" != "cargo-pgrx $PGRX_VERSION"
 fi
 
 configure_pgrx "$(pgrx_home)"
+
+# `cargo pgrx run` starts a server with PostgreSQL's own defaults, which preload nothing. Make its data directory
+# first, with what colcrypt needs; root cannot run that server anyway.
+data="$(pgrx_home)/data-$PG"
+if ! is_root && [ ! -e "$data" ]; then
+    say "making the data directory that 'cargo pgrx run pg$PG' will use"
+    "$BINDIR/initdb" -D "$data" -U "$(id -un)" --no-sync >/dev/null
+    cat >>"$data/postgresql.conf" <<-CONF
+		shared_preload_libraries = 'colcrypt'
+		colcrypt.agent_path = '$TARGET/debug/colcrypt'
+	CONF
+fi

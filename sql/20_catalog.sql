@@ -129,5 +129,15 @@ BEGIN
 END
 $$;
 
+-- Better now than at the first use.
+DO $$
+BEGIN
+    IF NOT 'colcrypt' = ANY (regexp_split_to_array(current_setting('shared_preload_libraries'), '[\s",]+')) THEN
+        RAISE WARNING 'colcrypt is not loaded at server start'
+            USING HINT = 'Add colcrypt to shared_preload_libraries in postgresql.conf and restart the server; until then no key can be used.';
+    END IF;
+END
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA colcrypt FROM PUBLIC;
 GRANT USAGE ON SCHEMA colcrypt TO PUBLIC;
