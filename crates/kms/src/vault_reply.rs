@@ -196,19 +196,28 @@ fn not_found(question: &Question, said: &str) -> (FailureKind, String) {
 
 /// Longest quotation of a server's own words.
 const QUOTED: usize = 200;
-/// A run of this many characters of the alphabet of tokens, ids and base64 is not a word.
+/// A longer run of letters and digits is not a word.
 const LONGEST_WORD: usize = 20;
+
+/// Whether a run of characters that tokens, ids and base64 are made of may be shown. A slash is such a
+/// character, but paths ought to stay readable: they are words in lower case between slashes, which
+/// base64 of any length worth hiding is not.
+fn is_harmless(run: &str) -> bool {
+    let words = run.split('/').all(|word| word.len() <= LONGEST_WORD);
+    let path = !run.contains(|c: char| c.is_ascii_uppercase() || matches!(c, '+' | '='));
+    words && (path || run.len() <= LONGEST_WORD)
+}
 
 /// A server's words without control characters and without what might be an echo of a secret.
 fn presentable(text: &str) -> String {
-    let of_secret = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '=' | '_' | '-');
+    let of_secret = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '_' | '-');
     let mut out = String::new();
     let mut run = String::new();
     let flush = |run: &mut String, out: &mut String| {
-        if run.len() > LONGEST_WORD {
-            out.push('…');
-        } else {
+        if is_harmless(run) {
             out.push_str(run);
+        } else {
+            out.push('…');
         }
         run.clear();
     };
@@ -240,6 +249,17 @@ mod tests {
         assert_eq!(
             presentable(&text),
             "1 error occurred:  * bad plaintext … for …"
+        );
+        // Base64 has slashes, too: no piece between them may be shown.
+        for key in [
+            "q83vAS/FZ4mrze8B/0VniavN7wEj/WeJq83vASNFZ4k=",
+            "AAAA/BBBB/cccc/dddd/eeee/ffff/gggg/hhhh/NbK=",
+        ] {
+            assert_eq!(presentable(&format!("bad \"{key}\"")), "bad \"…\"");
+        }
+        assert_eq!(
+            presentable("no handler for route \"transit/keys/app-root\""),
+            "no handler for route \"transit/keys/app-root\""
         );
         assert!(presentable(&"word ".repeat(1000)).chars().count() <= QUOTED + 1);
         assert_eq!(presentable("permission denied"), "permission denied");

@@ -322,7 +322,7 @@ async fn an_echo_of_the_request_is_not_repeated() {
     .await;
     assert_eq!(failure.kind, FailureKind::BadReply);
     assert!(failure.message.contains("cannot parse"), "{failure}");
-    // 32 bytes in base64 end so.
+    // 32 bytes in base64 end so; what stands before may hold a slash.
     assert!(!failure.message.contains("=\""), "{failure}");
 }
 
