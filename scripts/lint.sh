@@ -22,9 +22,9 @@ tools() {
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
         die "rustfmt or clippy is missing: run 'rustup component add rustfmt clippy'"
     fi
-    if ! command -v shellcheck >/dev/null; then
+    if ! command -v shellcheck >/dev/null || ! command -v git >/dev/null; then
         as_admin env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
-        as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck \
+        as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck git \
             </dev/null >/dev/null
     fi
     if [ "$(cargo deny --version 2>/dev/null || true)" != "cargo-deny $DENY_VERSION" ]; then
