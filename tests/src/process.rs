@@ -37,7 +37,8 @@ pub fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bo
 
 /// Sends a signal, such as `KILL` or `STOP`.
 pub fn signal(pid: i32, name: &str) {
-    run(Command::new("kill").args(["-s", name, &pid.to_string()]));
+    // The shell's own: a small system has no program of that name.
+    run(Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]));
 }
 
 /// kill -9.
