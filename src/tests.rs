@@ -20,11 +20,16 @@ mod outside {
         static OPTIONS: OnceLock<Vec<String>> = OnceLock::new();
         let options = OPTIONS.get_or_init(|| {
             let agent = agent();
+            let root_key = root_key(&agent);
+            // A copy: the server's user may not reach the checkout (one in /root, for example).
+            let copy = root_key.with_file_name("colcrypt");
+            let _ = std::fs::remove_file(&copy);
+            std::fs::copy(&agent, &copy).expect("a copy of the agent");
             vec![
                 "shared_preload_libraries = 'colcrypt'".into(),
-                format!("colcrypt.agent_path = '{}'", agent.display()),
+                format!("colcrypt.agent_path = '{}'", copy.display()),
                 // No setting of ours: a name for the tests to ask for.
-                format!("colcrypt_tests.root_key = '{}'", root_key(&agent).display()),
+                format!("colcrypt_tests.root_key = '{}'", root_key.display()),
             ]
         });
         options.iter().map(String::as_str).collect()
