@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	lint bench clean
+	torture lint bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-pgrx: setup-pgrx ## cargo pgrx test
 
 test-integration: install ## real clusters, a real key server
 	@scripts/test.sh integration
+
+torture: install ## 200 processes killed at random moments, then every row compared (KILLS=… SEED=…)
+	@KILLS=$${KILLS:-200} scripts/test.sh integration --test torture -- --nocapture
 
 lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
 	@scripts/lint.sh

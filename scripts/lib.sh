@@ -136,7 +136,8 @@ pgrx_home() {
 }
 
 # One selection of packages and features for every build, so that cargo compiles a dependency once.
-cargo_features() { echo "--no-default-features --features colcrypt/pg$PG"; }
+# Without defaults for the extension's sake, so those of the program, every kind of provider, are asked for by name.
+cargo_features() { echo "--no-default-features --features colcrypt/pg$PG,colcrypt-cli/default"; }
 
 # stage NAME COMMAND…: runs it and remembers how long it took.
 STAGES=()

@@ -74,6 +74,10 @@ check_rust
 
 # clang-14's library reads PostgreSQL's headers for pgrx; the C compiler builds the ciphers.
 packages=(build-essential pkg-config libclang-14-dev)
+# The suites' HSM, and the program that makes keys in it.
+packages+=(softhsm2 opensc)
+# Its gcore writes the core files that are searched for keys.
+packages+=(gdb)
 case "$PG" in
 15) packages+=(postgresql-15 postgresql-server-dev-15) ;;
 16 | 17 | 18) ;;

@@ -8,14 +8,37 @@ cd "$ROOT"
 # The suites compare error messages; a backtrace in a child's stderr does not belong there.
 unset RUST_BACKTRACE
 
-# The independent reader, and the key server the suites talk to; a missing one is a failure, not a skip.
+# The independent reader, and the key servers the suites talk to; a missing one is a failure, not a skip.
 scripts/setup-python.sh
 scripts/install-openbao.sh >&2
+scripts/install-fake-aws.sh >&2
+scripts/install-pykmip.sh >&2
+scripts/install-drivers.sh >&2
+
+# Every selection is the whole workspace with one set of features, and targets are chosen by name: with another selection
+# cargo would build the dependencies, the cloud vendors' SDKs among them, once more.
+read -ra selection <<<"--workspace $(cargo_features)"
+
+# The tests in crates/*/tests, as cargo names them.
+unit_targets() {
+    local file
+    for file in crates/*/tests/*.rs; do echo "--test $(basename "$file" .rs)"; done
+    for file in crates/*/tests/*/main.rs; do echo "--test $(basename "$(dirname "$file")")"; done
+}
 
 what="${1:-}"
 shift || true
 case "$what" in
-unit) cargo test --workspace --exclude colcrypt --exclude colcrypt-tests --exclude colcrypt-bench "$@" ;;
-integration) cargo test -p colcrypt-tests "$@" ;;
+unit)
+    read -ra targets <<<"$(unit_targets | tr '\n' ' ')"
+    # Tests in a server's process are cargo pgrx's to run.
+    cargo test "${selection[@]}" --lib --bins "${targets[@]}" "$@" -- --skip tests::pg_
+    ;;
+integration)
+    # A target in the arguments (--test sql) takes the place of all.
+    targets=(--test docs --test providers --test sql --test faults --test torture)
+    if [[ " $* " == *" --test "* || " $* " == *" --lib "* ]]; then targets=(); fi
+    cargo test "${selection[@]}" "${targets[@]}" "$@"
+    ;;
 *) die "usage: test.sh unit|integration [cargo test arguments]" ;;
 esac

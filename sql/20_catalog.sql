@@ -16,6 +16,11 @@ CREATE TABLE colcrypt.keyring (
     name text COLLATE "C" NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 200),
     current_version int NOT NULL CHECK (current_version > 0),
     dek_wrap text NOT NULL,
+    -- Where new key material comes from: the system's generator, or the provider's.
+    key_source text NOT NULL DEFAULT 'system' CHECK (key_source IN ('system', 'provider')),
+    -- Whether activation, destruction and grants wait for a second role, and how long they may wait.
+    four_eyes boolean NOT NULL DEFAULT false,
+    approval_window interval NOT NULL DEFAULT '24 hours' CHECK (approval_window > '0'),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE colcrypt.keyring IS 'keyrings: each has one key encryption key (KEK), versioned';
@@ -23,15 +28,25 @@ COMMENT ON TABLE colcrypt.keyring IS 'keyrings: each has one key encryption key 
 CREATE TABLE colcrypt.kek_version (
     keyring_id uuid NOT NULL,
     version int NOT NULL CHECK (version > 0),
-    provider_id uuid NOT NULL,
-    root_key text NOT NULL,
-    root_key_version text NOT NULL,
-    wrapped bytea NOT NULL,
     kcv text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (keyring_id, version)
 );
-COMMENT ON TABLE colcrypt.kek_version IS 'versions of key encryption keys, wrapped by a root key';
+COMMENT ON TABLE colcrypt.kek_version IS 'versions of key encryption keys';
+
+CREATE TABLE colcrypt.kek_copy (
+    keyring_id uuid NOT NULL,
+    version int NOT NULL CHECK (version > 0),
+    -- Whose root key is asked first: the lowest number's.
+    preference int NOT NULL CHECK (preference > 0),
+    provider_id uuid NOT NULL,
+    root_key text NOT NULL,
+    root_key_version text NOT NULL,
+    wrapped bytea NOT NULL,
+    PRIMARY KEY (keyring_id, version, preference),
+    UNIQUE (keyring_id, version, provider_id, root_key)
+);
+COMMENT ON TABLE colcrypt.kek_copy IS 'key encryption keys, wrapped by each of their keyring''s root keys';
 
 CREATE TABLE colcrypt.key (
     key_id bigint PRIMARY KEY,
@@ -39,6 +54,14 @@ CREATE TABLE colcrypt.key (
     keyring_id uuid NOT NULL,
     suite text NOT NULL,
     current_version int NOT NULL CHECK (current_version > 0),
+    -- Cryptoperiods (SP 800-57 part 1, 5.3.4), counted from a version's activation: how long it may
+    -- encrypt, and how long after that it may decrypt; null is without end.
+    originator_usage_period interval DEFAULT '1 year' CHECK (originator_usage_period > '0'),
+    recipient_usage_period interval CHECK (recipient_usage_period >= '0'),
+    -- How often the worker rotates by itself; null is only when the cryptoperiod or a limit asks for it.
+    rotation_interval interval CHECK (rotation_interval > '0'),
+    -- How many values a version may encrypt, where an administrator wants fewer than the suite allows.
+    usage_bound bigint CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 ELSE 1::bigint << 56 END),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE colcrypt.key IS 'keys that values are encrypted with, by name';
@@ -51,9 +74,22 @@ CREATE TABLE colcrypt.key_version (
     wrapped bytea NOT NULL,
     kcv text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    activated_at timestamptz,
     deactivated_at timestamptz,
+    destroy_at timestamptz,
+    destroyed_at timestamptz,
+    -- Who moved it to its state, when and why. Roles by name: the record outlives them.
+    state_changed_at timestamptz NOT NULL DEFAULT now(),
+    state_changed_by text NOT NULL DEFAULT session_user,
+    state_reason text,
+    -- What a suspended version comes back to, and one whose destruction is cancelled.
+    former_state text,
+    -- When it was first marked as compromised; never taken back.
+    compromised_at timestamptz,
     PRIMARY KEY (key_id, version)
-);
+)
+-- A destroyed version leaves a dead row with its wrapped key behind: autovacuum is not to wait for more.
+WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE colcrypt.key_version IS 'versions of data encryption keys (DEKs), wrapped by a key encryption key';
 
 CREATE TABLE colcrypt.key_grant (
@@ -61,19 +97,34 @@ CREATE TABLE colcrypt.key_grant (
     grantee regrole NOT NULL,
     can_encrypt boolean NOT NULL,
     can_decrypt boolean NOT NULL,
+    can_manage boolean NOT NULL DEFAULT false,
     PRIMARY KEY (key_id, grantee)
 );
-COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt or decrypt with a key; role 0 is PUBLIC';
+COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt with, decrypt with or manage a key; role 0 is PUBLIC';
 
 CREATE TABLE colcrypt.protected_column (
     relation regclass NOT NULL,
     attribute name NOT NULL,
     key_id bigint NOT NULL,
     context text,
+    -- Which roles an access view shows the plaintext to, by name; null is whoever may decrypt with the key.
+    readers text[],
+    plaintext_type regtype NOT NULL DEFAULT 'text',
+    -- That type with its length, precision and collation, as SQL, where an access view has to show it so.
+    declared text,
     registered_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (relation, attribute)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';
+
+-- Sessions read it, as they do the tables above; but a change of it concerns none of them.
+CREATE TABLE colcrypt.version_usage (
+    key_id bigint NOT NULL,
+    version int NOT NULL,
+    encryptions bigint NOT NULL,
+    PRIMARY KEY (key_id, version)
+);
+COMMENT ON TABLE colcrypt.version_usage IS 'how many values each key version has encrypted, as of the last flush';
 
 CREATE TABLE colcrypt.job (
     job_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -81,7 +132,13 @@ CREATE TABLE colcrypt.job (
     attribute name NOT NULL,
     key_id bigint NOT NULL,
     target_version int NOT NULL,
+    -- Rows under a compromised version go first.
+    priority int NOT NULL DEFAULT 0,
     phase text NOT NULL DEFAULT 'queued',
+    paused boolean NOT NULL DEFAULT false,
+    fire_triggers boolean NOT NULL DEFAULT false,
+    -- The brake that holds it, in words.
+    held_by text,
     -- Where to go on after a stop: the leaf relation being moved and its next block.
     current_relation oid,
     next_block bigint NOT NULL DEFAULT 0,
@@ -93,9 +150,15 @@ CREATE TABLE colcrypt.job (
     rows_failed bigint NOT NULL DEFAULT 0,
     blocks_done bigint NOT NULL DEFAULT 0,
     blocks_total bigint,
+    rows_estimate bigint,
+    passes int NOT NULL DEFAULT 0,
+    wal_bytes bigint NOT NULL DEFAULT 0,
+    -- Time in batches of this run and the rests between them.
+    worked interval NOT NULL DEFAULT '0',
     last_error text,
     created_at timestamptz NOT NULL DEFAULT now(),
     started_at timestamptz,
+    retried_at timestamptz,
     finished_at timestamptz,
     -- Failed tries in a row, and when the next one is due.
     tries int NOT NULL DEFAULT 0,
@@ -103,6 +166,68 @@ CREATE TABLE colcrypt.job (
 );
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
 COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';
+
+CREATE TABLE colcrypt.job_error (
+    job_id bigint NOT NULL,
+    -- The partition or child that holds the row.
+    relation regclass NOT NULL,
+    row_ctid tid NOT NULL,
+    -- None where the value's header cannot be read.
+    key text,
+    version int,
+    reason text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (job_id, relation, row_ctid)
+);
+COMMENT ON TABLE colcrypt.job_error IS
+    'rows that a job could not move: where each was then, the key and version it is under, and why; retry_job takes these again';
+GRANT SELECT ON colcrypt.job_error TO pg_monitor;
+
+CREATE TABLE colcrypt.migration (
+    job_id bigint PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('encrypt', 'decrypt')),
+    relation regclass NOT NULL,
+    attribute name NOT NULL,
+    -- The new column, which takes the other's name at the swap.
+    twin name NOT NULL,
+    key_id bigint NOT NULL,
+    context text,
+    readers text[],
+    plaintext_type regtype NOT NULL,
+    -- The plaintext's type with its length, precision and collation, as SQL.
+    declared text NOT NULL,
+    -- The name that an access view takes over from the table, and the table's new one; null is for no such view.
+    view_name name,
+    table_name name,
+    -- What may be lost, as class/oid.
+    accepted text[] NOT NULL,
+    ordered_by text NOT NULL DEFAULT session_user,
+    -- What the verification relies on, and how many rows of its pass were out of step.
+    fence text,
+    strays bigint NOT NULL DEFAULT 0,
+    -- The transaction that dropped the old column: older row versions still hold it.
+    swapped_in xid8,
+    swapped_at timestamptz,
+    swapped_lsn pg_lsn
+);
+COMMENT ON TABLE colcrypt.migration IS
+    'what the jobs of encrypt_column and decrypt_column have to do; not dumped, as jobs are not';
+CREATE TABLE colcrypt.audit_outbox (
+    event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    event text NOT NULL,
+    session_role text NOT NULL DEFAULT session_user,
+    current_role_name text NOT NULL,
+    client_addr inet DEFAULT inet_client_addr(),
+    pid int NOT NULL DEFAULT pg_backend_pid(),
+    key_id bigint,
+    key_name text,
+    version int,
+    relation text,
+    detail text
+);
+COMMENT ON TABLE colcrypt.audit_outbox IS
+    'administrative acts, recorded by the transaction that did them, on their way into the audit log';
 
 -- Sessions cache what they read here. Any change, by whatever way, tells them all at commit, and
 -- sessions on standbys when replay gets there.
@@ -115,7 +240,7 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'kek_version', 'key', 'key_version', 'key_grant'] LOOP
+    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant', 'protected_column'] LOOP
         EXECUTE format('CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
                        'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);

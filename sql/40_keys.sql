@@ -21,11 +21,46 @@ COMMENT ON FUNCTION colcrypt.check_provider(text, text) IS
     'asks the provider for a round trip; with a root key, also wraps and unwraps random bytes under it';
 
 CREATE FUNCTION colcrypt.create_keyring(
-        name text, provider text, root_key text DEFAULT '', dek_wrap text DEFAULT 'aes-256-gcm') RETURNS uuid
+        name text, provider text, root_key text DEFAULT '', dek_wrap text DEFAULT 'aes-256-gcm',
+        key_source text DEFAULT 'system') RETURNS uuid
     AS 'MODULE_PATHNAME', 'colcrypt_create_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.create_keyring(text, text, text, text) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.create_keyring(text, text, text, text) IS
-    'makes a keyring: a new key encryption key, wrapped by a root key that must exist; dek_wrap is aes-256-gcm or aes-kwp';
+REVOKE ALL ON FUNCTION colcrypt.create_keyring(text, text, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.create_keyring(text, text, text, text, text) IS
+    'makes a keyring: a new key encryption key, wrapped by a root key that must exist; dek_wrap is aes-256-gcm or aes-kwp; key_source says whose generator makes the keyring''s keys: system or provider';
+
+CREATE FUNCTION colcrypt.move_keyring(keyring text, provider text, root_key text DEFAULT '') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_move_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.move_keyring(text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.move_keyring(text, text, text) IS
+    'wraps the keyring''s key encryption key under another root key, at any provider, in the place of its first; no data is touched, and the old root key is needed no more';
+
+CREATE FUNCTION colcrypt.add_root(keyring text, provider text, root_key text DEFAULT '') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_add_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.add_root(text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.add_root(text, text, text) IS
+    'wraps the keyring''s key encryption key under one more root key, at any provider, which opens the keyring when those before it do not; says added';
+
+CREATE FUNCTION colcrypt.drop_root(keyring text, provider text, root_key text DEFAULT '') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.drop_root(text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.drop_root(text, text, text) IS
+    'takes a root key away from a keyring, if one that stays opens it at this moment; says which stay';
+
+CREATE FUNCTION colcrypt.check_roots(
+        keyring text,
+        OUT kek_version int, OUT preference int, OUT provider text, OUT root_key text,
+        OUT opens boolean, OUT problem text)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_check_roots' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.check_roots(text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.check_roots(text) IS
+    'asks every root key of the keyring for its key encryption key, whatever is cached, and says which of them give it';
+
+CREATE FUNCTION colcrypt.rotate_root(keyring text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_rotate_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.rotate_root(text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.rotate_root(text) IS
+    'wraps the keyring''s key encryption key under the newest version of its root key, or of each of them; returns the versions; changes nothing unless all can be done';
 
 CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_create_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -40,15 +75,15 @@ COMMENT ON FUNCTION colcrypt.rotate_key(text) IS
     'makes a new version for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';
 
 CREATE FUNCTION colcrypt.grant_key(
-        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS void
+        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_grant_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.grant_key(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
-    'lets a role (or PUBLIC) encrypt, decrypt or both with a key';
+    'lets a role encrypt with, decrypt with or manage a key; PUBLIC may be given the first two; says granted';
 
 CREATE FUNCTION colcrypt.revoke_key(
-        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS void
+        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_revoke_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.revoke_key(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.revoke_key(text, text, text[]) IS
-    'takes privileges on a key away; every session sees it at its next statement';
+    'takes privileges on a key away; every session sees it at its next statement; says revoked';

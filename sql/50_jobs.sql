@@ -1,11 +1,12 @@
 -- Registered columns and the jobs that re-encrypt them.
 
 CREATE FUNCTION colcrypt.register_column(
-        relation regclass, attribute name, key text, context text DEFAULT NULL) RETURNS void
+        relation regclass, attribute name, key text, context text DEFAULT NULL,
+        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text') RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values were bound to, such as colcrypt.row_context(id)';
+REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values were bound to, such as colcrypt.row_context(id); readers and plaintext_type are for create_access_view';
 
 CREATE FUNCTION colcrypt.unregister_column(relation regclass, attribute name) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unregister_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -13,30 +14,74 @@ REVOKE ALL ON FUNCTION colcrypt.unregister_column(regclass, name) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.unregister_column(regclass, name) IS
     'takes a column out of the care of rotation; its values stay as they are';
 
-CREATE FUNCTION colcrypt.reencrypt_column(relation regclass, attribute name) RETURNS bigint
+CREATE FUNCTION colcrypt.reencrypt_column(
+        relation regclass, attribute name, fire_triggers boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_reencrypt_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.reencrypt_column(regclass, name) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.reencrypt_column(regclass, name) IS
-    'queues a job that moves the column''s values to the current version of its key; returns the job';
+REVOKE ALL ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) IS
+    'queues a job that moves the column''s values to the current version of its key, with or without the table''s triggers; returns the job';
+
+CREATE FUNCTION colcrypt.pause_job(job bigint) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_pause_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.pause_job(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.pause_job(bigint) IS
+    'stops a job after the batch at hand until resume_job; says paused';
+
+CREATE FUNCTION colcrypt.resume_job(job bigint) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_resume_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.resume_job(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.resume_job(bigint) IS
+    'lets a paused job go on where it was; says resumed';
+
+CREATE FUNCTION colcrypt.cancel_job(job bigint) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_cancel_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.cancel_job(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.cancel_job(bigint) IS
+    'ends a job after the batch at hand; rows that it moved stay moved; says cancelled';
+
+CREATE FUNCTION colcrypt.retry_job(job bigint) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_retry_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.retry_job(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.retry_job(bigint) IS
+    'tries again the rows of a failed job that are listed in job_error; says queued';
+
+-- For the worker: whether a time is in a window as colcrypt.rotation_time and colcrypt.job_window have them.
+CREATE FUNCTION colcrypt.is_in_window(time_window text, moment timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE WHEN opens < closes THEN t >= opens AND t < closes ELSE t >= opens OR t < closes END
+        FROM (SELECT (moment AT TIME ZONE current_setting('log_timezone'))::time AS t,
+                     split_part(s, '-', 1)::time AS opens,
+                     coalesce(nullif(split_part(s, '-', 2), '')::time, split_part(s, '-', 1)::time + '1 hour') AS closes
+              FROM trim(time_window) s) w
+    $$;
+REVOKE ALL ON FUNCTION colcrypt.is_in_window(text, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.is_in_window(text, timestamptz) IS
+    'whether a moment is in a daily window such as 22:00-04:00, in log_timezone';
 
 CREATE VIEW colcrypt.job_progress AS
     SELECT j.job_id,
            j.relation,
-           j.attribute,
+           coalesce(m.attribute, j.attribute) AS attribute,
            coalesce(k.name, '(dropped)') AS key,
            j.target_version,
            j.phase,
+           CASE WHEN j.finished_at IS NULL THEN CASE WHEN j.paused THEN 'paused' ELSE j.held_by END END AS held_by,
            j.rows_done,
            j.rows_failed,
+           j.rows_estimate,
            j.blocks_done,
            j.blocks_total,
-           j.rows_done / nullif(extract(epoch FROM coalesce(j.finished_at, clock_timestamp()) - j.started_at)::float8, 0)
-               AS rows_per_second,
+           j.rows_done / nullif(extract(epoch FROM j.worked)::float8, 0) AS rows_per_second,
+           j.wal_bytes,
+           CASE WHEN j.phase = 'moving' AND j.passes = 1 AND j.blocks_done > 0
+                THEN j.worked * ((j.blocks_total - j.blocks_done)::float8 / j.blocks_done) END AS time_left,
            j.last_error,
            j.created_at,
            j.started_at,
-           j.finished_at
-    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id);
+           j.finished_at,
+           coalesce(m.kind || '_column', 'reencrypt_column') AS kind
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
 COMMENT ON VIEW colcrypt.job_progress IS
-    're-encryption jobs: phase is queued, moving, waiting for old transactions, verifying, done or failed';
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';
 GRANT SELECT ON colcrypt.job_progress TO pg_monitor;

@@ -1,5 +1,52 @@
 -- What a DBA looks at.
 
+CREATE FUNCTION colcrypt.root_state(
+        keyring_id uuid, version int, preference int,
+        OUT state text, OUT asked_at timestamptz, OUT failing_since timestamptz, OUT problem text,
+        OUT served_at timestamptz)
+    AS 'MODULE_PATHNAME', 'colcrypt_root_state' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION colcrypt.root_state(uuid, int, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.root_state(uuid, int, int) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.root_state(uuid, int, int) IS
+    'what this server''s agent last heard from one of a keyring''s root keys; see the view root_status';
+
+CREATE VIEW colcrypt.root_status AS
+    SELECT r.name AS keyring,
+           c.version AS kek_version,
+           c.preference,
+           p.name AS provider,
+           c.root_key,
+           c.root_key_version,
+           s.state,
+           s.asked_at,
+           s.failing_since,
+           s.problem,
+           s.served_at
+    FROM colcrypt.kek_copy c
+    JOIN colcrypt.keyring r USING (keyring_id)
+    JOIN colcrypt.provider p USING (provider_id)
+    CROSS JOIN LATERAL colcrypt.root_state(c.keyring_id, c.version, c.preference) s;
+COMMENT ON VIEW colcrypt.root_status IS
+    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed or not asked (since the server started or the key was wrapped), served_at when the key encryption key in use last came from it';
+GRANT SELECT ON colcrypt.root_status TO pg_monitor;
+
+CREATE VIEW colcrypt.kek_status AS
+    SELECT s.keyring,
+           s.kek_version,
+           (array_agg(s.provider ORDER BY s.preference))[1] AS provider,
+           (array_agg(s.root_key ORDER BY s.preference))[1] AS root_key,
+           (array_agg(s.root_key_version ORDER BY s.preference))[1] AS root_key_version,
+           count(*)::int AS roots,
+           (array_agg(CASE s.root_key WHEN '' THEN s.provider ELSE s.provider || ', ' || s.root_key END
+                      ORDER BY s.served_at DESC) FILTER (WHERE s.served_at IS NOT NULL))[1] AS served_by,
+           string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
+               FILTER (WHERE s.state = 'failed') AS root_problem
+    FROM colcrypt.root_status s
+    GROUP BY s.keyring, s.kek_version;
+COMMENT ON VIEW colcrypt.kek_status IS
+    'every key encryption key: its first root key, how many it has, which one it last came from on this server, and which of them fail, why and since when';
+GRANT SELECT ON colcrypt.kek_status TO pg_monitor;
+
 CREATE VIEW colcrypt.key_status AS
     SELECT k.name AS key,
            lpad(to_hex(k.key_id), 16, '0') AS key_id,
@@ -9,18 +56,28 @@ CREATE VIEW colcrypt.key_status AS
            k.suite,
            r.name AS keyring,
            v.kek_version,
-           p.name AS provider,
+           e.provider,
            e.root_key,
            e.root_key_version,
+           e.served_by,
+           e.root_problem,
            v.kcv AS key_check_value,
            v.created_at,
-           v.deactivated_at
+           v.activated_at,
+           v.deactivated_at,
+           v.compromised_at,
+           v.destroy_at,
+           v.destroyed_at,
+           v.state_changed_at,
+           v.state_changed_by,
+           v.state_reason,
+           d.last_error AS destruction_problem
     FROM colcrypt.key k
-    JOIN colcrypt.key_version v USING (key_id)
+    JOIN colcrypt.key_version v ON v.key_id = k.key_id
     JOIN colcrypt.keyring r USING (keyring_id)
-    JOIN colcrypt.kek_version e ON e.keyring_id = r.keyring_id AND e.version = v.kek_version
-    JOIN colcrypt.provider p USING (provider_id);
-COMMENT ON VIEW colcrypt.key_status IS 'every key version, its state, and what protects it';
+    JOIN colcrypt.kek_status e ON e.keyring = r.name AND e.kek_version = v.kek_version
+    LEFT JOIN colcrypt.destruction d ON d.key_id = v.key_id AND d.version = v.version;
+COMMENT ON VIEW colcrypt.key_status IS 'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail';
 GRANT SELECT ON colcrypt.key_status TO pg_monitor;
 
 CREATE FUNCTION colcrypt.cache_slots(
@@ -50,3 +107,25 @@ REVOKE ALL ON FUNCTION colcrypt.broker_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.broker_status() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.broker_status() IS
     'the key broker, its agent and the key slab as a whole';
+
+CREATE VIEW colcrypt.keyring_status AS
+    SELECT r.name AS keyring,
+           r.current_version AS kek_version,
+           e.provider,
+           e.root_key,
+           e.root_key_version,
+           e.roots,
+           e.served_by,
+           e.root_problem,
+           v.kcv AS kek_check_value,
+           r.dek_wrap,
+           r.key_source,
+           r.four_eyes,
+           r.approval_window,
+           r.created_at
+    FROM colcrypt.keyring r
+    JOIN colcrypt.kek_version v ON v.keyring_id = r.keyring_id AND v.version = r.current_version
+    JOIN colcrypt.kek_status e ON e.keyring = r.name AND e.kek_version = r.current_version;
+COMMENT ON VIEW colcrypt.keyring_status IS
+    'every keyring: its current key encryption key, what protects it (the first root key, how many there are, which served last, which fail), where its keys are generated, and whether it asks for four eyes';
+GRANT SELECT ON colcrypt.keyring_status TO pg_monitor;

@@ -1,13 +1,15 @@
-//! Everything that can go wrong, and the one place that says what the user reads: SQLSTATE, message,
-//! detail and hint. `docs/errors.md` is the same table in prose; a test compares the two.
-//!
-//! Class `KC` is colcrypt's own (the standard leaves classes I–Z to implementations). No variant
-//! carries a key, a plaintext or a credential.
+//! Everything that can go wrong. What the user reads of it is in `report`. No variant carries a key, a
+//! plaintext or a credential.
+
+mod report;
 
 use std::cell::Cell;
 
+use colcrypt_core::state::{TransitionError, Verb};
 use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
-use colcrypt_protocol::{Failure, FailureKind};
+use colcrypt_protocol::Failure;
+
+pub use report::Report;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -29,15 +31,16 @@ pub fn forget_last_raised() {
 pub fn last_raised_concerns_a_value() -> bool {
     matches!(
         LAST_RAISED.get(),
-        Some("KC001" | "KC002" | "KC003" | "42704" | "54000")
+        Some("KC001" | "KC002" | "KC003" | "KC030" | "KC063" | "42704" | "54000")
     )
 }
 
 /// What a role may do with a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Privilege {
     Encrypt,
     Decrypt,
+    Manage,
 }
 
 impl Privilege {
@@ -45,6 +48,7 @@ impl Privilege {
         match self {
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
+            Self::Manage => "manage",
         }
     }
 }
@@ -80,7 +84,44 @@ pub enum Error {
         key: String,
         version: KeyVersion,
         state: KeyState,
+        /// Who moved it there, and when.
+        by: String,
+        at: String,
         privilege: Privilege,
+    },
+    /// Destroying the version would lose rows.
+    RowsNeedVersion {
+        key: String,
+        version: KeyVersion,
+        /// One line a column: its name and how many rows.
+        holders: String,
+    },
+    ReasonMissing(Verb),
+    /// What a verb would do to one version of a key has no place in its life.
+    TransitionRefused {
+        key: String,
+        version: KeyVersion,
+        by: String,
+        at: String,
+        refused: TransitionError,
+    },
+    /// No version of a key is in a state that a verb applies to.
+    NothingToDo {
+        key: String,
+        verb: Verb,
+        /// Versions and their states.
+        versions: String,
+    },
+    /// A key that is switched off is not rotated.
+    KeySuspended {
+        key: String,
+        version: KeyVersion,
+        by: String,
+        at: String,
+    },
+    WindowTooShort {
+        asked: String,
+        floor: String,
     },
     Malformed(FormatError),
     MalformedText,
@@ -115,24 +156,114 @@ pub enum Error {
         waited_ms: u64,
         broker_running: bool,
     },
+    /// A root key that the keyring has already, by this or another name.
+    RootExists {
+        keyring: String,
+        root: String,
+    },
+    UnknownRoot {
+        keyring: String,
+        root: String,
+        /// The root keys it has.
+        roots: String,
+    },
+    /// Without the root key nothing would open the keyring.
+    RootNeeded {
+        keyring: String,
+        root: String,
+        why: String,
+    },
     CatalogCorrupt(String),
+    UsageLimit {
+        key: String,
+        version: KeyVersion,
+        total: u64,
+        limit: u64,
+        bound: u64,
+    },
+    UsageUnrecorded {
+        key: String,
+        standby: bool,
+    },
+    PeriodOver {
+        key: String,
+        version: KeyVersion,
+        privilege: Privilege,
+        end: String,
+    },
     NotTableOwner {
         table: String,
     },
+    AuditAppendOnly,
     Column {
         message: String,
         hint: String,
     },
+    /// What was asked of a job cannot be done in its phase.
+    JobState {
+        job: i64,
+        phase: String,
+        hint: String,
+    },
+    /// An access view's table has no key by which a row is found again.
+    NoRowKey {
+        table: String,
+    },
+    /// The row that is written through an access view is not what it was when it was read.
+    RowChanged {
+        table: String,
+    },
+    GeneratedColumn {
+        column: String,
+    },
+    NotAccessView {
+        name: String,
+    },
+    /// Something hangs on a column that cannot be there while it is migrated in place.
+    MigrationBlocked {
+        column: String,
+        /// One line each.
+        blocks: String,
+    },
+    /// Something would be lost, and nobody said that it may be.
+    LossesNotAccepted {
+        column: String,
+        losses: String,
+    },
+    /// A column is being migrated already, or its table is.
+    MigrationUnderWay {
+        table: String,
+        job: i64,
+        phase: String,
+    },
+    /// A column's rows and their twins do not stay in step.
+    OutOfStep {
+        why: String,
+    },
+    /// A value that a migration was not ordered for.
+    OtherKey {
+        key: String,
+    },
+    OwnRequest {
+        request: i64,
+        requested_by: String,
+    },
+    NotOwnRequest {
+        request: i64,
+    },
+    RequestExpired {
+        request: i64,
+    },
+    RequestDecided {
+        request: i64,
+        outcome: String,
+    },
+    RequestVoid {
+        request: i64,
+        why: String,
+    },
     Random,
     Spi(String),
-}
-
-/// What the user reads.
-pub struct Report {
-    pub sqlstate: &'static str,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
 }
 
 impl From<FormatError> for Error {
@@ -156,293 +287,59 @@ impl From<CryptoError> for Error {
     }
 }
 
+/// What an error is about, as far as it says.
+#[derive(Default)]
+pub struct Subject<'a> {
+    pub key: Option<&'a str>,
+    pub version: Option<u32>,
+}
+
+/// For the audit log.
 impl Error {
-    pub fn report(&self) -> Report {
-        let (sqlstate, message, detail, hint) = match self {
-            Self::NotPreloaded => (
-                "55000",
-                "colcrypt is not loaded at server start".into(),
-                None,
-                Some("Add colcrypt to shared_preload_libraries in postgresql.conf (shared_preload_libraries = 'colcrypt') and restart the server.".into()),
-            ),
-            Self::NullArgument(what) => (
-                "22004",
-                format!("{what} must not be null"),
-                None,
-                None,
-            ),
-            Self::UnknownKey(name) => (
-                "42704",
-                format!("key \"{name}\" does not exist"),
-                None,
-                Some("See the view colcrypt.key_status for existing keys, or make one with colcrypt.create_key.".into()),
-            ),
-            Self::UnknownKeyId(id) => (
-                "42704",
-                format!("the value was encrypted with key id {id}, which is not in this database's key catalog"),
-                None,
-                Some("The value comes from another database, or the key catalog was not restored with the data: restore the tables of schema colcrypt from the same dump.".into()),
-            ),
-            Self::UnknownKeyVersion { key, version } => (
-                "42704",
-                format!("key \"{key}\" has no version {version}"),
-                None,
-                Some("The key catalog is older than the value: restore the tables of schema colcrypt from a newer backup.".into()),
-            ),
-            Self::UnknownObject { what, name } => (
-                "42704",
-                format!("{what} \"{name}\" does not exist"),
-                None,
-                None,
-            ),
-            Self::Duplicate { what, name } => (
-                "42710",
-                format!("{what} \"{name}\" already exists"),
-                None,
-                None,
-            ),
-            Self::InvalidParameter { message, hint } => {
-                ("22023", message.clone(), None, Some(hint.clone()))
-            }
-            Self::KeyDenied {
-                key,
-                role,
-                privilege,
-            } => (
-                "42501",
-                format!("permission denied to {} with key \"{key}\"", privilege.name()),
-                None,
-                Some(format!(
-                    "An administrator can allow it: SELECT colcrypt.grant_key({}, {}, '{{{}}}').",
-                    pgrx::spi::quote_literal(key),
-                    pgrx::spi::quote_literal(role),
-                    privilege.name()
-                )),
-            ),
-            Self::KeyState { key, version, state, privilege } => (
-                "KC001",
-                format!("cannot {} with version {version} of key \"{key}\": it is {state}", privilege.name()),
-                None,
-                None,
-            ),
-            Self::Malformed(error) => (
-                "KC002",
-                "the value is not a valid ciphertext".into(),
-                Some(error.to_string()),
-                Some("The value was truncated or altered, or never came from encrypt_col.".into()),
-            ),
-            Self::MalformedText => (
-                "22P02",
-                "invalid input syntax for type ciphertext".into(),
-                Some("A ciphertext is written as \\x and hexadecimal digits.".into()),
-                None,
-            ),
-            Self::Authentication { key, version, has_context, context_given } => (
-                "KC003",
-                format!("the value does not authenticate under version {version} of key \"{key}\""),
-                Some(match (has_context, context_given) {
-                    (true, false) => "The value is bound to a context and none was given.".into(),
-                    (false, true) => "A context was given, but the value is not bound to one.".into(),
-                    (true, true) => "Either the context is not the one it was encrypted with, or the value was altered or moved from another row.".into(),
-                    (false, false) => "The value was altered.".into(),
-                }),
-                Some(if *has_context {
-                    "Pass the same context as to encrypt_col: decrypt_col(value, colcrypt.row_context(…)).".into()
-                } else {
-                    "Restore the value from a backup; colcrypt.ciphertext_info shows what it claims to be.".to_string()
-                }),
-            ),
-            Self::WrongType { stored, asked } => (
-                "42804",
-                format!("the value holds {stored}, not {asked}"),
-                None,
-                Some(format!("Ask for its own type: decrypt_col(value, NULL::{stored}).")),
-            ),
-            Self::WitnessNotNull => (
-                "22023",
-                "the second argument of decrypt_col names the wanted type and must be null".into(),
-                None,
-                Some("Write decrypt_col(value, NULL::date). A context is made by colcrypt.row_context(…), or given as the third argument.".into()),
-            ),
-            Self::AlreadyEncrypted => (
-                "42804",
-                "the value is a ciphertext already".into(),
-                None,
-                Some("To move it to the key's current version use colcrypt.reencrypt_col; to move it to another key decrypt it first.".into()),
-            ),
-            Self::NoBinaryIo(type_name) => (
-                "42883",
-                format!("type {type_name} cannot be encrypted: it has no binary input and output functions"),
-                None,
-                Some("Cast the value to text.".into()),
-            ),
-            Self::PlaintextInvalid { type_name } => (
-                "22P03",
-                format!("the decrypted value is not valid for type {type_name} on this server"),
-                Some("The value authenticated; the type or the database's encoding has changed since it was encrypted.".into()),
-                Some("Restore the type's old definition (enum labels, domain checks, attributes) and try again.".into()),
-            ),
-            Self::ValueTooLarge { bytes } => (
-                "54000",
-                format!("the value is too large to encrypt: {bytes} bytes"),
-                Some("A ciphertext, like any value, is limited to 1 GB, and is at most 300 bytes longer than its plaintext.".into()),
-                Some("Split the value, or store it as a large object encrypted by the application.".into()),
-            ),
-            Self::Kms { keyring, failure } => return kms_report(keyring.as_deref(), failure),
-            Self::SlabFull { slots } => (
-                "KC021",
-                "the key slab is full of keys that are being loaded".into(),
-                Some(format!("All {slots} slots are waiting for a provider.")),
-                Some("Raise colcrypt.slab_keys and restart, or find out why the provider is slow: SELECT * FROM colcrypt.cache_status.".into()),
-            ),
-            Self::QueueFull => (
-                "KC022",
-                "too many sessions are waiting for the key broker".into(),
-                None,
-                Some("The provider is slow or down: see the server log and colcrypt.broker_status().".into()),
-            ),
-            Self::KeyWaitTimeout { waited_ms, broker_running } => (
-                "KC020",
-                format!("no key after waiting {waited_ms} ms for the key broker"),
-                Some(if *broker_running {
-                    "The broker runs, but its agent or the provider did not answer.".into()
-                } else {
-                    "The broker is not running.".into()
-                }),
-                Some("See the server log and colcrypt.broker_status(); the wait is colcrypt.key_wait_timeout.".into()),
-            ),
-            Self::CatalogCorrupt(what) => (
-                "XX001",
-                format!("the key catalog is damaged: {what}"),
-                None,
-                Some("Restore the tables of schema colcrypt from a backup.".into()),
-            ),
-            Self::NotTableOwner { table } => (
-                "42501",
-                format!("must be owner of table {table}"),
-                None,
-                Some("The context expression of a registered column runs with the rights of the table's owner.".into()),
-            ),
-            Self::Column { message, hint } => ("42809", message.clone(), None, Some(hint.clone())),
-            Self::Random => (
-                "58030",
-                "the operating system's random generator failed".into(),
-                None,
-                None,
-            ),
-            Self::Spi(message) => ("XX000", message.clone(), None, None),
-        };
-        Report {
-            sqlstate,
-            message,
-            detail,
-            hint,
+    /// Whether somebody asked for what he may not have.
+    pub fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyDenied { .. } | Self::NotTableOwner { .. } | Self::OwnRequest { .. }
+        )
+    }
+
+    /// Whether a call that would use a key was wrong in itself, whatever the key and the value: no event.
+    pub fn is_callers_slip(&self) -> bool {
+        matches!(
+            self,
+            Self::NotPreloaded
+                | Self::NullArgument(_)
+                | Self::InvalidParameter { .. }
+                | Self::MalformedText
+                | Self::WrongType { .. }
+                | Self::WitnessNotNull
+                | Self::AlreadyEncrypted
+                | Self::NoBinaryIo(_)
+                | Self::ValueTooLarge { .. }
+        )
+    }
+
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::KeyDenied { key, .. }
+            | Self::NothingToDo { key, .. }
+            | Self::UsageUnrecorded { key, .. } => Subject {
+                key: Some(key),
+                version: None,
+            },
+            Self::KeyState { key, version, .. }
+            | Self::KeySuspended { key, version, .. }
+            | Self::TransitionRefused { key, version, .. }
+            | Self::RowsNeedVersion { key, version, .. }
+            | Self::UsageLimit { key, version, .. }
+            | Self::PeriodOver { key, version, .. }
+            | Self::UnknownKeyVersion { key, version }
+            | Self::Authentication { key, version, .. } => Subject {
+                key: Some(key),
+                version: Some(version.number()),
+            },
+            _ => Subject::default(),
         }
-    }
-}
-
-/// SQLSTATE, what happened, what to do.
-fn kms_report(keyring: Option<&str>, failure: &Failure) -> Report {
-    let (sqlstate, summary, hint) = match failure.kind {
-        FailureKind::Config => (
-            "KC010",
-            "the provider is not configured correctly",
-            "Correct the provider's settings; colcrypt.check_provider tries them.",
-        ),
-        FailureKind::Unreachable => (
-            "KC011",
-            "the key provider cannot be reached",
-            "Check the network, the address and the TLS settings; cached keys serve on until colcrypt.hard_ttl, and recovery needs no restart.",
-        ),
-        FailureKind::Timeout => (
-            "KC012",
-            "the key provider did not answer in time",
-            "The bound on one call is colcrypt.kms_timeout; cached keys serve on until colcrypt.hard_ttl.",
-        ),
-        FailureKind::Unavailable => (
-            "KC013",
-            "the key provider is not able to serve",
-            "Unseal or repair the provider; cached keys serve on until colcrypt.hard_ttl, and recovery needs no restart.",
-        ),
-        FailureKind::Throttled => (
-            "KC014",
-            "the key provider is throttling requests",
-            "Raise the provider's rate limit or colcrypt.soft_ttl.",
-        ),
-        FailureKind::Denied => (
-            "KC015",
-            "the key provider refused access",
-            "Check the credentials' rights on the root key; docs/providers lists the least they need.",
-        ),
-        FailureKind::KeyNotFound => (
-            "KC016",
-            "the root key does not exist",
-            "colcrypt never makes a root key by itself: restore it, or name an existing one.",
-        ),
-        FailureKind::KeyDisabled => (
-            "KC017",
-            "the root key is disabled or deleted",
-            "Enable the root key at the provider, or cancel its deletion.",
-        ),
-        FailureKind::BadReply => (
-            "KC018",
-            "the key provider's answer makes no sense",
-            "Check that the address is the provider's and no proxy answers in its place.",
-        ),
-        FailureKind::WrongRootKey => (
-            "KC019",
-            "the root key is not the one the keyring was made with",
-            "Bring the original root key back; nothing was changed.",
-        ),
-        FailureKind::Corrupt => (
-            "XX001",
-            "a wrapped key in the catalog does not authenticate",
-            "Restore the tables of schema colcrypt from a backup.",
-        ),
-        FailureKind::BadRequest => (
-            "XX000",
-            "the KMS agent did not understand the request",
-            "The extension and the colcrypt binary are of different versions: install both from the same build and restart.",
-        ),
-        FailureKind::Agent => (
-            "KC023",
-            "the KMS agent is not running",
-            "See the server log; the executable is colcrypt.agent_path, by default colcrypt beside the server's own. The broker starts it again by itself.",
-        ),
-    };
-    Report {
-        sqlstate,
-        message: match keyring {
-            Some(keyring) => format!("{summary} (keyring \"{keyring}\")"),
-            None => summary.into(),
-        },
-        detail: Some(failure.message.clone()),
-        hint: Some(hint.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    /// Every five-character code in a source text's string literals or in backticks.
-    fn codes(text: &str, quote: char) -> std::collections::BTreeSet<&str> {
-        text.split(quote)
-            .filter(|word| {
-                word.len() == 5
-                    && word
-                        .bytes()
-                        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
-                    && word.bytes().any(|b| b.is_ascii_digit())
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_documentation_lists_exactly_the_codes_there_are() {
-        let source = include_str!("error.rs");
-        let source = &source[..source.find("mod tests").expect("this module")];
-        assert_eq!(
-            codes(source, '"'),
-            codes(include_str!("../docs/errors.md"), '`')
-        );
     }
 }

@@ -7,14 +7,19 @@
 
 use pgrx::{pg_guard, pg_sys};
 
+mod audit;
 mod broker;
 mod catalog;
 mod catalog_trigger;
+mod ceremony;
 mod ciphertext;
 mod epoch;
 mod error;
 mod gucs;
+mod hidden;
+mod lifecycle;
 mod maintenance;
+mod migration;
 mod pg;
 mod plaintext;
 mod session;
@@ -22,6 +27,7 @@ mod slab;
 mod sql_api;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod usage;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("varlena headers are read as on little-endian machines");
@@ -36,11 +42,37 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/30_data.sql", name = "data", requires = ["catalog"]);
 pgrx::extension_sql_file!("../sql/40_keys.sql", name = "keys", requires = ["data"]);
-pgrx::extension_sql_file!("../sql/50_jobs.sql", name = "jobs", requires = ["keys"]);
+pgrx::extension_sql_file!(
+    "../sql/42_lifecycle.sql",
+    name = "lifecycle",
+    requires = ["keys"]
+);
+pgrx::extension_sql_file!(
+    "../sql/44_ceremony.sql",
+    name = "ceremony",
+    requires = ["lifecycle"]
+);
+pgrx::extension_sql_file!("../sql/50_jobs.sql", name = "jobs", requires = ["ceremony"]);
+pgrx::extension_sql_file!(
+    "../sql/52_migration.sql",
+    name = "migration",
+    requires = ["jobs"]
+);
+pgrx::extension_sql_file!(
+    "../sql/55_access.sql",
+    name = "access",
+    requires = ["migration"]
+);
 pgrx::extension_sql_file!(
     "../sql/60_status.sql",
     name = "status",
-    requires = ["jobs"],
+    requires = ["access"]
+);
+pgrx::extension_sql_file!("../sql/70_audit.sql", name = "audit", requires = ["status"]);
+pgrx::extension_sql_file!(
+    "../sql/80_usage.sql",
+    name = "usage",
+    requires = ["audit"],
     finalize
 );
 
@@ -48,6 +80,7 @@ pgrx::extension_sql_file!(
 /// that called a function, in which case there is no shared memory to be had.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    hidden::use_for_ciphers();
     gucs::define();
     // SAFETY: a flag of the postmaster's.
     if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
@@ -60,6 +93,7 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP_HOOK = pg_sys::shmem_startup_hook;
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
+    audit::ring::register();
     broker::worker::register();
     maintenance::launcher::register();
 }
@@ -76,6 +110,8 @@ unsafe extern "C-unwind" fn shmem_request() {
         }
     }
     slab::layout::request();
+    usage::shared::request();
+    audit::ring::request();
 }
 
 #[pg_guard]
@@ -87,6 +123,8 @@ unsafe extern "C-unwind" fn shmem_startup() {
         }
     }
     slab::startup();
+    usage::shared::startup();
+    audit::ring::startup();
 }
 
 /// What `cargo pgrx test` asks of an extension.

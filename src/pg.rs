@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, c_char, c_int};
 
-use pgrx::pg_sys;
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::error::{Error, Report, Result};
 
@@ -125,6 +125,7 @@ pub unsafe fn enter(
             body(Call::new(fcinfo)).map_err(|error| {
                 let report = error.report();
                 crate::error::note_raised(&report);
+                crate::audit::failed(Call::new(fcinfo), &error, &report);
                 NativeReport::new(&report)
             })
         })
@@ -213,6 +214,27 @@ impl NativeReport {
     }
 }
 
+/// Writes a line to the server log, and to it alone: no client sees it, and no statement goes with it.
+pub fn server_log(line: &str) {
+    unsafe extern "C-unwind" {
+        fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+        fn errmsg_internal(fmt: *const c_char, ...) -> c_int;
+        fn errhidestmt(hide: bool) -> c_int;
+        fn errhidecontext(hide: bool) -> c_int;
+        fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+    }
+    let line = CString::new(line.replace('\0', "")).unwrap_or_default();
+    // SAFETY: the sequence of ereport() at a level that returns; the text goes through "%s".
+    unsafe {
+        if errstart(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) {
+            errmsg_internal(c"%s".as_ptr(), line.as_ptr());
+            errhidestmt(true);
+            errhidecontext(true);
+            errfinish(c"colcrypt".as_ptr(), 0, c"colcrypt".as_ptr());
+        }
+    }
+}
+
 /// MAKE_SQLSTATE: five characters, six bits each.
 fn encode_sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |packed, (index, byte)| {
@@ -265,6 +287,14 @@ pub fn my_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
+/// A timestamp of the server's as the session writes them, for messages.
+pub fn timestamp(at: i64) -> String {
+    // SAFETY: formats into a static buffer, copied at once.
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::timestamptz_to_str(at)) }
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// Milliseconds of CLOCK_BOOTTIME: the same in every process, never set back, counts suspend.
 pub fn boottime_ms() -> i64 {
     let mut now = libc::timespec {
@@ -274,6 +304,47 @@ pub fn boottime_ms() -> i64 {
     // SAFETY: writes to `now`; CLOCK_BOOTTIME exists since Linux 2.6.39.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
     now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+}
+
+/// A TimestampTz and an interval, as SQL adds them.
+pub fn add_interval(timestamp: i64, interval: pgrx::datum::Interval) -> i64 {
+    // SAFETY: the server's function for exactly these two types; its result is a TimestampTz.
+    let sum = unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::timestamptz_pl_interval,
+            &[Some(pg_sys::Datum::from(timestamp)), interval.into_datum()],
+        )
+    };
+    sum.map_or(i64::MAX, |sum| sum.value() as i64)
+}
+
+/// An interval as SQL writes it.
+pub fn interval_text(interval: pgrx::datum::Interval) -> String {
+    // SAFETY: the type's own output function gives a C string.
+    unsafe {
+        let text =
+            pgrx::direct_function_call_as_datum(pg_sys::interval_out, &[interval.into_datum()]);
+        text.map_or_else(String::new, |text| {
+            std::ffi::CStr::from_ptr(text.cast_mut_ptr())
+                .to_string_lossy()
+                .into_owned()
+        })
+    }
+}
+
+/// Waits a moment; can be cancelled, and ends early when the latch is set.
+pub fn nap(ms: i64) {
+    // SAFETY: waits on this process's latch; interrupts are handled after it.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            ms as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
 }
 
 /// A detoasted varlena argument: short headers stay short, and the copy (if detoasting made one) is
@@ -365,15 +436,19 @@ pub fn varlena_from(bytes: &[u8]) -> Result<pg_sys::Datum> {
 
 /// A role's name, for messages.
 pub fn role_name(role: pg_sys::Oid) -> String {
+    existing_role_name(role).unwrap_or_else(|| role.to_u32().to_string())
+}
+
+/// A role's name, unless the role is gone.
+pub fn existing_role_name(role: pg_sys::Oid) -> Option<String> {
     // SAFETY: palloc's a C string, or gives null for a role that is gone.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() {
-            return role.to_u32().to_string();
-        }
-        std::ffi::CStr::from_ptr(name)
-            .to_string_lossy()
-            .into_owned()
+        (!name.is_null()).then(|| {
+            std::ffi::CStr::from_ptr(name)
+                .to_string_lossy()
+                .into_owned()
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 
-use colcrypt_core::PlaintextType;
+use colcrypt_core::{PlaintextType, numeric};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use zeroize::Zeroize;
@@ -32,12 +32,17 @@ enum Form {
     /// A by-value type of this many bytes: big-endian.
     Fixed(usize),
     Uuid,
-    /// The type's send and receive functions.
-    Functions {
-        send: pg_sys::Oid,
-        receive: pg_sys::Oid,
-        io_parameter: pg_sys::Oid,
-    },
+    /// numeric: as its functions would, which are asked for unusual numbers.
+    Numeric(Functions),
+    Functions(Functions),
+}
+
+/// A type's send and receive functions, looked up once: they live as long as the codec.
+#[derive(Clone, Copy)]
+struct Functions {
+    send: *mut pg_sys::FmgrInfo,
+    receive: *mut pg_sys::FmgrInfo,
+    io_parameter: pg_sys::Oid,
 }
 
 impl Codec {
@@ -55,12 +60,12 @@ impl Codec {
         self.base_type.to_u32() < PlaintextType::FIRST_UNSTABLE_OID
     }
 
-    /// The codec of a type.
+    /// The codec of a type, good as long as `memory` is.
     ///
     /// # Errors
     /// [`Error::AlreadyEncrypted`] for ciphertext, [`Error::NoBinaryIo`] for a type without binary
     /// functions (pseudo-types among them).
-    pub fn for_type(declared: pg_sys::Oid) -> Result<Self> {
+    pub fn for_type(declared: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Result<Self> {
         // SAFETY: look-ups in the type catalog.
         let base_type = unsafe { pg_sys::getBaseType(declared) };
         refuse_ciphertext(base_type)?;
@@ -78,14 +83,15 @@ impl Codec {
             | pg_sys::TIMESTAMPTZOID
             | pg_sys::TIMEOID => Form::Fixed(8),
             pg_sys::UUIDOID => Form::Uuid,
+            pg_sys::NUMERICOID => Form::Numeric(Self::functions(base_type, memory)?),
             // SAFETY: look-ups in the type catalog.
             other if unsafe { is_text_by_another_name(other) } => Form::Text,
-            _ => Self::functions(base_type)?,
+            _ => Form::Functions(Self::functions(base_type, memory)?),
         };
         Ok(Self { base_type, form })
     }
 
-    fn functions(base_type: pg_sys::Oid) -> Result<Form> {
+    fn functions(base_type: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Result<Functions> {
         // SAFETY: reads the type's row; the row is released before returning.
         unsafe {
             let tuple = pg_sys::SearchSysCache1(
@@ -102,9 +108,15 @@ impl Codec {
             if pseudo || send == pg_sys::Oid::INVALID || receive == pg_sys::Oid::INVALID {
                 return Err(Error::NoBinaryIo(pg::type_name(base_type)));
             }
-            Ok(Form::Functions {
-                send,
-                receive,
+            let look_up = |function| {
+                let info = pg_sys::MemoryContextAlloc(memory, size_of::<pg_sys::FmgrInfo>())
+                    .cast::<pg_sys::FmgrInfo>();
+                pg_sys::fmgr_info_cxt(function, info, memory);
+                info
+            };
+            Ok(Functions {
+                send: look_up(send),
+                receive: look_up(receive),
                 io_parameter,
             })
         }
@@ -144,23 +156,20 @@ impl Codec {
                 // SAFETY: a uuid datum points to 16 bytes.
                 body(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), 16) })
             }
-            Form::Functions { send, .. } => {
-                let sent = in_utf8(|| {
-                    // SAFETY: the send function of the value's own type.
-                    unsafe { pg_sys::OidSendFunctionCall(send, value) }
-                });
-                // SAFETY: a send function gives a fresh bytea, ours to wipe and free.
-                unsafe {
-                    let bytes = std::slice::from_raw_parts_mut(
-                        pgrx::varlena::vardata_any(sent).cast_mut().cast::<u8>(),
-                        pgrx::varlena::varsize_any_exhdr(sent),
-                    );
-                    let outcome = body(bytes);
-                    bytes.zeroize();
-                    pg_sys::pfree(sent.cast());
-                    outcome
+            Form::Numeric(functions) => {
+                // SAFETY: the codec was made for the value's type, which is a varlena.
+                let stored = unsafe { Varlena::from_datum(value) };
+                let mut buffer = [0; numeric::BUFFER_LEN];
+                match numeric::send(stored.bytes(), &mut buffer) {
+                    Some(length) => {
+                        let outcome = body(&buffer[..length]);
+                        buffer.zeroize();
+                        outcome
+                    }
+                    None => functions.send(value, body),
                 }
             }
+            Form::Functions(functions) => functions.send(value, body),
         }
     }
 
@@ -224,21 +233,55 @@ impl Codec {
                     Ok(pg_sys::Datum::from(pointer))
                 }
             }
-            Form::Functions {
-                receive,
-                io_parameter,
-                ..
-            } => self.receive(length, fill, receive, io_parameter),
+            Form::Numeric(functions) if length <= numeric::BUFFER_LEN => {
+                let mut sent = [0; numeric::BUFFER_LEN];
+                let sent = &mut sent[..length];
+                fill(sent)?;
+                let mut stored = [0; numeric::BUFFER_LEN];
+                let made = match numeric::receive(sent, &mut stored) {
+                    Some(length) => pg::varlena_from(&stored[..length]).map(Some),
+                    None => functions.receive(length, |out| {
+                        out.copy_from_slice(sent);
+                        Ok(())
+                    }),
+                };
+                sent.zeroize();
+                stored.zeroize();
+                made?.ok_or_else(invalid)
+            }
+            Form::Numeric(functions) | Form::Functions(functions) => {
+                functions.receive(length, fill)?.ok_or_else(invalid)
+            }
+        }
+    }
+}
+
+impl Functions {
+    /// Gives `body` what the send function makes of the value, and wipes it.
+    fn send<R>(self, value: pg_sys::Datum, body: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        let sent = in_utf8(|| {
+            // SAFETY: the send function of the value's own type.
+            unsafe { pg_sys::SendFunctionCall(self.send, value) }
+        });
+        // SAFETY: a send function gives a fresh bytea, ours to wipe and free.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(
+                pgrx::varlena::vardata_any(sent).cast_mut().cast::<u8>(),
+                pgrx::varlena::varsize_any_exhdr(sent),
+            );
+            let outcome = body(bytes);
+            bytes.zeroize();
+            pg_sys::pfree(sent.cast());
+            outcome
         }
     }
 
+    /// What the receive function makes of `length` bytes that `fill` writes; none when it refuses them.
     fn receive(
-        &self,
+        self,
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
-        receive: pg_sys::Oid,
-        io_parameter: pg_sys::Oid,
-    ) -> Result<pg_sys::Datum> {
+    ) -> Result<Option<pg_sys::Datum>> {
         if length > pg::MAX_VARLENA {
             return Err(Error::ValueTooLarge { bytes: length });
         }
@@ -261,7 +304,9 @@ impl Codec {
         let received = PgTryBuilder::new(AssertUnwindSafe(|| {
             Some(in_utf8(|| {
                 // SAFETY: the receive function of the wanted type and a valid StringInfo.
-                unsafe { pg_sys::OidReceiveFunctionCall(receive, info_pointer, io_parameter, -1) }
+                unsafe {
+                    pg_sys::ReceiveFunctionCall(self.receive, info_pointer, self.io_parameter, -1)
+                }
             }))
         }))
         .catch_others(|error| {
@@ -276,12 +321,7 @@ impl Codec {
         bytes.zeroize();
         // SAFETY: allocated above; received values are copies.
         unsafe { pg_sys::pfree(buffer.cast()) };
-        match received {
-            Some(datum) if whole => Ok(datum),
-            _ => Err(Error::PlaintextInvalid {
-                type_name: pg::type_name(self.base_type),
-            }),
-        }
+        Ok(received.filter(|_| whole))
     }
 }
 
@@ -325,21 +365,30 @@ fn refuse_ciphertext(base_type: pg_sys::Oid) -> Result<()> {
     Ok(())
 }
 
-fn database_encoding() -> c_int {
-    // SAFETY: reads a static.
-    unsafe { pg_sys::GetDatabaseEncoding() }
+unsafe extern "C-unwind" {
+    #[link_name = "GetDatabaseEncoding"]
+    fn unguarded_database_encoding() -> c_int;
+    #[link_name = "pg_get_client_encoding"]
+    fn unguarded_client_encoding() -> c_int;
 }
 
 #[inline(always)]
+fn database_encoding() -> c_int {
+    // SAFETY: reads a static and cannot raise; unguarded because it is asked per value.
+    unsafe { unguarded_database_encoding() }
+}
+
+#[inline(always)]
+fn client_encoding() -> c_int {
+    // SAFETY: as above.
+    unsafe { unguarded_client_encoding() }
+}
+
+/// SQL_ASCII means "whatever the client sent": nothing can be converted, so it counts as UTF-8 here
+/// and is verified when read.
+#[inline(always)]
 fn database_is_utf8() -> bool {
-    unsafe extern "C-unwind" {
-        #[link_name = "GetDatabaseEncoding"]
-        fn unguarded_database_encoding() -> c_int;
-    }
-    // SAFETY: reads a static and cannot raise; unguarded because it is asked per value. SQL_ASCII
-    // means "whatever the client sent": nothing can be converted, so it counts as UTF-8 here and is
-    // verified when read.
-    let encoding = unsafe { unguarded_database_encoding() };
+    let encoding = database_encoding();
     encoding == pg_sys::pg_enc::PG_UTF8 as c_int
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
@@ -383,19 +432,19 @@ fn in_utf8<R>(body: impl FnOnce() -> R) -> R {
             }
         }
     }
-    // SAFETY: reads and sets the conversion in force; UTF-8 is either the database's own encoding or
-    // prepared here.
-    let restore = unsafe {
-        let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
-        let before = pg_sys::pg_get_client_encoding();
-        let database = pg_sys::GetDatabaseEncoding();
-        if before == utf8 || database == pg_sys::pg_enc::PG_SQL_ASCII as c_int {
-            Restore(None)
-        } else {
+    let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
+    let before = client_encoding();
+    let restore = if before == utf8 || database_encoding() == pg_sys::pg_enc::PG_SQL_ASCII as c_int
+    {
+        Restore(None)
+    } else {
+        // SAFETY: sets the conversion in force; UTF-8 is either the database's own encoding or
+        // prepared here.
+        unsafe {
             pg_sys::PrepareClientEncoding(utf8);
             pg_sys::SetClientEncoding(utf8);
-            Restore(Some(before))
         }
+        Restore(Some(before))
     };
     let result = body();
     drop(restore);

@@ -9,21 +9,26 @@
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
-use colcrypt_core::{DataCipher, KeyCheckValue, KeyId, KeyVersion, Suite, VersionId};
+use colcrypt_core::{
+    DataCipher, DataKey, KeyCheckValue, KeyId, KeyVersion, Suite, VersionId, wipe_dead_stack,
+};
 use pgrx::pg_sys;
 
+use crate::audit::honeytoken::{self, Tag};
 use crate::broker::client;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::epoch;
 use crate::error::{Error, Privilege, Result};
+use crate::hidden;
 use crate::pg;
 use crate::slab::SlotMeta;
 use crate::slab::table::{self, Found};
+use crate::usage::{self, Counter};
 
 /// Ciphers a process keeps; beyond that the oldest place is used again.
 const CIPHERS: usize = 4096;
@@ -53,6 +58,10 @@ pub struct Permit {
     pub key: KeyId,
     pub version: KeyVersion,
     pub suite: Suite,
+    /// Where its uses are counted.
+    pub counter: &'static Counter,
+    /// Whether any value of the key is a honeytoken.
+    pub guarded: bool,
 }
 
 impl Permit {
@@ -96,7 +105,9 @@ struct Session {
     names: HashMap<String, KeyId>,
     keys: HashMap<KeyId, Key>,
     versions: HashMap<VersionId, KeyVersionRow>,
-    privileges: HashMap<(pg_sys::Oid, KeyId, bool), bool>,
+    /// Marked values, by key; none for most.
+    honeytokens: HashMap<KeyId, HashSet<Tag>>,
+    privileges: HashMap<(pg_sys::Oid, KeyId, Privilege), bool>,
     /// Permits to decrypt that were given out, for a query that meets many keys.
     permits: HashMap<VersionId, Permit>,
     places: Vec<&'static Cipher>,
@@ -128,8 +139,25 @@ pub fn with_nonce<R>(length: usize, body: impl FnOnce(&[u8]) -> R) -> Result<R> 
 pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
     let epoch = refresh();
     let key = SESSION.with_borrow_mut(|session| session.key_by_name(key_name))?;
-    let version = key.current;
-    permit(epoch, key, version, Privilege::Encrypt)
+    with_current(key, |key| {
+        permit(epoch, key.clone(), key.current, Privilege::Encrypt)
+    })
+}
+
+/// Uses the key's current version. A key and its versions are read one after the other: a rotation that commits in
+/// between makes the version that was current one that encrypts no more.
+fn with_current<R>(mut key: Key, mut body: impl FnMut(&Key) -> Result<R>) -> Result<R> {
+    loop {
+        let outcome = body(&key);
+        if !matches!(outcome, Err(Error::KeyState { .. })) {
+            return outcome;
+        }
+        let now = read::key_by_id(key.id)?;
+        if now.current == key.current {
+            return outcome;
+        }
+        key = now;
+    }
 }
 
 /// The version that a value was encrypted with.
@@ -164,10 +192,32 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     if !MOVING_ROWS.get() {
         SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
     }
-    let current = key.current;
     let from = unchecked(epoch, &key, id.version, Privilege::Decrypt)?;
-    let to = unchecked(epoch, &key, current, Privilege::Encrypt)?;
+    let to = with_current(key, |key| {
+        unchecked(epoch, key, key.current, Privilege::Encrypt)
+    })?;
     Ok((from, to))
+}
+
+/// The key's current version, for a migration: whoever ordered it was asked for his rights then.
+///
+/// # Errors
+/// Unknown key, a state that does not encrypt, or no key to be had.
+pub fn permit_ordered_encryption(id: KeyId) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id))?;
+    let version = key.current;
+    unchecked(epoch, &key, version, Privilege::Encrypt)
+}
+
+/// The version that a value was encrypted with, for a migration.
+///
+/// # Errors
+/// As [`permit_ordered_encryption`].
+pub fn permit_ordered_decryption(id: VersionId) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    unchecked(epoch, &key, id.version, Privilege::Decrypt)
 }
 
 /// The key's name, for messages.
@@ -179,38 +229,112 @@ pub fn key_name(id: KeyId) -> String {
 
 fn permit(epoch: u64, key: Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
     SESSION.with_borrow_mut(|session| session.check(&key, privilege))?;
+    if privilege == Privilege::Decrypt {
+        // Re-encryption is not asked this: it is the way out.
+        let row = SESSION.with_borrow_mut(|session| session.version(&key, version))?;
+        within(row.decrypts_until, &key, version, privilege)?;
+    }
     unchecked(epoch, &key, version, privilege)
 }
 
 fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
     let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
-    let allowed = match privilege {
-        Privilege::Encrypt => row.state.may_encrypt(),
-        Privilege::Decrypt => row.state.may_decrypt(),
-    };
-    if !allowed {
-        return Err(Error::KeyState {
-            key: key.name.clone(),
-            version,
-            state: row.state,
-            privilege,
-        });
+    check_state(key, &row, privilege)?;
+    if privilege == Privilege::Encrypt {
+        within(row.encrypts_until, key, version, privilege)?;
     }
-    let place = cipher(key, &row)?;
+    let guarded = privilege == Privilege::Decrypt && has_honeytokens(key.id)?;
+    let place = cipher(key, &row, privilege)?;
+    let user = pg::current_user();
     Ok(Permit {
         place,
         serial: place.serial.get(),
         statement: pg::statement_start(),
-        user: pg::current_user(),
+        user,
         epoch,
         key: key.id,
         version,
         suite: key.suite,
+        counter: usage::counter(key, row.id, user),
+        guarded,
     })
 }
 
+fn check_state(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<()> {
+    let allowed = match privilege {
+        Privilege::Encrypt => row.state.may_encrypt(),
+        Privilege::Decrypt => row.state.may_decrypt(),
+        // Managing a key uses none of its versions.
+        Privilege::Manage => false,
+    };
+    if allowed {
+        return Ok(());
+    }
+    if !row.state.may_decrypt() {
+        // On a standby nobody else tells the slab.
+        table::forget(crate::slab::control()?, &[slot_key(row)]);
+    }
+    Err(Error::KeyState {
+        key: key.name.clone(),
+        version: row.id.version,
+        state: row.state,
+        by: row.changed_by.clone(),
+        at: pg::timestamp(row.changed_at),
+        privilege,
+    })
+}
+
+/// How the slab knows a version.
+pub fn slot_key(row: &KeyVersionRow) -> SlotKey {
+    SlotKey {
+        key: row.id.key.0,
+        database: pg::my_database().to_u32(),
+        version: row.id.version.number(),
+        kcv: row.kcv.0,
+    }
+}
+
+/// Refuses what a cryptoperiod has ended, as of the statement's start.
+fn within(end: Option<i64>, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<()> {
+    match end {
+        Some(end) if pg::statement_start() >= end => Err(Error::PeriodOver {
+            key: key.name.clone(),
+            version,
+            privilege,
+            end: pg::timestamp(end),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn has_honeytokens(key: KeyId) -> Result<bool> {
+    let known = SESSION.with_borrow(|session| session.honeytokens.get(&key).map(HashSet::is_empty));
+    if let Some(none) = known {
+        return Ok(!none);
+    }
+    let tags = honeytoken::of_key(key)?;
+    let some = !tags.is_empty();
+    SESSION.with_borrow_mut(|session| session.honeytokens.insert(key, tags));
+    Ok(some)
+}
+
+/// Whether a value of a guarded key is a honeytoken. Right after its permit was found good.
+pub fn is_honeytoken(key: KeyId, tag: &[u8]) -> bool {
+    SESSION.with_borrow(|session| {
+        session
+            .honeytokens
+            .get(&key)
+            .is_some_and(|tags| tags.contains(tag))
+    })
+}
+
+/// Whether the maintenance worker is at it.
+pub fn is_moving_rows() -> bool {
+    MOVING_ROWS.get()
+}
+
 /// A live cipher for the version: ours if it still is, else from the slab, else through the broker.
-fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
+fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'static Cipher> {
     let kept = SESSION.with_borrow(|session| {
         session
             .by_version
@@ -226,18 +350,17 @@ fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
         }
         return Ok(place);
     }
-    let wanted = SlotKey {
-        key: row.id.key.0,
-        database: pg::my_database().to_u32(),
-        version: row.id.version.number(),
-        kcv: row.kcv.0,
-    };
+    let wanted = slot_key(row);
     let found = match table::find(crate::slab::control()?, wanted) {
         ready @ Found::Ready { .. } => ready,
         Found::Loading { .. } | Found::Missing => {
             let keyring = read::keyring_by_id(key.keyring)?;
             client::load(wanted, &keyring.name, || {
-                read::load_request(key, &keyring, row)
+                // It may have been wiped because it was suspended or destroyed in the middle of this
+                // statement: what this process remembers of it must not bring it back.
+                let row = read::key_version(key, row.id.version)?;
+                check_state(key, &row, privilege)?;
+                read::load_request(key, &keyring, &row)
             })?
         }
     };
@@ -251,13 +374,21 @@ fn cipher(key: &Key, row: &KeyVersionRow) -> Result<&'static Cipher> {
         unreachable!("client::load gives a ready key or an error");
     };
     let place = SESSION.with_borrow_mut(|session| session.place_for((row.id, row.kcv)));
-    *place.cipher.borrow_mut() = Some(DataCipher::new(key.suite, &data_key));
+    fill(place, key.suite, &data_key);
+    drop(data_key);
+    wipe_dead_stack::<16384>();
     place.version.set(Some((row.id, row.kcv)));
     place.meta.set(Some(meta));
     place.generation.set(generation);
     place.hard_expiry_ms.set(hard_expiry_ms);
     place.serial.set(place.serial.get() + 1);
     Ok(place)
+}
+
+/// In a frame of its own, so that what it leaves on the stack can be wiped by whoever calls it.
+#[inline(never)]
+fn fill(place: &Cipher, suite: Suite, data_key: &DataKey) {
+    *place.cipher.borrow_mut() = Some(DataCipher::new(suite, data_key));
 }
 
 impl Cipher {
@@ -312,11 +443,11 @@ impl Session {
 
     fn check(&mut self, key: &Key, privilege: Privilege) -> Result<()> {
         let user = pg::current_user();
-        let question = (user, key.id, privilege == Privilege::Encrypt);
+        let question = (user, key.id, privilege);
         let allowed = match self.privileges.get(&question) {
             Some(&allowed) => allowed,
             None => {
-                let allowed = read::may(user, key, privilege)?;
+                let allowed = read::exercise(user, key, privilege)?;
                 self.privileges.insert(question, allowed);
                 allowed
             }
@@ -337,14 +468,14 @@ impl Session {
         let at = match self.by_version.get(&id) {
             Some(&at) => at,
             None if self.places.len() < CIPHERS => {
-                self.places.push(Box::leak(Box::new(Cipher {
+                self.places.push(hidden::leak(Cipher {
                     serial: Cell::new(0),
                     version: Cell::new(None),
                     cipher: RefCell::new(None),
                     meta: Cell::new(None),
                     generation: Cell::new(0),
                     hard_expiry_ms: Cell::new(0),
-                })));
+                }));
                 self.places.len() - 1
             }
             None => {
@@ -387,6 +518,7 @@ fn refresh() -> u64 {
             session.keys.clear();
             session.versions.clear();
             session.privileges.clear();
+            session.honeytokens.clear();
             session.permits.clear();
             session.sweep();
         });

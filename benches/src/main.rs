@@ -4,6 +4,8 @@
 //! over all cases, so that a slow moment of the machine hits all alike; the median of the rounds counts.
 
 mod cases;
+mod moving;
+mod pgbench;
 mod report;
 
 use std::collections::BTreeMap;
@@ -48,15 +50,32 @@ fn main() {
         .conf("jit = off")
         .conf("max_parallel_workers_per_gather = 0")
         .conf("synchronous_commit = off")
+        // The worker's pace without its brakes, in the batches of the UPDATE beside it.
+        .conf("colcrypt.job_share = 100")
+        .conf("colcrypt.batch_time = '1min'")
+        .conf(format!("colcrypt.batch_blocks = {}", moving::BATCH_BLOCKS))
         .start();
     let mut client = cluster.create_database("bench");
     eprintln!("filling tables ({} rows of 16 bytes)…", arguments.rows);
     cases::fill(&mut client, &cluster, arguments.rows);
 
-    let cases = cases::all();
+    let cases = cases::all(arguments.rows);
     let costs = measure(&mut client, &cases, arguments.rounds);
     let speedup = parallel_speedup(&mut client, arguments.rounds);
-    let results = report::results(&costs, speedup);
+    let mut results = report::results(&costs, speedup);
+    let seconds = if arguments.quick { 2 } else { 10 };
+    results.extend(pgbench::ratios(
+        &mut client,
+        &cluster,
+        arguments.rounds,
+        seconds,
+    ));
+    let moved = moving::ratio(
+        &mut client,
+        arguments.rows / 2,
+        arguments.rounds.div_ceil(2),
+    );
+    results.push(("reencrypt_vs_update".to_owned(), moved));
     report::print(&costs, &results);
     report::write(&arguments.out, &costs, &results);
     eprintln!("written to {}", arguments.out.display());
@@ -86,23 +105,33 @@ fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {
         .collect()
 }
 
-/// How much faster two processes decrypt a table than one. The leader only gathers from its two workers; the planner
-/// would not start a single worker, so the one process is the backend itself.
+/// How much faster two workers decrypt a table than one. The leader only gathers in both cases. The planner would not
+/// start a single worker by itself: it is made to.
 fn parallel_speedup(client: &mut Client, rounds: usize) -> f64 {
+    let version = count(
+        client,
+        "SELECT current_setting('server_version_num')::bigint",
+    );
+    let force = if version < 160_000 {
+        "force_parallel_mode"
+    } else {
+        "debug_parallel_query"
+    };
     client
-        .batch_execute(
-            "SET parallel_leader_participation = off; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
-             SET min_parallel_table_scan_size = 0; ALTER TABLE text_16b SET (parallel_workers = 2)",
-        )
+        .batch_execute(&format!(
+            "SET {force} = on; SET parallel_leader_participation = off; SET parallel_setup_cost = 0;
+             SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+             ALTER TABLE text_16b SET (parallel_workers = 2)"
+        ))
         .expect("settings");
     let sql = "SELECT count(colcrypt.decrypt_col(c)) FROM text_16b";
     let rows = count(client, "SELECT count(*) FROM text_16b");
     let mut ratios = Vec::new();
     for round in 0..=rounds {
-        let [one, two] = [0, 2].map(|workers| {
+        let [one, two] = [1, 2].map(|workers| {
             let set = format!("SET max_parallel_workers_per_gather = {workers}");
             client.batch_execute(&set).expect("setting");
-            if workers > 0 && round == 0 {
+            if round == 0 {
                 let plan = client.query(&format!("EXPLAIN {sql}"), &[]).expect("plan");
                 let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
                 let wanted = format!("Workers Planned: {workers}");

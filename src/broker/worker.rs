@@ -5,17 +5,18 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataKey, KekId, Secret};
 use colcrypt_protocol::{
-    Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, Settings,
+    Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, RootAnswer, Settings,
 };
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
-use pgrx::{log, pg_guard, pg_sys};
+use pgrx::{log, pg_guard, pg_sys, warning};
 
 use super::agent::{Agent, Gone};
 use super::queue::{self, Purpose};
 use crate::gucs;
 use crate::pg;
+use crate::slab::roots::{self, Change};
 use crate::slab::{Control, control, table};
 
 const FIRST_RESTART_MS: i64 = 100;
@@ -413,6 +414,7 @@ impl Broker {
     fn note(&mut self, event: Event) {
         match event {
             Event::KekLease { kek, lease_ms } => table::extend(self.control, kek, lease_ms),
+            Event::RootsAsked { kek, answers } => self.note_answers(kek, &answers),
             Event::KekRevoked { kek, failure } => {
                 let wiped = table::revoke(self.control, kek);
                 log!(
@@ -428,6 +430,30 @@ impl Broker {
                 kek.keyring,
                 failure.message
             ),
+        }
+    }
+
+    /// Of a keyring with one root key only, what else is logged of a failure says it all.
+    fn note_answers(&self, kek: KekId, answers: &[RootAnswer]) {
+        for answer in answers {
+            let change = roots::remember(self.control, answer);
+            if answers.len() < 2 {
+                continue;
+            }
+            match (change, &answer.result) {
+                (Change::Fails, Err(failure)) => warning!(
+                    "colcrypt: one of the root keys of keyring {} does not give version {} of its key encryption key: {}; its other root keys are asked",
+                    kek.keyring,
+                    kek.version,
+                    failure.message
+                ),
+                (Change::GivesAgain, _) => log!(
+                    "colcrypt: a root key of keyring {} that failed gives version {} of its key encryption key again",
+                    kek.keyring,
+                    kek.version
+                ),
+                _ => {}
+            }
         }
     }
 

@@ -5,5 +5,5 @@
 //! through SPI as the extension's owner (`write`).
 
 pub mod read;
-mod scan;
+pub mod scan;
 pub mod write;

@@ -3,12 +3,15 @@
 use std::str::FromStr;
 
 use colcrypt_core::{
-    KekId, KeyCheckValue, KeyId, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
+    KekId, KeyCheckValue, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId,
+    WrapMethod,
 };
-use colcrypt_protocol::{KekRef, ProviderConfig, Request};
+use colcrypt_protocol::{KekCopy, KekRef, ProviderConfig, Request};
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
 use super::scan::{Equals, Row, each, one};
+use crate::audit;
 use crate::error::{Error, Privilege, Result};
 
 /// A key, without its versions.
@@ -19,6 +22,10 @@ pub struct Key {
     pub keyring: KeyringId,
     pub suite: Suite,
     pub current: KeyVersion,
+    pub originator_usage_period: Option<Interval>,
+    pub recipient_usage_period: Option<Interval>,
+    /// A lower bound on encryptions a version than the suite's.
+    pub usage_bound: Option<i64>,
 }
 
 /// A version of a key, its DEK wrapped.
@@ -26,9 +33,18 @@ pub struct Key {
 pub struct KeyVersionRow {
     pub id: VersionId,
     pub state: KeyState,
+    /// Where a suspended version, or one whose destruction is scheduled, came from.
+    pub former: Option<KeyState>,
+    pub compromised: bool,
+    /// Who moved it to its state, and when, as the server counts time.
+    pub changed_by: String,
+    pub changed_at: i64,
     pub kek_version: KeyVersion,
     pub wrapped: Vec<u8>,
     pub kcv: KeyCheckValue,
+    /// The ends of its cryptoperiods, as TimestampTz; none is without end.
+    pub encrypts_until: Option<i64>,
+    pub decrypts_until: Option<i64>,
 }
 
 /// A keyring, without its KEKs.
@@ -37,6 +53,7 @@ pub struct Keyring {
     pub name: String,
     pub current: KeyVersion,
     pub dek_wrap: WrapMethod,
+    pub key_source: KeySource,
 }
 
 fn parse<T: FromStr>(what: &str, text: &str) -> Result<T> {
@@ -44,7 +61,11 @@ fn parse<T: FromStr>(what: &str, text: &str) -> Result<T> {
         .map_err(|_| Error::CatalogCorrupt(format!("{text:?} is no {what}")))
 }
 
-fn version(number: i32) -> Result<KeyVersion> {
+/// A version number of the catalog.
+///
+/// # Errors
+/// [`Error::CatalogCorrupt`] for one that is none.
+pub fn version(number: i32) -> Result<KeyVersion> {
     u32::try_from(number)
         .ok()
         .and_then(KeyVersion::new)
@@ -58,7 +79,45 @@ fn key(row: &Row) -> Result<Key> {
         keyring: keyring_id(row)?,
         suite: parse("suite", &row.get::<String>("suite")?)?,
         current: version(row.get("current_version")?)?,
+        originator_usage_period: row.optional("originator_usage_period")?,
+        recipient_usage_period: row.optional("recipient_usage_period")?,
+        usage_bound: row.optional("usage_bound")?,
     })
+}
+
+/// When a version's originator-usage and recipient-usage periods end. The first begins with the
+/// activation; the second follows the last encryption that the first, or a deactivation, allowed.
+fn periods(key: &Key, row: &Row) -> Result<(Option<i64>, Option<i64>)> {
+    let at = |column| -> Result<Option<i64>> {
+        Ok(row
+            .optional::<TimestampWithTimeZone>(column)?
+            .map(i64::from))
+    };
+    let plus =
+        |from: Option<i64>, period: Option<Interval>| Some(crate::pg::add_interval(from?, period?));
+    let encrypts_until = plus(at("activated_at")?, key.originator_usage_period);
+    let last = match (at("deactivated_at")?, encrypts_until) {
+        (Some(deactivated), Some(end)) => Some(deactivated.min(end)),
+        (deactivated, end) => deactivated.or(end),
+    };
+    Ok((encrypts_until, plus(last, key.recipient_usage_period)))
+}
+
+/// How many encryptions of the version are recorded.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn encryptions(id: VersionId) -> Result<i64> {
+    let recorded = one(
+        "version_usage",
+        "version_usage_pkey",
+        &[
+            Equals::int8(1, id.key.0 as i64),
+            Equals::int4(2, id.version.number() as i32),
+        ],
+        |row| row.get("encryptions"),
+    )?;
+    Ok(recorded.unwrap_or(0))
 }
 
 fn keyring_id(row: &Row) -> Result<KeyringId> {
@@ -82,6 +141,52 @@ pub fn key_by_id(id: KeyId) -> Result<Key> {
     one("key", "key_pkey", &[Equals::int8(1, id.0 as i64)], key)?.ok_or(Error::UnknownKeyId(id))
 }
 
+fn key_version_row(key: &Key, row: &Row) -> Result<KeyVersionRow> {
+    let state = parse("key state", &row.get::<String>("state")?)?;
+    let former = row
+        .optional::<String>("former_state")?
+        .map(|name| parse("key state", &name))
+        .transpose()?;
+    let marked = row.optional::<i64>("compromised_at")?.is_some();
+    let (encrypts_until, decrypts_until) = periods(key, row)?;
+    Ok(KeyVersionRow {
+        id: VersionId {
+            key: key.id,
+            version: version(row.get("version")?)?,
+        },
+        state,
+        former,
+        compromised: marked
+            || state == KeyState::Compromised
+            || former == Some(KeyState::Compromised),
+        changed_by: row.get("state_changed_by")?,
+        changed_at: row.get("state_changed_at")?,
+        kek_version: version(row.get("kek_version")?)?,
+        wrapped: row.get("wrapped")?,
+        kcv: parse("key check value", &row.get::<String>("kcv")?)?,
+        encrypts_until,
+        decrypts_until,
+    })
+}
+
+/// Every version of a key, oldest first.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn key_versions(key: &Key) -> Result<Vec<KeyVersionRow>> {
+    let mut versions = Vec::new();
+    each(
+        "key_version",
+        "key_version_pkey",
+        &[Equals::int8(1, key.id.0 as i64)],
+        |row| {
+            versions.push(key_version_row(key, row)?);
+            Ok(())
+        },
+    )?;
+    Ok(versions)
+}
+
 /// A version of a key.
 ///
 /// # Errors
@@ -94,18 +199,7 @@ pub fn key_version(key: &Key, wanted: KeyVersion) -> Result<KeyVersionRow> {
             Equals::int8(1, key.id.0 as i64),
             Equals::int4(2, wanted.number() as i32),
         ],
-        |row| {
-            Ok(KeyVersionRow {
-                id: VersionId {
-                    key: key.id,
-                    version: wanted,
-                },
-                state: parse("key state", &row.get::<String>("state")?)?,
-                kek_version: version(row.get("kek_version")?)?,
-                wrapped: row.get("wrapped")?,
-                kcv: parse("key check value", &row.get::<String>("kcv")?)?,
-            })
-        },
+        |row| key_version_row(key, row),
     )?
     .ok_or_else(|| Error::UnknownKeyVersion {
         key: key.name.clone(),
@@ -119,6 +213,7 @@ fn keyring(row: &Row) -> Result<Keyring> {
         name: row.get("name")?,
         current: version(row.get("current_version")?)?,
         dek_wrap: parse("wrap method", &row.get::<String>("dek_wrap")?)?,
+        key_source: parse("key source", &row.get::<String>("key_source")?)?,
     })
 }
 
@@ -173,49 +268,105 @@ pub fn provider_by_name(name: &str) -> Result<(pgrx::Uuid, ProviderConfig)> {
     })
 }
 
+/// The versions of a keyring's KEK, oldest first.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn kek_versions(keyring: &Keyring) -> Result<Vec<KeyVersion>> {
+    let mut versions = Vec::new();
+    each(
+        "kek_version",
+        "kek_version_pkey",
+        &[Equals::uuid(1, keyring.id.0)],
+        |row| {
+            versions.push(version(row.get("version")?)?);
+            Ok(())
+        },
+    )?;
+    versions.sort();
+    Ok(versions)
+}
+
+/// A KEK as one of its keyring's root keys wrapped it.
+#[derive(Clone)]
+pub struct Copy {
+    /// The lowest is asked first.
+    pub preference: i32,
+    pub provider_id: pgrx::Uuid,
+    pub wrapped: KekCopy,
+}
+
+fn missing(what: &str, keyring: &Keyring) -> Error {
+    Error::CatalogCorrupt(format!("{what} of keyring {:?} is missing", keyring.name))
+}
+
+/// Every copy of a version of a keyring's KEK, in the order in which the root keys are asked.
+///
+/// # Errors
+/// [`Error::CatalogCorrupt`] when a part is missing.
+pub fn kek_copies(keyring: &Keyring, wanted: KeyVersion) -> Result<Vec<Copy>> {
+    let mut copies = Vec::new();
+    each(
+        "kek_copy",
+        "kek_copy_pkey",
+        &[
+            Equals::uuid(1, keyring.id.0),
+            Equals::int4(2, wanted.number() as i32),
+        ],
+        |row| {
+            let provider_id = row.get::<pgrx::Uuid>("provider_id")?;
+            let provider = one(
+                "provider",
+                "provider_pkey",
+                &[Equals::uuid(1, *provider_id.as_bytes())],
+                provider,
+            )?
+            .ok_or_else(|| missing("the provider", keyring))?;
+            copies.push(Copy {
+                preference: row.get("preference")?,
+                provider_id,
+                wrapped: KekCopy {
+                    provider,
+                    root_key: row.get("root_key")?,
+                    root_key_version: row.get("root_key_version")?,
+                    wrapped: row.get("wrapped")?,
+                },
+            });
+            Ok(())
+        },
+    )?;
+    copies.sort_by_key(|copy| copy.preference);
+    Ok(copies)
+}
+
 /// All that the agent needs to unwrap a version of a keyring's KEK.
 ///
 /// # Errors
 /// [`Error::CatalogCorrupt`] when a part is missing.
 pub fn kek(keyring: &Keyring, wanted: KeyVersion) -> Result<KekRef> {
-    let missing = |what: &str| {
-        Error::CatalogCorrupt(format!("{what} of keyring {:?} is missing", keyring.name))
-    };
-    let (provider_id, root_key, root_key_version, wrapped, kcv) = one(
+    let kcv = one(
         "kek_version",
         "kek_version_pkey",
         &[
             Equals::uuid(1, keyring.id.0),
             Equals::int4(2, wanted.number() as i32),
         ],
-        |row| {
-            Ok((
-                row.get::<pgrx::Uuid>("provider_id")?,
-                row.get::<String>("root_key")?,
-                row.get::<String>("root_key_version")?,
-                row.get::<Vec<u8>>("wrapped")?,
-                row.get::<String>("kcv")?,
-            ))
-        },
+        |row| row.get::<String>("kcv"),
     )?
-    .ok_or_else(|| missing("the key encryption key"))?;
-    let provider = one(
-        "provider",
-        "provider_pkey",
-        &[Equals::uuid(1, *provider_id.as_bytes())],
-        provider,
-    )?
-    .ok_or_else(|| missing("the provider"))?;
+    .ok_or_else(|| missing("the key encryption key", keyring))?;
+    let mut copies = kek_copies(keyring, wanted)?
+        .into_iter()
+        .map(|copy| copy.wrapped);
     Ok(KekRef {
         id: KekId {
             keyring: keyring.id,
             version: wanted,
         },
         keyring: keyring.name.clone(),
-        provider,
-        root_key,
-        root_key_version,
-        wrapped,
+        preferred: copies
+            .next()
+            .ok_or_else(|| missing("the wrapped key encryption key", keyring))?,
+        others: copies.collect(),
         kcv: parse("key check value", &kcv)?,
         dek_wrap: keyring.dek_wrap,
     })
@@ -235,35 +386,89 @@ pub fn load_request(key: &Key, keyring: &Keyring, row: &KeyVersionRow) -> Result
     })
 }
 
-/// Whether `user` may do `privilege` with the key: superusers, and whoever was granted it directly, through a role whose privileges it inherits, or through PUBLIC.
-///
-/// # Errors
-/// Of the catalog scan.
-pub fn may(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
+/// Why a user may do something with a key.
+#[derive(PartialEq, Eq)]
+enum Claim {
+    Granted,
+    /// As superuser only.
+    Superuser,
+    None,
+}
+
+/// PUBLIC, as a user, is OID 0.
+fn claim(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<Claim> {
+    let public = user == pg_sys::Oid::INVALID;
     // SAFETY: a look-up in the role catalogs, in a transaction.
-    if unsafe { pg_sys::superuser_arg(user) } {
-        return Ok(true);
-    }
+    let superuser = !public && unsafe { pg_sys::superuser_arg(user) };
     let column = match privilege {
         Privilege::Encrypt => "can_encrypt",
         Privilege::Decrypt => "can_decrypt",
+        Privilege::Manage => "can_manage",
     };
-    let mut allowed = false;
+    // A superuser counts as a member of every role, but for this.
+    // SAFETY: as above.
+    let has_privileges_of = |grantee| unsafe {
+        if superuser {
+            pg_sys::is_member_of_role_nosuper(user, grantee)
+        } else {
+            pg_sys::has_privs_of_role(user, grantee)
+        }
+    };
+    let mut granted = false;
     each(
         "key_grant",
         "key_grant_pkey",
         &[Equals::int8(1, key.id.0 as i64)],
         |row| {
             let grantee: pg_sys::Oid = row.get("grantee")?;
-            if !allowed && row.get::<bool>(column)? {
-                // SAFETY: as above.
-                allowed = grantee == pg_sys::Oid::INVALID
-                    || unsafe { pg_sys::has_privs_of_role(user, grantee) };
+            if !granted && row.get::<bool>(column)? {
+                granted = grantee == pg_sys::Oid::INVALID || !public && has_privileges_of(grantee);
             }
             Ok(())
         },
     )?;
-    Ok(allowed)
+    Ok(match (granted, superuser) {
+        (true, _) => Claim::Granted,
+        (false, true) => Claim::Superuser,
+        (false, false) => Claim::None,
+    })
+}
+
+/// Whether `user` may do `privilege` with the key: superusers, and whoever was granted it directly,
+/// through a role whose privileges it inherits, or through PUBLIC, which as a user is OID 0.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn may(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
+    Ok(claim(user, key, privilege)? != Claim::None)
+}
+
+/// As [`may`], for the session's user who is about to: a superuser without a grant leaves a record.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn exercise(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
+    let claim = claim(user, key, privilege)?;
+    if claim == Claim::Superuser {
+        audit::superuser_override(key, privilege);
+    }
+    Ok(claim != Claim::None)
+}
+
+/// Refuses who may not do `privilege` with the key; for administrative functions, which do not cache.
+///
+/// # Errors
+/// [`Error::KeyDenied`].
+pub fn require(key: &Key, privilege: Privilege) -> Result<()> {
+    let user = crate::pg::current_user();
+    if exercise(user, key, privilege)? {
+        return Ok(());
+    }
+    Err(Error::KeyDenied {
+        key: key.name.clone(),
+        role: crate::pg::role_name(user),
+        privilege,
+    })
 }
 
 /// Every name and identity of keys, for cache views.

@@ -27,6 +27,31 @@ impl Equals {
         Self::new(attribute, pg_sys::F_INT8EQ, value)
     }
 
+    pub fn oid(attribute: i16, value: pg_sys::Oid) -> Self {
+        // Not by IntoDatum, for which OID 0 is NULL.
+        Self {
+            attribute,
+            function: pg_sys::F_OIDEQ,
+            value: pg_sys::Datum::from(value),
+        }
+    }
+
+    /// The index compares names, so the datum must be one, not a text.
+    pub fn name(attribute: i16, value: &str) -> Self {
+        let length = value.len().min(pg_sys::NAMEDATALEN as usize - 1);
+        // SAFETY: palloc0 gives NAMEDATALEN zero bytes, of which at least the last stays one.
+        let name = unsafe {
+            let name = pg_sys::palloc0(pg_sys::NAMEDATALEN as usize).cast::<u8>();
+            name.copy_from_nonoverlapping(value.as_ptr(), length);
+            name
+        };
+        Self {
+            attribute,
+            function: pg_sys::F_NAMEEQ,
+            value: pg_sys::Datum::from(name),
+        }
+    }
+
     pub fn uuid(attribute: i16, value: [u8; 16]) -> Self {
         Self::new(attribute, pg_sys::F_UUID_EQ, pgrx::Uuid::from_bytes(value))
     }

@@ -6,14 +6,25 @@ use std::time::Duration;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
-use pgrx::{FromDatum, IntoDatum, PgLogLevel, ereport, pg_guard, pg_sys};
+use pgrx::{FromDatum, pg_guard, pg_sys};
 
+use super::dispatch::Dispatch;
+use crate::audit::ring;
 use crate::gucs;
 use crate::pg;
 use crate::slab::{Control, control};
+use crate::usage;
+
+/// Pause before another worker is sent for events that one has left behind: it failed, or was killed.
+const RETRY_MS: i64 = 5000;
 
 /// Registers the launcher with the postmaster. It starts when the server is no standby (any more).
 pub fn register() {
+    // What pg_upgrade is putting in place is not to be worked on yet.
+    // SAFETY: a flag of the postmaster's.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     BackgroundWorkerBuilder::new("colcrypt launcher")
         .set_type("colcrypt launcher")
         .set_library("colcrypt")
@@ -35,8 +46,10 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         control.launcher_latch.store(pg_sys::MyLatch, Relaxed);
         pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
     }
+    let mut dispatch = Dispatch::new();
     let mut everywhere = true;
     let mut last_round = 0;
+    let mut last_retry = 0;
     loop {
         if BackgroundWorker::sighup_received() {
             // SAFETY: in the main loop of a worker, outside any transaction.
@@ -47,14 +60,40 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
             control.work_anywhere.swap(false, Relaxed) || pg::boottime_ms() - last_round >= nap_ms;
         let mut databases = requested(control);
         if everywhere {
-            databases = all_databases();
+            // In this order: what is counted for or has an event was there before, so it is gone if it is
+            // missing.
+            let counted = usage::shared::databases();
+            let waiting = ring::databases();
+            let existing = catalog_databases();
+            for database in counted {
+                if !existing.iter().any(|(oid, _)| oid.to_u32() == database) {
+                    usage::shared::forget_database(database);
+                }
+            }
+            databases = existing
+                .into_iter()
+                .filter_map(|(oid, usable)| usable.then_some(oid))
+                .collect();
+            forsake_gone(&waiting, &databases);
             last_round = pg::boottime_ms();
         }
         everywhere = false;
-        for database in databases {
-            start_worker(control, database);
+        // SAFETY: reads the clock.
+        let now = unsafe { pg_sys::GetCurrentTimestamp() };
+        let mut due = usage::shared::due(now);
+        if pg::boottime_ms() - last_retry >= RETRY_MS {
+            due.extend(ring::databases());
+            last_retry = pg::boottime_ms();
         }
-        let left = (last_round + nap_ms - pg::boottime_ms()).max(1);
+        databases.extend(due.into_iter().map(pg_sys::Oid::from));
+        for database in databases {
+            dispatch.add(database);
+        }
+        dispatch.advance(control);
+        let left = (last_round + nap_ms - pg::boottime_ms())
+            .min(gucs::USAGE_FLUSH_INTERVAL.get().into())
+            .min(dispatch.pause_ms().unwrap_or(RETRY_MS))
+            .clamp(1, RETRY_MS);
         if !BackgroundWorker::wait_latch(Some(Duration::from_millis(left as u64))) {
             break;
         }
@@ -71,6 +110,15 @@ unsafe extern "C-unwind" fn launcher_exits(_code: i32, _argument: pg_sys::Datum)
     }
 }
 
+/// Nobody will write the events of a database that is gone or lets nobody in.
+fn forsake_gone(waiting: &[u32], databases: &[pg_sys::Oid]) {
+    for &database in waiting {
+        if !databases.contains(&database.into()) {
+            ring::forsake(database);
+        }
+    }
+}
+
 fn requested(control: &Control) -> Vec<pg_sys::Oid> {
     control
         .work_requests
@@ -81,8 +129,8 @@ fn requested(control: &Control) -> Vec<pg_sys::Oid> {
         .collect()
 }
 
-/// Every database that takes connections and is no template.
-fn all_databases() -> Vec<pg_sys::Oid> {
+/// Every database, and whether it takes connections and is no template.
+fn catalog_databases() -> Vec<(pg_sys::Oid, bool)> {
     let mut databases = Vec::new();
     // SAFETY: a transaction around a scan of a shared catalog, which is all a process without a
     // database can read; column numbers are the server's own constants.
@@ -116,8 +164,8 @@ fn all_databases() -> Vec<pg_sys::Oid> {
             let (oid, is_null) = column(pg_sys::Anum_pg_database_oid);
             let usable = flag(pg_sys::Anum_pg_database_datallowconn)
                 && !flag(pg_sys::Anum_pg_database_datistemplate);
-            if usable && let Some(oid) = pg_sys::Oid::from_datum(oid, is_null) {
-                databases.push(oid);
+            if let Some(oid) = pg_sys::Oid::from_datum(oid, is_null) {
+                databases.push((oid, usable));
             }
         }
         pg_sys::systable_endscan(scan);
@@ -125,34 +173,4 @@ fn all_databases() -> Vec<pg_sys::Oid> {
         pg_sys::CommitTransactionCommand();
     }
     databases
-}
-
-/// Starts a worker; without a free place for one, the next round tries again.
-fn start_worker(control: &Control, database: pg_sys::Oid) {
-    let started = BackgroundWorkerBuilder::new("colcrypt maintenance worker")
-        .set_type("colcrypt maintenance worker")
-        .set_library("colcrypt")
-        .set_function("colcrypt_maintenance_main")
-        .set_argument(database.into_datum())
-        .enable_spi_access()
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(None)
-        .set_notify_pid(pg::my_pid())
-        .load_dynamic();
-    match started {
-        Ok(worker) => {
-            // One at a time: a worker that finds nothing ends within milliseconds, and the server's
-            // places for workers are few. A long job must not hold up other databases, though.
-            let _ = worker.wait_for_startup();
-        }
-        Err(_) => {
-            control.work_anywhere.store(true, Relaxed);
-            ereport!(
-                PgLogLevel::LOG,
-                pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "colcrypt: no free place for a maintenance worker",
-                "Raise max_worker_processes."
-            );
-        }
-    }
 }

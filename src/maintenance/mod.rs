@@ -1,13 +1,18 @@
 //! Work that happens by itself.
 //!
-//! A launcher (`launcher`) starts short-lived workers (`worker`), one per database that has work, so
-//! that no database is held open. A worker moves registered columns to the current key version, batch
-//! by batch (`job`), each batch one transaction that also records how far it got.
+//! A launcher (`launcher`) starts short-lived workers (`worker`), one per database that has work and a few at a
+//! time (`dispatch`), so that no database is held open. A worker moves registered columns to the current key version, batch
+//! by batch (`job`), each batch one transaction that also records how far it got, and destroys what is due
+//! (`destruction`).
 
+pub mod destruction;
+pub mod dispatch;
 pub mod job;
 pub mod launcher;
 pub mod relation;
-mod txn;
+pub mod schedule;
+pub mod txn;
+mod vacuum;
 pub mod worker;
 
 use std::cell::Cell;
@@ -16,7 +21,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::pg;
-use crate::slab::control;
+use crate::slab::{Control, control};
+pub use txn::transaction;
 
 thread_local! {
     static WAKE: Cell<bool> = const { Cell::new(false) };
@@ -38,14 +44,24 @@ unsafe extern "C-unwind" fn at_transaction_end(
     _argument: *mut std::ffi::c_void,
 ) {
     match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT if WAKE.replace(false) => request_worker(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if WAKE.replace(false) => wake_now(),
         pg_sys::XactEvent::XACT_EVENT_ABORT => WAKE.set(false),
         _ => {}
     }
 }
 
-fn request_worker() {
+/// Has the launcher send a worker here at once, or as soon as the one that is here has ended.
+pub fn wake_now() {
     let Ok(control) = control() else { return };
+    ask_for_worker(control);
+    let latch = control.launcher_latch.load(Relaxed);
+    if !latch.is_null() {
+        // SAFETY: a process latch lies in shared memory for the server's life.
+        unsafe { pg_sys::SetLatch(latch) };
+    }
+}
+
+fn ask_for_worker(control: &Control) {
     let database = pg::my_database().to_u32();
     let placed = control.work_requests.iter().any(|place| {
         place.load(Relaxed) == database
@@ -55,10 +71,5 @@ fn request_worker() {
     });
     if !placed {
         control.work_anywhere.store(true, Relaxed);
-    }
-    let latch = control.launcher_latch.load(Relaxed);
-    if !latch.is_null() {
-        // SAFETY: a process latch lies in shared memory for the server's life.
-        unsafe { pg_sys::SetLatch(latch) };
     }
 }

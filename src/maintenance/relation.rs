@@ -49,3 +49,19 @@ pub fn describe(table: pg_sys::Oid) -> Result<Described> {
         })
     }
 }
+
+/// Whether a column is there and of type ciphertext, or a domain over it.
+pub fn holds_ciphertext(table: pg_sys::Oid, attribute: &str) -> bool {
+    let Ok(name) = std::ffi::CString::new(attribute) else {
+        return false;
+    };
+    // SAFETY: catalog look-ups.
+    let base = unsafe {
+        let number = pg_sys::get_attnum(table, name.as_ptr());
+        if number <= 0 {
+            return false;
+        }
+        pg_sys::getBaseType(pg_sys::get_atttype(table, number))
+    };
+    Some(base) == crate::ciphertext::type_oid()
+}

@@ -1,16 +1,28 @@
 //! A maintenance worker: connected to one database, gone when there is nothing left to do.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use pgrx::{FromDatum, Spi, log, pg_guard, pg_sys};
 
+use super::destruction;
 use super::job::{self, Next};
+use super::schedule;
 use super::txn::transaction;
+use crate::audit::{ring, writer};
+use crate::ceremony;
 use crate::pg::{self, signal_handlers};
+use crate::slab::control;
+use crate::usage;
 
 /// Advisory lock that makes a worker the only one in its database ("colcrypt" in ASCII).
 const ADVISORY_LOCK: i64 = 0x636f_6c63_7279_7074;
 /// Longest wait for something that is due soon, before the worker ends and the launcher takes over.
 const PATIENCE_MS: i64 = 30_000;
 const PAUSE_MS: i64 = 100;
+/// How long a job keeps its place while other databases wait for one, and how long something that is due
+/// soon does.
+const TURN_MS: i64 = 10_000;
+const IDLE_TURN_MS: i64 = 1000;
 
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -27,20 +39,43 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
         log!("colcrypt: maintenance of this database: {message}");
         return;
     }
+    ceremony::mark_expired();
+    let began = pg::boottime_ms();
     let mut idle_since = None;
     while !database_is_wanted() {
-        match job::step() {
-            Next::Again => idle_since = None,
-            Next::Soon => {
-                let since = *idle_since.get_or_insert_with(pg::boottime_ms);
-                if pg::boottime_ms() - since > PATIENCE_MS {
+        take_in_settings();
+        let next = writer::step()
+            .max(usage::flush::step())
+            .max(destruction::step())
+            .max(schedule::step());
+        match next.max(job::step()) {
+            Next::Again => {
+                idle_since = None;
+                if makes_way(began, TURN_MS) {
                     break;
                 }
-                pause();
+            }
+            Next::Soon => {
+                let since = *idle_since.get_or_insert_with(pg::boottime_ms);
+                if makes_way(since, IDLE_TURN_MS) || pg::boottime_ms() - since > PATIENCE_MS {
+                    break;
+                }
+                pg::nap(PAUSE_MS);
             }
             Next::Nothing => break,
         }
     }
+}
+
+/// Whether this worker has had its turn: its place goes to a database that waits for one, and what is left
+/// here comes after.
+fn makes_way(began: i64, turn_ms: i64) -> bool {
+    let others_wait = control().is_ok_and(|control| control.databases_waiting.load(Relaxed) > 0);
+    if others_wait && pg::boottime_ms() - began > turn_ms {
+        super::wake_now();
+        return true;
+    }
+    false
 }
 
 /// SIGTERM and SIGINT as in a session.
@@ -65,6 +100,10 @@ fn has_work() {
     // SAFETY: a catalog look-up in a transaction; proc_exit(0) means "do not restart".
     unsafe {
         let extension = pg_sys::get_extension_oid(c"colcrypt".as_ptr(), true);
+        if extension == pg_sys::Oid::INVALID {
+            usage::shared::forget_database(pg::my_database().to_u32());
+            ring::forsake(pg::my_database().to_u32());
+        }
         let free = extension != pg_sys::Oid::INVALID
             && Spi::get_one::<bool>(&format!(
                 "SELECT pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK})"
@@ -97,20 +136,12 @@ fn database_is_wanted() -> bool {
     .unwrap_or(true)
 }
 
-fn pause() {
-    // SAFETY: waits on this process's latch; interrupts are handled after it.
+fn take_in_settings() {
+    // SAFETY: between two steps, outside any transaction.
     unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-            PAUSE_MS as _,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
         }
     }
-    pgrx::check_for_interrupts!();
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{
 
 use colcrypt_core::secret::KEY_LEN;
 use colcrypt_core::slab_index::{Slot, bucket_count};
+use colcrypt_protocol::{Failure, FailureKind};
 use pgrx::pg_sys;
 
 use crate::broker::queue::{QUEUE_SLOTS, RequestSlot};
@@ -17,8 +18,10 @@ use crate::gucs;
 const PAGE: usize = 4096;
 const TRANCHE: &std::ffi::CStr = c"colcrypt";
 
-/// Longest error text kept about a failed load, in bytes.
-pub const FAILURE_TEXT: usize = 400;
+use super::roots::{Place, ROOTS};
+
+/// Longest error text kept about a failure, in bytes: enough for two roots that fail at once.
+const FAILURE_TEXT: usize = 600;
 /// How many failed loads are remembered for the sessions that wait for them and for cache_status.
 pub const FAILURES: usize = 128;
 
@@ -46,9 +49,12 @@ pub struct Control {
     pub work_requests: [AtomicU32; 64],
     /// Set when `work_requests` was full: look everywhere.
     pub work_anywhere: AtomicBool,
+    /// Databases that wait for a maintenance worker's place.
+    pub databases_waiting: AtomicU32,
     pub slots: u32,
     pub(super) hand: UnsafeCell<u32>,
     pub(super) failures: UnsafeCell<[LoadFailure; FAILURES]>,
+    pub(super) roots: UnsafeCell<[Place; ROOTS]>,
     pub(super) buckets: *mut u32,
     pub(super) index: *mut Slot,
     pub(super) meta: *mut SlotMeta,
@@ -80,10 +86,69 @@ pub struct SlotMeta {
 pub struct LoadFailure {
     pub ticket: u64,
     pub slot_key: colcrypt_core::slab_index::SlotKey,
-    /// Index into [`table::KINDS`](super::table::KINDS).
-    pub kind: u8,
-    pub length: u16,
-    pub text: [u8; FAILURE_TEXT],
+    pub why: StoredFailure,
+}
+
+/// A [`Failure`] in shared memory, its text cut to what there is room for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StoredFailure {
+    /// Index into [`KINDS`].
+    kind: u8,
+    length: u16,
+    text: [u8; FAILURE_TEXT],
+}
+
+/// Every failure kind, to pass one through shared memory as a number.
+const KINDS: [FailureKind; 13] = [
+    FailureKind::Config,
+    FailureKind::Unreachable,
+    FailureKind::Timeout,
+    FailureKind::Unavailable,
+    FailureKind::Throttled,
+    FailureKind::Denied,
+    FailureKind::KeyNotFound,
+    FailureKind::KeyDisabled,
+    FailureKind::BadReply,
+    FailureKind::WrongRootKey,
+    FailureKind::Corrupt,
+    FailureKind::BadRequest,
+    FailureKind::Agent,
+];
+
+impl StoredFailure {
+    pub const NONE: Self = Self {
+        kind: 0,
+        length: 0,
+        text: [0; FAILURE_TEXT],
+    };
+
+    pub fn of(failure: &Failure) -> Self {
+        let mut length = failure.message.len().min(FAILURE_TEXT);
+        while !failure.message.is_char_boundary(length) {
+            length -= 1;
+        }
+        let mut text = [0; FAILURE_TEXT];
+        text[..length].copy_from_slice(&failure.message.as_bytes()[..length]);
+        let kind = KINDS.iter().position(|kind| *kind == failure.kind);
+        Self {
+            kind: kind.unwrap_or_default() as u8,
+            length: length as u16,
+            text,
+        }
+    }
+
+    pub fn kind(&self) -> FailureKind {
+        KINDS[usize::from(self.kind) % KINDS.len()]
+    }
+
+    pub fn failure(&self) -> Failure {
+        let text = &self.text[..usize::from(self.length)];
+        Failure {
+            kind: self.kind(),
+            message: String::from_utf8_lossy(text).into_owned(),
+        }
+    }
 }
 
 /// Set by the startup hook, inherited by every child.

@@ -1,11 +1,12 @@
 //! The key slab: plaintext DEKs in shared memory, for every session of every database.
 //!
-//! `layout` places it and locks it into memory, `table` finds, fills and wipes slots, `lock` is the
-//! guard around its lightweight lock. Readers check a cached cipher with one atomic read of its
+//! `layout` places it and locks it into memory, `table` finds, fills and wipes slots, `roots` remembers
+//! how the root keys behind them stand, `lock` is the guard around its lightweight lock. Readers check a cached cipher with one atomic read of its
 //! slot's generation, which changes whenever the slot's key is wiped.
 
 pub mod layout;
 pub mod lock;
+pub mod roots;
 pub mod table;
 
 pub use layout::{Control, SlotMeta, control};

@@ -10,29 +10,12 @@ use colcrypt_core::slab_index::{
     SlabFull, SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count,
 };
 use colcrypt_core::{DataKey, KekId, KeyVersion, KeyringId};
-use colcrypt_protocol::{Failure, FailureKind};
+use colcrypt_protocol::Failure;
 use zeroize::Zeroize;
 
-use super::layout::{Control, FAILURE_TEXT, FAILURES, LoadFailure, SlotMeta};
+use super::layout::{Control, FAILURES, LoadFailure, SlotMeta, StoredFailure};
 use super::lock;
 use crate::pg;
-
-/// Every failure kind, to pass one through shared memory as a number.
-pub const KINDS: [FailureKind; 13] = [
-    FailureKind::Config,
-    FailureKind::Unreachable,
-    FailureKind::Timeout,
-    FailureKind::Unavailable,
-    FailureKind::Throttled,
-    FailureKind::Denied,
-    FailureKind::KeyNotFound,
-    FailureKind::KeyDisabled,
-    FailureKind::BadReply,
-    FailureKind::WrongRootKey,
-    FailureKind::Corrupt,
-    FailureKind::BadRequest,
-    FailureKind::Agent,
-];
 
 /// What a look-up found.
 pub enum Found {
@@ -205,24 +188,12 @@ pub fn fail(control: &Control, slot: usize, ticket: u64, failure: &Failure) {
     if !loading {
         return;
     }
-    let mut length = failure.message.len().min(FAILURE_TEXT);
-    while !failure.message.is_char_boundary(length) {
-        length -= 1;
-    }
-    let mut text = [0; FAILURE_TEXT];
-    text[..length].copy_from_slice(&failure.message.as_bytes()[..length]);
-    let kind = KINDS
-        .iter()
-        .position(|kind| *kind == failure.kind)
-        .unwrap_or(0);
     // SAFETY: exclusive lock held.
     unsafe {
         (*control.failures.get())[ticket as usize % FAILURES] = LoadFailure {
             ticket,
             slot_key,
-            kind: kind as u8,
-            length: length as u16,
-            text,
+            why: StoredFailure::of(failure),
         };
     }
     control.loads_failed.fetch_add(1, Relaxed);
@@ -240,16 +211,28 @@ pub fn flight(control: &Control, slot: usize, ticket: u64) -> Flight {
     // SAFETY: shared lock held.
     let failure = unsafe { &(*control.failures.get())[ticket as usize % FAILURES] };
     if failure.ticket == ticket {
-        Flight::Failed(to_failure(failure))
+        Flight::Failed(failure.why.failure())
     } else {
         Flight::Ended
     }
 }
 
-fn to_failure(failure: &LoadFailure) -> Failure {
-    Failure {
-        kind: KINDS[usize::from(failure.kind) % KINDS.len()],
-        message: String::from_utf8_lossy(&failure.text[..usize::from(failure.length)]).into_owned(),
+/// Wipes these keys, also those being loaded: the broker's answer then finds no slot to fill, and who
+/// waits for it asks again.
+pub fn forget(control: &Control, keys: &[SlotKey]) {
+    let there = {
+        let _guard = lock::shared(control.slab_lock);
+        let reader = reader(control);
+        keys.iter().any(|&key| reader.find(key).is_some())
+    };
+    if !there {
+        return;
+    }
+    let _guard = lock::exclusive(control.slab_lock);
+    for &key in keys {
+        if let Some(slot) = reader(control).find(key) {
+            wipe(control, slot);
+        }
     }
 }
 
@@ -350,7 +333,7 @@ pub fn status(control: &Control, database: u32) -> (Vec<SlotStatus>, Vec<(SlotKe
     failures.sort_by_key(|failure| std::cmp::Reverse(failure.ticket));
     let failures = failures
         .into_iter()
-        .map(|failure| (failure.slot_key, to_failure(failure)))
+        .map(|failure| (failure.slot_key, failure.why.failure()))
         .collect();
     (slots, failures)
 }
@@ -363,7 +346,7 @@ pub fn last_failure(control: &Control) -> Option<String> {
         .iter()
         .filter(|failure| failure.ticket != 0)
         .max_by_key(|failure| failure.ticket)
-        .map(|failure| to_failure(failure).message)
+        .map(|failure| failure.why.failure().message)
 }
 
 /// Used slots, and those in flight, of the whole slab.

@@ -1,14 +1,20 @@
-//! Registered columns, and jobs asked for by hand.
+//! Registered columns.
 
+use colcrypt_core::KeyId;
 use pgrx::spi::quote_identifier;
-use pgrx::{IntoDatum, Spi, pg_sys};
+use pgrx::{Spi, pg_sys};
 
-use crate::catalog::{read, write};
-use crate::error::{Error, Result};
-use crate::maintenance::{self, relation};
+use super::grants;
+use crate::audit::Act;
+use crate::catalog::read::{self, Key};
+use crate::catalog::scan::{Equals, one};
+use crate::catalog::write;
+use crate::error::{Error, Privilege, Result};
+use crate::maintenance::relation;
 use crate::pg::Call;
+use crate::plaintext::Codec;
 
-fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
+pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
     // SAFETY: declared as regclass and name.
     let (table, attribute) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
     let table = table.ok_or(Error::NullArgument("relation"))?;
@@ -23,30 +29,96 @@ fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
 fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
     let key = read::key_by_name(&call.text(2, "key")?)?;
-    // SAFETY: declared as text.
-    let context = unsafe { call.get::<String>(3) };
+    // SAFETY: declared as text, text[] and regtype.
+    let (context, readers, plaintext_type) = unsafe {
+        (
+            call.get::<String>(3),
+            call.get::<Vec<Option<String>>>(4),
+            call.get::<pg_sys::Oid>(5),
+        )
+    };
+    let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
     let name = relation::describe(table)?.name;
     refuse_foreign_table(table, &name)?;
+    read::require(&key, Privilege::Manage)?;
+    if let Some(former) = registered_key(table, &attribute)? {
+        read::require(&former, Privilege::Manage)?;
+    }
     check_column(table, &name, &attribute)?;
     if let Some(expression) = &context {
         check_context(&name, expression)?;
     }
+    let readers = readers.map(existing_roles).transpose()?;
+    // SAFETY: the memory of this call is the server's to name; the codec is not kept.
+    Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     write::execute(
-        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4) \
-         ON CONFLICT (relation, attribute) DO UPDATE SET key_id = EXCLUDED.key_id, context = EXCLUDED.context",
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype) \
+         ON CONFLICT (relation, attribute) DO UPDATE \
+         SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, readers = EXCLUDED.readers, \
+             plaintext_type = EXCLUDED.plaintext_type, \
+             declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
         &[
             table.into(),
-            attribute.into(),
+            attribute.clone().into(),
             (key.id.0 as i64).into(),
             context.into(),
+            readers.clone().into(),
+            plaintext_type.into(),
         ],
     )?;
+    let detail = match readers {
+        Some(readers) => format!("{attribute}, read by: {}", readers.join(", ")),
+        None => attribute,
+    };
+    Act::new("register_column")
+        .key(&key)
+        .relation(table)
+        .detail(detail)
+        .record()?;
     Ok(pg_sys::Datum::from(0))
 }
 
+/// The roles that see plaintext, by name: a dump must restore where they do not exist.
+pub fn existing_roles(names: Vec<Option<String>>) -> Result<Vec<String>> {
+    names
+        .into_iter()
+        .map(|name| {
+            let name = name.ok_or(Error::NullArgument("a reader"))?;
+            if grants::role_named(&name)? == pg_sys::Oid::INVALID {
+                return Err(Error::InvalidParameter {
+                    message: "PUBLIC cannot be a reader".into(),
+                    hint: "Leave readers out: then whoever may decrypt with the key is one.".into(),
+                });
+            }
+            Ok(name)
+        })
+        .collect()
+}
+
+/// The key that a column is registered with.
+fn registered_key(table: pg_sys::Oid, attribute: &str) -> Result<Option<Key>> {
+    let found = one(
+        "protected_column",
+        "protected_column_pkey",
+        &[Equals::oid(1, table), Equals::name(2, attribute)],
+        |row| Ok(KeyId(row.get::<i64>("key_id")? as u64)),
+    )?;
+    found.map(read::key_by_id).transpose()
+}
+
+/// The key of a registered column, for whoever owns the table and may manage the key.
+pub fn managed_column(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
+    refuse_foreign_table(table, &relation::describe(table)?.name)?;
+    let Some(key) = registered_key(table, attribute)? else {
+        return Err(not_registered(table, attribute)?);
+    };
+    read::require(&key, Privilege::Manage)?;
+    Ok(key)
+}
+
 /// The context expression will run as the table's owner, so only who could do that anyway may set it.
-fn refuse_foreign_table(table: pg_sys::Oid, name: &str) -> Result<()> {
+pub fn refuse_foreign_table(table: pg_sys::Oid, name: &str) -> Result<()> {
     let owner = relation::describe(table)?.owner;
     // SAFETY: reads statics and the role catalogs.
     if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) } {
@@ -63,23 +135,19 @@ fn check_column(table: pg_sys::Oid, name: &str, attribute: &str) -> Result<()> {
             hint: "Register columns of tables and partitioned tables.".into(),
         });
     }
-    let c_name = std::ffi::CString::new(attribute).unwrap_or_default();
-    // SAFETY: catalog look-ups.
-    let base = unsafe {
-        let number = pg_sys::get_attnum(table, c_name.as_ptr());
-        if number <= 0 {
-            return Err(Error::Column {
-                message: format!(
-                    "column {} of table {name} does not exist",
-                    quote_identifier(attribute)
-                ),
-                hint: "Give the column's name as it is stored, without quotes.".into(),
-            });
-        }
-        pg_sys::getBaseType(pg_sys::get_atttype(table, number))
-    };
-    if Some(base) == crate::ciphertext::type_oid() {
+    if relation::holds_ciphertext(table, attribute) {
         return Ok(());
+    }
+    let c_name = std::ffi::CString::new(attribute).unwrap_or_default();
+    // SAFETY: a catalog look-up.
+    if unsafe { pg_sys::get_attnum(table, c_name.as_ptr()) } <= 0 {
+        return Err(Error::Column {
+            message: format!(
+                "column {} of table {name} does not exist",
+                quote_identifier(attribute)
+            ),
+            hint: "Give the column's name as it is stored, without quotes.".into(),
+        });
     }
     Err(Error::Column {
         message: format!(
@@ -107,23 +175,25 @@ fn check_context(table: &str, expression: &str) -> Result<()> {
 
 fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
-    let removed = write::query(
-        "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name RETURNING 1",
+    let key = managed_column(table, &attribute)?;
+    write::execute(
+        "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         &[table.into(), attribute.clone().into()],
-        |row| row.get::<i32>(1),
     )?;
-    if removed.is_empty() {
-        return Err(not_registered(table, &attribute)?);
-    }
     write::execute(
         "UPDATE colcrypt.job SET phase = 'failed', finished_at = clock_timestamp(), last_error = 'the column was unregistered' \
          WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND finished_at IS NULL",
-        &[table.into(), attribute.into()],
+        &[table.into(), attribute.clone().into()],
     )?;
+    Act::new("unregister_column")
+        .key(&key)
+        .relation(table)
+        .detail(attribute)
+        .record()?;
     Ok(pg_sys::Datum::from(0))
 }
 
-fn not_registered(table: pg_sys::Oid, attribute: &str) -> Result<Error> {
+pub fn not_registered(table: pg_sys::Oid, attribute: &str) -> Result<Error> {
     Ok(Error::Column {
         message: format!(
             "column {} of table {} is not registered",
@@ -134,28 +204,7 @@ fn not_registered(table: pg_sys::Oid, attribute: &str) -> Result<Error> {
     })
 }
 
-fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
-    let (table, attribute) = target(call)?;
-    let jobs = write::query(
-        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
-         SELECT c.relation, c.attribute, c.key_id, k.current_version \
-         FROM colcrypt.protected_column c JOIN colcrypt.key k USING (key_id) \
-         WHERE c.relation = $1::oid::regclass AND c.attribute = $2::text::name \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
-         DO UPDATE SET target_version = EXCLUDED.target_version, retry_at = NULL, tries = 0 \
-         RETURNING job_id",
-        &[table.into(), attribute.clone().into()],
-        |row| row.get::<i64>(1),
-    )?;
-    let Some(Some(job)) = jobs.into_iter().next() else {
-        return Err(not_registered(table, &attribute)?);
-    };
-    maintenance::wake_at_commit();
-    Ok(job.into_datum().expect("a number has a datum"))
-}
-
 crate::sql_functions! {
     colcrypt_register_column / pg_finfo_colcrypt_register_column => register_column;
     colcrypt_unregister_column / pg_finfo_colcrypt_unregister_column => unregister_column;
-    colcrypt_reencrypt_column / pg_finfo_colcrypt_reencrypt_column => reencrypt_column;
 }

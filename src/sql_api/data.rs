@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use zeroize::Zeroizing;
 
 use super::record::Record;
+use crate::audit::honeytoken;
 use crate::error::{Error, Result};
 use crate::pg::{self, Call, Varlena};
 use crate::plaintext::Codec;
@@ -77,6 +78,12 @@ struct DecryptSite {
     permit: Option<Permit>,
 }
 
+/// What a re-encrypting call site remembers: leave to read the old version and to write the new one.
+#[derive(Clone, Copy)]
+struct ReencryptSite {
+    permits: Option<(Permit, Permit)>,
+}
+
 /// The call site's memory, made by `make` at the first call.
 ///
 /// # Safety
@@ -97,11 +104,12 @@ unsafe fn site<T: Copy>(call: Call, make: impl FnOnce() -> Result<T>) -> Result<
     }
 }
 
-fn codec_of(declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
+fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
     if declared == pg_sys::Oid::INVALID {
         return Err(Error::NoBinaryIo("of this argument".into()));
     }
-    let codec = Codec::for_type(declared)?;
+    // SAFETY: the call site's own memory context, where the codec is kept.
+    let codec = Codec::for_type(declared, unsafe { (*call.flinfo()).fn_mcxt })?;
     let name = if codec.is_built_in() {
         String::new()
     } else {
@@ -131,7 +139,7 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: this call site only ever uses EncryptSite.
     let site = unsafe {
         site(call, || {
-            let (codec, type_name) = codec_of(call.argument_type(0))?;
+            let (codec, type_name) = codec_of(call, call.argument_type(0))?;
             Ok(EncryptSite {
                 codec,
                 type_name,
@@ -203,6 +211,7 @@ fn seal_under(
             bytes: plaintext.len(),
         });
     }
+    permit.counter.encryption()?;
     pg::new_varlena(length, |out| {
         session::with_nonce(suite.nonce_len(), |nonce| {
             permit
@@ -254,7 +263,7 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
     // SAFETY: this call site only ever uses DecryptSite.
     let site = unsafe {
         site(call, || {
-            let (codec, type_name) = codec_of(wanted)?;
+            let (codec, type_name) = codec_of(call, wanted)?;
             Ok(DecryptSite {
                 codec,
                 type_name,
@@ -293,6 +302,10 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
     let plaintext = site.codec.value_of(value.ciphertext.len(), |out| {
         open(permit, &value, context, out)
     })?;
+    permit.counter.decryption();
+    if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
+        honeytoken::alarm("decrypt_col", &value);
+    }
     if site.wanted != site.codec.base_type {
         check_domain(plaintext, site.wanted)?;
     }
@@ -315,7 +328,7 @@ fn described(plaintext_type: PlaintextType<'_>) -> String {
 }
 
 /// Checks a domain's constraints as they are now.
-fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
+pub fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
     // A check that fails may quote the value, in its own message or in one of a function it calls.
     let passed = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
         // SAFETY: the value is of the domain's base type.
@@ -356,18 +369,41 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
     let stored = unsafe { Varlena::from_datum(datum) };
     let value = Value::parse(stored.bytes())?;
     let context = bytes_of(&context);
-    let (from, to) = session::permit_reencrypt(VersionId {
-        key: value.header.key,
-        version: value.header.version,
-    })?;
+    // SAFETY: this call site only ever uses ReencryptSite.
+    let site = unsafe { site(call, || Ok(ReencryptSite { permits: None }))? };
+    let (from, to) = match &site.permits {
+        Some((from, to))
+            if from.key == value.header.key
+                && from.version == value.header.version
+                && from.is_good()
+                && to.is_good() =>
+        {
+            (from, to)
+        }
+        _ => {
+            let (from, to) = site.permits.insert(session::permit_reencrypt(VersionId {
+                key: value.header.key,
+                version: value.header.version,
+            })?);
+            (&*from, &*to)
+        }
+    };
     let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
-    open(&from, &value, context, &mut plaintext)?;
+    open(from, &value, context, &mut plaintext)?;
     let header = Header {
         suite: to.suite,
         version: to.version,
         ..value.header
     };
-    seal_under(&to, &header.encode()?, context, &plaintext)
+    let sealed = seal_under(to, &header.encode()?, context, &plaintext)?;
+    if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
+        if !session::is_moving_rows() {
+            honeytoken::alarm("reencrypt_col", &value);
+        }
+        // SAFETY: the new value, which nothing has compressed or moved out of line yet.
+        honeytoken::follow(&value, unsafe { Varlena::from_datum(sealed) }.bytes())?;
+    }
+    Ok(sealed)
 }
 
 fn row_context(call: Call) -> Result<pg_sys::Datum> {
@@ -375,7 +411,8 @@ fn row_context(call: Call) -> Result<pg_sys::Datum> {
     for (value, declared) in variadic_arguments(call)? {
         // SAFETY: a look-up in the type catalog.
         let base = unsafe { pg_sys::getBaseType(declared) };
-        let codec = Codec::for_type(base)?;
+        // SAFETY: reads a static: the memory of this call.
+        let codec = Codec::for_type(base, unsafe { pg_sys::CurrentMemoryContext })?;
         let name = match codec.header_type("")? {
             PlaintextType::BuiltIn(oid) => {
                 pg::canonical_type_name(pg_sys::Oid::from(u32::from(oid)))?
@@ -436,20 +473,41 @@ fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
     record.into_datum(call)
 }
 
-fn is_stale(call: Call) -> Result<pg_sys::Datum> {
-    let (Some(datum), Some(key), Some(version)) = (call.datum(0), call.datum(1), call.datum(2))
-    else {
-        return Ok(call.null());
-    };
-    // Only the header matters: of a value out of line, only the first bytes are fetched.
-    // SAFETY: declared as ciphertext; the slice is a fresh or inline varlena.
-    let head = unsafe {
+/// A value's first bytes: of one out of line, no more is fetched.
+///
+/// # Safety
+/// `datum` is a ciphertext.
+unsafe fn head_of(datum: pg_sys::Datum) -> Varlena {
+    // SAFETY: the slice is a fresh or inline varlena.
+    unsafe {
         Varlena::from_datum(pg_sys::Datum::from(pg_sys::pg_detoast_datum_slice(
             datum.cast_mut_ptr(),
             0,
             colcrypt_core::format::MAX_HEADER_LEN as i32,
         )))
+    }
+}
+
+fn version_of(call: Call) -> Result<pg_sys::Datum> {
+    let (Some(datum), Some(key)) = (call.datum(0), call.datum(1)) else {
+        return Ok(call.null());
     };
+    // SAFETY: declared as ciphertext.
+    let head = unsafe { head_of(datum) };
+    let (header, _) = parse_header(head.bytes())?;
+    if header.key.0 != key.value() as u64 {
+        return Ok(call.null());
+    }
+    Ok(pg_sys::Datum::from(header.version.number() as i32))
+}
+
+fn is_stale(call: Call) -> Result<pg_sys::Datum> {
+    let (Some(datum), Some(key), Some(version)) = (call.datum(0), call.datum(1), call.datum(2))
+    else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as ciphertext.
+    let head = unsafe { head_of(datum) };
     let (header, _) = parse_header(head.bytes())?;
     Ok(pg_sys::Datum::from(
         header.key.0 == key.value() as u64 && header.version.number() < version.value() as u32,
@@ -464,4 +522,5 @@ crate::sql_functions! {
     colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
     colcrypt_ciphertext_info / pg_finfo_colcrypt_ciphertext_info => ciphertext_info;
     colcrypt_is_stale / pg_finfo_colcrypt_is_stale => is_stale;
+    colcrypt_version_of / pg_finfo_colcrypt_version_of => version_of;
 }

@@ -1,15 +1,20 @@
-//! Keyrings, keys, rotation and grants.
+//! Keyrings, keys and rotation.
 
+use colcrypt_core::state::Verb;
 use colcrypt_core::{
-    KekId, KeyId, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod, state::Verb,
+    KekId, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
 };
 use colcrypt_protocol::{Failure, FailureKind, Reply, Request};
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::{IntoDatum, PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
+use super::grants::{self, Grant};
+use crate::audit::Act;
 use crate::broker::client;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
+use crate::ceremony;
 use crate::error::{Error, Result};
+use crate::lifecycle::{self, Order};
 use crate::maintenance;
 use crate::pg::Call;
 
@@ -46,6 +51,11 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
         "wrap method",
         "aes-256-gcm, aes-kwp",
     )?;
+    let key_source: KeySource = one_of(
+        &call.text(4, "key_source")?,
+        "key source",
+        "system, provider",
+    )?;
     refuse_bad_name("keyring", &name)?;
     if read::keyring_by_name(&name).is_ok() {
         return Err(Error::Duplicate {
@@ -65,6 +75,7 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
             keyring: KeyringId(id),
             version: KeyVersion::FIRST,
         },
+        source: key_source,
     })?;
     let Reply::KekCreated {
         wrapped,
@@ -76,21 +87,30 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     };
     let uuid = pgrx::Uuid::from_bytes(id);
     write::execute(
-        "INSERT INTO colcrypt.keyring (keyring_id, name, current_version, dek_wrap) VALUES ($1, $2, 1, $3)",
-        &[uuid.into(), name.into(), dek_wrap.name().into()],
+        "INSERT INTO colcrypt.keyring (keyring_id, name, current_version, dek_wrap, key_source) VALUES ($1, $2, 1, $3, $4)",
+        &[
+            uuid.into(),
+            name.clone().into(),
+            dek_wrap.name().into(),
+            key_source.name().into(),
+        ],
     )?;
     write::execute(
-        "INSERT INTO colcrypt.kek_version (keyring_id, version, provider_id, root_key, root_key_version, wrapped, kcv) \
-         VALUES ($1, 1, $2, $3, $4, $5, $6)",
+        "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv) VALUES ($1, 1, $2)",
+        &[uuid.into(), kcv.to_string().into()],
+    )?;
+    write::execute(
+        "INSERT INTO colcrypt.kek_copy (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
+         VALUES ($1, 1, 1, $2, $3, $4, $5)",
         &[
             uuid.into(),
             provider_id.into(),
             root_key.into(),
             root_key_version.into(),
             wrapped.into(),
-            kcv.to_string().into(),
         ],
     )?;
+    Act::new("create_keyring").detail(name).record()?;
     Ok(uuid.into_datum().expect("a uuid has a datum"))
 }
 
@@ -121,14 +141,26 @@ fn create_key(call: Call) -> Result<pg_sys::Datum> {
             suite.name().into(),
         ],
     )?;
-    insert_version(id, &row)?;
+    let waits = ceremony::is_asked_for(keyring.id)?;
+    let state = if waits {
+        KeyState::PreActive
+    } else {
+        KeyState::Active
+    };
+    insert_version(id, &row, state)?;
     // Who made it may use it, and may be revoked like anybody: there is no owner beyond the grants.
-    add_grant(&Grant {
-        key: read::key_by_id(id.key)?,
+    let key = read::key_by_id(id.key)?;
+    grants::add(&Grant {
+        key: key.clone(),
         role: crate::pg::current_user(),
         encrypt: true,
         decrypt: true,
+        manage: true,
     })?;
+    Act::new("create_key").key(&key).version(1).record()?;
+    if waits {
+        ask_for_activation(&key, KeyVersion::FIRST, "created")?;
+    }
     Ok(id.key.to_string().into_datum().expect("a text has a datum"))
 }
 
@@ -145,6 +177,7 @@ fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Result<N
         kek: read::kek(keyring, keyring.current)?,
         id,
         suite,
+        source: keyring.key_source,
     })
     .map_err(|error| match error {
         Error::Kms { failure, .. } => Error::Kms {
@@ -163,13 +196,10 @@ fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Result<N
     })
 }
 
-fn insert_version(id: VersionId, row: &NewVersion) -> Result<()> {
-    let state = KeyState::PreActive
-        .apply(Verb::Activate)
-        .map_err(|error| Error::CatalogCorrupt(error.to_string()))?;
+fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Result<()> {
     write::execute(
-        "INSERT INTO colcrypt.key_version (key_id, version, state, kek_version, wrapped, kcv) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, wrapped, kcv) \
+         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $5, $6)",
         &[
             (id.key.0 as i64).into(),
             (id.version.number() as i32).into(),
@@ -182,54 +212,88 @@ fn insert_version(id: VersionId, row: &NewVersion) -> Result<()> {
     Ok(())
 }
 
-fn rotate_key(call: Call) -> Result<pg_sys::Datum> {
-    let name = call.text(0, "key")?;
-    // Two rotations of one key at once: the second waits here and sees the first one's version.
-    let locked = write::query(
-        "SELECT current_version FROM colcrypt.key WHERE name = $1 FOR NO KEY UPDATE",
-        &[name.clone().into()],
-        |row| row.get::<i32>(1),
-    )?;
-    if locked.is_empty() {
-        return Err(Error::UnknownKey(name));
-    }
-    let key = read::key_by_name(&name)?;
-    let former = read::key_version(&key, key.current)?;
-    let next = i32::try_from(key.current.number())
-        .ok()
-        .and_then(|version| version.checked_add(1))
+/// Makes a pre-active version of a locked key.
+pub fn add_version(key: &Key) -> Result<KeyVersion> {
+    let newest = read::key_versions(key)?
+        .last()
+        .map_or(key.current.number(), |row| row.id.version.number());
+    let version = newest
+        .checked_add(1)
+        .filter(|&next| i32::try_from(next).is_ok())
+        .and_then(KeyVersion::new)
         .ok_or_else(|| Error::InvalidParameter {
-            message: format!("key \"{name}\" has no version number left"),
+            message: format!("key \"{}\" has no version number left", key.name),
             hint: "Make a new key and move the data to it.".into(),
         })?;
-    let version = KeyVersion::new(next as u32).expect("one more than a version is no zero");
     let id = VersionId {
         key: key.id,
         version,
     };
     let row = new_version(&read::keyring_by_id(key.keyring)?, id, key.suite)?;
-    insert_version(id, &row)?;
-    if let Ok(deactivated) = former.state.apply(Verb::Deactivate) {
-        write::execute(
-            "UPDATE colcrypt.key_version SET state = $3, deactivated_at = now() WHERE key_id = $1 AND version = $2",
-            &[
-                (key.id.0 as i64).into(),
-                (key.current.number() as i32).into(),
-                deactivated.name().into(),
-            ],
-        )?;
+    insert_version(id, &row, KeyState::PreActive)?;
+    Ok(version)
+}
+
+fn rotate_key(call: Call) -> Result<pg_sys::Datum> {
+    let version = rotate(&call.text(0, "key")?, "rotated")?;
+    Ok(pg_sys::Datum::from(version.number() as usize))
+}
+
+/// Makes a version and activates it.
+///
+/// # Errors
+/// Unknown key, no right to manage it, a suspended key, or no new key to be had.
+pub fn rotate(name: &str, reason: &str) -> Result<KeyVersion> {
+    // Two rotations of one key at once: the second waits here and sees the first one's version.
+    let key = lifecycle::lock(name)?;
+    let current = read::key_version(&key, key.current)?;
+    if current.state == KeyState::Suspended {
+        return Err(Error::KeySuspended {
+            key: key.name,
+            version: key.current,
+            by: current.changed_by,
+            at: crate::pg::timestamp(current.changed_at),
+        });
     }
-    write::execute(
-        "UPDATE colcrypt.key SET current_version = $2 WHERE key_id = $1",
-        &[(key.id.0 as i64).into(), next.into()],
-    )?;
-    queue_jobs(&key, next)?;
-    Ok(pg_sys::Datum::from(next as usize))
+    let version = add_version(&key)?;
+    Act::new("rotate_key")
+        .key(&key)
+        .version(version.number())
+        .detail(reason)
+        .record()?;
+    if ceremony::is_asked_for(key.keyring)? {
+        ask_for_activation(&key, version, reason)?;
+    } else {
+        lifecycle::activate(&key, &read::key_version(&key, version)?, Some(reason))?;
+    }
+    Ok(version)
+}
+
+/// On a four-eyes keyring a new version is of use only once another role has approved it.
+fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()> {
+    let request = ceremony::request(&Order {
+        verb: Verb::Activate,
+        key: key.name.clone(),
+        version: Some(version.number() as i32),
+        reason: Some(reason.into()),
+        destroy_after_ms: None,
+    })?;
+    ereport!(
+        PgLogLevel::NOTICE,
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!(
+            "version {version} of key \"{}\" is {}",
+            key.name,
+            ceremony::waiting(request)
+        )
+    );
+    Ok(())
 }
 
 /// Queues a job for each registered column of the key, or sends an open one after the newer version.
-/// The worker sees it only after commit, as it does the version.
-fn queue_jobs(key: &Key, version: i32) -> Result<()> {
+/// The worker sees it only after commit, as it does the version. While rows may be under a compromised
+/// version, the key's jobs go before all others.
+pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
     // A dropped table leaves its registration behind; here is where it would be missed.
     write::execute(
         "DELETE FROM colcrypt.protected_column c WHERE key_id = $1 \
@@ -237,109 +301,17 @@ fn queue_jobs(key: &Key, version: i32) -> Result<()> {
         &[(key.id.0 as i64).into()],
     )?;
     write::execute(
-        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
-         SELECT relation, attribute, key_id, $2 FROM colcrypt.protected_column WHERE key_id = $1 \
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, priority) \
+         SELECT relation, attribute, key_id, $2, EXISTS (SELECT FROM colcrypt.key_version v \
+             WHERE v.key_id = $1 AND v.state = 'compromised')::int \
+         FROM colcrypt.protected_column WHERE key_id = $1 \
          ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
-         DO UPDATE SET target_version = EXCLUDED.target_version, phase = 'queued', current_relation = NULL, \
+         DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
                        next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",
         &[(key.id.0 as i64).into(), version.into()],
     )?;
     maintenance::wake_at_commit();
     Ok(())
-}
-
-/// A privilege list and a role as GRANT would take them.
-struct Grant {
-    key: Key,
-    role: pg_sys::Oid,
-    encrypt: bool,
-    decrypt: bool,
-}
-
-fn grant_arguments(call: Call) -> Result<Grant> {
-    let key = read::key_by_name(&call.text(0, "key")?)?;
-    let role_name = call.text(1, "role")?;
-    // SAFETY: declared as text[].
-    let privileges =
-        unsafe { call.get::<Vec<Option<String>>>(2) }.ok_or(Error::NullArgument("privileges"))?;
-    let (mut encrypt, mut decrypt) = (false, false);
-    for privilege in privileges {
-        match privilege.as_deref() {
-            Some("encrypt") => encrypt = true,
-            Some("decrypt") => decrypt = true,
-            other => {
-                return Err(Error::InvalidParameter {
-                    message: format!("unknown privilege {:?}", other.unwrap_or("null")),
-                    hint: "Privileges are encrypt and decrypt.".into(),
-                });
-            }
-        }
-    }
-    // As in GRANT, the word PUBLIC is everybody; no role can have that name.
-    let role = if role_name.eq_ignore_ascii_case("public") {
-        pg_sys::Oid::INVALID
-    } else {
-        let c_name = std::ffi::CString::new(role_name.clone()).unwrap_or_default();
-        // SAFETY: looks a role up by name, missing_ok.
-        let role = unsafe { pg_sys::get_role_oid(c_name.as_ptr(), true) };
-        if role == pg_sys::Oid::INVALID {
-            return Err(Error::UnknownObject {
-                what: "role",
-                name: role_name,
-            });
-        }
-        role
-    };
-    Ok(Grant {
-        key,
-        role,
-        encrypt,
-        decrypt,
-    })
-}
-
-fn grant_key(call: Call) -> Result<pg_sys::Datum> {
-    add_grant(&grant_arguments(call)?)?;
-    Ok(pg_sys::Datum::from(0))
-}
-
-fn add_grant(grant: &Grant) -> Result<()> {
-    write::execute(
-        "INSERT INTO colcrypt.key_grant AS g (key_id, grantee, can_encrypt, can_decrypt) \
-         VALUES ($1, $2::bigint::oid::regrole, $3, $4) \
-         ON CONFLICT (key_id, grantee) DO UPDATE SET can_encrypt = g.can_encrypt OR EXCLUDED.can_encrypt, \
-                                                     can_decrypt = g.can_decrypt OR EXCLUDED.can_decrypt",
-        &[
-            (grant.key.id.0 as i64).into(),
-            i64::from(grant.role.to_u32()).into(),
-            grant.encrypt.into(),
-            grant.decrypt.into(),
-        ],
-    )?;
-    Ok(())
-}
-
-fn revoke_key(call: Call) -> Result<pg_sys::Datum> {
-    let grant = grant_arguments(call)?;
-    // PUBLIC is role 0, which as an Oid would become NULL.
-    let key_and_role = || {
-        [
-            (grant.key.id.0 as i64).into(),
-            i64::from(grant.role.to_u32()).into(),
-        ]
-    };
-    let [key, role] = key_and_role();
-    write::execute(
-        "UPDATE colcrypt.key_grant SET can_encrypt = can_encrypt AND NOT $3, can_decrypt = can_decrypt AND NOT $4 \
-         WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole",
-        &[key, role, grant.encrypt.into(), grant.decrypt.into()],
-    )?;
-    write::execute(
-        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole \
-         AND NOT can_encrypt AND NOT can_decrypt",
-        &key_and_role(),
-    )?;
-    Ok(pg_sys::Datum::from(0))
 }
 
 fn one_of<T: std::str::FromStr>(text: &str, what: &str, choices: &str) -> Result<T> {
@@ -353,6 +325,4 @@ crate::sql_functions! {
     colcrypt_create_keyring / pg_finfo_colcrypt_create_keyring => create_keyring;
     colcrypt_create_key / pg_finfo_colcrypt_create_key => create_key;
     colcrypt_rotate_key / pg_finfo_colcrypt_rotate_key => rotate_key;
-    colcrypt_grant_key / pg_finfo_colcrypt_grant_key => grant_key;
-    colcrypt_revoke_key / pg_finfo_colcrypt_revoke_key => revoke_key;
 }

@@ -1,8 +1,20 @@
 //! The SQL functions, one file per noun. Their SQL declarations are in `sql/`.
 
+pub mod access_order;
+mod access_shape;
+pub mod access_view;
+pub mod access_write;
+pub mod approvals;
 pub mod columns;
 pub mod data;
+pub mod grants;
+pub mod jobs;
 pub mod keys;
+pub mod lifecycle;
+pub mod migrations;
+pub mod policy;
 pub mod providers;
 pub mod record;
+pub mod roots;
 pub mod status;
+pub mod usage;

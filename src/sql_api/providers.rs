@@ -4,6 +4,7 @@ use colcrypt_protocol::{ProviderConfig, Reply, Request};
 use pgrx::{JsonB, pg_sys};
 
 use super::record::Record;
+use crate::audit::Act;
 use crate::broker::client;
 use crate::catalog::{read, write};
 use crate::error::{Error, Result};
@@ -33,11 +34,14 @@ fn add_provider(call: Call) -> Result<pg_sys::Datum> {
     write::execute(
         "INSERT INTO colcrypt.provider (name, kind, config) VALUES ($1, $2, $3)",
         &[
-            config.name.into(),
-            config.kind.into(),
+            config.name.clone().into(),
+            config.kind.clone().into(),
             JsonB(config.config).into(),
         ],
     )?;
+    Act::new("add_provider")
+        .detail(format!("{} ({})", config.name, config.kind))
+        .record()?;
     Ok(pg_sys::Datum::from(0))
 }
 
@@ -52,8 +56,9 @@ fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
     })?;
     write::execute(
         "UPDATE colcrypt.provider SET config = $2 WHERE name = $1",
-        &[provider.name.into(), JsonB(provider.config).into()],
+        &[provider.name.clone().into(), JsonB(provider.config).into()],
     )?;
+    Act::new("alter_provider").detail(provider.name).record()?;
     Ok(pg_sys::Datum::from(0))
 }
 

@@ -2,16 +2,18 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use colcrypt_core::KeyringId;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{IntoDatum, pg_sys};
 
 use super::record::{Record, return_set};
+use crate::catalog::read;
 use crate::error::Result;
 use crate::pg::{self, Call};
-use crate::slab::{control, table};
+use crate::slab::{control, roots, table};
 
 /// A TimestampTz as the server counts it: microseconds since 2000-01-01 UTC.
-struct Timestamp(i64);
+pub struct Timestamp(pub i64);
 
 impl IntoDatum for Timestamp {
     fn into_datum(self) -> Option<pg_sys::Datum> {
@@ -66,6 +68,44 @@ fn cache_slots(call: Call) -> Result<pg_sys::Datum> {
     Ok(return_set(call, rows))
 }
 
+fn root_state(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: declared as uuid, int and int, and strict.
+    let wanted = unsafe {
+        (
+            call.get::<pgrx::Uuid>(0),
+            call.get::<i32>(1),
+            call.get::<i32>(2),
+        )
+    };
+    let (Some(keyring_id), Some(version), Some(preference)) = wanted else {
+        return Ok(call.null());
+    };
+    let keyring = read::keyring_by_id(KeyringId(*keyring_id.as_bytes()))?;
+    let version = read::version(version)?;
+    let known = read::kek_copies(&keyring, version)?
+        .into_iter()
+        .find(|copy| copy.preference == preference)
+        // Nothing is known where the library is not loaded, but the catalog can be looked at.
+        .zip(control().ok())
+        .and_then(|(copy, control)| roots::state(control, copy.wrapped.id()));
+    let mut row = Record::default();
+    let Some(known) = known else {
+        row.push("not asked")
+            .push(None::<Timestamp>)
+            .push(None::<Timestamp>)
+            .push(None::<String>)
+            .push(None::<Timestamp>);
+        return row.into_datum(call);
+    };
+    let (since, problem) = known.failing.unzip();
+    row.push(if since.is_some() { "failed" } else { "ok" })
+        .push(Timestamp(known.asked_at))
+        .push(since.map(Timestamp))
+        .push(problem.map(|failure| failure.message))
+        .push(known.served_at.map(Timestamp));
+    row.into_datum(call)
+}
+
 fn broker_status(call: Call) -> Result<pg_sys::Datum> {
     let control = control()?;
     let (used, loading) = table::used(control);
@@ -88,4 +128,5 @@ fn broker_status(call: Call) -> Result<pg_sys::Datum> {
 crate::sql_functions! {
     colcrypt_cache_slots / pg_finfo_colcrypt_cache_slots => cache_slots;
     colcrypt_broker_status / pg_finfo_colcrypt_broker_status => broker_status;
+    colcrypt_root_state / pg_finfo_colcrypt_root_state => root_state;
 }

@@ -19,6 +19,8 @@ use crate::process::{self, run};
 
 /// Sockets lie in different directories, so one port number serves all.
 const PORT: u16 = 5432;
+/// From a crash to the first connection.
+const RECOVERY: Duration = Duration::from_secs(30);
 
 /// What a cluster is started with.
 #[derive(Clone, Default)]
@@ -69,7 +71,12 @@ impl Builder {
     /// Makes the cluster without starting it.
     #[must_use]
     pub fn create(self) -> Cluster {
-        let install = Installation::find();
+        self.create_with(Installation::find())
+    }
+
+    /// The same of another PostgreSQL than the one under test.
+    #[must_use]
+    pub fn create_with(self, install: Installation) -> Cluster {
         let cluster = Cluster {
             dir: new_directory(&install),
             env: self.env.clone(),
@@ -96,6 +103,12 @@ impl Cluster {
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// The PostgreSQL it is of.
+    #[must_use]
+    pub fn installation(&self) -> &Installation {
+        &self.install
     }
 
     /// The user the server runs as.
@@ -257,6 +270,23 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
+    /// How often the server has started anew after the death of a process.
+    #[must_use]
+    pub fn crashes(&self) -> usize {
+        self.log()
+            .matches("all server processes terminated; reinitializing")
+            .count()
+    }
+
+    /// Waits until it has done so once more and takes connections. One that is made before that may be to the
+    /// server that has yet to notice.
+    pub fn wait_for_recovery(&self, crashes_before: usize) {
+        process::wait_for("a crash", RECOVERY, || self.crashes() > crashes_before);
+        process::wait_for("the server", RECOVERY, || {
+            self.config().connect(postgres::NoTls).is_ok()
+        });
+    }
+
     fn log_path(&self) -> PathBuf {
         self.dir.join("log")
     }
@@ -301,11 +331,17 @@ impl Cluster {
         self.child_titled("colcrypt launcher")
     }
 
-    /// A child of the postmaster by what it calls itself.
     fn child_titled(&self, title: &str) -> Option<i32> {
+        self.children_titled(title).first().copied()
+    }
+
+    /// Children of the postmaster by what they call themselves. Needs no session.
+    #[must_use]
+    pub fn children_titled(&self, title: &str) -> Vec<i32> {
         process::children(self.postmaster_pid())
             .into_iter()
-            .find(|pid| process::command_line(*pid).contains(title))
+            .filter(|pid| process::command_line(*pid).contains(title))
+            .collect()
     }
 
     /// The KMS agent: the broker's child.
@@ -329,21 +365,30 @@ impl Cluster {
     /// A hot standby of this cluster, streaming from it.
     #[must_use]
     pub fn standby(&self) -> Cluster {
-        let standby = Cluster {
+        let standby = self.base_backup(&["-R"]);
+        standby.start();
+        standby
+    }
+
+    /// What `pg_basebackup` makes of this cluster, not started.
+    #[must_use]
+    pub fn base_backup(&self, options: &[&str]) -> Cluster {
+        let copy = Cluster {
             dir: new_directory(&self.install),
             env: self.env.clone(),
             install: self.install.clone(),
         };
         run(self
             .command("pg_basebackup")
-            .args(["-R", "-X", "stream", "-c", "fast", "-D"])
-            .arg(standby.data()));
-        standby.append_conf(&format!(
+            .args(["-X", "stream", "-c", "fast"])
+            .args(options)
+            .arg("-D")
+            .arg(copy.data()));
+        copy.append_conf(&format!(
             "unix_socket_directories = '{}'",
-            standby.dir.display()
+            copy.dir.display()
         ));
-        standby.start();
-        standby
+        copy
     }
 
     /// Waits until a standby has replayed what this cluster has written so far.

@@ -65,11 +65,16 @@ impl Installation {
     /// The one `PG_CONFIG` names.
     #[must_use]
     pub fn find() -> Self {
-        let pg_config = std::env::var_os("PG_CONFIG").map_or_else(
+        Self::at(&std::env::var_os("PG_CONFIG").map_or_else(
             || PathBuf::from("/usr/lib/postgresql/15/bin/pg_config"),
             PathBuf::from,
-        );
-        let output = run(Command::new(&pg_config).arg("--bindir"));
+        ))
+    }
+
+    /// The one that this `pg_config` belongs to.
+    #[must_use]
+    pub fn at(pg_config: &Path) -> Self {
+        let output = run(Command::new(pg_config).arg("--bindir"));
         let bindir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         let base = std::env::temp_dir().join(format!("colcrypt-tests-{}", id(&["-u"])));
         match fs::create_dir(&base) {
@@ -87,6 +92,12 @@ impl Installation {
     #[must_use]
     pub fn base(&self) -> &Path {
         &self.base
+    }
+
+    /// Where its programs are.
+    #[must_use]
+    pub fn bindir(&self) -> &Path {
+        &self.bindir
     }
 
     /// One of its programs, run as the server's user.

@@ -1,9 +1,33 @@
-//! What the integration suites stand on: real PostgreSQL clusters and real key servers.
+//! What the integration suites stand on: real PostgreSQL clusters and real key servers, or what stands in for those
+//! that cannot be run here.
 
+pub mod authority;
+pub mod client_ca;
 pub mod cluster;
+pub mod fake_aws;
+pub mod fake_aws_bed;
+pub mod fake_azure;
+pub mod fake_azure_bed;
+mod fake_azure_login;
+mod fake_azure_vault;
+pub mod fake_gcp;
+pub mod fake_gcp_bed;
+mod fake_gcp_cloud;
+mod fake_gcp_login;
+pub mod file_bed;
 pub mod install;
+pub mod jwt;
+pub mod kubernetes;
 pub mod openbao;
+pub mod openbao_bed;
 pub mod process;
+pub mod provider_bed;
+pub mod proxy;
+pub mod pykmip;
+pub mod search;
+pub mod softhsm;
+pub mod softhsm_bed;
+pub mod tls_server;
 
 pub use cluster::Cluster;
 pub use process::wait_for;

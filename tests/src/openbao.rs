@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{run, signal, wait_for};
+use crate::process::{is_stopped, run, signal, wait_for};
 
 const START: Duration = Duration::from_secs(30);
 const ROOT_TOKEN: &str = "root-token-of-a-test";
@@ -75,7 +75,7 @@ impl OpenBao {
             dir.join("audit.log").display()
         );
         if let Some(Listener { port }) = &tls {
-            make_certificates(&dir);
+            make_certificates(&dir, &["127.0.0.1"]);
             config += &format!(
                 "listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_cert_file = \"{0}/server.pem\"\n  \
                  tls_key_file = \"{0}/server.key\"\n}}\n",
@@ -288,16 +288,18 @@ impl OpenBao {
             &format!("token_max_ttl={max_ttl}"),
         ]);
         let role_id = self.bao(&["read", "-field=role_id", &format!("{path}/role-id")]);
-        let secret_id = self.bao(&[
-            "write",
-            "-f",
-            "-field=secret_id",
-            &format!("{path}/secret-id"),
-        ]);
+        let secret_id = self.secret_id(role);
         AppRole {
             role_id: role_id.trim().to_owned(),
             secret_id_file: self.private_file("secret-id", &secret_id),
         }
+    }
+
+    /// Another secret id of a role.
+    pub fn secret_id(&self, role: &str) -> String {
+        let path = format!("auth/approle/role/{role}/secret-id");
+        let secret_id = self.bao(&["write", "-f", "-field=secret_id", &path]);
+        secret_id.trim().to_owned()
     }
 
     /// A file that only the server's user (and root) can read. Written anew when it exists.
@@ -358,6 +360,9 @@ impl OpenBao {
     /// SIGSTOP: connections are accepted by the kernel and nothing answers.
     pub fn pause(&self) {
         signal(self.pid(), "STOP");
+        wait_for("the server to stand still", START, || {
+            is_stopped(self.pid())
+        });
     }
 
     /// Ends [`Self::pause`].
@@ -417,6 +422,15 @@ pub fn key_policy(key: &str) -> String {
     )
 }
 
+/// What a token needs on top of [`key_policy`] for keyrings whose keys the server generates.
+#[must_use]
+pub fn generator_policy(key: &str) -> String {
+    format!(
+        "path \"transit/datakey/plaintext/{key}\" {{ capabilities = [\"update\"] }}\n\
+         path \"transit/random/32\" {{ capabilities = [\"update\"] }}\n"
+    )
+}
+
 fn output(command: &mut Command) -> String {
     String::from_utf8(run(command).stdout).expect("UTF-8")
 }
@@ -459,7 +473,7 @@ fn free_port() -> u16 {
 }
 
 /// Root hands PostgreSQL over to this user, whose agent then reads our files.
-fn server_user() -> Option<(u32, u32)> {
+pub(crate) fn server_user() -> Option<(u32, u32)> {
     let id = |args: &[&str]| -> Option<u32> {
         let output = Command::new("id").args(args).output().ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
@@ -470,8 +484,8 @@ fn server_user() -> Option<(u32, u32)> {
     Some((id(&["-u", "postgres"])?, id(&["-g", "postgres"])?))
 }
 
-/// A certification authority and a certificate for 127.0.0.1 that it signed.
-fn make_certificates(dir: &Path) {
+/// A certification authority and a certificate for these names that it signed: `ca.pem`, `server.pem`, `server.key`.
+pub(crate) fn make_certificates(dir: &Path, names: &[&str]) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let key = || KeyPair::generate().expect("key");
     let mut ca = CertificateParams::new(vec![]).expect("parameters");
@@ -480,9 +494,14 @@ fn make_certificates(dir: &Path) {
     let ca_certificate = ca.self_signed(&ca_key).expect("CA");
     let issuer = Issuer::new(ca, ca_key);
     let server_key = key();
-    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()])
-        .and_then(|parameters| parameters.signed_by(&server_key, &issuer))
-        .expect("certificate");
+    let server = CertificateParams::new(
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>(),
+    )
+    .and_then(|parameters| parameters.signed_by(&server_key, &issuer))
+    .expect("certificate");
     for (name, pem) in [
         ("ca.pem", ca_certificate.pem()),
         ("server.pem", server.pem()),

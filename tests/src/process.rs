@@ -52,6 +52,16 @@ pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|(_, state, _)| state != 'Z')
 }
 
+/// Whether every thread of the process stands still after SIGSTOP.
+#[must_use]
+pub fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a process of this machine");
+    threads
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .all(|thread| stat(thread).is_none_or(|(_, state, _)| state == 'T'))
+}
+
 /// A process's name, cut to 15 bytes by the kernel.
 #[must_use]
 pub fn name(pid: i32) -> Option<String> {

@@ -1,4 +1,4 @@
-//! `colcrypt check`: what `colcrypt.check_provider` does, without a server.
+//! `colcrypt check`: what `colcrypt.check_provider` does, without a server, and in its words.
 
 use std::{fs, process::ExitCode};
 
@@ -8,10 +8,11 @@ use serde_json::json;
 
 #[derive(Args)]
 pub struct Options {
-    /// Kind of provider: file, vault-transit
-    #[arg(long)]
-    kind: String,
-    /// Its configuration, as JSON or as @FILE
+    /// Kind of provider, as colcrypt.add_provider takes it: aws-kms, azure-keyvault, file, gcp-kms, kmip,
+    /// pkcs11, vault-transit
+    #[arg(long, value_name = "KIND")]
+    provider: String,
+    /// Its configuration, as JSON or as @FILE: where credentials are found, never one
     #[arg(long, value_name = "JSON|@FILE")]
     config: String,
     /// Also wrap and unwrap random bytes under this root key
@@ -25,15 +26,11 @@ pub struct Options {
 pub fn run(options: &Options) -> ExitCode {
     let outcome = check(options);
     if options.json {
-        let object = match &outcome {
-            Ok(report) => json!({"ok": true, "report": report}),
-            Err(failure) => json!({"ok": false, "failure": failure}),
-        };
-        println!("{object}");
+        println!("{}", object(&outcome));
     } else {
         match &outcome {
             Ok(report) => print(options, report),
-            Err(failure) => eprintln!("colcrypt check: {}", failure.message),
+            Err(failure) => explain(failure),
         }
     }
     match outcome {
@@ -53,8 +50,8 @@ fn check(options: &Options) -> Result<CheckReport, Failure> {
         None => options.config.clone(),
     };
     let provider = ProviderConfig {
-        name: options.kind.clone(),
-        kind: options.kind.clone(),
+        name: options.provider.clone(),
+        kind: options.provider.clone(),
         config: serde_json::from_str(&text)
             .map_err(|error| config(format!("the configuration is not JSON: {error}")))?,
     };
@@ -67,6 +64,30 @@ fn check(options: &Options) -> Result<CheckReport, Failure> {
         options.root_key.as_deref(),
         &Settings::default(),
     ))
+}
+
+/// The names are part of the interface: docs/providers/README.md has them.
+fn object(outcome: &Result<CheckReport, Failure>) -> serde_json::Value {
+    match outcome {
+        Ok(report) => json!({"ok": true, "report": report}),
+        Err(failure) => {
+            let words = failure.kind.words();
+            json!({"ok": false, "failure": {
+                "kind": failure.kind,
+                "sqlstate": words.sqlstate,
+                "error": words.error,
+                "message": failure.message,
+                "hint": words.hint,
+            }})
+        }
+    }
+}
+
+fn explain(failure: &Failure) {
+    let words = failure.kind.words();
+    eprintln!("colcrypt check: {} ({})", words.error, words.sqlstate);
+    eprintln!("detail: {}", failure.message);
+    eprintln!("hint:   {}", words.hint);
 }
 
 fn print(options: &Options, report: &CheckReport) {

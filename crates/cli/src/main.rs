@@ -1,17 +1,22 @@
-//! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks.
+//! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, live bars.
 //!
 //! No subcommand takes a secret by argument: arguments are visible to every user of the machine.
 
 mod agent;
 mod check;
 mod harden;
+#[cfg(feature = "file")]
 mod keygen;
+#[cfg(feature = "watch")]
+mod watch;
 
-use std::{path::PathBuf, process::ExitCode};
+#[cfg(feature = "file")]
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks.
+/// Column encryption for PostgreSQL: key agent, root key files, provider checks, live bars of jobs.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {
@@ -24,6 +29,7 @@ enum Command {
     /// Serve keys to PostgreSQL over the socket on file descriptor 0 (started by PostgreSQL itself)
     Agent,
     /// Make a root key file for the provider `file`; never writes over an existing file
+    #[cfg(feature = "file")]
     Keygen {
         /// Where to write it, for example /etc/colcrypt/root.key
         #[arg(long)]
@@ -31,13 +37,19 @@ enum Command {
     },
     /// Ask a provider whether it answers and may do what is needed, as the agent would
     Check(check::Options),
+    /// Show the re-encryption jobs of a database as live bars; fails if one did
+    #[cfg(feature = "watch")]
+    Watch(watch::Options),
 }
 
 fn main() -> ExitCode {
     harden::quiet_panics();
     match Cli::parse().command {
         Command::Agent => agent::run(),
+        #[cfg(feature = "file")]
         Command::Keygen { out } => keygen::run(&out),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "watch")]
+        Command::Watch(options) => watch::run(&options),
     }
 }

@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
-use colcrypt_core::{KekId, KeyVersion, KeyringId};
+use colcrypt_core::{KekId, KeySource, KeyVersion, KeyringId};
 use colcrypt_protocol::{
     FromAgent, Numbered, ProviderConfig, Reply, Request, Settings,
     frame::{self, Decoder},
 };
-use colcrypt_tests::{openbao::OpenBao, process::signal, wait_for};
+use colcrypt_tests::{openbao::OpenBao, process::signal, softhsm::SoftHsm, wait_for};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -186,6 +186,7 @@ fn the_agent_serves_and_ends_with_its_socket() {
             keyring: KeyringId([7; 16]),
             version: KeyVersion::FIRST,
         },
+        source: KeySource::System,
     });
     assert!(
         matches!(
@@ -283,7 +284,7 @@ fn check_speaks_to_people_and_to_programs() {
     let dir = Dir::new();
     let path = dir.root_key();
     let config = json!({"path": path}).to_string();
-    let good = colcrypt(&["check", "--kind", "file", "--config", &config]);
+    let good = colcrypt(&["check", "--provider", "file", "--config", &config]);
     assert!(
         good.status.success() && stdout(&good).contains("wrap and unwrap work"),
         "{}",
@@ -291,16 +292,25 @@ fn check_speaks_to_people_and_to_programs() {
     );
     fs::write(dir.path("config.json"), &config).unwrap();
     let from_file = format!("@{}", dir.path("config.json"));
-    let good = colcrypt(&["check", "--kind", "file", "--config", &from_file, "--json"]);
+    let good = colcrypt(&[
+        "check",
+        "--provider",
+        "file",
+        "--config",
+        &from_file,
+        "--json",
+    ]);
     let object: Value = serde_json::from_str(&stdout(&good)).unwrap();
     assert_eq!(object["ok"], true);
     assert!(object["report"]["root_key_version"].is_string());
 
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    let bad = colcrypt(&["check", "--kind", "file", "--config", &config]);
+    let bad = colcrypt(&["check", "--provider", "file", "--config", &config]);
     assert_eq!(bad.status.code(), Some(1));
-    assert!(stderr(&bad).contains("chmod 0600"), "{}", stderr(&bad));
-    let bad = colcrypt(&["check", "--kind", "file", "--config", &config, "--json"]);
+    for part in ["not configured correctly (KC010)", "chmod 0600", "hint: "] {
+        assert!(stderr(&bad).contains(part), "{}", stderr(&bad));
+    }
+    let bad = colcrypt(&["check", "--provider", "file", "--config", &config, "--json"]);
     assert_eq!(bad.status.code(), Some(1));
     let object: Value = serde_json::from_str(&stdout(&bad)).unwrap();
     assert_eq!(
@@ -308,7 +318,7 @@ fn check_speaks_to_people_and_to_programs() {
         (&json!(false), &json!("config"))
     );
     for config in ["{", "@/does/not/exist", "{\"token\": \"hunter2\"}"] {
-        let bad = colcrypt(&["check", "--kind", "file", "--config", config]);
+        let bad = colcrypt(&["check", "--provider", "file", "--config", config]);
         assert_eq!(bad.status.code(), Some(1));
         assert!(!stderr(&bad).is_empty() && !stderr(&bad).contains("hunter2"));
     }
@@ -323,7 +333,7 @@ fn check_reaches_a_key_server() {
     let check = |key: &str| {
         colcrypt(&[
             "check",
-            "--kind",
+            "--provider",
             "vault-transit",
             "--config",
             &config,
@@ -345,4 +355,47 @@ fn check_reaches_a_key_server() {
         "{}",
         stderr(&bad)
     );
+}
+
+#[test]
+fn check_reaches_a_token() {
+    let hsm = SoftHsm::start();
+    hsm.create_token("tok");
+    hsm.create_key("tok", "app", "01");
+    let config = hsm.config(&SoftHsm::module(), "tok").to_string();
+    let check = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_colcrypt"))
+            .args(["check", "--provider", "pkcs11", "--config", &config])
+            .args(more)
+            .envs([hsm.environment()])
+            .output()
+            .unwrap()
+    };
+    let good = check(&["--root-key", "app"]);
+    let said = stdout(&good);
+    assert!(good.status.success(), "{}", stderr(&good));
+    for part in [
+        "SoftHSM",
+        "token \"tok\"",
+        "app, version aes-gcm:",
+        "wrap and unwrap work",
+        "note:",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert!(stdout(&check(&[])).contains("not tried"));
+    let good = check(&["--root-key", "app", "--json"]);
+    let object: Value = serde_json::from_str(&stdout(&good)).unwrap();
+    assert_eq!(object["ok"], true);
+    assert!(object["report"]["warnings"][0].is_string());
+    let bad = check(&["--root-key", "other", "--json"]);
+    assert_eq!(bad.status.code(), Some(1));
+    let object: Value = serde_json::from_str(&stdout(&bad)).unwrap();
+    assert_eq!(object["failure"]["kind"], "key_not_found");
+
+    let _ = hsm.pin_file("tok.pin", "pin-hunter2");
+    let bad = check(&["--root-key", "app"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(stderr(&bad).contains("refuses the PIN"), "{}", stderr(&bad));
+    assert!(!stderr(&bad).contains("hunter2"));
 }

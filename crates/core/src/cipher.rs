@@ -1,7 +1,9 @@
 //! Sealing and opening values with one DEK.
 //!
 //! A [`DataCipher`] holds the expanded key, so that a row costs one AEAD call and no key set-up
-//! (XAES-256-GCM: one set-up, by its design). Nothing here allocates unless there is a context.
+//! (XAES-256-GCM: and one set-up for each new first half of a nonce). Nothing here allocates unless there is a context.
+
+use std::cell::RefCell;
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey},
@@ -9,7 +11,10 @@ use aws_lc_rs::{
 };
 
 use crate::{
-    CryptoError, DataKey, Suite, Value, format::EncodedHeader, secret::KEY_LEN, xaes::Deriver,
+    CryptoError, DataKey, Suite, Value,
+    format::EncodedHeader,
+    secret::{KEY_LEN, wipe_dead_stack},
+    xaes::Deriver,
 };
 
 /// AES-GCM's bound on one plaintext (NIST SP 800-38D: 2³⁹ − 256 bits), in bytes.
@@ -18,17 +23,19 @@ const MAX_PLAINTEXT: u64 = (1 << 36) - 32;
 /// One DEK, ready for values. No Debug, no Clone; the libraries wipe the expanded keys on drop.
 pub struct DataCipher(Aead);
 
-/// The bare AEADs, as their standards and test vectors know them: no header, no context.
+/// The bare AEADs, as their standards and test vectors know them: no header, no context. Expanded keys are in the
+/// value itself or in aws-lc's memory, never in the heap's, so that the owner decides which pages hold them.
+#[expect(clippy::large_enum_variant)]
 enum Aead {
     Aes256Gcm(LessSafeKey),
-    Xaes256Gcm(Box<Deriver>),
+    Xaes256Gcm(Xaes),
 }
 
 impl Aead {
     fn new(suite: Suite, key: &[u8; KEY_LEN]) -> Self {
         match suite {
             Suite::Aes256Gcm => Self::Aes256Gcm(gcm(key)),
-            Suite::Xaes256Gcm => Self::Xaes256Gcm(Box::new(Deriver::new(key))),
+            Suite::Xaes256Gcm => Self::Xaes256Gcm(Xaes::new(key)),
         }
     }
 
@@ -37,10 +44,9 @@ impl Aead {
         let aad = Aad::from(aad);
         match self {
             Self::Aes256Gcm(key) => key.seal_in_place_separate_tag(gcm_nonce(nonce), aad, in_out),
-            Self::Xaes256Gcm(deriver) => {
-                let (key, nonce) = one_time(deriver, nonce);
+            Self::Xaes256Gcm(xaes) => xaes.with_derived(nonce, |key, nonce| {
                 key.seal_in_place_separate_tag(nonce, aad, in_out)
-            }
+            }),
         }
     }
 
@@ -58,10 +64,9 @@ impl Aead {
             Self::Aes256Gcm(key) => {
                 key.open_separate_gather(gcm_nonce(nonce), aad, ciphertext, tag, out)
             }
-            Self::Xaes256Gcm(deriver) => {
-                let (key, nonce) = one_time(deriver, nonce);
+            Self::Xaes256Gcm(xaes) => xaes.with_derived(nonce, |key, nonce| {
                 key.open_separate_gather(nonce, aad, ciphertext, tag, out)
-            }
+            }),
         }
     }
 }
@@ -91,8 +96,8 @@ impl DataCipher {
     /// `context` is non-empty: a value that broke either rule could never be opened.
     ///
     /// # Errors
-    /// [`CryptoError::TooLarge`] when any of this does not hold or the plaintext is beyond the
-    /// suite's bound; `out` is then unspecified and must not be used.
+    /// [`CryptoError::Mismatch`] when any of this does not hold, [`CryptoError::TooLarge`] for a
+    /// plaintext beyond the suite's bound; `out` is then unspecified and must not be used.
     pub fn seal_into(
         &self,
         header: &EncodedHeader,
@@ -103,9 +108,11 @@ impl DataCipher {
     ) -> Result<(), CryptoError> {
         let fits = header.describes(self.suite(), !context.is_empty())
             && nonce.len() == self.suite().nonce_len()
-            && out.len() == self.sealed_len(header, plaintext.len())
-            && plaintext.len() as u64 <= MAX_PLAINTEXT;
+            && out.len() == self.sealed_len(header, plaintext.len());
         if !fits {
+            return Err(CryptoError::Mismatch);
+        }
+        if plaintext.len() as u64 > MAX_PLAINTEXT {
             return Err(CryptoError::TooLarge);
         }
         let (out_header, rest) = out.split_at_mut(header.as_bytes().len());
@@ -137,7 +144,7 @@ impl DataCipher {
             return Err(CryptoError::Authentication);
         }
         if out.len() != value.ciphertext.len() {
-            return Err(CryptoError::TooLarge);
+            return Err(CryptoError::Mismatch);
         }
         let opened = with_aad(value.header_bytes, context, |aad| {
             self.0
@@ -158,11 +165,41 @@ fn gcm_nonce(nonce: &[u8]) -> Nonce {
     Nonce::try_assume_unique_for_key(nonce).expect("nonce lengths are checked by the caller")
 }
 
-fn one_time(deriver: &Deriver, nonce: &[u8]) -> (LessSafeKey, Nonce) {
-    let (prefix, rest) = nonce
-        .split_first_chunk::<12>()
-        .expect("nonce lengths are checked by the caller");
-    (gcm(&deriver.derive(prefix)), gcm_nonce(rest))
+/// XAES-256-GCM with the last derived key at hand: values written by one process in a row share it.
+struct Xaes {
+    deriver: Deriver,
+    last: RefCell<Option<([u8; 12], LessSafeKey)>>,
+}
+
+impl Xaes {
+    fn new(key: &[u8; KEY_LEN]) -> Self {
+        Self {
+            deriver: Deriver::new(key),
+            last: RefCell::new(None),
+        }
+    }
+
+    fn with_derived<R>(&self, nonce: &[u8], body: impl FnOnce(&LessSafeKey, Nonce) -> R) -> R {
+        let (first, second) = nonce
+            .split_first_chunk::<12>()
+            .expect("nonce lengths are checked by the caller");
+        let mut last = self.last.borrow_mut();
+        let (_, key) = match &mut *last {
+            Some(kept) if kept.0 == *first => kept,
+            stale => {
+                let key = self.derived(first);
+                wipe_dead_stack::<4096>();
+                stale.insert((*first, key))
+            }
+        };
+        body(key, gcm_nonce(second))
+    }
+
+    /// In a frame of its own: the library's block cipher leaves round keys there.
+    #[inline(never)]
+    fn derived(&self, first: &[u8; 12]) -> LessSafeKey {
+        gcm(&self.deriver.derive(first))
+    }
 }
 
 /// The additional data is `header ‖ context`. The header delimits itself, so no other pair of

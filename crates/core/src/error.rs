@@ -33,9 +33,12 @@ pub enum CryptoError {
     /// The tag does not fit the header, context, ciphertext and key.
     #[error("authentication failed")]
     Authentication,
-    /// A buffer or value beyond what the suite may process.
+    /// A plaintext beyond what the suite may process.
     #[error("the value is too large for the suite")]
     TooLarge,
+    /// Header, nonce or buffer that are not this cipher's: a mistake of the caller's, never of the data.
+    #[error("header, nonce and buffer do not fit the cipher")]
+    Mismatch,
     /// The unwrapped bytes are not a 256-bit key, or its check value is another key's.
     #[error("key check value mismatch: expected {expected}, got {got}")]
     KeyCheckValue {

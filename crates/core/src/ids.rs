@@ -54,6 +54,21 @@ impl fmt::Display for KeyringId {
     }
 }
 
+impl KeyringId {
+    /// As SQL shows it, and other systems' records of who used a key.
+    pub fn hyphenated(&self) -> String {
+        let hex = self.to_string();
+        [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ]
+        .join("-")
+    }
+}
+
 impl FromStr for KeyringId {
     type Err = ParseIdError;
     /// Accepts 32 hexadecimal digits, with or without the hyphens of a UUID.

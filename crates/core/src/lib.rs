@@ -2,10 +2,12 @@
 //!
 //! The value format ([`format`]), the suites that seal and open it ([`cipher`]), key wrapping
 //! ([`wrap`]) and key check values ([`kcv`]), the canonical row context ([`context`]), the key life
-//! cycle ([`state`]) and the index of the key slab ([`slab_index`]). No I/O beyond the operating
+//! cycle ([`state`]), the index of the key slab ([`slab_index`]) and the hash chain of the audit log
+//! ([`audit`]). No I/O beyond the operating
 //! system's random generator, no pgrx, no unsafe code.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod cipher;
 pub mod context;
 pub mod error;
@@ -13,10 +15,14 @@ pub mod format;
 pub mod ids;
 pub mod kcv;
 pub mod nonce;
+pub mod numeric;
 pub mod secret;
 pub mod slab_index;
+pub mod source;
 pub mod state;
 pub mod suite;
+pub mod usage;
+pub mod window;
 pub mod wrap;
 mod xaes;
 
@@ -25,7 +31,8 @@ pub use error::{CryptoError, FormatError};
 pub use format::{Header, PlaintextType, Value};
 pub use ids::{KekId, KeyId, KeyVersion, KeyringId, VersionId};
 pub use kcv::KeyCheckValue;
-pub use secret::{DataKey, KeyEncryptionKey, Secret};
+pub use secret::{DataKey, KeyEncryptionKey, Secret, wipe_dead_stack};
+pub use source::KeySource;
 pub use state::KeyState;
 pub use suite::Suite;
 pub use wrap::WrapMethod;

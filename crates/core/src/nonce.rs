@@ -6,14 +6,23 @@
 
 use crate::{CryptoError, secret::fill_random};
 
-/// Bytes drawn at once: 341 nonces of AES-256-GCM.
+/// Bytes drawn at once: 341 nonces of 12 bytes.
 const BLOCK_LEN: usize = 4096;
+/// AES-GCM's nonce, and each half of XAES-256-GCM's.
+const HALF: usize = 12;
 
 /// A block of random bytes, each handed out once.
+///
+/// XAES-256-GCM makes an AES key of the first half of its nonce and uses it with the second. Values
+/// that share the first half share that key, which can then be kept: a block gives all its nonces of
+/// 24 bytes one first half, and each a second half of its own. So one derived key serves at most
+/// `BLOCK_LEN / HALF` values, with random 96-bit nonces under it.
 pub struct NoncePool {
     block: [u8; BLOCK_LEN],
     used: usize,
     owner: i32,
+    /// First half from the block's start, second half of the value at hand.
+    extended: [u8; 2 * HALF],
 }
 
 impl Default for NoncePool {
@@ -29,24 +38,30 @@ impl NoncePool {
             block: [0; BLOCK_LEN],
             used: BLOCK_LEN,
             owner: 0,
+            extended: [0; 2 * HALF],
         }
     }
 
-    /// The next `length` bytes (at most 24) for the process `pid`.
+    /// A nonce of 12 or 24 bytes for the process `pid`.
     ///
     /// # Errors
     /// [`CryptoError::Random`] when the operating system's generator fails; nothing is handed out.
     pub fn draw(&mut self, pid: i32, length: usize) -> Result<&[u8], CryptoError> {
-        debug_assert!(length <= 24);
-        if self.owner != pid || self.used + length > BLOCK_LEN {
+        debug_assert!(length == HALF || length == 2 * HALF);
+        if self.owner != pid || self.used + HALF > BLOCK_LEN {
             self.used = BLOCK_LEN;
             fill_random(&mut self.block)?;
-            self.used = 0;
+            self.extended[..HALF].copy_from_slice(&self.block[..HALF]);
+            self.used = HALF;
             self.owner = pid;
         }
-        let nonce = &self.block[self.used..self.used + length];
-        self.used += length;
-        Ok(nonce)
+        let fresh = &self.block[self.used..self.used + HALF];
+        self.used += HALF;
+        if length == HALF {
+            return Ok(fresh);
+        }
+        self.extended[HALF..].copy_from_slice(fresh);
+        Ok(&self.extended)
     }
 }
 
@@ -62,6 +77,7 @@ mod tests {
             block: parent.block,
             used: parent.used,
             owner: parent.owner,
+            extended: parent.extended,
         }
     }
 
@@ -86,14 +102,29 @@ mod tests {
     #[test]
     fn a_block_is_refilled_when_it_cannot_serve() {
         let mut pool = NoncePool::new();
-        for _ in 0..BLOCK_LEN / 24 {
-            pool.draw(1, 24).unwrap();
+        for _ in 0..BLOCK_LEN / HALF - 1 {
+            pool.draw(1, 12).unwrap();
         }
         let before = pool.block;
-        // 4096 is not a multiple of 24: 16 bytes are left, enough for a short nonce only.
         pool.draw(1, 12).unwrap();
-        assert!(before == pool.block);
-        pool.draw(1, 24).unwrap();
         assert!(before != pool.block);
+    }
+
+    #[test]
+    fn long_nonces_of_a_block_share_the_first_half_and_nothing_else() {
+        let mut pool = NoncePool::new();
+        let (mut firsts, mut seconds) = (HashSet::new(), HashSet::new());
+        let values = 10 * (BLOCK_LEN / HALF - 1);
+        for _ in 0..values {
+            let nonce = pool.draw(1, 24).unwrap();
+            firsts.insert(nonce[..HALF].to_vec());
+            assert!(seconds.insert(nonce[HALF..].to_vec()));
+            assert_ne!(nonce[..HALF], nonce[HALF..]);
+        }
+        assert_eq!(firsts.len(), 10);
+        // Another process has another first half from its first nonce on.
+        let mut child = forked(&pool);
+        let nonce = child.draw(2, 24).unwrap();
+        assert!(!firsts.contains(&nonce[..HALF]));
     }
 }

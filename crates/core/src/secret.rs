@@ -89,6 +89,14 @@ impl From<Zeroizing<Vec<u8>>> for Secret {
     }
 }
 
+/// Overwrites the stack below the caller's frame, where calls that have returned may have left pieces of a key: what
+/// they moved about, and what the compiler and the libraries spilled.
+#[inline(never)]
+pub fn wipe_dead_stack<const BYTES: usize>() {
+    let mut dead = [0_u8; BYTES];
+    std::hint::black_box(&mut dead);
+}
+
 /// Fills `buffer` from the operating system's generator (getrandom(2) on Linux), never from a
 /// user-space generator whose state a fork would copy.
 ///

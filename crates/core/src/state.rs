@@ -1,7 +1,7 @@
 //! The life of a key version, after NIST SP 800-57 part 1 revision 5, section 7.
 //!
-//! [`KeyState::apply`] is the only judge of what may happen to a version; SQL functions, workers and
-//! the command line all ask it.
+//! [`Standing::apply`] is the only judge of what may happen to a version; SQL functions, workers and
+//! the command line all ask it. `tests/core/states.rs` has the whole table.
 
 use std::{fmt, str::FromStr};
 
@@ -20,7 +20,7 @@ pub enum KeyState {
     Deactivated,
     /// Known or feared to be exposed: decrypts only, so that its rows can be moved away.
     Compromised,
-    /// Kept for recovery: decrypts only after it is brought back.
+    /// Put away: decrypts only after it is recovered.
     Archived,
     /// Waiting for its destruction date; usable for nothing.
     DestructionScheduled,
@@ -37,17 +37,70 @@ pub enum Verb {
     Deactivate,
     MarkCompromised,
     Archive,
+    Recover,
     ScheduleDestruction,
     CancelDestruction,
     Destroy,
 }
 
+/// A version's number against that of the version its key encrypts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    Older,
+    Current,
+    Newer,
+}
+
+/// A version as the judge sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Standing {
+    pub state: KeyState,
+    /// What a suspended version, or one whose destruction is scheduled, came from.
+    pub former: Option<KeyState>,
+    /// Whether it was ever marked as compromised. Nothing takes that back.
+    pub compromised: bool,
+    pub place: Place,
+}
+
+/// Why there is no such transition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The state has no such way out.
+    State,
+    /// A newer version encrypts already.
+    Overtaken,
+    /// It was marked as compromised before.
+    Compromised,
+}
+
 /// A transition that SP 800-57 (or common sense) does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("cannot {verb} a key version that is {state}")]
+#[error("cannot {verb} a key version that {}", self.standing())]
 pub struct TransitionError {
     pub state: KeyState,
     pub verb: Verb,
+    pub refusal: Refusal,
+}
+
+impl TransitionError {
+    /// What stands in the way, to follow "the version".
+    pub fn standing(&self) -> String {
+        match self.refusal {
+            Refusal::State => format!("is {}", self.state.in_words()),
+            Refusal::Overtaken => {
+                format!(
+                    "is {} and older than the current one",
+                    self.state.in_words()
+                )
+            }
+            Refusal::Compromised => {
+                format!(
+                    "is {} and was marked as compromised before",
+                    self.state.in_words()
+                )
+            }
+        }
+    }
 }
 
 impl KeyState {
@@ -70,33 +123,6 @@ impl KeyState {
         matches!(self, Self::Active | Self::Deactivated | Self::Compromised)
     }
 
-    /// The state after `verb`.
-    ///
-    /// # Errors
-    /// [`TransitionError`] when there is no such transition.
-    pub fn apply(self, verb: Verb) -> Result<Self, TransitionError> {
-        use KeyState::*;
-        match (self, verb) {
-            (PreActive, Verb::Activate) => Ok(Active),
-            (Active | Deactivated, Verb::Suspend) => Ok(Suspended),
-            // What was suspended comes back to decrypt; encrypting again takes an activation.
-            (Suspended, Verb::Resume) => Ok(Deactivated),
-            (Deactivated, Verb::Activate) => Ok(Active),
-            (Active | Suspended, Verb::Deactivate) => Ok(Deactivated),
-            (PreActive | Active | Suspended | Deactivated | Archived, Verb::MarkCompromised) => {
-                Ok(Compromised)
-            }
-            (Deactivated | Compromised, Verb::Archive) => Ok(Archived),
-            (PreActive | Deactivated | Compromised | Archived, Verb::ScheduleDestruction) => {
-                Ok(DestructionScheduled)
-            }
-            // The least that keeps it: reading again takes a further decision.
-            (DestructionScheduled, Verb::CancelDestruction) => Ok(Archived),
-            (DestructionScheduled, Verb::Destroy) => Ok(Destroyed),
-            (state, verb) => Err(TransitionError { state, verb }),
-        }
-    }
-
     /// The name in the catalog.
     pub fn name(self) -> &'static str {
         match self {
@@ -108,6 +134,16 @@ impl KeyState {
             Self::Archived => "archived",
             Self::DestructionScheduled => "destruction scheduled",
             Self::Destroyed => "destroyed",
+        }
+    }
+}
+
+impl KeyState {
+    /// The state as a sentence has it, to follow "is".
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::DestructionScheduled => "scheduled for destruction",
+            other => other.name(),
         }
     }
 }
@@ -128,18 +164,145 @@ impl FromStr for KeyState {
     }
 }
 
+impl Standing {
+    /// The standing after `verb`.
+    ///
+    /// Two ways go beyond SP 800-57, which has them neither forbidden nor named: what only decrypts can
+    /// be suspended too, so that a whole key can be switched off; and what is archived can be recovered.
+    ///
+    /// # Errors
+    /// [`TransitionError`] when there is no such transition.
+    pub fn apply(self, verb: Verb) -> Result<Self, TransitionError> {
+        use KeyState::*;
+        let refused = |refusal| {
+            Err(TransitionError {
+                state: self.state,
+                verb,
+                refusal,
+            })
+        };
+        let to = |state| {
+            Ok(Self {
+                state,
+                former: None,
+                ..self
+            })
+        };
+        // Such a version remembers where it came from.
+        let aside = |state| {
+            Ok(Self {
+                state,
+                former: Some(self.state),
+                ..self
+            })
+        };
+        match (self.state, verb) {
+            (PreActive, Verb::Activate) if self.place == Place::Older => {
+                refused(Refusal::Overtaken)
+            }
+            (PreActive, Verb::Activate) => Ok(Self {
+                state: Active,
+                former: None,
+                place: Place::Current,
+                ..self
+            }),
+            (Active | Deactivated | Compromised, Verb::Suspend) => aside(Suspended),
+            (Suspended, Verb::Resume) if self.compromised => to(Compromised),
+            (Suspended, Verb::Resume) => {
+                // Another version may have taken its place meanwhile; only one encrypts.
+                let comes_back = self.former == Some(Active) && self.place == Place::Current;
+                to(if comes_back { Active } else { Deactivated })
+            }
+            (Suspended, Verb::Deactivate) if self.compromised => refused(Refusal::Compromised),
+            (Active | Suspended, Verb::Deactivate) => to(Deactivated),
+            (Suspended | Archived | DestructionScheduled, Verb::MarkCompromised)
+                if self.compromised =>
+            {
+                refused(Refusal::Compromised)
+            }
+            (PreActive | Active | Suspended | Deactivated | Archived, Verb::MarkCompromised) => {
+                Ok(Self {
+                    state: Compromised,
+                    former: None,
+                    compromised: true,
+                    ..self
+                })
+            }
+            // No row needs it any more, so there is nothing to move: it stays on its way out.
+            (DestructionScheduled, Verb::MarkCompromised) => Ok(Self {
+                compromised: true,
+                ..self
+            }),
+            (Deactivated | Compromised, Verb::Archive) => to(Archived),
+            (Archived, Verb::Recover) => to(if self.compromised {
+                Compromised
+            } else {
+                Deactivated
+            }),
+            (PreActive | Deactivated | Compromised | Archived, Verb::ScheduleDestruction) => {
+                aside(DestructionScheduled)
+            }
+            (DestructionScheduled, Verb::CancelDestruction) => to(match self.former {
+                Some(PreActive | Deactivated | Compromised) if self.compromised => Compromised,
+                Some(PreActive) => PreActive,
+                Some(Deactivated) => Deactivated,
+                // The least that keeps it, also where the catalog does not tell.
+                _ => Archived,
+            }),
+            (DestructionScheduled, Verb::Destroy) => to(Destroyed),
+            _ => refused(Refusal::State),
+        }
+    }
+}
+
 impl Verb {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Activate,
         Self::Suspend,
         Self::Resume,
         Self::Deactivate,
         Self::MarkCompromised,
         Self::Archive,
+        Self::Recover,
         Self::ScheduleDestruction,
         Self::CancelDestruction,
         Self::Destroy,
     ];
+
+    /// Whether who asks for it must say why: what takes a key away from its users, and what brings one
+    /// back that was put away.
+    pub fn needs_reason(self) -> bool {
+        matches!(
+            self,
+            Self::Suspend | Self::MarkCompromised | Self::Recover | Self::ScheduleDestruction
+        )
+    }
+
+    /// The SQL function that does it, which is also its name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Activate => "activate_key",
+            Self::Suspend => "suspend_key",
+            Self::Resume => "resume_key",
+            Self::Deactivate => "deactivate_key",
+            Self::MarkCompromised => "mark_compromised",
+            Self::Archive => "archive_key",
+            Self::Recover => "recover_key",
+            Self::ScheduleDestruction => "schedule_key_destruction",
+            Self::CancelDestruction => "cancel_key_destruction",
+            Self::Destroy => "destroy_key",
+        }
+    }
+}
+
+impl FromStr for Verb {
+    type Err = ();
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL
+            .into_iter()
+            .find(|verb| verb.name() == name)
+            .ok_or(())
+    }
 }
 
 impl fmt::Display for Verb {
@@ -151,6 +314,7 @@ impl fmt::Display for Verb {
             Self::Deactivate => "deactivate",
             Self::MarkCompromised => "mark as compromised",
             Self::Archive => "archive",
+            Self::Recover => "recover",
             Self::ScheduleDestruction => "schedule the destruction of",
             Self::CancelDestruction => "cancel the destruction of",
             Self::Destroy => "destroy",

@@ -12,7 +12,7 @@ pub enum Suite {
     /// AES-256-GCM (NIST SP 800-38D), random 96-bit nonces: at most 2³² values a key version.
     #[serde(rename = "aes-256-gcm")]
     Aes256Gcm = 1,
-    /// XAES-256-GCM (C2SP), random 192-bit nonces: no practical limit on the number of values.
+    /// XAES-256-GCM (C2SP), random 192-bit nonces in blocks: at most 2⁵⁶ values a key version.
     #[serde(rename = "xaes-256-gcm")]
     Xaes256Gcm = 2,
 }
@@ -42,6 +42,16 @@ impl Suite {
     /// Tag length in bytes: 16 in both.
     pub const fn tag_len(self) -> usize {
         16
+    }
+
+    /// How many values one key version may encrypt. AES-256-GCM with random nonces: 2³² invocations,
+    /// by all processes together (NIST SP 800-38D, section 8.3, keeps the chance of a repeated nonce
+    /// under 2⁻³²). XAES-256-GCM: 2⁵⁶, for the same chance; docs/format.md has the sum.
+    pub const fn bound(self) -> u64 {
+        match self {
+            Self::Aes256Gcm => 1 << 32,
+            Self::Xaes256Gcm => 1 << 56,
+        }
     }
 
     pub fn name(self) -> &'static str {

@@ -8,6 +8,8 @@
 //! * AES-KWP (RFC 5649, NIST SP 800-38F): 40 bytes, deterministic, for organisations that ask for
 //!   it. It has no additional data; identity is checked by the key check value alone.
 
+use std::num::NonZeroU32;
+
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     key_wrap::{AES_256, AesKek, KeyWrapPadded},
@@ -16,10 +18,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    CryptoError, DataKey, KekId, KeyCheckValue, KeyEncryptionKey, Suite, VersionId,
+    CryptoError, DataKey, KekId, KeyCheckValue, KeyEncryptionKey, KeyVersion, KeyringId, Suite,
+    VersionId,
     secret::{KEY_LEN, fill_random},
 };
 
+const KEK_AAD: &[u8] = b"colcrypt kek 1";
 const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 /// A KWP-wrapped 256-bit key: the key and one 64-bit integrity block.
@@ -56,10 +60,21 @@ impl std::str::FromStr for WrapMethod {
 
 /// The additional data under which a root key wraps a KEK.
 pub fn kek_aad(id: KekId) -> Vec<u8> {
-    let mut aad = b"colcrypt kek 1".to_vec();
+    let mut aad = KEK_AAD.to_vec();
     aad.extend_from_slice(&id.keyring.0);
     aad.extend_from_slice(&id.version.number().to_be_bytes());
     aad
+}
+
+/// The KEK that [`kek_aad`] gave the additional data for, for providers that want it in words.
+pub fn kek_of_aad(aad: &[u8]) -> Option<KekId> {
+    let id = aad.strip_prefix(KEK_AAD)?;
+    let (keyring, version) = id.split_at_checked(16)?;
+    let version = u32::from_be_bytes(version.try_into().ok()?);
+    Some(KekId {
+        keyring: KeyringId(keyring.try_into().ok()?),
+        version: KeyVersion(NonZeroU32::new(version)?),
+    })
 }
 
 /// The additional data under which a KEK wraps a DEK.

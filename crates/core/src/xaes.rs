@@ -3,7 +3,7 @@
 //! that key's nonce. Steps are numbered as in the specification.
 
 use aes::{
-    Aes256,
+    Aes256Enc,
     cipher::{BlockCipherEncrypt, KeyInit},
 };
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -13,13 +13,13 @@ use crate::secret::KEY_LEN;
 /// A key with its CMAC subkey computed once.
 #[derive(ZeroizeOnDrop)]
 pub(crate) struct Deriver {
-    aes: Aes256,
+    aes: Aes256Enc,
     k1: [u8; 16],
 }
 
 impl Deriver {
     pub(crate) fn new(key: &[u8; KEY_LEN]) -> Self {
-        let aes = Aes256::new(key.into());
+        let aes = Aes256Enc::new(key.into());
         // Steps 1 and 2.
         let mut l = [0u8; 16];
         aes.encrypt_block((&mut l).into());

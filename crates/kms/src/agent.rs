@@ -6,7 +6,9 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use colcrypt_core::{DataKey, KekId, KeyCheckValue, KeyEncryptionKey, Suite, VersionId, wrap};
+use colcrypt_core::{
+    DataKey, KekId, KeyCheckValue, KeyEncryptionKey, KeySource, Suite, VersionId, wrap,
+};
 use colcrypt_protocol::{
     Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request, Settings,
     frame::{self, Decoder, FrameError},
@@ -19,7 +21,10 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use crate::{KmsError, error, keks::Keks, provider, provider::Registry, retry};
+use crate::{
+    KmsError, Provider, WrappedKek, error, keks::Keks, provider, provider::Registry, retry, roots,
+    stuck,
+};
 
 /// Beyond the calls' own bounds: time to schedule tasks on a busy machine.
 const GRACE: Duration = Duration::from_millis(500);
@@ -33,6 +38,9 @@ pub enum ServeError {
     Socket(#[from] io::Error),
     #[error("the broker sent what is not a request: {0}")]
     Frame(#[from] FrameError),
+    /// The process cannot be saved, and a new one can: its keeper starts one.
+    #[error("{0}")]
+    Stuck(String),
 }
 
 type Frame = Zeroizing<Vec<u8>>;
@@ -68,6 +76,7 @@ where
     let result = tokio::select! {
         result = read(reader, &agent, &configure, &frames) => result,
         result = write(writer, outgoing) => result,
+        reason = stuck::told() => Err(ServeError::Stuck(reason)),
     };
     agent.keks.close();
     result
@@ -175,19 +184,39 @@ impl Agent {
                 provider,
                 root_key,
                 id,
+                source,
             } => {
                 let reply = self
-                    .create_kek(&provider, &root_key, id)
+                    .create_kek(&provider, &root_key, id, source)
                     .await
-                    .map_err(|error| {
-                        self.registry.note(&provider, &error);
-                        error.of_provider(&provider.name)
-                    })?;
+                    .map_err(|error| self.registry.failure(&provider, error))?;
                 Ok((reply, None))
             }
-            Request::CreateDek { kek, id, suite } => {
-                Ok((self.create_dek(&kek, id, suite).await?, None))
+            Request::RewrapKek {
+                kek,
+                provider,
+                root_key,
+            } => {
+                // From the cache if it is there: a root that is away does not hold the move up.
+                let held = self.keks.get(&kek).await?;
+                let reply = self
+                    .rewrap_kek(&held.key, kek.id, &provider, &root_key)
+                    .await
+                    .map_err(|error| self.registry.failure(&provider, error))?;
+                Ok((reply, None))
             }
+            Request::CheckKek { kek } => {
+                let asked = roots::all(&self.registry, &self.settings(), &kek, || {}).await;
+                let answers = asked.answers;
+                self.keks.tell_answers(kek.id, answers.clone());
+                Ok((Reply::KekChecked { answers }, None))
+            }
+            Request::CreateDek {
+                kek,
+                id,
+                suite,
+                source,
+            } => Ok((self.create_dek(&kek, id, suite, source).await?, None)),
             Request::LoadDek {
                 kek,
                 id,
@@ -210,29 +239,75 @@ impl Agent {
         provider: &ProviderConfig,
         root_key: &str,
         id: KekId,
+        source: KeySource,
     ) -> Result<Reply, KmsError> {
         let settings = self.settings();
         let connected = self.registry.connect(provider)?;
-        let kek =
-            KeyEncryptionKey::generate().map_err(|error| error::crypto("the new KEK", error))?;
         let aad = wrap::kek_aad(id);
         let endpoint = connected.endpoint();
-        let made = retry::with_retries(&settings, endpoint, || {
-            connected.wrap_kek(root_key, &aad, &kek)
+        let (kek, made) = match source {
+            KeySource::System => {
+                let kek = KeyEncryptionKey::generate()
+                    .map_err(|error| error::crypto("the new KEK", error))?;
+                let made = retry::with_retries(&settings, endpoint, || {
+                    connected.wrap_kek(root_key, &aad, &kek)
+                })
+                .await?;
+                (kek, made)
+            }
+            KeySource::Provider => {
+                retry::with_retries(&settings, endpoint, || {
+                    connected.generate_kek(root_key, &aad)
+                })
+                .await?
+            }
+        };
+        self.compared(&*connected, root_key, &aad, &kek, made).await
+    }
+
+    async fn rewrap_kek(
+        &self,
+        kek: &KeyEncryptionKey,
+        id: KekId,
+        provider: &ProviderConfig,
+        root_key: &str,
+    ) -> Result<Reply, KmsError> {
+        let connected = self.registry.connect(provider)?;
+        let aad = wrap::kek_aad(id);
+        let made = retry::with_retries(&self.settings(), connected.endpoint(), || {
+            connected.wrap_kek(root_key, &aad, kek)
         })
         .await?;
-        let again = retry::with_retries(&settings, endpoint, || {
-            connected.unwrap_kek(root_key, &made.root_key_version, &aad, &made.wrapped)
+        self.compared(&*connected, root_key, &aad, kek, made).await
+    }
+
+    /// Unwraps what was just wrapped, since it may soon be the only copy.
+    async fn compared(
+        &self,
+        connected: &dyn Provider,
+        root_key: &str,
+        aad: &[u8],
+        kek: &KeyEncryptionKey,
+        made: WrappedKek,
+    ) -> Result<Reply, KmsError> {
+        let endpoint = connected.endpoint();
+        let again = retry::with_retries(&self.settings(), endpoint, || {
+            connected.unwrap_kek(root_key, aad, &made)
         })
-        .await?;
-        if again != kek {
+        .await
+        .map_err(|error| match error.kind {
+            // Nothing in the catalog is damaged: the key was wrapped a moment ago.
+            FailureKind::Corrupt => KmsError::new(FailureKind::BadReply, error.message),
+            _ => error,
+        })?;
+        if again != *kek {
             return Err(KmsError::new(
                 FailureKind::BadReply,
                 format!("{endpoint} did not give back the key it had just wrapped"),
             ));
         }
         Ok(Reply::KekCreated {
-            kcv: KeyCheckValue::of_kek(&kek),
+            kcv: KeyCheckValue::of_kek(kek),
             wrapped: made.wrapped,
             root_key_version: made.root_key_version,
         })
@@ -243,10 +318,16 @@ impl Agent {
         kek: &KekRef,
         id: VersionId,
         suite: Suite,
+        source: KeySource,
     ) -> Result<Reply, Failure> {
         let held = self.keks.get(kek).await?;
         let failed = |error| of_dek(id, error);
-        let key = DataKey::generate().map_err(failed)?;
+        let key = match source {
+            KeySource::System => DataKey::generate().map_err(failed)?,
+            KeySource::Provider => {
+                roots::generate_dek(&self.registry, &self.settings(), kek).await?
+            }
+        };
         let kcv = KeyCheckValue::of_data_key(&key);
         let aad = wrap::dek_aad(kek.id, id, suite);
         let wrapped = wrap::wrap_data_key(&held.key, kek.dek_wrap, &aad, &key).map_err(failed)?;

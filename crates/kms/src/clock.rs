@@ -18,6 +18,12 @@ impl Moment {
         ))
     }
 
+    /// A moment in the past.
+    #[cfg(all(test, feature = "vault-transit"))]
+    pub(crate) fn ago(span: Duration) -> Self {
+        Self(Self::now().0.saturating_sub(span))
+    }
+
     pub(crate) fn age(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
     }

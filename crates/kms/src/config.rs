@@ -24,11 +24,12 @@ const SECRET_NAMES: [&str; 11] = [
 ];
 const PLACES: [&str; 3] = ["_file", "_env", "_path"];
 /// How secrets of common servers begin, whatever the setting is called.
-const SECRET_VALUES: [&str; 6] = [
+const SECRET_VALUES: [&str; 7] = [
     "hvs.",
     "hvb.",
     "hvr.",
     "sbs.",
+    "eyJ",
     "-----BEGIN",
     "colcrypt-root-key-",
 ];
@@ -186,6 +187,7 @@ mod tests {
         for value in [
             "hvs.CAESIJ",
             "s.abcdefghijklmnopqrstuvwx",
+            "eyJhbGciOiJFUzI1NiJ9.e30.c2ln",
             "-----BEGIN PRIVATE KEY-----",
         ] {
             let message = refusal(json!({"path": value}));

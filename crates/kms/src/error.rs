@@ -59,7 +59,7 @@ pub(crate) fn crypto(what: &str, error: CryptoError) -> KmsError {
             FailureKind::Corrupt,
             format!("{what} is another key: expected check value {expected}, got {got}"),
         ),
-        CryptoError::KeyLength(_) | CryptoError::TooLarge => {
+        CryptoError::KeyLength(_) | CryptoError::TooLarge | CryptoError::Mismatch => {
             KmsError::new(FailureKind::Corrupt, format!("{what}: {error}"))
         }
     }

@@ -7,23 +7,23 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use async_trait::async_trait;
 use colcrypt_core::{CryptoError, KeyCheckValue, KeyEncryptionKey, kcv, secret, wrap};
-use colcrypt_protocol::{CheckReport, FailureKind};
+use colcrypt_protocol::FailureKind;
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{
-    KmsError, Provider, WrappedKek,
+    Findings, KmsError, Provider, WrappedKek,
     config::{self, AbsolutePath},
     error,
+    private_file::{self, NotOpened},
 };
 
 const KIND: &str = "file";
@@ -71,8 +71,7 @@ impl Provider for FileProvider {
         &self.endpoint
     }
 
-    async fn check(&self, root_key: Option<&str>) -> Result<CheckReport, KmsError> {
-        let began = Instant::now();
+    async fn check(&self, root_key: Option<&str>) -> Result<Findings, KmsError> {
         refuse_root_key(root_key.unwrap_or_default())?;
         let root = self.load().await?;
         let random =
@@ -87,10 +86,9 @@ impl Provider for FileProvider {
                 "wrap and unwrap gave another key",
             ));
         }
-        Ok(CheckReport {
+        Ok(Findings {
             server: self.endpoint.clone(),
             root_key_version: Some(root.kcv.to_string()),
-            latency_us: began.elapsed().as_micros() as u64,
             warnings: vec![
                 "whoever copies this file can decrypt: keep it off the disks and backups that hold the data"
                     .to_owned(),
@@ -116,23 +114,23 @@ impl Provider for FileProvider {
     async fn unwrap_kek(
         &self,
         root_key: &str,
-        root_key_version: &str,
         aad: &[u8],
-        wrapped: &[u8],
+        kek: &WrappedKek,
     ) -> Result<KeyEncryptionKey, KmsError> {
         refuse_root_key(root_key)?;
         let root = self.load().await?;
-        if root.kcv.to_string() != root_key_version {
+        if root.kcv.to_string() != kek.root_key_version {
             return Err(KmsError::new(
                 FailureKind::WrongRootKey,
                 format!(
-                    "wrong root key: expected check value {root_key_version}, got {} from {}",
+                    "wrong root key: expected check value {}, got {} from {}",
+                    kek.root_key_version,
                     root.kcv,
                     self.path.display()
                 ),
             ));
         }
-        wrap::unwrap_kek(&root.key, aad, wrapped)
+        wrap::unwrap_kek(&root.key, aad, &kek.wrapped)
             .map_err(|error| error::crypto("the wrapped KEK", error))
     }
 }
@@ -155,33 +153,10 @@ struct RootKey {
 impl RootKey {
     fn read(path: &Path) -> Result<Self, KmsError> {
         let shown = path.display();
-        // O_NONBLOCK: opening a FIFO must not hang; it changes nothing for a regular file.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-            .open(path)
-            .map_err(|error| not_opened(path, &error))?;
-        // Of the opened file, not of the path: what is checked is what is read, and a symbolic link
-        // (as Kubernetes mounts secrets) is judged by what it leads to.
-        let meta = file.metadata().map_err(|error| unreadable(path, &error))?;
-        if !meta.is_file() {
-            return Err(KmsError::config(format!(
-                "root key file {shown} is not a regular file"
-            )));
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Err(KmsError::config(format!(
-                "root key file {shown} has mode {:04o}, so others can read or change it: chmod 0600 it",
-                meta.mode() & 0o7777
-            )));
-        }
-        let user = rustix::process::geteuid().as_raw();
-        if meta.uid() != user && meta.uid() != 0 {
-            return Err(KmsError::config(format!(
-                "root key file {shown} belongs to user id {}, not to the server's user ({user}) or root: chown it",
-                meta.uid()
-            )));
-        }
+        let mut file = private_file::open("root key file", path).map_err(|error| match error {
+            NotOpened::Io(error) => not_opened(path, &error),
+            NotOpened::Refused(error) => error,
+        })?;
         let mut text = Zeroizing::new([0; LINE_LEN + 2]);
         let mut length = 0;
         while length < text.len() {

@@ -1,5 +1,5 @@
-//! The KEK cache: one provider call however many ask, refreshed in the background, dropped when the
-//! provider refuses it or when it could not be refreshed for the hard TTL.
+//! The KEK cache: one provider call however many ask, refreshed in the background, dropped when every
+//! root refuses it or when it could not be refreshed for the hard TTL.
 //!
 //! Each KEK has one task, which unwraps it, hands it to all who wait, and then keeps it fresh:
 //!
@@ -12,6 +12,11 @@
 //!
 //! A KEK nobody asked for during the hard TTL gets no further lease, but is still refreshed until the
 //! last lease given is over: keys under it may be in use in the slab, and a refusal must reach them.
+//! One whose catalog entry was changed since (another root key, another address) ends with the soft TTL.
+//!
+//! A KEK with several roots is loaded from the first that gives it, and refreshed from all of them at
+//! once (`roots`): the lease goes on with the first that answers, and a root that is away, or back,
+//! is noticed.
 
 use std::{
     collections::HashMap,
@@ -20,14 +25,14 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use colcrypt_core::{KekId, KeyCheckValue, KeyEncryptionKey, wrap};
-use colcrypt_protocol::{Event, Failure, FailureKind, KekRef, Settings};
+use colcrypt_core::{KekId, KeyEncryptionKey};
+use colcrypt_protocol::{Event, Failure, FailureKind, KekRef, RootAnswer, Settings};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
 
-use crate::{KmsError, clock::Moment, provider::Registry, retry};
+use crate::{clock::Moment, provider::Registry, retry, roots};
 
 /// No soft TTL or backoff makes the agent ask a provider more often than this.
 const SHORTEST_REST: Duration = Duration::from_millis(10);
@@ -58,17 +63,10 @@ struct CacheKey {
 impl CacheKey {
     fn of(kek: &KekRef) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
-        for part in [
-            kek.provider.kind.as_bytes(),
-            kek.provider.config.to_string().as_bytes(),
-            kek.root_key.as_bytes(),
-            kek.root_key_version.as_bytes(),
-            &kek.wrapped,
-            &kek.kcv.0,
-        ] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
+        for copy in kek.copies() {
+            context.update(&copy.id().0);
         }
+        context.update(&kek.kcv.0);
         let mut digest = [0; 32];
         digest.copy_from_slice(context.finish().as_ref());
         Self { id: kek.id, digest }
@@ -133,6 +131,12 @@ impl Keks {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(interrupted())),
             Err(_) => Err(interrupted()),
         }
+    }
+
+    /// Tells what the roots of a KEK answered.
+    pub(crate) fn tell_answers(&self, kek: KekId, answers: Vec<RootAnswer>) {
+        // The receiver is gone only when the agent is ending.
+        let _ = self.events.send(Event::RootsAsked { kek, answers });
     }
 
     /// Ends the background work and wipes what is cached.
@@ -204,8 +208,10 @@ struct Task {
 
 impl Task {
     async fn run(self, tell: watch::Sender<Outcome>) {
-        let loaded = self.unwrap(true).await;
-        match loaded {
+        let settings = self.keks.settings();
+        let asked = roots::first(&self.keks.registry, &settings, &self.kek).await;
+        self.say_answers(asked.answers);
+        match asked.key {
             Ok(key) => {
                 let now = Moment::now();
                 let held = Held {
@@ -242,8 +248,11 @@ impl Task {
                 return;
             };
             let hard = hard_ttl(&settings);
+            let soft = Duration::from_millis(settings.soft_ttl_ms);
+            let is_superseded = !self.is_current() && last_used.left_of(soft).is_zero();
             if contact.left_of(hard).is_zero()
                 || last_used.left_of(hard.saturating_mul(2)).is_zero()
+                || is_superseded
             {
                 self.forget();
                 return;
@@ -257,13 +266,15 @@ impl Task {
                 }
                 continue;
             }
-            let refreshed = self.unwrap(false).await;
+            // Each root once: the next try is the next refresh.
+            let asked = roots::all(&self.keks.registry, &settings, &self.kek, || {
+                self.extend(Moment::now());
+            })
+            .await;
             last_try = Moment::now();
-            match refreshed {
-                Ok(_) => {
-                    failures = 0;
-                    self.extend(last_try);
-                }
+            self.say_answers(asked.answers);
+            match asked.key {
+                Ok(_) => failures = 0,
                 Err(failure) if failure.kind.is_refusal() => {
                     self.forget();
                     self.say(|kek| Event::KekRevoked { kek, failure });
@@ -285,39 +296,6 @@ impl Task {
             Some(retry) => retry::pause(settings, retry).min(soft).min(LONGEST_REST),
         }
         .max(SHORTEST_REST)
-    }
-
-    /// Asks the provider. A refresh tries once: its next try is the refresh's own.
-    async fn unwrap(&self, retries: bool) -> Result<KeyEncryptionKey, Failure> {
-        let kek = &self.kek;
-        let settings = self.keks.settings();
-        let aad = wrap::kek_aad(kek.id);
-        let result = async {
-            let provider = self.keks.registry.connect(&kek.provider)?;
-            let call =
-                || provider.unwrap_kek(&kek.root_key, &kek.root_key_version, &aad, &kek.wrapped);
-            let key = if retries {
-                retry::with_retries(&settings, provider.endpoint(), call).await?
-            } else {
-                retry::once(&settings, provider.endpoint(), call()).await?
-            };
-            let got = KeyCheckValue::of_kek(&key);
-            if got != kek.kcv {
-                return Err(KmsError::new(
-                    FailureKind::WrongRootKey,
-                    format!(
-                        "wrong root key: expected check value {}, got {got}",
-                        kek.kcv
-                    ),
-                ));
-            }
-            Ok(key)
-        }
-        .await;
-        result.map_err(|error| {
-            self.keks.registry.note(&kek.provider, &error);
-            error.of_provider(&kek.provider.name)
-        })
     }
 
     fn store(&self, held: &Held, now: Moment) -> bool {
@@ -355,6 +333,10 @@ impl Task {
         }
     }
 
+    fn say_answers(&self, answers: Vec<RootAnswer>) {
+        self.say(|kek| Event::RootsAsked { kek, answers });
+    }
+
     fn forget(&self) {
         let mut slots = self.keks.slots();
         if slots
@@ -366,9 +348,14 @@ impl Task {
         }
     }
 
+    /// Whether no other configuration of the same KEK was asked for since.
+    fn is_current(&self) -> bool {
+        self.keks.slots().current.get(&self.key.id) == Some(&self.key)
+    }
+
     /// An event, unless another configuration of the same KEK is the one in use.
     fn say(&self, event: impl FnOnce(KekId) -> Event) {
-        if self.keks.slots().current.get(&self.key.id) == Some(&self.key) {
+        if self.is_current() {
             // The receiver is gone only when the agent is ending.
             let _ = self.keks.events.send(event(self.key.id));
         }

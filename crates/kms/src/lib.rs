@@ -6,23 +6,48 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
+#[cfg(feature = "azure-keyvault")]
+mod azure_keyvault;
+#[cfg(any(feature = "azure-keyvault", feature = "pkcs11"))]
+mod bound_kek;
 mod clock;
 mod config;
+#[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
+mod credential;
 mod error;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "gcp-kms")]
+mod gcp_kms;
+#[cfg(feature = "http")]
+mod http_address;
+#[cfg(feature = "http")]
+mod http_client;
+#[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
+mod http_json;
 mod keks;
+#[cfg(feature = "kmip")]
+mod kmip;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
+#[cfg(any(
+    feature = "azure-keyvault",
+    feature = "file",
+    feature = "kmip",
+    feature = "pkcs11"
+))]
+mod private_file;
 mod provider;
+#[cfg(any(feature = "http", feature = "kmip"))]
+mod quote;
 mod retry;
-#[cfg(feature = "vault-transit")]
-mod vault_auth;
-#[cfg(feature = "vault-transit")]
-mod vault_http;
-#[cfg(feature = "vault-transit")]
-mod vault_reply;
+mod roots;
+mod stuck;
 #[cfg(feature = "vault-transit")]
 mod vault_transit;
 
 pub use agent::serve;
 pub use error::KmsError;
-pub use provider::{Provider, WrappedKek, check, connect};
+pub use provider::{Findings, Provider, WrappedKek, check, connect};

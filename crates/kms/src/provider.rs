@@ -3,10 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use async_trait::async_trait;
-use colcrypt_core::KeyEncryptionKey;
+use colcrypt_core::{DataKey, KeyEncryptionKey};
+#[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
+use colcrypt_core::{KekId, KeyVersion, KeyringId, secret::fill_random};
 use colcrypt_protocol::{CheckReport, Failure, FailureKind, ProviderConfig, Settings};
 
 use crate::{KmsError, retry};
@@ -18,6 +21,16 @@ pub struct WrappedKek {
     pub root_key_version: String,
 }
 
+/// What a check of a provider found.
+pub struct Findings {
+    /// What answered: server, version.
+    pub server: String,
+    /// The root key's newest version, where one was asked for.
+    pub root_key_version: Option<String>,
+    /// Things to know that are not errors.
+    pub warnings: Vec<String>,
+}
+
 /// One root of trust. Calls may be dropped at any await: the caller bounds them in time, tries again
 /// and compares key check values, so a provider does none of these.
 #[async_trait]
@@ -26,7 +39,7 @@ pub trait Provider: Send + Sync {
     fn endpoint(&self) -> &str;
 
     /// Round trip; with a root key, a wrap and unwrap of random bytes under it.
-    async fn check(&self, root_key: Option<&str>) -> Result<CheckReport, KmsError>;
+    async fn check(&self, root_key: Option<&str>) -> Result<Findings, KmsError>;
 
     /// Wraps a KEK under the newest version of the root key, authenticating `aad`.
     async fn wrap_kek(
@@ -36,14 +49,44 @@ pub trait Provider: Send + Sync {
         kek: &KeyEncryptionKey,
     ) -> Result<WrappedKek, KmsError>;
 
+    /// A KEK from the provider's own generator, and the same as [`Provider::wrap_kek`] gives it.
+    async fn generate_kek(
+        &self,
+        _root_key: &str,
+        _aad: &[u8],
+    ) -> Result<(KeyEncryptionKey, WrappedKek), KmsError> {
+        Err(no_generator(self.endpoint()))
+    }
+
+    /// A DEK from the provider's own generator.
+    async fn generate_dek(&self) -> Result<DataKey, KmsError> {
+        Err(no_generator(self.endpoint()))
+    }
+
     /// Unwraps a KEK that was wrapped under the same `aad`.
     async fn unwrap_kek(
         &self,
         root_key: &str,
-        root_key_version: &str,
         aad: &[u8],
-        wrapped: &[u8],
+        wrapped: &WrappedKek,
     ) -> Result<KeyEncryptionKey, KmsError>;
+}
+
+pub(crate) fn no_generator(endpoint: &str) -> KmsError {
+    KmsError::config(format!(
+        "{endpoint} cannot generate keys: make the keyring with key_source 'system'"
+    ))
+}
+
+/// The identity of a KEK that is not in use, for checks.
+#[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
+pub(crate) fn nobodys_kek() -> Result<KekId, KmsError> {
+    let mut keyring = [0; 16];
+    fill_random(&mut keyring).map_err(|error| crate::error::crypto("the test key", error))?;
+    Ok(KekId {
+        keyring: KeyringId(keyring),
+        version: KeyVersion::FIRST,
+    })
 }
 
 /// Parses a provider's configuration. No connection is made yet.
@@ -52,8 +95,22 @@ pub trait Provider: Send + Sync {
 /// [`FailureKind::Config`] naming what is wrong.
 pub fn connect(provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError> {
     match provider.kind.as_str() {
+        #[cfg(feature = "aws-kms")]
+        "aws-kms" => Ok(Arc::new(crate::aws_kms::AwsKms::connect(&provider.config)?)),
+        #[cfg(feature = "azure-keyvault")]
+        "azure-keyvault" => Ok(Arc::new(crate::azure_keyvault::AzureKeyVault::connect(
+            &provider.config,
+        )?)),
         #[cfg(feature = "file")]
         "file" => Ok(Arc::new(crate::file::FileProvider::connect(
+            &provider.config,
+        )?)),
+        #[cfg(feature = "gcp-kms")]
+        "gcp-kms" => Ok(Arc::new(crate::gcp_kms::GcpKms::connect(&provider.config)?)),
+        #[cfg(feature = "kmip")]
+        "kmip" => Ok(Arc::new(crate::kmip::Kmip::connect(&provider.config)?)),
+        #[cfg(feature = "pkcs11")]
+        "pkcs11" => Ok(Arc::new(crate::pkcs11::Pkcs11Provider::connect(
             &provider.config,
         )?)),
         #[cfg(feature = "vault-transit")]
@@ -68,8 +125,18 @@ pub fn connect(provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError>
 }
 
 const KINDS: &[&str] = &[
+    #[cfg(feature = "aws-kms")]
+    "aws-kms",
+    #[cfg(feature = "azure-keyvault")]
+    "azure-keyvault",
     #[cfg(feature = "file")]
     "file",
+    #[cfg(feature = "gcp-kms")]
+    "gcp-kms",
+    #[cfg(feature = "kmip")]
+    "kmip",
+    #[cfg(feature = "pkcs11")]
+    "pkcs11",
     #[cfg(feature = "vault-transit")]
     "vault-transit",
 ];
@@ -85,7 +152,17 @@ pub async fn check(
 ) -> Result<CheckReport, Failure> {
     async {
         let connected = connect(provider)?;
-        retry::with_retries(settings, connected.endpoint(), || connected.check(root_key)).await
+        retry::with_retries(settings, connected.endpoint(), || async {
+            let began = Instant::now();
+            let found = connected.check(root_key).await?;
+            Ok(CheckReport {
+                server: found.server,
+                root_key_version: found.root_key_version,
+                latency_us: began.elapsed().as_micros() as u64,
+                warnings: found.warnings,
+            })
+        })
+        .await
     }
     .await
     .map_err(|error: KmsError| error.of_provider(&provider.name))
@@ -120,13 +197,19 @@ impl Registry {
 
     /// Starts afresh after a failure that a new CA file, a new address of the host or a new login may
     /// mend.
-    pub(crate) fn note(&self, provider: &ProviderConfig, error: &KmsError) {
+    fn note(&self, provider: &ProviderConfig, error: &KmsError) {
         if matches!(error.kind, FailureKind::Unreachable | FailureKind::Config) {
             self.connected
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&Self::key(provider));
         }
+    }
+
+    /// A provider's failure in its name, which the registry has [taken note](Self::note) of.
+    pub(crate) fn failure(&self, provider: &ProviderConfig, error: KmsError) -> Failure {
+        self.note(provider, &error);
+        error.of_provider(&provider.name)
     }
 
     fn key(provider: &ProviderConfig) -> (String, String) {

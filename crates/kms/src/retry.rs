@@ -35,23 +35,19 @@ pub(crate) fn pause(settings: &Settings, retry: u32) -> Duration {
     longest_pause(settings, retry).mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
-/// One call, cut off at the configured time.
+/// One call, cut off after a time.
 ///
 /// # Errors
 /// The call's own, or [`FailureKind::Timeout`].
-pub(crate) async fn once<T>(
-    settings: &Settings,
+pub(crate) async fn within<T>(
+    limit: Duration,
     endpoint: &str,
     call: impl Future<Output = Result<T, KmsError>>,
 ) -> Result<T, KmsError> {
-    let limit = Duration::from_millis(settings.kms_timeout_ms);
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
         Err(KmsError::new(
             FailureKind::Timeout,
-            format!(
-                "no answer from {endpoint} within {} ms",
-                settings.kms_timeout_ms
-            ),
+            format!("no answer from {endpoint} within {} ms", limit.as_millis()),
         ))
     })
 }
@@ -69,23 +65,79 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, KmsError>>,
 {
-    let end = Instant::now() + budget(settings);
-    let mut retry = 0;
-    loop {
-        let error = match once(settings, endpoint, call()).await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        if !error.kind.is_transient() || retry >= settings.kms_retries {
-            return Err(error);
+    across(settings, 1, |_, limit| within(limit, endpoint, call()))
+        .await
+        .map(|served| served.value)
+        .map_err(|mut errors| errors.swap_remove(0))
+}
+
+/// What one of several roots gave.
+pub(crate) struct Served<T> {
+    pub(crate) root: usize,
+    pub(crate) value: T,
+    /// The last error of each root that was asked before.
+    pub(crate) failed: Vec<(usize, KmsError)>,
+}
+
+/// Asks the first of several roots; when it fails, the next one at once. The further tries then go
+/// round among those whose failure may pass. All of it takes no longer than the tries of a single
+/// root would: a call is bounded by the configured time, and by its share of what is left for the
+/// roots not yet asked. `call` keeps to the limit it is given.
+///
+/// # Errors
+/// The last of each root.
+pub(crate) async fn across<T, F, Fut>(
+    settings: &Settings,
+    roots: usize,
+    mut call: F,
+) -> Result<Served<T>, Vec<KmsError>>
+where
+    F: FnMut(usize, Duration) -> Fut,
+    Fut: Future<Output = Result<T, KmsError>>,
+{
+    let longest = Duration::from_millis(settings.kms_timeout_ms);
+    let mut left = budget(settings);
+    let end = Instant::now() + left;
+    let mut errors = Vec::with_capacity(roots);
+    for root in 0..roots {
+        let share = left / (roots - root) as u32;
+        match call(root, longest.min(share)).await {
+            Ok(value) => {
+                return Ok(Served {
+                    root,
+                    value,
+                    failed: errors.into_iter().enumerate().collect(),
+                });
+            }
+            Err(error) => errors.push(error),
         }
-        let rest = pause(settings, retry).max(error.retry_after.unwrap_or_default());
-        if Instant::now() + rest >= end {
-            return Err(error);
-        }
-        tokio::time::sleep(rest).await;
-        retry += 1;
+        left = end.saturating_duration_since(Instant::now());
     }
+    let mut turn = 0;
+    for retry in 0..settings.kms_retries {
+        let pause = pause(settings, retry);
+        let now = Instant::now();
+        let rest = |error: &KmsError| pause.max(error.retry_after.unwrap_or_default());
+        let next = (turn..turn + roots)
+            .map(|at| at % roots)
+            .find(|&root| errors[root].kind.is_transient() && now + rest(&errors[root]) < end);
+        let Some(root) = next else { break };
+        tokio::time::sleep(rest(&errors[root])).await;
+        turn = root + 1;
+        let left = end.saturating_duration_since(Instant::now());
+        match call(root, longest.min(left)).await {
+            Ok(value) => {
+                let failed = errors.into_iter().enumerate();
+                return Ok(Served {
+                    root,
+                    value,
+                    failed: failed.filter(|(other, _)| *other != root).collect(),
+                });
+            }
+            Err(error) => errors[root] = error,
+        }
+    }
+    Err(errors)
 }
 
 #[cfg(test)]
@@ -149,6 +201,55 @@ mod tests {
         let result: Result<(), _> = with_retries(&SETTINGS, "test", std::future::pending).await;
         assert_eq!(result.unwrap_err().kind, FailureKind::Timeout);
         assert!(began.elapsed() <= budget(&SETTINGS) + Duration::from_millis(100));
+    }
+
+    /// Which roots were asked, in order, when every one fails with these kinds.
+    async fn asked(kinds: &[FailureKind]) -> Vec<usize> {
+        let mut order = Vec::new();
+        let result = across(&SETTINGS, kinds.len(), |root, _| {
+            order.push(root);
+            std::future::ready(Err::<(), _>(KmsError::new(kinds[root], "x")))
+        })
+        .await;
+        let errors = result.err().expect("all of them fail");
+        assert!(
+            errors
+                .iter()
+                .map(|error| error.kind)
+                .eq(kinds.iter().copied())
+        );
+        order
+    }
+
+    #[tokio::test]
+    async fn roots_take_turns_and_only_those_that_may_come_back_are_asked_again() {
+        use FailureKind::{Denied, Timeout, Unreachable, WrongRootKey};
+        assert_eq!(asked(&[Timeout, Unreachable]).await, [0, 1, 0, 1]);
+        assert_eq!(asked(&[Denied, Unreachable]).await, [0, 1, 1, 1]);
+        assert_eq!(asked(&[Unreachable, WrongRootKey]).await, [0, 1, 0, 0]);
+        assert_eq!(asked(&[Denied, WrongRootKey]).await, [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn roots_that_hang_take_no_longer_than_one_would() {
+        for settings in [
+            SETTINGS,
+            Settings {
+                kms_retries: 0,
+                ..SETTINGS
+            },
+        ] {
+            let began = Instant::now();
+            let mut asked = [0; 3];
+            let result = across(&settings, 3, |root, limit| {
+                asked[root] += 1;
+                within(limit, "test", std::future::pending::<Result<(), _>>())
+            })
+            .await;
+            assert!(result.is_err());
+            assert!(asked.iter().all(|times| *times >= 1), "{asked:?}");
+            assert!(began.elapsed() <= budget(&settings) + Duration::from_millis(100));
+        }
     }
 
     #[test]

@@ -2,140 +2,39 @@
 
 mod common;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use colcrypt_protocol::{Failure, FailureKind, ProviderConfig, Settings};
-use common::{Dir, SETTINGS, agent, fails, provider};
-use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::Instant,
+use colcrypt_core::KeySource;
+use colcrypt_protocol::{FailureKind, Settings};
+use common::{
+    Dir, SETTINGS, agent,
+    broken::{Kind, Reaction},
+    fails, provider,
+    raw::{Act, http, json_reply},
 };
+use serde_json::json;
 
 const TOKEN: &str = "s.tokenOfATestThatNobodySees";
 
-/// What a server does with one request: bytes to send, and how.
-enum Act {
-    Send(Vec<u8>),
-    /// One byte at a time, for ever.
-    Trickle,
-    Hang,
-    Close,
-}
-
-type Reaction = Box<dyn Fn() -> Act + Send + Sync>;
-
-/// Answers each request by its path and body; counts them.
-async fn server(
-    act: impl Fn(&str, &str) -> Act + Send + Sync + 'static,
-) -> (ProviderConfig, Arc<AtomicUsize>, Dir) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&count);
-    let act = Arc::new(act);
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            let (act, counter) = (Arc::clone(&act), Arc::clone(&counter));
-            tokio::spawn(async move {
-                let Some((path, body)) = request(&mut socket).await else {
-                    return;
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                match act(&path, &body) {
-                    Act::Send(bytes) => {
-                        let _ = socket.write_all(&bytes).await;
-                        let _ = socket.shutdown().await;
-                    }
-                    Act::Trickle => {
-                        let _ = socket
-                            .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
-                            .await;
-                        while socket.write_all(b" ").await.is_ok() {
-                            tokio::time::sleep(Duration::from_millis(50)).await;
-                        }
-                    }
-                    Act::Hang => std::future::pending().await,
-                    Act::Close => {}
-                }
-            });
-        }
-    });
-    let dir = Dir::new();
-    std::fs::write(dir.path("token"), TOKEN).unwrap();
-    let config = json!({
-        "address": format!("http://127.0.0.1:{port}"),
-        "auth": {"method": "token", "token_file": dir.path("token")},
-    });
-    (provider("vault-transit", config), count, dir)
-}
-
-async fn request(socket: &mut TcpStream) -> Option<(String, String)> {
-    let mut data = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let length = socket
-            .read(&mut buffer)
-            .await
-            .ok()
-            .filter(|length| *length > 0)?;
-        data.extend_from_slice(&buffer[..length]);
-        let text = String::from_utf8_lossy(&data).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let expected = head
-            .lines()
-            .find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            })
-            .unwrap_or(0);
-        if body.len() >= expected {
-            let path = head.split(' ').nth(1)?.to_owned();
-            return Some((path, body.to_owned()));
-        }
-    }
-}
-
-fn http(status: &str, headers: &str, body: &str) -> Act {
-    let length = body.len();
-    Act::Send(format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}").into())
-}
-
-fn json_reply(status: &str, body: &str) -> Act {
-    http(status, "content-type: application/json\r\n", body)
-}
+const VAULT: Kind = Kind {
+    root_key: "k",
+    secret: TOKEN,
+    provider: |port, dir| {
+        std::fs::write(dir.path("token"), TOKEN).unwrap();
+        let address = format!("http://127.0.0.1:{port}");
+        let auth = json!({"method": "token", "token_file": dir.path("token")});
+        provider("vault-transit", json!({"address": address, "auth": auth}))
+    },
+    // How long the token lives it never tells.
+    aside: |request| {
+        let of_token = request.path.ends_with("/lookup-self");
+        of_token.then(|| json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#))
+    },
+    operation: |request| &request.path,
+};
 
 const KEY: &str = r#"{"data":{"type":"aes256-gcm96","derived":false,"exportable":false,"allow_plaintext_backup":false,"deletion_allowed":false}}"#;
 const ENCRYPTED: &str = r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#;
-
-/// What creating a KEK meets at such a server.
-async fn failure(
-    settings: Settings,
-    act: impl Fn(&str, &str) -> Act + Send + Sync + 'static,
-) -> (Failure, usize) {
-    let (root, count, _dir) = server(act).await;
-    let agent = agent(settings).await;
-    let began = Instant::now();
-    let failure = agent.create_kek(&root, "k").await.expect_err("a failure");
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "took {:?}",
-        began.elapsed()
-    );
-    assert!(!failure.message.contains(TOKEN), "{failure}");
-    (failure, count.load(Ordering::Relaxed))
-}
 
 #[tokio::test]
 async fn every_answer_has_its_meaning() {
@@ -252,30 +151,12 @@ async fn every_answer_has_its_meaning() {
             Box::new(|| json_reply("418 I'm a teapot", r#"{"errors":[]}"#)),
         ),
     ];
-    for (name, kind, act) in cases {
-        let (failure, _) = failure(SETTINGS, move |_, _| act()).await;
-        assert_eq!(failure.kind, kind, "{name}: {failure}");
-        assert!(failure.message.contains("127.0.0.1"), "{name}: {failure}");
-        assert!(failure.message.len() < 500, "{name}: {failure}");
-    }
+    VAULT.are_called(cases).await;
 }
 
 #[tokio::test]
 async fn slow_answers_end_in_a_timeout() {
-    let settings = Settings {
-        kms_timeout_ms: 300,
-        kms_retries: 1,
-        ..SETTINGS
-    };
-    for trickle in [true, false] {
-        let (failure, tries) = failure(
-            settings,
-            move |_, _| if trickle { Act::Trickle } else { Act::Hang },
-        )
-        .await;
-        assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
-        assert_eq!(tries, 2);
-    }
+    VAULT.slow_answers_end_in_a_timeout().await;
 }
 
 #[tokio::test]
@@ -294,95 +175,113 @@ async fn wrong_content_of_the_right_form_is_refused() {
             r#"{"data":{"plaintext":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}"#,
         ),
     ] {
-        let (failure, _) = failure(SETTINGS, move |path, _| {
-            let body = match path {
-                path if path.contains("/encrypt/") => encrypt,
-                path if path.contains("/decrypt/") => decrypt,
-                _ => KEY,
-            };
-            json_reply("200 OK", body)
-        })
-        .await;
+        let (failure, _) = VAULT
+            .failure(SETTINGS, move |path, _| {
+                let body = match path {
+                    path if path.contains("/encrypt/") => encrypt,
+                    path if path.contains("/decrypt/") => decrypt,
+                    _ => KEY,
+                };
+                json_reply("200 OK", body)
+            })
+            .await;
         assert_eq!(failure.kind, FailureKind::BadReply, "{failure}");
     }
 }
 
 #[tokio::test]
+async fn a_generator_that_gives_no_key_is_refused() {
+    const ZEROS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let unbound = r#"{"errors":["cipher: message authentication failed"]}"#;
+    for (generated, decrypted) in [
+        (r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#.to_owned(), ""),
+        (format!(r#"{{"data":{{"plaintext":"{ZEROS}"}}}}"#), ""),
+        (
+            format!(r#"{{"data":{{"plaintext":"{ZEROS}","ciphertext":"AAAA"}}}}"#),
+            "",
+        ),
+        (
+            r#"{"data":{"plaintext":"AAAA","ciphertext":"vault:v1:AAAA"}}"#.to_owned(),
+            "",
+        ),
+        // A server that does not bind what it generates to the keyring.
+        (
+            format!(r#"{{"data":{{"plaintext":"{ZEROS}","ciphertext":"vault:v1:AAAA"}}}}"#),
+            unbound,
+        ),
+    ] {
+        let server = VAULT
+            .server(move |path, _| match path {
+                path if path.contains("/datakey/plaintext/") => json_reply("200 OK", &generated),
+                path if path.contains("/decrypt/") => json_reply("400 Bad Request", decrypted),
+                _ => json_reply("200 OK", KEY),
+            })
+            .await;
+        let agent = agent(SETTINGS).await;
+        fails(
+            agent
+                .create_kek_from(KeySource::Provider, &server.provider, "k")
+                .await,
+            FailureKind::BadReply,
+            &[],
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_echo_of_the_request_is_not_repeated() {
-    let (failure, _) = failure(SETTINGS, |path, body| {
-        if path.contains("/encrypt/") {
-            json_reply(
-                "400 Bad Request",
-                &json!({"errors": [format!("cannot parse: {body}")]}).to_string(),
-            )
-        } else {
-            json_reply("200 OK", KEY)
-        }
-    })
-    .await;
+    let failure = VAULT
+        .echoes_are_not_repeated(|path, body| {
+            if path.contains("/encrypt/") {
+                let said = json!({"errors": [format!("cannot parse: {body}")]});
+                json_reply("400 Bad Request", &said.to_string())
+            } else {
+                json_reply("200 OK", KEY)
+            }
+        })
+        .await;
     assert_eq!(failure.kind, FailureKind::BadReply);
-    assert!(failure.message.contains("cannot parse"), "{failure}");
-    // 32 bytes in base64 end so; what stands before may hold a slash.
-    assert!(!failure.message.contains("=\""), "{failure}");
 }
 
 #[tokio::test]
 async fn a_throttling_server_is_left_alone_as_long_as_it_asks() {
-    let settings = Settings {
-        kms_retries: 2,
-        ..SETTINGS
+    let throttled = |seconds: &'static str| {
+        move |_: &str, _: &str| {
+            let headers = format!("content-type: application/json\r\nretry-after: {seconds}\r\n");
+            http("429 Too Many Requests", &headers, r#"{"errors":[]}"#)
+        }
     };
-    let began = Instant::now();
-    let (_, tries) = failure(settings, |_, _| {
-        http(
-            "429 Too Many Requests",
-            "content-type: application/json\r\nretry-after: 1\r\n",
-            r#"{"errors":[]}"#,
-        )
-    })
-    .await;
-    assert_eq!(tries, 3);
-    assert!(began.elapsed() >= Duration::from_secs(2));
-    let began = Instant::now();
-    let (_, tries) = failure(settings, |_, _| {
-        http(
-            "429 Too Many Requests",
-            "content-type: application/json\r\nretry-after: 3600\r\n",
-            r#"{"errors":[]}"#,
-        )
-    })
-    .await;
-    assert_eq!(tries, 1);
-    assert!(began.elapsed() < Duration::from_secs(2));
+    VAULT.rests_are_kept(throttled).await;
 }
 
 #[tokio::test]
 async fn a_passing_error_passes() {
     let left = AtomicUsize::new(2);
-    let (root, count, _dir) = server(move |_, _| {
-        if left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            })
-            .is_ok()
-        {
-            json_reply("500 Internal Server Error", r#"{"errors":[]}"#)
-        } else {
-            json_reply("403 Forbidden", r#"{"errors":["enough"]}"#)
-        }
-    })
-    .await;
+    let server = VAULT
+        .server(move |_, _| {
+            if left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+            {
+                json_reply("500 Internal Server Error", r#"{"errors":[]}"#)
+            } else {
+                json_reply("403 Forbidden", r#"{"errors":["enough"]}"#)
+            }
+        })
+        .await;
     let agent = agent(Settings {
         kms_retries: 5,
         ..SETTINGS
     })
     .await;
     fails(
-        agent.create_kek(&root, "k").await,
+        agent.create_kek(&server.provider, "k").await,
         FailureKind::Denied,
         &["enough"],
     );
-    assert_eq!(count.load(Ordering::Relaxed), 3);
+    assert_eq!(server.requests(), 3);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use colcrypt_core::{DataKey, KeyCheckValue};
+use colcrypt_core::{DataKey, KeyCheckValue, KeySource};
 use colcrypt_kms::{
     agent::ServeError,
     file::{KeygenError, keygen},
@@ -41,6 +41,25 @@ async fn keys_are_made_wrapped_and_loaded() {
     assert!(
         ok(second.load(&dek).await).1.expose() == key.expose(),
         "a restarted agent gives the same key"
+    );
+}
+
+#[tokio::test]
+async fn a_key_file_generates_no_keys() {
+    let dir = Dir::new();
+    let agent = agent(SETTINGS).await;
+    let root = key_file(&dir, "k");
+    let says = ["cannot generate keys", "key_source 'system'"];
+    fails(
+        agent.create_kek_from(KeySource::Provider, &root, "").await,
+        FailureKind::Config,
+        &says,
+    );
+    let kek = ok(agent.create_kek(&root, "").await);
+    fails(
+        agent.create_dek_from(KeySource::Provider, &kek).await,
+        FailureKind::Config,
+        &says,
     );
 }
 
@@ -82,7 +101,7 @@ async fn altered_and_moved_keys_do_not_unwrap() {
     let Request::LoadDek { kek, .. } = &mut of_other_kek else {
         unreachable!()
     };
-    kek.wrapped[15] ^= 1;
+    kek.preferred.wrapped[15] ^= 1;
     fails(
         agent.load(&of_other_kek).await,
         FailureKind::Corrupt,
@@ -98,7 +117,7 @@ async fn another_root_key_is_told_by_its_check_value() {
     let kek = ok(agent(SETTINGS).await.create_kek(&root, "").await);
     fs::remove_file(dir.path("k")).unwrap();
     let other = keygen(&dir.path("k")).unwrap().to_string();
-    let expected = kek.root_key_version.clone();
+    let expected = kek.preferred.root_key_version.clone();
     fails(
         agent(SETTINGS).await.create_dek(&kek).await,
         FailureKind::WrongRootKey,
@@ -212,7 +231,7 @@ async fn configurations_are_parsed_and_secrets_refused() {
         (
             "aws",
             json!({}),
-            &["unknown provider kind \"aws\"", "file, vault-transit"][..],
+            &["unknown provider kind \"aws\"", "this agent knows"][..],
         ),
         ("file", json!({}), &["missing field `path`"]),
         ("file", json!({"path": "relative"}), &["absolute"]),

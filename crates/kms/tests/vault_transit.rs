@@ -4,8 +4,9 @@ mod common;
 
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
+use colcrypt_core::KeySource;
 use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
-use colcrypt_tests::openbao::{OpenBao, key_policy};
+use colcrypt_tests::openbao::{OpenBao, generator_policy, key_policy};
 use common::{PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
@@ -41,19 +42,21 @@ async fn the_least_policy_suffices() {
     assert!(report.server.contains("2."), "{report:?}");
     assert_eq!(report.root_key_version.as_deref(), Some("v1"));
     assert!(
-        report.warnings.iter().any(|note| note.contains("renews")),
+        report.warnings.iter().any(|note| note.contains("max TTL")),
         "{report:?}"
     );
 
     let kek = ok(agent.create_kek(&root, KEY).await);
-    assert_eq!(kek.root_key_version, "v1");
-    assert!(kek.wrapped.starts_with(b"vault:v1:"));
+    assert_eq!(kek.preferred.root_key_version, "v1");
+    assert!(kek.preferred.wrapped.starts_with(b"vault:v1:"));
     let dek = ok(agent.create_dek(&kek).await);
     let key = ok(agent.load(&dek).await).1;
 
     bao.bao(&["write", "-f", "transit/keys/app-root/rotate"]);
     assert_eq!(
-        ok(agent.create_kek(&root, KEY).await).root_key_version,
+        ok(agent.create_kek(&root, KEY).await)
+            .preferred
+            .root_key_version,
         "v2"
     );
     let restarted = common::agent(SETTINGS).await;
@@ -179,7 +182,7 @@ async fn refusals_say_what_is_missing() {
     );
     let kek = ok(agent.create_kek(&root, KEY).await);
     let mut read = kek.clone();
-    read.provider = reader;
+    read.preferred.provider = reader;
     ok(agent.create_dek(&read).await);
 
     let cold = async || common::agent(SETTINGS).await.create_dek(&kek).await;
@@ -466,4 +469,84 @@ async fn a_hung_server_delays_nobody_else() {
         &["3000 ms", &bao.address()],
     );
     bao.resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_from_the_servers_generator_where_asked() {
+    let bao = OpenBao::start();
+    let root = with_key(&bao);
+    let agent = agent(SETTINGS).await;
+    let generated = |agent: Arc<common::Agent>| {
+        let root = root.clone();
+        async move { agent.create_kek_from(KeySource::Provider, &root, KEY).await }
+    };
+    // What suffices to wrap does not suffice to generate, and the answer names what does.
+    fails(
+        generated(Arc::clone(&agent)).await,
+        FailureKind::Denied,
+        &["\"update\" on \"transit/datakey/plaintext/app-root\""],
+    );
+    bao.write_policy(
+        "use-app-root",
+        &format!("{}{}", key_policy(KEY), generator_policy(KEY)),
+    );
+    assert_eq!(bao.requests("transit/random"), 0);
+    let (asked, wrapped) = (
+        bao.requests("transit/datakey/plaintext/app-root"),
+        bao.requests("transit/encrypt"),
+    );
+    let kek = ok(generated(Arc::clone(&agent)).await);
+    assert_eq!(
+        bao.requests("transit/datakey/plaintext/app-root"),
+        asked + 1
+    );
+    assert_eq!(
+        bao.requests("transit/encrypt"),
+        wrapped,
+        "wrapped by the same call"
+    );
+    assert!(kek.preferred.wrapped.starts_with(b"vault:v1:"));
+    assert!(ok(generated(Arc::clone(&agent)).await).kcv != kek.kcv);
+
+    let deks = [
+        ok(agent.create_dek_from(KeySource::Provider, &kek).await),
+        ok(agent.create_dek_from(KeySource::Provider, &kek).await),
+    ];
+    assert_eq!(bao.requests("transit/random/32"), 2);
+    let keys = [
+        ok(agent.load(&deks[0]).await).1,
+        ok(agent.load(&deks[1]).await).1,
+    ];
+    assert_eq!(keys[0].expose().len(), 32);
+    assert!(keys[0].expose() != keys[1].expose());
+    // Ours, where not asked.
+    ok(agent.create_dek(&kek).await);
+    ok(agent.create_kek(&root, KEY).await);
+    assert_eq!(bao.requests("transit/random"), 2);
+
+    // Any agent unwraps it, and only under its own identity.
+    let restarted = common::agent(SETTINGS).await;
+    assert!(ok(restarted.load(&deks[0]).await).1.expose() == keys[0].expose());
+    let mut moved = kek.clone();
+    moved.id = common::kek_id();
+    fails(
+        restarted.create_dek(&moved).await,
+        FailureKind::Corrupt,
+        &["altered"],
+    );
+
+    bao.write_policy("use-app-root", &key_policy(KEY));
+    fails(
+        agent.create_dek_from(KeySource::Provider, &kek).await,
+        FailureKind::Denied,
+        &["\"update\" on \"transit/random/32\""],
+    );
+    ok(agent.create_dek(&kek).await);
+    fails(
+        agent
+            .create_kek_from(KeySource::Provider, &root, "typo")
+            .await,
+        FailureKind::Denied,
+        &["\"read\" on \"transit/keys/typo\""],
+    );
 }

@@ -7,6 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+mod hex_bytes;
+mod kek;
 mod message;
+mod words;
 
+pub use kek::*;
 pub use message::*;
+pub use words::Words;

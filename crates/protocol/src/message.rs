@@ -1,8 +1,10 @@
 //! The messages. None carries a secret: keys travel wrapped, or in a frame's secret tail.
 
-use colcrypt_core::{KekId, KeyCheckValue, Suite, VersionId, WrapMethod};
+use colcrypt_core::{KekId, KeyCheckValue, KeySource, Suite, VersionId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::{KekRef, RootAnswer, hex_bytes};
 
 /// A provider as the catalog describes it: where to find credentials, never the credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -13,25 +15,6 @@ pub struct ProviderConfig {
     pub kind: String,
     /// The kind's own settings.
     pub config: serde_json::Value,
-}
-
-/// Everything needed to unwrap one KEK.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KekRef {
-    pub id: KekId,
-    /// The keyring's name, for messages.
-    pub keyring: String,
-    pub provider: ProviderConfig,
-    /// The provider's name for the root key: a Transit key name, an ARN, a file path.
-    pub root_key: String,
-    /// The root key's version that wrapped it, as [`Reply::KekCreated`] said it.
-    pub root_key_version: String,
-    /// The KEK as the provider wrapped it.
-    #[serde(with = "hex_bytes")]
-    pub wrapped: Vec<u8>,
-    pub kcv: KeyCheckValue,
-    /// How this KEK wraps its DEKs.
-    pub dek_wrap: WrapMethod,
 }
 
 /// How long keys are kept and how hard a provider is tried. Milliseconds throughout.
@@ -79,12 +62,22 @@ pub enum Request {
         provider: ProviderConfig,
         root_key: String,
         id: KekId,
+        source: KeySource,
     },
+    /// Wraps a KEK under another root key, or a newer version of its own, and unwraps it again to be sure.
+    RewrapKek {
+        kek: KekRef,
+        provider: ProviderConfig,
+        root_key: String,
+    },
+    /// Asks every root key of a KEK for it, whatever is cached.
+    CheckKek { kek: KekRef },
     /// Generates a DEK, wraps it under the KEK and unwraps it again to be sure.
     CreateDek {
         kek: KekRef,
         id: VersionId,
         suite: Suite,
+        source: KeySource,
     },
     /// Unwraps a DEK; the reply's secret tail is the plaintext key.
     LoadDek {
@@ -113,12 +106,17 @@ pub enum Reply {
     ProviderChecked {
         report: CheckReport,
     },
+    /// A KEK that is new, or newly wrapped.
     KekCreated {
         #[serde(with = "hex_bytes")]
         wrapped: Vec<u8>,
         kcv: KeyCheckValue,
         /// The root key's version that wrapped it, as the provider names versions.
         root_key_version: String,
+    },
+    /// One answer a copy, in the order of the request.
+    KekChecked {
+        answers: Vec<RootAnswer>,
     },
     DekCreated {
         #[serde(with = "hex_bytes")]
@@ -152,10 +150,15 @@ pub struct CheckReport {
 pub enum Event {
     /// The KEK was refreshed: keys under it are good for this long from now.
     KekLease { kek: KekId, lease_ms: u64 },
-    /// The provider refused the KEK (denied, disabled, deleted): wipe every key under it.
+    /// Every root key of the KEK was refused (denied, disabled, deleted): wipe every key under it.
     KekRevoked { kek: KekId, failure: Failure },
-    /// A background refresh could not reach the provider; cached keys serve on.
+    /// A background refresh could not reach a provider; cached keys serve on.
     RefreshFailed { kek: KekId, failure: Failure },
+    /// Root keys were asked for the KEK: those that were, in the order of preference.
+    RootsAsked {
+        kek: KekId,
+        answers: Vec<RootAnswer>,
+    },
 }
 
 /// Anything the agent sends.
@@ -223,16 +226,4 @@ impl FailureKind {
 pub struct Failure {
     pub kind: FailureKind,
     pub message: String,
-}
-
-mod hex_bytes {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&hex::encode(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
-        hex::decode(String::deserialize(d)?).map_err(serde::de::Error::custom)
-    }
 }

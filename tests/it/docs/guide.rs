@@ -5,22 +5,13 @@ use std::time::Duration;
 use colcrypt_tests::Cluster;
 use colcrypt_tests::process::wait_for;
 
-/// The bodies of a document's blocks in one language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let fence = format!("```{language}\n");
-    text.split(&fence)
-        .skip(1)
-        .map(|rest| rest.split("\n```").next().unwrap_or_default().to_string())
-        .collect()
-}
-
 #[test]
 fn the_guide_works_as_written() {
     let guide = std::fs::read_to_string(super::repository("docs/guide.md")).expect("the guide");
     let cluster = Cluster::builder().start();
     let root_key = cluster.root_key("root.key");
     let mut client = cluster.client();
-    let blocks = blocks(&guide, "sql");
+    let blocks = super::blocks(&guide, "sql");
     assert!(blocks.len() >= 5, "the guide has lost its SQL");
     for block in blocks {
         let block = block.replace("/etc/colcrypt/root.key", &root_key.to_string_lossy());

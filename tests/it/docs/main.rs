@@ -2,6 +2,8 @@
 //! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew.
 
 mod guide;
+mod keys;
+mod pages;
 mod reference;
 
 /// A file of the repository.
@@ -9,4 +11,13 @@ fn repository(path: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
         .join(path)
+}
+
+/// The bodies of a document's blocks in one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence)
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap_or_default().to_string())
+        .collect()
 }

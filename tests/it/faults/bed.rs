@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use colcrypt_tests::cluster::Builder;
 use colcrypt_tests::openbao::OpenBao;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::{Client, Error};
@@ -15,7 +16,7 @@ use crate::problem::{Problem, failed};
 pub const PLAINTEXT: &str = "open-sesame-9f3c1a";
 
 /// How long a thing may take that should take a moment.
-pub const MOMENT: Duration = Duration::from_secs(10);
+pub const MOMENT: Duration = Duration::from_secs(30);
 
 /// A running cluster with the extension. When it ends, its log is searched for the secrets it knows of.
 pub struct Bed {
@@ -33,10 +34,15 @@ pub const QUICK: [&str; 3] = [
 impl Bed {
     /// A cluster with the extension and nothing else.
     pub fn bare(conf: &[&str]) -> Self {
-        let mut builder = Cluster::builder();
-        for line in conf {
-            builder = builder.conf(*line);
-        }
+        let builder = Cluster::builder();
+        Self::on(
+            conf.iter()
+                .fold(builder, |builder, line| builder.conf(*line)),
+        )
+    }
+
+    /// The same, made by this builder.
+    pub fn on(builder: Builder) -> Self {
         let cluster = builder.start();
         cluster
             .client()
@@ -159,10 +165,19 @@ impl VaultBed {
     }
 
     pub fn with(bao: OpenBao, conf: &[&str]) -> Self {
+        let builder = Cluster::builder();
+        Self::on(
+            bao,
+            conf.iter()
+                .fold(builder, |builder, line| builder.conf(*line)),
+        )
+    }
+
+    pub fn on(bao: OpenBao, builder: Builder) -> Self {
         bao.create_key("app");
         let policy = bao.allow_key("app");
         let token_file = bao.token_file(&policy);
-        let bed = Bed::bare(conf);
+        let bed = Bed::on(builder);
         bed.hide(&std::fs::read_to_string(&token_file).unwrap());
         let config = bao.config(&token_file).to_string();
         let mut client = bed.cluster.client();

@@ -135,6 +135,7 @@ fn a_backend_killed_in_mid_request_leaves_nothing_broken() {
         process::kill9(pid);
         assert!(waiting.join().unwrap().is_err());
     });
+    bed.cluster.wait_for_recovery(0);
     bed.bao.resume();
     recovers(&bed, &value);
     let mut client = bed.cluster.client();

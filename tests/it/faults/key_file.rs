@@ -15,7 +15,7 @@ use crate::problem::failed;
 
 /// All wrapped keys of the catalog, as one text.
 fn catalog(client: &mut Client) -> String {
-    let sql = "SELECT md5((SELECT string_agg(t::text, '' ORDER BY t::text) FROM colcrypt.kek_version t) \
+    let sql = "SELECT md5((SELECT string_agg(t::text, '' ORDER BY t::text) FROM colcrypt.kek_copy t) \
                || (SELECT string_agg(t::text, '' ORDER BY t::text) FROM colcrypt.key_version t))";
     client.query_one(sql, &[]).unwrap().get(0)
 }

@@ -3,18 +3,28 @@
 //! while: clean errors, no secret in any of them or in a log, and recovery without a restart.
 
 mod agent;
+mod audit;
+mod aws;
 mod bed;
 mod broker;
 mod fake;
 mod flights;
 mod key_file;
 mod kill_switch;
+mod lifecycle;
+mod many_keys;
 mod memory;
 mod nonces;
 mod outage;
+mod pkcs11;
 mod problem;
 mod provider;
+mod roots;
 mod slab;
+mod soak;
 mod standby;
+mod traces;
+mod two_roots;
+mod usage;
 mod vault;
 mod waiting;

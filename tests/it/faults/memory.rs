@@ -1,12 +1,17 @@
-//! Keys in memory: the slab's pages are locked and left out of core files.
+//! Keys in memory: those of the slab and the expanded ones of sessions are in pages that core files leave out.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::bed::{VaultBed, encrypt};
-use crate::vault::keys_of;
+use colcrypt_core::{KeyEncryptionKey, Suite};
+use colcrypt_tests::process::run;
+use colcrypt_tests::search::occurrences;
+use postgres::Client;
+
+use crate::bed::{VaultBed, decrypt, encrypt};
+use crate::vault::{data_key, keys_of};
 
 /// Sizes in kB and flags of all shared mappings that are marked as not to be dumped.
 fn hidden_mappings(pid: i32) -> Vec<(u64, String)> {
@@ -66,19 +71,64 @@ fn the_slab_is_locked_and_left_out_of_core_files() {
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
 }
 
-fn occurrences(haystack: &[u8], needle: &[u8]) -> usize {
-    haystack
-        .windows(needle.len())
-        .filter(|window| *window == needle)
-        .count()
+/// The round keys of AES-256 (FIPS 197, 5.2): fifteen blocks, the first two of which are the key itself.
+fn round_keys(key: &[u8; 32]) -> Vec<[u8; 16]> {
+    let mut words: Vec<[u8; 4]> = key.as_chunks().0.to_vec();
+    let mut constant = 1;
+    for at in 8..60 {
+        let mut word = words[at - 1];
+        if at % 8 == 0 {
+            word.rotate_left(1);
+        }
+        if at % 4 == 0 {
+            word = word.map(substitute);
+        }
+        if at % 8 == 0 {
+            word[0] ^= constant;
+            constant = product(constant, 2);
+        }
+        words.push(std::array::from_fn(|byte| words[at - 8][byte] ^ word[byte]));
+    }
+    let bytes = words.as_flattened();
+    bytes.as_chunks().0.to_vec()
+}
+
+/// The S-box, computed: the inverse in GF(2⁸), then the affine map.
+fn substitute(byte: u8) -> u8 {
+    let inverse = (0..254).fold(1, |power, _| product(power, byte));
+    (1..5).fold(0x63, |sum, turn| sum ^ inverse.rotate_left(turn)) ^ inverse
+}
+
+fn product(mut a: u8, mut b: u8) -> u8 {
+    let mut sum = 0;
+    while b != 0 {
+        if b & 1 != 0 {
+            sum ^= a;
+        }
+        a = (a << 1) ^ if a & 0x80 != 0 { 0x1b } else { 0 };
+        b >>= 1;
+    }
+    sum
+}
+
+#[test]
+fn round_keys_are_those_of_the_standard() {
+    let key: [u8; 32] =
+        hex::decode("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+            .unwrap()
+            .try_into()
+            .unwrap();
+    let last = hex::encode(round_keys(&key)[14]);
+    assert_eq!(last, "fe4890d1e6188d0b046df344706c631e");
 }
 
 /// How often bytes occur in a process's memory: in what a core file would hold, and in what it leaves out.
-fn in_memory(pid: i32, needle: &[u8]) -> (usize, usize) {
+fn in_memory(pid: i32, needles: &[Vec<u8>]) -> Vec<(usize, usize)> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let memory =
         fs::File::open(format!("/proc/{pid}/mem")).expect("the right to read the server's memory");
-    let (mut dumped, mut hidden, mut range) = (0, 0, None);
+    let mut range = None;
+    let mut counts = vec![(0, 0); needles.len()];
     for line in smaps.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
@@ -96,76 +146,122 @@ fn in_memory(pid: i32, needle: &[u8]) -> (usize, usize) {
                 if memory.read_exact_at(&mut bytes, from).is_err() {
                     continue;
                 }
-                let found = occurrences(&bytes, needle);
-                if flags.contains(&"dd") {
-                    hidden += found;
-                } else {
-                    dumped += found;
+                for (found, (dumped, hidden)) in
+                    occurrences(&bytes, needles).into_iter().zip(&mut counts)
+                {
+                    if flags.contains(&"dd") {
+                        *hidden += found;
+                    } else {
+                        *dumped += found;
+                    }
                 }
             }
             _ => {}
         }
     }
-    (dumped, hidden)
+    counts
+}
+
+fn pid_of(client: &mut Client) -> i32 {
+    client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .unwrap()
+        .get(0)
+}
+
+/// The one-time key that XAES-256-GCM derives for a value: AES-CMAC over one block (C2SP, XAES-256-GCM).
+fn derived_key(key: &[u8; 32], nonce: &[u8]) -> [u8; 32] {
+    let key = aws_lc_rs::cmac::Key::new(aws_lc_rs::cmac::AES_256, key).unwrap();
+    let half = |counter| {
+        let block = [&[0, counter, b'X', 0], &nonce[..12]].concat();
+        aws_lc_rs::cmac::sign(&key, &block)
+            .unwrap()
+            .as_ref()
+            .to_vec()
+    };
+    [half(1), half(2)].concat().try_into().unwrap()
+}
+
+/// Keys of both suites, whole, and every round key of each.
+fn keys_and_schedules(user: &mut Client, kek: &KeyEncryptionKey) -> Vec<Vec<u8>> {
+    let gcm = data_key(user, kek, ("k", Suite::Aes256Gcm), 1);
+    let xaes = data_key(user, kek, ("x", Suite::Xaes256Gcm), 1);
+    let value: Vec<u8> = user
+        .query_one("SELECT v::bytea FROM x", &[])
+        .unwrap()
+        .get(0);
+    let header = value.len() - 24 - crate::bed::PLAINTEXT.len() - 16;
+    let derived = derived_key(xaes.expose(), &value[header..]);
+    [gcm.expose(), xaes.expose(), &derived]
+        .into_iter()
+        .flat_map(|key| {
+            let schedule = round_keys(key).into_iter().map(|block| block.to_vec());
+            std::iter::once(key.to_vec()).chain(schedule)
+        })
+        .collect()
 }
 
 #[test]
-fn no_core_of_a_process_that_used_no_key_holds_one() {
+fn no_core_file_holds_a_key() {
     let bed = VaultBed::new(&["shared_buffers = '8MB'"]);
     let mut user = bed.cluster.client();
-    encrypt(&mut user, "k").unwrap();
-    let (kek, dek) = keys_of(&bed, &mut user);
-    let mut other = bed.cluster.client();
-    let other: i32 = other
-        .query_one("SELECT pg_backend_pid()", &[])
-        .map(|row| row.get(0))
+    user.batch_execute("SELECT colcrypt.create_key('x', 'ring', 'xaes-256-gcm')")
         .unwrap();
-    let (postmaster, broker) = bed.pids();
+    let value = encrypt(&mut user, "k").unwrap();
+    decrypt(&mut user, &value).unwrap();
+    let sql = format!(
+        "CREATE TABLE x AS SELECT colcrypt.encrypt_col('{}', 'x') AS v; SELECT colcrypt.decrypt_col(v) FROM x",
+        crate::bed::PLAINTEXT
+    );
+    user.batch_execute(&sql).unwrap();
+    let mut other = bed.cluster.client();
+    let (kek, _) = keys_of(&bed, &mut other);
+    let keys = keys_and_schedules(&mut other, &kek);
     let token = fs::read_to_string(&bed.token_file).unwrap();
+    let secrets = [kek.expose().to_vec(), token.trim().as_bytes().to_vec()];
+    let (user, other) = (pid_of(&mut user), pid_of(&mut other));
+    let (postmaster, broker) = bed.pids();
     for (who, pid) in [
-        ("another backend", other),
-        ("broker", broker),
-        ("postmaster", postmaster),
+        ("the session that used it", user),
+        ("another session", other),
+        ("the broker", broker),
+        ("the postmaster", postmaster),
     ] {
-        // That it is found where it must be proves that the search works.
-        assert_eq!(
-            in_memory(pid, dek.expose()),
-            (0, 1),
-            "the data key in the memory of the {who}"
-        );
-        for secret in [&kek.expose()[..], token.trim().as_bytes()] {
-            assert_eq!(
-                in_memory(pid, secret),
-                (0, 0),
-                "the agent's secrets in the memory of the {who}"
-            );
+        for (at, (dumped, hidden)) in in_memory(pid, &keys).into_iter().enumerate() {
+            assert_eq!(dumped, 0, "piece {at} of a key in the memory of {who}");
+            // That it is found where it must be proves that the search works: the keys themselves in the slab, and
+            // all that they expand to in the session.
+            let in_slab = at == 0 || at == 16;
+            let expected = if pid == user { 1 } else { usize::from(in_slab) };
+            assert!(hidden >= expected, "piece {at} is not even hidden in {who}");
         }
+        assert_eq!(
+            in_memory(pid, &secrets),
+            [(0, 0); 2],
+            "the agent's secrets in the memory of {who}"
+        );
     }
-    // The same in a core file as a debugger writes it, where there is one.
-    if Command::new("gcore").arg("--help").output().is_err() {
-        return;
-    }
-    for pid in [other, broker] {
+    // The same in a core file as a debugger writes it.
+    for pid in [user, other, broker] {
         let core = core(pid, bed.cluster.dir());
+        let marker = b"colcrypt key broker".to_vec();
         assert!(
-            occurrences(&core, b"colcrypt key broker") > 0,
+            occurrences(&core, &[marker])[0] > 0,
             "the core holds shared memory"
         );
-        assert_eq!(occurrences(&core, dek.expose()), 0);
+        let found = occurrences(&core, &keys);
+        assert!(found.iter().all(|count| *count == 0), "{pid}: {found:?}");
     }
 }
 
 /// A core file of a running process.
 fn core(pid: i32, dir: &Path) -> Vec<u8> {
-    let output = Command::new("gcore")
+    run(Command::new("gcore")
         .arg("-o")
         .arg(dir.join("core"))
-        .arg(pid.to_string())
-        .output()
-        .expect("gcore");
+        .arg(pid.to_string()));
     let file = dir.join(format!("core.{pid}"));
-    let bytes =
-        fs::read(&file).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let bytes = fs::read(&file).expect("a core file");
     fs::remove_file(file).unwrap();
     bytes
 }

@@ -131,3 +131,44 @@ fn an_unused_key_leaves_the_slab() {
     });
     decrypt(&mut client, &value).unwrap();
 }
+
+/// A job that loses its keys in the middle waits for the key server, condemns no row, and goes on.
+#[test]
+fn a_job_sits_out_an_outage() {
+    let mut conf = QUICK.to_vec();
+    conf.extend([
+        "colcrypt.soft_ttl = '300ms'",
+        "colcrypt.hard_ttl = '1s'",
+        "colcrypt.batch_blocks = 1",
+        // Slow enough to be under way when the keys are gone.
+        "colcrypt.job_rows_per_second = 200",
+    ]);
+    let bed = VaultBed::new(&conf);
+    let mut client = bed.cluster.client();
+    client
+        .batch_execute(
+            "CREATE TABLE t AS SELECT g AS id, colcrypt.encrypt_col('v' || g, 'k') AS v FROM generate_series(1, 2000) g;
+             SELECT colcrypt.register_column('t', 'v', 'k'), colcrypt.rotate_key('k')",
+        )
+        .unwrap();
+    let moved = "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 2";
+    colcrypt_tests::wait_for("the job to be under way", MOMENT, || {
+        number(&mut client, moved) > 0
+    });
+    bed.bao.pause();
+    let held = "SELECT count(*) FROM colcrypt.job WHERE last_error IS NOT NULL AND finished_at IS NULL AND tries > 0";
+    colcrypt_tests::wait_for("the job to miss its key", MOMENT, || {
+        number(&mut client, held) == 1
+    });
+    assert!(number(&mut client, moved) < 2000, "over too soon");
+    bed.bao.resume();
+    bed.set("colcrypt.job_rows_per_second = 0");
+    colcrypt_tests::wait_for("the job to end", Duration::from_secs(60), || {
+        let open = "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL";
+        number(&mut client, open) == 0
+    });
+    let done = "SELECT count(*) FROM colcrypt.job WHERE phase = 'done' AND rows_failed = 0 AND rows_done = 2000";
+    assert_eq!(number(&mut client, done), 1);
+    let right = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v) = 'v' || id AND (colcrypt.ciphertext_info(v)).version = 2";
+    assert_eq!(number(&mut client, right), 2000);
+}

@@ -34,7 +34,7 @@ pub fn failed<T>(result: Result<T, Error>) -> Problem {
 }
 
 /// Beginnings of message and hint for each of our codes.
-const TEXTS: [(&str, &str, &str); 14] = [
+const TEXTS: [(&str, &str, &str); 15] = [
     (
         "KC010",
         "the provider is not configured correctly",
@@ -104,6 +104,11 @@ const TEXTS: [(&str, &str, &str); 14] = [
         "KC023",
         "the KMS agent is not running",
         "See the server log; the executable is colcrypt.agent_path",
+    ),
+    (
+        "XX001",
+        "a wrapped key in the catalog does not authenticate",
+        "Restore the tables of schema colcrypt",
     ),
 ];
 

@@ -233,7 +233,7 @@ fn settings_that_cannot_be_right_are_refused_when_given() {
         (
             "vault-transit",
             with(&|c| c["address"] = json!("https://user:pw@127.0.0.1")),
-            "user or a password",
+            "user, a password",
         ),
         (
             "vault-transit",
@@ -282,7 +282,7 @@ fn settings_that_cannot_be_right_are_refused_when_given() {
         (
             "aws",
             json!({}),
-            "unknown provider kind \"aws\": this agent knows file, vault-transit",
+            "unknown provider kind \"aws\": this agent knows aws-kms, azure-keyvault, file, gcp-kms, kmip, pkcs11, vault-transit",
         ),
         ("", json!({}), "unknown provider kind"),
     ] {

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use base64ct::{Base64, Encoding};
 use colcrypt_core::wrap::{WrapMethod, dek_aad, kek_aad, unwrap_data_key};
 use colcrypt_core::{DataKey, KekId, KeyEncryptionKey, KeyVersion, KeyringId, Suite, VersionId};
-use colcrypt_tests::openbao::OpenBao;
+use colcrypt_tests::openbao::{OpenBao, generator_policy, key_policy};
 use postgres::Client;
 use serde_json::json;
 
 use crate::bed::{Bed, MOMENT, PLAINTEXT, VaultBed, decrypt, encrypt, keep_on, wait_until_ok};
+use crate::problem::failed;
 
 /// Rotates, and reads what both versions wrote.
 fn whole_way(bed: &Bed, key: &str) {
@@ -34,43 +36,90 @@ fn whole_way(bed: &Bed, key: &str) {
     assert_eq!(text, PLAINTEXT);
 }
 
-/// KEK and first DEK of key `k`, unwrapped beside the extension, in hexadecimal and raw.
+/// The KEK of keyring `ring` and the first DEK of key `k`, unwrapped beside the extension.
 pub fn keys_of(bed: &VaultBed, client: &mut Client) -> (KeyEncryptionKey, DataKey) {
-    let sql = "SELECT e.keyring_id::text, e.wrapped, k.key_id, v.wrapped, v.kcv \
-               FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
-               JOIN colcrypt.kek_version e ON e.keyring_id = k.keyring_id WHERE k.name = 'k' AND v.version = 1";
+    let sql = "SELECT keyring_id::text, wrapped FROM colcrypt.kek_copy JOIN colcrypt.keyring USING (keyring_id) \
+               WHERE name = 'ring'";
     let row = client.query_one(sql, &[]).unwrap();
-    let kek = KekId {
-        keyring: row.get::<_, String>(0).parse::<KeyringId>().unwrap(),
-        version: KeyVersion::FIRST,
-    };
+    let aad = kek_aad(kek_id(&row.get::<_, String>(0)));
     let wrapped = String::from_utf8(row.get(1)).unwrap();
-    let base64 = |bytes: &[u8]| -> String {
-        let sql = "SELECT translate(encode($1::bytea, 'base64'), E'\\n', '')";
-        bed.cluster
-            .client()
-            .query_one(sql, &[&bytes])
-            .unwrap()
-            .get(0)
-    };
     let plain = bed.bao.bao(&[
         "write",
         "-field=plaintext",
         "transit/decrypt/app",
         &format!("ciphertext={wrapped}"),
-        &format!("associated_data={}", base64(&kek_aad(kek))),
+        &format!("associated_data={}", Base64::encode_string(&aad)),
     ]);
-    let sql = "SELECT decode($1::text, 'base64')";
-    let bytes: Vec<u8> = client.query_one(sql, &[&plain.trim()]).unwrap().get(0);
-    let kek_key = KeyEncryptionKey::from_slice(&bytes).unwrap();
-    let id = VersionId {
-        key: colcrypt_core::KeyId(row.get::<_, i64>(2).cast_unsigned()),
+    let bytes = Base64::decode_vec(plain.trim()).unwrap();
+    let kek = KeyEncryptionKey::from_slice(&bytes).unwrap();
+    let dek = data_key(client, &kek, ("k", Suite::Aes256Gcm), 1);
+    (kek, dek)
+}
+
+fn kek_id(keyring: &str) -> KekId {
+    KekId {
+        keyring: keyring.parse::<KeyringId>().unwrap(),
         version: KeyVersion::FIRST,
+    }
+}
+
+/// The DEK of a version of a key, given by its name and suite.
+pub fn data_key(
+    client: &mut Client,
+    kek: &KeyEncryptionKey,
+    (name, suite): (&str, Suite),
+    version: u32,
+) -> DataKey {
+    let sql = "SELECT k.keyring_id::text, k.key_id, v.wrapped, v.kcv \
+               FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) WHERE k.name = $1 AND v.version = $2";
+    let row = client
+        .query_one(sql, &[&name, &version.cast_signed()])
+        .unwrap();
+    let id = VersionId {
+        key: colcrypt_core::KeyId(row.get::<_, i64>(1).cast_unsigned()),
+        version: KeyVersion::new(version).unwrap(),
     };
-    let aad = dek_aad(kek, id, Suite::Aes256Gcm);
-    let kcv = row.get::<_, String>(4).parse().unwrap();
-    let dek = unwrap_data_key(&kek_key, WrapMethod::Aes256Gcm, &aad, row.get(3), kcv).unwrap();
-    (kek_key, dek)
+    let aad = dek_aad(kek_id(&row.get::<_, String>(0)), id, suite);
+    let kcv = row.get::<_, String>(3).parse().unwrap();
+    unwrap_data_key(kek, WrapMethod::Aes256Gcm, &aad, row.get(2), kcv).unwrap()
+}
+
+#[test]
+fn keys_come_from_the_providers_generator_where_asked() {
+    let bed = VaultBed::new(&[]);
+    let mut client = bed.cluster.client();
+    let make = "SELECT colcrypt.create_keyring('hsm', 'bao', 'app', key_source => 'provider')";
+    failed(client.execute(make, &[]))
+        .is("KC015")
+        .saying("\"update\" on \"transit/datakey/plaintext/app\"");
+    bed.bao.write_policy(
+        "use-app",
+        &format!("{}{}", key_policy("app"), generator_policy("app")),
+    );
+    client.execute(make, &[]).unwrap();
+    assert_eq!(bed.bao.requests("transit/random/32"), 0);
+    bed.create_key("generated", "hsm");
+    assert_eq!(bed.bao.requests("transit/random/32"), 1);
+    whole_way(&bed, "generated");
+    assert_eq!(
+        bed.bao.requests("transit/random/32"),
+        2,
+        "rotation asks, too"
+    );
+    whole_way(&bed, "k");
+    assert_eq!(bed.bao.requests("transit/random/32"), 2);
+    let mut client = bed.cluster.client();
+    let sql = "SELECT string_agg(keyring || ' ' || key_source || ' ' || root_key, ', ' ORDER BY keyring) \
+               FROM colcrypt.keyring_status";
+    let shown: String = client.query_one(sql, &[]).unwrap().get(0);
+    assert_eq!(shown, "hsm provider app, ring system app");
+
+    bed.bao.write_policy("use-app", &key_policy("app"));
+    failed(client.execute("SELECT colcrypt.rotate_key('generated')", &[]))
+        .is("KC015")
+        .saying("\"update\" on \"transit/random/32\"");
+    let value = encrypt(&mut client, "generated").unwrap();
+    decrypt(&mut client, &value).unwrap();
 }
 
 #[test]

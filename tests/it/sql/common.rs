@@ -45,8 +45,10 @@ pub fn cluster() -> &'static Cluster {
 pub fn settings(builder: colcrypt_tests::cluster::Builder) -> colcrypt_tests::cluster::Builder {
     builder
         .conf("colcrypt.batch_blocks = 2")
+        .conf("colcrypt.job_share = 100")
         .conf("max_prepared_transactions = 5")
         .conf("log_error_verbosity = verbose")
+        .conf("colcrypt.destruction_window_floor = '1s'")
 }
 
 /// The root key file, database `tpl` with the extension, a keyring `ring` and the key `k`.
@@ -123,6 +125,13 @@ pub fn unique(prefix: &str) -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     format!("{prefix}{}", SERIAL.fetch_add(1, Ordering::Relaxed))
 }
+
+/// Administrative acts as they are on record, the oldest first by `place, nr`: in the outbox, and in the
+/// audit log once the worker has been there.
+pub const ACTS: &str = "(SELECT 1 AS place, event_id AS nr, event, session_role, current_role_name, key_name, version, detail
+      FROM colcrypt.audit_outbox
+      UNION ALL SELECT 0, seq, event, session_role, current_role_name, key, version, detail
+      FROM colcrypt.audit_log WHERE outcome = 'done') acts";
 
 /// A new role that may log in.
 pub fn role(client: &mut Client) -> String {

@@ -145,6 +145,11 @@ fn a_server_that_did_not_preload_it_says_what_to_do() {
     cluster.restore(&dump, "copy");
     copy.fails("55000", "SELECT colcrypt.encrypt_col('x', 'k')")
         .says("shared_preload_libraries");
+    assert_eq!(
+        copy.one("SELECT state FROM colcrypt.root_status"),
+        "not asked"
+    );
+    copy.run("SELECT * FROM colcrypt.key_status");
     // What needs no key works: a table can be looked at, dumped and dropped.
     copy.run("DROP EXTENSION colcrypt");
 }
@@ -159,7 +164,7 @@ fn unwrap_dek(client: &mut Client, key: &str, version: u32) -> DataKey {
         .rows(&format!(
             "SELECT r.keyring_id, r.dek_wrap, e.version, encode(e.wrapped, 'hex'), k.key_id, k.suite, encode(v.wrapped, 'hex'), v.kcv
              FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) JOIN colcrypt.keyring r USING (keyring_id)
-             JOIN colcrypt.kek_version e ON e.keyring_id = r.keyring_id AND e.version = v.kek_version
+             JOIN colcrypt.kek_copy e ON e.keyring_id = r.keyring_id AND e.version = v.kek_version
              WHERE k.name = '{key}' AND v.version = {version}"
         ))
         .remove(0);

@@ -6,10 +6,10 @@ use postgres::Client;
 use crate::common::{self, Db, LONG, Sql, cluster, db, role, unique};
 use crate::moving::{phases, rotate, versions, wait_for_jobs};
 
-const WAITING: &str = "waiting for old transactions";
+pub const WAITING: &str = "waiting for old transactions";
 
 /// Table `t` with this many rows, registered.
-fn table(rows: u32) -> Db {
+pub fn table(rows: u32) -> Db {
     let mut db = db();
     fill(&mut db.client, rows);
     db
@@ -23,12 +23,12 @@ fn fill(client: &mut Client, rows: u32) {
     ));
 }
 
-fn all_right(client: &mut Client) -> bool {
+pub fn all_right(client: &mut Client) -> bool {
     client.yes("SELECT bool_and(colcrypt.decrypt_col(v) = 'secret ' || id) FROM t")
 }
 
 /// Makes a job last: its context function takes a millisecond a row.
-fn slow_table(client: &mut Client, rows: u32) {
+pub fn slow_table(client: &mut Client, rows: u32) {
     client.run(&format!(
         "CREATE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql AS
              $$ BEGIN PERFORM pg_catalog.pg_sleep(0.001); RETURN pg_catalog.int4send(id); END $$;
@@ -38,14 +38,14 @@ fn slow_table(client: &mut Client, rows: u32) {
     ));
 }
 
-fn wait_for_phase(client: &mut Client, phase: &str) {
+pub fn wait_for_phase(client: &mut Client, phase: &str) {
     wait_for(phase, LONG, || {
         client.one("SELECT phase FROM colcrypt.job_progress ORDER BY job_id DESC LIMIT 1") == phase
     });
 }
 
 /// Waits until the running job has moved some rows and has others left.
-fn wait_until_under_way(client: &mut Client) {
+pub fn wait_until_under_way(client: &mut Client) {
     wait_for("the job to be under way", LONG, || {
         client.yes(
             "SELECT rows_done > 0 AND phase = 'moving' AND finished_at IS NULL FROM colcrypt.job_progress",

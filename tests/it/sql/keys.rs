@@ -109,6 +109,16 @@ fn arguments_that_name_nothing() {
             "create_keyring('n', 'local', '', 'rot13')",
             "aes-256-gcm, aes-kwp",
         ),
+        (
+            "22023",
+            "create_keyring('n', 'local', key_source => 'dice')",
+            "system, provider",
+        ),
+        (
+            "KC010",
+            "create_keyring('n', 'local', key_source => 'provider')",
+            "cannot generate keys: make the keyring with key_source 'system'",
+        ),
         ("KC010", "add_provider('p', 'abacus', '{}')", "abacus"),
         (
             "KC010",
@@ -212,6 +222,34 @@ fn two_rotations_at_once_give_two_versions() {
         assert_eq!(waiting.join().unwrap(), "3");
     });
     assert_eq!(db.client.one(NEW), "3");
+}
+
+/// A session reads the key first and its current version then: a rotation that commits in between is no error.
+#[test]
+fn a_writer_does_not_notice_a_rotation_between_two_looks() {
+    let mut db = db();
+    db.client
+        .run("CREATE TABLE t AS SELECT encrypt_col('x', 'k') AS v");
+    for (call, version) in [
+        ("encrypt_col('x', 'k')", "2"),
+        ("reencrypt_col((SELECT v FROM t))", "3"),
+    ] {
+        let mut cold = db.connect();
+        let pid = cold.one("SELECT pg_backend_pid()");
+        db.client
+            .run("BEGIN; LOCK TABLE colcrypt.key_version IN ACCESS EXCLUSIVE MODE");
+        std::thread::scope(|scope| {
+            let sql = format!("SELECT (ciphertext_info({call})).version");
+            let writing = scope.spawn(move || cold.one(&sql));
+            wait_for("the writer to stand between its looks", LONG, || {
+                db.client.yes(&format!(
+                    "SELECT wait_event_type IS NOT DISTINCT FROM 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
+                ))
+            });
+            db.client.run("SELECT rotate_key('k'); COMMIT");
+            assert_eq!(writing.join().unwrap(), version);
+        });
+    }
 }
 
 #[test]

@@ -1,11 +1,35 @@
 //! What an SQL user, a DBA and an attacker with a login can see of the extension, on real clusters.
 
+mod access_view;
+mod access_write;
+mod attempts;
+mod audit;
 mod bad_input;
+mod ceremony;
+mod ceremony_acts;
 mod common;
+mod copies;
 mod extension;
 mod grants;
+mod honeytoken;
+mod in_place;
+mod in_place_drivers;
+mod in_place_tables;
+mod in_place_trouble;
+mod job_control;
 mod jobs;
 mod keys;
+mod lifecycle;
+mod lifecycle_compromise;
+mod lifecycle_destruction;
+mod lifecycle_effect;
+mod limits;
+mod managing;
 mod moving;
 mod replicas;
+mod schedule;
+mod turns;
+mod two_roots;
+mod under_jobs;
+mod usage;
 mod values;

@@ -98,3 +98,25 @@ fn each_reads_what_the_other_wrote() {
         }
     }
 }
+
+/// A cipher keeps the last derived key: whatever came before, it writes and reads what a fresh one does.
+#[test]
+fn a_kept_derived_key_changes_nothing() {
+    let mut random = Repeatable::new("kept");
+    let key = random.bytes(32);
+    let firsts = [random.bytes(12), random.bytes(12)];
+    let kept = cipher(Suite::Xaes256Gcm, &key);
+    let header = plain_header(Suite::Xaes256Gcm, false);
+    for round in [0, 0, 1, 0, 1, 1, 1, 0] {
+        let nonce = [firsts[round].clone(), random.bytes(12)].concat();
+        let fresh = || cipher(Suite::Xaes256Gcm, &key);
+        let value = seal(&kept, &header, b"", &nonce, b"value");
+        assert_eq!(value, seal(&fresh(), &header, b"", &nonce, b"value"));
+        assert_eq!(open(&fresh(), &value, b"").unwrap(), b"value");
+        assert_eq!(open(&kept, &value, b"").unwrap(), b"value");
+        // A refused value leaves the kept key as good as it was.
+        let mut altered = value.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        assert!(open(&kept, &altered, b"").is_err());
+    }
+}

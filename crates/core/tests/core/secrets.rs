@@ -109,6 +109,10 @@ fn errors_say_nothing_secret() {
             "the value is too large for the suite",
         ),
         (
+            CryptoError::Mismatch,
+            "header, nonce and buffer do not fit the cipher",
+        ),
+        (
             CryptoError::KeyCheckValue {
                 expected: kcv(0xaa),
                 got: kcv(0x0b),

@@ -1,6 +1,9 @@
 //! The broker's side of the socket, for tests of the agent.
 #![allow(dead_code)]
 
+pub mod broken;
+pub mod raw;
+
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -11,11 +14,13 @@ use std::{
     time::Duration,
 };
 
-use colcrypt_core::{KekId, KeyId, KeyVersion, KeyringId, Secret, Suite, VersionId, WrapMethod};
+use colcrypt_core::{
+    KekId, KeyId, KeySource, KeyVersion, KeyringId, Secret, Suite, VersionId, WrapMethod,
+};
 use colcrypt_kms::agent::ServeError;
 use colcrypt_protocol::{
-    Event, Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request,
-    Settings,
+    Event, Failure, FailureKind, FromAgent, KekCopy, KekRef, Numbered, ProviderConfig, Reply,
+    Request, RootAnswer, Settings,
     frame::{self, Decoder},
 };
 use serde_json::Value;
@@ -47,6 +52,8 @@ pub struct Agent {
     waiting: Waiting,
     next: AtomicU64,
     pub events: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
+    /// What root keys that were asked answered: those events apart from the others.
+    pub answers: tokio::sync::Mutex<mpsc::UnboundedReceiver<Vec<RootAnswer>>>,
     pub server: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -57,6 +64,7 @@ pub async fn agent(settings: Settings) -> Arc<Agent> {
     let (mut reader, writer) = ours.into_split();
     let waiting = Waiting::default();
     let (tell, events) = mpsc::unbounded_channel();
+    let (tell_answers, answers) = mpsc::unbounded_channel();
     let router = Arc::clone(&waiting);
     tokio::spawn(async move {
         let mut decoder = Decoder::default();
@@ -65,6 +73,9 @@ pub async fn agent(settings: Settings) -> Arc<Agent> {
             decoder.push(&buffer[..length]);
             while let Some((message, secret)) = decoder.next_frame::<FromAgent>().unwrap() {
                 match message {
+                    FromAgent::Event(Event::RootsAsked { answers, .. }) => {
+                        let _ = tell_answers.send(answers);
+                    }
                     FromAgent::Event(event) => {
                         let _ = tell.send(event);
                     }
@@ -85,6 +96,7 @@ pub async fn agent(settings: Settings) -> Arc<Agent> {
         waiting,
         next: AtomicU64::new(1),
         events: tokio::sync::Mutex::new(events),
+        answers: tokio::sync::Mutex::new(answers),
         server,
     });
     agent.configure(settings).await;
@@ -122,11 +134,22 @@ impl Agent {
         provider: &ProviderConfig,
         root_key: &str,
     ) -> Result<KekRef, Failure> {
+        self.create_kek_from(KeySource::System, provider, root_key)
+            .await
+    }
+
+    pub async fn create_kek_from(
+        &self,
+        source: KeySource,
+        provider: &ProviderConfig,
+        root_key: &str,
+    ) -> Result<KekRef, Failure> {
         let id = kek_id();
         let request = Request::CreateKek {
             provider: provider.clone(),
             root_key: root_key.to_owned(),
             id,
+            source,
         };
         let (reply, secret) = self.call(request).await?;
         assert!(secret.expose().is_empty());
@@ -141,17 +164,60 @@ impl Agent {
         Ok(KekRef {
             id,
             keyring: "app".to_owned(),
-            provider: provider.clone(),
-            root_key: root_key.to_owned(),
-            root_key_version,
-            wrapped,
+            preferred: KekCopy {
+                provider: provider.clone(),
+                root_key: root_key.to_owned(),
+                root_key_version,
+                wrapped,
+            },
+            others: Vec::new(),
             kcv,
             dek_wrap: WrapMethod::Aes256Gcm,
         })
     }
 
+    /// Wraps the KEK under one more root key, to be asked after those it has.
+    pub async fn add_root(
+        &self,
+        kek: &KekRef,
+        provider: &ProviderConfig,
+        root_key: &str,
+    ) -> Result<KekRef, Failure> {
+        let request = Request::RewrapKek {
+            kek: kek.clone(),
+            provider: provider.clone(),
+            root_key: root_key.to_owned(),
+        };
+        let (reply, _) = self.call(request).await?;
+        let Reply::KekCreated {
+            wrapped,
+            kcv,
+            root_key_version,
+        } = reply
+        else {
+            panic!("{reply:?}")
+        };
+        assert_eq!(kcv, kek.kcv);
+        let mut kek = kek.clone();
+        kek.others.push(KekCopy {
+            provider: provider.clone(),
+            root_key: root_key.to_owned(),
+            root_key_version,
+            wrapped,
+        });
+        Ok(kek)
+    }
+
     /// A DEK under the KEK: everything needed to load it.
     pub async fn create_dek(&self, kek: &KekRef) -> Result<Request, Failure> {
+        self.create_dek_from(KeySource::System, kek).await
+    }
+
+    pub async fn create_dek_from(
+        &self,
+        source: KeySource,
+        kek: &KekRef,
+    ) -> Result<Request, Failure> {
         let id = VersionId {
             key: KeyId::random().unwrap(),
             version: KeyVersion::FIRST,
@@ -161,6 +227,7 @@ impl Agent {
             kek: kek.clone(),
             id,
             suite,
+            source,
         };
         let (reply, secret) = self.call(request).await?;
         assert!(secret.expose().is_empty());
@@ -183,6 +250,21 @@ impl Agent {
             panic!("{reply:?}")
         };
         Ok((lease_ms, secret))
+    }
+
+    /// The next answers of root keys that fit.
+    pub async fn asked(&self, fits: impl Fn(&[RootAnswer]) -> bool) -> Vec<RootAnswer> {
+        let mut answers = self.answers.lock().await;
+        timeout(PATIENCE, async {
+            loop {
+                let answers = answers.recv().await.expect("the agent lives");
+                if fits(&answers) {
+                    return answers;
+                }
+            }
+        })
+        .await
+        .expect("the answers in time")
     }
 
     /// The next event that fits.

@@ -1,0 +1,296 @@
+//! Who the agent is to AWS: the SDK's credential chain, asked again whenever what it gave may be old.
+//!
+//! Credentials that do not say when they end (of a file, of the environment) are looked up at each use,
+//! so that a new file counts at once. Those that do are kept until shortly before.
+
+use std::{
+    error::Error,
+    time::{Duration, SystemTime},
+};
+
+use aws_config::{
+    BehaviorVersion, Region, default_provider::credentials::DefaultCredentialsChain,
+    profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig, retry::RetryConfig,
+};
+use aws_credential_types::{
+    Credentials,
+    provider::{ProvideCredentials, error::CredentialsError},
+};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_sdk_sts::operation::{
+    assume_role::AssumeRoleError, assume_role_with_web_identity::AssumeRoleWithWebIdentityError,
+};
+use aws_smithy_types::error::metadata::ErrorMetadata;
+use colcrypt_protocol::FailureKind;
+use tokio::sync::Mutex;
+
+use crate::{
+    KmsError,
+    aws_kms::{
+        http::AwsHttp,
+        reply::{self, Refusal},
+    },
+    config::AbsolutePath,
+    quote::presentable,
+};
+
+/// New ones are fetched so long before the old ones end. The metadata services have theirs ready five
+/// minutes before.
+const EARLY: Duration = Duration::from_secs(4 * 60);
+
+/// Where credentials come from, when not from the whole default chain.
+#[derive(Clone, Default)]
+pub(crate) struct Source {
+    pub(crate) profile: Option<String>,
+    pub(crate) config_file: Option<AbsolutePath>,
+    pub(crate) credentials_file: Option<AbsolutePath>,
+}
+
+impl Source {
+    /// As with the command-line client, a profile asked for goes before the environment.
+    fn is_profile(&self) -> bool {
+        self.profile.is_some() || self.config_file.is_some() || self.credentials_file.is_some()
+    }
+}
+
+pub(crate) struct Identity {
+    source: Source,
+    region: Region,
+    http: AwsHttp,
+    /// Locked while they are fetched, so that many who ask make one call.
+    kept: Mutex<Option<Credentials>>,
+}
+
+impl Identity {
+    pub(crate) fn new(source: Source, region: Region, http: AwsHttp) -> Self {
+        Self {
+            source,
+            region,
+            http,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// # Errors
+    /// Why there are none.
+    pub(crate) async fn credentials(&self) -> Result<Credentials, KmsError> {
+        let mut kept = self.kept.lock().await;
+        if let Some(credentials) = kept.as_ref().filter(|kept| lasts(kept, EARLY)) {
+            return Ok(credentials.clone());
+        }
+        match self.load().await {
+            Ok(credentials) => {
+                *kept = credentials.expiry().map(|_| credentials.clone());
+                Ok(credentials)
+            }
+            // Not yet over: a metadata service that is away for a moment does no harm.
+            Err(_)
+                if kept
+                    .as_ref()
+                    .is_some_and(|kept| lasts(kept, Duration::ZERO)) =>
+            {
+                kept.clone().ok_or_else(none_found)
+            }
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// Forgets credentials that were refused. Whether asking again may give others.
+    pub(crate) async fn forget(&self, refused: &Credentials) -> bool {
+        let mut kept = self.kept.lock().await;
+        if kept.as_ref() == Some(refused) {
+            *kept = None;
+            return true;
+        }
+        // Somebody else has fetched newer ones meanwhile.
+        kept.is_some()
+    }
+
+    /// The chain is built anew each time, since it reads its files once.
+    async fn load(&self) -> Result<Credentials, CredentialsError> {
+        let config = ProviderConfig::without_region()
+            .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
+            .with_region(Some(self.region.clone()))
+            .with_http_client(self.http.clone())
+            .with_retry_config(RetryConfig::disabled());
+        if !self.source.is_profile() {
+            let chain = DefaultCredentialsChain::builder().configure(config);
+            return chain.build().await.provide_credentials().await;
+        }
+        let mut profile = ProfileFileCredentialsProvider::builder().configure(&config);
+        if let Some(name) = &self.source.profile {
+            profile = profile.profile_name(name);
+        }
+        let files = [
+            (EnvConfigFileKind::Config, &self.source.config_file),
+            (
+                EnvConfigFileKind::Credentials,
+                &self.source.credentials_file,
+            ),
+        ];
+        if files.iter().any(|(_, file)| file.is_some()) {
+            let mut named = EnvConfigFiles::builder();
+            for (kind, file) in files {
+                if let Some(file) = file {
+                    named = named.with_file(kind, file.as_path());
+                }
+            }
+            profile = profile.profile_files(named.build());
+        }
+        profile.build().provide_credentials().await
+    }
+}
+
+fn lasts(credentials: &Credentials, at_least: Duration) -> bool {
+    credentials
+        .expiry()
+        .is_some_and(|end| end > SystemTime::now() + at_least)
+}
+
+fn none_found() -> KmsError {
+    KmsError::config(
+        "no AWS credentials found: give the server an instance, task or pod role, set AWS_… variables in its \
+         environment, or name a \"profile\" or \"credentials_file\"",
+    )
+}
+
+fn failure(error: &CredentialsError) -> KmsError {
+    let chain = || {
+        let mut next: Option<&(dyn Error + 'static)> = Some(error);
+        std::iter::from_fn(move || {
+            let this = next?;
+            next = this.source();
+            Some(this)
+        })
+    };
+    // The way to STS or a metadata service failed: that is told already.
+    if let Some(known) = chain().find_map(|error| error.downcast_ref::<KmsError>()) {
+        return KmsError {
+            message: format!("no AWS credentials: {}", known.message),
+            ..known.clone()
+        };
+    }
+    if let Some(meta) = chain().find_map(said_by_sts) {
+        return refused_by_sts(meta);
+    }
+    let why = chain()
+        .map(ToString::to_string)
+        .reduce(|mut all, next| {
+            if !all.contains(&next) {
+                all = format!("{all}: {next}");
+            }
+            all
+        })
+        .unwrap_or_default();
+    let why = presentable(&why);
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            let KmsError { message, .. } = none_found();
+            KmsError::config(format!("{message} ({why})"))
+        }
+        CredentialsError::ProviderTimedOut(_) => KmsError::new(
+            FailureKind::Timeout,
+            format!("no AWS credentials in time: {why}"),
+        ),
+        CredentialsError::InvalidConfiguration(_) => {
+            KmsError::config(format!("AWS credentials are not set up well: {why}"))
+        }
+        _ => KmsError::new(
+            FailureKind::Unavailable,
+            format!("AWS credentials could not be fetched: {why}"),
+        ),
+    }
+}
+
+fn said_by_sts<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ErrorMetadata> {
+    error
+        .downcast_ref::<AssumeRoleWithWebIdentityError>()
+        .map(|error| error.meta())
+        .or_else(|| {
+            error
+                .downcast_ref::<AssumeRoleError>()
+                .map(|error| error.meta())
+        })
+}
+
+fn refused_by_sts(meta: &ErrorMetadata) -> KmsError {
+    let code = meta.code().unwrap_or_default();
+    let quoted = reply::quoted(code, meta.message());
+    let (kind, hint) = match reply::refusal(code, meta.message()) {
+        Some(Refusal::Permission | Refusal::Credentials) => (
+            FailureKind::Denied,
+            "does the role's trust policy name this server's identity?",
+        ),
+        Some(Refusal::Expired) => (
+            FailureKind::Config,
+            "the token with which the role is assumed has expired, and nothing has put a new one in its place",
+        ),
+        Some(Refusal::Clock) => (FailureKind::Config, "is this machine's clock right?"),
+        None if reply::is_throttling(code) => (FailureKind::Throttled, "it asks for a rest"),
+        None if code == "InvalidIdentityToken" || code == "IDPRejectedClaim" => (
+            FailureKind::Denied,
+            "the identity provider's token is not accepted",
+        ),
+        None => (FailureKind::Unavailable, "it cannot serve now"),
+    };
+    KmsError::new(
+        kind,
+        format!("AWS STS gives no credentials{quoted}: {hint}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_the_chain_have_their_kind() {
+        let away = KmsError::new(FailureKind::Unreachable, "cannot connect to X");
+        for (error, kind, part) in [
+            (
+                CredentialsError::not_loaded("nothing"),
+                FailureKind::Config,
+                "no AWS credentials found",
+            ),
+            (
+                CredentialsError::provider_timed_out(Duration::from_secs(1)),
+                FailureKind::Timeout,
+                "in time",
+            ),
+            (
+                CredentialsError::invalid_configuration("bad line"),
+                FailureKind::Config,
+                "bad line",
+            ),
+            (
+                CredentialsError::provider_error("broken"),
+                FailureKind::Unavailable,
+                "broken",
+            ),
+            (
+                CredentialsError::provider_error(away),
+                FailureKind::Unreachable,
+                "cannot connect to X",
+            ),
+        ] {
+            let failure = failure(&error);
+            assert_eq!(failure.kind, kind, "{failure}");
+            assert!(failure.message.contains(part), "{failure}");
+        }
+    }
+
+    #[test]
+    fn sts_has_its_say() {
+        for (code, message, kind) in [
+            ("AccessDenied", "Not authorized", FailureKind::Denied),
+            ("InvalidIdentityToken", "no", FailureKind::Denied),
+            ("ExpiredTokenException", "over", FailureKind::Config),
+            ("Throttling", "slow down", FailureKind::Throttled),
+            ("InternalFailure", "oops", FailureKind::Unavailable),
+        ] {
+            let meta = ErrorMetadata::builder().code(code).message(message).build();
+            let error = CredentialsError::provider_error(AssumeRoleError::generic(meta));
+            assert_eq!(failure(&error).kind, kind, "{code}");
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Who the agent is to Azure: the SDK's credentials, made anew for each token, so that a new secret or a new
+//! federated token counts at once.
+//!
+//! A token is kept until shortly before its end or until the vault refuses it, and is given out for the
+//! vault's own service only, whatever the vault asks for.
+
+use std::{env, error::Error as _, fmt, io::Read, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use azure_core::{
+    cloud::CloudConfiguration,
+    credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions},
+    error::ErrorKind,
+    http::ClientOptions,
+    time::OffsetDateTime,
+};
+use azure_identity::{
+    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
+    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
+    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+};
+use colcrypt_protocol::FailureKind;
+use reqwest::Client;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use crate::{
+    KmsError,
+    azure_keyvault::http::{self, LoginHttp, in_sdk},
+    config::AbsolutePath,
+    private_file::{self, NotOpened},
+    quote::presentable,
+};
+
+/// New ones are fetched so long before the old ones end, or halfway where they do not live as long.
+const EARLY: Duration = Duration::from_secs(5 * 60);
+/// Longer than any secret: a wrong path must not read a whole disk into memory.
+const MAX_SECRET: u64 = 16 * 1024;
+/// Set in pods that have a workload identity.
+const FEDERATED_TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
+
+/// `auth` in the provider's configuration.
+#[derive(Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum AuthConfig {
+    ManagedIdentity {
+        client_id: Option<String>,
+        object_id: Option<String>,
+        resource_id: Option<String>,
+    },
+    WorkloadIdentity {
+        tenant_id: Option<String>,
+        client_id: Option<String>,
+        token_file: Option<AbsolutePath>,
+    },
+    ClientSecret {
+        tenant_id: String,
+        client_id: String,
+        client_secret_file: AbsolutePath,
+    },
+}
+
+enum Source {
+    ManagedIdentity(Option<UserAssignedId>),
+    WorkloadIdentity {
+        tenant_id: Option<String>,
+        client_id: Option<String>,
+        token_file: Option<AbsolutePath>,
+    },
+    ClientSecret {
+        tenant_id: String,
+        client_id: String,
+        file: AbsolutePath,
+    },
+}
+
+impl Source {
+    fn new(config: Option<AuthConfig>) -> Result<Self, KmsError> {
+        Ok(match config {
+            None if env::var_os(FEDERATED_TOKEN_FILE).is_some() => Self::WorkloadIdentity {
+                tenant_id: None,
+                client_id: None,
+                token_file: None,
+            },
+            None => Self::ManagedIdentity(None),
+            Some(AuthConfig::ManagedIdentity {
+                client_id,
+                object_id,
+                resource_id,
+            }) => {
+                let mut ids = [
+                    client_id.map(UserAssignedId::ClientId),
+                    object_id.map(UserAssignedId::ObjectId),
+                    resource_id.map(UserAssignedId::ResourceId),
+                ]
+                .into_iter()
+                .flatten();
+                let id = ids.next();
+                if ids.next().is_some() {
+                    return Err(KmsError::config(
+                        "auth method managed-identity takes one of \"client_id\", \"object_id\" and \"resource_id\"",
+                    ));
+                }
+                Self::ManagedIdentity(id)
+            }
+            Some(AuthConfig::WorkloadIdentity {
+                tenant_id,
+                client_id,
+                token_file,
+            }) => Self::WorkloadIdentity {
+                tenant_id,
+                client_id,
+                token_file,
+            },
+            Some(AuthConfig::ClientSecret {
+                tenant_id,
+                client_id,
+                client_secret_file,
+            }) => Self::ClientSecret {
+                tenant_id,
+                client_id,
+                file: client_secret_file,
+            },
+        })
+    }
+}
+
+struct Kept {
+    token: AccessToken,
+    renew: OffsetDateTime,
+}
+
+/// The token in use.
+#[derive(Default)]
+pub(crate) struct Tokens {
+    /// Locked while one is fetched, so that many who ask make one call.
+    kept: Mutex<Option<Kept>>,
+}
+
+impl Tokens {
+    /// Forgets a token that was refused.
+    pub(crate) async fn forget(&self, refused: &str) {
+        self.kept
+            .lock()
+            .await
+            .take_if(|kept| kept.token.token.secret() == refused);
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+/// For the SDK, which asks for a token before each request.
+pub(crate) struct Identity {
+    source: Source,
+    client: Client,
+    cloud: Option<Arc<CloudConfiguration>>,
+    scope: String,
+    tokens: Arc<Tokens>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
+impl Identity {
+    /// # Errors
+    /// When the settings contradict each other.
+    pub(crate) fn new(
+        auth: Option<AuthConfig>,
+        client: Client,
+        cloud: Option<Arc<CloudConfiguration>>,
+        scope: String,
+    ) -> Result<Self, KmsError> {
+        Ok(Self {
+            source: Source::new(auth)?,
+            client,
+            cloud,
+            scope,
+            tokens: Arc::default(),
+        })
+    }
+
+    pub(crate) fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    async fn token(&self) -> Result<AccessToken, KmsError> {
+        let mut kept = self.tokens.kept.lock().await;
+        let now = OffsetDateTime::now_utc();
+        if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew) {
+            return Ok(kept.token.clone());
+        }
+        match self.fetch().await {
+            Ok(token) => {
+                let life = Duration::try_from(token.expires_on - now).unwrap_or_default();
+                *kept = Some(Kept {
+                    token: token.clone(),
+                    renew: token.expires_on - EARLY.min(life / 2),
+                });
+                Ok(token)
+            }
+            // Not yet over: a login service that is away for a moment does no harm.
+            Err(error) => match kept.as_ref() {
+                Some(kept) if OffsetDateTime::now_utc() < kept.token.expires_on => {
+                    Ok(kept.token.clone())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    async fn fetch(&self) -> Result<AccessToken, KmsError> {
+        let client_options = ClientOptions {
+            cloud: self.cloud.clone(),
+            ..http::options(LoginHttp {
+                client: self.client.clone(),
+            })
+        };
+        let credential = self.credential(client_options)?;
+        let token = credential.get_token(&[&self.scope], None).await;
+        token.map_err(|error| failure(&error))
+    }
+
+    fn credential(
+        &self,
+        client_options: ClientOptions,
+    ) -> Result<Arc<dyn TokenCredential>, KmsError> {
+        let made: azure_core::Result<Arc<dyn TokenCredential>> = match &self.source {
+            Source::ManagedIdentity(id) => {
+                let mut options = ManagedIdentityCredentialOptions::default();
+                options.user_assigned_id.clone_from(id);
+                options.client_options = client_options;
+                ManagedIdentityCredential::new(Some(options)).map(|made| made as _)
+            }
+            Source::WorkloadIdentity {
+                tenant_id,
+                client_id,
+                token_file,
+            } => WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
+                credential_options: ClientAssertionCredentialOptions { client_options },
+                client_id: client_id.clone(),
+                tenant_id: tenant_id.clone(),
+                token_file_path: token_file.as_ref().map(|file| file.as_path().to_owned()),
+            }))
+            .map(|made| made as _),
+            Source::ClientSecret {
+                tenant_id,
+                client_id,
+                file,
+            } => ClientSecretCredential::new(
+                tenant_id,
+                client_id.clone(),
+                read_secret(file)?,
+                Some(ClientSecretCredentialOptions { client_options }),
+            )
+            .map(|made| made as _),
+        };
+        made.map_err(|error| failure(&error))
+    }
+}
+
+#[async_trait]
+impl TokenCredential for Identity {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        // A vault that asks for a token of another service would be given the keys to that.
+        if scopes != [self.scope.as_str()] {
+            let asked = scopes.join(" ");
+            return Err(in_sdk(foreign_scope("the vault", &asked, &self.scope)));
+        }
+        self.token().await.map_err(in_sdk)
+    }
+}
+
+/// For a vault that asks for a token of another service.
+pub(crate) fn foreign_scope(vault: &str, asked: &str, ours: &str) -> KmsError {
+    KmsError::new(
+        FailureKind::BadReply,
+        format!(
+            "{vault} asks for a token for {}, which is not sent there: it should be {ours}; are \"vault\" and \
+             \"resource\" right?",
+            presentable(asked)
+        ),
+    )
+}
+
+fn read_secret(file: &AbsolutePath) -> Result<Secret, KmsError> {
+    let path = file.as_path();
+    let shown = path.display();
+    let failed = |error| KmsError::config(format!("client_secret_file {shown}: {error}"));
+    let file = private_file::open("client_secret_file", path).map_err(|error| match error {
+        NotOpened::Io(error) => failed(error),
+        NotOpened::Refused(error) => error,
+    })?;
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET as usize));
+    file.take(MAX_SECRET)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    match text.trim() {
+        "" => Err(KmsError::config(format!(
+            "client_secret_file {shown} is empty"
+        ))),
+        secret => Ok(Secret::new(secret.to_owned())),
+    }
+}
+
+fn failure(error: &azure_core::Error) -> KmsError {
+    if let Some(known) = known_cause(error) {
+        return KmsError {
+            message: format!("no Azure token: {}", known.message),
+            ..known.clone()
+        };
+    }
+    if matches!(error.kind(), ErrorKind::Credential)
+        && error.source().is_none_or(|cause| !is_of_json(cause))
+    {
+        return KmsError::config(format!(
+            "no Azure token: {}; is \"auth\" right?",
+            presentable(&error.to_string())
+        ));
+    }
+    KmsError::new(
+        FailureKind::BadReply,
+        "no Azure token: what the login service answered is not a token",
+    )
+}
+
+/// Such an error may quote what it could not read.
+fn is_of_json(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<azure_core::Error>()
+        .is_some_and(|error| matches!(error.kind(), ErrorKind::DataConversion))
+        || error.source().is_some_and(is_of_json)
+}
+
+/// Our own failure, where it is inside the SDK's.
+pub(crate) fn known_cause(error: &azure_core::Error) -> Option<&KmsError> {
+    let mut next = error.source();
+    while let Some(this) = next {
+        if let Some(known) = this.downcast_ref::<KmsError>() {
+            return Some(known);
+        }
+        next = this.source();
+    }
+    None
+}

@@ -1,0 +1,373 @@
+//! Who the agent is to Google Cloud: google-cloud-auth's application default credentials, or a file of any kind
+//! that it knows.
+//!
+//! The library keeps tokens and renews them four minutes before they end. What it has once failed with it goes on
+//! failing with, so a login that failed is thrown away, and so is one whose token was refused: the next call logs
+//! in anew, from the file as it is then.
+//!
+//! What cannot be wiped here: the library's copies of the file and of its tokens.
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use colcrypt_core::Secret;
+use colcrypt_protocol::FailureKind;
+use google_cloud_auth::{
+    build_errors,
+    credentials::{
+        self, CacheableResource, Credentials, external_account, impersonated, service_account,
+        user_account,
+    },
+    errors::CredentialsError,
+};
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::{
+    KmsError, clock::Moment, config::AbsolutePath, credential, http_address::HttpAddress,
+    quote::presentable,
+};
+
+const ENV: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+const OF_GCLOUD: &str = ".config/gcloud/application_default_credentials.json";
+/// Enough for Cloud KMS; what may be done is for IAM to say.
+const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// A token server that has been silent for so long is asked anew. Sooner would pile up requests to it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Settings of a credentials file that say where secrets and tokens are sent to.
+const TOKEN_SERVERS: [&str; 4] = [
+    "token_uri",
+    "token_url",
+    "token_info_url",
+    "service_account_impersonation_url",
+];
+
+/// How the library ends its messages. The agent does try again.
+const PROPHECIES: [&str; 2] = [
+    " but future attempts may succeed",
+    " and future attempts will not succeed",
+];
+
+pub(crate) struct Identity {
+    file: Option<AbsolutePath>,
+    /// Locked while a token is waited for, so that many who ask make one login.
+    login: Mutex<Option<Login>>,
+}
+
+struct Login {
+    credentials: Credentials,
+    /// Since when its token has been waited for, by callers that were cut off.
+    waiting: Option<Moment>,
+    /// What it gave last.
+    given: HeaderMap,
+}
+
+impl Identity {
+    pub(crate) fn new(file: Option<AbsolutePath>) -> Self {
+        Self {
+            file,
+            login: Mutex::default(),
+        }
+    }
+
+    /// The headers that prove it.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub(crate) async fn headers(&self) -> Result<HeaderMap, KmsError> {
+        let mut slot = self.login.lock().await;
+        let stuck = |login: &Login| login.waiting.is_some_and(|since| since.age() > PATIENCE);
+        if slot.as_ref().is_none_or(stuck) {
+            *slot = Some(Login {
+                credentials: self.log_in().await?,
+                waiting: None,
+                given: HeaderMap::new(),
+            });
+        }
+        let Some(login) = slot.as_mut() else {
+            return Err(KmsError::config("no Google credentials"));
+        };
+        login.waiting.get_or_insert_with(Moment::now);
+        match login.credentials.headers(Default::default()).await {
+            Ok(CacheableResource::New { data, .. }) => {
+                login.waiting = None;
+                login.given.clone_from(&data);
+                Ok(data)
+            }
+            Ok(CacheableResource::NotModified) => Ok(login.given.clone()),
+            Err(error) => {
+                *slot = None;
+                Err(failure(&error))
+            }
+        }
+    }
+
+    /// Forgets the login whose token was refused, unless somebody else has done so.
+    pub(crate) async fn forget(&self, refused: &HeaderMap) {
+        let mut slot = self.login.lock().await;
+        if slot.as_ref().is_some_and(|login| login.given == *refused) {
+            *slot = None;
+        }
+    }
+
+    /// What to know about the file.
+    pub(crate) fn warn(&self, warnings: &mut Vec<String>) {
+        let Some(path) = self.path() else { return };
+        let open = fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o007 != 0);
+        if open {
+            warnings.push(format!(
+                "the credentials file {} can be read by everybody on this machine: if a key is in it, chmod 0600 it",
+                path.display()
+            ));
+        }
+    }
+
+    /// The file that counts: what the library looks for itself is looked at here before.
+    fn path(&self) -> Option<PathBuf> {
+        if let Some(file) = &self.file {
+            return Some(file.as_path().to_owned());
+        }
+        let of_gcloud = || {
+            let path = Path::new(&env::var_os("HOME")?).join(OF_GCLOUD);
+            path.exists().then_some(path)
+        };
+        env::var_os(ENV).map(PathBuf::from).or_else(of_gcloud)
+    }
+
+    async fn log_in(&self) -> Result<Credentials, KmsError> {
+        let adc = || {
+            let builder = credentials::Builder::default().with_scopes([SCOPE]);
+            let built = builder.build();
+            built.map_err(|error| KmsError::config(default_ones(&error)))
+        };
+        let Some(path) = self.path() else {
+            return adc();
+        };
+        let json = read(&path).await?;
+        if self.file.is_some() {
+            of_file(&path, json)
+        } else {
+            adc()
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<Value, KmsError> {
+    let text: Secret = credential::read("credentials file", path).await?;
+    let json = serde_json::from_slice(text.expose())
+        .ok()
+        .filter(Value::is_object)
+        .ok_or_else(|| bad_file(path, "is not a JSON object"))?;
+    sound(&json).map_err(|what| bad_file(path, what))?;
+    Ok(json)
+}
+
+/// Secrets and tokens go to HTTPS only, and no other program is started beside the keys.
+fn sound(json: &Value) -> Result<(), &'static str> {
+    let Value::Object(settings) = json else {
+        return Ok(());
+    };
+    for (name, value) in settings {
+        if name == "executable" {
+            return Err("names a program to run, which the agent, which holds keys, does not");
+        }
+        if TOKEN_SERVERS.contains(&name.as_str())
+            && let Some(url) = value.as_str()
+        {
+            HttpAddress::try_from(url.to_owned())
+                .map_err(|_| "names a token server that is not an https:// address")?;
+        }
+        sound(value)?;
+    }
+    Ok(())
+}
+
+fn of_file(path: &Path, json: Value) -> Result<Credentials, KmsError> {
+    let kind = json["type"].as_str().unwrap_or_default().to_owned();
+    let scopes = [SCOPE];
+    let built = match kind.as_str() {
+        "service_account" => service_account::Builder::new(json)
+            .with_access_specifier(service_account::AccessSpecifier::from_scopes(scopes))
+            .build(),
+        "authorized_user" => user_account::Builder::new(json).with_scopes(scopes).build(),
+        "external_account" => external_account::Builder::new(json)
+            .with_scopes(scopes)
+            .build(),
+        "impersonated_service_account" => {
+            impersonated::Builder::new(json).with_scopes(scopes).build()
+        }
+        _ => {
+            return Err(bad_file(
+                path,
+                "has no \"type\" that is known here: service_account, authorized_user, external_account or \
+                 impersonated_service_account",
+            ));
+        }
+    };
+    // The library's words may repeat what is in the file.
+    built.map_err(|_| {
+        bad_file(
+            path,
+            &format!("lacks something that a file of type {kind} has"),
+        )
+    })
+}
+
+fn bad_file(path: &Path, what: &str) -> KmsError {
+    KmsError::config(format!("the credentials file {} {what}", path.display()))
+}
+
+fn default_ones(error: &build_errors::Error) -> String {
+    let why = if error.is_loading() {
+        "their file cannot be read by the server's user"
+    } else {
+        "their file is not one of them"
+    };
+    format!("no Google application default credentials: {why}")
+}
+
+/// Why there is no token, which is never about the root key: only a login that a token server refuses in its own
+/// form is a refusal.
+fn failure(error: &CredentialsError) -> KmsError {
+    let mut server = String::new();
+    let mut answered = None;
+    let mut said = None;
+    // The library's own words come first and say little, the cause comes last.
+    let mut cause = String::new();
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(this) = next {
+        if let Some(error) = this.downcast_ref::<reqwest::Error>() {
+            answered = error.status().map(|status| status.as_u16());
+            if let Some(url) = error.url() {
+                server = format!(" from {}", url.origin().ascii_serialization());
+            }
+        }
+        cause = this.to_string();
+        said = said.or_else(|| Said::parse(&cause));
+        next = this.source();
+    }
+    let refused = matches!(answered, Some(400 | 401 | 403));
+    let why = match &said {
+        Some(said) => presentable(&format!("{}: {}", said.code, said.words)),
+        None => PROPHECIES.iter().fold(presentable(&cause), |words, end| {
+            words.trim_end_matches(end).to_owned()
+        }),
+    };
+    let (kind, hint) = if refused && said.is_some_and(|said| said.is_refusal()) {
+        (
+            FailureKind::Denied,
+            "the server's credentials were revoked, or may not act for the service account",
+        )
+    } else if error.is_transient() {
+        (
+            FailureKind::Unavailable,
+            "outside of Google Cloud, name a \"credentials_file\"",
+        )
+    } else {
+        (
+            FailureKind::Config,
+            "are the server's credentials whole and still good?",
+        )
+    };
+    KmsError::new(
+        kind,
+        format!("no token for Google Cloud{server} ({why}): {hint}"),
+    )
+}
+
+/// What a token server says, in the form of OAuth (RFC 6749, section 5.2) or of Google's APIs.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    code: String,
+    words: String,
+}
+
+impl Said {
+    /// Out of the library's message, which holds the body.
+    fn parse(message: &str) -> Option<Self> {
+        let (_, rest) = message.split_once("body=<")?;
+        let (body, _) = rest.rsplit_once('>')?;
+        let body: Value = serde_json::from_str(body).ok()?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        match &body["error"] {
+            Value::String(code) => Some(Self {
+                code: code.clone(),
+                words: text(&body["error_description"]).unwrap_or_default(),
+            }),
+            error => Some(Self {
+                code: text(&error["status"])?,
+                words: text(&error["message"]).unwrap_or_default(),
+            }),
+        }
+    }
+
+    fn is_refusal(&self) -> bool {
+        // The identity provider's token was too old: nobody has revoked anything.
+        let stale = self.words.contains("stale");
+        let code = self.code.as_str();
+        code == "PERMISSION_DENIED"
+            || !stale
+                && matches!(
+                    code,
+                    "access_denied" | "invalid_client" | "invalid_grant" | "unauthorized_client"
+                )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_token_servers_say_has_its_meaning() {
+        let oauth = |code: &str, words: &str| json!({"error": code, "error_description": words});
+        let google =
+            |status: &str| json!({"error": {"code": 403, "status": status, "message": "no"}});
+        for (body, refusal) in [
+            (
+                oauth("invalid_grant", "Token has been expired or revoked."),
+                true,
+            ),
+            (oauth("unauthorized_client", ""), true),
+            (
+                oauth("invalid_grant", "ID Token issued at 1 is stale to sign-in."),
+                false,
+            ),
+            (oauth("invalid_request", ""), false),
+            (google("PERMISSION_DENIED"), true),
+            (google("FAILED_PRECONDITION"), false),
+        ] {
+            let said = Said::parse(&format!("failed, body=<{body}>")).unwrap();
+            assert_eq!(said.is_refusal(), refusal, "{body}");
+        }
+        for strange in [
+            "",
+            "failed, body=<<html>>",
+            "failed, body=<{}>",
+            "failed, body=<{\"error\": 1}>",
+        ] {
+            assert_eq!(Said::parse(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn failures_of_the_library_have_their_kind() {
+        for (transient, kind) in [
+            (true, FailureKind::Unavailable),
+            (false, FailureKind::Config),
+        ] {
+            let echo = "the cause is 1//0gFU2xNmTokenTokenTokenTokenToken";
+            let failure = failure(&CredentialsError::from_msg(transient, echo));
+            assert_eq!(failure.kind, kind);
+            assert!(failure.message.contains("(the cause is …)"), "{failure}");
+        }
+    }
+}

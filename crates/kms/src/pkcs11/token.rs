@@ -1,0 +1,326 @@
+//! Tokens: found by label or serial number, opened, and logged in to with exactly one try a PIN.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    time::{Duration, Instant},
+};
+
+use colcrypt_protocol::FailureKind;
+use cryptoki::{
+    context::{Function, Pkcs11},
+    error::{Error, RvError},
+    session::{Session, SessionInfo, SessionState, UserType},
+    slot::{Slot, TokenInfo},
+};
+
+use super::{
+    fault::Fault,
+    module::Library,
+    pin::{Mark, PinSource},
+};
+use crate::KmsError;
+
+/// No more often is a library started anew to look for a token that is not there.
+const BETWEEN_STARTS: Duration = Duration::from_secs(3);
+
+/// Which token, as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct TokenName {
+    pub(super) label: Option<String>,
+    pub(super) serial: Option<String>,
+}
+
+impl TokenName {
+    fn fits(&self, info: &TokenInfo) -> bool {
+        let is = |wanted: &Option<String>, found: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == found)
+        };
+        is(&self.label, info.label()) && is(&self.serial, info.serial_number())
+    }
+}
+
+impl std::fmt::Display for TokenName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.label, &self.serial) {
+            (Some(label), None) => write!(f, "token \"{label}\""),
+            (Some(label), Some(serial)) => write!(f, "token \"{label}\" (serial {serial})"),
+            (None, serial) => write!(f, "token of serial {}", serial.as_deref().unwrap_or("?")),
+        }
+    }
+}
+
+/// A token that is open and, where it asks for it, logged in to.
+pub(super) struct Token<'a> {
+    pub(super) context: &'a Pkcs11,
+    pub(super) slot: Slot,
+    pub(super) session: &'a Session,
+}
+
+/// What a token says of itself and its keeper should know.
+pub(super) fn info(token: &Token<'_>) -> Result<TokenInfo, Fault> {
+    Ok(token.context.get_token_info(token.slot)?)
+}
+
+struct Open {
+    session: Session,
+    /// The PIN that the token accepted.
+    logged_in: Option<Mark>,
+}
+
+/// Every token in use of one library.
+#[derive(Default)]
+pub(super) struct Tokens {
+    slots: HashMap<TokenName, Slot>,
+    open: HashMap<Slot, Open>,
+    /// PINs that a token (by serial number) refused: none is tried twice, since a token locks itself
+    /// after a few.
+    refused: HashSet<(String, Mark)>,
+    started: Option<Instant>,
+}
+
+impl Tokens {
+    pub(super) fn forget_all(&mut self) {
+        self.slots.clear();
+        self.open.clear();
+    }
+
+    fn forget(&mut self, name: &TokenName) {
+        if let Some(slot) = self.slots.remove(name) {
+            self.open.remove(&slot);
+        }
+    }
+
+    fn may_start(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self
+            .started
+            .is_none_or(|last| now.duration_since(last) >= BETWEEN_STARTS);
+        if may {
+            self.started = Some(now);
+        }
+        may
+    }
+}
+
+/// Does something at a token. What a lost session, login or token broke is tried once more.
+pub(super) fn at_token<T>(
+    library: &mut Library,
+    name: &TokenName,
+    pin: Option<&PinSource>,
+    mut act: impl FnMut(&Token<'_>) -> Result<T, Fault>,
+) -> Result<T, KmsError> {
+    let first = match once(library, name, pin, &mut act) {
+        Err(fault) if fault.is_lost() => fault,
+        other => return other.map_err(|fault| fault.into_error(&name.to_string())),
+    };
+    if first.code() == Some(RvError::CryptokiNotInitialized) {
+        library.begin_anew();
+    } else {
+        library.tokens.forget(name);
+    }
+    once(library, name, pin, &mut act).map_err(|fault| fault.into_error(&name.to_string()))
+}
+
+fn once<T>(
+    library: &mut Library,
+    name: &TokenName,
+    pin: Option<&PinSource>,
+    act: &mut impl FnMut(&Token<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let slot = find(library, name)?;
+    let context = library.context()?;
+    let tokens = &mut library.tokens;
+    if let Entry::Vacant(free) = tokens.open.entry(slot) {
+        free.insert(Open {
+            session: context.open_ro_session(slot)?,
+            logged_in: None,
+        });
+    }
+    log_in(tokens, &context, slot, pin)?;
+    let open = tokens.open.get(&slot).expect("opened above");
+    let token = Token {
+        context: &context,
+        slot,
+        session: &open.session,
+    };
+    let result = act(&token);
+    // "No such key" is the kill switch, so it counts only from a token that is still there and has not
+    // lost the login, without which it hides its keys.
+    if let Err(Fault::Said(error)) = &result
+        && error.kind == FailureKind::KeyNotFound
+        && let Some(code) = lost(&token)
+    {
+        return Err(Fault::Token(Error::Pkcs11(code, Function::FindObjects)));
+    }
+    result
+}
+
+/// What became of a token that answered.
+fn lost(token: &Token<'_>) -> Option<RvError> {
+    let Ok(info) = token.context.get_token_info(token.slot) else {
+        return Some(RvError::TokenNotPresent);
+    };
+    match token.session.get_session_info() {
+        Ok(session) if !info.login_required() || is_user(&session) => None,
+        Ok(_) => Some(RvError::UserNotLoggedIn),
+        Err(_) => Some(RvError::SessionHandleInvalid),
+    }
+}
+
+pub(super) fn is_user(session: &SessionInfo) -> bool {
+    matches!(
+        session.session_state(),
+        SessionState::RoUser | SessionState::RwUser
+    )
+}
+
+/// The token's slot. Where it is not known or not right any more, all are looked at, and where it is
+/// in none, the library is started anew, since many learn of tokens only then.
+fn find(library: &mut Library, name: &TokenName) -> Result<Slot, Fault> {
+    let context = library.context()?;
+    if let Some(slot) = library.tokens.slots.get(name).copied() {
+        match context.get_token_info(slot) {
+            Ok(info) if name.fits(&info) => return Ok(slot),
+            _ => library.tokens.forget(name),
+        }
+    }
+    let found = match look(&context, name)? {
+        Found::One(slot) => slot,
+        Found::None(_) if library.tokens.may_start() => {
+            drop(context);
+            library.begin_anew();
+            match look(&library.context()?, name)? {
+                Found::One(slot) => slot,
+                Found::None(others) => return Err(absent(&others)),
+            }
+        }
+        Found::None(others) => return Err(absent(&others)),
+    };
+    library.tokens.slots.insert(name.clone(), found);
+    Ok(found)
+}
+
+enum Found {
+    One(Slot),
+    /// The labels of those that are there.
+    None(Vec<String>),
+}
+
+fn look(context: &Pkcs11, name: &TokenName) -> Result<Found, Fault> {
+    let mut fitting = Vec::new();
+    let mut others = Vec::new();
+    for slot in context.get_slots_with_token()? {
+        // A defect slot must not hide the others.
+        match context.get_token_info(slot) {
+            Ok(info) if info.token_initialized() && name.fits(&info) => fitting.push(slot),
+            Ok(info) if info.token_initialized() => others.push(format!("\"{}\"", info.label())),
+            _ => {}
+        }
+    }
+    match fitting.as_slice() {
+        [slot] => Ok(Found::One(*slot)),
+        [] => Ok(Found::None(others)),
+        _ => Err(KmsError::config(
+            "several tokens have this label: name the one by its \"serial\" as well",
+        )
+        .into()),
+    }
+}
+
+fn absent(others: &[String]) -> Fault {
+    let there = match others {
+        [] => "the module shows none".to_owned(),
+        others => format!("the module shows {}", others.join(", ")),
+    };
+    Fault::new(
+        FailureKind::Unreachable,
+        format!("is not present ({there})"),
+    )
+}
+
+fn log_in(
+    tokens: &mut Tokens,
+    context: &Pkcs11,
+    slot: Slot,
+    pin: Option<&PinSource>,
+) -> Result<(), Fault> {
+    let info = context.get_token_info(slot)?;
+    if !info.login_required() {
+        return Ok(());
+    }
+    let Some(source) = pin else {
+        return Err(KmsError::config(
+            "wants a login: give the provider a \"pin_file\" or a \"pin_env\"",
+        )
+        .into());
+    };
+    let pin = source.read()?;
+    let open = tokens.open.get_mut(&slot).expect("opened by the caller");
+    if open.logged_in == Some(pin.mark) {
+        return Ok(());
+    }
+    let denied = |message: String| Err(Fault::new(FailureKind::Denied, message));
+    let known = (info.serial_number().to_owned(), pin.mark);
+    if tokens.refused.contains(&known) {
+        return denied(format!(
+            "refused the PIN of {} before, and it is not tried again until that is written anew, since a \
+             token locks itself after a few wrong ones",
+            source.name()
+        ));
+    }
+    if info.user_pin_locked() {
+        return denied("has locked its PIN: its security officer must set a new one".to_owned());
+    }
+    if info.user_pin_final_try() {
+        return denied(
+            "would lock its PIN at one more wrong one, so none is tried: log in once by hand with the right one"
+                .to_owned(),
+        );
+    }
+    if open.logged_in.take().is_some() {
+        // Whoever has another PIN must show that it is right.
+        let _ = open.session.logout();
+    }
+    let mut result = open.session.login(UserType::User, Some(&pin.text));
+    if matches!(code(&result), Some(RvError::UserAlreadyLoggedIn)) {
+        let _ = open.session.logout();
+        result = open.session.login(UserType::User, Some(&pin.text));
+    }
+    match code(&result) {
+        None => {
+            result?;
+            open.logged_in = Some(pin.mark);
+            Ok(())
+        }
+        Some(
+            code @ (RvError::PinIncorrect
+            | RvError::PinInvalid
+            | RvError::PinLenRange
+            | RvError::PinExpired
+            | RvError::PinLocked),
+        ) => {
+            tokens.refused.insert(known);
+            denied(match code {
+                RvError::PinLocked => {
+                    "has locked its PIN: its security officer must set a new one".to_owned()
+                }
+                RvError::PinExpired => format!("says that the PIN of {} expired", source.name()),
+                _ => format!(
+                    "refuses the PIN of {}: put the right one there; this one is not tried again",
+                    source.name()
+                ),
+            })
+        }
+        Some(RvError::UserPinNotInitialized) => {
+            Err(KmsError::config("has no PIN yet: its security officer must set one").into())
+        }
+        Some(_) => Err(result.expect_err("it has a code").into()),
+    }
+}
+
+fn code(result: &Result<(), Error>) -> Option<RvError> {
+    match result {
+        Err(Error::Pkcs11(code, _)) => Some(*code),
+        _ => None,
+    }
+}

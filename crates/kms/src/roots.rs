@@ -1,0 +1,202 @@
+//! Asking the root keys that a KEK is wrapped under: any one of them gives it, so the loss of one is
+//! survived.
+//!
+//! A refusal by one root is no different from its loss: the others are asked, and only when every
+//! root refuses is the KEK refused. A copy that gives another key than the expected one is passed
+//! over like a root that is away, and told of in the same way.
+
+use std::{sync::Arc, time::Duration};
+
+use colcrypt_core::{DataKey, KeyCheckValue, KeyEncryptionKey, wrap};
+use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, RootAnswer, Settings};
+use tokio::task::JoinSet;
+
+use crate::{KmsError, WrappedKek, provider::Registry, retry};
+
+/// What came of asking.
+pub(crate) struct Asked {
+    pub(crate) key: Result<KeyEncryptionKey, Failure>,
+    /// Of the roots that were asked, in the order of preference.
+    pub(crate) answers: Vec<RootAnswer>,
+}
+
+/// By root, in the order of preference; none was not asked.
+type Results = Vec<Option<Result<KeyEncryptionKey, KmsError>>>;
+
+/// The KEK from the first root that gives it, in the order of preference. The rest are not asked.
+pub(crate) async fn first(registry: &Registry, settings: &Settings, kek: &KekRef) -> Asked {
+    let copies: Vec<&KekCopy> = kek.copies().collect();
+    let mut results: Results = copies.iter().map(|_| None).collect();
+    let asked = retry::across(settings, copies.len(), |root, limit| {
+        unwrap(registry, limit, kek, copies[root])
+    })
+    .await;
+    let failed = match asked {
+        Ok(served) => {
+            results[served.root] = Some(Ok(served.value));
+            served.failed
+        }
+        Err(errors) => errors.into_iter().enumerate().collect(),
+    };
+    for (root, error) in failed {
+        results[root] = Some(Err(error));
+    }
+    conclude(registry, kek, results)
+}
+
+/// The same from all roots, each asked once and all at the same time: so the loss of one that is not
+/// needed now is noticed. `given` is called as soon as one gives the KEK, without waiting for the rest.
+pub(crate) async fn all(
+    registry: &Arc<Registry>,
+    settings: &Settings,
+    kek: &KekRef,
+    given: impl Fn(),
+) -> Asked {
+    let limit = Duration::from_millis(settings.kms_timeout_ms);
+    let mut results: Results = Vec::new();
+    let mut calls = JoinSet::new();
+    for (root, copy) in kek.copies().cloned().enumerate() {
+        results.push(None);
+        let (registry, kek) = (Arc::clone(registry), kek.clone());
+        calls.spawn(async move { (root, unwrap(&registry, limit, &kek, &copy).await) });
+    }
+    let mut is_given = false;
+    while let Some(ended) = calls.join_next().await {
+        // One that panicked has said nothing.
+        let Ok((root, result)) = ended else { continue };
+        if result.is_ok() && !std::mem::replace(&mut is_given, true) {
+            given();
+        }
+        results[root] = Some(result);
+    }
+    conclude(registry, kek, results)
+}
+
+/// A DEK from the generator of the first provider that has one to give.
+pub(crate) async fn generate_dek(
+    registry: &Registry,
+    settings: &Settings,
+    kek: &KekRef,
+) -> Result<DataKey, Failure> {
+    let copies: Vec<&KekCopy> = kek.copies().collect();
+    let asked = retry::across(settings, copies.len(), |root, limit| {
+        let provider = &copies[root].provider;
+        async move {
+            let connected = registry.connect(provider)?;
+            retry::within(limit, connected.endpoint(), connected.generate_dek()).await
+        }
+    });
+    match asked.await {
+        Ok(served) => Ok(served.value),
+        Err(errors) => {
+            let named = copies.iter().zip(errors);
+            Err(together(named.map(|(copy, error)| {
+                registry.failure(&copy.provider, error)
+            })))
+        }
+    }
+}
+
+/// Has one provider unwrap its copy, and compares the check value.
+async fn unwrap(
+    registry: &Registry,
+    limit: Duration,
+    kek: &KekRef,
+    copy: &KekCopy,
+) -> Result<KeyEncryptionKey, KmsError> {
+    let aad = wrap::kek_aad(kek.id);
+    let wrapped = WrappedKek {
+        wrapped: copy.wrapped.clone(),
+        root_key_version: copy.root_key_version.clone(),
+    };
+    let provider = registry.connect(&copy.provider)?;
+    let call = provider.unwrap_kek(&copy.root_key, &aad, &wrapped);
+    let key = retry::within(limit, provider.endpoint(), call).await?;
+    let got = KeyCheckValue::of_kek(&key);
+    if got != kek.kcv {
+        return Err(KmsError::new(
+            FailureKind::WrongRootKey,
+            format!(
+                "wrong root key: expected check value {}, got {got}",
+                kek.kcv
+            ),
+        ));
+    }
+    Ok(key)
+}
+
+fn conclude(registry: &Registry, kek: &KekRef, results: Results) -> Asked {
+    let mut key = None;
+    let mut answers = Vec::new();
+    let mut failures = Vec::new();
+    for (copy, result) in kek.copies().zip(results) {
+        let (result, given) = match result {
+            None => continue,
+            Some(Ok(given)) => (Ok(()), Some(given)),
+            Some(Err(error)) => (Err(registry.failure(&copy.provider, error)), None),
+        };
+        failures.extend(result.clone().err());
+        answers.push(RootAnswer {
+            copy: copy.id(),
+            result,
+            serves: key.is_none() && given.is_some(),
+        });
+        key = key.or(given);
+    }
+    Asked {
+        key: key.ok_or_else(|| together(failures)),
+        answers,
+    }
+}
+
+/// One failure out of every root's. It is a refusal only if all of them refuse: as long as one may
+/// come back, what is cached serves on.
+fn together(failures: impl IntoIterator<Item = Failure>) -> Failure {
+    let failures: Vec<Failure> = failures.into_iter().collect();
+    let one = |fits: fn(FailureKind) -> bool| {
+        let mut kinds = failures.iter().map(|failure| failure.kind);
+        kinds.find(|kind| fits(*kind))
+    };
+    let kind = one(FailureKind::is_transient)
+        .or_else(|| one(|kind| !kind.is_refusal()))
+        .or_else(|| one(FailureKind::is_refusal));
+    let messages: Vec<&str> = failures
+        .iter()
+        .map(|failure| failure.message.as_str())
+        .collect();
+    Failure {
+        kind: kind.unwrap_or(FailureKind::Unavailable),
+        message: if messages.is_empty() {
+            "asking for the key encryption key was interrupted".to_owned()
+        } else {
+            messages.join("; ")
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kek_is_refused_only_when_every_root_refuses() {
+        use FailureKind::{Config, Denied, KeyDisabled, Timeout, WrongRootKey};
+        for (kinds, kind) in [
+            (&[Denied, KeyDisabled][..], Denied),
+            (&[Denied, Timeout], Timeout),
+            (&[WrongRootKey, Timeout], Timeout),
+            (&[Denied, Config], Config),
+            (&[WrongRootKey], WrongRootKey),
+        ] {
+            let failures = kinds.iter().map(|kind| Failure {
+                kind: *kind,
+                message: format!("{kind:?}"),
+            });
+            let failure = together(failures);
+            assert_eq!(failure.kind, kind);
+            for kind in kinds {
+                assert!(failure.message.contains(&format!("{kind:?}")), "{failure}");
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs the two drivers that migrate a table under real applications, psycopg and node-postgres, into
+# target/tools/drivers: pinned by version and hash, from PyPI and npm, by root or by a normal user, and only once.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+# The driver's C part comes for each Python; pip takes the one that fits.
+requirements='psycopg==3.3.9 --hash=sha256:d2d7d04a1ce6dab4f5b27316bea3b52585cafa2f2d631e5b09dd69823f5c26f6
+psycopg-binary==3.3.9 --hash=sha256:0953c1b94c73f97efce5b8fb1dad85cf5e4085b94902e439e27e6805ebc8be99 --hash=sha256:a99f0b9a19ed7a56bf5d6776456b8f15f5364db8853b0f5d184db394a45c391d --hash=sha256:180e4a99904d7a77f826fbb6dd16834bb3313675d8a6f055e39742fda00c33dc --hash=sha256:4992acd5a7479013d52615b8c23fdce9bc22f3cacbfb1007fa474e6b5ebe94c7
+typing_extensions==4.16.0 --hash=sha256:481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78d6370c2e8'
+
+tools="$ROOT/target/tools"
+drivers="$tools/drivers"
+locked="$ROOT/tests/drivers"
+stamp="$(printf '%s\n' "$requirements" && cat "$locked/package-lock.json" && python3 --version)"
+
+if [ "$(cat "$drivers/stamp" 2>/dev/null)" = "$stamp" ]; then
+    exit 0
+fi
+
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    say "installing nodejs, npm"
+    if ! is_root && ! command -v sudo >/dev/null; then
+        die "not root and no sudo: have an administrator run 'apt-get install nodejs npm'"
+    fi
+    as_admin env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
+    as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs npm \
+        </dev/null >&2
+fi
+
+mkdir -p "$tools"
+# Beside its destination, so that the last step is a rename and a run cut short leaves nothing half made.
+work="$(mktemp -d "$tools/drivers.XXXXXX")"
+trap 'rm -rf "$work"' EXIT
+
+printf '%s\n' "$requirements" >"$work/requirements.txt"
+python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+    --require-hashes --target "$work/python" --requirement "$work/requirements.txt" >&2
+PYTHONPATH="$work/python" python3 -c 'import psycopg; assert psycopg.pq.__impl__ == "binary"'
+
+cp "$locked/package.json" "$locked/package-lock.json" "$work/"
+npm ci --prefix "$work" --silent --ignore-scripts --no-audit --no-fund --cache "$work/cache" >&2
+rm -rf "$work/cache"
+NODE_PATH="$work/node_modules" node -e 'require("pg")'
+
+printf '%s\n' "$stamp" >"$work/stamp"
+chmod -R go+rX "$work"
+rm -rf "$drivers"
+mv "$work" "$drivers"
+trap - EXIT
+say "installed psycopg and node-postgres in $drivers"

@@ -1,0 +1,99 @@
+-- The audit log, its verification, and honeytokens.
+
+CREATE TABLE colcrypt.audit_log (
+    seq bigint PRIMARY KEY,
+    at timestamptz NOT NULL,
+    event text NOT NULL,
+    outcome text NOT NULL CHECK (outcome IN ('done', 'prepared', 'rolled back', 'denied', 'failed', 'alarm')),
+    session_role text NOT NULL,
+    -- Not "current_role": unquoted, that is a key word for the reader's own role.
+    current_role_name text NOT NULL,
+    client_addr inet,
+    database text NOT NULL,
+    pid int NOT NULL,
+    key_id text,
+    key text,
+    version int,
+    relation text,
+    -- How many of the same kind this record stands for.
+    repeats int NOT NULL,
+    detail text,
+    sqlstate text,
+    previous_hash bytea NOT NULL,
+    hash bytea NOT NULL
+);
+CREATE INDEX audit_log_at ON colcrypt.audit_log (at);
+COMMENT ON TABLE colcrypt.audit_log IS
+    'who did what to which key, and who was refused; each record holds the hash of the one before it';
+
+-- Where the writer stands. Not dumped: a restored log goes on from its last record.
+CREATE TABLE colcrypt.audit_state (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    seq bigint NOT NULL,
+    hash bytea NOT NULL,
+    anchored_seq bigint NOT NULL DEFAULT 0,
+    anchored_at timestamptz NOT NULL DEFAULT '-infinity',
+    -- The events from shared memory that the last batch held, should a crash leave them there.
+    ring bigint,
+    tickets bigint[]
+);
+COMMENT ON TABLE colcrypt.audit_state IS 'the last record of the audit log, and the last that was anchored';
+
+CREATE FUNCTION colcrypt.audit_append_only() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_audit_append_only' LANGUAGE c;
+COMMENT ON FUNCTION colcrypt.audit_append_only() IS 'trigger: refuses to change the audit log';
+REVOKE ALL ON FUNCTION colcrypt.audit_append_only() FROM PUBLIC;
+
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON colcrypt.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.audit_append_only();
+ALTER TABLE colcrypt.audit_log ENABLE ALWAYS TRIGGER append_only;
+
+CREATE TABLE colcrypt.honeytoken (
+    key_id bigint NOT NULL,
+    -- The value's authentication tag, and that of the value it was made from by re-encryption.
+    tag bytea NOT NULL,
+    origin bytea NOT NULL,
+    note text,
+    marked_at timestamptz NOT NULL DEFAULT now(),
+    marked_by text NOT NULL DEFAULT session_user,
+    PRIMARY KEY (key_id, tag)
+);
+COMMENT ON TABLE colcrypt.honeytoken IS 'values whose decryption raises an alarm';
+CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.honeytoken
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.honeytoken ENABLE ALWAYS TRIGGER catalog_changed;
+
+REVOKE ALL ON colcrypt.audit_log, colcrypt.audit_state, colcrypt.honeytoken FROM PUBLIC;
+GRANT SELECT ON colcrypt.audit_log TO pg_monitor;
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.audit_log', '');
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.honeytoken', '');
+
+CREATE FUNCTION colcrypt.verify_audit_log(
+        anchor_seq bigint DEFAULT NULL, anchor_hash text DEFAULT NULL,
+        OUT ok boolean, OUT events bigint, OUT head_seq bigint, OUT head_hash text,
+        OUT first_bad bigint, OUT problem text)
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_audit_log' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.verify_audit_log(bigint, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.verify_audit_log(bigint, text) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
+    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew';
+
+CREATE FUNCTION colcrypt.audit_status(
+        OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint)
+    AS 'MODULE_PATHNAME', 'colcrypt_audit_status' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION colcrypt.audit_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.audit_status() TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.audit_status() IS
+    'events on their way into the audit log through shared memory, and how many went to the server log instead';
+
+CREATE FUNCTION colcrypt.mark_honeytoken(value colcrypt.ciphertext, note text DEFAULT NULL) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_mark_honeytoken' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
+    'raises an alarm in the audit log whenever this value is decrypted, which whoever does so cannot tell';
+
+CREATE FUNCTION colcrypt.unmark_honeytoken(value colcrypt.ciphertext) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_unmark_honeytoken' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.unmark_honeytoken(colcrypt.ciphertext) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.unmark_honeytoken(colcrypt.ciphertext) IS
+    'takes the mark off a value, whatever it was re-encrypted from or to';

@@ -1,0 +1,188 @@
+-- How often keys are used, by whom; cryptoperiods, limits, and the schedule of rotations.
+-- Counting changes no key: its tables have no trigger that makes sessions look at the catalog again.
+
+CREATE TABLE colcrypt.usage_count (
+    minute timestamptz NOT NULL,
+    key_id bigint NOT NULL,
+    version int NOT NULL,
+    -- By name: the record outlives the role.
+    role text NOT NULL,
+    encryptions bigint NOT NULL,
+    decryptions bigint NOT NULL,
+    -- Older than colcrypt.usage_days: the whole day (of UTC) that begins with this minute.
+    whole_day boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (minute, key_id, version, role)
+);
+CREATE INDEX usage_count_minutes ON colcrypt.usage_count (minute) WHERE NOT whole_day;
+COMMENT ON TABLE colcrypt.usage_count IS 'who used which key version how often, by minute, later by day; see the view usage';
+
+-- Not dumped: tries belong to this database.
+CREATE TABLE colcrypt.rotation_try (
+    key_id bigint PRIMARY KEY,
+    tries int NOT NULL,
+    last_error text NOT NULL,
+    retry_at timestamptz NOT NULL
+);
+COMMENT ON TABLE colcrypt.rotation_try IS 'scheduled rotations that failed, until they succeed; see the view rotation_schedule';
+
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.version_usage', '');
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.usage_count', '');
+
+CREATE FUNCTION colcrypt.set_cryptoperiods(key text, originator interval, recipient interval) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_set_cryptoperiods' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) IS
+    'how long a version of the key may encrypt after its activation, and how long after that it may decrypt; null is without end';
+
+CREATE FUNCTION colcrypt.set_rotation_interval(key text, every interval) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_set_rotation_interval' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.set_rotation_interval(text, interval) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.set_rotation_interval(text, interval) IS
+    'how often the worker rotates the key, at colcrypt.rotation_time; null is only when its cryptoperiod or a usage limit asks for it';
+
+CREATE FUNCTION colcrypt.set_usage_bound(key text, bound bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_set_usage_bound' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.set_usage_bound(text, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.set_usage_bound(text, bigint) IS
+    'how many values a version of the key may encrypt, of which colcrypt.usage_refuse percent are allowed; null is the suite''s bound, which is the highest';
+
+CREATE FUNCTION colcrypt.unflushed_uses(
+        OUT key_id bigint, OUT version int, OUT role oid, OUT encryptions bigint, OUT decryptions bigint, OUT since timestamptz)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_unflushed_uses' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION colcrypt.unflushed_uses() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.unflushed_uses() TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.unflushed_uses() IS
+    'uses of keys by finished transactions that shared memory holds until the next flush; those that had no place of their own have key 0 and no role';
+
+CREATE FUNCTION colcrypt.unflushed_versions(
+        OUT key_id bigint, OUT version int, OUT encryptions bigint, OUT reserved bigint)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_unflushed_versions' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION colcrypt.unflushed_versions() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.unflushed_versions() TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.unflushed_versions() IS
+    'encryptions that shared memory holds until the next flush, and those that transactions under way have reserved';
+
+CREATE FUNCTION colcrypt.suite_bound(suite text) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_suite_bound' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+REVOKE ALL ON FUNCTION colcrypt.suite_bound(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.suite_bound(text) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.suite_bound(text) IS
+    'how many values one version of a key of this suite may encrypt';
+
+CREATE VIEW colcrypt.usage AS
+    SELECT coalesce(k.name, CASE u.key_id WHEN 0 THEN '(other)' ELSE '(dropped)' END) AS key,
+           u.version, u.role, u.day,
+           sum(u.encryptions)::bigint AS encryptions, sum(u.decryptions)::bigint AS decryptions
+    FROM (SELECT c.key_id, c.version, c.role, (c.minute AT TIME ZONE 'UTC')::date AS day, c.encryptions, c.decryptions
+          FROM colcrypt.usage_count c
+          UNION ALL
+          SELECT f.key_id, f.version,
+                 CASE WHEN f.role IS NULL THEN '(other)' ELSE coalesce(r.rolname, format('(dropped role %s)', f.role)) END,
+                 (f.since AT TIME ZONE 'UTC')::date, f.encryptions, f.decryptions
+          FROM colcrypt.unflushed_uses() f LEFT JOIN pg_catalog.pg_roles r ON r.oid = f.role) u
+    LEFT JOIN colcrypt.key k USING (key_id)
+    GROUP BY 1, 2, 3, 4;
+COMMENT ON VIEW colcrypt.usage IS
+    'who used which key version how often on which day (of UTC), finished transactions only; a value re-encrypted counts as encrypted, one whose plaintext was given out as decrypted';
+GRANT SELECT ON colcrypt.usage TO pg_monitor;
+
+CREATE VIEW colcrypt.key_usage AS
+    SELECT n.key, n.version, n.is_current, n.encryptions, n.reserved, n.bound,
+           round(100 * (n.encryptions + n.reserved)::numeric / n.bound, 2) AS percent,
+           CASE WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_refuse')::int / 100) THEN 'refuse'
+                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_rotate')::int / 100) THEN 'rotate'
+                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_warn')::int / 100) THEN 'warn'
+                ELSE 'ok' END AS state
+    FROM (SELECT k.name AS key, v.version, v.version = k.current_version AS is_current,
+                 coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) AS encryptions,
+                 coalesce(f.reserved, 0) AS reserved,
+                 least(colcrypt.suite_bound(k.suite), k.usage_bound) AS bound
+          FROM colcrypt.key k
+          JOIN colcrypt.key_version v USING (key_id)
+          LEFT JOIN colcrypt.version_usage u USING (key_id, version)
+          LEFT JOIN colcrypt.unflushed_versions() f USING (key_id, version)) n;
+COMMENT ON VIEW colcrypt.key_usage IS
+    'how many values each key version has encrypted of how many it may; state is ok, warn, rotate (the worker does) or refuse';
+GRANT SELECT ON colcrypt.key_usage TO pg_monitor;
+
+-- The days around a moment on which the window for rotations opens and closes.
+CREATE FUNCTION colcrypt.rotation_windows(around timestamptz, OUT opens timestamptz, OUT closes timestamptz)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT w.opens, w.opens + CASE WHEN t.until > t.at THEN t.until - t.at ELSE t.until - t.at + '24 hours' END
+        FROM (SELECT split_part(s, '-', 1)::time AS at,
+                     coalesce(nullif(split_part(s, '-', 2), '')::time, split_part(s, '-', 1)::time + '1 hour') AS until
+              FROM trim(current_setting('colcrypt.rotation_time')) s WHERE s <> '') t,
+             generate_series(-1, 1) d,
+             LATERAL (SELECT ((around AT TIME ZONE current_setting('log_timezone'))::date + d + t.at)
+                             AT TIME ZONE current_setting('log_timezone') AS opens) w
+        ORDER BY 1
+    $$;
+REVOKE ALL ON FUNCTION colcrypt.rotation_windows(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.rotation_windows(timestamptz) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.rotation_windows(timestamptz) IS
+    'when colcrypt.rotation_time is, on the days around a moment; no row when it is any time';
+
+CREATE FUNCTION colcrypt.rotation_time_from(moment timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce((SELECT greatest(w.opens, moment) FROM colcrypt.rotation_windows(moment) w
+                         WHERE w.closes > moment ORDER BY w.opens LIMIT 1), moment)
+    $$;
+REVOKE ALL ON FUNCTION colcrypt.rotation_time_from(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.rotation_time_from(timestamptz) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.rotation_time_from(timestamptz) IS 'the first moment from this one on at which scheduled rotations run';
+
+CREATE FUNCTION colcrypt.rotation_time_until(moment timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce((SELECT CASE WHEN w.closes > moment THEN moment ELSE w.opens END
+                         FROM colcrypt.rotation_windows(moment) w
+                         WHERE w.opens <= moment ORDER BY w.opens DESC LIMIT 1), moment)
+    $$;
+REVOKE ALL ON FUNCTION colcrypt.rotation_time_until(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.rotation_time_until(timestamptz) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.rotation_time_until(timestamptz) IS
+    'this moment if scheduled rotations run then, or else when they last began to';
+
+CREATE VIEW colcrypt.rotation_schedule AS
+    SELECT n.key, n.version, n.activated_at, n.next_rotation_at, n.why,
+           n.due_at <= now() AS overdue,
+           t.last_error, t.tries, t.retry_at
+    FROM (
+        SELECT k.key_id, k.name AS key, k.current_version AS version, a.activated_at,
+               -- Whatever is asked, never more often than once a second.
+               CASE WHEN least(r.at, p.at, u.at) IS NOT NULL
+                    THEN greatest(least(r.at, p.at, u.at), a.activated_at + interval '1 second') END AS next_rotation_at,
+               least(r.due, p.due, u.at) AS due_at,
+               CASE least(r.at, p.at, u.at) WHEN u.at THEN 'usage limit' WHEN r.at THEN 'rotation interval'
+                    WHEN p.at THEN 'originator-usage period' END AS why
+        FROM colcrypt.key k
+        JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
+        JOIN colcrypt.key_usage c ON c.key = k.name AND c.version = k.current_version,
+        LATERAL (SELECT coalesce(v.activated_at, v.created_at) AS activated_at) a,
+        -- An interval that is over waits for the next time of day.
+        LATERAL (SELECT colcrypt.rotation_time_from(greatest(a.activated_at + k.rotation_interval, now())) AS at,
+                        a.activated_at + k.rotation_interval AS due
+                 WHERE k.rotation_interval IS NOT NULL
+                 UNION ALL SELECT NULL, NULL WHERE k.rotation_interval IS NULL) r,
+        -- A version must be relieved before its period ends: a tenth of it before, at most a day.
+        LATERAL (SELECT a.activated_at + k.originator_usage_period
+                        - least(k.originator_usage_period / 10, interval '1 day') AS latest) l,
+        LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b,
+        LATERAL (SELECT l.latest AS due,
+                        -- The last time of day before that, unless it is over or was none; the period
+                        -- outranks the time of day.
+                        CASE WHEN l.latest IS NULL THEN NULL
+                             WHEN b.best > greatest(a.activated_at, now()) THEN b.best
+                             ELSE least(CASE WHEN b.best > a.activated_at THEN colcrypt.rotation_time_from(now()) END,
+                                        greatest(l.latest, now())) END AS at) p,
+        LATERAL (SELECT CASE WHEN c.state IN ('rotate', 'refuse') THEN now() END AS at) u
+    ) n
+    LEFT JOIN colcrypt.rotation_try t USING (key_id);
+COMMENT ON VIEW colcrypt.rotation_schedule IS
+    'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at';
+GRANT SELECT ON colcrypt.rotation_schedule TO pg_monitor;

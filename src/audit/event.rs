@@ -1,0 +1,264 @@
+//! An event as it lies in shared memory: fixed in size, whole in itself, any bytes valid.
+//!
+//! Everything that needs the catalogs (names of roles, of the database) is looked up when the event is
+//! made, since it may be posted where no catalog can be read: while a transaction aborts.
+
+use std::cell::OnceCell;
+
+use pgrx::pg_sys;
+use serde_json::json;
+
+use crate::pg;
+
+/// A short text, cut where it is too long; absent or of `N` bytes at most.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Text<const N: usize> {
+    length: u16,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    const ABSENT: u16 = u16::MAX;
+
+    pub fn new(text: Option<&str>) -> Self {
+        let mut bytes = [0; N];
+        let Some(text) = text else {
+            return Self {
+                length: Self::ABSENT,
+                bytes,
+            };
+        };
+        let end = (0..=text.len().min(N))
+            .rev()
+            .find(|&end| text.is_char_boundary(end))
+            .unwrap_or(0);
+        bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        Self {
+            length: end as u16,
+            bytes,
+        }
+    }
+
+    pub fn get(&self) -> Option<&str> {
+        if self.length == Self::ABSENT {
+            return None;
+        }
+        let bytes = self.bytes.get(..usize::from(self.length))?;
+        std::str::from_utf8(bytes).ok()
+    }
+
+    /// The text, or nothing where there is none.
+    pub fn or_empty(&self) -> &str {
+        self.get().unwrap_or_default()
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.length == other.length && self.bytes == other.bytes
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    Done,
+    /// Its transaction was prepared; a record of it as done follows if that is committed.
+    Prepared,
+    RolledBack,
+    Denied,
+    Failed,
+    /// A honeytoken was decrypted.
+    Alarm,
+}
+
+impl Outcome {
+    const ALL: [Self; 6] = [
+        Self::Done,
+        Self::Prepared,
+        Self::RolledBack,
+        Self::Denied,
+        Self::Failed,
+        Self::Alarm,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Prepared => "prepared",
+            Self::RolledBack => "rolled back",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Alarm => "alarm",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Event {
+    /// TimestampTz.
+    pub at: i64,
+    /// Meaningful where `has_key_id` is not 0.
+    pub key_id: u64,
+    pub database: u32,
+    pub pid: i32,
+    /// 0 is none: versions begin with 1.
+    pub version: u32,
+    /// How many of the same kind it stands for.
+    pub repeats: u32,
+    has_key_id: u8,
+    outcome: u8,
+    pub event: Text<64>,
+    pub session_role: Text<64>,
+    pub current_role: Text<64>,
+    pub client_addr: Text<46>,
+    pub database_name: Text<64>,
+    pub key: Text<200>,
+    pub relation: Text<140>,
+    pub detail: Text<320>,
+    pub sqlstate: Text<5>,
+}
+
+impl Event {
+    /// Something that this session does now. In a transaction that has not failed.
+    pub fn now(event: &str, outcome: Outcome) -> Self {
+        // SAFETY: reads the clock and the session's role.
+        let (at, session) = unsafe { (pg_sys::GetCurrentTimestamp(), pg_sys::GetSessionUserId()) };
+        Self {
+            at,
+            key_id: 0,
+            database: pg::my_database().to_u32(),
+            pid: session_pid(),
+            version: 0,
+            repeats: 1,
+            has_key_id: 0,
+            outcome: outcome as u8,
+            event: Text::new(Some(event)),
+            session_role: Text::new(Some(&pg::role_name(session))),
+            current_role: Text::new(Some(&pg::role_name(pg::current_user()))),
+            client_addr: client_addr(),
+            database_name: database_name(),
+            key: Text::new(None),
+            relation: Text::new(None),
+            detail: Text::new(None),
+            sqlstate: Text::new(None),
+        }
+    }
+
+    pub fn set_key(&mut self, id: Option<u64>, name: Option<&str>) {
+        self.has_key_id = u8::from(id.is_some());
+        self.key_id = id.unwrap_or_default();
+        self.key = Text::new(name);
+    }
+
+    pub fn set_detail(&mut self, detail: Option<&str>) {
+        self.detail = Text::new(detail);
+    }
+
+    pub fn set_outcome(&mut self, outcome: Outcome) {
+        self.outcome = outcome as u8;
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        Outcome::ALL
+            .get(usize::from(self.outcome))
+            .copied()
+            .unwrap_or(Outcome::Failed)
+    }
+
+    /// As key_status shows it.
+    pub fn key_id(&self) -> Option<String> {
+        (self.has_key_id != 0).then(|| format!("{:016x}", self.key_id))
+    }
+
+    pub fn version(&self) -> Option<i32> {
+        (self.version != 0).then_some(self.version as i32)
+    }
+
+    /// Whether another event says the same, time and count apart.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.database == other.database
+            && self.pid == other.pid
+            && self.outcome == other.outcome
+            && (self.has_key_id, self.key_id, self.version)
+                == (other.has_key_id, other.key_id, other.version)
+            && self.event.same(&other.event)
+            && self.session_role.same(&other.session_role)
+            && self.current_role.same(&other.current_role)
+            && self.key.same(&other.key)
+            && self.relation.same(&other.relation)
+            && self.detail.same(&other.detail)
+            && self.sqlstate.same(&other.sqlstate)
+    }
+
+    /// As the server log tells it.
+    pub fn json(&self) -> String {
+        // SAFETY: formats into a static buffer, copied at once.
+        let at = unsafe { std::ffi::CStr::from_ptr(pg_sys::timestamptz_to_str(self.at)) };
+        json!({
+            "at": at.to_string_lossy(),
+            "event": self.event.get(),
+            "outcome": self.outcome().name(),
+            "session_role": self.session_role.get(),
+            "current_role_name": self.current_role.get(),
+            "client_addr": self.client_addr.get(),
+            "database": self.database_name.get(),
+            "pid": self.pid,
+            "key_id": self.key_id(),
+            "key": self.key.get(),
+            "version": self.version(),
+            "relation": self.relation.get(),
+            "repeats": self.repeats,
+            "detail": self.detail.get(),
+            "sqlstate": self.sqlstate.get(),
+        })
+        .to_string()
+    }
+}
+
+/// The session's process: of a parallel worker, its leader's.
+fn session_pid() -> i32 {
+    // SAFETY: MyProc is this process's, and a lock group's leader outlives its members.
+    unsafe {
+        let leader = (*pg_sys::MyProc).lockGroupLeader;
+        if leader.is_null() {
+            pg::my_pid()
+        } else {
+            (*leader).pid
+        }
+    }
+}
+
+thread_local! {
+    static CLIENT_ADDR: OnceCell<Text<46>> = const { OnceCell::new() };
+    static DATABASE_NAME: OnceCell<Text<64>> = const { OnceCell::new() };
+}
+
+fn client_addr() -> Text<46> {
+    CLIENT_ADDR.with(|cell| {
+        *cell.get_or_init(|| {
+            // SAFETY: gives the address of this process's client, or null where there is none.
+            let addr =
+                unsafe { pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]) };
+            Text::new(addr.as_ref().map(|addr| addr.0.as_str()))
+        })
+    })
+}
+
+fn database_name() -> Text<64> {
+    DATABASE_NAME.with(|cell| {
+        *cell.get_or_init(|| {
+            // SAFETY: a catalog look-up; palloc's a C string or gives null.
+            let name = unsafe {
+                let name = pg_sys::get_database_name(pg::my_database());
+                (!name.is_null()).then(|| {
+                    std::ffi::CStr::from_ptr(name)
+                        .to_string_lossy()
+                        .into_owned()
+                })
+            };
+            Text::new(Some(&name.unwrap_or_default()))
+        })
+    })
+}

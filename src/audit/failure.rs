@@ -1,0 +1,92 @@
+//! Calls that were refused or went wrong: one event for each ERROR that one of our functions raises.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::event::{Event, Outcome, Text};
+use super::ring::{self, Patience};
+use crate::catalog::read;
+use crate::error::{Error, Report};
+use crate::pg::Call;
+
+/// Functions that use keys.
+const USES: [&str; 4] = [
+    "encrypt_col",
+    "decrypt_col",
+    "reencrypt_col",
+    "keep_in_step",
+];
+/// Functions that use none and change nothing; input and output of the types apart.
+const HARMLESS: [&str; 16] = [
+    "row_context",
+    "ciphertext",
+    "context",
+    "catalog_changed",
+    "cache_slots",
+    "broker_status",
+    "audit_status",
+    "verify_audit_log",
+    "has_key_privilege",
+    "root_state",
+    "may_read_column",
+    "rows_needing_key",
+    "suite_bound",
+    "unflushed_uses",
+    "unflushed_versions",
+    "write_access_view",
+];
+
+/// Records that a call ends with this error. Before it is raised, in a transaction that still lives.
+#[cold]
+pub fn failed(call: Call, error: &Error, report: &Report) {
+    let Some(function) = function_name(call) else {
+        return;
+    };
+    let uses = USES.contains(&function.as_str());
+    let harmless = HARMLESS.contains(&function.as_str())
+        || function.starts_with("ciphertext_")
+        || function.starts_with("context_");
+    if harmless || (uses && error.is_callers_slip()) {
+        return;
+    }
+    let outcome = if error.is_denial() {
+        Outcome::Denied
+    } else {
+        Outcome::Failed
+    };
+    let mut event = Event::now(&function, outcome);
+    let subject = error.subject();
+    let id = match (error, subject.key) {
+        (Error::UnknownKeyId(id), _) => Some(id.0),
+        (_, Some(name)) => read::key_by_name(name).ok().map(|key| key.id.0),
+        _ => None,
+    };
+    event.set_key(id, subject.key);
+    event.version = subject.version.unwrap_or_default();
+    // A name that is none may be a value in the wrong place.
+    if uses && matches!(error, Error::UnknownKey(_)) {
+        event.set_detail(Some("no key has the given name"));
+    } else {
+        let detail = match &report.detail {
+            Some(detail) => format!("{}: {detail}", report.message),
+            None => report.message.clone(),
+        };
+        event.set_detail(Some(&detail));
+    }
+    event.sqlstate = Text::new(Some(report.sqlstate));
+    ring::post(&event, Patience::Wait);
+}
+
+/// What SQL calls the function.
+fn function_name(call: Call) -> Option<String> {
+    let flinfo = call.flinfo();
+    if flinfo.is_null() {
+        return None;
+    }
+    // SAFETY: flinfo belongs to the call; the look-up gives a C string or null.
+    unsafe {
+        let name = pg_sys::get_func_name((*flinfo).fn_oid);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}

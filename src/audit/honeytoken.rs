@@ -1,0 +1,157 @@
+//! Honeytokens: values that nobody has a reason to decrypt. Whoever does so gets the plaintext as ever,
+//! and raises an alarm. A value is known by its authentication tag, which re-encryption carries over to
+//! a new one; the old stays marked, since old copies of the value may turn up.
+
+use pgrx::pg_sys;
+
+use colcrypt_core::{KeyId, Value};
+
+use super::Act;
+use super::event::{Event, Outcome};
+use super::ring::{self, Patience};
+use crate::catalog::scan::{Equals, each};
+use crate::catalog::{read, write};
+use crate::error::{Error, Result};
+use crate::pg::{self, Call, Varlena};
+
+/// A value's authentication tag.
+pub type Tag = [u8; 16];
+
+/// The tag of a value; every suite has one of this length.
+pub fn tag_of(value: &[u8]) -> Option<Tag> {
+    value.last_chunk::<16>().copied()
+}
+
+/// The marked values of a key.
+pub fn of_key(key: KeyId) -> Result<std::collections::HashSet<Tag>> {
+    let mut tags = std::collections::HashSet::new();
+    each(
+        "honeytoken",
+        "honeytoken_pkey",
+        &[Equals::int8(1, key.0 as i64)],
+        |row| {
+            tags.extend(tag_of(&row.get::<Vec<u8>>("tag")?));
+            Ok(())
+        },
+    )?;
+    Ok(tags)
+}
+
+/// Somebody decrypted a marked value. Changes nothing that the caller could see.
+#[cold]
+pub fn alarm(function: &str, value: &Value<'_>) {
+    let id = value.header.key;
+    let mut event = Event::now(function, Outcome::Alarm);
+    let name = read::key_by_id(id).ok().map(|key| key.name);
+    event.set_key(Some(id.0), name.as_deref());
+    event.version = value.header.version.number();
+    let note = note_of(id, value.tag).unwrap_or_default();
+    let tag = hex::encode(value.tag);
+    event.set_detail(Some(&match note {
+        Some(note) => format!("honeytoken {tag}: {note}"),
+        None => format!("honeytoken {tag}"),
+    }));
+    // SAFETY: reads a flag in shared memory. On a standby the ring itself writes to the server log.
+    if ring::post(&event, Patience::Wait) && !unsafe { pg_sys::RecoveryInProgress() } {
+        pg::server_log(&format!("colcrypt: alarm {}", event.json()));
+    }
+}
+
+fn note_of(key: KeyId, tag: &[u8]) -> Result<Option<String>> {
+    let mut note = None;
+    each(
+        "honeytoken",
+        "honeytoken_pkey",
+        &[Equals::int8(1, key.0 as i64)],
+        |row| {
+            if row.get::<Vec<u8>>("tag")? == tag {
+                note = row.optional("note")?;
+            }
+            Ok(())
+        },
+    )?;
+    Ok(note)
+}
+
+/// Marks what a marked value was re-encrypted to, where this transaction may write.
+///
+/// # Errors
+/// Of the insertion.
+pub fn follow(old: &Value<'_>, new: &[u8]) -> Result<()> {
+    // SAFETY: reads flags of this process and of shared memory.
+    let read_only = unsafe {
+        pg_sys::XactReadOnly || pg_sys::IsInParallelMode() || pg_sys::RecoveryInProgress()
+    };
+    let Some(new) = tag_of(new).filter(|_| !read_only) else {
+        return Ok(());
+    };
+    write::execute(
+        "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note, marked_at, marked_by) \
+         SELECT key_id, $3, origin, note, marked_at, marked_by FROM colcrypt.honeytoken \
+         WHERE key_id = $1 AND tag = $2 ON CONFLICT DO NOTHING",
+        &[
+            (old.header.key.0 as i64).into(),
+            old.tag.to_vec().into(),
+            new.to_vec().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+fn with_value<R>(call: Call, body: impl FnOnce(&Value<'_>, &read::Key) -> Result<R>) -> Result<R> {
+    let datum = call.datum(0).ok_or(Error::NullArgument("value"))?;
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let value = Value::parse(stored.bytes())?;
+    let key = read::key_by_id(value.header.key)?;
+    read::require(&key, crate::error::Privilege::Manage)?;
+    body(&value, &key)
+}
+
+fn mark(call: Call) -> Result<pg_sys::Datum> {
+    with_value(call, |value, key| {
+        // SAFETY: declared as text.
+        let note = unsafe { call.get::<String>(1) };
+        write::execute(
+            "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note) VALUES ($1, $2, $2, $3) \
+             ON CONFLICT (key_id, tag) DO UPDATE SET note = EXCLUDED.note",
+            &[
+                (key.id.0 as i64).into(),
+                value.tag.to_vec().into(),
+                note.into(),
+            ],
+        )?;
+        record("mark_honeytoken", value, key)
+    })
+}
+
+fn unmark(call: Call) -> Result<pg_sys::Datum> {
+    with_value(call, |value, key| {
+        let marks = write::execute(
+            "DELETE FROM colcrypt.honeytoken h USING colcrypt.honeytoken this \
+             WHERE this.key_id = $1 AND this.tag = $2 AND h.key_id = $1 AND h.origin = this.origin",
+            &[(key.id.0 as i64).into(), value.tag.to_vec().into()],
+        )?;
+        if marks == 0 {
+            return Err(Error::UnknownObject {
+                what: "honeytoken",
+                name: hex::encode(value.tag),
+            });
+        }
+        record("unmark_honeytoken", value, key)
+    })
+}
+
+fn record(event: &'static str, value: &Value<'_>, key: &read::Key) -> Result<pg_sys::Datum> {
+    Act::new(event)
+        .key(key)
+        .version(value.header.version.number())
+        .detail(format!("honeytoken {}", hex::encode(value.tag)))
+        .record()?;
+    Ok(pg_sys::Datum::from(0))
+}
+
+crate::sql_functions! {
+    colcrypt_mark_honeytoken / pg_finfo_colcrypt_mark_honeytoken => mark;
+    colcrypt_unmark_honeytoken / pg_finfo_colcrypt_unmark_honeytoken => unmark;
+}

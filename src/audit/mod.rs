@@ -1,0 +1,137 @@
+//! The audit log: who did what to which key, in a record that shows any tampering.
+//!
+//! An administrative act is recorded by its own transaction (the outbox), so that the record exists
+//! exactly when the act does. What must be known though its transaction fails goes through shared memory
+//! (`ring`): refused and failed calls (`failure`), acts that were rolled back (`pending`), honeytokens
+//! (`honeytoken`), and a superuser's use of a key without a grant. The maintenance worker of the database
+//! brings both into the hash chain of `colcrypt.audit_log` (`writer`), which `verify` judges. On a
+//! standby, which can write nothing, an event is a line of the server log.
+
+mod event;
+mod failure;
+pub mod honeytoken;
+mod pending;
+pub mod ring;
+mod verify;
+pub mod writer;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use pgrx::pg_sys;
+
+use crate::catalog::read::Key;
+use crate::catalog::write;
+use crate::error::{Privilege, Result};
+use crate::maintenance::{self, relation};
+use crate::pg;
+
+use event::{Event, Outcome, Text};
+use ring::Patience;
+
+pub use failure::failed;
+
+thread_local! {
+    /// What this session was told of already.
+    static OVERRIDES: RefCell<HashSet<(pg_sys::Oid, u64, Privilege)>> = RefCell::new(HashSet::new());
+}
+
+/// A superuser uses a key that nobody granted to him: once a session, key and privilege.
+#[cold]
+pub fn superuser_override(key: &Key, privilege: Privilege) {
+    let this = (pg::current_user(), key.id.0, privilege);
+    if !OVERRIDES.with_borrow_mut(|known| known.insert(this)) {
+        return;
+    }
+    let mut event = Event::now("superuser_override", Outcome::Done);
+    event.set_key(Some(key.id.0), Some(&key.name));
+    event.set_detail(Some(&format!("{} without a grant", privilege.name())));
+    ring::post(&event, Patience::Wait);
+}
+
+/// An administrative act, as the audit log tells it.
+pub struct Act<'a> {
+    /// What was done: the SQL function's name.
+    pub event: &'static str,
+    pub key: Option<&'a Key>,
+    pub version: Option<u32>,
+    pub relation: Option<pg_sys::Oid>,
+    /// The reason given, and what else tells one act from another. Never a secret.
+    pub detail: Option<String>,
+}
+
+impl<'a> Act<'a> {
+    pub fn new(event: &'static str) -> Self {
+        Self {
+            event,
+            key: None,
+            version: None,
+            relation: None,
+            detail: None,
+        }
+    }
+
+    pub fn key(self, key: &'a Key) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
+    }
+
+    pub fn version(self, version: u32) -> Self {
+        Self {
+            version: Some(version),
+            ..self
+        }
+    }
+
+    pub fn relation(self, relation: pg_sys::Oid) -> Self {
+        Self {
+            relation: Some(relation),
+            ..self
+        }
+    }
+
+    pub fn detail(self, detail: impl Into<String>) -> Self {
+        Self {
+            detail: Some(detail.into()),
+            ..self
+        }
+    }
+
+    /// Records it in this transaction.
+    ///
+    /// # Errors
+    /// Of the insertion, which ends the act itself: what cannot be recorded is not done.
+    pub fn record(self) -> Result<()> {
+        let relation = match self.relation {
+            Some(oid) => Some(relation::describe(oid)?.name),
+            None => None,
+        };
+        let mut event = Event::now(self.event, Outcome::Done);
+        event.set_key(
+            self.key.map(|key| key.id.0),
+            self.key.map(|key| key.name.as_str()),
+        );
+        event.version = self.version.unwrap_or_default();
+        event.relation = Text::new(relation.as_deref());
+        event.set_detail(self.detail.as_deref());
+        write::execute(
+            "INSERT INTO colcrypt.audit_outbox \
+             (event, current_role_name, key_id, key_name, version, relation, detail) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                self.event.into(),
+                pg::role_name(pg::current_user()).into(),
+                self.key.map(|key| key.id.0 as i64).into(),
+                self.key.map(|key| key.name.clone()).into(),
+                self.version.map(|version| version as i32).into(),
+                relation.into(),
+                self.detail.into(),
+            ],
+        )?;
+        pending::remember(event);
+        maintenance::wake_at_commit();
+        Ok(())
+    }
+}

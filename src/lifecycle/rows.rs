@@ -1,0 +1,330 @@
+//! Which rows need a key version: asked of the rows themselves.
+//!
+//! Every stored column counts whose type is `ciphertext` or holds one (domains, arrays and composites, in
+//! any depth), registered or not, in every table, partition, child and materialized view. Temporary tables
+//! do not: nobody else can read them.
+//!
+//! A table is read as its owner in a security-restricted operation, because planning alone may run code of
+//! the owner's, but without any policy: a row that nobody sees is lost all the same.
+
+use std::collections::HashMap;
+
+use pgrx::spi::quote_identifier;
+use pgrx::{Spi, pg_sys};
+
+use crate::catalog::read::Key;
+use crate::catalog::write::{AsRole, safe_search_path};
+use crate::error::{Error, Result};
+use crate::maintenance::relation;
+
+/// A column that can hold ciphertexts.
+pub struct Column {
+    pub relation: pg_sys::Oid,
+    /// The relation's name, qualified and quoted.
+    pub name: String,
+    pub attribute: String,
+    /// Whether rotation takes care of it, by its own registration or a parent's.
+    pub registered: bool,
+    owner: pg_sys::Oid,
+    holds: pg_sys::Oid,
+}
+
+impl Column {
+    /// The column's name as errors and records have it.
+    pub fn describe(&self) -> String {
+        format!("{}.{}", self.name, quote_identifier(&self.attribute))
+    }
+}
+
+/// How a type holds ciphertexts.
+enum Shape {
+    Ciphertext,
+    Domain(pg_sys::Oid),
+    Array(pg_sys::Oid),
+    /// Fields that hold some, by name and type.
+    Composite(Vec<(String, pg_sys::Oid)>),
+}
+
+/// Every column that can hold ciphertexts, and how to look into it.
+pub struct Columns {
+    pub all: Vec<Column>,
+    shapes: HashMap<pg_sys::Oid, Shape>,
+}
+
+const HOLDING: &str = "WITH RECURSIVE holding(type) AS (\
+    SELECT t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+    WHERE n.nspname = 'colcrypt' AND t.typname = 'ciphertext' \
+    UNION SELECT t.oid FROM holding h JOIN pg_type t \
+        ON (t.typtype = 'd' AND t.typbasetype = h.type) \
+        OR (t.typcategory = 'A' AND t.typelem = h.type) \
+        OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid \
+            AND a.atttypid = h.type AND a.attnum > 0 AND NOT a.attisdropped)))";
+
+impl Columns {
+    /// Finds them in the catalogs.
+    ///
+    /// # Errors
+    /// Of SPI.
+    pub fn find() -> Result<Self> {
+        let _path = safe_search_path();
+        let _role = AsRole::owner();
+        Ok(Self {
+            shapes: shapes()?,
+            all: columns()?,
+        })
+    }
+
+    /// The SQL condition, on `t`, that the column's value needs one of these versions.
+    fn condition(&self, column: &Column, key: &Key, versions: &[i32]) -> String {
+        let wanted = format!(
+            "'{{{}}}'::pg_catalog.int4[]",
+            versions
+                .iter()
+                .map(i32::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        );
+        let value = format!("t.{}", quote_identifier(&column.attribute));
+        let mut depth = 0;
+        self.within(column.holds, &value, key.id.0 as i64, &wanted, &mut depth)
+    }
+
+    fn within(
+        &self,
+        holds: pg_sys::Oid,
+        value: &str,
+        key: i64,
+        wanted: &str,
+        depth: &mut u32,
+    ) -> String {
+        match self.shapes.get(&holds) {
+            Some(Shape::Ciphertext) => format!(
+                "colcrypt.ciphertext_version({value}, '{key}'::pg_catalog.int8) \
+                 OPERATOR(pg_catalog.=) ANY ({wanted})"
+            ),
+            Some(Shape::Domain(base)) => self.within(*base, value, key, wanted, depth),
+            Some(Shape::Array(element)) => {
+                *depth += 1;
+                let alias = format!("colcrypt_element_{depth}");
+                let inner = self.within(*element, &alias, key, wanted, depth);
+                format!("EXISTS (SELECT FROM pg_catalog.unnest({value}) AS {alias} WHERE {inner})")
+            }
+            Some(Shape::Composite(fields)) => {
+                let parts: Vec<String> = fields
+                    .iter()
+                    .map(|(name, holds)| {
+                        let field = format!("({value}).{}", quote_identifier(name));
+                        self.within(*holds, &field, key, wanted, depth)
+                    })
+                    .collect();
+                format!("({})", parts.join(" OR "))
+            }
+            None => "false".into(),
+        }
+    }
+
+    /// How many rows of the column need one of these versions.
+    ///
+    /// # Errors
+    /// Of SPI.
+    pub fn count(&self, column: &Column, key: &Key, versions: &[i32]) -> Result<i64> {
+        let condition = self.condition(column, key, versions);
+        let _path = safe_search_path();
+        let _role = AsRole::unfiltered(column.owner);
+        let rows = read_only(&format!(
+            "SELECT pg_catalog.count(*) FROM ONLY {} AS t WHERE {condition}",
+            column.name
+        ))?;
+        match rows.first().and_then(|row| row.first()) {
+            Some(Some(count)) => count
+                .parse()
+                .map_err(|_| Error::Spi("a count is no number".into())),
+            _ => Err(Error::Spi("a count gave no row".into())),
+        }
+    }
+
+    /// Row address and primary key (as jsonb) of the rows of some blocks that need the version.
+    ///
+    /// # Errors
+    /// Of SPI.
+    pub fn list(
+        &self,
+        column: &Column,
+        key: &Key,
+        version: i32,
+        blocks: std::ops::Range<i64>,
+    ) -> Result<Vec<Vec<Option<String>>>> {
+        let condition = self.condition(column, key, &[version]);
+        let _path = safe_search_path();
+        let primary_key = primary_key(column.relation)?;
+        let _role = AsRole::unfiltered(column.owner);
+        read_only(&format!(
+            "SELECT t.ctid, {primary_key} FROM ONLY {} AS t WHERE t.ctid >= '({},0)' AND t.ctid < '({},0)' AND {condition}",
+            column.name, blocks.start, blocks.end
+        ))
+    }
+}
+
+/// What still needs a version: the columns that hold such rows, and how many.
+///
+/// # Errors
+/// Of SPI.
+pub fn needing(key: &Key, version: i32) -> Result<Vec<(Column, i64)>> {
+    let columns = Columns::find()?;
+    let counts: Vec<i64> = columns
+        .all
+        .iter()
+        .map(|column| columns.count(column, key, &[version]))
+        .collect::<Result<_>>()?;
+    Ok(columns
+        .all
+        .into_iter()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .collect())
+}
+
+/// One line a column, for errors and records.
+pub fn describe(holders: &[(Column, i64)]) -> String {
+    holders
+        .iter()
+        .map(|(column, count)| {
+            let rows = if *count == 1 { "row" } else { "rows" };
+            format!("{}: {count} {rows}", column.describe())
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Runs a query with the snapshot that is active, whatever this transaction did before: tables that are
+/// read one after the other are seen at one instant, and no row slips from one to the other unseen.
+fn read_only(sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    let c_sql = std::ffi::CString::new(sql).map_err(|_| Error::Spi("a name holds NUL".into()))?;
+    Spi::connect(|_| {
+        // SAFETY: connected; the result is read before the connection ends. SPI_getvalue gives a C string
+        // or null.
+        unsafe {
+            let code = pg_sys::SPI_execute(c_sql.as_ptr(), true, 0);
+            if code != pg_sys::SPI_OK_SELECT as i32 {
+                return Err(Error::Spi(format!("SPI_execute gave {code}")));
+            }
+            let table = pg_sys::SPI_tuptable;
+            let descriptor = (*table).tupdesc;
+            let columns = (*descriptor).natts;
+            Ok((0..pg_sys::SPI_processed as usize)
+                .map(|at| {
+                    let tuple = *(*table).vals.add(at);
+                    (1..=columns)
+                        .map(|column| {
+                            let text = pg_sys::SPI_getvalue(tuple, descriptor, column);
+                            (!text.is_null()).then(|| {
+                                std::ffi::CStr::from_ptr(text)
+                                    .to_string_lossy()
+                                    .into_owned()
+                            })
+                        })
+                        .collect()
+                })
+                .collect())
+        }
+    })
+}
+
+fn shapes() -> Result<HashMap<pg_sys::Oid, Shape>> {
+    let rows = read_only(&format!(
+        "{HOLDING} SELECT t.oid, t.typtype, t.typbasetype, t.typelem, a.attname, a.atttypid \
+         FROM holding h JOIN pg_type t ON t.oid = h.type \
+         LEFT JOIN (pg_attribute a JOIN holding f ON f.type = a.atttypid) \
+             ON t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped \
+         ORDER BY t.oid, a.attnum"
+    ))?;
+    let mut shapes = HashMap::new();
+    for row in rows {
+        let oid = |at: usize| oid(row.get(at).cloned().flatten());
+        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let this = oid(0);
+        match (text(1).as_str(), oid(3)) {
+            ("d", _) => {
+                shapes.insert(this, Shape::Domain(oid(2)));
+            }
+            ("c", _) => {
+                let fields = shapes
+                    .entry(this)
+                    .or_insert_with(|| Shape::Composite(Vec::new()));
+                if let Shape::Composite(fields) = fields {
+                    fields.push((text(4), oid(5)));
+                }
+            }
+            (_, pg_sys::Oid::INVALID) => {
+                shapes.insert(this, Shape::Ciphertext);
+            }
+            (_, element) => {
+                shapes.insert(this, Shape::Array(element));
+            }
+        }
+    }
+    Ok(shapes)
+}
+
+fn columns() -> Result<Vec<Column>> {
+    let rows = read_only(&format!(
+        "{HOLDING} SELECT c.oid, a.attname, a.atttypid, EXISTS (\
+             WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
+                 SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
+             SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname) \
+         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
+         WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated \
+           AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' \
+         ORDER BY c.oid, a.attnum"
+    ))?;
+    rows.into_iter()
+        .map(|row| {
+            let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+            let relation = oid(Some(text(0)));
+            let described = relation::describe(relation)?;
+            Ok(Column {
+                relation,
+                name: described.name,
+                owner: described.owner,
+                attribute: text(1),
+                holds: oid(Some(text(2))),
+                registered: text(3) == "t",
+            })
+        })
+        .collect()
+}
+
+/// An expression for a table's primary key as jsonb, NULL without one. A type's own conversion to jsonb is
+/// code of its owner's, who could make it fail: such values go as text.
+fn primary_key(relation: pg_sys::Oid) -> Result<String> {
+    let rows = read_only(&format!(
+        "SELECT a.attname, a.atttypid < 16384 FROM pg_index i \
+         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
+         WHERE i.indrelid = {} AND i.indisprimary ORDER BY a.attnum",
+        relation.to_u32()
+    ))?;
+    if rows.is_empty() {
+        return Ok("NULL".into());
+    }
+    let pairs: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let name = row.first().cloned().flatten().unwrap_or_default();
+            let column = format!("t.{}", quote_identifier(&name));
+            let label = pgrx::spi::quote_literal(&name);
+            match row.get(1).cloned().flatten().as_deref() {
+                Some("t") => format!("{label}, {column}"),
+                _ => format!("{label}, pg_catalog.format('%s', {column})"),
+            }
+        })
+        .collect();
+    Ok(format!(
+        "pg_catalog.jsonb_build_object({})",
+        pairs.join(", ")
+    ))
+}
+
+fn oid(text: Option<String>) -> pg_sys::Oid {
+    text.and_then(|text| text.parse::<u32>().ok())
+        .map_or(pg_sys::Oid::INVALID, pg_sys::Oid::from)
+}

@@ -1,0 +1,353 @@
+//! Moving rows: a batch is one statement in one transaction, which locks the stale rows of some blocks,
+//! skipping those that others hold, re-encrypts them, and records the next block, so that a kill at any
+//! instant loses at most the batch. Rows of a batch that fails are tried one by one, and those that fail
+//! alone are listed in colcrypt.job_error.
+
+use pgrx::{Spi, pg_sys};
+
+use super::statement::{self, Statement};
+use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
+use crate::catalog::write::{self, safe_search_path};
+use crate::error::{self, Result};
+use crate::maintenance::txn::{give_way, transaction};
+
+/// Rows that are tried again in one step.
+const RETRIED: i64 = 100;
+
+/// The tables that hold rows: the relation itself, its partitions and children.
+pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
+    let _path = safe_search_path();
+    Ok(Spi::connect(|client| {
+        client
+            .select(
+                "WITH RECURSIVE tree(relid) AS (SELECT $1 UNION \
+                     SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
+                 SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
+                None,
+                &[job.table.into()],
+            )?
+            .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)))
+            .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
+    })?)
+}
+
+/// How much there is to go through.
+pub struct Size {
+    pub blocks: i64,
+    /// As the planner last heard; none where a table was never analyzed.
+    pub rows: Option<i64>,
+}
+
+pub fn size(job: &Job) -> Result<Size> {
+    let leaves = leaves(job)?;
+    let _path = safe_search_path();
+    let rows = Spi::get_one_with_args::<i64>(
+        "SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END FROM pg_class WHERE oid = ANY ($1)",
+        &[leaves.clone().into()],
+    )?;
+    Ok(Size {
+        blocks: blocks_of(&leaves)?,
+        rows,
+    })
+}
+
+fn blocks_of(leaves: &[pg_sys::Oid]) -> Result<i64> {
+    let _path = safe_search_path();
+    let blocks = Spi::get_one_with_args::<i64>(
+        "SELECT coalesce(sum(pg_relation_size(l) / current_setting('block_size')::bigint), 0)::bigint \
+         FROM unnest($1) AS l",
+        &[leaves.to_vec().into()],
+    )?;
+    Ok(blocks.unwrap_or(0))
+}
+
+/// Where the next batch is.
+pub struct Place {
+    pub leaf: pg_sys::Oid,
+    pub from: i64,
+    pub to: i64,
+}
+
+pub fn place(job: &Job) -> Result<Option<Place>> {
+    for leaf in leaves(job)? {
+        let from = match job.leaf {
+            Some(current) if leaf.to_u32() < current.to_u32() => continue,
+            Some(current) if leaf == current => job.next_block,
+            _ => 0,
+        };
+        let blocks = blocks_of(&[leaf])?;
+        if from < blocks {
+            let to = (from + pace::blocks(job.id)).min(blocks);
+            return Ok(Some(Place { leaf, from, to }));
+        }
+    }
+    Ok(None)
+}
+
+pub fn in_blocks(place: &Place) -> String {
+    format!("ctid >= '({},0)' AND ctid < '({},0)'", place.from, place.to)
+}
+
+/// The transaction of a batch: none left to move, or how many rows it moved.
+pub fn move_batch(job: &Job) -> Next {
+    error::forget_last_raised();
+    let work = pace::Work::begin();
+    // Before the batch locks anything: see `lock_jobs`.
+    let others = transaction(|| {
+        give_way();
+        statement::others(job)
+    });
+    let others = match others {
+        Ok(Ok(others)) => others,
+        Ok(Err(error)) => return postpone(job, &error.report().message),
+        Err(message) => return postpone(job, &message),
+    };
+    let outcome = transaction(|| -> Result<(Next, Option<(i64, i64)>)> {
+        if !job.registered {
+            let ended = finish(
+                job,
+                "failed",
+                Some(
+                    "the column was unregistered, got another type, or it or its table was dropped"
+                        .into(),
+                ),
+            )?;
+            return Ok((ended, None));
+        }
+        lock_jobs()?;
+        let Some(place) = place(job)? else {
+            record(
+                job,
+                "phase = 'waiting for old transactions', current_relation = NULL, next_block = 0",
+                [],
+            )?;
+            return Ok((Next::Again, None));
+        };
+        let target = Statement::new(job, place.leaf)?.with(others);
+        let moved = target.run(&target.update(&in_blocks(&place)))?;
+        advance(job, &place, &work, moved, 0, None)?;
+        Ok((Next::Again, Some((moved, place.to - place.from))))
+    });
+    let message = match outcome {
+        Ok(Ok((next, done))) => {
+            if let Some((rows, blocks)) = done {
+                work.end(job.id, rows, Some(blocks));
+            }
+            return next;
+        }
+        Ok(Err(error)) => error.report().message,
+        Err(message) => message,
+    };
+    // A value that cannot be moved must not hold up the others; an outage must not condemn values.
+    if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES {
+        one_by_one(job, &message)
+    } else {
+        postpone(job, &message)
+    }
+}
+
+pub fn advance(
+    job: &Job,
+    place: &Place,
+    work: &pace::Work,
+    moved: i64,
+    failed: i64,
+    problem: Option<String>,
+) -> Result<()> {
+    record(
+        job,
+        "current_relation = $2, next_block = $3, rows_done = rows_done + $4, rows_failed = rows_failed + $5, \
+         blocks_done = least(blocks_done + $6, blocks_total), tries = 0, retry_at = NULL, \
+         wal_bytes = wal_bytes + $7, worked = worked + $8 * interval '1 second', \
+         last_error = coalesce($9, CASE WHEN rows_failed = 0 THEN NULL ELSE last_error END)",
+        [
+            place.leaf.into(),
+            place.to.into(),
+            moved.into(),
+            failed.into(),
+            (place.to - place.from).into(),
+            work.wal_bytes().into(),
+            work.seconds_with_rest(moved).into(),
+            problem.into(),
+        ],
+    )
+}
+
+/// Each stale row of the batch in a transaction of its own; those that fail are listed and left.
+fn one_by_one(job: &Job, first_problem: &str) -> Next {
+    let work = pace::Work::begin();
+    let listed = transaction(|| -> Result<Option<(Place, Vec<String>)>> {
+        let Some(place) = place(job)? else {
+            return Ok(None);
+        };
+        let rows = Statement::new(job, place.leaf)?.stale_rows(&in_blocks(&place))?;
+        Ok(Some((place, rows)))
+    });
+    let Ok(Ok(Some((place, rows)))) = listed else {
+        return postpone(job, first_problem);
+    };
+    let (mut moved, mut failed, mut problem) = (0, 0, None);
+    for row in rows {
+        match move_row(job, place.leaf, &row) {
+            Moved::Rows(count) => moved += count,
+            Moved::Later(message) => return postpone(job, &message),
+            Moved::Never(message) => {
+                if !list(job, place.leaf, &row, &message) {
+                    return Next::Nothing;
+                }
+                failed += 1;
+                problem.get_or_insert(format!("row {row}: {message}"));
+            }
+        }
+    }
+    let advanced = transaction(|| advance(job, &place, &work, moved, failed, problem));
+    work.end(job.id, moved, None);
+    match advanced {
+        Ok(Ok(())) => Next::Again,
+        _ => Next::Nothing,
+    }
+}
+
+enum Moved {
+    Rows(i64),
+    /// The failure is not about the value.
+    Later(String),
+    Never(String),
+}
+
+fn move_row(job: &Job, leaf: pg_sys::Oid, row: &str) -> Moved {
+    error::forget_last_raised();
+    let outcome = transaction(|| -> Result<i64> {
+        lock_jobs()?;
+        let target = Statement::new(job, leaf)?;
+        target.run(&target.update(&format!("ctid = '{row}'")))
+    });
+    let message = match outcome {
+        Ok(Ok(count)) => return Moved::Rows(count),
+        Ok(Err(error)) => error.report().message,
+        Err(message) => message,
+    };
+    if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES {
+        Moved::Never(message)
+    } else {
+        Moved::Later(message)
+    }
+}
+
+/// Puts a row on the list of those that could not be moved, with the key and version it is under where its
+/// header can be read.
+fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
+    let info = transaction(|| {
+        give_way();
+        Statement::new(job, leaf)?.key_of(row)
+    });
+    let (key, version) = match info {
+        Ok(Ok(Some(known))) => known,
+        _ => (None, None),
+    };
+    let listed = transaction(|| {
+        give_way();
+        write::execute(
+            "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, key, version, reason) \
+             VALUES ($1, $2::oid::regclass, $3::tid, $4, $5, $6) \
+             ON CONFLICT (job_id, relation, row_ctid) \
+             DO UPDATE SET key = EXCLUDED.key, version = EXCLUDED.version, reason = EXCLUDED.reason, at = EXCLUDED.at",
+            &[
+                job.id.into(),
+                leaf.into(),
+                row.into(),
+                key.clone().into(),
+                version.into(),
+                reason.into(),
+            ],
+        )
+    });
+    matches!(listed, Ok(Ok(_)))
+}
+
+pub fn forget_errors(job: &Job) -> Result<()> {
+    write::execute(
+        "DELETE FROM colcrypt.job_error WHERE job_id = $1",
+        &[job.id.into()],
+    )?;
+    Ok(())
+}
+
+/// The rows on the list, those first that were not tried since the retry was asked for.
+pub fn retry_rows(job: &Job) -> Next {
+    let work = pace::Work::begin();
+    let listed = transaction(|| {
+        give_way();
+        write::query(
+            "SELECT e.relation::oid, e.row_ctid::text \
+             FROM colcrypt.job_error e JOIN colcrypt.job j USING (job_id) \
+             WHERE e.job_id = $1 AND e.at < j.retried_at ORDER BY e.at, e.relation, e.row_ctid LIMIT $2",
+            &[job.id.into(), RETRIED.into()],
+            |row| Ok((row.get::<pg_sys::Oid>(1)?, row.get::<String>(2)?)),
+        )
+    });
+    let rows = match listed {
+        Ok(Ok(rows)) => rows,
+        Ok(Err(error)) => return postpone(job, &error.report().message),
+        Err(message) => return postpone(job, &message),
+    };
+    let mut moved = 0;
+    let mut settled = 0;
+    for (leaf, row) in rows
+        .iter()
+        .filter_map(|(leaf, row)| Some(((*leaf)?, row.as_deref()?)))
+    {
+        match move_row(job, leaf, row) {
+            // None: it is gone, or moved by somebody else; what became of it the verification sees.
+            Moved::Rows(count) => {
+                moved += count;
+                settled += 1;
+                if !strike(job, leaf, row) {
+                    return Next::Nothing;
+                }
+            }
+            Moved::Later(message) => return postpone(job, &message),
+            Moved::Never(message) => {
+                if !list(job, leaf, row, &message) {
+                    return Next::Nothing;
+                }
+            }
+        }
+    }
+    let phase = if rows.is_empty() {
+        "waiting for old transactions"
+    } else {
+        "retrying"
+    };
+    let recorded = transaction(|| {
+        record(
+            job,
+            "phase = $2, rows_done = rows_done + $3, rows_failed = greatest(rows_failed - $4, 0), \
+             tries = 0, retry_at = NULL, wal_bytes = wal_bytes + $5, worked = worked + $6 * interval '1 second'",
+            [
+                phase.into(),
+                moved.into(),
+                settled.into(),
+                work.wal_bytes().into(),
+                work.seconds_with_rest(moved).into(),
+            ],
+        )
+    });
+    work.end(job.id, moved, None);
+    match recorded {
+        Ok(Ok(())) => Next::Again,
+        _ => Next::Nothing,
+    }
+}
+
+/// Takes a row off the list.
+fn strike(job: &Job, leaf: pg_sys::Oid, row: &str) -> bool {
+    let struck = transaction(|| {
+        give_way();
+        write::execute(
+            "DELETE FROM colcrypt.job_error WHERE job_id = $1 AND relation = $2::oid::regclass AND row_ctid = $3::tid",
+            &[job.id.into(), leaf.into(), row.into()],
+        )
+    });
+    matches!(struck, Ok(Ok(_)))
+}

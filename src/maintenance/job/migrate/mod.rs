@@ -1,0 +1,323 @@
+//! The jobs of encrypt_column and decrypt_column, one step at a time.
+//!
+//! ```text
+//! queued → moving → verifying → swapping → scrubbing → waiting for old transactions → vacuuming → done
+//!                      ↑  │         │
+//!                      └──┴─ out of ┘            cancelling → cancelled
+//!                            step
+//! ```
+//!
+//! Each step is one transaction that also records how far it got. *Moving* touches the rows whose twin is empty, and
+//! the trigger fills it (`migration::in_step`). *Verifying* reads every row, decrypts, and compares; what is out of
+//! step is touched too, and then all of it is read again. What that rests on is kept as a *fence*: should a trigger, a
+//! column's type or a table's file change, the swap is off and the rows are read again.
+//!
+//! DROP COLUMN leaves the values in the rows until they are written anew. So after encrypting, *scrubbing* writes
+//! every row that is older than the swap, and at last the table is vacuumed.
+
+mod scrub;
+mod verify;
+
+use pgrx::{Spi, pg_sys};
+
+use super::statement::set_local;
+use super::{BATCH_TRIES, Job, Next, batch, finish, lock_jobs, pace, paced, postpone, record};
+use crate::catalog::write::{self, AsRole, safe_search_path};
+use crate::error::{self, Error, Result};
+use crate::maintenance::relation;
+use crate::maintenance::txn::{give_way, transaction};
+use crate::migration::{Kind, Migration, ddl};
+
+pub fn step(job: &Job) -> Next {
+    let known = transaction(|| -> Result<_> {
+        give_way();
+        let Some(migration) = Migration::of_job(job.id)? else {
+            return Err(Error::CatalogCorrupt("a migration is missing".into()));
+        };
+        let missing = ddl::missing(&migration)?;
+        Ok((migration, missing))
+    });
+    let migration = match known {
+        Ok(Ok((_, Some(why)))) => {
+            return match transaction(|| finish(job, "failed", Some(why))) {
+                Ok(Ok(next)) => next,
+                _ => Next::Nothing,
+            };
+        }
+        Ok(Ok((migration, None))) => migration,
+        Ok(Err(error)) => return postpone(job, &error.report().message),
+        Err(message) => return postpone(job, &message),
+    };
+    match job.phase.as_str() {
+        "queued" => shortly(job, || prepare(job, &migration)),
+        "moving" => paced(job, |job| fill(job, &migration)),
+        "verifying" => paced(job, |job| verify::verify(job, &migration)),
+        "swapping" => shortly(job, || swap(job, &migration)),
+        "scrubbing" => paced(job, |job| scrub::scrub(job, &migration)),
+        "waiting for old transactions" => shortly(job, || scrub::wait_for_old(job)),
+        "vacuuming" => scrub::vacuum_all(job, &migration),
+        "cancelling" => shortly(job, || {
+            ddl::undo(&migration)?;
+            batch::forget_errors(job)?;
+            finish(job, "cancelled", None)
+        }),
+        _ => Next::Nothing,
+    }
+}
+
+/// A step that wants a lock for a moment: what it does not get it tries again for soon, at odd intervals.
+fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
+    let outcome = transaction(|| {
+        if !still(job)? {
+            return Ok(Next::Again);
+        }
+        step()
+    });
+    let message = match outcome {
+        Ok(Ok(next)) => return next,
+        Ok(Err(error)) => in_words(&error),
+        Err(message) => message,
+    };
+    let recorded = transaction(|| {
+        record(
+            job,
+            "last_error = $2, tries = tries + 1, retry_at = clock_timestamp() + \
+             least(0.05 * power(2, least(tries, 20)), 10) * (0.5 + random()) * interval '1 second'",
+            [message.into()],
+        )
+    });
+    match recorded {
+        Ok(Ok(())) => Next::Soon,
+        _ => Next::Nothing,
+    }
+}
+
+fn in_words(error: &Error) -> String {
+    let report = error.report();
+    match report.detail {
+        Some(detail) => format!("{}: {detail}", report.message),
+        None => report.message,
+    }
+}
+
+/// Locks the job's row and says whether it still is in the phase that it was read in: one that was cancelled
+/// meanwhile must do nothing more.
+fn still(job: &Job) -> Result<bool> {
+    give_way();
+    lock_jobs()?;
+    let found = write::query(
+        "SELECT 1 FROM colcrypt.job WHERE job_id = $1 AND phase = $2 FOR NO KEY UPDATE",
+        &[job.id.into(), job.phase.clone().into()],
+        |row| row.get::<i32>(1),
+    )?;
+    Ok(!found.is_empty())
+}
+
+/// From the first block on, in a phase.
+fn from_the_start(phase: &str) -> String {
+    format!(
+        "phase = '{phase}', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL"
+    )
+}
+
+fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
+    ddl::prepare(migration)?;
+    let on_table = Job {
+        table: migration.table,
+        ..job.clone()
+    };
+    let size = batch::size(&on_table)?;
+    record(
+        job,
+        &format!(
+            "{}, started_at = clock_timestamp(), passes = 1, rows_failed = 0, last_error = NULL, \
+             blocks_total = $2, rows_estimate = $3",
+            from_the_start("moving")
+        ),
+        [size.blocks.into(), size.rows.into()],
+    )?;
+    Ok(Next::Again)
+}
+
+/// Runs a statement of ours on one leaf table as its owner, past any policy; gives the number of rows.
+fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
+    set_local(c"session_replication_role", c"replica");
+    set_local(c"lock_timeout", c"5s");
+    let _path = safe_search_path();
+    let _role = AsRole::unfiltered(owner);
+    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
+    Ok(count as i64)
+}
+
+/// Touches rows, so that the trigger makes their twins anew.
+fn touch(migration: &Migration, leaf: pg_sys::Oid, rows: &str) -> Result<i64> {
+    let table = relation::describe(leaf)?;
+    let (name, twin) = (&table.name, migration.quoted_twin());
+    run(
+        table.owner,
+        &format!(
+            "UPDATE ONLY {name} SET {twin} = NULL WHERE ctid = ANY(ARRAY(\
+             SELECT ctid FROM ONLY {name} WHERE {rows} FOR NO KEY UPDATE SKIP LOCKED))"
+        ),
+    )
+}
+
+/// One batch of a phase that goes through the blocks: `work` does it, and `end` is what comes when there is none left.
+fn through_blocks(
+    job: &Job,
+    work: impl FnOnce(&batch::Place) -> Result<i64>,
+    end: impl FnOnce() -> Result<Next>,
+) -> std::result::Result<Next, String> {
+    error::forget_last_raised();
+    let pace = pace::Work::begin();
+    let outcome = transaction(|| -> Result<(Next, Option<(i64, i64)>)> {
+        if !still(job)? {
+            return Ok((Next::Again, None));
+        }
+        let Some(place) = batch::place(job)? else {
+            return Ok((end()?, None));
+        };
+        let rows = work(&place)?;
+        batch::advance(job, &place, &pace, rows, 0, None)?;
+        Ok((Next::Again, Some((rows, place.to - place.from))))
+    });
+    match outcome {
+        Ok(Ok((next, done))) => {
+            if let Some((rows, blocks)) = done {
+                pace.end(job.id, rows, Some(blocks));
+            }
+            Ok(next)
+        }
+        Ok(Err(error)) => Err(in_words(&error)),
+        Err(message) => Err(message),
+    }
+}
+
+fn fill(job: &Job, migration: &Migration) -> Next {
+    let empty = format!(
+        "{} IS NULL AND {} IS NOT NULL",
+        migration.quoted_twin(),
+        migration.source()
+    );
+    let outcome = through_blocks(
+        job,
+        |place| {
+            touch(
+                migration,
+                place.leaf,
+                &format!("{} AND {empty}", batch::in_blocks(place)),
+            )
+        },
+        || verify::begin(job, migration, 0),
+    );
+    match outcome {
+        Ok(next) => next,
+        Err(message) if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES => {
+            one_by_one(job, migration, &empty, &message)
+        }
+        Err(message) => postpone(job, &message),
+    }
+}
+
+/// Each row of the batch in a transaction of its own; those that fail are listed and left.
+fn one_by_one(job: &Job, migration: &Migration, which: &str, first_problem: &str) -> Next {
+    let work = pace::Work::begin();
+    let listed = transaction(|| -> Result<_> {
+        let Some(place) = batch::place(job)? else {
+            return Ok(None);
+        };
+        let table = relation::describe(place.leaf)?;
+        let rows = rows_of(
+            table.owner,
+            &format!(
+                "SELECT ctid::text FROM ONLY {} WHERE {} AND {which}",
+                table.name,
+                batch::in_blocks(&place)
+            ),
+        )?;
+        Ok(Some((place, rows)))
+    });
+    let Ok(Ok(Some((place, rows)))) = listed else {
+        return postpone(job, first_problem);
+    };
+    let (mut moved, mut failed, mut problem) = (0, 0, None);
+    for row in rows {
+        error::forget_last_raised();
+        let outcome = transaction(|| -> Result<i64> {
+            if !still(job)? {
+                return Ok(0);
+            }
+            touch(
+                migration,
+                place.leaf,
+                &format!("ctid = '{row}' AND {which}"),
+            )
+        });
+        let message = match outcome {
+            Ok(Ok(count)) => {
+                moved += count;
+                continue;
+            }
+            Ok(Err(error)) => error.report().message,
+            Err(message) => message,
+        };
+        if !error::last_raised_concerns_a_value() && job.tries < BATCH_TRIES {
+            return postpone(job, &message);
+        }
+        if !list(job, place.leaf, &row, &message) {
+            return Next::Nothing;
+        }
+        failed += 1;
+        problem.get_or_insert(format!("row {row}: {message}"));
+    }
+    let advanced = transaction(|| batch::advance(job, &place, &work, moved, failed, problem));
+    work.end(job.id, moved, None);
+    match advanced {
+        Ok(Ok(())) => Next::Again,
+        _ => Next::Nothing,
+    }
+}
+
+fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
+    let _path = safe_search_path();
+    let _role = AsRole::unfiltered(owner);
+    Ok(Spi::connect(|client| {
+        client
+            .select(sql, None, &[])?
+            .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
+            .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
+    })?)
+}
+
+/// Puts a row on the list of those that could not be moved.
+fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
+    let listed = transaction(|| {
+        give_way();
+        write::execute(
+            "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, reason) VALUES ($1, $2::oid::regclass, $3::tid, $4) \
+             ON CONFLICT (job_id, relation, row_ctid) DO UPDATE SET reason = EXCLUDED.reason, at = EXCLUDED.at",
+            &[job.id.into(), leaf.into(), row.into(), reason.into()],
+        )
+    });
+    matches!(listed, Ok(Ok(_)))
+}
+
+fn swap(job: &Job, migration: &Migration) -> Result<Next> {
+    if !ddl::swap(migration)? {
+        return verify::begin(job, migration, 0);
+    }
+    match migration.kind {
+        Kind::Encrypt => {
+            record(
+                job,
+                &format!("{}, last_error = NULL", from_the_start("scrubbing")),
+                [],
+            )?;
+            Ok(Next::Again)
+        }
+        Kind::Decrypt => {
+            record(job, "last_error = NULL", [])?;
+            finish(job, "done", None)
+        }
+    }
+}

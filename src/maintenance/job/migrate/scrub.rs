@@ -1,0 +1,137 @@
+//! After the swap: DROP COLUMN leaves the old values in the rows, and an UPDATE leaves the old rows, so every row is
+//! written anew and the dead ones are vacuumed away.
+
+use pgrx::Spi;
+
+use super::super::{
+    Job, Next, RUNNING_TRANSACTIONS, batch, finish, old_transactions, postpone, record,
+};
+use super::{from_the_start, run, through_blocks};
+use crate::catalog::write::{self, AsRole, safe_search_path};
+use crate::error::Result;
+use crate::maintenance::txn::transaction;
+use crate::maintenance::{relation, vacuum};
+use crate::migration::{Migration, tree};
+
+/// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
+fn is_old(job: &Job) -> Result<String> {
+    let found = write::query(
+        "SELECT age(swapped_in::xid) FROM colcrypt.migration WHERE job_id = $1",
+        &[job.id.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    let age = found.into_iter().flatten().next().unwrap_or_default();
+    Ok(format!(
+        "(pg_catalog.age(xmin) > {age} OR pg_catalog.age(xmin) < -1000000000)"
+    ))
+}
+
+pub fn scrub(job: &Job, migration: &Migration) -> Next {
+    let outcome = through_blocks(
+        job,
+        |place| {
+            let table = relation::describe(place.leaf)?;
+            let (name, column) = (&table.name, migration.source());
+            run(
+                table.owner,
+                &format!(
+                    "UPDATE ONLY {name} SET {column} = {column} WHERE ctid = ANY(ARRAY(\
+                     SELECT ctid FROM ONLY {name} WHERE {} AND {} FOR NO KEY UPDATE SKIP LOCKED))",
+                    batch::in_blocks(place),
+                    is_old(job)?
+                ),
+            )
+        },
+        || end(job),
+    );
+    match outcome {
+        Ok(next) => next,
+        Err(message) => postpone(job, &message),
+    }
+}
+
+fn end(job: &Job) -> Result<Next> {
+    let old = is_old(job)?;
+    let mut left = 0;
+    for leaf in batch::leaves(job)? {
+        let table = relation::describe(leaf)?;
+        let _path = safe_search_path();
+        let _role = AsRole::unfiltered(table.owner);
+        left += Spi::get_one::<i64>(&format!(
+            "SELECT pg_catalog.count(*) FROM ONLY {} WHERE {old}",
+            table.name
+        ))?
+        .unwrap_or_default();
+    }
+    if left > 0 {
+        // Rows that were locked: another pass, after a breath that grows.
+        record(
+            job,
+            &format!(
+                "{}, passes = passes + 1",
+                from_the_start("scrubbing").replace(
+                    "retry_at = NULL",
+                    "retry_at = clock_timestamp() + least(power(2, least(passes, 20)), 300) * interval '200 milliseconds'"
+                )
+            ),
+            [],
+        )?;
+        return Ok(Next::Again);
+    }
+    record(
+        job,
+        &format!(
+            "phase = 'waiting for old transactions', tries = 0, retry_at = NULL, \
+             settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}"
+        ),
+        [],
+    )?;
+    Ok(Next::Again)
+}
+
+/// A vacuum takes only what no transaction can see any more.
+pub fn wait_for_old(job: &Job) -> Result<Next> {
+    let _path = safe_search_path();
+    let old = Spi::get_one_with_args::<bool>(
+        &format!(
+            "SELECT {} FROM colcrypt.job j WHERE j.job_id = $1",
+            old_transactions("j")
+        ),
+        &[job.id.into()],
+    )?;
+    if old == Some(true) {
+        return Ok(Next::Soon);
+    }
+    record(job, "phase = 'vacuuming', tries = 0, retry_at = NULL", [])?;
+    Ok(Next::Again)
+}
+
+/// The table, and the catalogs that held samples and defaults of the column.
+pub fn vacuum_all(job: &Job, migration: &Migration) -> Next {
+    let names = transaction(|| -> Result<Vec<String>> {
+        let mut names: Vec<String> = tree::members(migration)?
+            .into_iter()
+            .filter(|member| member.is_leaf)
+            .map(|member| member.name)
+            .collect();
+        names.extend(
+            ["pg_statistic", "pg_attrdef", "pg_constraint"]
+                .map(|name| format!("pg_catalog.{name}")),
+        );
+        Ok(names)
+    });
+    let names = match names {
+        Ok(Ok(names)) => names,
+        Ok(Err(error)) => return postpone(job, &error.report().message),
+        Err(message) => return postpone(job, &message),
+    };
+    for name in names {
+        if let Err(message) = vacuum::vacuum(&name) {
+            return postpone(job, &message);
+        }
+    }
+    match transaction(|| finish(job, "done", None)) {
+        Ok(Ok(next)) => next,
+        _ => Next::Nothing,
+    }
+}

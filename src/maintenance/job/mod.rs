@@ -1,0 +1,318 @@
+//! Re-encryption jobs, one step at a time.
+//!
+//! ```text
+//! queued → moving → waiting for old transactions → verifying → done, failed
+//!             ↑                ↑                       │
+//!             └────────────────│── rows left ──────────┘
+//!          retrying ───────────┘
+//! ```
+//!
+//! Moving goes through the blocks of each leaf table, batch by batch (`batch`), as fast as `pace` allows;
+//! retrying goes through the rows that could not be moved. A session that resolved the key before the
+//! rotation may write the old version until its transaction ends: hence the wait, as in CREATE INDEX
+//! CONCURRENTLY, and the count that must come out as zero.
+//!
+//! Several jobs take turns, a step each. One that is paused or cancelled ends with the batch at hand.
+
+mod batch;
+mod migrate;
+mod pace;
+mod statement;
+
+use std::cell::Cell;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
+
+use super::relation;
+use super::txn::transaction;
+use crate::catalog::write::safe_search_path;
+use crate::error::Result;
+use statement::Statement;
+pub use statement::set_local;
+
+/// What the worker does next, the least to do first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Next {
+    Nothing,
+    /// Something is due soon.
+    Soon,
+    Again,
+}
+
+/// The transactions of this database that are under way, as an array in SQL.
+pub const RUNNING_TRANSACTIONS: &str = "ARRAY(\
+    SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+    WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid() \
+      AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+      AND a.backend_type NOT IN ('autovacuum worker', 'walsender'))";
+
+/// Whether transactions are still under way that a row of table `alias` waits for, as SQL.
+pub fn old_transactions(alias: &str) -> String {
+    format!(
+        "(EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'virtualxid' \
+                  AND l.virtualtransaction = ANY ({alias}.settle_transactions)) \
+          OR EXISTS (SELECT FROM pg_prepared_xacts p \
+                     WHERE p.database = current_database() AND p.prepared < {alias}.settle_before))"
+    )
+}
+
+/// Failed tries of a batch before its rows are tried one by one.
+const BATCH_TRIES: i32 = 3;
+
+#[derive(Clone)]
+struct Job {
+    id: i64,
+    table: pg_sys::Oid,
+    attribute: String,
+    key: i64,
+    target: i32,
+    phase: String,
+    leaf: Option<pg_sys::Oid>,
+    next_block: i64,
+    rows_failed: i64,
+    tries: i32,
+    context: Option<String>,
+    registered: bool,
+    /// Rows under a compromised version: no brake holds it.
+    urgent: bool,
+    fires_triggers: bool,
+    held_by: Option<String>,
+    due: bool,
+    /// Whether it encrypts or decrypts a column in place.
+    migrates: bool,
+}
+
+thread_local! {
+    /// The job that had the last turn.
+    static SERVED: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Does the next step of the job whose turn it is.
+pub fn step() -> Next {
+    let job = match transaction(next_job) {
+        Ok(Ok(Some(job))) => job,
+        // No job, or no extension any more.
+        _ => return Next::Nothing,
+    };
+    if !job.due {
+        return Next::Soon;
+    }
+    SERVED.set(job.id);
+    if job.migrates {
+        return migrate::step(&job);
+    }
+    let outcome = match job.phase.as_str() {
+        "queued" => transaction(|| begin(&job)),
+        "moving" => return paced(&job, batch::move_batch),
+        "retrying" => return paced(&job, batch::retry_rows),
+        "waiting for old transactions" => transaction(|| wait_for_old(&job)),
+        _ => transaction(|| verify(&job)),
+    };
+    match outcome {
+        Ok(Ok(next)) => next,
+        Ok(Err(error)) => postpone(&job, &error.report().message),
+        Err(message) => postpone(&job, &message),
+    }
+}
+
+/// A step that moves rows, unless a brake is on.
+fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
+    let brake = if job.urgent {
+        None
+    } else {
+        match transaction(pace::brake) {
+            Ok(Ok(brake)) => brake,
+            Ok(Err(error)) => return postpone(job, &error.report().message),
+            Err(message) => return postpone(job, &message),
+        }
+    };
+    if brake != job.held_by {
+        let recorded = transaction(|| record(job, "held_by = $2", [brake.clone().into()]));
+        if !matches!(recorded, Ok(Ok(()))) {
+            return Next::Nothing;
+        }
+    }
+    if brake.is_some() || (!job.urgent && !pace::has_rested()) {
+        return Next::Soon;
+    }
+    moves(job)
+}
+
+/// The job that comes next: rows under a compromised version first, and otherwise in turn. One that waits
+/// for old transactions holds up no other; of several that wait, the one that began first has the fewest to
+/// wait for.
+fn next_job() -> Result<Option<Job>> {
+    let _path = safe_search_path();
+    let mut jobs = Spi::connect(|client| {
+        client
+            .select(
+                "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
+                        j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
+                        c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
+                        coalesce(j.retry_at <= clock_timestamp(), true) AS due, \
+                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id) \
+                 FROM colcrypt.job j \
+                 LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
+                 LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
+                 WHERE j.finished_at IS NULL AND NOT j.paused \
+                 ORDER BY due DESC, j.phase = 'waiting for old transactions', j.priority DESC, \
+                          CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
+                          j.job_id <= $1, j.job_id LIMIT 1",
+                Some(1),
+                &[SERVED.get().into()],
+            )?
+            .map(|row| {
+                Ok(Job {
+                    id: row.get(1)?.unwrap_or_default(),
+                    table: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
+                    attribute: row.get(3)?.unwrap_or_default(),
+                    key: row.get(4)?.unwrap_or_default(),
+                    target: row.get(5)?.unwrap_or_default(),
+                    phase: row.get(6)?.unwrap_or_default(),
+                    leaf: row.get(7)?,
+                    next_block: row.get(8)?.unwrap_or_default(),
+                    rows_failed: row.get(9)?.unwrap_or_default(),
+                    tries: row.get(10)?.unwrap_or_default(),
+                    context: row.get(11)?,
+                    registered: row.get(12)?.unwrap_or_default(),
+                    urgent: row.get(13)?.unwrap_or_default(),
+                    fires_triggers: row.get(14)?.unwrap_or_default(),
+                    held_by: row.get(15)?,
+                    due: row.get(16)?.unwrap_or_default(),
+                    migrates: row.get(17)?.unwrap_or_default(),
+                })
+            })
+            .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
+    })?;
+    Ok(jobs.pop().map(|job| Job {
+        // A registration outlives a change of the column's type.
+        registered: job.registered && relation::holds_ciphertext(job.table, &job.attribute),
+        ..job
+    }))
+}
+
+/// DROP EXTENSION locks our tables before those that have a column of our type. In the same order here,
+/// it waits for the batch that is under way, and nobody waits in a circle.
+fn lock_jobs() -> Result<()> {
+    crate::catalog::write::execute("LOCK TABLE colcrypt.job IN ROW EXCLUSIVE MODE", &[])?;
+    Ok(())
+}
+
+/// Updates the job's row: `assignments` may use $2, $3, … for `arguments`. A job that was cancelled, or sent
+/// after another version, since it was read is left as it is now: what was found out is about the former one.
+fn record<const N: usize>(
+    job: &Job,
+    assignments: &str,
+    arguments: [DatumWithOid; N],
+) -> Result<()> {
+    let mut all: Vec<DatumWithOid> = vec![job.id.into()];
+    all.extend(arguments);
+    all.extend([job.phase.clone().into(), job.target.into()]);
+    crate::catalog::write::execute(
+        &format!(
+            "UPDATE colcrypt.job SET {assignments} WHERE job_id = $1 AND phase = ${} AND target_version = ${}",
+            N + 2,
+            N + 3
+        ),
+        &all,
+    )?;
+    Ok(())
+}
+
+fn finish(job: &Job, phase: &str, last_error: Option<String>) -> Result<Next> {
+    record(
+        job,
+        "phase = $2, finished_at = clock_timestamp(), held_by = NULL, last_error = coalesce($3, last_error)",
+        [phase.into(), last_error.into()],
+    )?;
+    Ok(Next::Again)
+}
+
+/// Tries again later, a little later each time.
+fn postpone(job: &Job, message: &str) -> Next {
+    let recorded = transaction(|| {
+        record(
+            job,
+            "last_error = $2, tries = tries + 1, \
+             retry_at = clock_timestamp() + least(power(2, tries), 60) * interval '1 second'",
+            [message.into()],
+        )
+    });
+    match recorded {
+        Ok(Ok(())) => Next::Soon,
+        _ => Next::Nothing,
+    }
+}
+
+fn begin(job: &Job) -> Result<Next> {
+    if !job.registered {
+        return finish(
+            job,
+            "failed",
+            Some(
+                "the column is not registered, has another type, or it or its table was dropped"
+                    .into(),
+            ),
+        );
+    }
+    let size = batch::size(job)?;
+    record(
+        job,
+        &format!(
+            "phase = 'moving', started_at = coalesce(started_at, clock_timestamp()), settle_before = clock_timestamp(), \
+         settle_transactions = {RUNNING_TRANSACTIONS}, passes = 1, worked = '0', \
+         current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
+         blocks_total = $2, rows_estimate = $3"
+        ),
+        [size.blocks.into(), size.rows.into()],
+    )?;
+    batch::forget_errors(job)?;
+    Ok(Next::Again)
+}
+
+fn wait_for_old(job: &Job) -> Result<Next> {
+    if !job.registered {
+        return begin(job);
+    }
+    let _path = safe_search_path();
+    let old = Spi::get_one_with_args::<bool>(
+        &format!(
+            "SELECT {} FROM colcrypt.job j WHERE j.job_id = $1",
+            old_transactions("j")
+        ),
+        &[job.id.into()],
+    )?;
+    if old == Some(true) {
+        return Ok(Next::Soon);
+    }
+    record(job, "phase = 'verifying'", [])?;
+    Ok(Next::Again)
+}
+
+fn verify(job: &Job) -> Result<Next> {
+    if !job.registered {
+        return begin(job);
+    }
+    lock_jobs()?;
+    let mut left = 0;
+    for leaf in batch::leaves(job)? {
+        left += Statement::new(job, leaf)?.stale_count()?;
+    }
+    if left == 0 {
+        batch::forget_errors(job)?;
+        return finish(job, "done", None);
+    }
+    if left <= job.rows_failed {
+        return finish(job, "failed", None);
+    }
+    // Rows that were locked, or written meanwhile: another pass, after a breath.
+    record(
+        job,
+        "phase = 'moving', current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
+         passes = passes + 1, retry_at = clock_timestamp() + interval '200 milliseconds'",
+        [],
+    )?;
+    batch::forget_errors(job)?;
+    Ok(Next::Again)
+}

@@ -1,0 +1,145 @@
+//! How fast rows are moved: batches sized by time, rests between them, and brakes that stop the work while
+//! the server has better things to do. All of it is per worker, which is per database.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pgrx::{Spi, pg_sys};
+
+use crate::catalog::write::safe_search_path;
+use crate::error::Result;
+use crate::gucs;
+use crate::pg;
+
+/// Blocks of a job's first batch, before anything is known of its rows.
+const FIRST_BLOCKS: i64 = 16;
+/// A batch that took much less than it may is followed by one at most this many times as large.
+const GROWTH: f64 = 2.0;
+/// Pause between two looks at the server's load.
+const LOOK: Duration = Duration::from_millis(500);
+/// A rest no longer than this is sat out; during a longer one the worker sees to its other duties.
+const SHORT_REST: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// Blocks of each job's next batch.
+    static BLOCKS: RefCell<HashMap<i64, i64>> = RefCell::default();
+    static RESTS_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LOOKED: RefCell<Option<(Instant, Option<String>)>> = const { RefCell::new(None) };
+}
+
+/// How many blocks the job's next batch is to have.
+pub fn blocks(job: i64) -> i64 {
+    let known = BLOCKS.with_borrow(|blocks| blocks.get(&job).copied());
+    known
+        .unwrap_or(FIRST_BLOCKS)
+        .clamp(1, gucs::BATCH_BLOCKS.get().into())
+}
+
+/// A batch under way: its time and the WAL it writes.
+pub struct Work {
+    began: Instant,
+    wal_before: u64,
+}
+
+impl Work {
+    pub fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            wal_before: wal_written(),
+        }
+    }
+
+    pub fn wal_bytes(&self) -> i64 {
+        (wal_written() - self.wal_before) as i64
+    }
+
+    /// How long the batch took so far, and the rest that is due after it.
+    pub fn seconds_with_rest(&self, rows: i64) -> f64 {
+        let spent = self.began.elapsed();
+        (spent + self.rest(spent, rows)).as_secs_f64()
+    }
+
+    /// Sizes the next batch by this one's blocks, if given, and begins the rest.
+    pub fn end(self, job: i64, rows: i64, blocks: Option<i64>) {
+        let spent = self.began.elapsed();
+        if let Some(blocks) = blocks {
+            let wanted = f64::from(gucs::BATCH_TIME.get()) / 1000.0;
+            let factor = (wanted / spent.as_secs_f64().max(1e-6)).min(GROWTH);
+            let next = ((blocks as f64 * factor) as i64).max(1);
+            BLOCKS.with_borrow_mut(|all| all.insert(job, next));
+        }
+        RESTS_UNTIL.set(Some(Instant::now() + self.rest(spent, rows)));
+    }
+
+    fn rest(&self, spent: Duration, rows: i64) -> Duration {
+        let share = f64::from(gucs::JOB_SHARE.get()) / 100.0;
+        let mut seconds = spent.as_secs_f64() * (1.0 - share) / share;
+        let limits = [
+            (rows, gucs::JOB_ROWS_PER_SECOND.get()),
+            (self.wal_bytes() / 1024, gucs::JOB_WAL_PER_SECOND.get()),
+        ];
+        for (done, per_second) in limits {
+            if per_second > 0 {
+                let takes = done as f64 / f64::from(per_second);
+                seconds = seconds.max(takes - spent.as_secs_f64());
+            }
+        }
+        Duration::from_secs_f64(seconds.max(0.0))
+    }
+}
+
+fn wal_written() -> u64 {
+    // SAFETY: a counter of this process.
+    unsafe { pg_sys::pgWalUsage.wal_bytes }
+}
+
+/// Whether the rest after the last batch is over; one that is over soon is waited for.
+pub fn has_rested() -> bool {
+    let Some(until) = RESTS_UNTIL.get() else {
+        return true;
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    if left > SHORT_REST {
+        return false;
+    }
+    pg::nap(left.as_millis() as i64);
+    RESTS_UNTIL.set(None);
+    true
+}
+
+/// What holds jobs now, in words, if anything does. In a transaction.
+///
+/// # Errors
+/// When the server's own views cannot be read.
+pub fn brake() -> Result<Option<String>> {
+    let known = LOOKED.with_borrow(|looked| {
+        looked
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < LOOK)
+            .map(|(_, brake)| brake.clone())
+    });
+    if let Some(brake) = known {
+        return Ok(brake);
+    }
+    let _path = safe_search_path();
+    // Only what is set is asked for: two of the three cost a look at every backend or WAL sender.
+    let found = Spi::get_one::<String>(
+        "SELECT coalesce( \
+             CASE WHEN trim(current_setting('colcrypt.job_window')) <> '' \
+                       AND NOT colcrypt.is_in_window(current_setting('colcrypt.job_window'), clock_timestamp()) \
+                  THEN format('window: colcrypt.job_window is %s', current_setting('colcrypt.job_window')) END, \
+             CASE WHEN s.lag > 0 THEN (SELECT format('replication: %s is %s behind', r.application_name, pg_size_pretty(r.behind)) \
+                  FROM (SELECT application_name, \
+                               pg_wal_lsn_diff(pg_current_wal_lsn(), coalesce(replay_lsn, sent_lsn)) AS behind \
+                        FROM pg_stat_replication WHERE state = 'streaming') r \
+                  WHERE r.behind > s.lag ORDER BY r.behind DESC LIMIT 1) END, \
+             CASE WHEN s.active > 0 THEN (SELECT format('load: %s sessions are active', count(*)) \
+                  FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' \
+                  HAVING count(*) > s.active) END) \
+         FROM (SELECT pg_size_bytes(current_setting('colcrypt.job_max_lag')) AS lag, \
+                      current_setting('colcrypt.job_max_active')::int AS active) s",
+    )?;
+    LOOKED.set(Some((Instant::now(), found.clone())));
+    Ok(found)
+}

@@ -1,0 +1,117 @@
+//! Rotations by themselves: the view rotation_schedule says which key, when and why; what it says is
+//! due is done here, each key in a transaction of its own. One that fails is tried again later, a little
+//! later each time, and holds up no other.
+
+use std::cell::Cell;
+
+use super::job::Next;
+use super::txn::{give_way, transaction};
+use crate::catalog::write;
+use crate::error::Result;
+use crate::pg;
+use crate::sql_api::keys;
+
+/// Shortest pause between two looks, for a worker that moves rows all the while.
+const PAUSE_MS: i64 = 500;
+
+thread_local! {
+    static LOOKED_AT: Cell<i64> = const { Cell::new(i64::MIN) };
+}
+
+struct Due {
+    key: i64,
+    name: String,
+    why: String,
+}
+
+/// Rotates the key that is most overdue.
+pub fn step() -> Next {
+    let now = pg::boottime_ms();
+    if now < LOOKED_AT.get().saturating_add(PAUSE_MS) {
+        return Next::Nothing;
+    }
+    let found = transaction(|| {
+        give_way();
+        due(None)
+    });
+    let due = match found {
+        Ok(Ok(Some(due))) => due,
+        Ok(Ok(None)) => {
+            LOOKED_AT.set(now);
+            return Next::Nothing;
+        }
+        Ok(Err(error)) => return unreadable(&error.report().message),
+        Err(message) => return unreadable(&message),
+    };
+    if let Err(message) = transaction(|| rotate(&due)) {
+        pgrx::log!(
+            "colcrypt: scheduled rotation of key \"{}\" failed: {message}",
+            due.name
+        );
+        // Not recorded, it would be tried again at once.
+        if !matches!(transaction(|| postpone(&due, &message)), Ok(Ok(()))) {
+            LOOKED_AT.set(now);
+            return Next::Nothing;
+        }
+    }
+    Next::Again
+}
+
+fn unreadable(message: &str) -> Next {
+    LOOKED_AT.set(pg::boottime_ms());
+    pgrx::log!("colcrypt: the schedule of rotations cannot be read: {message}");
+    Next::Nothing
+}
+
+fn due(key: Option<i64>) -> Result<Option<Due>> {
+    let mut found = write::query(
+        "SELECT k.key_id, s.key, s.why FROM colcrypt.rotation_schedule s JOIN colcrypt.key k ON k.name = s.key \
+         WHERE s.next_rotation_at <= now() AND coalesce(s.retry_at <= now(), true) AND k.key_id = coalesce($1, k.key_id) \
+         AND NOT EXISTS (SELECT FROM colcrypt.approval_request a WHERE a.key_id = k.key_id AND a.function = 'activate_key' \
+                         AND a.outcome IS NULL AND a.expires_at > clock_timestamp()) \
+         ORDER BY s.next_rotation_at, s.key LIMIT 1",
+        &[key.into()],
+        |row| {
+            Ok(Due {
+                key: row.get(1)?.unwrap_or_default(),
+                name: row.get(2)?.unwrap_or_default(),
+                why: row.get(3)?.unwrap_or_default(),
+            })
+        },
+    )?;
+    Ok(found.pop())
+}
+
+/// Any error aborts the transaction: no half of a rotation is committed.
+fn rotate(wanted: &Due) {
+    let rotated = (|| -> Result<()> {
+        give_way();
+        write::execute(
+            "SELECT FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
+            &[wanted.key.into()],
+        )?;
+        // Somebody else may have rotated it meanwhile.
+        if let Some(due) = due(Some(wanted.key))? {
+            keys::rotate(&due.name, &format!("by schedule: {}", due.why))?;
+        }
+        write::execute(
+            "DELETE FROM colcrypt.rotation_try WHERE key_id = $1",
+            &[wanted.key.into()],
+        )?;
+        Ok(())
+    })();
+    if let Err(error) = rotated {
+        pg::raise(&error);
+    }
+}
+
+fn postpone(due: &Due, message: &str) -> Result<()> {
+    write::execute(
+        "INSERT INTO colcrypt.rotation_try AS t (key_id, tries, last_error, retry_at) \
+         VALUES ($1, 1, $2, clock_timestamp() + interval '1 second') \
+         ON CONFLICT (key_id) DO UPDATE SET tries = t.tries + 1, last_error = excluded.last_error, \
+             retry_at = clock_timestamp() + least(power(2, least(t.tries, 20)), 3600) * interval '1 second'",
+        &[due.key.into(), message.into()],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,433 @@
+//! The three changes of a table's definition that a migration makes, each in one short transaction: the twin comes
+//! (`prepare`), takes the column's place (`swap`), or goes again (`undo`).
+//!
+//! All run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
+//! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
+
+use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+use pgrx::{Spi, pg_sys};
+
+use super::tree::{self, Member};
+use super::{Kind, Migration, survey};
+use crate::audit::Act;
+use crate::catalog::write::{self, AsRole, safe_search_path};
+use crate::error::{Error, Result};
+use crate::maintenance::job::set_local;
+use crate::maintenance::relation::{self, Described};
+use crate::sql_api::access_order::order_of;
+use crate::sql_api::access_view::{self, Column};
+
+/// No longer than this for a lock, and autovacuum makes way before.
+fn hurry() {
+    set_local(c"lock_timeout", c"100ms");
+    set_local(c"deadlock_timeout", c"20ms");
+}
+
+/// Runs statements as the table's owner.
+fn run(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
+    let _role = AsRole::restricted(owner);
+    let _path = safe_search_path();
+    for statement in statements {
+        Spi::run(statement)?;
+    }
+    Ok(())
+}
+
+fn schema_of(table: pg_sys::Oid) -> String {
+    // SAFETY: look-ups in the catalogs; palloc's a C string, or gives null for a schema that is gone.
+    unsafe {
+        let name = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table));
+        if name.is_null() {
+            return String::new();
+        }
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// Locks out everybody, views first: so do those who read through them.
+fn lock(table: &Described, views: &[(pg_sys::Oid, String)]) -> Result<()> {
+    let names = views.iter().map(|(_, name)| name).chain([&table.name]);
+    let statements: Vec<String> = names
+        .map(|name| format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"))
+        .collect();
+    run(table.owner, &statements)
+}
+
+fn create_triggers(migration: &Migration, members: &[Member]) -> Vec<String> {
+    let trigger = quote_identifier(migration.trigger());
+    let mut statements: Vec<String> = members
+        .iter()
+        .filter(|member| !member.is_partition && !member.has_trigger)
+        .map(|member| {
+            format!(
+                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW \
+                 EXECUTE FUNCTION colcrypt.keep_in_step('{}')",
+                member.name, migration.job
+            )
+        })
+        .collect();
+    // Also for those who apply what was replicated to here, and for our own worker.
+    statements.extend(members.iter().map(|member| {
+        format!(
+            "ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}",
+            member.name
+        )
+    }));
+    statements
+}
+
+fn drop_triggers(migration: &Migration, members: &[Member]) -> Vec<String> {
+    let trigger = quote_identifier(migration.trigger());
+    members
+        .iter()
+        .filter(|member| !member.is_partition && member.has_trigger)
+        .map(|member| format!("DROP TRIGGER {trigger} ON {}", member.name))
+        .collect()
+}
+
+/// Drops a column wherever it is in the tree: what a child has in its own right stays when its parent's goes.
+fn drop_column(migration: &Migration, name: &str) -> Result<()> {
+    for member in tree::members(migration)? {
+        let left = write::query(
+            "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+            &[member.oid.into(), name.into()],
+            |row| row.get::<i16>(1),
+        )?;
+        if !left.is_empty() {
+            run(
+                relation::describe(member.oid)?.owner,
+                &[format!(
+                    "ALTER TABLE {} DROP COLUMN {}",
+                    member.name,
+                    quote_identifier(name)
+                )],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn is_not_null(migration: &Migration) -> Result<bool> {
+    let found = write::query(
+        "SELECT attnotnull FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+        &[migration.table.into(), migration.attribute.clone().into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(found.into_iter().flatten().next() == Some(true))
+}
+
+/// The privileges that others have on a table or one of its columns, as GRANTs on something else.
+fn grants(table: pg_sys::Oid, column: Option<&str>, on: &str) -> Result<Vec<String>> {
+    let found = write::query(
+        "SELECT format('GRANT %s%s ON %s TO %s%s', a.privilege_type, a.columns, $3::text, \
+                CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END, \
+                CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) \
+         FROM (SELECT x.*, '' AS columns, c.relowner FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND $2 IS NULL \
+               UNION ALL SELECT x.*, format(' (%I)', t.attname), c.relowner \
+               FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) x \
+               WHERE c.oid = $1 AND NOT t.attisdropped AND ($2 IS NULL OR t.attname = $2::text::name)) a \
+         LEFT JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE a.grantee <> a.relowner AND (a.grantee = 0 OR r.oid IS NOT NULL) \
+           AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'REFERENCES')",
+        &[table.into(), column.map(String::from).into(), on.into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn without(columns: Vec<Column>, name: &str) -> Vec<Column> {
+    columns
+        .into_iter()
+        .filter(|column| column.name != name)
+        .collect()
+}
+
+/// Adds the twin and what keeps it in step, and puts the access view in the table's place.
+///
+/// # Errors
+/// Of the survey and of DDL; the lock's among them.
+pub fn prepare(migration: &Migration) -> Result<()> {
+    hurry();
+    let table = relation::describe(migration.table)?;
+    lock(&table, &[])?;
+    survey::check(migration)?;
+    let (name, twin) = (&table.name, migration.quoted_twin());
+    let type_name = match migration.kind {
+        Kind::Encrypt => "colcrypt.ciphertext",
+        Kind::Decrypt => &migration.declared,
+    };
+    let mut statements = vec![format!("ALTER TABLE {name} ADD COLUMN {twin} {type_name}")];
+    if is_not_null(migration)? {
+        statements.push(format!(
+            "ALTER TABLE {name} ADD CONSTRAINT {} CHECK ({twin} IS NOT NULL) NOT VALID",
+            quote_identifier(migration.not_null())
+        ));
+    }
+    statements.extend(create_triggers(migration, &tree::members(migration)?));
+    run(table.owner, &statements)?;
+    if let Some((view, renamed)) = &migration.names {
+        put_view(migration, &table, view, renamed)?;
+    }
+    Ok(())
+}
+
+fn put_view(migration: &Migration, table: &Described, view: &str, renamed: &str) -> Result<()> {
+    run(
+        table.owner,
+        &[format!(
+            "ALTER TABLE {} RENAME TO {}",
+            table.name,
+            quote_identifier(renamed)
+        )],
+    )?;
+    let table = relation::describe(migration.table)?;
+    let view = quote_qualified_identifier(schema_of(migration.table), view.to_string());
+    let columns = without(access_view::columns_of(migration.table)?, &migration.twin);
+    let mut statements = access_view::statements(migration.table, &table.name, &view, &columns);
+    statements.extend(grants(migration.table, None, &view)?);
+    run(table.owner, &statements)
+}
+
+/// Makes triggers where a child has come to lack one; whether any did.
+///
+/// # Errors
+/// Of DDL.
+pub fn mend(migration: &Migration) -> Result<bool> {
+    let members = tree::members(migration)?;
+    if members
+        .iter()
+        .all(|member| member.is_partition || member.has_trigger)
+    {
+        return Ok(false);
+    }
+    hurry();
+    let table = relation::describe(migration.table)?;
+    lock(&table, &[])?;
+    run(table.owner, &create_triggers(migration, &members))?;
+    Ok(true)
+}
+
+/// Proves that the twin holds no NULL, so that the swap has nothing to look for. Writers are not held up.
+///
+/// # Errors
+/// Of DDL.
+pub fn prove_not_null(migration: &Migration) -> Result<()> {
+    if !is_not_null(migration)? {
+        return Ok(());
+    }
+    set_local(c"lock_timeout", c"5s");
+    let table = relation::describe(migration.table)?;
+    run(
+        table.owner,
+        &[format!(
+            "ALTER TABLE {} VALIDATE CONSTRAINT {}",
+            table.name,
+            quote_identifier(migration.not_null())
+        )],
+    )
+}
+
+/// Puts the twin in the column's place and drops the column. False when something has changed since the rows were
+/// verified; then nothing is done.
+///
+/// # Errors
+/// Of the survey and of DDL; the lock's among them.
+pub fn swap(migration: &Migration) -> Result<bool> {
+    hurry();
+    let table = relation::describe(migration.table)?;
+    let views = access_view::views_of(migration.table)?;
+    lock(&table, &views)?;
+    if migration.fence.as_ref() != Some(&tree::fence(migration)?) {
+        return Ok(false);
+    }
+    if let Some(why) = tree::out_of_step(migration)? {
+        return Err(Error::OutOfStep { why });
+    }
+    survey::check(migration)?;
+    let not_null = is_not_null(migration)?;
+    let orders = orders_after(migration, &views)?;
+    let (name, attribute) = (&table.name, migration.source());
+    let grants = grants(migration.table, Some(&migration.attribute), name)?;
+    let mut statements = drop_triggers(migration, &tree::members(migration)?);
+    statements.extend([
+        format!(
+            "ALTER TABLE {name} RENAME COLUMN {attribute} TO {}",
+            quote_identifier(migration.old_name())
+        ),
+        format!(
+            "ALTER TABLE {name} RENAME COLUMN {} TO {attribute}",
+            migration.quoted_twin()
+        ),
+    ]);
+    if not_null {
+        statements.extend([
+            format!("ALTER TABLE {name} ALTER COLUMN {attribute} SET NOT NULL"),
+            format!(
+                "ALTER TABLE {name} DROP CONSTRAINT {}",
+                quote_identifier(migration.not_null())
+            ),
+        ]);
+    }
+    statements.extend(comment(migration)?);
+    statements.extend(grants);
+    run(table.owner, &statements)?;
+    register(migration)?;
+    for ((oid, view), order) in views.iter().zip(&orders) {
+        let columns: Vec<Column> =
+            access_view::in_order(access_view::columns_of(migration.table)?, order)
+                .into_iter()
+                .filter(|column| order.contains(&column.number))
+                .collect();
+        run(
+            table.owner,
+            &access_view::statements(migration.table, name, view, &columns),
+        )?;
+        if access_view::table_of(*oid)? != Some(migration.table) {
+            return Err(Error::Column {
+                message: format!("the context expression of {attribute} reads another table"),
+                hint: "Give a context made of its own row's columns.".into(),
+            });
+        }
+    }
+    drop_column(migration, &migration.old_name())?;
+    record(migration)?;
+    Ok(true)
+}
+
+/// The views' columns by number, with the twin where the column was.
+fn orders_after(migration: &Migration, views: &[(pg_sys::Oid, String)]) -> Result<Vec<Vec<i16>>> {
+    let number = |name: &str| -> Result<i16> {
+        let found = write::query(
+            "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+            &[migration.table.into(), name.into()],
+            |row| row.get::<i16>(1),
+        )?;
+        Ok(found.into_iter().flatten().next().unwrap_or_default())
+    };
+    let (old, new) = (number(&migration.attribute)?, number(&migration.twin)?);
+    views
+        .iter()
+        .map(|(view, _)| {
+            let replaced = |shown: i16| if shown == old { new } else { shown };
+            Ok(order_of(*view)?.into_iter().map(replaced).collect())
+        })
+        .collect()
+}
+
+/// The column's comment, for the one in its place.
+fn comment(migration: &Migration) -> Result<Option<String>> {
+    let found = write::query(
+        "SELECT col_description(attrelid, attnum) FROM pg_attribute \
+         WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+        &[migration.table.into(), migration.attribute.clone().into()],
+        |row| row.get::<String>(1),
+    )?;
+    let table = relation::describe(migration.table)?;
+    Ok(found.into_iter().flatten().next().map(|text| {
+        format!(
+            "COMMENT ON COLUMN {}.{} IS {}",
+            table.name,
+            migration.source(),
+            pgrx::spi::quote_literal(text)
+        )
+    }))
+}
+
+/// Puts the column into, or out of, the care of rotation.
+fn register(migration: &Migration) -> Result<()> {
+    let job = migration.job.into();
+    match migration.kind {
+        Kind::Encrypt => write::execute(
+            "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, declared) \
+             SELECT relation, attribute, key_id, context, readers, plaintext_type, declared \
+             FROM colcrypt.migration WHERE job_id = $1",
+            &[job],
+        )?,
+        Kind::Decrypt => write::execute(
+            "DELETE FROM colcrypt.protected_column p USING colcrypt.migration m \
+             WHERE m.job_id = $1 AND p.relation = m.relation AND p.attribute = m.attribute",
+            &[job],
+        )?,
+    };
+    Ok(())
+}
+
+fn record(migration: &Migration) -> Result<()> {
+    let job = || migration.job.into();
+    write::execute(
+        "UPDATE colcrypt.migration SET swapped_in = pg_current_xact_id(), swapped_at = clock_timestamp(), \
+                swapped_lsn = pg_current_wal_insert_lsn() WHERE job_id = $1",
+        &[job()],
+    )?;
+    // Rows that were filled before a rotation are under the older version: from here on that is its affair.
+    write::execute(
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
+         SELECT m.relation, m.attribute, m.key_id, k.current_version \
+         FROM colcrypt.migration m JOIN colcrypt.job j USING (job_id) JOIN colcrypt.key k ON k.key_id = m.key_id \
+         WHERE m.job_id = $1 AND m.kind = 'encrypt' AND k.current_version > j.target_version",
+        &[job()],
+    )?;
+    Act::new(migration.kind.function())
+        .key(&migration.key()?)
+        .relation(migration.table)
+        .detail(format!(
+            "job {}: {}, swapped: the old column is dropped",
+            migration.job, migration.attribute
+        ))
+        .record()
+}
+
+/// Takes back what `prepare` did.
+///
+/// # Errors
+/// Of DDL; the lock's among them.
+pub fn undo(migration: &Migration) -> Result<()> {
+    hurry();
+    let table = relation::describe(migration.table)?;
+    let views = access_view::views_of(migration.table)?;
+    lock(&table, &views)?;
+    run(
+        table.owner,
+        &drop_triggers(migration, &tree::members(migration)?),
+    )?;
+    drop_column(migration, &migration.twin)?;
+    let Some((view, renamed)) = &migration.names else {
+        return Ok(());
+    };
+    let view_name = quote_qualified_identifier(schema_of(migration.table), view.clone());
+    if access_view::relation_name(migration.table) != *renamed {
+        // Not by us, or not any more.
+        return Ok(());
+    }
+    let ours: Vec<String> = views
+        .iter()
+        .filter(|(_, name)| *name == view_name)
+        .map(|(_, name)| format!("DROP VIEW {name}"))
+        .collect();
+    run(table.owner, &ours)?;
+    run(
+        table.owner,
+        &[format!(
+            "ALTER TABLE {} RENAME TO {}",
+            table.name,
+            quote_identifier(view)
+        )],
+    )
+}
+
+/// Whether column and table of a migration are still there, in words if not.
+///
+/// # Errors
+/// Of SPI.
+pub fn missing(migration: &Migration) -> Result<Option<String>> {
+    let found = write::query(
+        "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+        &[migration.table.into(), migration.attribute.clone().into()],
+        |row| row.get::<i16>(1),
+    )?;
+    Ok(found
+        .is_empty()
+        .then(|| "the column or its table was dropped".into()))
+}

@@ -1,0 +1,121 @@
+//! A table with its partitions and children, as the catalogs describe them now.
+
+use pgrx::pg_sys;
+use pgrx::spi::quote_qualified_identifier;
+
+use super::Migration;
+use crate::catalog::write::query;
+use crate::error::Result;
+
+/// Common table expression `tree(relid)`: the table $1 and all below it.
+pub const TREE: &str = "WITH RECURSIVE tree(relid) AS (SELECT $1::oid UNION \
+     SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid)";
+
+/// A table of the tree.
+pub struct Member {
+    pub oid: pg_sys::Oid,
+    /// Qualified and quoted.
+    pub name: String,
+    /// A partition gets its triggers from above; a child does not.
+    pub is_partition: bool,
+    /// Whether rows lie in it.
+    pub is_leaf: bool,
+    /// Whether it has the migration's trigger.
+    pub has_trigger: bool,
+}
+
+/// The table and all below it, the table first.
+///
+/// # Errors
+/// Of SPI.
+pub fn members(migration: &Migration) -> Result<Vec<Member>> {
+    query(
+        &format!(
+            "{TREE} SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, c.relkind = 'r', \
+                    EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = $2::text::name \
+                            AND g.tgfoid = 'colcrypt.keep_in_step()'::regprocedure) \
+             FROM tree t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
+             ORDER BY c.oid <> $1, c.oid"
+        ),
+        &[migration.table.into(), migration.trigger().into()],
+        |row| {
+            Ok(Member {
+                oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                name: quote_qualified_identifier(
+                    row.get::<String>(2)?.unwrap_or_default(),
+                    row.get::<String>(3)?.unwrap_or_default(),
+                ),
+                is_partition: row.get(4)?.unwrap_or_default(),
+                is_leaf: row.get(5)?.unwrap_or_default(),
+                has_trigger: row.get(6)?.unwrap_or_default(),
+            })
+        },
+    )
+}
+
+/// The columns that a context can be made of: known before the row is written, and still there afterwards.
+///
+/// # Errors
+/// Of SPI.
+pub fn known_columns(table: pg_sys::Oid, but: &[&str]) -> Result<Vec<String>> {
+    let names = query(
+        "SELECT a.attname::text FROM pg_attribute a \
+         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+           AND a.attname <> ALL ($2::text[]::name[]) \
+           AND NOT EXISTS (SELECT FROM colcrypt.protected_column p WHERE p.relation = $1 AND p.attribute = a.attname) \
+         ORDER BY a.attnum",
+        &[
+            table.into(),
+            but.iter()
+                .map(|name| name.to_string())
+                .collect::<Vec<_>>()
+                .into(),
+        ],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(names.into_iter().flatten().collect())
+}
+
+/// What the verification relies on, in one text: which tables there are and where their rows lie, their columns'
+/// types, and the triggers that fire before a row is written, each with the transaction that last touched it.
+///
+/// # Errors
+/// Of SPI.
+pub fn fence(migration: &Migration) -> Result<String> {
+    let found = query(
+        &format!(
+            "{TREE} SELECT encode(sha256(convert_to(string_agg(part, ',' ORDER BY part COLLATE \"C\"), 'UTF8')), 'hex') FROM ( \
+                 SELECT format('relation %s %s', relid, pg_relation_filenode(relid)) AS part FROM tree \
+                 UNION ALL SELECT format('column %s %s %s %s', a.attrelid, a.attnum, a.atttypid, a.atttypmod) \
+                 FROM pg_attribute a JOIN tree t ON t.relid = a.attrelid WHERE a.attnum > 0 \
+                 UNION ALL SELECT format('trigger %s %s %s', g.oid, g.tgenabled, g.xmin) \
+                 FROM pg_trigger g JOIN tree t ON t.relid = g.tgrelid WHERE g.tgtype & 3 = 3) parts"
+        ),
+        &[migration.table.into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().unwrap_or_default())
+}
+
+/// What keeps the trigger from seeing every row as it will be stored, in words.
+///
+/// # Errors
+/// Of SPI.
+pub fn out_of_step(migration: &Migration) -> Result<Option<String>> {
+    let found = query(
+        &format!(
+            "{TREE} SELECT CASE WHEN g.oid IS NULL OR g.tgenabled <> 'A' \
+                 THEN format('the trigger %I of table %s is missing or switched off', $2, t.relid::regclass) \
+                 ELSE format('trigger %I of table %s fires after the trigger %I', l.tgname, t.relid::regclass, $2) END \
+             FROM tree t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r' \
+             LEFT JOIN pg_trigger g ON g.tgrelid = t.relid AND g.tgname = $2::text::name \
+                 AND g.tgfoid = 'colcrypt.keep_in_step()'::regprocedure \
+             LEFT JOIN pg_trigger l ON l.tgrelid = t.relid AND l.tgname > $2::text::name AND l.tgtype & 3 = 3 \
+                 AND l.tgtype & 20 <> 0 AND l.tgenabled <> 'D' \
+             WHERE g.oid IS NULL OR g.tgenabled <> 'A' OR l.oid IS NOT NULL LIMIT 1"
+        ),
+        &[migration.table.into(), migration.trigger().into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().next())
+}

@@ -1,0 +1,163 @@
+//! Where plaintext and ciphertext of a migrated column meet: values are encrypted, decrypted and compared here, in
+//! this process, and never by SQL in which other people's code runs along.
+
+use colcrypt_core::{CryptoError, Header, Value, VersionId};
+use pgrx::pg_sys;
+use zeroize::Zeroizing;
+
+use super::Migration;
+use crate::catalog::read::Key;
+use crate::error::{Error, Result};
+use crate::pg::{self, Varlena};
+use crate::plaintext::Codec;
+use crate::session;
+
+/// How values of one column become ciphertexts of one key and back.
+pub struct Values {
+    key: Key,
+    codec: Codec,
+    declared: pg_sys::Oid,
+    type_name: String,
+}
+
+impl Values {
+    /// For a column of the given type, good as long as `memory` is.
+    ///
+    /// # Errors
+    /// When the key is gone or the type cannot be encrypted.
+    pub fn new(
+        migration: &Migration,
+        plaintext_type: pg_sys::Oid,
+        memory: pg_sys::MemoryContext,
+    ) -> Result<Self> {
+        let codec = Codec::for_type(plaintext_type, memory)?;
+        let type_name = if codec.is_built_in() {
+            String::new()
+        } else {
+            pg::canonical_type_name(codec.base_type)?
+        };
+        Ok(Self {
+            key: migration.key()?,
+            codec,
+            declared: plaintext_type,
+            type_name,
+        })
+    }
+
+    /// A plaintext as a ciphertext of the key's current version.
+    pub fn seal(&self, plaintext: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
+        let permit = session::permit_ordered_encryption(self.key.id)?;
+        let header = Header {
+            suite: permit.suite,
+            key: permit.key,
+            version: permit.version,
+            plaintext_type: self.codec.header_type(&self.type_name)?,
+            has_context: !context.is_empty(),
+        }
+        .encode()?;
+        permit.counter.encryption()?;
+        self.codec.with_bytes(plaintext, |bytes| {
+            let suite = permit.suite;
+            let length =
+                header.as_bytes().len() + suite.nonce_len() + bytes.len() + suite.tag_len();
+            let too_large = || Error::ValueTooLarge { bytes: bytes.len() };
+            pg::new_varlena(length, |out| {
+                session::with_nonce(suite.nonce_len(), |nonce| {
+                    permit
+                        .with(|cipher| cipher.seal_into(&header, context, nonce, bytes, out))
+                        .unwrap_or(Err(CryptoError::Authentication))
+                })?
+                .map_err(|_| too_large())
+            })
+        })
+    }
+
+    /// Gives the decrypted bytes to `body`.
+    fn open<R>(
+        &self,
+        ciphertext: pg_sys::Datum,
+        context: &[u8],
+        body: impl FnOnce(&[u8]) -> Result<R>,
+    ) -> Result<R> {
+        // SAFETY: the column is of type ciphertext, or a domain over it.
+        let stored = unsafe { Varlena::from_datum(ciphertext) };
+        let value = Value::parse(stored.bytes())?;
+        if value.header.key != self.key.id {
+            // What may be decrypted was decided for one key.
+            return Err(Error::OtherKey {
+                key: self.key.name.clone(),
+            });
+        }
+        let stored_type = value.header.plaintext_type;
+        if stored_type != self.codec.header_type(&self.type_name)? {
+            return Err(Error::WrongType {
+                stored: described(stored_type),
+                asked: pg::type_name(self.declared),
+            });
+        }
+        let permit = session::permit_ordered_decryption(VersionId {
+            key: value.header.key,
+            version: value.header.version,
+        })?;
+        let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
+        permit
+            .with(|cipher| cipher.open_into(&value, context, &mut plaintext))
+            .unwrap_or(Err(CryptoError::Authentication))
+            .map_err(|_| Error::Authentication {
+                key: self.key.name.clone(),
+                version: value.header.version,
+                has_context: value.header.has_context,
+                context_given: !context.is_empty(),
+            })?;
+        permit.counter.decryption();
+        body(&plaintext)
+    }
+
+    /// A ciphertext as a value of the plaintext column.
+    pub fn unseal(&self, ciphertext: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
+        let value = self.open(ciphertext, context, |bytes| {
+            self.codec.value_of(bytes.len(), |out| {
+                out.copy_from_slice(bytes);
+                Ok(())
+            })
+        })?;
+        if self.declared != self.codec.base_type {
+            crate::sql_api::data::check_domain(value, self.declared)?;
+        }
+        Ok(value)
+    }
+
+    /// Whether a ciphertext decrypts to the plaintext, byte by byte; what cannot be decrypted does not.
+    ///
+    /// # Errors
+    /// When the key cannot be had, which says nothing of the value.
+    pub fn agree(
+        &self,
+        plaintext: pg_sys::Datum,
+        ciphertext: pg_sys::Datum,
+        context: &[u8],
+    ) -> Result<bool> {
+        let compared = self.open(ciphertext, context, |opened| {
+            self.codec
+                .with_bytes(plaintext, |expected| Ok(opened == expected))
+        });
+        match compared {
+            Err(
+                Error::Malformed(_)
+                | Error::Authentication { .. }
+                | Error::WrongType { .. }
+                | Error::OtherKey { .. },
+            ) => Ok(false),
+            other => other,
+        }
+    }
+}
+
+fn described(plaintext_type: colcrypt_core::PlaintextType<'_>) -> String {
+    match plaintext_type {
+        colcrypt_core::PlaintextType::BuiltIn(oid) => {
+            pg::type_name(pg_sys::Oid::from(u32::from(oid)))
+        }
+        colcrypt_core::PlaintextType::Named(name) => name.to_string(),
+    }
+}

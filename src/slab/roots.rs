@@ -1,0 +1,101 @@
+//! What the agent last heard from each root key that wraps a KEK, for the views.
+
+use colcrypt_protocol::{CopyId, Failure, RootAnswer};
+use pgrx::pg_sys;
+
+use super::layout::{Control, StoredFailure};
+use super::lock;
+
+/// How many wrapped copies of KEKs are remembered. Those not heard of for longest give way.
+pub const ROOTS: usize = 512;
+
+/// A place in shared memory. Times are TimestampTz; 0 is never.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Place {
+    copy: CopyId,
+    /// 0 is an empty place.
+    asked_at: i64,
+    /// 0 while it gives the KEK.
+    failing_since: i64,
+    served_at: i64,
+    why: StoredFailure,
+}
+
+/// How one root key stands.
+pub struct RootState {
+    pub asked_at: i64,
+    /// Since when it fails, and why.
+    pub failing: Option<(i64, Failure)>,
+    pub served_at: Option<i64>,
+}
+
+/// What an answer changed.
+#[derive(PartialEq, Eq)]
+pub enum Change {
+    None,
+    /// It fails, or fails in another way than before.
+    Fails,
+    GivesAgain,
+}
+
+/// Remembers an answer.
+pub fn remember(control: &Control, answer: &RootAnswer) -> Change {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let _guard = lock::exclusive(control.slab_lock);
+    // SAFETY: exclusive lock held.
+    let places = unsafe { &mut *control.roots.get() };
+    let at = position(places, answer.copy).unwrap_or_else(|| {
+        let oldest = (0..ROOTS).min_by_key(|&at| places[at].asked_at);
+        let at = oldest.unwrap_or_default();
+        places[at] = Place {
+            copy: answer.copy,
+            asked_at: now,
+            failing_since: 0,
+            served_at: 0,
+            why: StoredFailure::NONE,
+        };
+        at
+    });
+    let place = &mut places[at];
+    place.asked_at = now;
+    if answer.serves {
+        place.served_at = now;
+    }
+    match &answer.result {
+        Ok(()) if std::mem::take(&mut place.failing_since) != 0 => Change::GivesAgain,
+        Ok(()) => Change::None,
+        Err(failure) => {
+            let before = (place.failing_since != 0).then(|| place.why.kind());
+            if before.is_none() {
+                place.failing_since = now;
+            }
+            place.why = StoredFailure::of(failure);
+            if before == Some(failure.kind) {
+                Change::None
+            } else {
+                Change::Fails
+            }
+        }
+    }
+}
+
+/// How the root key of this copy stands; none if it was not asked, or too long ago to be remembered.
+pub fn state(control: &Control, copy: CopyId) -> Option<RootState> {
+    let _guard = lock::shared(control.slab_lock);
+    // SAFETY: shared lock held.
+    let places = unsafe { &*control.roots.get() };
+    let place = &places[position(places, copy)?];
+    Some(RootState {
+        asked_at: place.asked_at,
+        failing: (place.failing_since != 0).then(|| (place.failing_since, place.why.failure())),
+        served_at: (place.served_at != 0).then_some(place.served_at),
+    })
+}
+
+fn position(places: &[Place; ROOTS], copy: CopyId) -> Option<usize> {
+    places
+        .iter()
+        .position(|place| place.asked_at != 0 && place.copy == copy)
+}

@@ -1,0 +1,235 @@
+//! Jobs: re-encryptions asked for by hand; any job paused, resumed, cancelled and tried again.
+
+use pgrx::{IntoDatum, pg_sys};
+
+use super::columns;
+use crate::audit::Act;
+use crate::catalog::read::{self, Key};
+use crate::catalog::write;
+use crate::error::{Error, Privilege, Result};
+use crate::maintenance::{self, relation};
+use crate::migration::{Kind, Migration};
+use crate::pg::{self, Call};
+
+fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = columns::target(call)?;
+    // SAFETY: declared as boolean.
+    let fire_triggers = unsafe { call.get::<bool>(2) }.unwrap_or(false);
+    let key = columns::managed_column(table, &attribute)?;
+    let jobs = write::query(
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, fire_triggers) \
+         SELECT c.relation, c.attribute, c.key_id, k.current_version, $3 \
+         FROM colcrypt.protected_column c JOIN colcrypt.key k USING (key_id) \
+         WHERE c.relation = $1::oid::regclass AND c.attribute = $2::text::name \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
+         DO UPDATE SET target_version = EXCLUDED.target_version, fire_triggers = EXCLUDED.fire_triggers, \
+                       retry_at = NULL, tries = 0 \
+         RETURNING job_id",
+        &[table.into(), attribute.clone().into(), fire_triggers.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    let Some(Some(job)) = jobs.into_iter().next() else {
+        return Err(columns::not_registered(table, &attribute)?);
+    };
+    maintenance::wake_at_commit();
+    Act::new("reencrypt_column")
+        .key(&key)
+        .relation(table)
+        .detail(attribute)
+        .record()?;
+    Ok(job.into_datum().expect("a number has a datum"))
+}
+
+/// A job, locked, whose column the caller may order moved.
+struct Managed {
+    id: i64,
+    table: pg_sys::Oid,
+    attribute: String,
+    key: Key,
+    phase: String,
+    paused: bool,
+    open: bool,
+    /// What it does, when it is no re-encryption.
+    migration: Option<Migration>,
+}
+
+impl Managed {
+    fn find(call: Call) -> Result<Self> {
+        // SAFETY: declared as bigint.
+        let id = unsafe { call.get::<i64>(0) }.ok_or(Error::NullArgument("job"))?;
+        let found = write::query(
+            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL \
+             FROM colcrypt.job WHERE job_id = $1 FOR NO KEY UPDATE",
+            &[id.into()],
+            |row| {
+                Ok((
+                    row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                    row.get::<String>(2)?.unwrap_or_default(),
+                    row.get::<String>(3)?.unwrap_or_default(),
+                    row.get::<bool>(4)?.unwrap_or_default(),
+                    row.get::<bool>(5)?.unwrap_or_default(),
+                ))
+            },
+        )?;
+        let Some((table, attribute, phase, paused, open)) = found.into_iter().next() else {
+            return Err(Error::UnknownObject {
+                what: "job",
+                name: id.to_string(),
+            });
+        };
+        let migration = Migration::of_job(id)?;
+        let key = match &migration {
+            None => columns::managed_column(table, &attribute)?,
+            Some(migration) => {
+                columns::refuse_foreign_table(table, &relation::describe(table)?.name)?;
+                let key = migration.key()?;
+                read::require(&key, Privilege::Manage)?;
+                key
+            }
+        };
+        Ok(Self {
+            id,
+            table,
+            attribute,
+            key,
+            phase,
+            paused,
+            open,
+            migration,
+        })
+    }
+
+    fn must_be_open(&self) -> Result<()> {
+        if self.open {
+            return Ok(());
+        }
+        let function = match &self.migration {
+            None => "reencrypt_column",
+            Some(migration) => migration.kind.function(),
+        };
+        Err(self.refused(&format!("colcrypt.{function} queues a new one.")))
+    }
+
+    fn refused(&self, hint: &str) -> Error {
+        Error::JobState {
+            job: self.id,
+            phase: self.phase.clone(),
+            hint: hint.into(),
+        }
+    }
+
+    fn update(&self, assignments: &str) -> Result<()> {
+        write::execute(
+            &format!("UPDATE colcrypt.job SET {assignments} WHERE job_id = $1"),
+            &[self.id.into()],
+        )?;
+        Ok(())
+    }
+
+    fn record(&self, verb: &'static str) -> Result<()> {
+        Act::new(verb)
+            .key(&self.key)
+            .relation(self.table)
+            .detail(format!("job {}: {}", self.id, self.attribute))
+            .record()
+    }
+}
+
+fn pause_job(call: Call) -> Result<pg_sys::Datum> {
+    let job = Managed::find(call)?;
+    job.must_be_open()?;
+    if !job.paused {
+        job.update("paused = true")?;
+        job.record("pause_job")?;
+    }
+    pg::varlena_from(b"paused")
+}
+
+fn resume_job(call: Call) -> Result<pg_sys::Datum> {
+    let job = Managed::find(call)?;
+    job.must_be_open()?;
+    if job.paused {
+        job.update("paused = false, retry_at = NULL")?;
+        job.record("resume_job")?;
+        maintenance::wake_at_commit();
+    }
+    pg::varlena_from(b"resumed")
+}
+
+fn cancel_job(call: Call) -> Result<pg_sys::Datum> {
+    let job = Managed::find(call)?;
+    if let Some(migration) = &job.migration {
+        return cancel_migration(&job, migration);
+    }
+    job.must_be_open()?;
+    job.update(
+        "phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp()",
+    )?;
+    job.record("cancel_job")?;
+    pg::varlena_from(b"cancelled")
+}
+
+/// The worker takes back what was done so far, which needs a lock that nobody is to wait for here.
+fn cancel_migration(job: &Managed, migration: &Migration) -> Result<pg_sys::Datum> {
+    if job.phase != "failed" {
+        job.must_be_open()?;
+    }
+    match job.phase.as_str() {
+        "queued" => job.update("phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp()")?,
+        "moving" | "verifying" | "swapping" | "cancelling" | "failed" => job.update(
+            "phase = 'cancelling', paused = false, held_by = NULL, finished_at = NULL, tries = 0, retry_at = NULL",
+        )?,
+        _ => {
+            return Err(job.refused(match migration.kind {
+                Kind::Encrypt => "The old column is gone; colcrypt.decrypt_column is the way back.",
+                Kind::Decrypt => "The old column is gone; colcrypt.encrypt_column is the way back.",
+            }));
+        }
+    }
+    maintenance::wake_at_commit();
+    job.record("cancel_job")?;
+    pg::varlena_from(b"cancelled")
+}
+
+fn retry_job(call: Call) -> Result<pg_sys::Datum> {
+    let job = Managed::find(call)?;
+    if job.open || job.phase != "failed" {
+        return Err(job.refused("Only a job that failed can be tried again."));
+    }
+    let others = write::query(
+        "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute) \
+         WHERE j.job_id = $1 AND o.finished_at IS NULL",
+        &[job.id.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    if let Some(Some(other)) = others.first() {
+        return Err(job.refused(&format!("Job {other} is at this column already.")));
+    }
+    if job.migration.is_some() {
+        // What is out of step is found, and tried, by reading all of it again.
+        job.update(
+            "phase = 'moving', current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
+             finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL",
+        )?;
+        maintenance::wake_at_commit();
+        job.record("retry_job")?;
+        return pg::varlena_from(b"queued");
+    }
+    job.update(&format!(
+        "phase = 'retrying', finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL, \
+         target_version = (SELECT k.current_version FROM colcrypt.key k WHERE k.key_id = job.key_id), \
+         settle_before = clock_timestamp(), settle_transactions = {}",
+        maintenance::job::RUNNING_TRANSACTIONS
+    ))?;
+    maintenance::wake_at_commit();
+    job.record("retry_job")?;
+    pg::varlena_from(b"queued")
+}
+
+crate::sql_functions! {
+    colcrypt_reencrypt_column / pg_finfo_colcrypt_reencrypt_column => reencrypt_column;
+    colcrypt_pause_job / pg_finfo_colcrypt_pause_job => pause_job;
+    colcrypt_resume_job / pg_finfo_colcrypt_resume_job => resume_job;
+    colcrypt_cancel_job / pg_finfo_colcrypt_cancel_job => cancel_job;
+    colcrypt_retry_job / pg_finfo_colcrypt_retry_job => retry_job;
+}

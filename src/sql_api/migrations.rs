@@ -1,0 +1,438 @@
+//! encrypt_column and decrypt_column: who may order a migration, what it would do, and the order itself.
+
+use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::{Spi, pg_sys};
+
+use super::access_shape::key_of;
+use super::access_view::{self, relation_name};
+use super::columns;
+use super::record::{Record, return_set};
+use crate::audit::Act;
+use crate::catalog::read::{self, Key};
+use crate::catalog::write::{self, AsRole};
+use crate::error::{Error, Privilege, Result};
+use crate::maintenance::{self, relation};
+use crate::migration::survey::{self, Fate, Line, Question};
+use crate::migration::{Kind, tree};
+use crate::pg::Call;
+use crate::plaintext::Codec;
+
+/// What is asked for, once it is known to be allowed.
+struct Order {
+    kind: Kind,
+    table: pg_sys::Oid,
+    attribute: String,
+    key: Key,
+    context: Option<String>,
+    readers: Option<Vec<String>>,
+    plaintext_type: pg_sys::Oid,
+    declared: String,
+    /// The name that a view takes over, and the table's new one.
+    names: Option<(String, String)>,
+}
+
+/// The table of an access view; any other relation is itself.
+fn table_behind(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    match access_view::table_of(relation)? {
+        Some(table) if access_view::is_access_view(relation, table)? => Ok(table),
+        _ => Ok(relation),
+    }
+}
+
+/// A column's type: itself, and as SQL with length and collation.
+fn type_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<(pg_sys::Oid, String)>> {
+    let found = write::query(
+        "SELECT a.atttypid, format_type(a.atttypid, a.atttypmod) || \
+                CASE WHEN c.oid IS NULL OR c.oid = t.typcollation THEN '' ELSE format(' COLLATE %I.%I', n.nspname, c.collname) END \
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+         LEFT JOIN pg_collation c ON c.oid = a.attcollation LEFT JOIN pg_namespace n ON n.oid = c.collnamespace \
+         WHERE a.attrelid = $1 AND a.attname = $2::text::name AND a.attnum > 0 AND NOT a.attisdropped",
+        &[table.into(), attribute.into()],
+        |row| {
+            Ok((
+                row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    Ok(found.into_iter().next())
+}
+
+fn no_such_column(attribute: &str, table: &str) -> Error {
+    Error::Column {
+        message: format!(
+            "column {} of table {table} does not exist",
+            quote_identifier(attribute)
+        ),
+        hint: "Give the column's name as it is stored, without quotes.".into(),
+    }
+}
+
+fn flag(call: Call, index: usize) -> bool {
+    // SAFETY: declared as boolean.
+    unsafe { call.get::<bool>(index) }.unwrap_or_default()
+}
+
+fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
+    let (relation, attribute) = columns::target(call)?;
+    let table = table_behind(relation)?;
+    let name = relation::describe(table)?.name;
+    columns::refuse_foreign_table(table, &name)?;
+    let key = read::key_by_name(&call.text(2, "key")?)?;
+    read::require(&key, Privilege::Manage)?;
+    read::require(&key, Privilege::Encrypt)?;
+    // SAFETY: declared as text, text[], boolean and name.
+    let (context, readers, wants_view) = unsafe {
+        (
+            call.get::<String>(3),
+            call.get::<Vec<Option<String>>>(4),
+            call.get::<bool>(5).unwrap_or(true),
+        )
+    };
+    let (plaintext_type, declared) =
+        type_of(table, &attribute)?.ok_or_else(|| no_such_column(&attribute, &name))?;
+    // SAFETY: the memory of this call is the server's to name; the codec is not kept.
+    Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
+    if let Some(expression) = &context {
+        check_context(table, &attribute, expression)?;
+    }
+    let names = if wants_view && access_view::views_of(table)?.is_empty() {
+        let now = relation_name(table);
+        let wanted = match call.datum(6) {
+            // SAFETY: declared as name, whose datum points to NAMEDATALEN bytes.
+            Some(name) => unsafe {
+                pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
+            },
+            None => with_suffix(&now, "_encrypted"),
+        };
+        Some((now, wanted))
+    } else {
+        None
+    };
+    let order = Order {
+        kind: Kind::Encrypt,
+        table,
+        attribute,
+        key,
+        context,
+        readers: readers.map(columns::existing_roles).transpose()?,
+        plaintext_type,
+        declared,
+        names,
+    };
+    decide(call, &order, flag(call, 7), flag(call, 8))
+}
+
+fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
+    let (relation, attribute) = columns::target(call)?;
+    let table = table_behind(relation)?;
+    let key = columns::managed_column(table, &attribute)?;
+    read::require(&key, Privilege::Decrypt)?;
+    let registered = write::query(
+        "SELECT context, readers, plaintext_type::oid, coalesce(declared, format_type(plaintext_type, -1)) \
+         FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[table.into(), attribute.clone().into()],
+        |row| {
+            Ok((
+                row.get::<String>(1)?,
+                row.get::<Vec<Option<String>>>(2)?,
+                row.get(3)?.unwrap_or(pg_sys::Oid::INVALID),
+                row.get::<String>(4)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    let Some((context, readers, plaintext_type, declared)) = registered.into_iter().next() else {
+        return Err(columns::not_registered(table, &attribute)?);
+    };
+    let order = Order {
+        kind: Kind::Decrypt,
+        table,
+        attribute,
+        key,
+        context,
+        readers: readers.map(|names| names.into_iter().flatten().collect()),
+        plaintext_type,
+        declared,
+        names: None,
+    };
+    decide(call, &order, flag(call, 2), flag(call, 3))
+}
+
+/// Has the server parse the context expression as the trigger will use it: over what is known before a row is
+/// written and is there afterwards. As the table's owner, since his code may be in it.
+fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Result<()> {
+    let described = relation::describe(table)?;
+    let known: Vec<String> = tree::known_columns(table, &[attribute])?
+        .into_iter()
+        .map(quote_identifier)
+        .collect();
+    let sql = format!(
+        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {} FROM ONLY {}) AS {} LIMIT 0",
+        known.join(", "),
+        described.name,
+        quote_identifier(relation_name(table))
+    );
+    let _role = AsRole::restricted(described.owner);
+    let _path = write::safe_search_path();
+    Spi::run(&sql)?;
+    Ok(())
+}
+
+/// A name and a suffix, cut to what a name may be.
+fn with_suffix(name: &str, suffix: &str) -> String {
+    let mut end = name
+        .len()
+        .min(pg_sys::NAMEDATALEN as usize - 1 - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
+}
+
+/// A name for the new column that no table of the tree has.
+fn twin_name(order: &Order) -> Result<String> {
+    let taken = write::query(
+        &format!(
+            "{} SELECT DISTINCT a.attname::text FROM pg_attribute a JOIN tree t ON t.relid = a.attrelid",
+            tree::TREE
+        ),
+        &[order.table.into()],
+        |row| row.get::<String>(1),
+    )?;
+    let names = (1..).map(|number| {
+        let number = if number == 1 {
+            String::new()
+        } else {
+            number.to_string()
+        };
+        with_suffix(
+            &order.attribute,
+            &format!("_{}ed{number}", order.kind.name()),
+        )
+    });
+    Ok(names
+        .into_iter()
+        .find(|name| !taken.iter().flatten().any(|other| other == name))
+        .unwrap_or_default())
+}
+
+/// Refuses a second migration of the table.
+fn refuse_second(table: pg_sys::Oid) -> Result<()> {
+    let others = write::query(
+        "SELECT j.job_id, j.phase FROM colcrypt.job j JOIN colcrypt.migration m USING (job_id) \
+         WHERE m.relation = $1::oid::regclass AND (j.finished_at IS NULL OR j.phase = 'failed') LIMIT 1",
+        &[table.into()],
+        |row| Ok((row.get::<i64>(1)?, row.get::<String>(2)?)),
+    )?;
+    match others.into_iter().next() {
+        None => Ok(()),
+        Some((job, phase)) => Err(Error::MigrationUnderWay {
+            table: relation::describe(table)?.name,
+            job: job.unwrap_or_default(),
+            phase: phase.unwrap_or_default(),
+        }),
+    }
+}
+
+/// What a view in the table's place needs.
+fn view_lines(order: &Order, view: &str, renamed: &str) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    let mut block = |object: &str, why: &str| lines.push(Line::block(object, why));
+    let columns = access_view::columns_of(order.table)?;
+    let names: Vec<String> = columns.iter().map(|column| column.quoted()).collect();
+    if key_of(order.table, &columns, &names)?.is_none() {
+        block(
+            "the table",
+            "has no primary key, or other tables inherit from it, so an access view could not update it: \
+             access_view => false does without",
+        );
+    }
+    if columns.iter().any(|column| column.encrypted.is_some()) {
+        block(
+            "the table",
+            "has encrypted columns that are read as ciphertext by its name, and a view would show them as plaintext: \
+             access_view => false, or colcrypt.create_access_view first",
+        );
+    }
+    let found = write::query(
+        "SELECT to_regclass(format('%I.%I', n.nspname, $2)) IS NOT NULL, \
+                has_schema_privilege(c.relowner, n.oid, 'CREATE'), c.relhasrules \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+        &[order.table.into(), renamed.into()],
+        |row| {
+            Ok([
+                row.get::<bool>(1)?.unwrap_or_default(),
+                row.get::<bool>(2)?.unwrap_or_default(),
+            ])
+        },
+    )?;
+    for [taken, may_create] in found {
+        if taken {
+            block(
+                &format!("the name {}", quote_identifier(renamed)),
+                "is taken: give the table another with table_name",
+            );
+        }
+        if !may_create {
+            block(
+                "the table's owner",
+                "may create nothing in its schema: GRANT CREATE, or access_view => false",
+            );
+        }
+    }
+    // A view that runs with the caller's rights asks for all the columns that it shows.
+    let by_column = write::query(
+        "SELECT DISTINCT coalesce(r.rolname::text, 'PUBLIC') FROM pg_attribute t, aclexplode(t.attacl) a \
+         LEFT JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE t.attrelid = $1 AND NOT t.attisdropped AND (a.grantee = 0 OR r.oid IS NOT NULL) ORDER BY 1",
+        &[order.table.into()],
+        |row| row.get::<String>(1),
+    )?;
+    lines.extend(by_column.into_iter().flatten().map(|role| {
+        Line::lose(
+            format!("role {}", quote_identifier(role)),
+            "has privileges on single columns, which are not enough for an access view: it needs them on the table",
+        )
+    }));
+    lines.push(Line::keep(
+        format!("table {}", quote_identifier(view)),
+        format!(
+            "is called {} from the beginning on, and an access view has its name",
+            quote_identifier(renamed)
+        ),
+    ));
+    Ok(lines)
+}
+
+/// Who may read or write the table, and will not be able to use its column.
+fn people(order: &Order) -> Result<Vec<Line>> {
+    let found = write::query(
+        "SELECT DISTINCT coalesce(r.rolname::text, 'PUBLIC'), w.needs FROM pg_class c, aclexplode(c.relacl) a \
+         LEFT JOIN pg_roles r ON r.oid = a.grantee \
+         JOIN (VALUES ('SELECT', 'decrypt'), ('INSERT', 'encrypt'), ('UPDATE', 'encrypt')) AS w(has, needs) ON w.has = a.privilege_type \
+         WHERE c.oid = $1 AND (a.grantee = 0 OR r.oid IS NOT NULL) \
+           AND NOT colcrypt.has_key_privilege(coalesce(r.rolname::text, 'public'), $2, w.needs) ORDER BY 1, 2",
+        &[order.table.into(), order.key.name.clone().into()],
+        |row| {
+            Ok((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    Ok(found
+        .into_iter()
+        .map(|(role, privilege)| {
+            Line::keep(
+                format!("role {}", quote_identifier(role)),
+                format!(
+                    "cannot {privilege} with key {}: from the swap on the column is closed to it, unless grant_key allows it",
+                    quote_literal(&order.key.name)
+                ),
+            )
+        })
+        .collect())
+}
+
+fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_sys::Datum> {
+    refuse_second(order.table)?;
+    let column = quote_identifier(&order.attribute);
+    let becomes = match order.kind {
+        Kind::Encrypt => format!(
+            "ciphertext under key {}; the plaintext is dropped at the swap",
+            quote_literal(&order.key.name)
+        ),
+        Kind::Decrypt => format!("{}, in plaintext", order.declared),
+    };
+    let mut lines = vec![Line::keep(format!("column {column}"), becomes)];
+    let viewed = order.names.is_some() || !access_view::views_of(order.table)?.is_empty();
+    match &order.names {
+        Some((view, renamed)) => lines.extend(view_lines(order, view, renamed)?),
+        None => lines.push(Line::keep(
+            format!("table {}", quote_identifier(relation_name(order.table))),
+            match order.kind {
+                Kind::Encrypt => {
+                    "keeps its name: by it the column is ciphertext from the swap on, and the twin is seen until then"
+                }
+                Kind::Decrypt => "keeps its name, and so do its access views",
+            },
+        )),
+    }
+    lines.extend(survey::survey(&Question {
+        kind: order.kind,
+        table: order.table,
+        attribute: &order.attribute,
+        // No number comes after a nine.
+        trigger: "~colcrypt_0",
+        viewed,
+    })?);
+    if order.kind == Kind::Encrypt {
+        lines.extend(people(order)?);
+    }
+    let mut job = None;
+    if !dry_run {
+        survey::refuse(&lines, &column, |_| accepts)?;
+        job = Some(queue(order, &lines)?);
+    }
+    let rows = lines
+        .into_iter()
+        .map(|line| {
+            let mut row = Record::default();
+            row.push(job)
+                .push(line.object.clone())
+                .push(line.in_words());
+            row
+        })
+        .collect();
+    Ok(return_set(call, rows))
+}
+
+fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
+    let accepted: Vec<String> = lines
+        .iter()
+        .filter(|line| line.fate == Fate::Lost)
+        .map(|line| line.token.clone())
+        .collect();
+    let twin = twin_name(order)?;
+    let (view, renamed) = order.names.clone().unzip();
+    let jobs = write::query(
+        "WITH queued AS (INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
+             SELECT $1::oid::regclass, $3::text::name, key_id, current_version FROM colcrypt.key WHERE key_id = $4 RETURNING job_id) \
+         INSERT INTO colcrypt.migration (job_id, kind, relation, attribute, twin, key_id, context, readers, \
+             plaintext_type, declared, view_name, table_name, accepted) \
+         SELECT job_id, $5, $1::oid::regclass, $2::text::name, $3::text::name, $4, $6, $7, $8::oid::regtype, $9, \
+             $10::text::name, $11::text::name, $12 FROM queued RETURNING job_id",
+        &[
+            order.table.into(),
+            order.attribute.clone().into(),
+            twin.into(),
+            (order.key.id.0 as i64).into(),
+            order.kind.name().into(),
+            order.context.clone().into(),
+            order.readers.clone().into(),
+            order.plaintext_type.into(),
+            order.declared.clone().into(),
+            view.into(),
+            renamed.into(),
+            accepted.into(),
+        ],
+        |row| row.get::<i64>(1),
+    )?;
+    let job = jobs
+        .into_iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| Error::CatalogCorrupt("a job was not queued".into()))?;
+    maintenance::wake_at_commit();
+    Act::new(order.kind.function())
+        .key(&order.key)
+        .relation(order.table)
+        .detail(format!("job {job}: {}", order.attribute))
+        .record()?;
+    Ok(job)
+}
+
+crate::sql_functions! {
+    colcrypt_encrypt_column / pg_finfo_colcrypt_encrypt_column => encrypt_column;
+    colcrypt_decrypt_column / pg_finfo_colcrypt_decrypt_column => decrypt_column;
+}

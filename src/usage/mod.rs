@@ -1,0 +1,287 @@
+//! How often keys are used, by whom, and when that is too often.
+//!
+//! A process holds, for each role and version, an allowance of encryptions that it took from the
+//! version's total before it encrypts (`shared`): a value costs one decrement. At the transaction's
+//! end, commit or not, it says how many it used and gives the rest back. Decryptions are counted the
+//! same way, without a limit. The maintenance worker adds the counts to the catalog (`flush`). What a
+//! crash loses is bounded by colcrypt.usage_max_unflushed, for which the bound leaves room.
+
+pub mod flush;
+pub mod shared;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use colcrypt_core::usage::Limits;
+use colcrypt_core::{Suite, VersionId};
+use pgrx::{PgLogLevel, ereport, pg_guard, pg_sys};
+
+use self::shared::{Report, Reserved, VersionKey};
+use crate::catalog::read::{self, Key};
+use crate::error::{Error, Result};
+use crate::{gucs, hidden, maintenance, pg};
+
+/// Decryptions of a transaction that are not told yet, at most.
+const DECRYPTIONS: u32 = 1 << 16;
+const PAUSE_MS: i64 = 20;
+
+/// What this process does with a version on behalf of a role. Never freed, since call sites point here.
+pub struct Counter {
+    id: VersionId,
+    role: pg_sys::Oid,
+    suite: Suite,
+    /// The key's own bound, which may be lower than the suite's.
+    bound: Cell<Option<i64>>,
+    /// Encryptions that may be done before asking again, of how many.
+    encrypt_left: Cell<u32>,
+    encrypt_granted: Cell<u32>,
+    /// Decryptions that may be done before telling, of how many.
+    decrypt_left: Cell<u32>,
+    decrypt_granted: Cell<u32>,
+    touched: Cell<bool>,
+    warned: Cell<bool>,
+}
+
+thread_local! {
+    static COUNTERS: RefCell<HashMap<(VersionId, pg_sys::Oid), &'static Counter>> = RefCell::default();
+    /// Those that hold or did something in this transaction.
+    static TOUCHED: RefCell<Vec<&'static Counter>> = const { RefCell::new(Vec::new()) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The counter of this role and version.
+pub fn counter(key: &Key, id: VersionId, role: pg_sys::Oid) -> &'static Counter {
+    let counter = COUNTERS.with_borrow_mut(|counters| {
+        *counters.entry((id, role)).or_insert_with(|| {
+            Box::leak(Box::new(Counter {
+                id,
+                role,
+                suite: key.suite,
+                bound: Cell::new(None),
+                encrypt_left: Cell::new(0),
+                encrypt_granted: Cell::new(0),
+                decrypt_left: Cell::new(0),
+                decrypt_granted: Cell::new(0),
+                touched: Cell::new(false),
+                warned: Cell::new(false),
+            }))
+        })
+    });
+    counter.bound.set(key.usage_bound);
+    counter
+}
+
+impl Counter {
+    /// Counts an encryption, before it happens.
+    ///
+    /// # Errors
+    /// The limit is reached, or what is counted cannot be recorded.
+    #[inline(always)]
+    pub fn encryption(&'static self) -> Result<()> {
+        let left = self.encrypt_left.get();
+        if left == 0 {
+            return self.take_more();
+        }
+        self.encrypt_left.set(left - 1);
+        Ok(())
+    }
+
+    /// Counts a decryption that succeeded.
+    #[inline(always)]
+    pub fn decryption(&'static self) {
+        let left = self.decrypt_left.get();
+        if left == 0 {
+            return self.begin_decrypting();
+        }
+        self.decrypt_left.set(left - 1);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_decrypting(&'static self) {
+        if self.decrypt_granted.get() > 0 {
+            self.tell();
+        }
+        self.touch();
+        // What could not be told stays counted.
+        let kept = self.decrypt_granted.get() - self.decrypt_left.get();
+        self.decrypt_granted.set(kept + DECRYPTIONS);
+        self.decrypt_left.set(DECRYPTIONS - 1);
+    }
+
+    /// Takes the next allowance and uses one of it.
+    #[cold]
+    #[inline(never)]
+    fn take_more(&'static self) -> Result<()> {
+        self.touch();
+        self.tell();
+        let here = VersionKey::here(self.id);
+        let limits = self.limits();
+        let mut patience = i64::from(gucs::KEY_WAIT_TIMEOUT.get());
+        loop {
+            match shared::reserve(here, &limits, oldest_reading())? {
+                Reserved::Granted {
+                    block,
+                    before,
+                    after,
+                } => {
+                    self.encrypt_granted.set(self.encrypt_granted.get() + block);
+                    self.encrypt_left.set(block - 1);
+                    self.look_at_limits(&limits, before, after);
+                    return Ok(());
+                }
+                Reserved::TotalUnknown => {
+                    let now = pg::statement_start();
+                    if shared::learn(here, read::encryptions(self.id)?, now)? {
+                        continue;
+                    }
+                }
+                Reserved::Refused { total } => {
+                    return Err(Error::UsageLimit {
+                        key: self.key_name(),
+                        version: self.id.version,
+                        total,
+                        limit: limits.refuse,
+                        bound: limits.bound,
+                    });
+                }
+                Reserved::Unflushed => {}
+            }
+            // SAFETY: reads shared memory.
+            let standby = unsafe { pg_sys::RecoveryInProgress() };
+            if standby || patience <= 0 {
+                return Err(Error::UsageUnrecorded {
+                    key: self.key_name(),
+                    standby,
+                });
+            }
+            // What this process holds back might be what the flush needs.
+            tell_all();
+            shared::want_flush()?;
+            maintenance::wake_now();
+            pg::nap(PAUSE_MS);
+            self.touch();
+            patience -= PAUSE_MS;
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        limits(self.suite, self.bound.get())
+    }
+
+    fn key_name(&self) -> String {
+        crate::session::key_name(self.id.key)
+    }
+
+    fn look_at_limits(&self, limits: &Limits, before: u64, after: u64) {
+        if before < limits.rotate && after >= limits.rotate {
+            // The worker rotates it; see maintenance::schedule.
+            let _ = shared::want_flush();
+            maintenance::wake_now();
+        }
+        if after >= limits.warn && !self.warned.replace(true) {
+            ereport!(
+                PgLogLevel::WARNING,
+                pgrx::PgSqlErrorCode::ERRCODE_WARNING,
+                format!(
+                    "version {} of key \"{}\" has encrypted {} of the {} values it may",
+                    self.id.version,
+                    self.key_name(),
+                    before,
+                    limits.refuse
+                ),
+                "Rotate it: SELECT colcrypt.rotate_key(…)."
+            );
+        }
+    }
+
+    fn touch(&'static self) {
+        if self.touched.replace(true) {
+            return;
+        }
+        if !REGISTERED.replace(true) {
+            // SAFETY: registers a function that lives as long as the process.
+            unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
+        }
+        TOUCHED.with_borrow_mut(|touched| touched.push(self));
+    }
+
+    /// Says what was done and gives back what was not; `false` when it cannot be told yet.
+    fn tell(&self) -> bool {
+        let reserved = self.encrypt_granted.get();
+        if reserved == 0 && self.decrypt_granted.get() == 0 {
+            return true;
+        }
+        let report = Report {
+            id: VersionKey::here(self.id),
+            role: self.role.to_u32(),
+            reserved,
+            encryptions: reserved - self.encrypt_left.get(),
+            decryptions: self.decrypt_granted.get() - self.decrypt_left.get(),
+        };
+        let Some(urgent) = shared::report(&report) else {
+            return false;
+        };
+        for cell in [
+            &self.encrypt_left,
+            &self.encrypt_granted,
+            &self.decrypt_left,
+            &self.decrypt_granted,
+        ] {
+            cell.set(0);
+        }
+        if urgent {
+            maintenance::wake_now();
+        }
+        true
+    }
+}
+
+/// The limits of a key with this suite and bound, as the settings have the shares.
+pub fn limits(suite: Suite, bound: Option<i64>) -> Limits {
+    let own = bound.and_then(|bound| u64::try_from(bound).ok());
+    let share = |setting: &pgrx::GucSetting<i32>| setting.get() as u32;
+    Limits::new(
+        own.map_or(suite.bound(), |own| own.min(suite.bound())),
+        share(&gucs::USAGE_WARN),
+        share(&gucs::USAGE_ROTATE),
+        share(&gucs::USAGE_REFUSE),
+    )
+}
+
+/// A total read before this is read again: on a standby the primary counts on, and a restore may bring
+/// a total along.
+fn oldest_reading() -> i64 {
+    pg::statement_start() - i64::from(gucs::USAGE_FLUSH_INTERVAL.get()) * 1000
+}
+
+fn tell_all() {
+    TOUCHED.with_borrow_mut(|touched| {
+        touched.retain(|counter| {
+            let told = counter.tell();
+            counter.touched.set(!told);
+            !told
+        });
+    });
+}
+
+/// The end of a transaction, in whatever process and way: what was encrypted was, rolled back or not.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::*;
+    if matches!(
+        event,
+        XACT_EVENT_COMMIT
+            | XACT_EVENT_ABORT
+            | XACT_EVENT_PREPARE
+            | XACT_EVENT_PARALLEL_COMMIT
+            | XACT_EVENT_PARALLEL_ABORT
+    ) {
+        tell_all();
+        // Every use of a cipher in this transaction came by here.
+        hidden::wipe_registers();
+    }
+}

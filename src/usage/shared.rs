@@ -1,0 +1,592 @@
+//! The counts in shared memory: how often each version encrypts (exact, limits are checked here), and
+//! who used it how often since the last flush.
+//!
+//! Two hash tables under one lightweight lock. A *version* has the total of table version_usage as
+//! last read, what was used since, and what processes have reserved; their sum never falls short of
+//! the truth. A *use* (role and version) holds what is to be added to table usage_count, and goes with
+//! the flush. When uses are full the next are counted as "(other)", in one entry a database; when
+//! versions are full one that is idle makes room, and if none is the caller waits for a flush.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use colcrypt_core::usage::Limits;
+use colcrypt_core::{KeyId, VersionId};
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::gucs;
+use crate::slab::lock::{self, Guard};
+
+const TRANCHE: &CStr = c"colcrypt_usage";
+/// Places beyond the setting, for the "(other)" of as many databases.
+const OTHERS: i64 = 256;
+/// A version is flushed at once when this part of what may be unflushed is.
+const URGENT_PART: i64 = 16;
+
+/// A version of a key in a database.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct VersionKey {
+    key: u64,
+    database: u32,
+    version: u32,
+}
+
+impl VersionKey {
+    /// A version of this process's database.
+    pub fn here(id: VersionId) -> Self {
+        Self {
+            key: id.key.0,
+            database: crate::pg::my_database().to_u32(),
+            version: id.version.number(),
+        }
+    }
+
+    pub fn key(&self) -> i64 {
+        KeyId(self.key).0 as i64
+    }
+
+    pub fn version(&self) -> i32 {
+        self.version as i32
+    }
+}
+
+#[repr(C)]
+struct Version {
+    id: VersionKey,
+    /// What table version_usage says, and when it was read.
+    flushed: i64,
+    read_at: i64,
+    /// Used since, and reserved by processes that have not said how much they used.
+    unflushed: i64,
+    reserved: i64,
+}
+
+impl Version {
+    fn total(&self) -> i64 {
+        self.flushed
+            .saturating_add(self.unflushed)
+            .saturating_add(self.reserved)
+    }
+
+    fn idle(&self) -> bool {
+        self.unflushed == 0 && self.reserved == 0
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UseKey {
+    id: VersionKey,
+    role: u32,
+    /// Hashed with the rest: no padding with chance in it.
+    zero: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Use {
+    key: UseKey,
+    encryptions: i64,
+    decryptions: i64,
+    /// TimestampTz of the first of them.
+    since: i64,
+}
+
+#[repr(C)]
+struct Header {
+    lock: *mut pg_sys::LWLock,
+    /// Somebody waits for a flush: databases, 0 is an empty place.
+    wanted: Cell<[u32; 16]>,
+}
+
+static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
+static VERSIONS: AtomicPtr<pg_sys::HTAB> = AtomicPtr::new(std::ptr::null_mut());
+static USES: AtomicPtr<pg_sys::HTAB> = AtomicPtr::new(std::ptr::null_mut());
+
+fn capacity() -> i64 {
+    i64::from(gucs::USAGE_ENTRIES.get())
+}
+
+/// Asks for the memory and the lock. From the shmem request hook.
+pub fn request() {
+    // SAFETY: called in the postmaster's shmem request phase.
+    unsafe {
+        let versions = pg_sys::hash_estimate_size(capacity(), size_of::<Version>());
+        let uses = pg_sys::hash_estimate_size(capacity() + OTHERS, size_of::<Use>());
+        pg_sys::RequestAddinShmemSpace(size_of::<Header>() + versions + uses);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
+    }
+}
+
+/// Makes the tables, empty. From the shmem startup hook; again after a crash.
+pub fn startup() {
+    // SAFETY: the startup phase, in the postmaster: nobody else sees the memory yet.
+    unsafe {
+        let mut found = false;
+        let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size_of::<Header>(), &mut found)
+            .cast::<Header>();
+        header.write(Header {
+            lock: &raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock,
+            wanted: Cell::new([0; 16]),
+        });
+        let table = |name: &CStr, key: usize, entry: usize, entries: i64| {
+            let mut control = pg_sys::HASHCTL {
+                keysize: key,
+                entrysize: entry,
+                ..Default::default()
+            };
+            let flags = pg_sys::HASH_ELEM | pg_sys::HASH_BLOBS | pg_sys::HASH_FIXED_SIZE;
+            pg_sys::ShmemInitHash(name.as_ptr(), entries, entries, &mut control, flags as i32)
+        };
+        let versions = table(
+            c"colcrypt versions in use",
+            size_of::<VersionKey>(),
+            size_of::<Version>(),
+            capacity(),
+        );
+        let uses = table(
+            c"colcrypt uses",
+            size_of::<UseKey>(),
+            size_of::<Use>(),
+            capacity() + OTHERS,
+        );
+        VERSIONS.store(versions, Ordering::Release);
+        USES.store(uses, Ordering::Release);
+        HEADER.store(header, Ordering::Release);
+    }
+}
+
+/// The tables with the lock held. Nothing here may raise, wait or call SPI.
+struct Tables {
+    header: &'static Header,
+    versions: *mut pg_sys::HTAB,
+    uses: *mut pg_sys::HTAB,
+    _guard: Guard,
+}
+
+impl Tables {
+    fn locked(lock: fn(*mut pg_sys::LWLock) -> Guard) -> Result<Self> {
+        let header = HEADER.load(Ordering::Relaxed);
+        if header.is_null() {
+            return Err(Error::NotPreloaded);
+        }
+        // SAFETY: initialised shared memory that lives as long as the server.
+        let header = unsafe { &*header };
+        Ok(Self {
+            header,
+            versions: VERSIONS.load(Ordering::Relaxed),
+            uses: USES.load(Ordering::Relaxed),
+            _guard: lock(header.lock),
+        })
+    }
+
+    fn change() -> Result<Self> {
+        Self::locked(lock::exclusive)
+    }
+
+    fn look() -> Result<Self> {
+        Self::locked(lock::shared)
+    }
+
+    fn version(&mut self, id: VersionKey) -> Option<&mut Version> {
+        // SAFETY: the table's own key and entry types, under its lock.
+        unsafe { search(self.versions, &id, pg_sys::HASHACTION::HASH_FIND) }
+    }
+
+    fn enter_version(&mut self, id: VersionKey) -> Option<&mut Version> {
+        // SAFETY: as above.
+        let full = unsafe { pg_sys::hash_get_num_entries(self.versions) } >= capacity();
+        if full && self.version(id).is_none() && !self.evict() {
+            return None;
+        }
+        // SAFETY: as above; a new entry is written before it is read.
+        unsafe {
+            enter(self.versions, &id, |id| Version {
+                id,
+                flushed: 0,
+                read_at: 0,
+                unflushed: 0,
+                reserved: 0,
+            })
+        }
+    }
+
+    /// Removes idle versions: their totals are in the table. A quarter of them, since finding them is
+    /// a walk through all.
+    fn evict(&mut self) -> bool {
+        let most = (capacity() / 4).max(1);
+        let mut idle = Vec::new();
+        // SAFETY: the table's own entry type.
+        unsafe {
+            each(self.versions, |version: &mut Version| {
+                if version.idle() && (idle.len() as i64) < most {
+                    idle.push(version.id);
+                }
+            });
+            for id in &idle {
+                search::<_, Version>(self.versions, id, pg_sys::HASHACTION::HASH_REMOVE);
+            }
+        }
+        !idle.is_empty()
+    }
+
+    /// Where this use is counted; `None` when even "(other)" has no place.
+    fn enter_use(&mut self, id: VersionKey, role: u32) -> Option<&mut Use> {
+        let key = UseKey { id, role, zero: 0 };
+        let other = UseKey {
+            id: VersionKey {
+                key: 0,
+                database: id.database,
+                version: 0,
+            },
+            role: 0,
+            zero: 0,
+        };
+        // SAFETY: the table's own key and entry types, under its lock.
+        unsafe {
+            let known = search::<_, Use>(self.uses, &key, pg_sys::HASHACTION::HASH_FIND).is_some();
+            let room = pg_sys::hash_get_num_entries(self.uses) < capacity();
+            let key = if known || room { key } else { other };
+            enter(self.uses, &key, |key| Use {
+                key,
+                encryptions: 0,
+                decryptions: 0,
+                since: pg_sys::GetCurrentTimestamp(),
+            })
+        }
+    }
+
+    fn is_wanted(&self, database: u32) -> bool {
+        self.header.wanted.get().contains(&database)
+    }
+}
+
+/// # Safety
+/// `K` and `E` are the table's key and entry types, and its lock is held.
+unsafe fn search<'a, K, E>(
+    table: *mut pg_sys::HTAB,
+    key: &K,
+    action: pg_sys::HASHACTION::Type,
+) -> Option<&'a mut E> {
+    let mut found = false;
+    // SAFETY: the caller's table; the entry stays where it is while the lock is held.
+    unsafe {
+        pg_sys::hash_search(
+            table,
+            (&raw const *key).cast::<c_void>(),
+            action,
+            &mut found,
+        )
+        .cast::<E>()
+        .as_mut()
+    }
+}
+
+/// # Safety
+/// As [`search`], and the lock is held exclusively.
+unsafe fn enter<'a, K: Copy, E>(
+    table: *mut pg_sys::HTAB,
+    key: &K,
+    new: impl FnOnce(K) -> E,
+) -> Option<&'a mut E> {
+    let mut found = false;
+    // SAFETY: as above; a table of fixed size answers null when it is full.
+    unsafe {
+        let entry = pg_sys::hash_search(
+            table,
+            (&raw const *key).cast::<c_void>(),
+            pg_sys::HASHACTION::HASH_ENTER_NULL,
+            &mut found,
+        )
+        .cast::<E>();
+        if !entry.is_null() && !found {
+            entry.write(new(*key));
+        }
+        entry.as_mut()
+    }
+}
+
+/// # Safety
+/// As [`search`].
+unsafe fn each<E>(table: *mut pg_sys::HTAB, mut visit: impl FnMut(&mut E)) {
+    let mut walk = pg_sys::HASH_SEQ_STATUS::default();
+    // SAFETY: as above; the walk goes to its end, which closes it.
+    unsafe {
+        pg_sys::hash_seq_init(&mut walk, table);
+        while let Some(entry) = pg_sys::hash_seq_search(&mut walk).cast::<E>().as_mut() {
+            visit(entry);
+        }
+    }
+}
+
+/// The answer to a request for encryptions.
+pub enum Reserved {
+    /// So many are the caller's; so many are taken in all, before and after.
+    Granted { block: u32, before: u64, after: u64 },
+    /// Read the total from the catalog and [`learn`] it.
+    TotalUnknown,
+    /// The limit is reached.
+    Refused { total: u64 },
+    /// Too much would be lost in a crash: wait for a flush.
+    Unflushed,
+}
+
+/// Takes encryptions of a version: never beyond its limit, whoever else asks at the same time.
+pub fn reserve(id: VersionKey, limits: &Limits, read_after: i64) -> Result<Reserved> {
+    let most = i64::from(gucs::USAGE_MAX_UNFLUSHED.get());
+    let mut tables = Tables::change()?;
+    let Some(version) = tables.version(id) else {
+        return Ok(Reserved::TotalUnknown);
+    };
+    if version.read_at < read_after {
+        return Ok(Reserved::TotalUnknown);
+    }
+    let before = version.total() as u64;
+    let block = limits.block(before);
+    if block == 0 {
+        return Ok(Reserved::Refused { total: before });
+    }
+    let room = most - version.unflushed - version.reserved;
+    let block = i64::from(block).min(room);
+    if block <= 0 {
+        return Ok(Reserved::Unflushed);
+    }
+    version.reserved += block;
+    Ok(Reserved::Granted {
+        block: block as u32,
+        before,
+        after: before + block as u64,
+    })
+}
+
+/// Notes the total that was read from the catalog; `false` when there is no place for it. A total only
+/// grows, so an older reading does no harm.
+pub fn learn(id: VersionKey, total: i64, read_at: i64) -> Result<bool> {
+    let mut tables = Tables::change()?;
+    let Some(version) = tables.enter_version(id) else {
+        return Ok(false);
+    };
+    version.flushed = version.flushed.max(total);
+    version.read_at = version.read_at.max(read_at);
+    Ok(true)
+}
+
+/// What a process did with a version.
+pub struct Report {
+    pub id: VersionKey,
+    pub role: u32,
+    /// How much of what it had reserved it gives up, used or not.
+    pub reserved: u32,
+    pub encryptions: u32,
+    pub decryptions: u32,
+}
+
+/// Counts what a process did; gives whether a flush should not wait. `None`: there is no place, keep it
+/// for later.
+pub fn report(report: &Report) -> Option<bool> {
+    let most = i64::from(gucs::USAGE_MAX_UNFLUSHED.get());
+    let mut tables = Tables::change().ok()?;
+    let mut urgent = false;
+    if report.encryptions > 0 || report.decryptions > 0 {
+        let place = tables.enter_use(report.id, report.role)?;
+        place.encryptions += i64::from(report.encryptions);
+        place.decryptions += i64::from(report.decryptions);
+    }
+    if report.reserved > 0
+        && let Some(version) = tables.version(report.id)
+    {
+        version.reserved -= i64::from(report.reserved);
+        version.unflushed += i64::from(report.encryptions);
+        urgent = version.unflushed >= most / URGENT_PART;
+    }
+    if urgent {
+        want(&tables, report.id.database);
+    }
+    Some(urgent)
+}
+
+fn want(tables: &Tables, database: u32) {
+    let mut wanted = tables.header.wanted.get();
+    if wanted.contains(&database) {
+        return;
+    }
+    // Without a place the interval's end comes soon enough.
+    if let Some(place) = wanted.iter_mut().find(|place| **place == 0) {
+        *place = database;
+        tables.header.wanted.set(wanted);
+    }
+}
+
+/// Asks for a flush of this database without waiting for the interval's end.
+pub fn want_flush() -> Result<()> {
+    want(&Tables::change()?, crate::pg::my_database().to_u32());
+    Ok(())
+}
+
+/// A use as the flush and the views see it.
+#[derive(Clone, Copy)]
+pub struct Used {
+    pub id: VersionKey,
+    pub role: u32,
+    pub encryptions: i64,
+    pub decryptions: i64,
+    pub since: i64,
+}
+
+/// A version as the flush and the views see it.
+#[derive(Clone, Copy)]
+pub struct VersionCount {
+    pub id: VersionKey,
+    pub unflushed: i64,
+    pub reserved: i64,
+}
+
+/// What is not flushed yet, of this process's database.
+#[derive(Default)]
+pub struct Unflushed {
+    pub uses: Vec<Used>,
+    pub versions: Vec<VersionCount>,
+}
+
+pub fn unflushed() -> Result<Unflushed> {
+    let database = crate::pg::my_database().to_u32();
+    let mut found = Unflushed::default();
+    let tables = Tables::look()?;
+    // SAFETY: the tables' own entry types, under their lock; only read.
+    unsafe {
+        each(tables.uses, |used: &mut Use| {
+            if used.key.id.database == database {
+                found.uses.push(Used {
+                    id: used.key.id,
+                    role: used.key.role,
+                    encryptions: used.encryptions,
+                    decryptions: used.decryptions,
+                    since: used.since,
+                });
+            }
+        });
+        each(tables.versions, |version: &mut Version| {
+            if version.id.database == database && !version.idle() {
+                found.versions.push(VersionCount {
+                    id: version.id,
+                    unflushed: version.unflushed,
+                    reserved: version.reserved,
+                });
+            }
+        });
+    }
+    Ok(found)
+}
+
+/// Takes off what was flushed: in the instant of the commit that wrote it. `totals` are the table's now.
+pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
+    let Ok(mut tables) = Tables::change() else {
+        return;
+    };
+    for used in &flushed.uses {
+        let key = UseKey {
+            id: used.id,
+            role: used.role,
+            zero: 0,
+        };
+        // SAFETY: the table's own key and entry types, under its lock.
+        unsafe {
+            let Some(entry) = search::<_, Use>(tables.uses, &key, pg_sys::HASHACTION::HASH_FIND)
+            else {
+                continue;
+            };
+            entry.encryptions -= used.encryptions;
+            entry.decryptions -= used.decryptions;
+            entry.since = now;
+            if entry.encryptions == 0 && entry.decryptions == 0 {
+                search::<_, Use>(tables.uses, &key, pg_sys::HASHACTION::HASH_REMOVE);
+            }
+        }
+    }
+    for (count, total) in flushed.versions.iter().zip(totals) {
+        if let Some(version) = tables.version(count.id) {
+            version.unflushed -= count.unflushed;
+            version.flushed = version.flushed.max(*total);
+            version.read_at = version.read_at.max(now);
+        }
+    }
+    let mut wanted = tables.header.wanted.get();
+    for place in &mut wanted {
+        if *place == crate::pg::my_database().to_u32() {
+            *place = 0;
+        }
+    }
+    tables.header.wanted.set(wanted);
+}
+
+/// Databases whose counts are due to be flushed.
+pub fn due(now: i64) -> Vec<u32> {
+    let before = now - i64::from(gucs::USAGE_FLUSH_INTERVAL.get()) * 1000;
+    let mut databases = Vec::new();
+    let Ok(tables) = Tables::look() else {
+        return databases;
+    };
+    // SAFETY: the table's own entry type, under its lock; only read.
+    unsafe {
+        each(tables.uses, |used: &mut Use| {
+            let database = used.key.id.database;
+            if !databases.contains(&database)
+                && (used.since <= before || tables.is_wanted(database))
+            {
+                databases.push(database);
+            }
+        });
+    }
+    databases
+}
+
+/// Every database that anything is counted for.
+pub fn databases() -> Vec<u32> {
+    let mut databases = Vec::new();
+    let Ok(tables) = Tables::look() else {
+        return databases;
+    };
+    let mut add = |database| {
+        if !databases.contains(&database) {
+            databases.push(database);
+        }
+    };
+    // SAFETY: the tables' own entry types, under their lock; only read.
+    unsafe {
+        each(tables.uses, |used: &mut Use| add(used.key.id.database));
+        each(tables.versions, |version: &mut Version| {
+            add(version.id.database)
+        });
+    }
+    databases
+}
+
+/// Forgets a database that was dropped, or that has the extension no more.
+pub fn forget_database(database: u32) {
+    let Ok(tables) = Tables::change() else { return };
+    let mut uses = Vec::new();
+    let mut versions = Vec::new();
+    // SAFETY: the tables' own key and entry types, under their lock.
+    unsafe {
+        each(tables.uses, |used: &mut Use| {
+            if used.key.id.database == database {
+                uses.push(used.key);
+            }
+        });
+        // What a process has reserved it will give back.
+        each(tables.versions, |version: &mut Version| {
+            if version.id.database == database && version.reserved == 0 {
+                versions.push(version.id);
+            }
+        });
+        for key in &uses {
+            search::<_, Use>(tables.uses, key, pg_sys::HASHACTION::HASH_REMOVE);
+        }
+        for id in &versions {
+            search::<_, Version>(tables.versions, id, pg_sys::HASHACTION::HASH_REMOVE);
+        }
+    }
+}

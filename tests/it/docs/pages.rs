@@ -1,0 +1,146 @@
+//! The SQL blocks of docs/access.md and docs/audit.md, after what the guide sets up first.
+
+use std::time::Duration;
+
+use colcrypt_tests::Cluster;
+use colcrypt_tests::process::wait_for;
+use postgres::Client;
+
+fn prepared() -> (Cluster, Client) {
+    let cluster = Cluster::builder().start();
+    let root_key = cluster.root_key("root.key");
+    let mut client = cluster.client();
+    client
+        .batch_execute(&format!(
+            "CREATE EXTENSION colcrypt; SET search_path = public, colcrypt;
+             SELECT add_provider('local', 'file', jsonb_build_object('path', '{}'));
+             SELECT create_keyring('app', 'local')",
+            root_key.display()
+        ))
+        .expect("a keyring");
+    (cluster, client)
+}
+
+fn run(client: &mut Client, page: &str) {
+    let text = std::fs::read_to_string(super::repository(page)).expect(page);
+    let blocks = super::blocks(&text, "sql");
+    assert!(blocks.len() >= 2, "{page} has lost its SQL");
+    for block in blocks {
+        if let Err(error) = client.batch_execute(&block) {
+            panic!("{error:?}\nin the block of {page}:\n{block}");
+        }
+    }
+}
+
+#[test]
+fn access_views_work_as_written() {
+    let (_cluster, mut client) = prepared();
+    run(&mut client, "docs/access.md");
+    let mut row = |role: &str| {
+        client
+            .batch_execute(&format!("SET ROLE {role}"))
+            .expect(role);
+        let row = client
+            .query_one("SELECT name, born::text, ward FROM patient_access", &[])
+            .expect("the patient");
+        client.batch_execute("RESET ROLE").expect("reset");
+        (
+            row.get::<_, String>(0),
+            row.get::<_, Option<String>>(1),
+            row.get::<_, String>(2),
+        )
+    };
+    let ada = |born: Option<&str>| ("Ada Lovelace".into(), born.map(String::from), "A".into());
+    assert_eq!(row("doctor"), ada(Some("1815-12-10")));
+    assert_eq!(row("reception"), ada(None));
+}
+
+#[test]
+fn the_audit_page_works_as_written() {
+    let (_cluster, mut client) = prepared();
+    client
+        .batch_execute("SELECT create_key('k', 'app'), rotate_key('k')")
+        .expect("something to record");
+    wait_for("the records", Duration::from_secs(60), || {
+        client
+            .query_one("SELECT count(*) >= 4 FROM audit_log", &[])
+            .expect("the log")
+            .get(0)
+    });
+    run(&mut client, "docs/audit.md");
+    let text = std::fs::read_to_string(super::repository("docs/audit.md")).expect("the page");
+    let recompute = super::blocks(&text, "sql").pop().expect("the last block");
+    let query = &recompute[recompute.find("SELECT seq").expect("the query")..];
+    let rows = client.query(query, &[]).expect("recomputed");
+    assert!(rows.len() >= 4);
+    assert!(rows.iter().all(|row| row.get::<_, bool>(1)));
+}
+
+/// An assessor runs the tests that the page names: they must be there.
+#[test]
+fn the_compliance_page_names_suites_that_exist() {
+    let text = std::fs::read_to_string(super::repository("docs/compliance.md")).expect("the page");
+    let mut named = 0;
+    for word in text.split('`') {
+        for suite in ["sql", "faults"] {
+            if let Some(name) = word.strip_prefix(&format!("{suite}::")) {
+                let file = super::repository(&format!("tests/it/{suite}/{name}.rs"));
+                assert!(file.exists(), "{word} is no suite");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 20, "the page has lost its tests");
+}
+
+#[test]
+fn a_migration_works_as_written() {
+    let (_cluster, mut client) = prepared();
+    let text = std::fs::read_to_string(super::repository("docs/migration.md")).expect("the page");
+    let blocks = super::blocks(&text, "sql");
+    assert!(blocks.len() >= 6, "the page has lost its SQL");
+    let ended = |client: &mut Client| {
+        wait_for("the migration", Duration::from_secs(60), || {
+            client
+                .query_one(
+                    "SELECT bool_and(phase = 'done') FROM job_progress HAVING count(*) > 0",
+                    &[],
+                )
+                .is_ok_and(|row| row.get(0))
+        });
+    };
+    for block in blocks {
+        if block.contains("plaintext_left") {
+            ended(&mut client);
+            client
+                .batch_execute("SET ROLE app")
+                .expect("the page's role");
+            client
+                .batch_execute("INSERT INTO person (name, ssn) VALUES ('new', '078-05-1120')")
+                .expect("through the view");
+            let row = client
+                .query_one("SELECT * FROM person WHERE name = 'person 7'", &[])
+                .expect("the person");
+            assert_eq!(row.get::<_, &str>(2), "078-05-1007");
+            client.batch_execute("RESET ROLE").expect("reset");
+            let encrypted = client
+                .query_one(
+                    "SELECT count(*) FROM person_encrypted WHERE (ciphertext_info(ssn)).key = 'people'",
+                    &[],
+                )
+                .expect("the table");
+            assert_eq!(encrypted.get::<_, i64>(0), 1001);
+        }
+        if let Err(error) = client.batch_execute(&block) {
+            panic!("{error:?}\nin the block of docs/migration.md:\n{block}");
+        }
+    }
+    ended(&mut client);
+    let row = client
+        .query_one(
+            "SELECT count(*) FROM person_encrypted WHERE ssn LIKE '078-05-%'",
+            &[],
+        )
+        .expect("the plain table");
+    assert_eq!(row.get::<_, i64>(0), 1001);
+}

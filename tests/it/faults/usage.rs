@@ -1,0 +1,113 @@
+//! Counts of key use across crashes: what was flushed is never lost and never counted twice.
+
+use std::time::Duration;
+
+use colcrypt_tests::{process, wait_for};
+use postgres::Client;
+
+use crate::bed::{Bed, number};
+
+const LONG: Duration = Duration::from_secs(60);
+const FLUSHED: &str = "SELECT coalesce(sum(encryptions), 0)::bigint FROM colcrypt.usage_count";
+const TOTAL: &str = "SELECT coalesce(sum(encryptions), 0)::bigint FROM colcrypt.version_usage";
+
+fn encrypt(client: &mut Client, rows: i32) {
+    client
+        .query_one(
+            "SELECT count(colcrypt.encrypt_col('v', 'k')::bytea) FROM generate_series(1, $1::int)",
+            &[&rows],
+        )
+        .unwrap();
+}
+
+/// Flushes from now on at this interval.
+fn interval(bed: &Bed, interval: &str) {
+    bed.cluster
+        .append_conf(&format!("colcrypt.usage_flush_interval = '{interval}'"));
+    bed.cluster.reload();
+    let mut client = bed.cluster.client();
+    wait_for("the setting", LONG, || {
+        let row = client.query_one("SHOW colcrypt.usage_flush_interval", &[]);
+        row.unwrap().get::<_, String>(0) == interval
+    });
+}
+
+fn used(client: &mut Client) -> i64 {
+    number(
+        client,
+        "SELECT sum(encryptions)::bigint FROM colcrypt.key_usage",
+    )
+}
+
+#[test]
+fn a_crash_loses_no_more_than_the_last_interval() {
+    let bed = Bed::on_file(&["colcrypt.usage_flush_interval = '200ms'"]);
+    let mut client = bed.cluster.client();
+    encrypt(&mut client, 1000);
+    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 1000);
+    interval(&bed, "1h");
+    encrypt(&mut client, 50);
+    assert_eq!(used(&mut client), 1050);
+    process::kill9(bed.cluster.postmaster_pid());
+    drop(client);
+    wait_for("the end of its children", LONG, || {
+        !bed.cluster.is_running() && bed.cluster.try_start().is_ok()
+    });
+    let mut client = bed.cluster.client();
+    assert_eq!(used(&mut client), 1000, "what was flushed is there");
+    encrypt(&mut client, 7);
+    assert_eq!(used(&mut client), 1007);
+    interval(&bed, "200ms");
+    wait_for("the flush", LONG, || number(&mut client, FLUSHED) == 1007);
+    assert_eq!(number(&mut client, TOTAL), 1007);
+}
+
+/// Stops the worker in the middle of its flush; its pid.
+fn caught(bed: &Bed, blocker: &mut Client) -> i32 {
+    blocker
+        .batch_execute("BEGIN; LOCK TABLE colcrypt.version_usage IN SHARE MODE")
+        .unwrap();
+    interval(bed, "100ms");
+    encrypt(&mut bed.cluster.client(), 100);
+    let mut client = bed.cluster.client();
+    let mut pid = 0;
+    wait_for("the worker to wait for the lock", LONG, || {
+        let found = client
+            .query(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'colcrypt maintenance worker' AND wait_event_type = 'Lock'",
+                &[],
+            )
+            .unwrap();
+        pid = found.first().map_or(0, |row| row.get(0));
+        pid != 0
+    });
+    pid
+}
+
+#[test]
+fn a_flush_that_is_ended_counts_nothing_and_one_that_is_killed_nothing_twice() {
+    let bed = Bed::on_file(&["colcrypt.usage_flush_interval = '1h'"]);
+    let mut client = bed.cluster.client();
+    encrypt(&mut client, 10);
+    let mut blocker = bed.cluster.client();
+    let pid = caught(&bed, &mut blocker);
+    // Ended in an orderly way, in its middle: everything is still counted, and once.
+    client
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
+    blocker.batch_execute("ROLLBACK").unwrap();
+    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 110);
+    assert_eq!(number(&mut client, FLUSHED), 110);
+    assert_eq!(used(&mut client), 110);
+
+    // Killed: the server restarts, and what was not committed is what is lost.
+    let pid = caught(&bed, &mut blocker);
+    process::kill9(pid);
+    drop((blocker, client));
+    bed.cluster.wait_for_recovery(0);
+    let mut client = bed.cluster.client();
+    assert_eq!(used(&mut client), 110);
+    encrypt(&mut client, 5);
+    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 115);
+    assert_eq!(number(&mut client, FLUSHED), 115);
+}

@@ -1,0 +1,350 @@
+//! Cryptoperiods that end, and rotations that happen by themselves when the schedule says so.
+
+use std::time::Duration;
+
+use colcrypt_tests::{Cluster, wait_for};
+use postgres::Client;
+
+use crate::common::{ACTS, LONG, Sql, db, make_key, root_key, settings};
+
+fn quick(conf: &[&str]) -> (Cluster, Client) {
+    let mut builder = settings(Cluster::builder()).conf("colcrypt.naptime = 1");
+    for line in conf {
+        builder = builder.conf(*line);
+    }
+    let cluster = builder.start();
+    let mut client = cluster.create_database("work");
+    make_key(&cluster, &mut client);
+    client.run("SET search_path = public, colcrypt");
+    (cluster, client)
+}
+
+fn version(client: &mut Client) -> String {
+    client.one("SELECT current_version FROM colcrypt.key WHERE name = 'k'")
+}
+
+/// As if the version had been activated that long ago.
+fn age(client: &mut Client, version: u32, interval: &str) {
+    client.run(&format!(
+        "UPDATE colcrypt.key_version SET activated_at = now() - interval '{interval}' WHERE version = {version}"
+    ));
+}
+
+/// No worker gets at the schedule while this connection's transaction is open.
+fn hold(db: &crate::common::Db) -> Client {
+    let mut client = db.connect();
+    client.run("BEGIN; SELECT FROM colcrypt.key FOR UPDATE");
+    client
+}
+
+#[test]
+fn after_its_originator_usage_period_a_version_encrypts_no_more() {
+    let mut db = db();
+    let _held = hold(&db);
+    let value = db.client.one("SELECT encrypt_col('v', 'k')");
+    assert_eq!(
+        db.client
+            .one("SELECT originator_usage_period FROM colcrypt.key"),
+        "1 year"
+    );
+    db.client
+        .run("PREPARE e AS SELECT encrypt_col('v', 'k'); EXECUTE e");
+    age(&mut db.client, 1, "366 days");
+    let failure = db.client.fails("KC039", "EXECUTE e");
+    assert!(failure.hint.contains("rotate_key('k')"), "{}", failure.hint);
+    db.client.fails(
+        "KC039",
+        &format!("SELECT reencrypt_col('{value}'::ciphertext)"),
+    );
+    assert_eq!(
+        db.client
+            .one(&format!("SELECT decrypt_col('{value}'::ciphertext)")),
+        "v",
+        "what is there can be read"
+    );
+    age(&mut db.client, 1, "364 days");
+    db.client.run("EXECUTE e");
+    // To the instant, within one session that has everything warm.
+    drop(_held);
+    db.client
+        .run("SELECT set_cryptoperiods('k', '1 year', NULL)");
+    wait_for("the rotation before the end", LONG, || {
+        version(&mut db.client) == "2"
+    });
+    db.client.run("EXECUTE e");
+}
+
+#[test]
+fn after_its_recipient_usage_period_a_version_decrypts_no_more() {
+    let mut db = db();
+    db.client
+        .run("CREATE TABLE t AS SELECT encrypt_col('v', 'k') AS v");
+    db.client
+        .run("SELECT set_cryptoperiods('k', '2 years', '1 year')");
+    db.client.run(
+        "PREPARE d AS SELECT decrypt_col(v) FROM t; EXECUTE d; SELECT rotate_key('k'); EXECUTE d",
+    );
+    // Counted from the deactivation, which came before the originator-usage period's end.
+    db.client.run("UPDATE colcrypt.key_version SET deactivated_at = now() - interval '364 days' WHERE version = 1");
+    db.client.run("EXECUTE d");
+    db.client.run("UPDATE colcrypt.key_version SET deactivated_at = now() - interval '366 days' WHERE version = 1");
+    let failure = db.client.fails("KC040", "EXECUTE d");
+    assert!(failure.hint.contains("reencrypt_col"), "{}", failure.hint);
+    // The way out.
+    db.client.run("UPDATE t SET v = reencrypt_col(v)");
+    assert_eq!(db.client.one("EXECUTE d"), "v");
+    // Not deactivated: counted from the end of the originator-usage period.
+    let held = hold(&db);
+    age(&mut db.client, 2, "2 years 11 months");
+    db.client.run("EXECUTE d");
+    age(&mut db.client, 2, "3 years 1 day");
+    db.client.fails("KC040", "EXECUTE d");
+    drop(held);
+}
+
+#[test]
+fn periods_must_be_positive_and_are_recorded() {
+    let mut db = db();
+    for (call, text) in [
+        (
+            "set_cryptoperiods('k', '0', NULL)",
+            "originator-usage period",
+        ),
+        (
+            "set_cryptoperiods('k', '-1 day', NULL)",
+            "originator-usage period",
+        ),
+        (
+            "set_cryptoperiods('k', NULL, '-1 s')",
+            "recipient-usage period",
+        ),
+        ("set_rotation_interval('k', '0')", "rotation interval"),
+    ] {
+        db.client
+            .fails("22023", &format!("SELECT {call}"))
+            .says(text);
+    }
+    db.client
+        .fails("42704", "SELECT set_rotation_interval('nothing', '1 day')");
+    db.client.run(
+        "SELECT set_cryptoperiods('k', '90 days', '0'), set_rotation_interval('k', '30 days')",
+    );
+    assert_eq!(
+        db.client.rows(&format!(
+            "SELECT event, detail FROM {ACTS} WHERE event ~ '^set_' ORDER BY place, nr"
+        )),
+        [
+            [
+                "set_cryptoperiods",
+                "originator 90 days, recipient 00:00:00"
+            ],
+            ["set_rotation_interval", "30 days"]
+        ]
+        .map(|row| row.map(|text| Some(text.to_owned())).to_vec())
+    );
+}
+
+#[test]
+fn what_the_schedule_says_happens() {
+    let (_cluster, mut client) = quick(&[]);
+    client.run("SELECT create_key('calm', 'ring'), set_cryptoperiods('calm', NULL, NULL)");
+    client.run("SELECT set_rotation_interval('k', '4 seconds')");
+    assert_eq!(
+        client.rows("SELECT why, next_rotation_at = activated_at + interval '4 s', overdue FROM rotation_schedule WHERE key = 'k'"),
+        [["rotation interval", "t", "f"].map(|text| Some(text.to_owned()))]
+    );
+    let said = client.one("SELECT next_rotation_at FROM rotation_schedule WHERE key = 'k'");
+    wait_for("the rotation at the interval", LONG, || {
+        version(&mut client) != "1"
+    });
+    assert!(client.yes(&format!(
+        "SELECT activated_at BETWEEN '{said}' AND timestamptz '{said}' + interval '20 s' FROM colcrypt.key_version v
+         JOIN colcrypt.key USING (key_id) WHERE name = 'k' AND version = 2"
+    )));
+    assert_eq!(
+        client.one(&format!(
+            "SELECT detail FROM {ACTS} WHERE event = 'rotate_key' ORDER BY place, nr LIMIT 1"
+        )),
+        "by schedule: rotation interval"
+    );
+    assert_eq!(
+        client.rows("SELECT version, next_rotation_at, why, overdue FROM rotation_schedule WHERE key = 'calm'"),
+        [[Some("1".to_owned()), None, None, None]]
+    );
+    // The period that would end: relieved a tenth before.
+    client
+        .run("SELECT set_rotation_interval('k', NULL), set_cryptoperiods('k', '20 seconds', NULL)");
+    let before: i32 = version(&mut client).parse().unwrap();
+    let late = "SELECT why, next_rotation_at = activated_at + interval '18 s' FROM rotation_schedule WHERE key = 'k'";
+    assert_eq!(
+        client.rows(late),
+        [["originator-usage period", "t"].map(|text| Some(text.to_owned()))]
+    );
+    let said = client.one("SELECT next_rotation_at FROM rotation_schedule WHERE key = 'k'");
+    wait_for("the rotation before the end of the period", LONG, || {
+        client.run("SELECT encrypt_col('never refused', 'k')");
+        version(&mut client) != before.to_string()
+    });
+    assert!(client.yes(&format!("SELECT now() >= '{said}'")));
+}
+
+#[test]
+fn the_time_of_day_is_kept() {
+    let (cluster, mut client) = quick(&["log_timezone = 'Asia/Kolkata'"]);
+    let zone = "now() AT TIME ZONE 'Asia/Kolkata'";
+    let at = |client: &mut Client, offset: &str| {
+        client.one(&format!(
+            "SELECT to_char({zone} + interval '{offset}', 'HH24:MI')"
+        ))
+    };
+    let (from, to) = (at(&mut client, "3 hours"), at(&mut client, "5 hours"));
+    cluster.append_conf(&format!("colcrypt.rotation_time = '{from}-{to}'"));
+    cluster.reload();
+    wait_for("the setting", LONG, || {
+        client.one("SHOW colcrypt.rotation_time") == format!("{from}-{to}")
+    });
+    client.run("SELECT set_rotation_interval('k', '1 second')");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(version(&mut client), "1");
+    assert_eq!(
+        client.rows("SELECT to_char(next_rotation_at AT TIME ZONE 'Asia/Kolkata', 'HH24:MI'), overdue FROM rotation_schedule WHERE key = 'k'"),
+        [[from.as_str(), "t"].map(|text| Some(text.to_owned()))]
+    );
+    // Other windows, asked of the functions that the schedule is made of.
+    for (window, moment, from, until) in [
+        (
+            "03:00",
+            "2026-05-05 03:30",
+            "2026-05-05 03:30",
+            "2026-05-05 03:30",
+        ),
+        (
+            "03:00",
+            "2026-05-05 04:00",
+            "2026-05-06 03:00",
+            "2026-05-05 03:00",
+        ),
+        (
+            "23:00-01:00",
+            "2026-05-05 00:59",
+            "2026-05-05 00:59",
+            "2026-05-05 00:59",
+        ),
+        (
+            "23:00-01:00",
+            "2026-05-05 01:00",
+            "2026-05-05 23:00",
+            "2026-05-04 23:00",
+        ),
+        (
+            "03:00-04:00",
+            "2026-05-05 02:59",
+            "2026-05-05 03:00",
+            "2026-05-04 03:00",
+        ),
+        (
+            "",
+            "2026-05-05 02:59",
+            "2026-05-05 02:59",
+            "2026-05-05 02:59",
+        ),
+    ] {
+        cluster.append_conf(&format!("colcrypt.rotation_time = '{window}'"));
+        cluster.append_conf("colcrypt.naptime = 3600");
+        cluster.reload();
+        wait_for("the setting", LONG, || {
+            client.one("SHOW colcrypt.rotation_time") == window
+        });
+        client.run("SET TimeZone = 'Asia/Kolkata'");
+        assert_eq!(
+            client.rows(&format!("SELECT to_char(rotation_time_from(m), 'YYYY-MM-DD HH24:MI'), to_char(rotation_time_until(m), 'YYYY-MM-DD HH24:MI')
+                FROM (SELECT timestamptz '{moment}' AS m) m")),
+            [[from, until].map(|text| Some(text.to_owned()))],
+            "{window:?} {moment}"
+        );
+    }
+    // It runs when the time comes.
+    let (from, to) = (at(&mut client, "-1 hour"), at(&mut client, "1 hour"));
+    cluster.append_conf(&format!("colcrypt.rotation_time = '{from}-{to}'"));
+    cluster.append_conf("colcrypt.naptime = 1");
+    cluster.reload();
+    wait_for("the rotation", LONG, || version(&mut client) != "1");
+}
+
+#[test]
+fn a_bad_time_of_day_is_refused() {
+    let mut db = db();
+    for bad in ["24:00", "3:00", "03:00-", "03:00-03:00", "noon"] {
+        db.client
+            .fails(
+                "22023",
+                &format!("ALTER SYSTEM SET colcrypt.rotation_time = '{bad}'"),
+            )
+            .says("rotation_time");
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_rotated_holds_up_no_other() {
+    let (cluster, mut client) = quick(&["colcrypt.kms_retries = 0"]);
+    // A second keyring, whose root key goes away; the key that depends on it comes first.
+    let other = cluster.root_key("gone.key");
+    client.run(&format!(
+        "SELECT add_provider('gone', 'file', jsonb_build_object('path', '{}')), create_keyring('lost', 'gone');
+         SELECT create_key('a', 'lost')",
+        other.display()
+    ));
+    let kept = std::fs::read(&other).unwrap();
+    std::fs::remove_file(&other).unwrap();
+    // The agent must ask again.
+    colcrypt_tests::process::kill9(cluster.agent_pid().unwrap());
+    client.run(
+        "SELECT set_rotation_interval('a', '1 second'), set_rotation_interval('k', '3 seconds')",
+    );
+    wait_for("the other key", LONG, || version(&mut client) != "1");
+    wait_for("the error in the schedule", LONG, || {
+        client.yes("SELECT last_error <> '' AND tries >= 2 AND overdue FROM rotation_schedule WHERE key = 'a'")
+    });
+    assert!(
+        client.yes(
+            "SELECT retry_at > now() - interval '1 min' FROM rotation_schedule WHERE key = 'a'"
+        )
+    );
+    assert_eq!(client.one("SELECT count(*) FROM colcrypt.key_version JOIN colcrypt.key USING (key_id) WHERE name = 'a'"), "1");
+    assert_eq!(cluster.write_file("gone.key", &kept, 0o600), other);
+    wait_for("the key itself", LONG, || {
+        client.yes("SELECT current_version > 1 FROM colcrypt.key WHERE name = 'a'")
+    });
+    wait_for("no error any more", LONG, || {
+        client
+            .opt("SELECT last_error FROM rotation_schedule WHERE key = 'a'")
+            .is_none()
+    });
+    assert!(root_key(&cluster).exists());
+}
+
+#[test]
+fn every_database_has_its_schedule() {
+    let (cluster, mut first) = quick(&[]);
+    let mut second = cluster.create_database("second");
+    make_key(&cluster, &mut second);
+    for client in [&mut first, &mut second] {
+        client.run("SELECT colcrypt.set_rotation_interval('k', '2 seconds')");
+    }
+    for client in [&mut first, &mut second] {
+        wait_for("the rotation", LONG, || version(client) != "1");
+        client.run("SELECT colcrypt.set_rotation_interval('k', NULL)");
+    }
+}
+
+#[test]
+fn a_key_that_is_not_active_is_not_scheduled() {
+    let (_cluster, mut client) = quick(&[]);
+    client.run(
+        "UPDATE colcrypt.key_version SET state = 'suspended';
+         SELECT set_rotation_interval('k', '1 second')",
+    );
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(version(&mut client), "1");
+    assert_eq!(client.one("SELECT count(*) FROM rotation_schedule"), "0");
+}

@@ -1,0 +1,130 @@
+//! What must be true when the killing is over.
+
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use colcrypt_tests::wait_for;
+use postgres::Client;
+
+use crate::world::{DIFFERENT, MARK, World};
+
+/// Figures of a run that passed.
+pub struct Findings {
+    committed: u64,
+    unknown: u64,
+    compared: u64,
+    rows: i64,
+    rotations: i64,
+    jobs: i64,
+    moved: i64,
+    events: i64,
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} transactions ({} in doubt when a connection broke), {} comparisons of all rows; {} rotations, {} jobs, \
+             {} rows moved; at the end {} rows, all as their shadows say and under the newest versions, and {} events \
+             in an audit log that verifies",
+            self.committed,
+            self.unknown,
+            self.compared,
+            self.rotations,
+            self.jobs,
+            self.moved,
+            self.rows,
+            self.events
+        )
+    }
+}
+
+fn number(client: &mut Client, sql: &str) -> i64 {
+    match client.query_one(sql, &[]) {
+        Ok(row) => row.get(0),
+        Err(error) => panic!("{sql}\n{error:?}"),
+    }
+}
+
+pub fn check(world: &World) -> Findings {
+    let mut client = world.cluster.client();
+    let client = &mut client;
+    wait_for("the jobs to end", Duration::from_secs(120), || {
+        number(
+            client,
+            "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL",
+        ) == 0
+    });
+    let bad = "SELECT count(*) FROM colcrypt.job WHERE phase <> 'done' OR rows_failed > 0";
+    assert_eq!(number(client, bad), 0, "jobs that did not end well");
+
+    assert_eq!(
+        number(client, DIFFERENT),
+        0,
+        "rows that are not as their shadows say"
+    );
+    for (column, key) in [("v", "k"), ("w", "x")] {
+        let old = format!(
+            "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info({column})).version \
+                 <> (SELECT current_version FROM colcrypt.key WHERE name = '{key}')"
+        );
+        assert_eq!(
+            number(client, &old),
+            0,
+            "values of {column} under an old version"
+        );
+    }
+
+    let gaps = "SELECT count(*) FROM (SELECT k.current_version, count(*) AS versions, max(v.version) AS newest, \
+                       min(octet_length(v.wrapped)) AS wrapped \
+                FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) GROUP BY k.key_id) s \
+                WHERE versions <> current_version OR newest <> current_version OR wrapped = 0";
+    assert_eq!(number(client, gaps), 0, "keys that lack a version");
+    let rotations = number(client, "SELECT count(*) FROM witness");
+    let expected = "SELECT sum(current_version - 1)::bigint FROM colcrypt.key";
+    assert_eq!(
+        rotations,
+        number(client, expected),
+        "a witness of each version"
+    );
+    let unread = "SELECT count(*) FROM witness WHERE colcrypt.decrypt_col(v) IS DISTINCT FROM 'witness of ' || key || version \
+                      OR (colcrypt.ciphertext_info(v)).version <> version";
+    assert_eq!(number(client, unread), 0, "witnesses that cannot be read");
+    for (key, version) in world.rotated.lock().expect("a list").iter() {
+        let there =
+            format!("SELECT count(*) FROM witness WHERE key = '{key}' AND version = {version}");
+        assert_eq!(
+            number(client, &there),
+            1,
+            "version {version} of {key}, which was confirmed"
+        );
+    }
+
+    wait_for("the audit log", Duration::from_secs(60), || {
+        number(client, "SELECT count(*) FROM colcrypt.audit_outbox") == 0
+    });
+    let row = client
+        .query_one("SELECT ok, problem FROM colcrypt.verify_audit_log()", &[])
+        .expect("the audit log");
+    let problem: Option<String> = row.get(1);
+    assert!(row.get::<_, bool>(0), "the audit log: {problem:?}");
+    let recorded =
+        "SELECT count(*) FROM colcrypt.audit_log WHERE event = 'rotate_key' AND outcome = 'done'";
+    assert_eq!(number(client, recorded), rotations, "rotations on record");
+
+    let log = world.cluster.log();
+    for word in ["panicked", "PANIC:", MARK] {
+        assert!(!log.contains(word), "the server log holds {word:?}");
+    }
+    Findings {
+        committed: world.committed.load(Relaxed),
+        unknown: world.unknown.load(Relaxed),
+        compared: world.compared.load(Relaxed),
+        rows: number(client, "SELECT count(*) FROM t"),
+        rotations,
+        jobs: number(client, "SELECT count(*) FROM colcrypt.job"),
+        moved: number(client, "SELECT sum(rows_done)::bigint FROM colcrypt.job"),
+        events: number(client, "SELECT count(*) FROM colcrypt.audit_log"),
+    }
+}
