@@ -62,6 +62,8 @@ CREATE TABLE colcrypt.key (
     rotation_interval interval CHECK (rotation_interval > '0'),
     -- How many values a version may encrypt, where an administrator wants fewer than the suite allows.
     usage_bound bigint CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 ELSE 1::bigint << 56 END),
+    -- What is done to plaintexts before encryption; null is nothing.
+    compression text CHECK (compression IN ('lz4')),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE colcrypt.key IS 'keys that values are encrypted with, by name';

@@ -52,10 +52,10 @@ COMMENT ON FUNCTION colcrypt.row_context("any") IS
 CREATE FUNCTION colcrypt.ciphertext_info(
         value colcrypt.ciphertext,
         OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int,
-        OUT has_context boolean, OUT key_id text)
+        OUT has_context boolean, OUT key_id text, OUT compressed boolean)
     AS 'MODULE_PATHNAME', 'colcrypt_ciphertext_info' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION colcrypt.ciphertext_info(colcrypt.ciphertext) IS
-    'what a value says about itself without any key: key, version, suite, plaintext type, length in bytes';
+    'what a value says about itself without any key: key, version, suite, plaintext type, length in bytes, whether it is compressed';
 
 -- For scans that look for work: reads a header, needs no key.
 CREATE FUNCTION colcrypt.ciphertext_is_stale(value colcrypt.ciphertext, key_id bigint, current_version int) RETURNS boolean

@@ -71,7 +71,8 @@ CREATE VIEW colcrypt.key_status AS
            v.state_changed_at,
            v.state_changed_by,
            v.state_reason,
-           d.last_error AS destruction_problem
+           d.last_error AS destruction_problem,
+           k.compression
     FROM colcrypt.key k
     JOIN colcrypt.key_version v ON v.key_id = k.key_id
     JOIN colcrypt.keyring r USING (keyring_id)

@@ -46,6 +46,12 @@ REVOKE ALL ON FUNCTION colcrypt.set_usage_bound(text, bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_usage_bound(text, bigint) IS
     'how many values a version of the key may encrypt, of which colcrypt.usage_refuse percent are allowed; null is the suite''s bound, which is the highest';
 
+CREATE FUNCTION colcrypt.set_compression(key text, method text) RETURNS void
+    AS 'MODULE_PATHNAME', 'colcrypt_set_compression' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.set_compression(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.set_compression(text, text) IS
+    'whether values written from now on are compressed before encryption, by lz4, or not, null; their length then tells something of their content, see docs/security.md';
+
 CREATE FUNCTION colcrypt.unflushed_uses(
         OUT key_id bigint, OUT version int, OUT role oid, OUT encryptions bigint, OUT decryptions bigint, OUT since timestamptz)
     RETURNS SETOF record

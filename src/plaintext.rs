@@ -1,5 +1,6 @@
 //! Values as bytes and back: what is encrypted is the type's binary send form, with text in UTF-8, so
-//! that no setting of a session or a database changes it.
+//! that no setting of a session or a database changes it. jsonb alone is written as it is stored, where every server
+//! that does the same can take it as it is: its send form is its text, which costs several encryptions to make.
 //!
 //! Text-like values and fixed-width numbers are written directly, the same bytes their send functions
 //! would give; every other type goes through its own functions.
@@ -7,10 +8,10 @@
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 
-use colcrypt_core::{PlaintextType, numeric};
+use colcrypt_core::{PlaintextType, jsonb, numeric};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
 use crate::pg::{self, Varlena};
@@ -34,6 +35,8 @@ enum Form {
     Uuid,
     /// numeric: as its functions would, which are asked for unusual numbers.
     Numeric(Functions),
+    /// jsonb: its functions are for the send form.
+    Jsonb(Functions),
     Functions(Functions),
 }
 
@@ -46,13 +49,35 @@ struct Functions {
 }
 
 impl Codec {
-    /// What a value's header says about the type: all text-like types are text.
-    pub fn header_type<'a>(&self, name: &'a str) -> Result<PlaintextType<'a>> {
+    /// What a value's header says about the type when it is in its send form: all text-like types are text.
+    fn sent_type<'a>(&self, name: &'a str) -> Result<PlaintextType<'a>> {
         Ok(match self.form {
             Form::Text => PlaintextType::built_in(pg_sys::TEXTOID.to_u32())?,
             _ if self.is_built_in() => PlaintextType::built_in(self.base_type.to_u32())?,
             _ => PlaintextType::Named(name),
         })
+    }
+
+    /// The type, and the form, that a value is encrypted in: see [`with_written`](Self::with_written).
+    pub fn written_type<'a>(&self, name: &'a str) -> Result<PlaintextType<'a>> {
+        if matches!(self.form, Form::Jsonb(_)) && stores_jsonb_as_others() {
+            return Ok(PlaintextType::StoredJsonb);
+        }
+        self.sent_type(name)
+    }
+
+    /// Whether it makes values of what is written so.
+    #[inline(always)]
+    pub fn reads(&self, written: PlaintextType<'_>, name: &str) -> Result<bool> {
+        Ok(match written {
+            PlaintextType::StoredJsonb => matches!(self.form, Form::Jsonb(_)),
+            sent => sent == self.sent_type(name)?,
+        })
+    }
+
+    /// Whether values are characters, which go by the name of text.
+    pub fn is_text(&self) -> bool {
+        matches!(self.form, Form::Text)
     }
 
     /// Whether the type's OID is the same in every PostgreSQL.
@@ -84,6 +109,7 @@ impl Codec {
             | pg_sys::TIMEOID => Form::Fixed(8),
             pg_sys::UUIDOID => Form::Uuid,
             pg_sys::NUMERICOID => Form::Numeric(Self::functions(base_type, memory)?),
+            pg_sys::JSONBOID => Form::Jsonb(Self::functions(base_type, memory)?),
             // SAFETY: look-ups in the type catalog.
             other if unsafe { is_text_by_another_name(other) } => Form::Text,
             _ => Form::Functions(Self::functions(base_type, memory)?),
@@ -122,7 +148,23 @@ impl Codec {
         }
     }
 
-    /// Gives the value's bytes to `body`. A temporary copy, if one was needed, is wiped.
+    /// Gives `body` the bytes to encrypt, in the form of [`written_type`](Self::written_type).
+    #[inline(always)]
+    pub fn with_written<R>(
+        &self,
+        value: pg_sys::Datum,
+        body: impl FnOnce(&[u8]) -> Result<R>,
+    ) -> Result<R> {
+        match self.form {
+            Form::Jsonb(_) if stores_jsonb_as_others() => {
+                // SAFETY: the codec was made for the value's type, which is a varlena.
+                body(unsafe { Varlena::from_datum(value) }.bytes())
+            }
+            _ => self.with_bytes(value, body),
+        }
+    }
+
+    /// Gives `body` the value's send form. A temporary copy, if one was needed, is wiped.
     #[inline(always)]
     pub fn with_bytes<R>(
         &self,
@@ -169,14 +211,15 @@ impl Codec {
                     None => functions.send(value, body),
                 }
             }
-            Form::Functions(functions) => functions.send(value, body),
+            Form::Jsonb(functions) | Form::Functions(functions) => functions.send(value, body),
         }
     }
 
-    /// Makes a value of `length` decrypted bytes that `fill` writes.
+    /// Makes a value of `length` decrypted bytes that `fill` writes, in a form that it [`reads`](Self::reads).
     #[inline(always)]
     pub fn value_of(
         &self,
+        written: PlaintextType<'_>,
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<pg_sys::Datum> {
@@ -249,11 +292,36 @@ impl Codec {
                 stored.zeroize();
                 made?.ok_or_else(invalid)
             }
-            Form::Numeric(functions) | Form::Functions(functions) => {
+            Form::Jsonb(functions) if written == PlaintextType::StoredJsonb => {
+                if stores_jsonb_as_others() && length >= JSONB_LEAST {
+                    return pg::new_varlena(length, fill);
+                }
+                let mut stored = Zeroizing::new(vec![0; length]);
+                fill(&mut stored)?;
+                let json = jsonb::to_json(&stored).map_err(|_| invalid())?;
+                let sent = functions.receive(1 + json.len(), |out| {
+                    out[0] = JSONB_SEND_VERSION;
+                    out[1..].copy_from_slice(json.as_bytes());
+                    Ok(())
+                })?;
+                sent.ok_or_else(invalid)
+            }
+            Form::Numeric(functions) | Form::Jsonb(functions) | Form::Functions(functions) => {
                 functions.receive(length, fill)?.ok_or_else(invalid)
             }
         }
     }
+}
+
+/// First byte of jsonb's send form (jsonb_send).
+const JSONB_SEND_VERSION: u8 = 1;
+/// A stored jsonb has at least its header.
+const JSONB_LEAST: usize = 4;
+
+/// Whether this server stores a jsonb as colcrypt_core::jsonb has it.
+#[inline(always)]
+fn stores_jsonb_as_others() -> bool {
+    cfg!(target_endian = "little") && database_is_utf8()
 }
 
 impl Functions {

@@ -4,14 +4,16 @@
 //!
 //! * A [`Cipher`] is good while its slab slot keeps its generation (one atomic read).
 //! * A [`Permit`] says that a role may use a key version now. It is good for one client statement:
-//!   at the next one, pending invalidations are taken in and everything is checked again, so a
-//!   rotation, a suspension or a revoked grant shows at the next statement.
+//!   at the next one, pending invalidations are taken in, so a rotation, a suspension or a revoked
+//!   grant shows at the next statement. Where they bring no change of the catalog, all that can have
+//!   changed otherwise is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
+use colcrypt_core::compression::Method;
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::{
@@ -55,9 +57,13 @@ pub struct Permit {
     statement: i64,
     user: pg_sys::Oid,
     epoch: u64,
+    /// The end of the version's cryptoperiod for this use: a statement that begins later is refused.
+    until: Option<i64>,
     pub key: KeyId,
     pub version: KeyVersion,
     pub suite: Suite,
+    /// What is done to a plaintext before encryption.
+    pub compression: Option<Method>,
     /// Where its uses are counted.
     pub counter: &'static Counter,
     /// Whether any value of the key is a honeytoken.
@@ -72,6 +78,16 @@ impl Permit {
             && self.user == pg::current_user()
             && self.epoch == epoch::current()
             && self.place.is_live(self.serial)
+    }
+
+    /// A permit of an earlier statement, for this one; none when anything that it rests on has changed.
+    fn renewed(&self, epoch: u64) -> Option<Self> {
+        let statement = pg::statement_start();
+        let good = self.user == pg::current_user()
+            && self.epoch == epoch
+            && self.until.is_none_or(|end| statement < end)
+            && self.place.serves(self.serial);
+        good.then_some(Self { statement, ..*self })
     }
 
     /// Uses the cipher. Only right after [`is_good`](Self::is_good) or after it was given out.
@@ -91,6 +107,15 @@ impl Cipher {
                 .is_some_and(|meta| meta.generation.load(Acquire) == self.generation.get())
     }
 
+    /// Whether it is still that cipher, live, and its key's time not over: for a statement that begins.
+    fn serves(&self, serial: u64) -> bool {
+        let serves = self.is_live(serial) && self.is_within_lease(pg::boottime_ms());
+        if serves && let Some(meta) = self.meta.get() {
+            meta.hits.fetch_add(1, Relaxed);
+        }
+        serves
+    }
+
     fn clear(&self) {
         *self.cipher.borrow_mut() = None;
         self.version.set(None);
@@ -108,8 +133,9 @@ struct Session {
     /// Marked values, by key; none for most.
     honeytokens: HashMap<KeyId, HashSet<Tag>>,
     privileges: HashMap<(pg_sys::Oid, KeyId, Privilege), bool>,
-    /// Permits to decrypt that were given out, for a query that meets many keys.
-    permits: HashMap<VersionId, Permit>,
+    /// Permits that were given out, for a query that meets many keys and for the next statement.
+    encrypting: HashMap<String, Permit>,
+    decrypting: HashMap<VersionId, Permit>,
     places: Vec<&'static Cipher>,
     by_version: HashMap<Identity, usize>,
     next_place: usize,
@@ -138,10 +164,31 @@ pub fn with_nonce<R>(length: usize, body: impl FnOnce(&[u8]) -> R) -> Result<R> 
 /// Unknown key, no privilege, a state that does not encrypt, or no key to be had.
 pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
     let epoch = refresh();
+    let given =
+        SESSION.with_borrow_mut(|session| renew(session.encrypting.get_mut(key_name), epoch));
+    if let Some(permit) = given {
+        return Ok(permit);
+    }
     let key = SESSION.with_borrow_mut(|session| session.key_by_name(key_name))?;
-    with_current(key, |key| {
-        permit(epoch, key.clone(), key.current, Privilege::Encrypt)
-    })
+    let permit = with_current(key, |key| {
+        permit(epoch, key, key.current, Privilege::Encrypt)
+    })?;
+    SESSION.with_borrow_mut(|session| {
+        if session.encrypting.len() >= CIPHERS {
+            session.encrypting.clear();
+        }
+        session.encrypting.insert(key_name.into(), permit);
+    });
+    Ok(permit)
+}
+
+/// What was given out before, if it still holds.
+fn renew(given: Option<&mut Permit>, epoch: u64) -> Option<Permit> {
+    let given = given?;
+    if !given.is_good() {
+        *given = given.renewed(epoch)?;
+    }
+    Some(*given)
 }
 
 /// Uses the key's current version. A key and its versions are read one after the other: a rotation that commits in
@@ -165,18 +212,18 @@ fn with_current<R>(mut key: Key, mut body: impl FnMut(&Key) -> Result<R>) -> Res
 /// # Errors
 /// As [`permit_encrypt`].
 pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
-    let given = SESSION.with_borrow(|session| session.permits.get(&id).copied());
-    if let Some(permit) = given.filter(Permit::is_good) {
+    let epoch = refresh();
+    let given = SESSION.with_borrow_mut(|session| renew(session.decrypting.get_mut(&id), epoch));
+    if let Some(permit) = given {
         return Ok(permit);
     }
-    let epoch = refresh();
     let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
-    let permit = permit(epoch, key, id.version, Privilege::Decrypt)?;
+    let permit = permit(epoch, &key, id.version, Privilege::Decrypt)?;
     SESSION.with_borrow_mut(|session| {
-        if session.permits.len() >= CIPHERS {
-            session.permits.clear();
+        if session.decrypting.len() >= CIPHERS {
+            session.decrypting.clear();
         }
-        session.permits.insert(id, permit);
+        session.decrypting.insert(id, permit);
     });
     Ok(permit)
 }
@@ -192,10 +239,13 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     if !MOVING_ROWS.get() {
         SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
     }
-    let from = unchecked(epoch, &key, id.version, Privilege::Decrypt)?;
-    let to = with_current(key, |key| {
+    let read = |key| unchecked(epoch, key, id.version, Privilege::Decrypt);
+    let from = read(&key)?;
+    let to = with_current(key.clone(), |key| {
         unchecked(epoch, key, key.current, Privilege::Encrypt)
     })?;
+    // Where all places are taken, the one may have been filled anew for the other.
+    let from = if from.is_good() { from } else { read(&key)? };
     Ok((from, to))
 }
 
@@ -227,22 +277,29 @@ pub fn key_name(id: KeyId) -> String {
         .map_or_else(|_| id.to_string(), |key| key.name)
 }
 
-fn permit(epoch: u64, key: Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
-    SESSION.with_borrow_mut(|session| session.check(&key, privilege))?;
-    if privilege == Privilege::Decrypt {
-        // Re-encryption is not asked this: it is the way out.
-        let row = SESSION.with_borrow_mut(|session| session.version(&key, version))?;
-        within(row.decrypts_until, &key, version, privilege)?;
+fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
+    SESSION.with_borrow_mut(|session| session.check(key, privilege))?;
+    if privilege == Privilege::Encrypt {
+        return unchecked(epoch, key, version, privilege);
     }
-    unchecked(epoch, &key, version, privilege)
+    // Re-encryption is not asked this: it is the way out.
+    let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
+    within(row.decrypts_until, key, version, privilege)?;
+    let permit = unchecked(epoch, key, version, privilege)?;
+    Ok(Permit {
+        until: row.decrypts_until,
+        ..permit
+    })
 }
 
 fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
     let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
     check_state(key, &row, privilege)?;
-    if privilege == Privilege::Encrypt {
-        within(row.encrypts_until, key, version, privilege)?;
-    }
+    let until = match privilege {
+        Privilege::Encrypt => row.encrypts_until,
+        Privilege::Decrypt | Privilege::Manage => None,
+    };
+    within(until, key, version, privilege)?;
     let guarded = privilege == Privilege::Decrypt && has_honeytokens(key.id)?;
     let place = cipher(key, &row, privilege)?;
     let user = pg::current_user();
@@ -252,9 +309,11 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
         statement: pg::statement_start(),
         user,
         epoch,
+        until,
         key: key.id,
         version,
         suite: key.suite,
+        compression: key.compression,
         counter: usage::counter(key, row.id, user),
         guarded,
     })
@@ -342,12 +401,8 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
             .map(|&place| session.places[place])
     });
     if let Some(place) = kept
-        && place.is_live(place.serial.get())
-        && place.hard_expiry(pg::boottime_ms())
+        && place.serves(place.serial.get())
     {
-        if let Some(meta) = place.meta.get() {
-            meta.hits.fetch_add(1, Relaxed);
-        }
         return Ok(place);
     }
     let wanted = slot_key(row);
@@ -394,7 +449,7 @@ fn fill(place: &Cipher, suite: Suite, data_key: &DataKey) {
 impl Cipher {
     /// Whether the key's time is not over. The broker wipes at expiry; this holds even if it is not
     /// running.
-    fn hard_expiry(&self, now: i64) -> bool {
+    fn is_within_lease(&self, now: i64) -> bool {
         if self.hard_expiry_ms.get() > now {
             return true;
         }
@@ -519,7 +574,8 @@ fn refresh() -> u64 {
             session.versions.clear();
             session.privileges.clear();
             session.honeytokens.clear();
-            session.permits.clear();
+            session.encrypting.clear();
+            session.decrypting.clear();
             session.sweep();
         });
     }

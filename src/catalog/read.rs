@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use colcrypt_core::compression::Method;
 use colcrypt_core::{
     KekId, KeyCheckValue, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId,
     WrapMethod,
@@ -26,6 +27,8 @@ pub struct Key {
     pub recipient_usage_period: Option<Interval>,
     /// A lower bound on encryptions a version than the suite's.
     pub usage_bound: Option<i64>,
+    /// How plaintexts are compressed before encryption, if at all.
+    pub compression: Option<Method>,
 }
 
 /// A version of a key, its DEK wrapped.
@@ -82,6 +85,10 @@ fn key(row: &Row) -> Result<Key> {
         originator_usage_period: row.optional("originator_usage_period")?,
         recipient_usage_period: row.optional("recipient_usage_period")?,
         usage_bound: row.optional("usage_bound")?,
+        compression: row
+            .optional::<String>("compression")?
+            .map(|name| parse("compression method", &name))
+            .transpose()?,
     })
 }
 

@@ -1,9 +1,8 @@
 //! Where plaintext and ciphertext of a migrated column meet: values are encrypted, decrypted and compared here, in
 //! this process, and never by SQL in which other people's code runs along.
 
-use colcrypt_core::{CryptoError, Header, Value, VersionId};
+use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
-use zeroize::Zeroizing;
 
 use super::Migration;
 use crate::catalog::read::Key;
@@ -11,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::pg::{self, Varlena};
 use crate::plaintext::Codec;
 use crate::session;
+use crate::sql_api::data;
 
 /// How values of one column become ciphertexts of one key and back.
 pub struct Values {
@@ -51,33 +51,22 @@ impl Values {
             suite: permit.suite,
             key: permit.key,
             version: permit.version,
-            plaintext_type: self.codec.header_type(&self.type_name)?,
+            plaintext_type: self.codec.written_type(&self.type_name)?,
             has_context: !context.is_empty(),
+            compressed: false,
         }
         .encode()?;
-        permit.counter.encryption()?;
-        self.codec.with_bytes(plaintext, |bytes| {
-            let suite = permit.suite;
-            let length =
-                header.as_bytes().len() + suite.nonce_len() + bytes.len() + suite.tag_len();
-            let too_large = || Error::ValueTooLarge { bytes: bytes.len() };
-            pg::new_varlena(length, |out| {
-                session::with_nonce(suite.nonce_len(), |nonce| {
-                    permit
-                        .with(|cipher| cipher.seal_into(&header, context, nonce, bytes, out))
-                        .unwrap_or(Err(CryptoError::Authentication))
-                })?
-                .map_err(|_| too_large())
-            })
+        self.codec.with_written(plaintext, |bytes| {
+            data::seal(&permit, &header, context, bytes)
         })
     }
 
-    /// Gives the decrypted bytes to `body`.
+    /// Gives the decrypted bytes to `body`, with the form they are in.
     fn open<R>(
         &self,
         ciphertext: pg_sys::Datum,
         context: &[u8],
-        body: impl FnOnce(&[u8]) -> Result<R>,
+        body: impl FnOnce(PlaintextType<'_>, &[u8]) -> Result<R>,
     ) -> Result<R> {
         // SAFETY: the column is of type ciphertext, or a domain over it.
         let stored = unsafe { Varlena::from_datum(ciphertext) };
@@ -89,9 +78,9 @@ impl Values {
             });
         }
         let stored_type = value.header.plaintext_type;
-        if stored_type != self.codec.header_type(&self.type_name)? {
+        if !self.codec.reads(stored_type, &self.type_name)? {
             return Err(Error::WrongType {
-                stored: described(stored_type),
+                stored: data::described(stored_type),
                 asked: pg::type_name(self.declared),
             });
         }
@@ -99,32 +88,27 @@ impl Values {
             key: value.header.key,
             version: value.header.version,
         })?;
-        let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
-        permit
-            .with(|cipher| cipher.open_into(&value, context, &mut plaintext))
-            .unwrap_or(Err(CryptoError::Authentication))
-            .map_err(|_| Error::Authentication {
-                key: self.key.name.clone(),
-                version: value.header.version,
-                has_context: value.header.has_context,
-                context_given: !context.is_empty(),
-            })?;
+        let plaintext = data::plaintext_of(&permit, &value, context)?;
         permit.counter.decryption();
-        body(&plaintext)
+        body(stored_type, &plaintext)
     }
 
     /// A ciphertext as a value of the plaintext column.
     pub fn unseal(&self, ciphertext: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
-        let value = self.open(ciphertext, context, |bytes| {
-            self.codec.value_of(bytes.len(), |out| {
-                out.copy_from_slice(bytes);
-                Ok(())
-            })
+        let value = self.open(ciphertext, context, |written, bytes| {
+            self.value_of(written, bytes)
         })?;
         if self.declared != self.codec.base_type {
-            crate::sql_api::data::check_domain(value, self.declared)?;
+            data::check_domain(value, self.declared)?;
         }
         Ok(value)
+    }
+
+    fn value_of(&self, written: PlaintextType<'_>, bytes: &[u8]) -> Result<pg_sys::Datum> {
+        self.codec.value_of(written, bytes.len(), |out| {
+            out.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 
     /// Whether a ciphertext decrypts to the plaintext, byte by byte; what cannot be decrypted does not.
@@ -137,27 +121,28 @@ impl Values {
         ciphertext: pg_sys::Datum,
         context: &[u8],
     ) -> Result<bool> {
-        let compared = self.open(ciphertext, context, |opened| {
-            self.codec
-                .with_bytes(plaintext, |expected| Ok(opened == expected))
+        let compared = self.open(ciphertext, context, |written, opened| {
+            if written == self.codec.written_type(&self.type_name)? {
+                return self
+                    .codec
+                    .with_written(plaintext, |expected| Ok(opened == expected));
+            }
+            // Written by a server that writes the type in another form.
+            let value = self.value_of(written, opened)?;
+            self.codec.with_bytes(value, |opened| {
+                self.codec
+                    .with_bytes(plaintext, |expected| Ok(opened == expected))
+            })
         });
         match compared {
             Err(
                 Error::Malformed(_)
                 | Error::Authentication { .. }
                 | Error::WrongType { .. }
+                | Error::PlaintextInvalid { .. }
                 | Error::OtherKey { .. },
             ) => Ok(false),
             other => other,
         }
-    }
-}
-
-fn described(plaintext_type: colcrypt_core::PlaintextType<'_>) -> String {
-    match plaintext_type {
-        colcrypt_core::PlaintextType::BuiltIn(oid) => {
-            pg::type_name(pg_sys::Oid::from(u32::from(oid)))
-        }
-        colcrypt_core::PlaintextType::Named(name) => name.to_string(),
     }
 }

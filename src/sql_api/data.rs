@@ -6,10 +6,11 @@
 
 use std::mem::MaybeUninit;
 
+use colcrypt_core::compression::Packed;
 use colcrypt_core::format::{EncodedHeader, parse_header};
 use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::record::Record;
 use crate::audit::honeytoken;
@@ -168,8 +169,9 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
             site.current.insert(prepared)
         }
     };
-    site.codec
-        .with_bytes(value, |plaintext| seal(prepared, context, plaintext))
+    site.codec.with_written(value, |plaintext| {
+        seal(&prepared.permit, &prepared.header, context, plaintext)
+    })
 }
 
 #[cold]
@@ -181,8 +183,9 @@ fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Pre
         suite: permit.suite,
         key: permit.key,
         version: permit.version,
-        plaintext_type: site.codec.header_type(site.type_name.as_str())?,
+        plaintext_type: site.codec.written_type(site.type_name.as_str())?,
         has_context,
+        compressed: false,
     };
     Ok(Prepared {
         key_name: short,
@@ -192,13 +195,28 @@ fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Pre
     })
 }
 
+/// A whole value of a plaintext, compressed where the key asks for it and that makes it shorter. The header does not
+/// say so yet.
+///
+/// # Errors
+/// The usage limit, or a value beyond 1 GB.
 #[inline(always)]
-fn seal(prepared: &Prepared, context: &[u8], plaintext: &[u8]) -> Result<pg_sys::Datum> {
-    seal_under(&prepared.permit, &prepared.header, context, plaintext)
+pub fn seal(
+    permit: &Permit,
+    header: &EncodedHeader,
+    context: &[u8],
+    plaintext: &[u8],
+) -> Result<pg_sys::Datum> {
+    if let Some(method) = permit.compression
+        && let Some(packed) = method.pack(plaintext)
+    {
+        return seal_as_is(permit, &header.with_compression(), context, &packed);
+    }
+    seal_as_is(permit, header, context, plaintext)
 }
 
 #[inline(always)]
-fn seal_under(
+fn seal_as_is(
     permit: &Permit,
     header: &EncodedHeader,
     context: &[u8],
@@ -234,6 +252,60 @@ fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) -> R
         Ok(()) => Ok(()),
         Err(_) => Err(authentication_error(value, context)),
     }
+}
+
+/// Gives `body` the plaintext of a value, decrypted and unpacked, with its length before: `body` makes room for it.
+///
+/// # Errors
+/// What [`open`] finds wrong, or a plaintext that is not what the header says.
+fn unpack<R>(
+    permit: &Permit,
+    value: &Value<'_>,
+    context: &[u8],
+    body: impl FnOnce(&Packed<'_>) -> Result<R>,
+) -> Result<R> {
+    let mut packed = Zeroizing::new(vec![0; value.ciphertext.len()]);
+    open(permit, value, context, &mut packed)?;
+    let packed = Packed::parse(&packed).map_err(|_| damaged(value))?;
+    if packed.len() > pg::MAX_VARLENA {
+        return Err(damaged(value));
+    }
+    body(&packed)
+}
+
+fn unpack_into(value: &Value<'_>, packed: &Packed<'_>, out: &mut [u8]) -> Result<()> {
+    packed.unpack_into(out).map_err(|_| {
+        out.zeroize();
+        damaged(value)
+    })
+}
+
+#[cold]
+fn damaged(value: &Value<'_>) -> Error {
+    Error::PlaintextInvalid {
+        type_name: described(value.header.plaintext_type),
+    }
+}
+
+/// The plaintext of a value.
+///
+/// # Errors
+/// As when it is decrypted by SQL.
+pub fn plaintext_of(
+    permit: &Permit,
+    value: &Value<'_>,
+    context: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
+    if value.header.compressed {
+        return unpack(permit, value, context, |packed| {
+            let mut plaintext = Zeroizing::new(vec![0; packed.len()]);
+            unpack_into(value, packed, &mut plaintext)?;
+            Ok(plaintext)
+        });
+    }
+    let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
+    open(permit, value, context, &mut plaintext)?;
+    Ok(plaintext)
 }
 
 #[cold]
@@ -295,13 +367,23 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
             site.permit.insert(session::permit_decrypt(id)?)
         }
     };
-    if value.header.plaintext_type != site.codec.header_type(site.type_name.as_str())? {
+    let written = value.header.plaintext_type;
+    if !site.codec.reads(written, site.type_name.as_str())? {
         return Err(wrong_type(&value, site));
     }
     let context = bytes_of(&context);
-    let plaintext = site.codec.value_of(value.ciphertext.len(), |out| {
-        open(permit, &value, context, out)
-    })?;
+    let plaintext = if value.header.compressed {
+        unpack(permit, &value, context, |packed| {
+            site.codec.value_of(written, packed.len(), |out| {
+                unpack_into(&value, packed, out)
+            })
+        })?
+    } else {
+        site.codec
+            .value_of(written, value.ciphertext.len(), |out| {
+                open(permit, &value, context, out)
+            })?
+    };
     permit.counter.decryption();
     if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
         honeytoken::alarm("decrypt_col", &value);
@@ -320,8 +402,10 @@ fn wrong_type(value: &Value<'_>, site: &DecryptSite) -> Error {
     }
 }
 
-fn described(plaintext_type: PlaintextType<'_>) -> String {
+/// A header's type as SQL names it.
+pub fn described(plaintext_type: PlaintextType<'_>) -> String {
     match plaintext_type {
+        PlaintextType::StoredJsonb => pg::type_name(pg_sys::JSONBOID),
         PlaintextType::BuiltIn(oid) => pg::type_name(pg_sys::Oid::from(u32::from(oid))),
         PlaintextType::Named(name) => name.to_string(),
     }
@@ -395,7 +479,8 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
         version: to.version,
         ..value.header
     };
-    let sealed = seal_under(to, &header.encode()?, context, &plaintext)?;
+    // As it is, compressed or not.
+    let sealed = seal_as_is(to, &header.encode()?, context, &plaintext)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
         if !session::is_moving_rows() {
             honeytoken::alarm("reencrypt_col", &value);
@@ -413,11 +498,10 @@ fn row_context(call: Call) -> Result<pg_sys::Datum> {
         let base = unsafe { pg_sys::getBaseType(declared) };
         // SAFETY: reads a static: the memory of this call.
         let codec = Codec::for_type(base, unsafe { pg_sys::CurrentMemoryContext })?;
-        let name = match codec.header_type("")? {
-            PlaintextType::BuiltIn(oid) => {
-                pg::canonical_type_name(pg_sys::Oid::from(u32::from(oid)))?
-            }
-            PlaintextType::Named(_) => pg::canonical_type_name(base)?,
+        let name = if codec.is_text() {
+            "text".into()
+        } else {
+            pg::canonical_type_name(base)?
         };
         match value {
             None => builder.push(&name, None)?,
@@ -469,7 +553,8 @@ fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
         .push(described(header.plaintext_type))
         .push(stored.bytes().len() as i32)
         .push(header.has_context)
-        .push(header.key.to_string());
+        .push(header.key.to_string())
+        .push(header.compressed);
     record.into_datum(call)
 }
 

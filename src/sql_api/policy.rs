@@ -1,5 +1,7 @@
-//! What an administrator asks of a key: cryptoperiods, how often it is rotated, how much it may encrypt.
+//! What an administrator asks of a key: cryptoperiods, how often it is rotated, how much it may encrypt, whether it
+//! compresses.
 
+use colcrypt_core::compression::Method;
 use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys;
 
@@ -128,7 +130,33 @@ fn set_usage_bound(call: Call) -> Result<pg_sys::Datum> {
     Ok(call.null())
 }
 
+fn set_compression(call: Call) -> Result<pg_sys::Datum> {
+    let key = key(call)?;
+    let method = call
+        .datum(1)
+        .map(|_| call.text(1, "method"))
+        .transpose()?
+        .map(|name| name.parse::<Method>().map_err(|_| unknown_method(&name)))
+        .transpose()?;
+    change(
+        &key,
+        "set_compression",
+        "compression = $2",
+        [method.map(|method| method.name().to_owned()).into()],
+        method.map_or("none", Method::name).into(),
+    )?;
+    Ok(call.null())
+}
+
+fn unknown_method(name: &str) -> Error {
+    Error::InvalidParameter {
+        message: format!("unknown compression method \"{name}\""),
+        hint: "Pass 'lz4', or null for none.".into(),
+    }
+}
+
 crate::sql_functions! {
+    colcrypt_set_compression / pg_finfo_colcrypt_set_compression => set_compression;
     colcrypt_set_cryptoperiods / pg_finfo_colcrypt_set_cryptoperiods => set_cryptoperiods;
     colcrypt_set_rotation_interval / pg_finfo_colcrypt_set_rotation_interval => set_rotation_interval;
     colcrypt_set_usage_bound / pg_finfo_colcrypt_set_usage_bound => set_usage_bound;

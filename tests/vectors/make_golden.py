@@ -45,23 +45,48 @@ def leb128(number):
     return out + bytes([number])
 
 
-def header(suite, key_id, version, type_, has_context):
+def header(suite, key_id, version, type_, has_context, compressed):
     code, name = (type_, b"") if isinstance(type_, int) else (0, type_.encode())
     out = bytes([16 + SUITES[suite][0]])
-    out += struct.pack(">H", code + (0x4000 if has_context else 0))
+    out += struct.pack(">H", code + (0x4000 if has_context else 0) + (0x8000 if compressed else 0))
     out += bytes.fromhex(key_id) + leb128(version)
     return out + (bytes([len(name)]) + name if name else b"")
 
 
-def value(name, suite, version=1, type_=25, plaintext=b"", context=b"", dek=None):
+def value(name, suite, version=1, type_=25, plaintext=b"", context=b"", dek=None, compressed=False):
     dek = dek or fixed(f"dek {suite}")
     nonce = fixed(f"nonce {name}", SUITES[suite][1])
     key_id = fixed(f"key id {suite}", 8).hex()
-    head = header(suite, key_id, version, type_, context != b"")
+    head = header(suite, key_id, version, type_, context != b"", compressed)
     sealed = seal(suite, dek, nonce, plaintext, head + context)
     return {"name": name, "suite": suite, "dek": dek.hex(), "key_id": key_id, "version": version,
             "type": type_, "context": context.hex(), "nonce": nonce.hex(),
+            **({"compressed": True} if compressed else {}),
             "plaintext": plaintext.hex(), "value": (head + nonce + sealed).hex()}
+
+
+def lz4(literals, distance, copied, tail):
+    """An LZ4 block of two sequences: literals and a copy of what lies so far back, then literals alone."""
+    def token(first, second):
+        more = b"".join(b"\xff" * (n // 255) + bytes([n % 255]) for n in (first - 15,) if n >= 0)
+        return bytes([min(first, 15) << 4 | min(second, 15)]), more
+    (head, more), (last, last_more) = token(len(literals), copied - 4), token(len(tail), 0)
+    rest = copied - 4 - 15
+    lengthened = b"\xff" * (rest // 255) + bytes([rest % 255]) if rest >= 0 else b""
+    return head + more + literals + struct.pack("<H", distance) + lengthened + last + last_more + tail
+
+
+def packed(literals, distance, copied, tail):
+    """Method 1: the length of the plaintext and a block."""
+    length = len(literals) + copied + len(tail)
+    return b"\x01" + struct.pack(">I", length) + lz4(literals, distance, copied, tail)
+
+
+# {"a": 1.50, "bc": [true, null, "x"]} by jsonb.h: a header, an entry for each key and value, then their bytes, numbers
+# and containers at multiples of four.
+JSONB = (struct.pack("<IIIII", 0x20000002, 0x80000001, 2, 0x10000000 | 11, 0x50000000 | 19)
+         + b"abc\0" + struct.pack("<IHHH", 10 << 2, 0x8000 | 2 << 7, 1, 5000) + b"\0\0"
+         + struct.pack("<IIII", 0x40000003, 0x80000000 | 0x30000000, 0x40000000, 1) + b"x")
 
 
 def row_context(columns):
@@ -94,6 +119,11 @@ def values():
         yield value(f"{suite} longest type name", suite, 2**32 - 1, "t" * 255, b"x", row)
         yield value(f"{suite} long", suite, 2, 25, (b"0123456789abcdef" * 63) + b"tail")
         yield value(f"{suite} long context", suite, 2, 25, b"x", fixed("context", 1000))
+        yield value(f"{suite} compressed", suite, 2, 25, packed(b"abc", 3, 400, b" the end"), compressed=True)
+        yield value(f"{suite} compressed with context", suite, 2, 17, packed(bytes(range(100)), 100, 19, b"tail"), row,
+                    compressed=True)
+        yield value(f"{suite} jsonb as stored", suite, 2, 13802, JSONB)
+        yield value(f"{suite} jsonb as sent", suite, 2, 3802, b'\x01{"a": 1.50}')
 
 
 def kcv(key):

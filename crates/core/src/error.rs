@@ -14,15 +14,13 @@ pub enum FormatError {
     UnknownFormat(u8),
     #[error("unknown suite {0}")]
     UnknownSuite(u8),
-    #[error("reserved flag bits are set")]
-    ReservedFlags,
     #[error("the key version is not a canonical number of 1 or more")]
     BadKeyVersion,
     #[error("the plaintext type's name is not valid UTF-8")]
     BadTypeName,
     #[error("a type name of {0} bytes does not fit the header (1 to 255)")]
     TypeNameLength(usize),
-    #[error("type code {0} is outside 1 to 9999")]
+    #[error("type code {0} is none that this version knows")]
     TypeCode(u32),
 }
 

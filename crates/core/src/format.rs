@@ -29,7 +29,7 @@ const FLAG_CONTEXT: u16 = 0x4000;
 const TYPE_MASK: u16 = 0x3fff;
 const FIXED_LEN: usize = 11;
 
-/// The type of the encrypted value.
+/// The type of the encrypted value, and the form it is in.
 ///
 /// PostgreSQL fixes the OIDs below 10000 for ever, so those are written as they are. Any other
 /// type's OID changes at a dump and restore, so its name is written instead.
@@ -37,9 +37,15 @@ const FIXED_LEN: usize = 11;
 pub enum PlaintextType<'a> {
     /// A built-in type by its OID, 1…9999.
     BuiltIn(u16),
+    /// jsonb, not in its binary send form but as a little-endian PostgreSQL stores it, with text in UTF-8: see
+    /// [`crate::jsonb`].
+    StoredJsonb,
     /// Any other type by its schema-qualified, quoted name, 1…255 bytes.
     Named(&'a str),
 }
+
+/// Beyond every built-in OID: jsonb's, 3802, and 10000.
+const STORED_JSONB: u16 = 13_802;
 
 impl PlaintextType<'_> {
     /// First OID that is not the same in every PostgreSQL (FirstGenbkiObjectId).
@@ -66,6 +72,8 @@ pub struct Header<'a> {
     pub plaintext_type: PlaintextType<'a>,
     /// Whether a non-empty context was authenticated: lets a reader who forgot it be told so.
     pub has_context: bool,
+    /// Whether what is encrypted is the plaintext as [`crate::compression`] packs it.
+    pub compressed: bool,
 }
 
 /// A header as bytes.
@@ -84,6 +92,13 @@ impl EncodedHeader {
     pub(crate) fn describes(&self, suite: Suite, has_context: bool) -> bool {
         self.bytes[0] == FORMAT_VERSION << 4 | suite.number()
             && (self.bytes[1] & (FLAG_CONTEXT >> 8) as u8 != 0) == has_context
+    }
+
+    /// The same header, for the plaintext compressed.
+    #[must_use]
+    pub fn with_compression(mut self) -> Self {
+        self.bytes[1] |= (FLAG_COMPRESSED >> 8) as u8;
+        self
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -107,9 +122,11 @@ impl Header<'_> {
                 PlaintextType::built_in(code.into())?;
                 code
             }
+            PlaintextType::StoredJsonb => STORED_JSONB,
             PlaintextType::Named(_) => 0,
         };
-        let flags = if self.has_context { FLAG_CONTEXT } else { 0 };
+        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+        let flags = flag(self.has_context, FLAG_CONTEXT) | flag(self.compressed, FLAG_COMPRESSED);
         out.push(&[FORMAT_VERSION << 4 | self.suite.number()]);
         out.push(&(flags | type_code).to_be_bytes());
         out.push(&self.key.0.to_be_bytes());
@@ -188,9 +205,6 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
         .first_chunk::<FIXED_LEN>()
         .ok_or(truncated(FIXED_LEN + 1))?;
     let flags_and_type = u16::from_be_bytes([fixed[1], fixed[2]]);
-    if flags_and_type & FLAG_COMPRESSED != 0 {
-        return Err(FormatError::ReservedFlags);
-    }
     let key = KeyId(u64::from_be_bytes(
         fixed[3..].try_into().expect("8 bytes follow the type"),
     ));
@@ -207,6 +221,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
             len = end;
             PlaintextType::Named(std::str::from_utf8(name).map_err(|_| FormatError::BadTypeName)?)
         }
+        STORED_JSONB => PlaintextType::StoredJsonb,
         code => PlaintextType::built_in(code.into())?,
     };
     let header = Header {
@@ -215,6 +230,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
         version,
         plaintext_type,
         has_context: flags_and_type & FLAG_CONTEXT != 0,
+        compressed: flags_and_type & FLAG_COMPRESSED != 0,
     };
     Ok((header, len))
 }

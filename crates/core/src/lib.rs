@@ -9,10 +9,12 @@
 
 pub mod audit;
 pub mod cipher;
+pub mod compression;
 pub mod context;
 pub mod error;
 pub mod format;
 pub mod ids;
+pub mod jsonb;
 pub mod kcv;
 pub mod nonce;
 pub mod numeric;

@@ -27,6 +27,7 @@ fn headers_survive_the_round_trip() {
         let version = random.number() as u32 >> (32 - bits);
         let plaintext_type = match random.below(3) {
             0 => PlaintextType::Named(names[random.below(names.len())]),
+            1 => PlaintextType::StoredJsonb,
             _ => PlaintextType::BuiltIn(1 + random.below(9999) as u16),
         };
         let header = Header {
@@ -35,6 +36,7 @@ fn headers_survive_the_round_trip() {
             version: KeyVersion::new(version.max(1)).unwrap(),
             plaintext_type,
             has_context: random.below(2) == 1,
+            compressed: random.below(2) == 1,
         };
         let encoded = header.encode().unwrap();
         let bytes = encoded.as_bytes();
@@ -65,6 +67,7 @@ fn each_field_stands_where_the_document_says() {
         version: KeyVersion::new(300).unwrap(),
         plaintext_type: PlaintextType::BuiltIn(1700),
         has_context: true,
+        compressed: false,
     };
     let encoded = hex::encode(header.encode().unwrap().as_bytes());
     assert_eq!(encoded, "12_46a4_1122334455667788_ac02".replace('_', ""));
@@ -155,12 +158,7 @@ fn unknown_formats_suites_flags_and_types_are_refused() {
         let refused = refusal(&changed(0, &[0x10 | suite]));
         assert_eq!(refused, FormatError::UnknownSuite(suite));
     }
-    // Reserved for compression, alone and with the context's flag.
-    for flags in [0x80, 0xc0] {
-        let refused = refusal(&changed(1, &[flags, 0x19]));
-        assert_eq!(refused, FormatError::ReservedFlags);
-    }
-    for code in [10_000u16, 10_001, 16_383] {
+    for code in [10_000u16, 10_001, 13_801, 13_803, 16_383] {
         let refused = refusal(&changed(1, &code.to_be_bytes()));
         assert_eq!(refused, FormatError::TypeCode(code.into()));
     }
@@ -168,8 +166,16 @@ fn unknown_formats_suites_flags_and_types_are_refused() {
     let parsed = Value::parse(&parsed).unwrap().header;
     assert_eq!(parsed.plaintext_type, PlaintextType::BuiltIn(9999));
     assert!(!parsed.has_context);
-    let parsed = changed(1, &[0x40, 0x19]);
-    assert!(Value::parse(&parsed).unwrap().header.has_context);
+    for (flags, has_context, compressed) in
+        [(0x40, true, false), (0x80, false, true), (0xc0, true, true)]
+    {
+        let value = changed(1, &[flags, 0x19]);
+        let header = Value::parse(&value).unwrap().header;
+        assert_eq!(
+            (header.has_context, header.compressed),
+            (has_context, compressed)
+        );
+    }
 }
 
 #[test]

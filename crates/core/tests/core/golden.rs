@@ -42,7 +42,7 @@ fn sealing_reproduces_the_golden_values() {
 #[test]
 fn golden_values_cover_the_format() {
     let values = golden().values;
-    let mut covered = HashSet::new();
+    let (mut covered, mut forms) = (HashSet::new(), HashSet::new());
     for it in &values {
         let header = it.header();
         let named = matches!(header.plaintext_type, PlaintextType::Named(_));
@@ -52,6 +52,12 @@ fn golden_values_cover_the_format() {
             named,
             it.plaintext.0.is_empty(),
         ));
+        if header.plaintext_type == PlaintextType::StoredJsonb {
+            forms.insert((it.suite, "jsonb"));
+        }
+        if header.compressed {
+            forms.insert((it.suite, "compressed"));
+        }
     }
     for suite in [Suite::Aes256Gcm, Suite::Xaes256Gcm] {
         for wanted in [
@@ -63,6 +69,9 @@ fn golden_values_cover_the_format() {
             (suite, true, false, true),
         ] {
             assert!(covered.contains(&wanted), "{wanted:?}");
+        }
+        for form in ["jsonb", "compressed"] {
+            assert!(forms.contains(&(suite, form)), "{suite:?} {form}");
         }
         for version in [1, 127, 128, 300, u32::MAX] {
             let has = |it: &GoldenValue| it.suite == suite && it.version.number() == version;

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use colcrypt_core::{DataKey, Suite};
+use colcrypt_core::{DataKey, PlaintextType, Suite, compression::Method, jsonb};
 use serde_json::json;
 
 use crate::support::{GoldenType, GoldenValue, cipher, golden, plain_header, repository, seal};
@@ -53,8 +53,12 @@ fn expected(it: &GoldenValue) -> serde_json::Value {
             GoldenType::Named(name) => json!(name),
         },
         "has_context": !it.context.0.is_empty(),
-        "plaintext": hex::encode(&it.plaintext.0),
-        "text": std::str::from_utf8(&it.plaintext.0).ok(),
+        "compressed": it.compressed,
+        "plaintext": hex::encode(it.unpacked()),
+        "text": match it.header().plaintext_type {
+            PlaintextType::StoredJsonb => jsonb::to_json(&it.unpacked()).ok().map(|text| text.to_string()),
+            _ => String::from_utf8(it.unpacked()).ok(),
+        },
     })
 }
 
@@ -126,6 +130,46 @@ fn the_reader_reads_what_this_code_writes() {
         assert_eq!(answer["suite"], suite.name());
     }
 }
+
+/// LZ4 of another implementation, in all its turns: long literals, long copies, copies that overlap themselves.
+#[test]
+fn the_reader_unpacks_what_this_code_packs() {
+    let texts = [
+        "the quick brown fox ".repeat(3000),
+        (0..2000).map(|n| format!("{n} {} ", n * n)).collect(),
+        "a".repeat(100_000),
+        format!("{}{}", "x".repeat(70_000), "yz".repeat(300)),
+    ];
+    let key = DataKey::generate().unwrap();
+    let cipher = cipher(Suite::Aes256Gcm, key.expose());
+    let mut header = plain_header(Suite::Aes256Gcm, false);
+    header.compressed = true;
+    for text in texts {
+        let packed = Method::Lz4.pack(text.as_bytes()).unwrap();
+        let value = seal(&cipher, &header, b"", &[7; 12], &packed);
+        let path = std::env::temp_dir().join(format!("colcrypt-packed-{}", std::process::id()));
+        let _removed = Removed(path.clone());
+        std::fs::write(&path, hex::encode(value)).unwrap();
+        let output = Command::new("python3")
+            .args(["-c", UNPACK])
+            .arg(repository("docs"))
+            .arg(&path)
+            .arg(hex::encode(key.expose()))
+            .output()
+            .unwrap();
+        assert_success(&output);
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+    }
+}
+
+/// The key may be an argument here: it is a test's.
+const UNPACK: &str = "
+import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+from format_reader import read
+sys.stdout.write(read(bytes.fromhex(sys.argv[3]), bytes.fromhex(open(sys.argv[2]).read()))['text'])
+";
 
 #[test]
 fn the_reader_refuses_what_was_changed() {

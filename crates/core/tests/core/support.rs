@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use colcrypt_core::compression::Packed;
 use colcrypt_core::{
     CryptoError, DataCipher, DataKey, Header, KeyId, KeyVersion, PlaintextType, Suite, Value,
 };
@@ -62,6 +63,9 @@ pub struct GoldenValue {
     pub plaintext_type: GoldenType,
     pub context: Hex,
     pub nonce: Hex,
+    #[serde(default)]
+    pub compressed: bool,
+    /// What is encrypted: packed, where it is compressed.
     pub plaintext: Hex,
     pub value: Hex,
 }
@@ -79,11 +83,24 @@ impl GoldenValue {
             key: self.key_id,
             version: self.version,
             plaintext_type: match &self.plaintext_type {
+                GoldenType::BuiltIn(13802) => PlaintextType::StoredJsonb,
                 GoldenType::BuiltIn(code) => PlaintextType::BuiltIn(*code),
                 GoldenType::Named(name) => PlaintextType::Named(name),
             },
             has_context: !self.context.0.is_empty(),
+            compressed: self.compressed,
         }
+    }
+
+    /// What the value stands for.
+    pub fn unpacked(&self) -> Vec<u8> {
+        if !self.compressed {
+            return self.plaintext.0.clone();
+        }
+        let packed = Packed::parse(&self.plaintext.0).unwrap();
+        let mut plaintext = vec![0; packed.len()];
+        packed.unpack_into(&mut plaintext).unwrap();
+        plaintext
     }
 
     pub fn cipher(&self) -> DataCipher {
@@ -103,6 +120,7 @@ pub fn plain_header(suite: Suite, has_context: bool) -> Header<'static> {
         version: KeyVersion::FIRST,
         plaintext_type: PlaintextType::BuiltIn(25),
         has_context,
+        compressed: false,
     }
 }
 
