@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	torture lint bench clean
+	torture lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
 
 bench: setup ## cost per value beside pgcrypto, into target/bench/latest.json
 	@scripts/bench.sh $(BENCH_ARGS)
+
+bench-instructions: setup ## instructions of the core's steps, counted by callgrind
+	@scripts/bench-instructions.sh $(BENCH_ARGS)
 
 clean: ## stop the clusters and remove everything built
 	@scripts/clean.sh

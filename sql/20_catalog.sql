@@ -92,6 +92,8 @@ CREATE TABLE colcrypt.key_version (
 )
 -- A destroyed version leaves a dead row with its wrapped key behind: autovacuum is not to wait for more.
 WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+-- The worker asks at every step which destruction is due.
+CREATE INDEX key_version_destroy_at ON colcrypt.key_version (destroy_at) WHERE destroy_at IS NOT NULL;
 COMMENT ON TABLE colcrypt.key_version IS 'versions of data encryption keys (DEKs), wrapped by a key encryption key';
 
 CREATE TABLE colcrypt.key_grant (

@@ -24,8 +24,19 @@ const TYPES: &[(&str, &str, &str)] = &[
     ("uuid", "uuid", "md5(n::text)::uuid"),
 ];
 
-const PGCRYPTO_KEY: &str =
+const PEERS_KEY: &str =
     r"'\x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'::bytea";
+
+/// AES-CBC without integrity, its cheapest form.
+fn pgcrypto(verb: &str, column: &str) -> String {
+    format!("{verb}({column}, {PEERS_KEY}, 'aes')")
+}
+
+/// Deterministic AEAD, as its column encryption used it.
+fn pgsodium(verb: &str, column: &str) -> String {
+    let key = format!("{PEERS_KEY} || {PEERS_KEY}");
+    format!("pgsodium.crypto_aead_det_{verb}({column}, ''::bytea, {key}, NULL::bytea)")
+}
 
 /// One thing to measure.
 pub struct Case {
@@ -61,60 +72,93 @@ impl Case {
     }
 }
 
+/// Sizes of values: label, bytes, and for how many rows of 16 bytes there is one of it.
+pub const SIZES: [(&str, usize, i64); 7] = [
+    ("16b", 16, 1),
+    ("64b", 64, 2),
+    ("256b", 256, 4),
+    ("1k", 1024, 10),
+    ("4k", 4096, 1000),
+    ("16k", 16384, 2000),
+    ("64k", 65536, 8000),
+];
+
+/// From here on a value is out of line. Fetching it costs more than its decryption and is the same for all: large values
+/// are in memory already, a few of them over and over.
+const OUT_OF_LINE: usize = 2000;
+const DISTINCT: i64 = 64;
+
+/// What a case reads: a table, or a few values of one, many times.
+fn source(kind: &str, column: &str, fetched: &str, size: (&str, usize, i64), rows: i64) -> String {
+    let (label, bytes, share) = size;
+    if bytes < OUT_OF_LINE {
+        return format!("{kind}_{label}");
+    }
+    let times = (rows / share / DISTINCT).max(1);
+    format!(
+        "(SELECT {fetched} AS {column} FROM {kind}_{label} LIMIT {DISTINCT}) s, generate_series(1, {times})"
+    )
+}
+
 /// Every case. A table has the plaintext in `v`, our ciphertext in `c`, pgcrypto's in `p`, XAES ciphertext in `x`;
 /// each in a table of its own, so that all pay for the same scan.
-pub fn all(rows: i64) -> Vec<Case> {
+pub fn all(rows: i64, sodium: bool) -> Vec<Case> {
     let mut cases = Vec::new();
-    for size in ["16b", "16k"] {
-        // A value out of line must be fetched first, which costs more than its decryption and is the
-        // same for all: large values are in memory already, a few of them over and over.
-        let table = |kind: &str, column: &str, fetched: &str| match size {
-            "16k" => format!(
-                "(SELECT {fetched} AS {column} FROM {kind}_16k LIMIT 64) s, generate_series(1, {})",
-                (rows / 2000).max(1)
+    for size in SIZES {
+        let label = size.0;
+        let plain = source("plain", "v", "v || ''", size, rows);
+        let table = |kind: &str| match kind {
+            "pgcrypto" => source("pgcrypto", "p", "p || ''", size, rows),
+            "pgsodium" => source("pgsodium", "p", "p || ''", size, rows),
+            kind => source(
+                kind,
+                "c",
+                "(c::bytea || '')::colcrypt.ciphertext",
+                size,
+                rows,
             ),
-            _ => format!("{kind}_{size}"),
         };
-        let plain = table("plain", "v", "v || ''");
-        let pgcrypto = table("pgcrypto", "p", "p || ''");
-        let ours = table("ours", "c", "(c::bytea || '')::colcrypt.ciphertext");
-        cases.push(Case::new(
-            format!("enc_{size}_pgcrypto"),
-            plain.clone(),
-            "v",
-            format!("encrypt(v, {PGCRYPTO_KEY}, 'aes')"),
-        ));
-        cases.push(Case::new(
-            format!("enc_{size}"),
-            plain.clone(),
-            "v",
-            "colcrypt.encrypt_col(v, 'gcm')",
-        ));
-        cases.push(Case::new(
-            format!("dec_{size}_pgcrypto"),
-            pgcrypto,
-            "p",
-            format!("decrypt(p, {PGCRYPTO_KEY}, 'aes')"),
-        ));
-        cases.push(Case::new(
-            format!("dec_{size}"),
-            ours,
-            "c",
-            "colcrypt.decrypt_col(c, NULL::bytea)",
-        ));
+        let mut peers = vec![(
+            "pgcrypto",
+            pgcrypto("encrypt", "v"),
+            pgcrypto("decrypt", "p"),
+        )];
+        if sodium {
+            peers.push((
+                "pgsodium",
+                pgsodium("encrypt", "v"),
+                pgsodium("decrypt", "p"),
+            ));
+        }
+        for (peer, encrypt, decrypt) in peers {
+            cases.push(Case::new(
+                format!("enc_{label}_{peer}"),
+                plain.clone(),
+                "v",
+                encrypt,
+            ));
+            cases.push(Case::new(
+                format!("dec_{label}_{peer}"),
+                table(peer),
+                "p",
+                decrypt,
+            ));
+        }
+        for (key, kind, suffix) in [("gcm", "ours", ""), ("xaes", "xaes", "_xaes")] {
+            cases.push(Case::new(
+                format!("enc_{label}{suffix}"),
+                plain.clone(),
+                "v",
+                format!("colcrypt.encrypt_col(v, '{key}')"),
+            ));
+            cases.push(Case::new(
+                format!("dec_{label}{suffix}"),
+                table(kind),
+                "c",
+                "colcrypt.decrypt_col(c, NULL::bytea)",
+            ));
+        }
     }
-    cases.push(Case::new(
-        "enc_16b_xaes",
-        "plain_16b",
-        "v",
-        "colcrypt.encrypt_col(v, 'xaes')",
-    ));
-    cases.push(Case::new(
-        "dec_16b_xaes",
-        "xaes_16b",
-        "x",
-        "colcrypt.decrypt_col(x, NULL::bytea)",
-    ));
     cases.push(Case::new(
         "enc_text",
         "text_16b",
@@ -151,7 +195,7 @@ pub fn types() -> impl Iterator<Item = &'static str> {
 }
 
 /// Keys and tables.
-pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64) {
+pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64, sodium: bool) {
     let root_key = cluster.root_key("root.key");
     let path = root_key.to_str().expect("a path in UTF-8");
     execute(
@@ -170,52 +214,9 @@ pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64) {
         "SELECT colcrypt.create_key('gcm', 'bench'), colcrypt.create_key('xaes', 'bench', 'xaes-256-gcm')",
     );
 
-    // Random bytes do not compress, so pgcrypto's side is not slowed by TOAST trying.
-    let sizes = [
-        ("16b", rows, "decode(md5(n::text), 'hex')".to_owned()),
-        (
-            "16k",
-            (rows / 100).max(100),
-            "(SELECT string_agg(decode(md5(n::text || ' ' || i), 'hex'), '') FROM generate_series(1, 1024) i)".to_owned(),
-        ),
-    ];
-    for (size, rows, value) in sizes {
-        for (kind, column) in [
-            ("plain", "v bytea"),
-            ("ours", "c colcrypt.ciphertext"),
-            ("pgcrypto", "p bytea"),
-        ] {
-            execute(client, &format!("CREATE TABLE {kind}_{size} ({column})"));
-        }
-        execute(
-            client,
-            &format!(
-                "ALTER TABLE plain_{size} ALTER v SET STORAGE EXTERNAL;
-                 ALTER TABLE pgcrypto_{size} ALTER p SET STORAGE EXTERNAL"
-            ),
-        );
-        execute(
-            client,
-            &format!("INSERT INTO plain_{size} SELECT {value} FROM generate_series(1, {rows}) n"),
-        );
-        execute(
-            client,
-            &format!(
-                "INSERT INTO ours_{size} SELECT colcrypt.encrypt_col(v, 'gcm') FROM plain_{size}"
-            ),
-        );
-        execute(
-            client,
-            &format!(
-                "INSERT INTO pgcrypto_{size} SELECT encrypt(v, {PGCRYPTO_KEY}, 'aes') FROM plain_{size}"
-            ),
-        );
+    for size in SIZES {
+        fill_size(client, size, rows, sodium);
     }
-    execute(client, "CREATE TABLE xaes_16b (x colcrypt.ciphertext)");
-    execute(
-        client,
-        "INSERT INTO xaes_16b SELECT colcrypt.encrypt_col(v, 'xaes') FROM plain_16b",
-    );
     let text = ("text", "text", "left(md5(n::text), 16)");
     for (name, kind, value) in std::iter::once(&text).chain(TYPES) {
         let (table, rows) = match *name {
@@ -237,7 +238,69 @@ pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64) {
     execute(client, "VACUUM (FREEZE, ANALYZE)");
 }
 
-fn execute(client: &mut Client, sql: &str) {
+/// Random bytes do not compress, so the peers' side is not slowed by TOAST trying.
+fn fill_size(client: &mut Client, size: (&str, usize, i64), rows: i64, sodium: bool) {
+    let (label, bytes, share) = size;
+    let rows = if bytes < OUT_OF_LINE {
+        rows / share
+    } else {
+        DISTINCT
+    };
+    let value = match bytes / 16 {
+        1 => "decode(md5(n::text), 'hex')".to_owned(),
+        parts => format!(
+            "(SELECT string_agg(decode(md5(n::text || ' ' || i), 'hex'), '') FROM generate_series(1, {parts}) i)"
+        ),
+    };
+    let make = |name: &str, column: &str, kind: &str, sql: &str| {
+        format!(
+            "CREATE TABLE {name}_{label} ({column} {kind}); ALTER TABLE {name}_{label} ALTER {column} SET STORAGE EXTERNAL;
+             INSERT INTO {name}_{label} SELECT {sql}"
+        )
+    };
+    let from = |call: &str| format!("{call} FROM plain_{label}");
+    let mut tables = vec![
+        make(
+            "plain",
+            "v",
+            "bytea",
+            &format!("{value} FROM generate_series(1, {rows}) n"),
+        ),
+        make("pgcrypto", "p", "bytea", &from(&pgcrypto("encrypt", "v"))),
+    ];
+    for (name, key) in [("ours", "gcm"), ("xaes", "xaes")] {
+        let sql = from(&format!("colcrypt.encrypt_col(v, '{key}')"));
+        tables.push(make(name, "c", "colcrypt.ciphertext", &sql));
+    }
+    if sodium {
+        tables.push(make(
+            "pgsodium",
+            "p",
+            "bytea",
+            &from(&pgsodium("encrypt", "v")),
+        ));
+    }
+    for sql in tables {
+        execute(client, &sql);
+    }
+}
+
+/// pgsodium, where the server has it: it is measured beside the others then.
+pub fn has_sodium(client: &mut Client) -> bool {
+    let found = client
+        .query(
+            "SELECT FROM pg_available_extensions WHERE name = 'pgsodium'",
+            &[],
+        )
+        .expect("the extensions");
+    if found.is_empty() {
+        return false;
+    }
+    execute(client, "CREATE EXTENSION pgsodium");
+    true
+}
+
+pub fn execute(client: &mut Client, sql: &str) {
     client
         .batch_execute(sql)
         .unwrap_or_else(|error| panic!("{sql}: {error:?}"));

@@ -3,13 +3,21 @@
 //! Every case is `SELECT count(f(v)) FROM t` against `SELECT count(v) FROM t`, one right after the other, in rounds
 //! over all cases, so that a slow moment of the machine hits all alike; the median of the rounds counts.
 
+mod baseline;
+mod bulk;
 mod cases;
+mod floor;
+mod keys;
 mod moving;
+mod pages;
 mod pgbench;
+mod plots;
 mod report;
+mod storage;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
@@ -32,53 +40,119 @@ struct Arguments {
     /// A look instead of a measurement: a tenth of the rows, three rounds
     #[arg(long)]
     quick: bool,
+    /// Write the numbers and pictures into docs/performance.md
+    #[arg(long)]
+    docs: bool,
+    /// Store today's ratios as the ones to compare with, in benches/baseline.json
+    #[arg(long)]
+    save_baseline: bool,
+}
+
+/// Everything that was measured.
+pub struct Measured {
+    pub costs: Costs,
+    /// The cipher alone, in this process: (seal, open) for each size.
+    pub floor: Vec<(f64, f64)>,
+    pub has_sodium: bool,
+    pub results: Vec<(String, f64)>,
+    pub stored: Vec<storage::Stored>,
+    pub text: storage::Text,
+}
+
+impl Measured {
+    /// A result by its name.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn result(&self, name: &str) -> f64 {
+        let found = self.results.iter().find(|(known, _)| known == name);
+        found.unwrap_or_else(|| panic!("no result {name}")).1
+    }
 }
 
 /// Net nanoseconds a value, by the name of the case.
 pub type Costs = BTreeMap<String, f64>;
 
-fn main() {
+fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     if arguments.quick {
         (arguments.rows, arguments.rounds) = (arguments.rows / 10, 3);
     }
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let measured = run(&arguments, &repository);
+    report::print(&measured);
+    report::write(&arguments.out, &measured);
+    eprintln!("written to {}", arguments.out.display());
+    if arguments.docs {
+        plots::draw(&repository.join("docs/plots"), &measured);
+        pages::update(&repository.join("docs/performance.md"), &measured);
+        eprintln!("docs/performance.md and docs/plots are up to date");
+    }
+    let baseline = repository.join("benches/baseline.json");
+    if arguments.save_baseline {
+        baseline::save(&baseline, &measured.results);
+        return ExitCode::SUCCESS;
+    }
+    if arguments.quick {
+        // Too short to judge by.
+        return ExitCode::SUCCESS;
+    }
+    let worse = baseline::worse(&baseline, &measured.results);
+    for line in &worse {
+        eprintln!("worse than stored: {line}");
+    }
+    if worse.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run(arguments: &Arguments, repository: &Path) -> Measured {
+    let (rows, rounds) = (arguments.rows, arguments.rounds);
     let cluster = Cluster::builder()
-        .conf("shared_buffers = 1GB")
+        .conf("shared_buffers = 2GB")
         .conf("max_wal_size = 8GB")
         .conf("checkpoint_timeout = 1h")
         .conf("autovacuum = off")
         .conf("jit = off")
         .conf("max_parallel_workers_per_gather = 0")
         .conf("synchronous_commit = off")
+        .conf("colcrypt.slab_keys = 4000")
         // The worker's pace without its brakes, in the batches of the UPDATE beside it.
         .conf("colcrypt.job_share = 100")
         .conf("colcrypt.batch_time = '1min'")
         .conf(format!("colcrypt.batch_blocks = {}", moving::BATCH_BLOCKS))
         .start();
     let mut client = cluster.create_database("bench");
-    eprintln!("filling tables ({} rows of 16 bytes)…", arguments.rows);
-    cases::fill(&mut client, &cluster, arguments.rows);
+    let has_sodium = cases::has_sodium(&mut client);
+    eprintln!("filling tables ({rows} rows of 16 bytes)…");
+    cases::fill(&mut client, &cluster, rows, has_sodium);
 
-    let cases = cases::all(arguments.rows);
-    let costs = measure(&mut client, &cases, arguments.rounds);
-    let speedup = parallel_speedup(&mut client, arguments.rounds);
-    let mut results = report::results(&costs, speedup);
-    let seconds = if arguments.quick { 2 } else { 10 };
-    results.extend(pgbench::ratios(
-        &mut client,
-        &cluster,
-        arguments.rounds,
-        seconds,
-    ));
-    let moved = moving::ratio(
-        &mut client,
-        arguments.rows / 2,
-        arguments.rounds.div_ceil(2),
-    );
+    let cases = cases::all(rows, has_sodium);
+    let costs = measure(&mut client, &cases, rounds);
+    let mut results = report::ratios(&costs);
+    let speedups = parallel_speedups(&mut client, rows, rounds);
+    results.extend(speedups);
+    let seconds = if arguments.quick { 2 } else { 8 };
+    results.extend(pgbench::ratios(&mut client, &cluster, rounds, seconds));
+    results.extend(bulk::ratios(&mut client, rows / 5, rounds));
+    let moved = moving::ratio(&mut client, rows / 2, rounds.div_ceil(2));
     results.push(("reencrypt_vs_update".to_owned(), moved));
-    report::print(&costs, &results);
-    report::write(&arguments.out, &costs, &results);
-    eprintln!("written to {}", arguments.out.display());
+    let stored = storage::by_type(&mut client);
+    let text = storage::text(&mut client, repository, rounds);
+    results.extend(keys::results(&mut client, &cluster, rounds));
+    drop(client);
+    drop(cluster);
+    results.extend(keys::crowded(rounds));
+    Measured {
+        costs,
+        floor: floor::measure(),
+        has_sodium,
+        results,
+        stored,
+        text,
+    }
 }
 
 fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {
@@ -91,10 +165,10 @@ fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {
         eprintln!("round {round} of {rounds}");
         for (i, case) in cases.iter().enumerate() {
             let (full, bare) = (case.full(), case.bare());
-            let net = seconds(client, &full, rows[i]) - seconds(client, &bare, rows[i]);
+            let net = net_ns(client, &full, &bare, rows[i]);
             // Round 0 fills caches and loads the key.
             if round > 0 {
-                samples[i].push(net * 1e9 / as_float(rows[i]));
+                samples[i].push(net);
             }
         }
     }
@@ -105,9 +179,9 @@ fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {
         .collect()
 }
 
-/// How much faster two workers decrypt a table than one. The leader only gathers in both cases. The planner would not
-/// start a single worker by itself: it is made to.
-fn parallel_speedup(client: &mut Client, rounds: usize) -> f64 {
+/// How much faster two workers are than one: at decrypting a table, and at counting it bare, which is what the machine
+/// allows. The leader only gathers. The planner would not start a single worker by itself: it is made to.
+fn parallel_speedups(client: &mut Client, rows: i64, rounds: usize) -> [(String, f64); 2] {
     let version = count(
         client,
         "SELECT current_setting('server_version_num')::bigint",
@@ -117,36 +191,58 @@ fn parallel_speedup(client: &mut Client, rounds: usize) -> f64 {
     } else {
         "debug_parallel_query"
     };
-    client
-        .batch_execute(&format!(
+    // Large enough that the workers' start does not count.
+    cases::execute(
+        client,
+        "CREATE TABLE parallel AS SELECT c FROM text_16b, generate_series(1, 4)",
+    );
+    cases::execute(client, "VACUUM (FREEZE, ANALYZE) parallel");
+    cases::execute(
+        client,
+        &format!(
             "SET {force} = on; SET parallel_leader_participation = off; SET parallel_setup_cost = 0;
              SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
-             ALTER TABLE text_16b SET (parallel_workers = 2)"
-        ))
-        .expect("settings");
-    let sql = "SELECT count(colcrypt.decrypt_col(c)) FROM text_16b";
-    let rows = count(client, "SELECT count(*) FROM text_16b");
-    let mut ratios = Vec::new();
-    for round in 0..=rounds {
-        let [one, two] = [1, 2].map(|workers| {
-            let set = format!("SET max_parallel_workers_per_gather = {workers}");
-            client.batch_execute(&set).expect("setting");
-            if round == 0 {
-                let plan = client.query(&format!("EXPLAIN {sql}"), &[]).expect("plan");
-                let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
-                let wanted = format!("Workers Planned: {workers}");
-                assert!(
-                    plan.iter().any(|line| line.contains(&wanted)),
-                    "no {wanted} in {plan:#?}"
+             ALTER TABLE parallel SET (parallel_workers = 2)"
+        ),
+    );
+    let speedups = [
+        ("parallel_speedup_2", "count(colcrypt.decrypt_col(c))"),
+        ("parallel_speedup_2_bare_scan", "count(c)"),
+    ]
+    .map(|(name, call)| {
+        let sql = format!("SELECT {call} FROM parallel");
+        let mut ratios = Vec::new();
+        for round in 0..=rounds {
+            let [one, two] = [1, 2].map(|workers| {
+                cases::execute(
+                    client,
+                    &format!("SET max_parallel_workers_per_gather = {workers}"),
                 );
+                if round == 0 {
+                    let plan = client.query(&format!("EXPLAIN {sql}"), &[]).expect("plan");
+                    let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+                    let wanted = format!("Workers Planned: {workers}");
+                    assert!(
+                        plan.iter().any(|line| line.contains(&wanted)),
+                        "no {wanted} in {plan:#?}"
+                    );
+                }
+                seconds(client, &sql, 4 * rows)
+            });
+            if round > 0 {
+                ratios.push(one / two);
             }
-            seconds(client, sql, rows)
-        });
-        if round > 0 {
-            ratios.push(one / two);
         }
-    }
-    median(ratios)
+        (name.to_owned(), median(ratios))
+    });
+    cases::execute(client, "DROP TABLE parallel; RESET ALL");
+    speedups
+}
+
+/// What a query costs a row beyond the same query without the function, in nanoseconds.
+fn net_ns(client: &mut Client, full: &str, bare: &str, rows: i64) -> f64 {
+    let net = seconds(client, full, rows) - seconds(client, bare, rows);
+    net * 1e9 / as_float(rows)
 }
 
 fn count(client: &mut Client, sql: &str) -> i64 {

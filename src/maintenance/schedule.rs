@@ -13,9 +13,17 @@ use crate::sql_api::keys;
 
 /// Shortest pause between two looks, for a worker that moves rows all the while.
 const PAUSE_MS: i64 = 500;
+/// The pause is at least so many times what the look took: a thousand keys take a good part of a second.
+const PAUSE_LOOKS: i64 = 30;
 
 thread_local! {
-    static LOOKED_AT: Cell<i64> = const { Cell::new(i64::MIN) };
+    static LOOK_NEXT_AT: Cell<i64> = const { Cell::new(i64::MIN) };
+}
+
+/// Begins the pause after a look that began then.
+fn pause_after(began: i64) {
+    let now = pg::boottime_ms();
+    LOOK_NEXT_AT.set(now + (PAUSE_LOOKS * (now - began)).max(PAUSE_MS));
 }
 
 struct Due {
@@ -27,7 +35,7 @@ struct Due {
 /// Rotates the key that is most overdue.
 pub fn step() -> Next {
     let now = pg::boottime_ms();
-    if now < LOOKED_AT.get().saturating_add(PAUSE_MS) {
+    if now < LOOK_NEXT_AT.get() {
         return Next::Nothing;
     }
     let found = transaction(|| {
@@ -37,11 +45,11 @@ pub fn step() -> Next {
     let due = match found {
         Ok(Ok(Some(due))) => due,
         Ok(Ok(None)) => {
-            LOOKED_AT.set(now);
+            pause_after(now);
             return Next::Nothing;
         }
-        Ok(Err(error)) => return unreadable(&error.report().message),
-        Err(message) => return unreadable(&message),
+        Ok(Err(error)) => return unreadable(now, &error.report().message),
+        Err(message) => return unreadable(now, &message),
     };
     if let Err(message) = transaction(|| rotate(&due)) {
         pgrx::log!(
@@ -50,15 +58,15 @@ pub fn step() -> Next {
         );
         // Not recorded, it would be tried again at once.
         if !matches!(transaction(|| postpone(&due, &message)), Ok(Ok(()))) {
-            LOOKED_AT.set(now);
+            pause_after(now);
             return Next::Nothing;
         }
     }
     Next::Again
 }
 
-fn unreadable(message: &str) -> Next {
-    LOOKED_AT.set(pg::boottime_ms());
+fn unreadable(began: i64, message: &str) -> Next {
+    pause_after(began);
     pgrx::log!("colcrypt: the schedule of rotations cannot be read: {message}");
     Next::Nothing
 }

@@ -7,12 +7,11 @@
 use std::mem::MaybeUninit;
 
 use colcrypt_core::compression::Packed;
-use colcrypt_core::format::{EncodedHeader, parse_header};
+use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::record::Record;
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
 use crate::pg::{self, Call, Varlena};
@@ -540,72 +539,10 @@ fn variadic_arguments(call: Call) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::
     }
 }
 
-fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
-    let datum = call.datum(0).ok_or(Error::NullArgument("value"))?;
-    // SAFETY: declared as ciphertext.
-    let stored = unsafe { Varlena::from_datum(datum) };
-    let header = Value::parse(stored.bytes())?.header;
-    let mut record = Record::default();
-    record
-        .push(crate::catalog::read::key_name(header.key))
-        .push(header.version.number() as i32)
-        .push(header.suite.name())
-        .push(described(header.plaintext_type))
-        .push(stored.bytes().len() as i32)
-        .push(header.has_context)
-        .push(header.key.to_string())
-        .push(header.compressed);
-    record.into_datum(call)
-}
-
-/// A value's first bytes: of one out of line, no more is fetched.
-///
-/// # Safety
-/// `datum` is a ciphertext.
-unsafe fn head_of(datum: pg_sys::Datum) -> Varlena {
-    // SAFETY: the slice is a fresh or inline varlena.
-    unsafe {
-        Varlena::from_datum(pg_sys::Datum::from(pg_sys::pg_detoast_datum_slice(
-            datum.cast_mut_ptr(),
-            0,
-            colcrypt_core::format::MAX_HEADER_LEN as i32,
-        )))
-    }
-}
-
-fn version_of(call: Call) -> Result<pg_sys::Datum> {
-    let (Some(datum), Some(key)) = (call.datum(0), call.datum(1)) else {
-        return Ok(call.null());
-    };
-    // SAFETY: declared as ciphertext.
-    let head = unsafe { head_of(datum) };
-    let (header, _) = parse_header(head.bytes())?;
-    if header.key.0 != key.value() as u64 {
-        return Ok(call.null());
-    }
-    Ok(pg_sys::Datum::from(header.version.number() as i32))
-}
-
-fn is_stale(call: Call) -> Result<pg_sys::Datum> {
-    let (Some(datum), Some(key), Some(version)) = (call.datum(0), call.datum(1), call.datum(2))
-    else {
-        return Ok(call.null());
-    };
-    // SAFETY: declared as ciphertext.
-    let head = unsafe { head_of(datum) };
-    let (header, _) = parse_header(head.bytes())?;
-    Ok(pg_sys::Datum::from(
-        header.key.0 == key.value() as u64 && header.version.number() < version.value() as u32,
-    ))
-}
-
 crate::sql_functions! {
     colcrypt_encrypt / pg_finfo_colcrypt_encrypt => encrypt;
     colcrypt_decrypt_text / pg_finfo_colcrypt_decrypt_text => decrypt_text;
     colcrypt_decrypt_typed / pg_finfo_colcrypt_decrypt_typed => decrypt_typed;
     colcrypt_reencrypt / pg_finfo_colcrypt_reencrypt => reencrypt;
     colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
-    colcrypt_ciphertext_info / pg_finfo_colcrypt_ciphertext_info => ciphertext_info;
-    colcrypt_is_stale / pg_finfo_colcrypt_is_stale => is_stale;
-    colcrypt_version_of / pg_finfo_colcrypt_version_of => version_of;
 }

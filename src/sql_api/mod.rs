@@ -8,6 +8,7 @@ pub mod approvals;
 pub mod columns;
 pub mod data;
 pub mod grants;
+pub mod header;
 pub mod jobs;
 pub mod keys;
 pub mod lifecycle;

@@ -56,3 +56,48 @@ fn ten_thousand_cold_keys_cost_one_call_a_keyring() {
     let rows = bed.cluster.client().query_one(sql, &[&PLAINTEXT]);
     assert_eq!((rows.unwrap().get::<_, i64>(0), unwraps()), (ALL, KEYRINGS));
 }
+
+/// A session keeps 4,096 ciphers. With more keys than that it fills the place of one with that of another: what it was
+/// allowed under the first must not go on under the second.
+#[test]
+fn a_session_of_more_keys_than_ciphers_takes_none_for_another() {
+    let bed = Bed::bare(&[
+        "colcrypt.slab_keys = 6000",
+        "colcrypt.usage_entries = 12000",
+    ]);
+    bed.add_file_keyring("ring");
+    let mut client = bed.cluster.client();
+    client
+        .batch_execute(
+            "SELECT count(colcrypt.create_key('key ' || n, 'ring')) FROM generate_series(1, 4400) n;
+             CREATE TABLE value (n int, v colcrypt.ciphertext)",
+        )
+        .unwrap();
+    let encrypt = client
+        .prepare(
+            "INSERT INTO value SELECT n, colcrypt.encrypt_col($1::text || n, 'key ' || n)
+             FROM generate_series($2::int, $3::int) n",
+        )
+        .unwrap();
+    for (from, to) in [(1, 2200), (2201, 4400), (1, 4400)] {
+        let rows = client.execute(&encrypt, &[&PLAINTEXT, &from, &to]).unwrap();
+        assert_eq!(rows as i32, to - from + 1);
+    }
+    // In the session that wrote them, and in another.
+    let all = "SELECT count(*) FROM value WHERE colcrypt.decrypt_col(v) = $1 || n";
+    for client in [&mut client, &mut bed.cluster.client()] {
+        for _ in 0..2 {
+            let rows: i64 = client.query_one(all, &[&PLAINTEXT]).unwrap().get(0);
+            assert_eq!(rows, 8800);
+        }
+    }
+    // Two ciphers at once, each of which may take the other's place.
+    let again =
+        "SELECT count(*) FROM (SELECT n, colcrypt.reencrypt_col(v) AS v FROM value OFFSET 0) s
+                 WHERE colcrypt.decrypt_col(v) = $1 || n";
+    client
+        .batch_execute("SELECT count(colcrypt.rotate_key(name)) FROM colcrypt.key")
+        .unwrap();
+    let rows: i64 = client.query_one(again, &[&PLAINTEXT]).unwrap().get(0);
+    assert_eq!(rows, 8800);
+}

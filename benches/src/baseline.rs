@@ -1,0 +1,101 @@
+//! A change for the worse: today's ratios against those that are stored, never a time against a time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How much worse a ratio may be before it counts: runs on shared machines differ by a tenth.
+const TOLERANCE: f64 = 1.25;
+
+/// Of these a larger one is better; of all others a smaller one is.
+fn is_better_large(name: &str) -> bool {
+    [
+        "parallel_speedup_2",
+        "pgbench_select_vs_plain",
+        "pgbench_mixed_vs_plain",
+        "reencrypt_vs_update",
+    ]
+    .contains(&name)
+}
+
+/// Times stand for nothing on another machine.
+fn is_ratio(name: &str) -> bool {
+    !name.ends_with("_us") && !name.ends_with("_ns")
+}
+
+/// What is worse than stored, in words; none where all is well.
+///
+/// # Panics
+/// When the file cannot be read.
+pub fn worse(path: &Path, results: &[(String, f64)]) -> Vec<String> {
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let stored: BTreeMap<String, f64> = serde_json::from_str(&text).expect("an object of numbers");
+    let today: BTreeMap<&str, f64> = results
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    stored
+        .iter()
+        .filter_map(|(name, &before)| {
+            let Some(&now) = today.get(name.as_str()) else {
+                return Some(format!("{name} is not measured any more"));
+            };
+            let factor = if is_better_large(name) {
+                before / now
+            } else {
+                now / before
+            };
+            (factor > TOLERANCE).then(|| format!("{name} was {before:.3} and is {now:.3}"))
+        })
+        .collect()
+}
+
+/// Stores today's ratios.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn save(path: &Path, results: &[(String, f64)]) {
+    let ratios: BTreeMap<&str, f64> = results
+        .iter()
+        .filter(|(name, _)| is_ratio(name))
+        .map(|(name, value)| (name.as_str(), (value * 1000.0).round() / 1000.0))
+        .collect();
+    let text = serde_json::to_string_pretty(&ratios).expect("JSON") + "\n";
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_that_got_worse_is_named_whichever_way_is_worse() {
+        let path = std::env::temp_dir().join(format!("colcrypt-baseline-{}", std::process::id()));
+        let results = |enc: f64, speedup: f64| {
+            vec![
+                ("enc_16b_vs_pgcrypto".to_owned(), enc),
+                ("parallel_speedup_2".to_owned(), speedup),
+                ("first_use_of_a_key_us".to_owned(), 10.0),
+            ]
+        };
+        save(&path, &results(0.2, 1.9));
+        assert!(worse(&path, &results(0.22, 1.8)).is_empty());
+        assert!(
+            worse(&path, &results(0.1, 3.0)).is_empty(),
+            "better is no change for the worse"
+        );
+        assert_eq!(
+            worse(&path, &results(0.3, 1.9)),
+            ["enc_16b_vs_pgcrypto was 0.200 and is 0.300"]
+        );
+        assert_eq!(
+            worse(&path, &results(0.2, 1.2)),
+            ["parallel_speedup_2 was 1.900 and is 1.200"]
+        );
+        assert_eq!(
+            worse(&path, &results(0.2, 1.9)[..1]),
+            ["parallel_speedup_2 is not measured any more"]
+        );
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,56 @@
+//! Runs one step of the hot path a number of times and does nothing else: for callgrind, which counts instructions.
+//!
+//! `instructions STEP TIMES`; without arguments it lists the steps. scripts/bench-instructions.sh subtracts two runs of
+//! different lengths, so that what is left belongs to the step.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+
+use colcrypt_bench::Path;
+use colcrypt_core::Suite;
+
+const STEPS: [(&str, Suite, usize); 4] = [
+    ("gcm-16", Suite::Aes256Gcm, 16),
+    ("gcm-1024", Suite::Aes256Gcm, 1024),
+    ("xaes-16", Suite::Xaes256Gcm, 16),
+    ("xaes-1024", Suite::Xaes256Gcm, 1024),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [step, times] = &arguments[..] else {
+        for (name, _, _) in STEPS {
+            println!("seal-{name}\nopen-{name}");
+        }
+        println!("parse");
+        return ExitCode::SUCCESS;
+    };
+    let Ok(times) = times.parse::<u32>() else {
+        eprintln!("not a number: {times}");
+        return ExitCode::FAILURE;
+    };
+    if step == "parse" {
+        let path = Path::new(Suite::Aes256Gcm, 16);
+        for _ in 0..times {
+            black_box(path.parse());
+        }
+        return ExitCode::SUCCESS;
+    }
+    let known = step.split_once('-').and_then(|(verb, name)| {
+        let found = STEPS.iter().find(|known| known.0 == name)?;
+        Some((verb, found.1, found.2))
+    });
+    let Some((verb @ ("seal" | "open"), suite, size)) = known else {
+        eprintln!("no such step: {step}");
+        return ExitCode::FAILURE;
+    };
+    let mut path = Path::new(suite, size);
+    for _ in 0..times {
+        if verb == "seal" {
+            path.seal();
+        } else {
+            path.open();
+        }
+    }
+    ExitCode::SUCCESS
+}
