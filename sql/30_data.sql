@@ -57,6 +57,11 @@ CREATE FUNCTION colcrypt.ciphertext_info(
 COMMENT ON FUNCTION colcrypt.ciphertext_info(colcrypt.ciphertext) IS
     'what a value says about itself without any key: key, version, suite, plaintext type, length in bytes, whether it is compressed';
 
+-- For the worker's statements, which run as a table's owner: whether the transaction that a row's xmax names is over.
+CREATE FUNCTION colcrypt.is_settled(transaction xid) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_is_settled' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED COST 5;
+COMMENT ON FUNCTION colcrypt.is_settled(xid) IS 'whether a transaction is not under way any more';
+
 -- For scans that look for work: reads a header, needs no key.
 CREATE FUNCTION colcrypt.ciphertext_is_stale(value colcrypt.ciphertext, key_id bigint, current_version int) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_is_stale' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5;

@@ -27,6 +27,11 @@ pub fn forget_last_raised() {
     LAST_RAISED.set(None);
 }
 
+/// Whether one of our functions raised an error since.
+pub fn was_ours() -> bool {
+    LAST_RAISED.get().is_some()
+}
+
 /// Whether the last error one of our functions raised is about the value and not about its key.
 pub fn last_raised_concerns_a_value() -> bool {
     matches!(

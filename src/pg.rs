@@ -355,18 +355,27 @@ pub struct Varlena {
 }
 
 impl Varlena {
+    /// Whether it is as it is, neither compressed nor out of line.
+    ///
+    /// # Safety
+    /// `datum` is a varlena.
+    #[inline(always)]
+    pub unsafe fn is_inline(datum: pg_sys::Datum) -> bool {
+        // SAFETY: the caller vouches for a varlena; this only reads its header's first byte.
+        let header = unsafe { *datum.cast_mut_ptr::<u8>() };
+        let plain = header & 0x03 == 0x00;
+        let short = header & 0x01 == 0x01 && header != 0x01;
+        plain || short
+    }
+
     /// # Safety
     /// `datum` is a varlena.
     #[inline(always)]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         let original = datum.cast_mut_ptr::<pg_sys::varlena>();
-        // SAFETY: the caller vouches for a varlena; the bit tests only read its header.
+        // SAFETY: the caller vouches for a varlena.
         unsafe {
-            let header = *original.cast::<u8>();
-            // VARATT_IS_EXTENDED without being a short inline value: compressed or out of line.
-            let plain = header & 0x03 == 0x00;
-            let short_inline = header & 0x01 == 0x01 && header != 0x01;
-            if plain || short_inline {
+            if Self::is_inline(datum) {
                 return Self {
                     pointer: original,
                     owned: false,

@@ -1,4 +1,5 @@
-//! What a value says about itself, for which no key is needed: SQL functions that read its header.
+//! What a value says about itself, for which no key is needed: SQL functions that read its header. And what its row says
+//! of who holds it.
 
 use colcrypt_core::Value;
 use colcrypt_core::format::parse_header;
@@ -34,6 +35,9 @@ fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
 unsafe fn head_of(datum: pg_sys::Datum) -> Varlena {
     // SAFETY: the slice is a fresh or inline varlena.
     unsafe {
+        if Varlena::is_inline(datum) {
+            return Varlena::from_datum(datum);
+        }
         Varlena::from_datum(pg_sys::Datum::from(pg_sys::pg_detoast_datum_slice(
             datum.cast_mut_ptr(),
             0,
@@ -68,7 +72,17 @@ fn is_stale(call: Call) -> Result<pg_sys::Datum> {
     ))
 }
 
+fn is_settled(call: Call) -> Result<pg_sys::Datum> {
+    let transaction = call.datum(0).ok_or(Error::NullArgument("transaction"))?;
+    // SAFETY: declared as xid; asks the process array and the transaction log.
+    let under_way = unsafe {
+        pg_sys::TransactionIdIsInProgress(pg_sys::TransactionId::from(transaction.value() as u32))
+    };
+    Ok(pg_sys::Datum::from(!under_way))
+}
+
 crate::sql_functions! {
+    colcrypt_is_settled / pg_finfo_colcrypt_is_settled => is_settled;
     colcrypt_ciphertext_info / pg_finfo_colcrypt_ciphertext_info => ciphertext_info;
     colcrypt_is_stale / pg_finfo_colcrypt_is_stale => is_stale;
     colcrypt_version_of / pg_finfo_colcrypt_version_of => version_of;

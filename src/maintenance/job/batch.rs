@@ -1,11 +1,12 @@
-//! Moving rows: a batch is one statement in one transaction, which locks the stale rows of some blocks,
-//! skipping those that others hold, re-encrypts them, and records the next block, so that a kill at any
-//! instant loses at most the batch. Rows of a batch that fails are tried one by one, and those that fail
+//! Moving rows: a batch is one statement in one transaction, which re-encrypts the stale rows of some blocks,
+//! skipping those that others hold, and records the next block, so that a kill at any instant loses at
+//! most the batch. The first pass over a table takes the rows that look free; where that meets a lock, and in
+//! later passes, each row is locked first. Rows of a batch that fails are tried one by one, and those that fail
 //! alone are listed in colcrypt.job_error.
 
 use pgrx::{Spi, pg_sys};
 
-use super::statement::{self, Statement};
+use super::statement::{self, Column, LITTLE_PATIENCE, PATIENCE, Statement};
 use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
@@ -102,32 +103,14 @@ pub fn move_batch(job: &Job) -> Next {
         Ok(Err(error)) => return postpone(job, &error.report().message),
         Err(message) => return postpone(job, &message),
     };
-    let outcome = transaction(|| -> Result<(Next, Option<(i64, i64)>)> {
-        if !job.registered {
-            let ended = finish(
-                job,
-                "failed",
-                Some(
-                    "the column was unregistered, got another type, or it or its table was dropped"
-                        .into(),
-                ),
-            )?;
-            return Ok((ended, None));
-        }
-        lock_jobs()?;
-        let Some(place) = place(job)? else {
-            record(
-                job,
-                "phase = 'waiting for old transactions', current_relation = NULL, next_block = 0",
-                [],
-            )?;
-            return Ok((Next::Again, None));
-        };
-        let target = Statement::new(job, place.leaf)?.with(others);
-        let moved = target.run(&target.update(&in_blocks(&place)))?;
-        advance(job, &place, &work, moved, 0, None)?;
-        Ok((Next::Again, Some((moved, place.to - place.from))))
-    });
+    let batch = |taking: Taking| one_batch(job, &others, &work, taking);
+    let free = (job.passes <= 1).then(|| transaction(|| batch(Taking::Free)));
+    let outcome = match free {
+        Some(done @ Ok(Ok(_))) => done,
+        // The other way would meet the same.
+        Some(failed) if error::was_ours() => failed,
+        _ => transaction(|| batch(Taking::Locked)),
+    };
     let message = match outcome {
         Ok(Ok((next, done))) => {
             if let Some((rows, blocks)) = done {
@@ -144,6 +127,52 @@ pub fn move_batch(job: &Job) -> Next {
     } else {
         postpone(job, &message)
     }
+}
+
+/// Which rows a batch takes.
+#[derive(Clone, Copy)]
+enum Taking {
+    /// Those that look free.
+    Free,
+    /// Those that it could lock without waiting.
+    Locked,
+}
+
+/// What comes next, and of a batch how many rows and blocks it was.
+fn one_batch(
+    job: &Job,
+    others: &[Column],
+    work: &pace::Work,
+    taking: Taking,
+) -> Result<(Next, Option<(i64, i64)>)> {
+    if !job.registered {
+        let ended = finish(
+            job,
+            "failed",
+            Some(
+                "the column was unregistered, got another type, or it or its table was dropped"
+                    .into(),
+            ),
+        )?;
+        return Ok((ended, None));
+    }
+    lock_jobs()?;
+    let Some(place) = place(job)? else {
+        record(
+            job,
+            "phase = 'waiting for old transactions', current_relation = NULL, next_block = 0",
+            [],
+        )?;
+        return Ok((Next::Again, None));
+    };
+    let target = Statement::new(job, place.leaf)?.with(others.to_vec());
+    let blocks = in_blocks(&place);
+    let moved = match taking {
+        Taking::Free => target.run(&target.update_free(&blocks), LITTLE_PATIENCE)?,
+        Taking::Locked => target.run(&target.update(&blocks), PATIENCE)?,
+    };
+    advance(job, &place, work, moved, 0, None)?;
+    Ok((Next::Again, Some((moved, place.to - place.from))))
 }
 
 pub fn advance(
@@ -220,7 +249,7 @@ fn move_row(job: &Job, leaf: pg_sys::Oid, row: &str) -> Moved {
     let outcome = transaction(|| -> Result<i64> {
         lock_jobs()?;
         let target = Statement::new(job, leaf)?;
-        target.run(&target.update(&format!("ctid = '{row}'")))
+        target.run(&target.update(&format!("ctid = '{row}'")), PATIENCE)
     });
     let message = match outcome {
         Ok(Ok(count)) => return Moved::Rows(count),

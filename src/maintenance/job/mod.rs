@@ -71,6 +71,8 @@ struct Job {
     leaf: Option<pg_sys::Oid>,
     next_block: i64,
     rows_failed: i64,
+    /// How often the table was gone through, this time counted.
+    passes: i32,
     tries: i32,
     context: Option<String>,
     registered: bool,
@@ -151,7 +153,7 @@ fn next_job() -> Result<Option<Job>> {
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                         c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
                         coalesce(j.retry_at <= clock_timestamp(), true) AS due, \
-                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id) \
+                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes \
                  FROM colcrypt.job j \
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                  LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
@@ -181,6 +183,7 @@ fn next_job() -> Result<Option<Job>> {
                     held_by: row.get(15)?,
                     due: row.get(16)?.unwrap_or_default(),
                     migrates: row.get(17)?.unwrap_or_default(),
+                    passes: row.get(18)?.unwrap_or_default(),
                 })
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()

@@ -14,6 +14,7 @@ use crate::maintenance::relation;
 use crate::session;
 
 /// A column as a job moves it.
+#[derive(Clone)]
 pub struct Column {
     name: String,
     /// Whether a row's value is to be moved, as SQL.
@@ -56,6 +57,11 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
     )
 }
 
+/// How long a statement waits for a lock on the table, or for one that only a race can put in its way.
+pub const PATIENCE: &std::ffi::CStr = c"5s";
+/// How long one waits that may meet a locked row: what it has changed so far stays locked meanwhile.
+pub const LITTLE_PATIENCE: &std::ffi::CStr = c"20ms";
+
 pub struct Statement {
     table: String,
     owner: pg_sys::Oid,
@@ -83,8 +89,30 @@ impl Statement {
         self
     }
 
+    /// Moves the rows that nobody holds, in one pass: xmax tells who changes or locks a row, or last did. Of a row locked
+    /// by several it names a group of transactions, not one; and a row may be taken between the look and the change. So it
+    /// may have to wait, which [`run`](Self::run) bounds; [`update`](Self::update) never does.
+    pub fn update_free(&self, rows: &str) -> String {
+        let (assignments, stale) = self.changes();
+        format!(
+            "UPDATE ONLY {} SET {assignments} WHERE {rows} AND (xmax = 0 OR colcrypt.is_settled(xmax)) AND ({stale})",
+            self.table
+        )
+    }
+
+    /// Moves the rows that can be locked at once, skipping the others: locks them first, which costs a second pass and a
+    /// WAL record for each.
     pub fn update(&self, rows: &str) -> String {
         let table = &self.table;
+        let (assignments, stale) = self.changes();
+        format!(
+            "UPDATE ONLY {table} SET {assignments} WHERE ctid = ANY(ARRAY(\
+             SELECT ctid FROM ONLY {table} WHERE {rows} AND ({stale}) FOR NO KEY UPDATE SKIP LOCKED))"
+        )
+    }
+
+    /// What is assigned, and which rows it concerns, as SQL.
+    fn changes(&self) -> (String, String) {
         let mut assignments = format!("{} = {}", self.column.name, self.column.value);
         let mut stale = self.column.stale.clone();
         if !self.others.is_empty() {
@@ -95,18 +123,15 @@ impl Statement {
             });
             stale = joined(all(), " OR ", |column| column.stale.clone());
         }
-        format!(
-            "UPDATE ONLY {table} SET {assignments} WHERE ctid = ANY(ARRAY(\
-             SELECT ctid FROM ONLY {table} WHERE {rows} AND ({stale}) FOR NO KEY UPDATE SKIP LOCKED))"
-        )
+        (assignments, stale)
     }
 
-    /// Runs a data-changing statement as the job may; gives the number of rows.
-    pub fn run(&self, sql: &str) -> Result<i64> {
+    /// Runs a data-changing statement as the job may, waiting for no lock longer than `patience`; gives the number of rows.
+    pub fn run(&self, sql: &str, patience: &std::ffi::CStr) -> Result<i64> {
         if !self.fires_triggers {
             set_local(c"session_replication_role", c"replica");
         }
-        set_local(c"lock_timeout", c"5s");
+        set_local(c"lock_timeout", patience);
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.owner);

@@ -55,6 +55,7 @@ fn ordinary_roles_administer_nothing() {
             "decrypt_col",
             "encrypt_col",
             "has_key_privilege",
+            "is_settled",
             "keep_in_step",
             "may_read_column",
             "reencrypt_col",
