@@ -95,6 +95,8 @@ COMMENT ON VIEW colcrypt.usage IS
 GRANT SELECT ON colcrypt.usage TO pg_monitor;
 
 CREATE VIEW colcrypt.key_usage AS
+    -- Once, not once a key: it goes through all of them in shared memory.
+    WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions())
     SELECT n.key, n.version, n.is_current, n.encryptions, n.reserved, n.bound,
            round(100 * (n.encryptions + n.reserved)::numeric / n.bound, 2) AS percent,
            CASE WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_refuse')::int / 100) THEN 'refuse'
@@ -108,7 +110,7 @@ CREATE VIEW colcrypt.key_usage AS
           FROM colcrypt.key k
           JOIN colcrypt.key_version v USING (key_id)
           LEFT JOIN colcrypt.version_usage u USING (key_id, version)
-          LEFT JOIN colcrypt.unflushed_versions() f USING (key_id, version)) n;
+          LEFT JOIN unflushed f USING (key_id, version)) n;
 COMMENT ON VIEW colcrypt.key_usage IS
     'how many values each key version has encrypted of how many it may; state is ok, warn, rotate (the worker does) or refuse';
 GRANT SELECT ON colcrypt.key_usage TO pg_monitor;

@@ -142,6 +142,12 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
     results.extend(keys::results(&mut client, &cluster, rounds));
+    results.extend(pgbench::beside_a_job(
+        &mut client,
+        &cluster,
+        rounds.div_ceil(2),
+        if arguments.quick { 3 } else { 6 },
+    ));
     drop(client);
     drop(cluster);
     results.extend(keys::crowded(rounds));

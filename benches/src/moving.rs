@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use colcrypt_tests::process::wait_for;
 use postgres::Client;
 
+use crate::cases::execute;
 use crate::{count, median};
 
-/// Blocks a batch, of both.
-pub const BATCH_BLOCKS: i64 = 64;
+/// Blocks a batch, of both: what a worker left to itself comes to.
+pub const BATCH_BLOCKS: i64 = 512;
 
 /// Rows a second of a job, over those of the UPDATE.
 pub fn ratio(client: &mut Client, rows: i64, rounds: usize) -> f64 {
@@ -64,28 +65,26 @@ fn update(client: &mut Client) -> Duration {
     began.elapsed()
 }
 
-/// From the rotation to the last row moved: not the wait for old transactions, nor the count after it.
+/// From the job's start to the last row moved: not the worker's own start, nor the wait for old transactions and the count
+/// afterwards.
 fn job(client: &mut Client) -> Duration {
-    let began = Instant::now();
-    client
-        .batch_execute("SELECT colcrypt.rotate_key('moving')")
-        .expect("a rotation");
-    wait_for(
-        "the job to have moved all rows",
-        Duration::from_secs(600),
-        || {
-            count(
-                client,
-                "SELECT count(*) FROM colcrypt.job_progress WHERE phase IN ('queued', 'moving')",
-            ) == 0
-        },
-    );
-    let elapsed = began.elapsed();
-    wait_for("the job to be done", Duration::from_secs(600), || {
-        count(
-            client,
-            "SELECT count(*) FROM colcrypt.job_progress WHERE phase <> 'done'",
-        ) == 0
-    });
+    execute(client, "SELECT colcrypt.rotate_key('moving')");
+    let moved = "SELECT (extract(epoch FROM clock_timestamp() - started_at) * 1e6)::bigint FROM colcrypt.job_progress
+                 WHERE job_id = (SELECT max(job_id) FROM colcrypt.job) AND phase NOT IN ('queued', 'moving')";
+    let elapsed = loop {
+        if let Some(row) = client.query_opt(moved, &[]).expect("the job") {
+            break Duration::from_micros(row.get::<_, i64>(0).unsigned_abs());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    wait_for_jobs(client);
     elapsed
+}
+
+/// Until no job is left.
+pub fn wait_for_jobs(client: &mut Client) {
+    let left = "SELECT count(*) FROM colcrypt.job_progress WHERE phase <> 'done'";
+    wait_for("the jobs to be done", Duration::from_secs(600), || {
+        count(client, left) == 0
+    });
 }

@@ -138,6 +138,14 @@ fn application(measured: &Measured) -> String {
                 "re-encryption by the worker: rows a second against a plain UPDATE in the same batches",
                 "reencrypt_vs_update",
             ),
+            (
+                "pgbench at 1,000 transactions a second beside a re-encryption, brakes at their defaults: 99th percentile of the time, against without",
+                "pgbench_p99_beside_job",
+            ),
+            (
+                "the same, in the table that is re-encrypted",
+                "pgbench_p99_in_moving_table",
+            ),
         ],
     )
 }
