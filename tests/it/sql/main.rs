@@ -28,6 +28,7 @@ mod lifecycle_effect;
 mod limits;
 mod managing;
 mod moving;
+mod races;
 mod replicas;
 mod schedule;
 mod turns;
