@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	torture lint bench bench-instructions clean
+	test-upgrade torture lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-pgrx: setup-pgrx ## cargo pgrx test
 
 test-integration: install ## real clusters, a real key server
 	@scripts/test.sh integration
+
+test-upgrade: setup ## pg_upgrade from 15 to 16 with jobs under way (builds the extension for both)
+	@scripts/test-upgrade.sh
 
 torture: install ## 200 processes killed at random moments, then every row compared (KILLS=… SEED=…)
 	@KILLS=$${KILLS:-200} scripts/test.sh integration --test torture -- --nocapture

@@ -209,6 +209,9 @@ CREATE TABLE colcrypt.migration (
     -- What the verification relies on, and how many rows of its pass were out of step.
     fence text,
     strays bigint NOT NULL DEFAULT 0,
+    -- The tables with rows when the job began, and at the swap: what is detached later was part of it all the same.
+    began_with regclass[],
+    swapped_with regclass[],
     -- The transaction that dropped the old column: older row versions still hold it.
     swapped_in xid8,
     swapped_at timestamptz,

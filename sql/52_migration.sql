@@ -38,7 +38,7 @@ CREATE FUNCTION colcrypt.plaintext_left(job bigint) RETURNS TABLE (place text, s
             FROM colcrypt.migration m JOIN colcrypt.job_progress j USING (job_id)
             WHERE m.job_id = plaintext_left.job AND m.kind = 'encrypt'
         ), tree(relid) AS (
-            SELECT relation::oid FROM migration
+            (SELECT relation::oid FROM migration UNION SELECT unnest(swapped_with)::oid FROM migration)
             UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid
         )
         SELECT l.place, l.state, l.remedy FROM migration m CROSS JOIN LATERAL (VALUES
@@ -78,7 +78,13 @@ CREATE FUNCTION colcrypt.plaintext_left(job bigint) RETURNS TABLE (place text, s
                   THEN 'installed: texts of utility statements hold their literals' ELSE 'not installed here' END,
              CASE WHEN EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_stat_statements')
                   THEN 'SELECT pg_stat_statements_reset()' ELSE 'none needed' END),
-            (10, 'copies elsewhere', 'not looked for: other tables, materialized views, subscribers, exports, caches', 'yours to know')
+            (10, 'tables detached before the swap',
+             coalesce((SELECT string_agg(format('%s keeps column %I as it was', a.attrelid::regclass, m.attribute), ', ')
+                       FROM pg_attribute a WHERE a.attrelid = ANY (m.began_with) AND a.attrelid <> ALL (coalesce(m.swapped_with, '{}'))
+                         AND a.attname = m.attribute AND a.atttypid = m.plaintext_type AND NOT a.attisdropped
+                         AND m.swapped_in IS NOT NULL), 'none'),
+             'encrypt_column for each, or drop what nobody needs'),
+            (11, 'copies elsewhere', 'not looked for: other tables, materialized views, subscribers, exports, caches', 'yours to know')
         ) AS l(nr, place, state, remedy) ORDER BY l.nr
     $$;
 REVOKE ALL ON FUNCTION colcrypt.plaintext_left(bigint) FROM PUBLIC;

@@ -144,6 +144,15 @@ fn without(columns: Vec<Column>, name: &str) -> Vec<Column> {
         .collect()
 }
 
+/// The tables of the tree in which rows lie.
+fn leaves(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
+    let members = tree::members(migration)?.into_iter();
+    Ok(members
+        .filter(|member| member.is_leaf)
+        .map(|member| member.oid)
+        .collect())
+}
+
 /// Adds the twin and what keeps it in step, and puts the access view in the table's place.
 ///
 /// # Errors
@@ -167,6 +176,10 @@ pub fn prepare(migration: &Migration) -> Result<()> {
     }
     statements.extend(create_triggers(migration, &tree::members(migration)?));
     run(table.owner, &statements)?;
+    write::execute(
+        "UPDATE colcrypt.migration SET began_with = $2::oid[]::regclass[] WHERE job_id = $1",
+        &[migration.job.into(), leaves(migration)?.into()],
+    )?;
     if let Some((view, renamed)) = &migration.names {
         put_view(migration, &table, view, renamed)?;
     }
@@ -358,8 +371,8 @@ fn record(migration: &Migration) -> Result<()> {
     let job = || migration.job.into();
     write::execute(
         "UPDATE colcrypt.migration SET swapped_in = pg_current_xact_id(), swapped_at = clock_timestamp(), \
-                swapped_lsn = pg_current_wal_insert_lsn() WHERE job_id = $1",
-        &[job()],
+                swapped_lsn = pg_current_wal_insert_lsn(), swapped_with = $2::oid[]::regclass[] WHERE job_id = $1",
+        &[job(), leaves(migration)?.into()],
     )?;
     // Rows that were filled before a rotation are under the older version: from here on that is its affair.
     write::execute(

@@ -12,8 +12,9 @@ use crate::catalog::read::{self, Key};
 use crate::catalog::write::{self, AsRole};
 use crate::error::{Error, Privilege, Result};
 use crate::maintenance::{self, relation};
+use crate::migration::Kind;
 use crate::migration::survey::{self, Fate, Line, Question};
-use crate::migration::{Kind, tree};
+use crate::migration::tree::{self, TREE};
 use crate::pg::Call;
 use crate::plaintext::Codec;
 
@@ -369,6 +370,12 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
     if order.kind == Kind::Encrypt {
         lines.extend(people(order)?);
     }
+    if has_no_room(order.table)? {
+        lines.push(Line::block(
+            "the table",
+            "has 1600 columns, dropped ones included, and the new one would be one too many",
+        ));
+    }
     let mut job = None;
     if !dry_run {
         survey::refuse(&lines, &column, |_| accepts)?;
@@ -385,6 +392,19 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
         })
         .collect();
     Ok(return_set(call, rows))
+}
+
+/// Whether a column more is more than PostgreSQL can do, in the table or in one below it.
+fn has_no_room(table: pg_sys::Oid) -> Result<bool> {
+    let full = write::query(
+        &format!(
+            "{TREE} SELECT EXISTS (SELECT FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relnatts >= {})",
+            pg_sys::MaxHeapAttributeNumber
+        ),
+        &[table.into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(full.into_iter().flatten().next() == Some(true))
 }
 
 fn queue(order: &Order, lines: &[Line]) -> Result<i64> {

@@ -75,7 +75,13 @@ impl Installation {
     #[must_use]
     pub fn at(pg_config: &Path) -> Self {
         let output = run(Command::new(pg_config).arg("--bindir"));
-        let bindir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        Self::in_directory(Path::new(String::from_utf8_lossy(&output.stdout).trim()))
+    }
+
+    /// The one whose programs lie in this directory.
+    #[must_use]
+    pub fn in_directory(bindir: &Path) -> Self {
+        let bindir = bindir.to_owned();
         let base = std::env::temp_dir().join(format!("colcrypt-tests-{}", id(&["-u"])));
         match fs::create_dir(&base) {
             Ok(()) => fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).expect("mode"),

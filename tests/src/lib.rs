@@ -15,6 +15,7 @@ pub mod fake_gcp_bed;
 mod fake_gcp_cloud;
 mod fake_gcp_login;
 pub mod file_bed;
+pub mod heap;
 pub mod install;
 pub mod jwt;
 pub mod kubernetes;

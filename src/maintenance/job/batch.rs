@@ -15,17 +15,19 @@ use crate::maintenance::txn::{give_way, transaction};
 /// Rows that are tried again in one step.
 const RETRIED: i64 = 100;
 
-/// The tables that hold rows: the relation itself, its partitions and children.
+/// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
+/// that were among them then, since the old values lie in their rows.
 pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
     let _path = safe_search_path();
     Ok(Spi::connect(|client| {
         client
             .select(
-                "WITH RECURSIVE tree(relid) AS (SELECT $1 UNION \
+                "WITH RECURSIVE tree(relid) AS ((SELECT $1 UNION \
+                     SELECT unnest(m.swapped_with)::oid FROM colcrypt.migration m WHERE m.job_id = $2) UNION \
                      SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
                  SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
                 None,
-                &[job.table.into()],
+                &[job.table.into(), job.id.into()],
             )?
             .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()

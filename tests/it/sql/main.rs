@@ -31,6 +31,8 @@ mod moving;
 mod races;
 mod replicas;
 mod schedule;
+mod scrubbing;
+mod shapes;
 mod turns;
 mod two_roots;
 mod under_jobs;

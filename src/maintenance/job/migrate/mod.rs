@@ -55,7 +55,7 @@ pub fn step(job: &Job) -> Next {
         "swapping" => shortly(job, || swap(job, &migration)),
         "scrubbing" => paced(job, |job| scrub::scrub(job, &migration)),
         "waiting for old transactions" => shortly(job, || scrub::wait_for_old(job)),
-        "vacuuming" => scrub::vacuum_all(job, &migration),
+        "vacuuming" => scrub::vacuum_all(job),
         "cancelling" => shortly(job, || {
             ddl::undo(&migration)?;
             batch::forget_errors(job)?;

@@ -1,7 +1,8 @@
 //! After the swap: DROP COLUMN leaves the old values in the rows, and an UPDATE leaves the old rows, so every row is
 //! written anew and the dead ones are vacuumed away.
 
-use pgrx::Spi;
+use pgrx::spi::quote_identifier;
+use pgrx::{Spi, pg_sys};
 
 use super::super::{
     Job, Next, RUNNING_TRANSACTIONS, batch, finish, old_transactions, postpone, record,
@@ -11,7 +12,7 @@ use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
 use crate::maintenance::txn::transaction;
 use crate::maintenance::{relation, vacuum};
-use crate::migration::{Migration, tree};
+use crate::migration::Migration;
 
 /// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
 fn is_old(job: &Job) -> Result<String> {
@@ -26,12 +27,27 @@ fn is_old(job: &Job) -> Result<String> {
     ))
 }
 
+/// A column that can be set to what it is: the migrated one, unless somebody renamed or dropped it in a table that was
+/// detached.
+fn any_column(leaf: pg_sys::Oid, attribute: &str) -> Result<Option<String>> {
+    let found = write::query(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
+           AND attgenerated = '' AND attidentity <> 'a' ORDER BY attname <> $2::text::name, attnum LIMIT 1",
+        &[leaf.into(), attribute.into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().map(quote_identifier))
+}
+
 pub fn scrub(job: &Job, migration: &Migration) -> Next {
     let outcome = through_blocks(
         job,
         |place| {
             let table = relation::describe(place.leaf)?;
-            let (name, column) = (&table.name, migration.source());
+            let name = &table.name;
+            let Some(column) = any_column(place.leaf, &migration.attribute)? else {
+                return Ok(0);
+            };
             run(
                 table.owner,
                 &format!(
@@ -107,13 +123,12 @@ pub fn wait_for_old(job: &Job) -> Result<Next> {
 }
 
 /// The table, and the catalogs that held samples and defaults of the column.
-pub fn vacuum_all(job: &Job, migration: &Migration) -> Next {
+pub fn vacuum_all(job: &Job) -> Next {
     let names = transaction(|| -> Result<Vec<String>> {
-        let mut names: Vec<String> = tree::members(migration)?
+        let mut names = batch::leaves(job)?
             .into_iter()
-            .filter(|member| member.is_leaf)
-            .map(|member| member.name)
-            .collect();
+            .map(|leaf| Ok(relation::describe(leaf)?.name))
+            .collect::<Result<Vec<String>>>()?;
         names.extend(
             ["pg_statistic", "pg_attrdef", "pg_constraint"]
                 .map(|name| format!("pg_catalog.{name}")),
