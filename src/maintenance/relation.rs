@@ -65,3 +65,16 @@ pub fn holds_ciphertext(table: pg_sys::Oid, attribute: &str) -> bool {
     };
     Some(base) == crate::ciphertext::type_oid()
 }
+
+/// How many blocks a table has now.
+///
+/// # Errors
+/// Of SPI.
+pub fn blocks(table: pg_sys::Oid) -> Result<i64> {
+    let found = crate::catalog::write::query(
+        "SELECT coalesce(pg_relation_size($1) / current_setting('block_size')::bigint, 0)",
+        &[table.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().unwrap_or_default())
+}

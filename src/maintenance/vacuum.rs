@@ -1,16 +1,58 @@
 //! VACUUM, as a worker can run it: it brings its own transactions, so no function may have begun one.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::{PgList, PgTryBuilder, pg_sys};
 
-use super::txn::message_of;
+use super::relation;
+use super::txn::{message_of, transaction};
+
+/// Part of a table that a job writes anew before what it leaves behind is made room of.
+const PART: i64 = 8;
+/// Blocks for which it is not worth it.
+const FEW: i64 = 128;
+
+thread_local! {
+    /// Blocks of each table that jobs went through since its last vacuum.
+    static BEHIND: RefCell<HashMap<u32, i64>> = RefCell::default();
+}
 
 /// Vacuums a table, by its quoted name. An ERROR becomes its message.
 pub fn vacuum(table: &str) -> Result<(), String> {
-    let sql = CString::new(format!("VACUUM (TRUNCATE false) {table}"))
-        .map_err(|_| "a name holds NUL".to_string())?;
+    run(&format!("VACUUM (TRUNCATE false) {table}"))
+}
+
+/// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
+/// rows to come go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing;
+/// what cannot be had, such as the lock, is done without.
+pub fn as_it_goes(table: pg_sys::Oid, blocks: i64) {
+    let behind = BEHIND.with_borrow_mut(|all| {
+        let behind = all.entry(table.to_u32()).or_default();
+        *behind += blocks;
+        *behind
+    });
+    if behind < FEW {
+        return;
+    }
+    let due = transaction(|| {
+        relation::blocks(table).and_then(|size| {
+            let due = behind >= size / PART;
+            Ok(due.then_some(relation::describe(table)?.name))
+        })
+    });
+    if let Ok(Ok(Some(name))) = due {
+        BEHIND.with_borrow_mut(|all| all.remove(&table.to_u32()));
+        let _ = run(&format!(
+            "VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED) {name}"
+        ));
+    }
+}
+
+fn run(statement: &str) -> Result<(), String> {
+    let sql = CString::new(statement).map_err(|_| "a name holds NUL".to_string())?;
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves
     // another, which is ended here on every path; it keeps its lists in PortalContext, which is put back.
     unsafe {

@@ -11,6 +11,7 @@ use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
 use crate::maintenance::txn::{give_way, transaction};
+use crate::maintenance::vacuum;
 
 /// Rows that are tried again in one step.
 const RETRIED: i64 = 100;
@@ -115,8 +116,12 @@ pub fn move_batch(job: &Job) -> Next {
     };
     let message = match outcome {
         Ok(Ok((next, done))) => {
-            if let Some((rows, blocks)) = done {
+            if let Some((rows, place)) = done {
+                let blocks = place.to - place.from;
                 work.end(job.id, rows, Some(blocks));
+                if rows > 0 {
+                    vacuum::as_it_goes(place.leaf, blocks);
+                }
             }
             return next;
         }
@@ -140,13 +145,13 @@ enum Taking {
     Locked,
 }
 
-/// What comes next, and of a batch how many rows and blocks it was.
+/// What comes next, and of a batch how many rows it moved and where.
 fn one_batch(
     job: &Job,
     others: &[Column],
     work: &pace::Work,
     taking: Taking,
-) -> Result<(Next, Option<(i64, i64)>)> {
+) -> Result<(Next, Option<(i64, Place)>)> {
     if !job.registered {
         let ended = finish(
             job,
@@ -174,7 +179,7 @@ fn one_batch(
         Taking::Locked => target.run(&target.update(&blocks), PATIENCE)?,
     };
     advance(job, &place, work, moved, 0, None)?;
-    Ok((Next::Again, Some((moved, place.to - place.from))))
+    Ok((Next::Again, Some((moved, place))))
 }
 
 pub fn advance(

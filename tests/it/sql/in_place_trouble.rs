@@ -16,14 +16,15 @@ fn slow_people(rows: u32) -> Db {
     db
 }
 
-fn slow(client: &mut Client) {
+pub fn slow(client: &mut Client) {
     client.run(
         "CREATE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql AS
              $$ BEGIN PERFORM pg_catalog.pg_sleep(0.001); RETURN pg_catalog.int4send(id); END $$",
     );
 }
 
-const SLOWLY: &str = "SELECT colcrypt.encrypt_column('people', 'ssn', 'k', 'public.slow(id)'";
+/// Orders the migration of `people`; a parenthesis is missing, for options.
+pub const SLOWLY: &str = "SELECT colcrypt.encrypt_column('people', 'ssn', 'k', 'public.slow(id)'";
 
 /// Pauses the job in a phase, after its first batches.
 fn pause_while(client: &mut Client, phase: &str) {
@@ -36,7 +37,8 @@ fn pause_while(client: &mut Client, phase: &str) {
     assert!(state(client).starts_with(phase), "{}", state(client));
 }
 
-fn nothing_is_lost(client: &mut Client) {
+/// What clients read is what the shadow table says.
+pub fn nothing_is_lost(client: &mut Client) {
     assert_eq!(
         client.one("SELECT count(*) FROM people p FULL JOIN shadow s USING (id) WHERE p.ssn IS DISTINCT FROM s.ssn"),
         "0"

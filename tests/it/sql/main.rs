@@ -35,6 +35,7 @@ mod scrubbing;
 mod shapes;
 mod turns;
 mod two_roots;
+mod under_fire;
 mod under_jobs;
 mod usage;
 mod values;

@@ -114,7 +114,7 @@ fn a_partition_detached_after_the_swap_is_scrubbed_too() {
     wait_for("the swap", LONG, || {
         state(&mut db.client).starts_with("scrubbing")
     });
-    assert!(db.client.yes("SELECT paused FROM job_progress"));
+    assert!(db.client.yes("SELECT paused FROM job"));
     assert!(in_use(cluster(), &mut db.client, "p1", "marker-3") > 0);
     db.client.run(
         "DROP EVENT TRIGGER hold_on;
@@ -136,8 +136,9 @@ fn a_partition_detached_after_the_swap_is_scrubbed_too() {
         "SELECT count(*) = 300 AND bool_and(decrypt_col(w, NULL::text, int4send(id)) = 'marker-' || id) FROM \"P 1\""
     ));
     assert!(
-        db.client
-            .yes("SELECT bool_or(remedy LIKE '%VACUUM FULL \"P 1\"%') FROM plaintext_left(1)")
+        db.client.yes(
+            "SELECT bool_or(remedy LIKE '%VACUUM FULL public.\"P 1\"%') FROM plaintext_left(1)"
+        )
     );
 }
 
@@ -158,7 +159,7 @@ fn a_partition_detached_before_the_swap_is_told() {
         db.client.one(
             "SELECT state FROM plaintext_left(1) WHERE place = 'tables detached before the swap'"
         ),
-        "p1 keeps column v as it was"
+        "public.p1 keeps column v as it was"
     );
     assert!(
         db.client

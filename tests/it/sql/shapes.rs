@@ -1,5 +1,6 @@
 //! Jobs on tables of every shape, beside those of `moving` and `in_place_tables`: constraints of every kind, columns made
-//! of others, policies, partitions that come and go, as many columns as there can be.
+//! of others, policies, partitions that come and go, as many columns as there can be; and what a job leaves of a table's
+//! size.
 
 use colcrypt_tests::wait_for;
 use postgres::Client;
@@ -14,7 +15,7 @@ fn pause_under_way(client: &mut Client) {
     wait_until_under_way(client);
     client.run("SELECT pause_job(job_id) FROM job_progress WHERE finished_at IS NULL");
     wait_for("the pause", LONG, || {
-        client.yes("SELECT count(*) = 1 FROM job_progress WHERE paused AND finished_at IS NULL")
+        client.yes("SELECT count(*) = 1 FROM job WHERE paused AND finished_at IS NULL")
     });
 }
 
@@ -56,7 +57,7 @@ fn a_partition_attached_while_the_job_runs_is_moved_too() {
 fn a_partition_detached_while_the_job_runs_keeps_its_version_from_destruction() {
     let mut db = db();
     partitioned(&mut db.client);
-    db.client.run("SELECT rotate_key('k')");
+    db.client.run("DROP TABLE late; SELECT rotate_key('k')");
     pause_under_way(&mut db.client);
     assert_eq!(versions(&mut db.client, "p1", "v"), "1:500");
     db.client.run("ALTER TABLE t DETACH PARTITION p1");
@@ -176,7 +177,7 @@ fn a_migration_beside_constraints_of_every_kind() {
             "KC060",
             r#"SELECT encrypt_column('"T 1_encrypted"', 'the "ssn', 'k')"#,
         )
-        .says("materialized view seen");
+        .says("materialized view public.seen");
 }
 
 /// Rows that a forced policy hides from the owner are encrypted, and scrubbed, all the same.
@@ -278,4 +279,54 @@ fn as_many_columns_as_there_can_be() {
     db.client
         .fails("KC060", "SELECT decrypt_column('nearly', 'v')")
         .says("dropped ones included");
+}
+
+/// Where the page has room the new version stays on it, and no index hears of it.
+#[test]
+fn updates_are_hot_where_the_page_allows() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext, n int) WITH (fillfactor = 50, autovacuum_enabled = false);
+         CREATE INDEX ON t (n);
+         INSERT INTO t SELECT g, encrypt_col('secret ' || g, 'k'), g FROM generate_series(1, 5000) g;
+         SELECT register_column('t', 'v', 'k')",
+    );
+    rotate(&mut db.client);
+    // A worker tells its counts when it ends.
+    let seen =
+        "SELECT n_tup_upd || ' ' || n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 't'";
+    wait_for("the counts", LONG, || {
+        db.client
+            .yes("SELECT n_tup_upd >= 5000 FROM pg_stat_user_tables WHERE relname = 't'")
+    });
+    let seen = db.client.one(seen);
+    assert_eq!(seen, "5000 5000");
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:5000");
+}
+
+/// What the job leaves behind it uses again: it vacuums as it goes, whatever autovacuum does.
+#[test]
+fn a_rotation_does_not_double_the_table() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext) WITH (autovacuum_enabled = false);
+         INSERT INTO t SELECT g, encrypt_col('secret ' || g, 'k') FROM generate_series(1, 100000) g;
+         SELECT register_column('t', 'v', 'k')",
+    );
+    let size = "SELECT pg_relation_size('t')";
+    let before: f64 = db.client.one(size).parse().unwrap();
+    for round in 2..=3 {
+        rotate(&mut db.client);
+        let after: f64 = db.client.one(size).parse().unwrap();
+        assert_eq!(
+            versions(&mut db.client, "t", "v"),
+            format!("{round}:100000")
+        );
+        eprintln!(
+            "after rotation {}: {:.2} times the size",
+            round - 1,
+            after / before
+        );
+        assert!(after < before * 1.6, "{:.2} times the size", after / before);
+    }
 }

@@ -24,8 +24,8 @@ use super::statement::set_local;
 use super::{BATCH_TRIES, Job, Next, batch, finish, lock_jobs, pace, paced, postpone, record};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
-use crate::maintenance::relation;
 use crate::maintenance::txn::{give_way, transaction};
+use crate::maintenance::{relation, vacuum};
 use crate::migration::{Kind, Migration, ddl};
 
 pub fn step(job: &Job) -> Next {
@@ -170,7 +170,7 @@ fn through_blocks(
 ) -> std::result::Result<Next, String> {
     error::forget_last_raised();
     let pace = pace::Work::begin();
-    let outcome = transaction(|| -> Result<(Next, Option<(i64, i64)>)> {
+    let outcome = transaction(|| -> Result<(Next, Option<(i64, batch::Place)>)> {
         if !still(job)? {
             return Ok((Next::Again, None));
         }
@@ -179,12 +179,16 @@ fn through_blocks(
         };
         let rows = work(&place)?;
         batch::advance(job, &place, &pace, rows, 0, None)?;
-        Ok((Next::Again, Some((rows, place.to - place.from))))
+        Ok((Next::Again, Some((rows, place))))
     });
     match outcome {
         Ok(Ok((next, done))) => {
-            if let Some((rows, blocks)) = done {
+            if let Some((rows, place)) = done {
+                let blocks = place.to - place.from;
                 pace.end(job.id, rows, Some(blocks));
+                if rows > 0 {
+                    vacuum::as_it_goes(place.leaf, blocks);
+                }
             }
             Ok(next)
         }
