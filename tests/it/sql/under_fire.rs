@@ -42,16 +42,27 @@ fn reach(cluster: &Cluster, client: &mut Client, phase: &str) -> Client {
             wait_for("tries of the swap", LONG, || {
                 state(client).starts_with("swapping: ")
             });
+            // What comes next must not be over before somebody looks.
+            cluster.append_conf("colcrypt.job_rows_per_second = 200");
+            cluster.reload();
         }
         "waiting for old transactions" => {
             holder.run("BEGIN; SELECT 1");
             wait_for(phase, LONG, || state(client).starts_with(phase));
         }
-        _ => wait_for(phase, LONG, || {
-            client.yes(&format!(
-                "SELECT phase = '{phase}' AND blocks_done > 0 FROM colcrypt.job_progress WHERE job_id = 1"
-            ))
-        }),
+        _ => {
+            wait_for(phase, LONG, || {
+                let now = state(client);
+                assert!(now != "done", "{phase} was over too soon");
+                client.yes(&format!(
+                    "SELECT phase = '{phase}' AND blocks_done > 0 FROM colcrypt.job_progress WHERE job_id = 1"
+                ))
+            });
+            if phase == "scrubbing" {
+                cluster.append_conf("colcrypt.job_rows_per_second = 2000");
+                cluster.reload();
+            }
+        }
     }
     holder
 }
