@@ -15,6 +15,7 @@ scripts/install-extension.sh
 scripts/install-drivers.sh >&2 # brings npm
 
 COLCRYPT_UPGRADE_FROM="$(scripts/install-old-postgres.sh)"
+# shellcheck disable=SC2016  # for the other shell to expand
 COLCRYPT_UPGRADE_TO="$(new bash -c '. scripts/lib.sh; use_postgres; echo "$BINDIR"')"
 export COLCRYPT_UPGRADE_FROM COLCRYPT_UPGRADE_TO
 read -ra selection <<<"--workspace $(cargo_features)"
