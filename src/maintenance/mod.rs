@@ -5,6 +5,7 @@
 //! by batch (`job`), each batch one transaction that also records how far it got, and destroys what is due
 //! (`destruction`).
 
+pub mod breath;
 pub mod destruction;
 pub mod dispatch;
 pub mod job;

@@ -22,13 +22,13 @@ thread_local! {
 
 /// Vacuums a table, by its quoted name. An ERROR becomes its message.
 pub fn vacuum(table: &str) -> Result<(), String> {
-    run(&format!("VACUUM (TRUNCATE false) {table}"))
+    run(&format!("VACUUM (TRUNCATE false) {table}"), false)
 }
 
 /// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
 /// rows to come go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing;
-/// what cannot be had, such as the lock, is done without.
-pub fn as_it_goes(table: pg_sys::Oid, blocks: i64) {
+/// what cannot be had, such as the lock, is done without. `gently`: at autovacuum's pace.
+pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
     let behind = BEHIND.with_borrow_mut(|all| {
         let behind = all.entry(table.to_u32()).or_default();
         *behind += blocks;
@@ -45,13 +45,12 @@ pub fn as_it_goes(table: pg_sys::Oid, blocks: i64) {
     });
     if let Ok(Ok(Some(name))) = due {
         BEHIND.with_borrow_mut(|all| all.remove(&table.to_u32()));
-        let _ = run(&format!(
-            "VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED) {name}"
-        ));
+        let sql = format!("VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED) {name}");
+        let _ = run(&sql, gently);
     }
 }
 
-fn run(statement: &str) -> Result<(), String> {
+fn run(statement: &str, gently: bool) -> Result<(), String> {
     let sql = CString::new(statement).map_err(|_| "a name holds NUL".to_string())?;
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves
     // another, which is ended here on every path; it keeps its lists in PortalContext, which is put back.
@@ -70,6 +69,10 @@ fn run(statement: &str) -> Result<(), String> {
         let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
             let before = pg_sys::MemoryContextSwitchTo(memory);
             super::job::set_local(c"lock_timeout", c"5s");
+            if gently {
+                // The default of autovacuum_vacuum_cost_delay.
+                super::job::set_local(c"vacuum_cost_delay", c"2ms");
+            }
             let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::raw_parser(
                 sql.as_ptr(),
                 pg_sys::RawParseMode::RAW_PARSE_DEFAULT,

@@ -14,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
+use crate::maintenance::breath;
 use crate::pg::{self, Call, Varlena};
 use crate::plaintext::Codec;
 use crate::session::{self, Permit};
@@ -478,6 +479,9 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
         version: to.version,
         ..value.header
     };
+    if session::is_moving_rows() {
+        breath::take();
+    }
     // As it is, compressed or not.
     let sealed = seal_as_is(to, &header.encode()?, context, &plaintext)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {

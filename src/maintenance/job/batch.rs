@@ -4,6 +4,8 @@
 //! later passes, each row is locked first. Rows of a batch that fails are tried one by one, and those that fail
 //! alone are listed in colcrypt.job_error.
 
+use std::time::Instant;
+
 use pgrx::{Spi, pg_sys};
 
 use super::statement::{self, Column, LITTLE_PATIENCE, PATIENCE, Statement};
@@ -120,7 +122,9 @@ pub fn move_batch(job: &Job) -> Next {
                 let blocks = place.to - place.from;
                 work.end(job.id, rows, Some(blocks));
                 if rows > 0 {
-                    vacuum::as_it_goes(place.leaf, blocks);
+                    let began = Instant::now();
+                    vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0 && !job.urgent);
+                    pace::rest_after(began.elapsed());
                 }
             }
             return next;

@@ -10,6 +10,7 @@ use pgrx::{Spi, pg_sys};
 use crate::catalog::write::safe_search_path;
 use crate::error::Result;
 use crate::gucs;
+use crate::maintenance::breath;
 use crate::pg;
 
 /// Blocks of a job's first batch, before anything is known of its rows.
@@ -39,6 +40,7 @@ pub fn blocks(job: i64) -> i64 {
 /// A batch under way: its time and the WAL it writes.
 pub struct Work {
     began: Instant,
+    rested_before: Duration,
     wal_before: u64,
 }
 
@@ -46,6 +48,7 @@ impl Work {
     pub fn begin() -> Self {
         Self {
             began: Instant::now(),
+            rested_before: breath::rested(),
             wal_before: wal_written(),
         }
     }
@@ -72,9 +75,12 @@ impl Work {
         RESTS_UNTIL.set(Some(Instant::now() + self.rest(spent, rows)));
     }
 
+    /// The rest that is still due after a batch that took so long, rests within it counted.
     fn rest(&self, spent: Duration, rows: i64) -> Duration {
-        let share = f64::from(gucs::JOB_SHARE.get()) / 100.0;
-        let mut seconds = spent.as_secs_f64() * (1.0 - share) / share;
+        let rested = breath::rested() - self.rested_before;
+        let worked = spent.saturating_sub(rested);
+        let due = worked.as_secs_f64() * (1.0 - share()) / share();
+        let mut seconds = due - rested.as_secs_f64();
         let limits = [
             (rows, gucs::JOB_ROWS_PER_SECOND.get()),
             (self.wal_bytes() / 1024, gucs::JOB_WAL_PER_SECOND.get()),
@@ -87,6 +93,18 @@ impl Work {
         }
         Duration::from_secs_f64(seconds.max(0.0))
     }
+}
+
+/// The part of its time that a job works.
+pub fn share() -> f64 {
+    f64::from(gucs::JOB_SHARE.get()) / 100.0
+}
+
+/// Lengthens the rest by what is due after other work for a job.
+pub fn rest_after(spent: Duration) {
+    let now = Instant::now();
+    let begins = RESTS_UNTIL.get().map_or(now, |until| until.max(now));
+    RESTS_UNTIL.set(Some(begins + spent.mul_f64((1.0 - share()) / share())));
 }
 
 fn wal_written() -> u64 {

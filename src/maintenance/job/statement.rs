@@ -7,9 +7,10 @@
 use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
-use super::Job;
+use super::{Job, pace};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
+use crate::maintenance::breath::Breathing;
 use crate::maintenance::relation;
 use crate::session;
 
@@ -69,6 +70,7 @@ pub struct Statement {
     /// Columns of the same table that have jobs of their own: a row is written once for all of them.
     others: Vec<Column>,
     fires_triggers: bool,
+    urgent: bool,
 }
 
 impl Statement {
@@ -80,6 +82,7 @@ impl Statement {
             column: Column::new(&job.attribute, job.key, job.target, job.context.as_deref()),
             others: Vec::new(),
             fires_triggers: job.fires_triggers,
+            urgent: job.urgent,
         })
     }
 
@@ -136,6 +139,9 @@ impl Statement {
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.owner);
         let _moving = MovingRows::begin();
+        // No brake holds what is urgent.
+        let share = if self.urgent { 1.0 } else { pace::share() };
+        let _breathing = Breathing::begin(share);
         let count =
             Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
         Ok(count as i64)

@@ -187,7 +187,7 @@ fn through_blocks(
                 let blocks = place.to - place.from;
                 pace.end(job.id, rows, Some(blocks));
                 if rows > 0 {
-                    vacuum::as_it_goes(place.leaf, blocks);
+                    vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0);
                 }
             }
             Ok(next)
