@@ -171,6 +171,18 @@ CREATE TABLE colcrypt.job (
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
 COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';
 
+-- Not dumped: a count is of this database.
+CREATE TABLE colcrypt.census (
+    relation regclass NOT NULL,
+    attribute name NOT NULL,
+    -- Of key id, version and rows.
+    counts jsonb NOT NULL,
+    counted_at timestamptz NOT NULL DEFAULT now(),
+    counted_by text NOT NULL,
+    PRIMARY KEY (relation, attribute)
+);
+COMMENT ON TABLE colcrypt.census IS 'rows of registered columns by key version, as last counted; see the view key_version_census';
+
 CREATE TABLE colcrypt.job_error (
     job_id bigint NOT NULL,
     -- The partition or child that holds the row.

@@ -1,5 +1,10 @@
 -- The life of a key's versions. For administrators: no PUBLIC rights but on the function that reads a header.
 
+CREATE FUNCTION colcrypt.ciphertext_key(value colcrypt.ciphertext) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_key_of' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5;
+COMMENT ON FUNCTION colcrypt.ciphertext_key(colcrypt.ciphertext) IS
+    'the id of a value''s key, as in table key; no key is needed';
+
 CREATE FUNCTION colcrypt.ciphertext_version(value colcrypt.ciphertext, key_id bigint) RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_version_of' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 5;
 COMMENT ON FUNCTION colcrypt.ciphertext_version(colcrypt.ciphertext, bigint) IS

@@ -85,3 +85,21 @@ CREATE VIEW colcrypt.job_progress AS
 COMMENT ON VIEW colcrypt.job_progress IS
     'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';
 GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
+
+CREATE VIEW colcrypt.key_version_census AS
+    SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
+           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by
+    FROM colcrypt.protected_column p
+    LEFT JOIN colcrypt.census c USING (relation, attribute)
+    LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
+    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id;
+COMMENT ON VIEW colcrypt.key_version_census IS
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows';
+GRANT SELECT ON colcrypt.key_version_census TO pg_monitor;
+
+CREATE FUNCTION colcrypt.take_census(
+        relation regclass, attribute name, OUT key text, OUT version int, OUT "rows" bigint, OUT kept bigint) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_take_census' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.take_census(regclass, name) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.take_census(regclass, name) IS
+    'counts a registered column''s rows by key version now, in one snapshot, for key_version_census; kept is what that said before';

@@ -4,6 +4,7 @@
 //! A verb locks its key's row, so that verbs on one key happen one after the other. An [`Order`] is a verb
 //! with its arguments, so that one which waits for approval can be carried out later.
 
+pub mod census;
 pub mod exposure;
 pub mod rows;
 pub mod wipe;

@@ -198,7 +198,7 @@ pub fn describe(holders: &[(Column, i64)]) -> String {
 
 /// Runs a query with the snapshot that is active, whatever this transaction did before: tables that are
 /// read one after the other are seen at one instant, and no row slips from one to the other unseen.
-fn read_only(sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+pub fn read_only(sql: &str) -> Result<Vec<Vec<Option<String>>>> {
     let c_sql = std::ffi::CString::new(sql).map_err(|_| Error::Spi("a name holds NUL".into()))?;
     Spi::connect(|_| {
         // SAFETY: connected; the result is read before the connection ends. SPI_getvalue gives a C string

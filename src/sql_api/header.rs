@@ -59,6 +59,14 @@ fn version_of(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(header.version.number() as i32))
 }
 
+fn key_of(call: Call) -> Result<pg_sys::Datum> {
+    let datum = call.datum(0).ok_or(Error::NullArgument("value"))?;
+    // SAFETY: declared as ciphertext.
+    let head = unsafe { head_of(datum) };
+    let (header, _) = parse_header(head.bytes())?;
+    Ok(pg_sys::Datum::from(header.key.0))
+}
+
 fn is_stale(call: Call) -> Result<pg_sys::Datum> {
     let (Some(datum), Some(key), Some(version)) = (call.datum(0), call.datum(1), call.datum(2))
     else {
@@ -84,6 +92,7 @@ fn is_settled(call: Call) -> Result<pg_sys::Datum> {
 crate::sql_functions! {
     colcrypt_is_settled / pg_finfo_colcrypt_is_settled => is_settled;
     colcrypt_ciphertext_info / pg_finfo_colcrypt_ciphertext_info => ciphertext_info;
+    colcrypt_key_of / pg_finfo_colcrypt_key_of => key_of;
     colcrypt_is_stale / pg_finfo_colcrypt_is_stale => is_stale;
     colcrypt_version_of / pg_finfo_colcrypt_version_of => version_of;
 }

@@ -5,6 +5,7 @@ mod access_shape;
 pub mod access_view;
 pub mod access_write;
 pub mod approvals;
+pub mod census;
 pub mod columns;
 pub mod data;
 pub mod grants;

@@ -12,29 +12,16 @@ use super::statement::{self, Column, LITTLE_PATIENCE, PATIENCE, Statement};
 use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
+use crate::lifecycle::census;
 use crate::maintenance::txn::{give_way, transaction};
 use crate::maintenance::vacuum;
 
 /// Rows that are tried again in one step.
 const RETRIED: i64 = 100;
 
-/// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
-/// that were among them then, since the old values lie in their rows.
+/// The tables that hold rows: the relation itself, its partitions and children.
 pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
-    let _path = safe_search_path();
-    Ok(Spi::connect(|client| {
-        client
-            .select(
-                "WITH RECURSIVE tree(relid) AS ((SELECT $1 UNION \
-                     SELECT unnest(m.swapped_with)::oid FROM colcrypt.migration m WHERE m.job_id = $2) UNION \
-                     SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
-                 SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
-                None,
-                &[job.table.into(), job.id.into()],
-            )?
-            .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)))
-            .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?)
+    census::leaves(job.table)
 }
 
 /// How much there is to go through.

@@ -28,7 +28,7 @@ use super::relation;
 use super::txn::transaction;
 use crate::catalog::write::safe_search_path;
 use crate::error::Result;
-use statement::Statement;
+use crate::lifecycle::census::{self, Counts};
 pub use statement::set_local;
 
 /// What the worker does next, the least to do first.
@@ -298,10 +298,22 @@ fn verify(job: &Job) -> Result<Next> {
         return begin(job);
     }
     lock_jobs()?;
-    let mut left = 0;
+    let mut counts = Counts::new();
     for leaf in batch::leaves(job)? {
-        left += Statement::new(job, leaf)?.stale_count()?;
+        census::count(leaf, &job.attribute, &mut counts)?;
     }
+    census::keep(
+        job.table,
+        &job.attribute,
+        &counts,
+        &format!("job {}", job.id),
+    )?;
+    let stale = |(key, version): &(i64, i32)| *key == job.key && *version < job.target;
+    let left: i64 = counts
+        .iter()
+        .filter(|(version, _)| stale(version))
+        .map(|(_, rows)| rows)
+        .sum();
     if left == 0 {
         batch::forget_errors(job)?;
         return finish(job, "done", None);

@@ -147,18 +147,6 @@ impl Statement {
         Ok(count as i64)
     }
 
-    pub fn stale_count(&self) -> Result<i64> {
-        // Rows that a policy hides from the table's owner would count as moved: better an error.
-        set_local(c"row_security", c"off");
-        let _path = safe_search_path();
-        let _role = AsRole::restricted(self.owner);
-        let count = Spi::get_one::<i64>(&format!(
-            "SELECT count(*) FROM ONLY {} WHERE {}",
-            self.table, self.column.stale
-        ))?;
-        Ok(count.unwrap_or(0))
-    }
-
     pub fn stale_rows(&self, rows: &str) -> Result<Vec<String>> {
         set_local(c"row_security", c"off");
         let _path = safe_search_path();

@@ -5,6 +5,7 @@ mod access_write;
 mod attempts;
 mod audit;
 mod bad_input;
+mod census;
 mod ceremony;
 mod ceremony_acts;
 mod common;

@@ -44,6 +44,7 @@ fn ordinary_roles_administer_nothing() {
             "ciphertext_in",
             "ciphertext_info",
             "ciphertext_is_stale",
+            "ciphertext_key",
             "ciphertext_out",
             "ciphertext_recv",
             "ciphertext_send",
