@@ -136,6 +136,8 @@ CREATE TABLE colcrypt.job (
     attribute name NOT NULL,
     key_id bigint NOT NULL,
     target_version int NOT NULL,
+    -- Other keys whose values are moved to this one, whatever their version: see move_column.
+    from_keys bigint[] NOT NULL DEFAULT '{}',
     -- Rows under a compromised version go first.
     priority int NOT NULL DEFAULT 0,
     phase text NOT NULL DEFAULT 'queued',

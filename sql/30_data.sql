@@ -57,6 +57,16 @@ CREATE FUNCTION colcrypt.ciphertext_info(
 COMMENT ON FUNCTION colcrypt.ciphertext_info(colcrypt.ciphertext) IS
     'what a value says about itself without any key: key, version, suite, plaintext type, length in bytes, whether it is compressed';
 
+-- For the worker's statements, which run as a table's owner; nobody else may.
+CREATE FUNCTION colcrypt.reencrypt_col_to(value colcrypt.ciphertext, key_id bigint) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_reencrypt_to' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 20;
+CREATE FUNCTION colcrypt.reencrypt_col_to(value colcrypt.ciphertext, key_id bigint, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_reencrypt_to' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 20;
+COMMENT ON FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint) IS
+    'for the maintenance worker: the value under another key''s current version';
+COMMENT ON FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint, bytea) IS
+    'for the maintenance worker: the same for a value bound to a context';
+
 -- For the worker's statements, which run as a table's owner: whether the transaction that a row's xmax names is over.
 CREATE FUNCTION colcrypt.is_settled(transaction xid) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_is_settled' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED COST 5;

@@ -21,6 +21,13 @@ REVOKE ALL ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) FROM P
 COMMENT ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) IS
     'queues a job that moves the column''s values to the current version of its key, with or without the table''s triggers; returns the job';
 
+CREATE FUNCTION colcrypt.move_column(
+        relation regclass, attribute name, key text, fire_triggers boolean DEFAULT false) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_move_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.move_column(regclass, name, text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.move_column(regclass, name, text, boolean) IS
+    'registers the column for another key, of whatever suite, and queues a job that moves the values of its former key there; needs the right to manage both; returns the job';
+
 CREATE FUNCTION colcrypt.pause_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_pause_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.pause_job(bigint) FROM PUBLIC;
@@ -80,7 +87,7 @@ CREATE VIEW colcrypt.job_progress AS
            j.created_at,
            j.started_at,
            j.finished_at,
-           coalesce(m.kind || '_column', 'reencrypt_column') AS kind
+           coalesce(m.kind || '_column', CASE WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
 COMMENT ON VIEW colcrypt.job_progress IS
     'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';

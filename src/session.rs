@@ -249,6 +249,30 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     Ok((from, to))
 }
 
+/// The two versions of a move to another key, by the maintenance worker: whoever ordered it was asked for his rights then.
+///
+/// # Errors
+/// As [`permit_encrypt`], and always for anybody else.
+pub fn permit_move(id: VersionId, to: KeyId) -> Result<(Permit, Permit)> {
+    if !MOVING_ROWS.get() {
+        return Err(Error::InvalidParameter {
+            message: "this function is for the maintenance worker".into(),
+            hint: "Have it move a column with colcrypt.move_column.".into(),
+        });
+    }
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    let read = || unchecked(epoch, &key, id.version, Privilege::Decrypt);
+    let from = read()?;
+    let to = SESSION.with_borrow_mut(|session| session.key_by_id(to))?;
+    let to = with_current(to, |key| {
+        unchecked(epoch, key, key.current, Privilege::Encrypt)
+    })?;
+    // As above.
+    let from = if from.is_good() { from } else { read()? };
+    Ok((from, to))
+}
+
 /// The key's current version, for a migration: whoever ordered it was asked for his rights then.
 ///
 /// # Errors

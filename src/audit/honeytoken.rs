@@ -22,6 +22,12 @@ pub fn tag_of(value: &[u8]) -> Option<Tag> {
     value.last_chunk::<16>().copied()
 }
 
+/// The key and the tag of a whole value.
+fn identity_of(value: &[u8]) -> Option<(KeyId, Tag)> {
+    let header = Value::parse(value).ok()?.header;
+    Some((header.key, tag_of(value)?))
+}
+
 /// The marked values of a key.
 pub fn of_key(key: KeyId) -> Result<std::collections::HashSet<Tag>> {
     let mut tags = std::collections::HashSet::new();
@@ -82,17 +88,18 @@ pub fn follow(old: &Value<'_>, new: &[u8]) -> Result<()> {
     let read_only = unsafe {
         pg_sys::XactReadOnly || pg_sys::IsInParallelMode() || pg_sys::RecoveryInProgress()
     };
-    let Some(new) = tag_of(new).filter(|_| !read_only) else {
+    let Some((key, new)) = identity_of(new).filter(|_| !read_only) else {
         return Ok(());
     };
     write::execute(
         "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note, marked_at, marked_by) \
-         SELECT key_id, $3, origin, note, marked_at, marked_by FROM colcrypt.honeytoken \
+         SELECT $4, $3, origin, note, marked_at, marked_by FROM colcrypt.honeytoken \
          WHERE key_id = $1 AND tag = $2 ON CONFLICT DO NOTHING",
         &[
             (old.header.key.0 as i64).into(),
             old.tag.to_vec().into(),
             new.to_vec().into(),
+            (key.0 as i64).into(),
         ],
     )?;
     Ok(())

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use colcrypt_core::compression::Packed;
 use colcrypt_core::format::EncodedHeader;
-use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
+use colcrypt_core::{CryptoError, Header, KeyId, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -445,7 +445,17 @@ pub fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
 }
 
 fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
-    let context = context(call, 1)?;
+    reencrypt_to(call, None, 1)
+}
+
+/// The worker's: to the key that the second argument names.
+fn reencrypt_to_key(call: Call) -> Result<pg_sys::Datum> {
+    let key = call.datum(1).ok_or(Error::NullArgument("key_id"))?;
+    reencrypt_to(call, Some(KeyId(key.value() as u64)), 2)
+}
+
+fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<pg_sys::Datum> {
+    let context = context(call, context_at)?;
     let Some(datum) = call.datum(0) else {
         return Ok(call.null());
     };
@@ -465,10 +475,14 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
             (from, to)
         }
         _ => {
-            let (from, to) = site.permits.insert(session::permit_reencrypt(VersionId {
+            let id = VersionId {
                 key: value.header.key,
                 version: value.header.version,
-            })?);
+            };
+            let (from, to) = site.permits.insert(match other {
+                Some(key) => session::permit_move(id, key)?,
+                None => session::permit_reencrypt(id)?,
+            });
             (&*from, &*to)
         }
     };
@@ -476,6 +490,7 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
     open(from, &value, context, &mut plaintext)?;
     let header = Header {
         suite: to.suite,
+        key: to.key,
         version: to.version,
         ..value.header
     };
@@ -547,6 +562,7 @@ crate::sql_functions! {
     colcrypt_encrypt / pg_finfo_colcrypt_encrypt => encrypt;
     colcrypt_decrypt_text / pg_finfo_colcrypt_decrypt_text => decrypt_text;
     colcrypt_decrypt_typed / pg_finfo_colcrypt_decrypt_typed => decrypt_typed;
+    colcrypt_reencrypt_to / pg_finfo_colcrypt_reencrypt_to => reencrypt_to_key;
     colcrypt_reencrypt / pg_finfo_colcrypt_reencrypt => reencrypt;
     colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
 }

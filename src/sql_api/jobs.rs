@@ -6,6 +6,7 @@ use super::columns;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
+use crate::ceremony;
 use crate::error::{Error, Privilege, Result};
 use crate::maintenance::{self, relation};
 use crate::migration::{Kind, Migration};
@@ -36,6 +37,65 @@ fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
         .key(&key)
         .relation(table)
         .detail(attribute)
+        .record()?;
+    Ok(job.into_datum().expect("a number has a datum"))
+}
+
+fn move_column(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = columns::target(call)?;
+    let to = read::key_by_name(&call.text(2, "key")?)?;
+    // SAFETY: declared as boolean.
+    let fire_triggers = unsafe { call.get::<bool>(3) }.unwrap_or(false);
+    let from = columns::managed_column(table, &attribute)?;
+    read::require(&to, Privilege::Manage)?;
+    // Whoever may decrypt with the new key will read the values: it is a grant in other words.
+    if ceremony::is_asked_for(from.keyring)? {
+        return Err(Error::InvalidParameter {
+            message: format!("the keyring of key \"{}\" asks for four eyes", from.name),
+            hint: "move_column would give the values to whoever may decrypt with the other key. Grant and rotate instead, or lift four eyes for the move.".into(),
+        });
+    }
+    write::execute(
+        "UPDATE colcrypt.protected_column SET key_id = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[
+            table.into(),
+            attribute.clone().into(),
+            (to.id.0 as i64).into(),
+        ],
+    )?;
+    // An open job goes on to the new key. Asked for again after it was cancelled or failed, it takes what is left.
+    let jobs = write::query(
+        "WITH last AS ( \
+             SELECT from_keys, key_id FROM colcrypt.job \
+             WHERE relation = $1::oid::regclass AND attribute = $2::text::name ORDER BY job_id DESC LIMIT 1), \
+         former AS ( \
+             SELECT array_agg(DISTINCT k.key_id) AS keys \
+             FROM (SELECT $4 UNION ALL SELECT unnest(from_keys) FROM last UNION ALL SELECT key_id FROM last) AS k(key_id) \
+             WHERE k.key_id <> $3) \
+         INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, from_keys, fire_triggers) \
+         SELECT $1::oid::regclass, $2::text::name, $3, $5, coalesce(keys, '{}'), $6 FROM former \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
+         DO UPDATE SET key_id = EXCLUDED.key_id, target_version = EXCLUDED.target_version, from_keys = EXCLUDED.from_keys, \
+                       fire_triggers = EXCLUDED.fire_triggers, phase = 'queued', retry_at = NULL, tries = 0 \
+         RETURNING job_id",
+        &[
+            table.into(),
+            attribute.clone().into(),
+            (to.id.0 as i64).into(),
+            (from.id.0 as i64).into(),
+            (to.current.number() as i32).into(),
+            fire_triggers.into(),
+        ],
+        |row| row.get::<i64>(1),
+    )?;
+    let Some(Some(job)) = jobs.into_iter().next() else {
+        return Err(columns::not_registered(table, &attribute)?);
+    };
+    maintenance::wake_at_commit();
+    Act::new("move_column")
+        .key(&to)
+        .relation(table)
+        .detail(format!("{attribute}, from key {}", from.name))
         .record()?;
     Ok(job.into_datum().expect("a number has a datum"))
 }
@@ -227,6 +287,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
 }
 
 crate::sql_functions! {
+    colcrypt_move_column / pg_finfo_colcrypt_move_column => move_column;
     colcrypt_reencrypt_column / pg_finfo_colcrypt_reencrypt_column => reencrypt_column;
     colcrypt_pause_job / pg_finfo_colcrypt_pause_job => pause_job;
     colcrypt_resume_job / pg_finfo_colcrypt_resume_job => resume_job;

@@ -67,6 +67,8 @@ struct Job {
     attribute: String,
     key: i64,
     target: i32,
+    /// Other keys whose values go to this one.
+    from_keys: Vec<i64>,
     phase: String,
     leaf: Option<pg_sys::Oid>,
     next_block: i64,
@@ -153,7 +155,7 @@ fn next_job() -> Result<Option<Job>> {
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                         c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
                         coalesce(j.retry_at <= clock_timestamp(), true) AS due, \
-                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes \
+                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys \
                  FROM colcrypt.job j \
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                  LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
@@ -184,6 +186,7 @@ fn next_job() -> Result<Option<Job>> {
                     due: row.get(16)?.unwrap_or_default(),
                     migrates: row.get(17)?.unwrap_or_default(),
                     passes: row.get(18)?.unwrap_or_default(),
+                    from_keys: row.get(19)?.unwrap_or_default(),
                 })
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
@@ -308,7 +311,9 @@ fn verify(job: &Job) -> Result<Next> {
         &counts,
         &format!("job {}", job.id),
     )?;
-    let stale = |(key, version): &(i64, i32)| *key == job.key && *version < job.target;
+    let stale = |(key, version): &(i64, i32)| {
+        (*key == job.key && *version < job.target) || job.from_keys.contains(key)
+    };
     let left: i64 = counts
         .iter()
         .filter(|(version, _)| stale(version))

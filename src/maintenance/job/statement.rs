@@ -25,14 +25,32 @@ pub struct Column {
 }
 
 impl Column {
-    fn new(attribute: &str, key: i64, target: i32, context: Option<&str>) -> Self {
+    fn new(
+        attribute: &str,
+        key: i64,
+        target: i32,
+        from_keys: &[i64],
+        context: Option<&str>,
+    ) -> Self {
         let name = quote_identifier(attribute);
         let context = context.map_or_else(String::new, |expression| {
             format!(", ({expression})::pg_catalog.bytea")
         });
+        let stale = format!("colcrypt.ciphertext_is_stale({name}, {key}, {target})");
+        if from_keys.is_empty() {
+            return Self {
+                stale,
+                value: format!("colcrypt.reencrypt_col({name}{context})"),
+                name,
+            };
+        }
+        let others: Vec<String> = from_keys.iter().map(i64::to_string).collect();
+        let others = others.join(",");
         Self {
-            stale: format!("colcrypt.ciphertext_is_stale({name}, {key}, {target})"),
-            value: format!("colcrypt.reencrypt_col({name}{context})"),
+            stale: format!(
+                "{stale} OR colcrypt.ciphertext_key({name}) = ANY ('{{{others}}}'::pg_catalog.int8[])"
+            ),
+            value: format!("colcrypt.reencrypt_col_to({name}, {key}{context})"),
             name,
         }
     }
@@ -41,7 +59,7 @@ impl Column {
 /// The columns that other jobs have yet to move in the same table.
 pub fn others(job: &Job) -> Result<Vec<Column>> {
     write::query(
-        "SELECT j.attribute::text, j.key_id, j.target_version, c.context \
+        "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context \
          FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
          JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
          WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
@@ -52,7 +70,8 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
                 &row.get::<String>(1)?.unwrap_or_default(),
                 row.get(2)?.unwrap_or_default(),
                 row.get(3)?.unwrap_or_default(),
-                row.get::<String>(4)?.as_deref(),
+                &row.get::<Vec<i64>>(4)?.unwrap_or_default(),
+                row.get::<String>(5)?.as_deref(),
             ))
         },
     )
@@ -79,7 +98,13 @@ impl Statement {
         Ok(Self {
             table: described.name,
             owner: described.owner,
-            column: Column::new(&job.attribute, job.key, job.target, job.context.as_deref()),
+            column: Column::new(
+                &job.attribute,
+                job.key,
+                job.target,
+                &job.from_keys,
+                job.context.as_deref(),
+            ),
             others: Vec::new(),
             fires_triggers: job.fires_triggers,
             urgent: job.urgent,
@@ -122,7 +147,7 @@ impl Statement {
             let all = || std::iter::once(&self.column).chain(&self.others);
             assignments = joined(all(), ", ", |column| {
                 let Column { name, stale, value } = column;
-                format!("{name} = CASE WHEN {stale} THEN {value} ELSE {name} END")
+                format!("{name} = CASE WHEN ({stale}) THEN {value} ELSE {name} END")
             });
             stale = joined(all(), " OR ", |column| column.stale.clone());
         }
@@ -155,7 +180,7 @@ impl Statement {
             client
                 .select(
                     &format!(
-                        "SELECT ctid::text FROM ONLY {} WHERE {rows} AND {}",
+                        "SELECT ctid::text FROM ONLY {} WHERE {rows} AND ({})",
                         self.table, self.column.stale
                     ),
                     None,

@@ -28,6 +28,7 @@ mod lifecycle_destruction;
 mod lifecycle_effect;
 mod limits;
 mod managing;
+mod move_column;
 mod moving;
 mod races;
 mod replicas;

@@ -60,6 +60,7 @@ fn ordinary_roles_administer_nothing() {
             "keep_in_step",
             "may_read_column",
             "reencrypt_col",
+            "reencrypt_col_to",
             "row_context",
             "write_access_view"
         ]
