@@ -9,15 +9,16 @@
 //!   changed otherwise is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
+mod place;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use colcrypt_core::compression::Method;
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::{
-    DataCipher, DataKey, KeyCheckValue, KeyId, KeyVersion, Suite, VersionId, wipe_dead_stack,
+    DataCipher, KeyCheckValue, KeyId, KeyVersion, Suite, VersionId, wipe_dead_stack,
 };
 use pgrx::pg_sys;
 
@@ -28,26 +29,15 @@ use crate::epoch;
 use crate::error::{Error, Privilege, Result};
 use crate::hidden;
 use crate::pg;
-use crate::slab::SlotMeta;
 use crate::slab::table::{self, Found};
 use crate::usage::{self, Counter};
+use place::{Cipher, fill};
 
 /// Ciphers a process keeps; beyond that the oldest place is used again.
 const CIPHERS: usize = 4096;
 
 /// A key version and which key it is: see [`SlotKey`].
 type Identity = (VersionId, KeyCheckValue);
-
-/// A cipher and the slab slot it stands for. Places are never freed, only refilled, so a pointer to
-/// one stays valid for the life of the process; `serial` tells whether it still is the same cipher.
-pub struct Cipher {
-    serial: Cell<u64>,
-    version: Cell<Option<Identity>>,
-    cipher: RefCell<Option<DataCipher>>,
-    meta: Cell<Option<&'static SlotMeta>>,
-    generation: Cell<u64>,
-    hard_expiry_ms: Cell<i64>,
-}
 
 /// Leave to use a cipher, for the rest of the statement.
 #[derive(Clone, Copy)]
@@ -94,33 +84,6 @@ impl Permit {
     #[inline(always)]
     pub fn with<R>(&self, body: impl FnOnce(&DataCipher) -> R) -> Option<R> {
         self.place.cipher.borrow().as_ref().map(body)
-    }
-}
-
-impl Cipher {
-    #[inline(always)]
-    fn is_live(&self, serial: u64) -> bool {
-        self.serial.get() == serial
-            && self
-                .meta
-                .get()
-                .is_some_and(|meta| meta.generation.load(Acquire) == self.generation.get())
-    }
-
-    /// Whether it is still that cipher, live, and its key's time not over: for a statement that begins.
-    fn serves(&self, serial: u64) -> bool {
-        let serves = self.is_live(serial) && self.is_within_lease(pg::boottime_ms());
-        if serves && let Some(meta) = self.meta.get() {
-            meta.hits.fetch_add(1, Relaxed);
-        }
-        serves
-    }
-
-    fn clear(&self) {
-        *self.cipher.borrow_mut() = None;
-        self.version.set(None);
-        self.meta.set(None);
-        self.serial.set(self.serial.get() + 1);
     }
 }
 
@@ -462,29 +425,6 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
     place.hard_expiry_ms.set(hard_expiry_ms);
     place.serial.set(place.serial.get() + 1);
     Ok(place)
-}
-
-/// In a frame of its own, so that what it leaves on the stack can be wiped by whoever calls it.
-#[inline(never)]
-fn fill(place: &Cipher, suite: Suite, data_key: &DataKey) {
-    *place.cipher.borrow_mut() = Some(DataCipher::new(suite, data_key));
-}
-
-impl Cipher {
-    /// Whether the key's time is not over. The broker wipes at expiry; this holds even if it is not
-    /// running.
-    fn is_within_lease(&self, now: i64) -> bool {
-        if self.hard_expiry_ms.get() > now {
-            return true;
-        }
-        // The lease may have been extended since.
-        let extended = self
-            .meta
-            .get()
-            .map_or(0, |meta| meta.hard_expiry_ms.load(Relaxed));
-        self.hard_expiry_ms.set(extended);
-        extended > now
-    }
 }
 
 impl Session {

@@ -1,0 +1,69 @@
+//! A place for a cipher: the expanded key, the slab slot it stands for, and whether both still hold.
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use colcrypt_core::{DataCipher, DataKey, Suite};
+
+use super::Identity;
+use crate::pg;
+use crate::slab::SlotMeta;
+
+/// A cipher and the slab slot it stands for. Places are never freed, only refilled, so a pointer to
+/// one stays valid for the life of the process; `serial` tells whether it still is the same cipher.
+pub struct Cipher {
+    pub serial: Cell<u64>,
+    pub version: Cell<Option<Identity>>,
+    pub cipher: RefCell<Option<DataCipher>>,
+    pub meta: Cell<Option<&'static SlotMeta>>,
+    pub generation: Cell<u64>,
+    pub hard_expiry_ms: Cell<i64>,
+}
+
+impl Cipher {
+    #[inline(always)]
+    pub fn is_live(&self, serial: u64) -> bool {
+        self.serial.get() == serial
+            && self
+                .meta
+                .get()
+                .is_some_and(|meta| meta.generation.load(Acquire) == self.generation.get())
+    }
+
+    /// Whether it is still that cipher, live, and its key's time not over: for a statement that begins.
+    pub fn serves(&self, serial: u64) -> bool {
+        let serves = self.is_live(serial) && self.is_within_lease(pg::boottime_ms());
+        if serves && let Some(meta) = self.meta.get() {
+            meta.hits.fetch_add(1, Relaxed);
+        }
+        serves
+    }
+
+    pub fn clear(&self) {
+        *self.cipher.borrow_mut() = None;
+        self.version.set(None);
+        self.meta.set(None);
+        self.serial.set(self.serial.get() + 1);
+    }
+
+    /// Whether the key's time is not over. The broker wipes at expiry; this holds even if it is not
+    /// running.
+    fn is_within_lease(&self, now: i64) -> bool {
+        if self.hard_expiry_ms.get() > now {
+            return true;
+        }
+        // The lease may have been extended since.
+        let extended = self
+            .meta
+            .get()
+            .map_or(0, |meta| meta.hard_expiry_ms.load(Relaxed));
+        self.hard_expiry_ms.set(extended);
+        extended > now
+    }
+}
+
+/// In a frame of its own, so that what it leaves on the stack can be wiped by whoever calls it.
+#[inline(never)]
+pub fn fill(place: &Cipher, suite: Suite, data_key: &DataKey) {
+    *place.cipher.borrow_mut() = Some(DataCipher::new(suite, data_key));
+}
