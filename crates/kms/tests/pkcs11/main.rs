@@ -53,8 +53,13 @@ where
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(output.status.success(), "{}: {said}", output.status);
-    assert!(said.contains("1 passed"), "{said}");
+    // Not the exit code: a thread that hangs in the module is there to the end, and the library's destructors, which run
+    // when the process exits, may pull its memory away under it.
+    assert!(
+        said.contains("test result: ok. 1 passed"),
+        "{}: {said}",
+        output.status
+    );
     assert!(!said.contains(&SoftHsm::pin("tok")), "a PIN was printed");
 }
 
