@@ -44,20 +44,20 @@ pub fn count(table: pg_sys::Oid, attribute: &str, counts: &mut Counts) -> Result
     Ok(())
 }
 
-/// The table itself, its partitions and children: those that hold rows.
+/// The tables themselves, their partitions and children: those that hold rows.
 ///
 /// # Errors
 /// Of SPI.
-pub fn leaves(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
     let _path = safe_search_path();
     Ok(Spi::connect(|client| {
         client
             .select(
-                "WITH RECURSIVE tree(relid) AS (SELECT $1 UNION \
+                "WITH RECURSIVE tree(relid) AS (SELECT unnest($1) UNION \
                      SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
                  SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
                 None,
-                &[table.into()],
+                &[tables.to_vec().into()],
             )?
             .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()

@@ -16,7 +16,7 @@ fn take_census(call: Call) -> Result<pg_sys::Datum> {
     columns::managed_column(table, &attribute)?;
     let before = census::kept(table, &attribute)?;
     let mut counts = Counts::new();
-    for leaf in census::leaves(table)? {
+    for leaf in census::leaves(&[table])? {
         census::count(leaf, &attribute, &mut counts)?;
     }
     census::keep(table, &attribute, &counts, "take_census")?;

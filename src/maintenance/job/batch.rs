@@ -19,9 +19,19 @@ use crate::maintenance::vacuum;
 /// Rows that are tried again in one step.
 const RETRIED: i64 = 100;
 
-/// The tables that hold rows: the relation itself, its partitions and children.
+/// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
+/// that were among them then, since the old values lie in their rows.
 pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
-    census::leaves(job.table)
+    let mut tables = write::query(
+        "SELECT unnest(swapped_with)::oid FROM colcrypt.migration WHERE job_id = $1",
+        &[job.id.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>();
+    tables.push(job.table);
+    census::leaves(&tables)
 }
 
 /// How much there is to go through.
