@@ -48,6 +48,9 @@ fn reach(cluster: &Cluster, client: &mut Client, phase: &str) -> Client {
         }
         "waiting for old transactions" => {
             holder.run("BEGIN; SELECT 1");
+            assert!(state(client) != "done", "{phase} was over too soon");
+            cluster.append_conf("colcrypt.job_rows_per_second = 2000");
+            cluster.reload();
             wait_for(phase, LONG, || state(client).starts_with(phase));
         }
         _ => {
@@ -58,10 +61,6 @@ fn reach(cluster: &Cluster, client: &mut Client, phase: &str) -> Client {
                     "SELECT phase = '{phase}' AND blocks_done > 0 FROM colcrypt.job_progress WHERE job_id = 1"
                 ))
             });
-            if phase == "scrubbing" {
-                cluster.append_conf("colcrypt.job_rows_per_second = 2000");
-                cluster.reload();
-            }
         }
     }
     holder
