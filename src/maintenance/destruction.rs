@@ -15,8 +15,8 @@ use colcrypt_core::state::{Place, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
 use pgrx::{Spi, log};
 
-use super::job::{Next, old_transactions, set_local};
-use super::txn::transaction;
+use super::job::{Next, old_transactions};
+use super::txn::{give_way, transaction};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::catalog::write::{self, safe_search_path};
@@ -42,9 +42,6 @@ enum Wait {
     /// For those of them that were prepared meanwhile.
     Prepared,
 }
-
-/// Longest wait for a table that somebody holds.
-const PATIENCE: &std::ffi::CStr = c"5s";
 
 /// Does the next step of the destruction that comes next.
 pub fn step() -> Next {
@@ -178,7 +175,7 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
 /// more: cancelled, or scheduled anew.
 fn destroy(id: VersionId) -> Result<Option<SlotKey>> {
     let key = read::key_by_id(id.key)?; // First, while this transaction has one snapshot for all tables.
-    set_local(c"lock_timeout", PATIENCE);
+    give_way();
     let holders = rows::needing(&key, id.version.number() as i32)?;
     if !holders.is_empty() {
         return Err(Error::RowsNeedVersion {

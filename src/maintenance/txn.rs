@@ -1,30 +1,47 @@
 //! Transactions of a worker, with the abort path that pgrx's own lack.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgTryBuilder, pg_sys};
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
-/// In the transaction at hand: rather fail, and come again, than wait in a circle with DROP EXTENSION, which
-/// locks what we read in an order of its own. Shorter than the default of deadlock_timeout, so that it is
-/// never the DROP that fails.
+/// Longest wait for a lock. Others lock what we do in an order of their own: DROP EXTENSION our tables, DETACH PARTITION the
+/// whole before the part. Shorter than the default of deadlock_timeout, after which PostgreSQL looks for a circle, so
+/// that it is always the worker that steps back and comes again, and never their statement that fails.
+pub const PATIENCE: &std::ffi::CStr = c"500ms";
+
+thread_local! {
+    static FAILED_FOR_A_LOCK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// In the transaction at hand: rather fail, and come again, than wait for a lock for long.
 pub fn give_way() {
-    super::job::set_local(c"lock_timeout", c"500ms");
+    super::job::set_local(c"lock_timeout", PATIENCE);
+}
+
+/// Whether the last transaction that failed did so because somebody else held a lock.
+pub fn failed_for_a_lock() -> bool {
+    FAILED_FOR_A_LOCK.get()
 }
 
 /// What a caught ERROR or panic said.
 pub fn message_of(error: &CaughtError) -> String {
-    match error {
-        CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic {
-            ereport: report, ..
-        } => report.message().to_string(),
-    }
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic {
+        ereport: report, ..
+    }) = error;
+    FAILED_FOR_A_LOCK.set(matches!(
+        report.sql_error_code(),
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+    ));
+    report.message().to_string()
 }
 
 /// Runs `body` in a transaction of its own. An ERROR aborts it and becomes its message.
 pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    FAILED_FOR_A_LOCK.set(false);
     // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();

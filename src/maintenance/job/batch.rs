@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use pgrx::{Spi, pg_sys};
 
-use super::statement::{self, Column, LITTLE_PATIENCE, PATIENCE, Statement};
+use super::statement::{self, Column, LITTLE_PATIENCE, Statement};
 use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
 use crate::lifecycle::census;
-use crate::maintenance::txn::{give_way, transaction};
+use crate::maintenance::txn::{PATIENCE, failed_for_a_lock, give_way, transaction};
 use crate::maintenance::vacuum;
 
 /// Rows that are tried again in one step.
@@ -129,8 +129,8 @@ pub fn move_batch(job: &Job) -> Next {
         Ok(Err(error)) => error.report().message,
         Err(message) => message,
     };
-    // A value that cannot be moved must not hold up the others; an outage must not condemn values.
-    if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES {
+    // A value that cannot be moved must not hold up the others; an outage or a lock must not condemn values.
+    if error::last_raised_concerns_a_value() || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) {
         one_by_one(job, &message)
     } else {
         postpone(job, &message)
@@ -264,7 +264,7 @@ fn move_row(job: &Job, leaf: pg_sys::Oid, row: &str) -> Moved {
         Ok(Err(error)) => error.report().message,
         Err(message) => message,
     };
-    if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES {
+    if error::last_raised_concerns_a_value() || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) {
         Moved::Never(message)
     } else {
         Moved::Later(message)

@@ -12,6 +12,7 @@ use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
 use crate::maintenance::breath::Breathing;
 use crate::maintenance::relation;
+use crate::maintenance::txn::give_way;
 use crate::session;
 
 /// A column as a job moves it.
@@ -77,8 +78,6 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
     )
 }
 
-/// How long a statement waits for a lock on the table, or for one that only a race can put in its way.
-pub const PATIENCE: &std::ffi::CStr = c"5s";
 /// How long one waits that may meet a locked row: what it has changed so far stays locked meanwhile.
 pub const LITTLE_PATIENCE: &std::ffi::CStr = c"20ms";
 
@@ -173,6 +172,7 @@ impl Statement {
     }
 
     pub fn stale_rows(&self, rows: &str) -> Result<Vec<String>> {
+        give_way();
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.owner);

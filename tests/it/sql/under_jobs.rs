@@ -67,6 +67,52 @@ fn the_table_is_rewritten() {
     is_moved(&mut db.client, "t", "v");
 }
 
+/// DETACH locks the whole, then the part; a job that writes to the part asks for the whole. Whoever stands in the circle,
+/// it is the job that steps back.
+#[test]
+fn partitions_come_and_go_and_no_ddl_is_a_deadlocks_victim() {
+    let mut db = db();
+    db.client.run(
+        "CREATE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_catalog.pg_sleep(0.002); RETURN pg_catalog.int4send(id); END $$;
+         CREATE TABLE t (id int, v ciphertext) PARTITION BY RANGE (id);
+         CREATE TABLE p PARTITION OF t FOR VALUES FROM (0) TO (100000);
+         INSERT INTO t SELECT g, encrypt_col('secret ' || g, 'k', int4send(g)) FROM generate_series(1, 3000) g;
+         SELECT register_column('t', 'v', 'k', 'public.slow(id)'); SELECT rotate_key('k')",
+    );
+    wait_until_under_way(&mut db.client);
+    for _ in 0..40 {
+        db.client.run(
+            "ALTER TABLE t DETACH PARTITION p;
+             ALTER TABLE t ATTACH PARTITION p FOR VALUES FROM (0) TO (100000)",
+        );
+    }
+    wait_for_jobs(&mut db.client);
+    assert_eq!(phases(&mut db.client), ["done"]);
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:3000");
+    assert!(
+        db.client.yes(
+            "SELECT bool_and(decrypt_col(v, NULL::text, int4send(id)) = 'secret ' || id) FROM t"
+        )
+    );
+}
+
+/// A lock that somebody holds for long is nothing that rows are to be blamed for.
+#[test]
+fn a_table_that_is_locked_for_long_is_waited_for() {
+    let mut db = under_way();
+    let mut holder = db.connect();
+    holder.run("BEGIN; LOCK TABLE t IN SHARE MODE");
+    wait_for("more tries than a batch has", LONG, || {
+        db.client.yes("SELECT tries > 4 FROM colcrypt.job")
+    });
+    holder.run("COMMIT");
+    assert!(db.client.yes("SELECT count(*) = 0 FROM job_error"));
+    db.client.run("UPDATE colcrypt.job SET retry_at = NULL");
+    is_moved(&mut db.client, "t", "v");
+    assert!(db.client.yes("SELECT rows_failed = 0 FROM job_progress"));
+}
+
 #[test]
 fn the_column_becomes_plaintext() {
     let mut db = under_way();

@@ -24,7 +24,7 @@ use super::statement::set_local;
 use super::{BATCH_TRIES, Job, Next, batch, finish, lock_jobs, pace, paced, postpone, record};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
-use crate::maintenance::txn::{give_way, transaction};
+use crate::maintenance::txn::{failed_for_a_lock, give_way, transaction};
 use crate::maintenance::{relation, vacuum};
 use crate::migration::{Kind, Migration, ddl};
 
@@ -142,7 +142,7 @@ fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
 /// Runs a statement of ours on one leaf table as its owner, past any policy; gives the number of rows.
 fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     set_local(c"session_replication_role", c"replica");
-    set_local(c"lock_timeout", c"5s");
+    give_way();
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
     let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
@@ -216,7 +216,10 @@ fn fill(job: &Job, migration: &Migration) -> Next {
     );
     match outcome {
         Ok(next) => next,
-        Err(message) if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES => {
+        Err(message)
+            if error::last_raised_concerns_a_value()
+                || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) =>
+        {
             one_by_one(job, migration, &empty, &message)
         }
         Err(message) => postpone(job, &message),
@@ -265,7 +268,9 @@ fn one_by_one(job: &Job, migration: &Migration, which: &str, first_problem: &str
             Ok(Err(error)) => error.report().message,
             Err(message) => message,
         };
-        if !error::last_raised_concerns_a_value() && job.tries < BATCH_TRIES {
+        if !error::last_raised_concerns_a_value()
+            && (job.tries < BATCH_TRIES || failed_for_a_lock())
+        {
             return postpone(job, &message);
         }
         if !list(job, place.leaf, &row, &message) {
