@@ -146,6 +146,10 @@ fn application(measured: &Measured) -> String {
                 "the same, in the table that is re-encrypted",
                 "pgbench_p99_in_moving_table",
             ),
+            (
+                "the same beside a thread that only spins, for as much of its time as the job works",
+                "pgbench_p99_beside_spinner",
+            ),
         ],
     )
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use colcrypt_tests::Cluster;
 use postgres::Client;
@@ -104,14 +106,19 @@ const MOVING: i64 = 3_000_000;
 /// Transactions a second of the run beside a job: a server with something to do and room for more.
 const RATE: &str = "1000";
 
+/// What a job works of its time by default (`colcrypt.job_share`), and how long on end.
+const SHARE: f64 = 0.25;
+const SLICE: Duration = Duration::from_micros(200);
+
 /// How the 99th percentile of a transaction's time grows beside a job whose brakes are at their defaults: of transactions on
-/// other tables, and on the one that is being moved.
+/// other tables, and on the one that is being moved. And beside a thread that only spins as much as the job works: what no
+/// use of the processor can be below on this machine.
 pub fn beside_a_job(
     client: &mut Client,
     cluster: &Cluster,
     rounds: usize,
     seconds: u32,
-) -> [(String, f64); 2] {
+) -> [(String, f64); 3] {
     execute(
         client,
         &format!(
@@ -142,7 +149,15 @@ pub fn beside_a_job(
         cluster.write_file(&name, script("mixed", kind, accounts).as_bytes(), 0o644)
     });
     let mut samples = [Vec::new(), Vec::new()];
+    let mut spinning = Vec::new();
     for round in 0..=rounds {
+        eprintln!("pgbench beside a spinning thread, round {round} of {rounds}");
+        let [other, _] = &scripts;
+        let alone = p99(cluster, other, seconds);
+        let beside = beside_a_spinner(|| p99(cluster, other, seconds));
+        if round > 0 {
+            spinning.push(beside / alone);
+        }
         for (script, samples) in scripts.iter().zip(&mut samples) {
             eprintln!("pgbench beside a job, round {round} of {rounds}");
             execute(client, "VACUUM ANALYZE moving_account");
@@ -163,7 +178,27 @@ pub fn beside_a_job(
     [
         ("pgbench_p99_beside_job".to_owned(), others),
         ("pgbench_p99_in_moving_table".to_owned(), same),
+        ("pgbench_p99_beside_spinner".to_owned(), median(spinning)),
     ]
+}
+
+/// Measures while a thread spins for as much of its time as a job works.
+fn beside_a_spinner(measure: impl FnOnce() -> f64) -> f64 {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                while began.elapsed() < SLICE {
+                    std::hint::spin_loop();
+                }
+                std::thread::sleep(began.elapsed().mul_f64((1.0 - SHARE) / SHARE));
+            }
+        });
+        let measured = measure();
+        done.store(true, Ordering::Relaxed);
+        measured
+    })
 }
 
 /// The 99th percentile of the transactions' times, in microseconds.

@@ -14,7 +14,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
-use crate::maintenance::breath;
 use crate::pg::{self, Call, Varlena};
 use crate::plaintext::Codec;
 use crate::session::{self, Permit};
@@ -494,9 +493,6 @@ fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<p
         version: to.version,
         ..value.header
     };
-    if session::is_moving_rows() {
-        breath::take();
-    }
     // As it is, compressed or not.
     let sealed = seal_as_is(to, &header.encode()?, context, &plaintext)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {

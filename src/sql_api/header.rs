@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 use super::data::described;
 use super::record::Record;
 use crate::error::{Error, Result};
+use crate::maintenance::breath;
 use crate::pg::{Call, Varlena};
 
 fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
@@ -72,6 +73,8 @@ fn is_stale(call: Call) -> Result<pg_sys::Datum> {
     else {
         return Ok(call.null());
     };
+    // Asked of each row a job looks at, whether it moves it or not.
+    breath::take();
     // SAFETY: declared as ciphertext.
     let head = unsafe { head_of(datum) };
     let (header, _) = parse_header(head.bytes())?;
