@@ -14,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
+use crate::maintenance::breath;
 use crate::pg::{self, Call, Varlena};
 use crate::plaintext::Codec;
 use crate::session::{self, Permit};
@@ -485,6 +486,8 @@ fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<p
             (&*from, &*to)
         }
     };
+    // While there is no plaintext yet. Rows that were found by their place meet no other rest.
+    breath::take();
     let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
     open(from, &value, context, &mut plaintext)?;
     let header = Header {

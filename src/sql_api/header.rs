@@ -73,7 +73,7 @@ fn is_stale(call: Call) -> Result<pg_sys::Datum> {
     else {
         return Ok(call.null());
     };
-    // Asked of each row a job looks at, whether it moves it or not.
+    // A job asks this of rows that it passes by, too.
     breath::take();
     // SAFETY: declared as ciphertext.
     let head = unsafe { head_of(datum) };
