@@ -12,7 +12,7 @@ use super::ring::{self, Ticketed};
 use crate::catalog::write;
 use crate::error::{Error, Result};
 use crate::maintenance::job::Next;
-use crate::maintenance::txn::transaction;
+use crate::maintenance::txn::{transaction, wait_for_locks};
 use crate::{gucs, pg};
 
 /// Most events of either source in one transaction.
@@ -120,6 +120,7 @@ fn extension_stays() -> bool {
 }
 
 fn write_batch() -> Result<Batch> {
+    wait_for_locks();
     let here = pg::my_database().to_u32();
     if !extension_stays() {
         ring::forsake(here);

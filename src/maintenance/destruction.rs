@@ -16,7 +16,7 @@ use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
 use pgrx::{Spi, log};
 
 use super::job::{Next, old_transactions};
-use super::txn::{give_way, transaction};
+use super::txn::{failed_for_a_lock, transaction};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::catalog::write::{self, safe_search_path};
@@ -47,6 +47,7 @@ enum Wait {
 pub fn step() -> Next {
     let due = match transaction(next_due) {
         Ok(Ok(Some(due))) => due,
+        Err(_) if failed_for_a_lock() => return Next::Soon,
         // Nothing is due, or the extension is gone.
         _ => return Next::Nothing,
     };
@@ -175,7 +176,6 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
 /// more: cancelled, or scheduled anew.
 fn destroy(id: VersionId) -> Result<Option<SlotKey>> {
     let key = read::key_by_id(id.key)?; // First, while this transaction has one snapshot for all tables.
-    give_way();
     let holders = rows::needing(&key, id.version.number() as i32)?;
     if !holders.is_empty() {
         return Err(Error::RowsNeedVersion {

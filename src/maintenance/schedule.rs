@@ -5,7 +5,7 @@
 use std::cell::Cell;
 
 use super::job::Next;
-use super::txn::{give_way, transaction};
+use super::txn::transaction;
 use crate::catalog::write;
 use crate::error::Result;
 use crate::pg;
@@ -38,10 +38,7 @@ pub fn step() -> Next {
     if now < LOOK_NEXT_AT.get() {
         return Next::Nothing;
     }
-    let found = transaction(|| {
-        give_way();
-        due(None)
-    });
+    let found = transaction(|| due(None));
     let due = match found {
         Ok(Ok(Some(due))) => due,
         Ok(Ok(None)) => {
@@ -104,7 +101,6 @@ fn due(key: Option<i64>) -> Result<Option<Due>> {
 /// Any error aborts the transaction: no half of a rotation is committed.
 fn rotate(wanted: &Due) {
     let rotated = (|| -> Result<()> {
-        give_way();
         write::execute(
             "SELECT FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
             &[wanted.key.into()],

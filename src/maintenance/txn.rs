@@ -15,9 +15,10 @@ thread_local! {
     static FAILED_FOR_A_LOCK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// In the transaction at hand: rather fail, and come again, than wait for a lock for long.
-pub fn give_way() {
-    super::job::set_local(c"lock_timeout", PATIENCE);
+/// In the transaction at hand: wait for a lock for as long as it takes. For who locks everything in the order in which
+/// others do.
+pub fn wait_for_locks() {
+    super::job::set_local(c"lock_timeout", c"0");
 }
 
 /// Whether the last transaction that failed did so because somebody else held a lock.
@@ -39,7 +40,8 @@ pub fn message_of(error: &CaughtError) -> String {
     report.message().to_string()
 }
 
-/// Runs `body` in a transaction of its own. An ERROR aborts it and becomes its message.
+/// Runs `body` in a transaction of its own, which rather fails, and comes again, than wait for a lock for long. An ERROR
+/// aborts it and becomes its message.
 pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
     FAILED_FOR_A_LOCK.set(false);
     // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
@@ -48,6 +50,7 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
         pg_sys::StartTransactionCommand();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+            super::job::set_local(c"lock_timeout", PATIENCE);
             let result = body();
             pg_sys::PopActiveSnapshot();
             pg_sys::CommitTransactionCommand();

@@ -14,7 +14,6 @@ use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{Error, Result};
 use crate::maintenance::job::set_local;
 use crate::maintenance::relation::{self, Described};
-use crate::maintenance::txn::give_way;
 use crate::sql_api::access_order::order_of;
 use crate::sql_api::access_view::{self, Column};
 
@@ -231,7 +230,6 @@ pub fn prove_not_null(migration: &Migration) -> Result<()> {
     if !is_not_null(migration)? {
         return Ok(());
     }
-    give_way();
     // Autovacuum makes way sooner than that.
     set_local(c"deadlock_timeout", c"20ms");
     let table = relation::describe(migration.table)?;

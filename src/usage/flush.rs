@@ -13,7 +13,7 @@ use crate::catalog::write;
 use crate::error::Result;
 use crate::gucs;
 use crate::maintenance::job::Next;
-use crate::maintenance::txn::{give_way, transaction};
+use crate::maintenance::txn::transaction;
 use crate::pg;
 
 struct Written {
@@ -51,7 +51,6 @@ fn flush(now: i64) -> Result<()> {
         // SAFETY: registers a function that lives as long as the process.
         unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
     }
-    give_way();
     let counts = shared::unflushed()?;
     write_uses(&counts)?;
     let totals = write_totals(&counts)?;

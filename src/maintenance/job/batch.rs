@@ -13,7 +13,7 @@ use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
 use crate::lifecycle::census;
-use crate::maintenance::txn::{PATIENCE, failed_for_a_lock, give_way, transaction};
+use crate::maintenance::txn::{PATIENCE, failed_for_a_lock, transaction};
 use crate::maintenance::vacuum;
 
 /// Rows that are tried again in one step.
@@ -96,10 +96,7 @@ pub fn move_batch(job: &Job) -> Next {
     error::forget_last_raised();
     let work = pace::Work::begin();
     // Before the batch locks anything: see `lock_jobs`.
-    let others = transaction(|| {
-        give_way();
-        statement::others(job)
-    });
+    let others = transaction(|| statement::others(job));
     let others = match others {
         Ok(Ok(others)) => others,
         Ok(Err(error)) => return postpone(job, &error.report().message),
@@ -274,16 +271,12 @@ fn move_row(job: &Job, leaf: pg_sys::Oid, row: &str) -> Moved {
 /// Puts a row on the list of those that could not be moved, with the key and version it is under where its
 /// header can be read.
 fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
-    let info = transaction(|| {
-        give_way();
-        Statement::new(job, leaf)?.key_of(row)
-    });
+    let info = transaction(|| Statement::new(job, leaf)?.key_of(row));
     let (key, version) = match info {
         Ok(Ok(Some(known))) => known,
         _ => (None, None),
     };
     let listed = transaction(|| {
-        give_way();
         write::execute(
             "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, key, version, reason) \
              VALUES ($1, $2::oid::regclass, $3::tid, $4, $5, $6) \
@@ -314,7 +307,6 @@ pub fn forget_errors(job: &Job) -> Result<()> {
 pub fn retry_rows(job: &Job) -> Next {
     let work = pace::Work::begin();
     let listed = transaction(|| {
-        give_way();
         write::query(
             "SELECT e.relation::oid, e.row_ctid::text \
              FROM colcrypt.job_error e JOIN colcrypt.job j USING (job_id) \
@@ -380,7 +372,6 @@ pub fn retry_rows(job: &Job) -> Next {
 /// Takes a row off the list.
 fn strike(job: &Job, leaf: pg_sys::Oid, row: &str) -> bool {
     let struck = transaction(|| {
-        give_way();
         write::execute(
             "DELETE FROM colcrypt.job_error WHERE job_id = $1 AND relation = $2::oid::regclass AND row_ctid = $3::tid",
             &[job.id.into(), leaf.into(), row.into()],

@@ -25,7 +25,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use super::relation;
-use super::txn::transaction;
+use super::txn::{failed_for_a_lock, transaction};
 use crate::catalog::write::safe_search_path;
 use crate::error::Result;
 use crate::lifecycle::census::{self, Counts};
@@ -96,6 +96,7 @@ thread_local! {
 pub fn step() -> Next {
     let job = match transaction(next_job) {
         Ok(Ok(Some(job))) => job,
+        Err(_) if failed_for_a_lock() => return Next::Soon,
         // No job, or no extension any more.
         _ => return Next::Nothing,
     };

@@ -12,7 +12,6 @@ use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
 use crate::maintenance::breath::Breathing;
 use crate::maintenance::relation;
-use crate::maintenance::txn::give_way;
 use crate::session;
 
 /// A column as a job moves it.
@@ -172,7 +171,6 @@ impl Statement {
     }
 
     pub fn stale_rows(&self, rows: &str) -> Result<Vec<String>> {
-        give_way();
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.owner);

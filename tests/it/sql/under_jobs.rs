@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use colcrypt_tests::process::{self, run};
 use colcrypt_tests::wait_for;
@@ -111,6 +112,29 @@ fn a_table_that_is_locked_for_long_is_waited_for() {
     db.client.run("UPDATE colcrypt.job SET retry_at = NULL");
     is_moved(&mut db.client, "t", "v");
     assert!(db.client.yes("SELECT rows_failed = 0 FROM job_progress"));
+}
+
+/// Who locks the catalog's tables in another order than the worker reads them in, as DROP EXTENSION does, is never the
+/// one whose statement fails: the worker gives up sooner than PostgreSQL looks for a circle.
+#[test]
+fn who_locks_the_catalog_is_no_deadlocks_victim() {
+    let mut db = under_way();
+    let mut holder = db.connect();
+    holder.run("BEGIN; LOCK TABLE colcrypt.protected_column");
+    let waiting = |client: &mut Client, how_long: &str| {
+        client.yes(&format!(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'colcrypt.protected_column'::regclass
+                 AND clock_timestamp() - waitstart > '{how_long}')"
+        ))
+    };
+    wait_for("the worker to wait", LONG, || waiting(&mut db.client, "0"));
+    // One that waits past its own look for a circle leaves finding it to us.
+    let seen = Instant::now();
+    while seen.elapsed() < Duration::from_secs(2) && !waiting(&mut db.client, "1.1 seconds") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    holder.run("LOCK TABLE colcrypt.job; COMMIT");
+    is_moved(&mut db.client, "t", "v");
 }
 
 #[test]

@@ -24,13 +24,12 @@ use super::statement::set_local;
 use super::{BATCH_TRIES, Job, Next, batch, finish, lock_jobs, pace, paced, postpone, record};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
-use crate::maintenance::txn::{failed_for_a_lock, give_way, transaction};
+use crate::maintenance::txn::{failed_for_a_lock, transaction};
 use crate::maintenance::{relation, vacuum};
 use crate::migration::{Kind, Migration, ddl};
 
 pub fn step(job: &Job) -> Next {
     let known = transaction(|| -> Result<_> {
-        give_way();
         let Some(migration) = Migration::of_job(job.id)? else {
             return Err(Error::CatalogCorrupt("a migration is missing".into()));
         };
@@ -103,7 +102,6 @@ fn in_words(error: &Error) -> String {
 /// Locks the job's row and says whether it still is in the phase that it was read in: one that was cancelled
 /// meanwhile must do nothing more.
 fn still(job: &Job) -> Result<bool> {
-    give_way();
     lock_jobs()?;
     let found = write::query(
         "SELECT 1 FROM colcrypt.job WHERE job_id = $1 AND phase = $2 FOR NO KEY UPDATE",
@@ -142,7 +140,6 @@ fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
 /// Runs a statement of ours on one leaf table as its owner, past any policy; gives the number of rows.
 fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     set_local(c"session_replication_role", c"replica");
-    give_way();
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
     let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
@@ -301,7 +298,6 @@ fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
 /// Puts a row on the list of those that could not be moved.
 fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
     let listed = transaction(|| {
-        give_way();
         write::execute(
             "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, reason) VALUES ($1, $2::oid::regclass, $3::tid, $4) \
              ON CONFLICT (job_id, relation, row_ctid) DO UPDATE SET reason = EXCLUDED.reason, at = EXCLUDED.at",
