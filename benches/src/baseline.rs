@@ -10,6 +10,7 @@ const TOLERANCE: f64 = 1.25;
 fn is_better_large(name: &str) -> bool {
     [
         "parallel_speedup_2",
+        "parallel_speedup_2_bare_scan",
         "pgbench_select_vs_plain",
         "pgbench_mixed_vs_plain",
         "reencrypt_vs_update",
@@ -17,9 +18,9 @@ fn is_better_large(name: &str) -> bool {
     .contains(&name)
 }
 
-/// Times stand for nothing on another machine.
+/// Times stand for nothing on another machine, and what a thread of the bench's own does to pgbench is the machine's doing.
 fn is_ratio(name: &str) -> bool {
-    !name.ends_with("_us") && !name.ends_with("_ns")
+    !name.ends_with("_us") && !name.ends_with("_ns") && name != "pgbench_p99_beside_spinner"
 }
 
 /// What is worse than stored, in words; none where all is well.
@@ -76,6 +77,7 @@ mod tests {
                 ("enc_16b_vs_pgcrypto".to_owned(), enc),
                 ("parallel_speedup_2".to_owned(), speedup),
                 ("first_use_of_a_key_us".to_owned(), 10.0),
+                ("pgbench_p99_beside_spinner".to_owned(), 1.0 / enc),
             ]
         };
         save(&path, &results(0.2, 1.9));

@@ -147,7 +147,7 @@ fn application(measured: &Measured) -> String {
                 "pgbench_p99_in_moving_table",
             ),
             (
-                "the same beside a thread that only spins, for as much of its time as the job works",
+                "that pgbench beside a thread that only spins, for as much of its time as a job works: what the machine does",
                 "pgbench_p99_beside_spinner",
             ),
         ],

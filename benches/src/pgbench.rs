@@ -106,8 +106,7 @@ const MOVING: i64 = 3_000_000;
 /// Transactions a second of the run beside a job: a server with something to do and room for more.
 const RATE: &str = "1000";
 
-/// What a job works of its time by default (`colcrypt.job_share`), and how long on end.
-const SHARE: f64 = 0.25;
+/// How long a job works on end.
 const SLICE: Duration = Duration::from_micros(200);
 
 /// How the 99th percentile of a transaction's time grows beside a job whose brakes are at their defaults: of transactions on
@@ -130,7 +129,7 @@ pub fn beside_a_job(
              SELECT colcrypt.register_column('moving_account', 'note', 'beside')"
         ),
     );
-    for setting in ["job_share", "batch_time", "batch_blocks"] {
+    let [share, ..] = ["job_share", "batch_time", "batch_blocks"].map(|setting| {
         let default = client
             .query_one(
                 "SELECT boot_val || coalesce(unit, '') FROM pg_settings WHERE name = 'colcrypt.' || $1",
@@ -142,7 +141,9 @@ pub fn beside_a_job(
             client,
             &format!("ALTER SYSTEM SET colcrypt.{setting} = '{default}'"),
         );
-    }
+        default
+    });
+    let share = share.parse::<f64>().expect("percent") / 100.0;
     execute(client, "SELECT pg_reload_conf()");
     let scripts = [("secret", ACCOUNTS), ("moving", MOVING)].map(|(kind, accounts)| {
         let name = format!("beside_{kind}.pgbench");
@@ -151,18 +152,12 @@ pub fn beside_a_job(
     let mut samples = [Vec::new(), Vec::new()];
     let mut spinning = Vec::new();
     for round in 0..=rounds {
-        eprintln!("pgbench beside a spinning thread, round {round} of {rounds}");
-        let [other, _] = &scripts;
-        let alone = p99(cluster, other, seconds);
-        let beside = beside_a_spinner(|| p99(cluster, other, seconds));
-        if round > 0 {
-            spinning.push(beside / alone);
-        }
         for (script, samples) in scripts.iter().zip(&mut samples) {
             eprintln!("pgbench beside a job, round {round} of {rounds}");
             execute(client, "VACUUM ANALYZE moving_account");
             execute(client, "CHECKPOINT");
             let alone = p99(cluster, script, seconds);
+            let spun = beside_a_spinner(share, || p99(cluster, script, seconds));
             execute(client, "SELECT colcrypt.rotate_key('beside')");
             let beside = p99(cluster, script, seconds);
             let last = "SELECT phase || coalesce(', ' || held_by, '') FROM colcrypt.job_progress ORDER BY job_id DESC LIMIT 1";
@@ -171,6 +166,7 @@ pub fn beside_a_job(
             wait_for_jobs(client);
             if round > 0 {
                 samples.push(beside / alone);
+                spinning.push(spun / alone);
             }
         }
     }
@@ -182,8 +178,8 @@ pub fn beside_a_job(
     ]
 }
 
-/// Measures while a thread spins for as much of its time as a job works.
-fn beside_a_spinner(measure: impl FnOnce() -> f64) -> f64 {
+/// Measures while a thread spins for this part of its time.
+fn beside_a_spinner(share: f64, measure: impl FnOnce() -> f64) -> f64 {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -192,7 +188,7 @@ fn beside_a_spinner(measure: impl FnOnce() -> f64) -> f64 {
                 while began.elapsed() < SLICE {
                     std::hint::spin_loop();
                 }
-                std::thread::sleep(began.elapsed().mul_f64((1.0 - SHARE) / SHARE));
+                std::thread::sleep(began.elapsed().mul_f64((1.0 - share) / share));
             }
         });
         let measured = measure();
