@@ -66,13 +66,19 @@ impl Codec {
         self.sent_type(name)
     }
 
-    /// Whether it makes values of what is written so.
+    /// Whether it makes values of what is written so; `name` is that of the type.
     #[inline(always)]
-    pub fn reads(&self, written: PlaintextType<'_>, name: &str) -> Result<bool> {
-        Ok(match written {
+    pub fn reads(&self, written: PlaintextType<'_>, name: &[u8]) -> bool {
+        match written {
             PlaintextType::StoredJsonb => matches!(self.form, Form::Jsonb(_)),
-            sent => sent == self.sent_type(name)?,
-        })
+            PlaintextType::BuiltIn(code) if self.is_text() => {
+                u32::from(code) == pg_sys::TEXTOID.to_u32()
+            }
+            PlaintextType::BuiltIn(code) => u32::from(code) == self.base_type.to_u32(),
+            PlaintextType::Named(written) => {
+                !self.is_text() && !self.is_built_in() && written.as_bytes() == name
+            }
+        }
     }
 
     /// Whether values are characters, which go by the name of text.

@@ -78,7 +78,7 @@ impl Values {
             });
         }
         let stored_type = value.header.plaintext_type;
-        if !self.codec.reads(stored_type, &self.type_name)? {
+        if !self.codec.reads(stored_type, self.type_name.as_bytes()) {
             return Err(Error::WrongType {
                 stored: data::described(stored_type),
                 asked: pg::type_name(self.declared),

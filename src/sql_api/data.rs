@@ -368,7 +368,7 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
         }
     };
     let written = value.header.plaintext_type;
-    if !site.codec.reads(written, site.type_name.as_str())? {
+    if !site.codec.reads(written, site.type_name.as_bytes()) {
         return Err(wrong_type(&value, site));
     }
     let context = bytes_of(&context);
