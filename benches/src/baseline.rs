@@ -18,9 +18,14 @@ fn is_better_large(name: &str) -> bool {
     .contains(&name)
 }
 
-/// Times stand for nothing on another machine, and what a thread of the bench's own does to pgbench is the machine's doing.
+/// Times stand for nothing on another machine, and what others do to pgbench is not ours: a thread of the bench's own, and
+/// PostgreSQL's functions.
 fn is_ratio(name: &str) -> bool {
-    !name.ends_with("_us") && !name.ends_with("_ns") && name != "pgbench_p99_beside_spinner"
+    let others = [
+        "pgbench_p99_beside_spinner",
+        "pgbench_select_function_vs_plain",
+    ];
+    !name.ends_with("_us") && !name.ends_with("_ns") && !others.contains(&name)
 }
 
 /// What is worse than stored, in words; none where all is well.

@@ -78,15 +78,16 @@ pub const SIZES: [(&str, usize, i64); 7] = [
     ("64b", 64, 2),
     ("256b", 256, 4),
     ("1k", 1024, 10),
-    ("4k", 4096, 1000),
-    ("16k", 16384, 2000),
-    ("64k", 65536, 8000),
+    ("4k", 4096, 20),
+    ("16k", 16384, 100),
+    ("64k", 65536, 400),
 ];
 
 /// From here on a value is out of line. Fetching it costs more than its decryption and is the same for all: large values
-/// are in memory already, a few of them over and over.
+/// are in memory already, a few of them over and over: so few that they lie in the processor's cache, as one that has just
+/// been fetched does, and that work_mem holds them.
 const OUT_OF_LINE: usize = 2000;
-const DISTINCT: i64 = 64;
+const DISTINCT: i64 = 16;
 
 /// What a case reads: a table, or a few values of one, many times.
 fn source(kind: &str, column: &str, fetched: &str, size: (&str, usize, i64), rows: i64) -> String {

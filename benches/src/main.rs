@@ -134,8 +134,8 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let mut results = report::ratios(&costs);
     let speedups = parallel_speedups(&mut client, rows, rounds);
     results.extend(speedups);
-    let seconds = if arguments.quick { 2 } else { 8 };
-    results.extend(pgbench::ratios(&mut client, &cluster, rounds, seconds));
+    let seconds = if arguments.quick { 1 } else { 2 };
+    results.extend(pgbench::ratios(&mut client, &cluster, 4 * rounds, seconds));
     results.extend(bulk::ratios(&mut client, rows / 5, rounds));
     let moved = moving::ratio(&mut client, rows / 2, rounds.div_ceil(2));
     results.push(("reencrypt_vs_update".to_owned(), moved));

@@ -111,7 +111,11 @@ fn application(measured: &Measured) -> String {
                 "pgbench_select_vs_plain",
             ),
             (
-                "pgbench, a transaction that reads, updates and inserts: the same",
+                "the same with PostgreSQL's `upper` of a plain value: what calling any function costs",
+                "pgbench_select_function_vs_plain",
+            ),
+            (
+                "pgbench, a transaction that reads, updates and inserts one encrypted value: against plain",
                 "pgbench_mixed_vs_plain",
             ),
             (
