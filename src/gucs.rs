@@ -19,6 +19,7 @@ pub static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(3);
 pub static BATCH_BLOCKS: GucSetting<i32> = GucSetting::<i32>::new(1024);
 pub static BATCH_TIME: GucSetting<i32> = GucSetting::<i32>::new(30);
 pub static JOB_SHARE: GucSetting<i32> = GucSetting::<i32>::new(25);
+pub static JOB_NICE: GucSetting<i32> = GucSetting::<i32>::new(10);
 pub static JOB_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static JOB_WAL_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
 static JOB_MAX_LAG: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
@@ -180,6 +181,15 @@ pub fn define() {
         &JOB_SHARE,
         1,
         100,
+        GucFlags::default(),
+    );
+    int(
+        c"colcrypt.job_nice",
+        c"How nice a worker is that moves rows: at 10 it gets a tenth of a session's part of a busy processor.",
+        c"0 is as a session. A lower value holds for workers that start after it.",
+        &JOB_NICE,
+        0,
+        19,
         GucFlags::default(),
     );
     int(

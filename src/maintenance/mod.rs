@@ -10,6 +10,7 @@ pub mod destruction;
 pub mod dispatch;
 pub mod job;
 pub mod launcher;
+pub mod priority;
 pub mod relation;
 pub mod schedule;
 pub mod txn;

@@ -11,7 +11,7 @@ use super::{Job, pace};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
 use crate::maintenance::breath::Breathing;
-use crate::maintenance::relation;
+use crate::maintenance::{priority, relation};
 use crate::session;
 
 /// A column as a job moves it.
@@ -164,6 +164,9 @@ impl Statement {
         let _moving = MovingRows::begin();
         // No brake holds what is urgent.
         let share = if self.urgent { 1.0 } else { pace::share() };
+        if !self.urgent {
+            priority::give_way();
+        }
         let _breathing = Breathing::begin(share);
         let count =
             Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;

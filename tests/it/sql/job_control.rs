@@ -393,6 +393,27 @@ fn batches_are_sized_by_time_and_rest_between() {
     assert!(cluster.log().matches("ERROR").count() == 0);
 }
 
+/// Sessions go before a worker that moves rows, unless the rows are in danger.
+#[test]
+fn a_moving_worker_is_nice() {
+    let mut db = db();
+    slow_table(&mut db.client, 1500);
+    db.client.run("SELECT rotate_key('k')");
+    wait_until_under_way(&mut db.client);
+    assert_eq!(nice_of_worker(&mut db.client), "10");
+    wait_for_jobs(&mut db.client);
+}
+
+fn nice_of_worker(client: &mut Client) -> String {
+    let pid = client.one(
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'colcrypt maintenance worker' AND datname = current_database()",
+    );
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // proc_pid_stat(5): the 19th field; the 2nd ends with the last parenthesis.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(16).unwrap().to_owned()
+}
+
 #[test]
 fn progress_tells_what_is_left() {
     let mut db = db();
