@@ -40,6 +40,9 @@ pub fn give_way() {
         // A sandbox that knows no such call may know the old one.
         // SAFETY: no pointers.
         || unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } == 0;
+    // The server makes each of its processes a session of the system, and where sessions are scheduled as groups (sched(7),
+    // autogroup), niceness within one is nothing to the others: the group must be nice. Elsewhere there is no such file.
+    let _ = std::fs::write("/proc/self/autogroup", nice.to_string());
     if !set {
         warning!(
             "colcrypt: jobs run at the priority of sessions: {}",
