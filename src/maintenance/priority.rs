@@ -15,16 +15,26 @@ const SLICE_NS: u64 = 100_000_000;
 thread_local! {
     /// How nice this process is already.
     static NICE: Cell<i32> = const { Cell::new(0) };
+    /// How nice its scheduling group is.
+    static GROUP_NICE: Cell<i32> = const { Cell::new(0) };
 }
 
 /// Makes this process as nice as `colcrypt.job_nice` says. There is no way back in this process without a privilege that the
-/// server does not have: a lower setting holds for the workers that start after it.
+/// server does not have: a lower setting holds for the workers that start after it. To be called before each batch.
 pub fn give_way() {
     let nice = gucs::JOB_NICE.get();
-    if nice <= NICE.get() {
-        return;
+    if nice > NICE.get() {
+        NICE.set(nice);
+        if let Err(error) = set_nice(nice) {
+            warning!("colcrypt: jobs run at the priority of sessions: {error}");
+        }
     }
-    NICE.set(nice);
+    if nice > GROUP_NICE.get() && !group_is_to_be_asked_again(nice) {
+        GROUP_NICE.set(nice);
+    }
+}
+
+fn set_nice(nice: i32) -> std::io::Result<()> {
     let attributes = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
         sched_policy: libc::SCHED_OTHER as u32,
@@ -40,13 +50,17 @@ pub fn give_way() {
         // A sandbox that knows no such call may know the old one.
         // SAFETY: no pointers.
         || unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } == 0;
-    // The server makes each of its processes a session of the system, and where sessions are scheduled as groups (sched(7),
-    // autogroup), niceness within one is nothing to the others: the group must be nice. Elsewhere there is no such file.
-    let _ = std::fs::write("/proc/self/autogroup", nice.to_string());
-    if !set {
-        warning!(
-            "colcrypt: jobs run at the priority of sessions: {}",
-            std::io::Error::last_os_error()
-        );
+    if set {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
     }
+}
+
+/// The server makes each of its processes a session of the system, and where sessions are scheduled as groups (sched(7),
+/// autogroup), niceness within one is nothing to the others: the group must be nice. Elsewhere there is no such file. The
+/// system takes ten such wishes a second of all processes together, and tells the others to come again.
+fn group_is_to_be_asked_again(nice: i32) -> bool {
+    std::fs::write("/proc/self/autogroup", nice.to_string())
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
