@@ -23,6 +23,7 @@ fn is_better_large(name: &str) -> bool {
 fn is_ratio(name: &str) -> bool {
     let others = [
         "pgbench_p99_beside_spinner",
+        "pgbench_p99_left_out",
         "pgbench_select_function_vs_plain",
     ];
     !name.ends_with("_us") && !name.ends_with("_ns") && !others.contains(&name)

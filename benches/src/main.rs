@@ -8,11 +8,13 @@ mod bulk;
 mod cases;
 mod floor;
 mod keys;
+mod latency;
 mod moving;
 mod pages;
 mod pgbench;
 mod plots;
 mod report;
+mod stalls;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -142,11 +144,11 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
     results.extend(keys::results(&mut client, &cluster, rounds));
-    results.extend(pgbench::beside_a_job(
+    results.extend(latency::beside_a_job(
         &mut client,
         &cluster,
-        rounds.div_ceil(2),
-        if arguments.quick { 3 } else { 6 },
+        3 * rounds,
+        seconds,
     ));
     drop(client);
     drop(cluster);

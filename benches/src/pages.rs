@@ -154,6 +154,10 @@ fn application(measured: &Measured) -> String {
                 "that pgbench beside a thread that only spins, for as much of its time as a job works: what the machine does",
                 "pgbench_p99_beside_spinner",
             ),
+            (
+                "part of those transactions that was left out, since the machine stood still",
+                "pgbench_p99_left_out",
+            ),
         ],
     )
 }

@@ -2,18 +2,14 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use colcrypt_tests::Cluster;
 use postgres::Client;
 
-use crate::cases::execute;
 use crate::median;
-use crate::moving::wait_for_jobs;
 
 /// Rows of each table.
-const ACCOUNTS: i64 = 100_000;
+pub const ACCOUNTS: i64 = 100_000;
 
 /// Ratios of transactions a second, encrypted over plain, and any function of PostgreSQL's over plain.
 pub fn ratios(
@@ -70,7 +66,7 @@ pub fn ratios(
 }
 
 /// A point query, or a transaction that reads, changes and adds one value.
-fn script(name: &str, kind: &str, accounts: i64) -> String {
+pub fn script(name: &str, kind: &str, accounts: i64) -> String {
     let (read, write) = match kind {
         "plain" => ("note", ":text::text"),
         // Any function: what is not ours of a call's cost.
@@ -104,7 +100,8 @@ fn tps(cluster: &Cluster, script: &Path, seconds: u32) -> f64 {
         .unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-fn run(cluster: &Cluster, script: &Path, options: &[&str]) -> Output {
+/// pgbench with two clients.
+pub fn run(cluster: &Cluster, script: &Path, options: &[&str]) -> Output {
     cluster
         .command("pgbench")
         .args(["-n", "-M", "prepared", "-c", "2", "-j", "1"])
@@ -114,141 +111,4 @@ fn run(cluster: &Cluster, script: &Path, options: &[&str]) -> Output {
         .arg("bench")
         .output()
         .expect("pgbench")
-}
-
-/// Rows of the table that is moved meanwhile: more than a job moves in a run.
-const MOVING: i64 = 3_000_000;
-/// Transactions a second of the run beside a job: a server with something to do and room for more.
-const RATE: &str = "1000";
-
-/// How long a job works on end.
-const SLICE: Duration = Duration::from_micros(200);
-
-/// How the 99th percentile of a transaction's time grows beside a job whose brakes are at their defaults: of transactions on
-/// other tables, and on the one that is being moved. And beside a thread that only spins as much as the job works: what no
-/// use of the processor can be below on this machine.
-pub fn beside_a_job(
-    client: &mut Client,
-    cluster: &Cluster,
-    rounds: usize,
-    seconds: u32,
-) -> [(String, f64); 3] {
-    execute(
-        client,
-        &format!(
-            "SELECT colcrypt.create_key('beside', 'bench');
-             CREATE TABLE moving_account (id int PRIMARY KEY, note colcrypt.ciphertext, balance int);
-             CREATE TABLE moving_history (account int, note colcrypt.ciphertext);
-             INSERT INTO moving_account SELECT n, colcrypt.encrypt_col(left(md5(n::text), 16), 'beside'), 0
-             FROM generate_series(1, {MOVING}) n;
-             SELECT colcrypt.register_column('moving_account', 'note', 'beside')"
-        ),
-    );
-    let [share, ..] = ["job_share", "batch_time", "batch_blocks"].map(|setting| {
-        let default = client
-            .query_one(
-                "SELECT boot_val || coalesce(unit, '') FROM pg_settings WHERE name = 'colcrypt.' || $1",
-                &[&setting],
-            )
-            .expect("a setting")
-            .get::<_, String>(0);
-        execute(
-            client,
-            &format!("ALTER SYSTEM SET colcrypt.{setting} = '{default}'"),
-        );
-        default
-    });
-    let share = share.parse::<f64>().expect("percent") / 100.0;
-    execute(client, "SELECT pg_reload_conf()");
-    let scripts = [("secret", ACCOUNTS), ("moving", MOVING)].map(|(kind, accounts)| {
-        let name = format!("beside_{kind}.pgbench");
-        cluster.write_file(&name, script("mixed", kind, accounts).as_bytes(), 0o644)
-    });
-    let mut samples = [Vec::new(), Vec::new()];
-    let mut spinning = Vec::new();
-    for round in 0..=rounds {
-        for (script, samples) in scripts.iter().zip(&mut samples) {
-            eprintln!("pgbench beside a job, round {round} of {rounds}");
-            execute(client, "VACUUM ANALYZE moving_account");
-            execute(client, "CHECKPOINT");
-            let alone = p99(cluster, script, seconds);
-            let spun = beside_a_spinner(share, || p99(cluster, script, seconds));
-            execute(client, "SELECT colcrypt.rotate_key('beside')");
-            let beside = p99(cluster, script, seconds);
-            let last = "SELECT phase || coalesce(', ' || held_by, '') FROM colcrypt.job_progress ORDER BY job_id DESC LIMIT 1";
-            let phase: String = client.query_one(last, &[]).expect("the job").get(0);
-            assert_eq!(phase, "moving", "the job was to outlast pgbench");
-            wait_for_jobs(client);
-            if round > 0 {
-                samples.push(beside / alone);
-                spinning.push(spun / alone);
-            }
-        }
-    }
-    let [others, same] = samples.map(median);
-    [
-        ("pgbench_p99_beside_job".to_owned(), others),
-        ("pgbench_p99_in_moving_table".to_owned(), same),
-        ("pgbench_p99_beside_spinner".to_owned(), median(spinning)),
-    ]
-}
-
-/// Measures while a thread spins for this part of its time.
-fn beside_a_spinner(share: f64, measure: impl FnOnce() -> f64) -> f64 {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                while began.elapsed() < SLICE {
-                    std::hint::spin_loop();
-                }
-                std::thread::sleep(began.elapsed().mul_f64((1.0 - share) / share));
-            }
-        });
-        let measured = measure();
-        done.store(true, Ordering::Relaxed);
-        measured
-    })
-}
-
-/// The 99th percentile of the transactions' times, in microseconds.
-fn p99(cluster: &Cluster, script: &Path, seconds: u32) -> f64 {
-    let prefix = cluster.dir().join("pgbench_log");
-    let prefix = prefix.to_str().expect("a path in UTF-8").to_owned();
-    let options = [
-        "-T",
-        &seconds.to_string(),
-        "--rate",
-        RATE,
-        "-l",
-        "--log-prefix",
-        &prefix,
-    ];
-    let output = run(cluster, script, &options);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let mut times = Vec::new();
-    for file in std::fs::read_dir(cluster.dir())
-        .expect("the cluster's folder")
-        .flatten()
-    {
-        if file
-            .file_name()
-            .to_string_lossy()
-            .starts_with("pgbench_log")
-        {
-            let log = std::fs::read_to_string(file.path()).expect("pgbench's log");
-            times.extend(
-                log.lines()
-                    .filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()),
-            );
-            std::fs::remove_file(file.path()).expect("pgbench's log");
-        }
-    }
-    times.sort_by(f64::total_cmp);
-    times[times.len() * 99 / 100]
 }

@@ -298,6 +298,7 @@ impl Shape {
             }
             columns.push(column.quoted());
             values.push(match self.encrypted.iter().position(|&e| e == at) {
+                Some(_) if !self.has_contexts() => self.encryption(at),
                 Some(nth) => self.future(nth),
                 None => format!("($2).{}", self.names[at]),
             });
@@ -315,24 +316,34 @@ impl Shape {
         )
     }
 
+    /// Whether encryption runs expressions of others, and so needs a step of its own with a safe search path. Where it does
+    /// not, an INSERT encrypts by itself, which halves its cost.
+    pub fn has_contexts(&self) -> bool {
+        let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
+        registered.any(|registered| registered.context.is_some())
+    }
+
     fn compute_insert(&self) -> String {
         let values: Vec<String> = self
             .encrypted
             .iter()
-            .map(|&at| {
-                let registered = self.registered(at);
-                let context = match &registered.context {
-                    Some(expression) => format!(", {}", self.context(expression, "$2")),
-                    None => String::new(),
-                };
-                format!(
-                    "colcrypt.encrypt_col(($2).{}, {}{context})",
-                    self.names[at],
-                    quote_literal(&registered.key)
-                )
-            })
+            .map(|&at| self.encryption(at))
             .collect();
         format!("SELECT {}", values.join(", "))
+    }
+
+    /// The new row's value of this column, encrypted.
+    fn encryption(&self, at: usize) -> String {
+        let registered = self.registered(at);
+        let context = match &registered.context {
+            Some(expression) => format!(", {}", self.context(expression, "$2")),
+            None => String::new(),
+        };
+        format!(
+            "colcrypt.encrypt_col(($2).{}, {}{context})",
+            self.names[at],
+            quote_literal(&registered.key)
+        )
     }
 
     /// For each encrypted column: whether the plaintext is what it was, whether it must be written, and

@@ -1,7 +1,8 @@
 //! Writing through an access view: the one INSTEAD OF trigger that they all have.
 //!
-//! The view gives whole rows, in plaintext, as the statement's snapshot saw them. An UPDATE or DELETE
-//! goes in steps, each with the rights of who writes:
+//! The view gives whole rows, in plaintext, as the statement's snapshot saw them. An INSERT encrypts and writes in one
+//! statement where no context is registered, in two where one is. An UPDATE or DELETE goes in steps, each with the rights
+//! of who writes:
 //!
 //! 1. *current*: the row's ciphertexts as they are now, found by its key.
 //! 2. *compute*: what has changed, and the new ciphertexts. A value is encrypted again only when it or
@@ -122,8 +123,8 @@ impl Firing {
     fn insert(&mut self, new: pg_sys::HeapTuple) -> Result<Written> {
         let new = self.with_identity(new)?;
         self.set_row(1, new);
-        let count = self.shape.encrypted.len();
-        if count > 0 {
+        if self.shape.has_contexts() {
+            let count = self.shape.encrypted.len();
             let computed = self.run(Step::Compute(Operation::Insert))?;
             for nth in 0..count {
                 self.values.set(2 + count + nth, computed.datum(nth));
