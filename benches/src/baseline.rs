@@ -1,7 +1,7 @@
 //! A change for the worse: today's ratios against those that are stored, never a time against a time.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How much worse a ratio may be before it counts: runs on shared machines differ by a tenth.
 const TOLERANCE: f64 = 1.25;
@@ -29,13 +29,35 @@ fn is_ratio(name: &str) -> bool {
     !name.ends_with("_us") && !name.ends_with("_ns") && !others.contains(&name)
 }
 
+/// Where the ratios are stored for processors of this kind: AES-GCM is several times as fast with AVX-512, and what it is
+/// compared with is not.
+pub fn path(repository: &Path) -> PathBuf {
+    let arch = std::env::consts::ARCH;
+    let kind = if has_wide_aes() { "-avx512" } else { "" };
+    repository.join(format!("benches/baseline/{arch}{kind}.json"))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_wide_aes() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vaes")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_wide_aes() -> bool {
+    false
+}
+
 /// What is worse than stored, in words; none where all is well.
 ///
 /// # Panics
 /// When the file cannot be read.
 pub fn worse(path: &Path, results: &[(String, f64)]) -> Vec<String> {
-    let text =
-        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; --save-baseline makes one for this kind of processor",
+            path.display()
+        )
+    });
     let stored: BTreeMap<String, f64> = serde_json::from_str(&text).expect("an object of numbers");
     let today: BTreeMap<&str, f64> = results
         .iter()

@@ -45,7 +45,7 @@ struct Arguments {
     /// Write the numbers and pictures into docs/performance.md
     #[arg(long)]
     docs: bool,
-    /// Store today's ratios as the ones to compare with, in benches/baseline.json
+    /// Store today's ratios as the ones to compare with, in benches/baseline
     #[arg(long)]
     save_baseline: bool,
 }
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         pages::update(&repository.join("docs/performance.md"), &measured);
         eprintln!("docs/performance.md and docs/plots are up to date");
     }
-    let baseline = repository.join("benches/baseline.json");
+    let baseline = baseline::path(&repository);
     if arguments.save_baseline {
         baseline::save(&baseline, &measured.results);
         return ExitCode::SUCCESS;

@@ -317,7 +317,7 @@ impl Shape {
     }
 
     /// Whether encryption runs expressions of others, and so needs a step of its own with a safe search path. Where it does
-    /// not, an INSERT encrypts by itself, which halves its cost.
+    /// not, an INSERT encrypts by itself, which is a third faster.
     pub fn has_contexts(&self) -> bool {
         let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
         registered.any(|registered| registered.context.is_some())
