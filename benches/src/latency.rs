@@ -44,7 +44,7 @@ pub fn beside_a_job(
     fill(client);
     let share = brakes_at_their_defaults(client);
     let stalls = Stalls::watch();
-    let (mut all, mut left_out) = (0, 0);
+    let (mut all, mut kept) = (0, 0);
     let mut p99 = |script: &Path| {
         stalls.take();
         let times = times(cluster, script, seconds);
@@ -55,7 +55,7 @@ pub fn beside_a_job(
             .filter(|(span, _)| !meets(&stalled, *span))
             .map(|(_, time)| time)
             .collect();
-        left_out += times.len();
+        kept += times.len();
         times.sort_by(f64::total_cmp);
         times[times.len() * 99 / 100]
     };
@@ -116,7 +116,7 @@ pub fn beside_a_job(
         ),
         (
             "pgbench_p99_left_out".to_owned(),
-            1.0 - left_out as f64 / all as f64,
+            1.0 - kept as f64 / all as f64,
         ),
     ]
 }
