@@ -44,3 +44,7 @@ install_file 0755 "$staging/colcrypt.so" "$("$PG_CONFIG" --pkglibdir)/colcrypt.s
 install_file 0755 "$staging/colcrypt" "$BINDIR/colcrypt"
 install_file 0644 "$staging/colcrypt.control" "$extension/colcrypt.control"
 install_file 0644 "$staging/colcrypt.sql" "$extension/colcrypt--$version.sql"
+# Earlier releases and the ways from one to the next, so that what was installed then can be restored and updated.
+for file in sql/releases/colcrypt--*.sql sql/colcrypt--*--*.sql; do
+    install_file 0644 "$file" "$extension/$(basename "$file")"
+done

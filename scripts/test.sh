@@ -36,7 +36,7 @@ unit)
     ;;
 integration)
     # A target in the arguments (--test sql) takes the place of all.
-    targets=(--test docs --test providers --test sql --test faults --test torture)
+    targets=(--test docs --test providers --test sql --test security --test faults --test torture)
     if [[ " $* " == *" --test "* || " $* " == *" --lib "* ]]; then targets=(); fi
     cargo test "${selection[@]}" "${targets[@]}" "$@"
     ;;

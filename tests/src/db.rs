@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use colcrypt_tests::Cluster;
+use crate::Cluster;
 use postgres::{Client, Error, NoTls, SimpleQueryMessage};
 
 /// A wait that no condition here comes near, unless it never comes.
@@ -42,7 +42,7 @@ pub fn cluster() -> &'static Cluster {
 }
 
 /// What every cluster of this suite is started with.
-pub fn settings(builder: colcrypt_tests::cluster::Builder) -> colcrypt_tests::cluster::Builder {
+pub fn settings(builder: crate::cluster::Builder) -> crate::cluster::Builder {
     builder
         .conf("colcrypt.batch_blocks = 2")
         .conf("colcrypt.job_share = 100")

@@ -1,0 +1,1 @@
+//! Kind 5: one party neither stops nor drowns the others.

@@ -1,0 +1,12 @@
+//! Other people's code and other people's power: who else can make a feature work, with what rights. One module a kind
+//! of hole; the attackers' roles own what they need and nothing more.
+
+pub use colcrypt_tests::db as common;
+
+mod approval;
+mod datum;
+mod expiry;
+mod fairness;
+mod held;
+mod place;
+mod power;
