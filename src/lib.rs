@@ -22,6 +22,7 @@ mod maintenance;
 mod migration;
 mod pg;
 mod plaintext;
+mod relation;
 mod session;
 mod slab;
 mod sql_api;
