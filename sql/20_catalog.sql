@@ -226,6 +226,8 @@ CREATE TABLE colcrypt.migration (
     -- The tables with rows when the job began, and at the swap: what is detached later was part of it all the same.
     began_with regclass[],
     swapped_with regclass[],
+    -- What makes sure that no value got into those tables since but by the trigger.
+    origins text[],
     -- The transaction that dropped the old column: older row versions still hold it.
     swapped_in xid8,
     swapped_at timestamptz,

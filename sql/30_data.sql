@@ -57,15 +57,16 @@ CREATE FUNCTION colcrypt.ciphertext_info(
 COMMENT ON FUNCTION colcrypt.ciphertext_info(colcrypt.ciphertext) IS
     'what a value says about itself without any key: key, version, suite, plaintext type, length in bytes, whether it is compressed';
 
--- For the worker's statements, which run as a table's owner; nobody else may.
-CREATE FUNCTION colcrypt.reencrypt_col_to(value colcrypt.ciphertext, key_id bigint) RETURNS colcrypt.ciphertext
-    AS 'MODULE_PATHNAME', 'colcrypt_reencrypt_to' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 20;
-CREATE FUNCTION colcrypt.reencrypt_col_to(value colcrypt.ciphertext, key_id bigint, context bytea) RETURNS colcrypt.ciphertext
-    AS 'MODULE_PATHNAME', 'colcrypt_reencrypt_to' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 20;
-COMMENT ON FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint) IS
-    'for the maintenance worker: the value under another key''s current version';
-COMMENT ON FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint, bytea) IS
-    'for the maintenance worker: the same for a value bound to a context';
+-- For the worker's statements, which run as a table's owner: they know the values of the batch at hand and nothing else, and
+-- in any other process none.
+CREATE FUNCTION colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_is_in_batch' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 5;
+COMMENT ON FUNCTION colcrypt.is_in_batch(tid, smallint, colcrypt.ciphertext) IS
+    'for the maintenance worker: whether the batch at hand has a new value in place of this one';
+CREATE FUNCTION colcrypt.batch_value(row_address tid, column_number smallint, value colcrypt.ciphertext) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_batch_value' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 5;
+COMMENT ON FUNCTION colcrypt.batch_value(tid, smallint, colcrypt.ciphertext) IS
+    'for the maintenance worker: what the batch at hand puts in place of this value, or the value itself';
 
 -- For the worker's statements, which run as a table's owner: whether the transaction that a row's xmax names is over.
 CREATE FUNCTION colcrypt.is_settled(transaction xid) RETURNS boolean

@@ -1,2 +1,17 @@
 -- From release 0.1.0 (sql/releases/colcrypt--0.1.0.sql, frozen) to 0.2.0. A test compares what this makes with a fresh
 -- installation. What is dropped here keeps its symbol in src/legacy.rs: the server wants it while 0.1.0 is restored.
+
+-- Power is not lent: a job re-encrypts between its statements.
+DROP FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint);
+DROP FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint, bytea);
+CREATE FUNCTION colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_is_in_batch' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 5;
+COMMENT ON FUNCTION colcrypt.is_in_batch(tid, smallint, colcrypt.ciphertext) IS
+    'for the maintenance worker: whether the batch at hand has a new value in place of this one';
+CREATE FUNCTION colcrypt.batch_value(row_address tid, column_number smallint, value colcrypt.ciphertext) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_batch_value' LANGUAGE c VOLATILE PARALLEL RESTRICTED COST 5;
+COMMENT ON FUNCTION colcrypt.batch_value(tid, smallint, colcrypt.ciphertext) IS
+    'for the maintenance worker: what the batch at hand puts in place of this value, or the value itself';
+
+
+ALTER TABLE colcrypt.migration ADD COLUMN origins text[];

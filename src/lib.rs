@@ -17,6 +17,7 @@ mod epoch;
 mod error;
 mod gucs;
 mod hidden;
+mod legacy;
 mod lifecycle;
 mod maintenance;
 mod migration;

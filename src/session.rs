@@ -107,12 +107,6 @@ struct Session {
 thread_local! {
     static SESSION: RefCell<Session> = RefCell::new(Session::default());
     static NONCES: RefCell<NoncePool> = const { RefCell::new(NoncePool::new()) };
-    static MOVING_ROWS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Lets the maintenance worker re-encrypt without a grant: it gives out ciphertext only.
-pub fn set_moving_rows(moving: bool) {
-    MOVING_ROWS.set(moving);
 }
 
 /// Draws a nonce and uses it.
@@ -199,9 +193,7 @@ pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
 pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     let epoch = refresh();
     let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
-    if !MOVING_ROWS.get() {
-        SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
-    }
+    SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
     let read = |key| unchecked(epoch, key, id.version, Privilege::Decrypt);
     let from = read(&key)?;
     let to = with_current(key.clone(), |key| {
@@ -212,17 +204,12 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     Ok((from, to))
 }
 
-/// The two versions of a move to another key, by the maintenance worker: whoever ordered it was asked for his rights then.
+/// The version of a value, for reading, and the current one of a key, for writing: for a job, whose orderer was asked for his
+/// rights then. The caller holds to the order's keys, and lets nobody else's code run while it has the permits.
 ///
 /// # Errors
-/// As [`permit_encrypt`], and always for anybody else.
+/// As [`permit_encrypt`].
 pub fn permit_move(id: VersionId, to: KeyId) -> Result<(Permit, Permit)> {
-    if !MOVING_ROWS.get() {
-        return Err(Error::InvalidParameter {
-            message: "this function is for the maintenance worker".into(),
-            hint: "Have it move a column with colcrypt.move_column.".into(),
-        });
-    }
     let epoch = refresh();
     let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
     let read = || unchecked(epoch, &key, id.version, Privilege::Decrypt);
@@ -372,11 +359,6 @@ pub fn is_honeytoken(key: KeyId, tag: &[u8]) -> bool {
             .get(&key)
             .is_some_and(|tags| tags.contains(tag))
     })
-}
-
-/// Whether the maintenance worker is at it.
-pub fn is_moving_rows() -> bool {
-    MOVING_ROWS.get()
 }
 
 /// A live cipher for the version: ours if it still is, else from the slab, else through the broker.

@@ -4,7 +4,7 @@
 //! All run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
 //! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
 
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use super::tree::{self, Member};
@@ -13,7 +13,7 @@ use crate::audit::Act;
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{Error, Result};
 use crate::maintenance::job::set_local;
-use crate::maintenance::relation::{self, Described};
+use crate::relation::{Held, Lock, Named};
 use crate::sql_api::access_order::order_of;
 use crate::sql_api::access_view::{self, Column};
 
@@ -33,63 +33,100 @@ fn run(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn schema_of(table: pg_sys::Oid) -> String {
-    // SAFETY: look-ups in the catalogs; palloc's a C string, or gives null for a schema that is gone.
-    unsafe {
-        let name = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table));
-        if name.is_null() {
-            return String::new();
-        }
-        std::ffi::CStr::from_ptr(name)
-            .to_string_lossy()
-            .into_owned()
+/// The table, its tree and the views that show it, locked against everybody: views first, as those do who read through them.
+struct LockedOut {
+    table: Named,
+    members: Vec<(Member, Named)>,
+    views: Vec<(pg_sys::Oid, String)>,
+}
+
+fn lock_out(migration: &Migration, with_views: bool) -> Result<LockedOut> {
+    let locked = lock_out_whatever_the_type(migration, with_views)?;
+    match changed_type(migration, &locked.table.held) {
+        Some(why) => Err(Error::OutOfStep { why }),
+        None => Ok(locked),
     }
 }
 
-/// Locks out everybody, views first: so do those who read through them.
-fn lock(table: &Described, views: &[(pg_sys::Oid, String)]) -> Result<()> {
-    let names = views.iter().map(|(_, name)| name).chain([&table.name]);
-    let statements: Vec<String> = names
-        .map(|name| format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"))
-        .collect();
-    run(table.owner, &statements)
+fn lock_out_whatever_the_type(migration: &Migration, with_views: bool) -> Result<LockedOut> {
+    let views_now = || -> Result<Vec<(pg_sys::Oid, String)>> {
+        if with_views {
+            access_view::views_of(migration.table)
+        } else {
+            Ok(Vec::new())
+        }
+    };
+    let before = views_now()?;
+    let mut views = Vec::new();
+    for (view, _) in &before {
+        let held = Named::take(*view, Lock::Exclusive)?;
+        views.push((*view, held.sql));
+    }
+    let table = Named::take(migration.table, Lock::Exclusive)?;
+    let members = tree::held(migration, Lock::Exclusive)?;
+    if views_now()? != views {
+        return Err(Error::OutOfStep {
+            why: "a view of the table has come or gone just now".into(),
+        });
+    }
+    Ok(LockedOut {
+        table,
+        members,
+        views,
+    })
 }
 
-fn create_triggers(migration: &Migration, members: &[Member]) -> Vec<String> {
+/// Whether a column of the migration has another type than it began with, in words.
+fn changed_type(migration: &Migration, table: &Held) -> Option<String> {
+    let is_as_ordered = |name: &str, is_plaintext: bool| {
+        table.attribute(name).is_none_or(|attribute| {
+            if is_plaintext {
+                attribute.type_oid == migration.plaintext_type
+            } else {
+                attribute.holds_ciphertext()
+            }
+        })
+    };
+    let encrypts = migration.kind == Kind::Encrypt;
+    let is_whole = is_as_ordered(&migration.attribute, encrypts)
+        && is_as_ordered(&migration.twin, !encrypts);
+    (!is_whole).then(|| "the column's type was changed".into())
+}
+
+fn create_triggers(migration: &Migration, members: &[(Member, Named)]) -> Vec<String> {
     let trigger = quote_identifier(migration.trigger());
     let mut statements: Vec<String> = members
         .iter()
-        .filter(|member| !member.is_partition && !member.has_trigger)
-        .map(|member| {
+        .filter(|(member, _)| !member.is_partition && !member.has_trigger)
+        .map(|(_, table)| {
             format!(
                 "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW \
                  EXECUTE FUNCTION colcrypt.keep_in_step('{}')",
-                member.name, migration.job
+                table.sql, migration.job
             )
         })
         .collect();
     // Also for those who apply what was replicated to here, and for our own worker.
-    statements.extend(members.iter().map(|member| {
-        format!(
-            "ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}",
-            member.name
-        )
-    }));
+    statements.extend(
+        members
+            .iter()
+            .map(|(_, table)| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", table.sql)),
+    );
     statements
 }
 
-fn drop_triggers(migration: &Migration, members: &[Member]) -> Vec<String> {
+fn drop_triggers(migration: &Migration, members: &[(Member, Named)]) -> Vec<String> {
     let trigger = quote_identifier(migration.trigger());
     members
         .iter()
-        .filter(|member| !member.is_partition && member.has_trigger)
-        .map(|member| format!("DROP TRIGGER {trigger} ON {}", member.name))
+        .filter(|(member, _)| !member.is_partition && member.has_trigger)
+        .map(|(_, table)| format!("DROP TRIGGER {trigger} ON {}", table.sql))
         .collect()
 }
 
 /// Drops a column wherever it is in the tree: what a child has in its own right stays when its parent's goes.
-fn drop_column(migration: &Migration, name: &str) -> Result<()> {
-    for member in tree::members(migration)? {
+fn drop_column(members: &[(Member, Named)], name: &str) -> Result<()> {
+    for (member, table) in members {
         let left = write::query(
             "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
             &[member.oid.into(), name.into()],
@@ -97,10 +134,10 @@ fn drop_column(migration: &Migration, name: &str) -> Result<()> {
         )?;
         if !left.is_empty() {
             run(
-                relation::describe(member.oid)?.owner,
+                table.owner(),
                 &[format!(
                     "ALTER TABLE {} DROP COLUMN {}",
-                    member.name,
+                    table.sql,
                     quote_identifier(name)
                 )],
             )?;
@@ -145,12 +182,9 @@ fn without(columns: Vec<Column>, name: &str) -> Vec<Column> {
 }
 
 /// The tables of the tree in which rows lie.
-fn leaves(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
-    let members = tree::members(migration)?.into_iter();
-    Ok(members
-        .filter(|member| member.is_leaf)
-        .map(|member| member.oid)
-        .collect())
+fn leaves(members: &[(Member, Named)]) -> Vec<pg_sys::Oid> {
+    let leaves = members.iter().filter(|(member, _)| member.is_leaf);
+    leaves.map(|(member, _)| member.oid).collect()
 }
 
 /// Adds the twin and what keeps it in step, and puts the access view in the table's place.
@@ -159,10 +193,9 @@ fn leaves(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
 /// Of the survey and of DDL; the lock's among them.
 pub fn prepare(migration: &Migration) -> Result<()> {
     hurry();
-    let table = relation::describe(migration.table)?;
-    lock(&table, &[])?;
+    let LockedOut { table, members, .. } = lock_out(migration, false)?;
     survey::check(migration)?;
-    let (name, twin) = (&table.name, migration.quoted_twin());
+    let (name, twin) = (&table.sql, migration.quoted_twin());
     let type_name = match migration.kind {
         Kind::Encrypt => "colcrypt.ciphertext",
         Kind::Decrypt => &migration.declared,
@@ -174,11 +207,15 @@ pub fn prepare(migration: &Migration) -> Result<()> {
             quote_identifier(migration.not_null())
         ));
     }
-    statements.extend(create_triggers(migration, &tree::members(migration)?));
-    run(table.owner, &statements)?;
+    statements.extend(create_triggers(migration, &members));
+    run(table.owner(), &statements)?;
     write::execute(
-        "UPDATE colcrypt.migration SET began_with = $2::oid[]::regclass[] WHERE job_id = $1",
-        &[migration.job.into(), leaves(migration)?.into()],
+        "UPDATE colcrypt.migration SET began_with = $2::oid[]::regclass[], origins = $3 WHERE job_id = $1",
+        &[
+            migration.job.into(),
+            leaves(&members).into(),
+            tree::origins(migration)?.into(),
+        ],
     )?;
     if let Some((view, renamed)) = &migration.names {
         put_view(migration, &table, view, renamed)?;
@@ -186,21 +223,21 @@ pub fn prepare(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
-fn put_view(migration: &Migration, table: &Described, view: &str, renamed: &str) -> Result<()> {
+fn put_view(migration: &Migration, table: &Named, view: &str, renamed: &str) -> Result<()> {
     run(
-        table.owner,
+        table.owner(),
         &[format!(
             "ALTER TABLE {} RENAME TO {}",
-            table.name,
+            table.sql,
             quote_identifier(renamed)
         )],
     )?;
-    let table = relation::describe(migration.table)?;
-    let view = quote_qualified_identifier(schema_of(migration.table), view.to_string());
+    let table = Named::take(migration.table, Lock::Exclusive)?;
+    let view = table.beside(view);
     let columns = without(access_view::columns_of(migration.table)?, &migration.twin);
-    let mut statements = access_view::statements(migration.table, &table.name, &view, &columns);
+    let mut statements = access_view::statements(migration.table, &table.sql, &view, &columns);
     statements.extend(grants(migration.table, None, &view)?);
-    run(table.owner, &statements)
+    run(table.owner(), &statements)
 }
 
 /// Makes triggers where a child has come to lack one; whether any did.
@@ -215,10 +252,15 @@ pub fn mend(migration: &Migration) -> Result<bool> {
     {
         return Ok(false);
     }
+    if migration.kind == Kind::Decrypt {
+        // Its rows were brought by nobody who was asked for his right to decrypt them.
+        return Err(Error::OutOfStep {
+            why: "a partition or child came after the order: detach it, or cancel the job and order it anew".into(),
+        });
+    }
     hurry();
-    let table = relation::describe(migration.table)?;
-    lock(&table, &[])?;
-    run(table.owner, &create_triggers(migration, &members))?;
+    let LockedOut { table, members, .. } = lock_out(migration, false)?;
+    run(table.owner(), &create_triggers(migration, &members))?;
     Ok(true)
 }
 
@@ -232,12 +274,12 @@ pub fn prove_not_null(migration: &Migration) -> Result<()> {
     }
     // Autovacuum makes way sooner than that.
     set_local(c"deadlock_timeout", c"20ms");
-    let table = relation::describe(migration.table)?;
+    let table = Named::take(migration.table, Lock::Write)?;
     run(
-        table.owner,
+        table.owner(),
         &[format!(
             "ALTER TABLE {} VALIDATE CONSTRAINT {}",
-            table.name,
+            table.sql,
             quote_identifier(migration.not_null())
         )],
     )
@@ -250,9 +292,11 @@ pub fn prove_not_null(migration: &Migration) -> Result<()> {
 /// Of the survey and of DDL; the lock's among them.
 pub fn swap(migration: &Migration) -> Result<bool> {
     hurry();
-    let table = relation::describe(migration.table)?;
-    let views = access_view::views_of(migration.table)?;
-    lock(&table, &views)?;
+    let LockedOut {
+        table,
+        members,
+        views,
+    } = lock_out(migration, true)?;
     if migration.fence.as_ref() != Some(&tree::fence(migration)?) {
         return Ok(false);
     }
@@ -262,9 +306,9 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     survey::check(migration)?;
     let not_null = is_not_null(migration)?;
     let orders = orders_after(migration, &views)?;
-    let (name, attribute) = (&table.name, migration.source());
+    let (name, attribute) = (&table.sql, migration.source());
     let grants = grants(migration.table, Some(&migration.attribute), name)?;
-    let mut statements = drop_triggers(migration, &tree::members(migration)?);
+    let mut statements = drop_triggers(migration, &members);
     statements.extend([
         format!(
             "ALTER TABLE {name} RENAME COLUMN {attribute} TO {}",
@@ -284,9 +328,9 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             ),
         ]);
     }
-    statements.extend(comment(migration)?);
+    statements.extend(comment(migration, name)?);
     statements.extend(grants);
-    run(table.owner, &statements)?;
+    run(table.owner(), &statements)?;
     register(migration)?;
     for ((oid, view), order) in views.iter().zip(&orders) {
         let columns: Vec<Column> =
@@ -295,7 +339,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
                 .filter(|column| order.contains(&column.number))
                 .collect();
         run(
-            table.owner,
+            table.owner(),
             &access_view::statements(migration.table, name, view, &columns),
         )?;
         if access_view::table_of(*oid)? != Some(migration.table) {
@@ -305,8 +349,8 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             });
         }
     }
-    drop_column(migration, &migration.old_name())?;
-    record(migration)?;
+    drop_column(&members, &migration.old_name())?;
+    record(migration, &members)?;
     Ok(true)
 }
 
@@ -331,18 +375,16 @@ fn orders_after(migration: &Migration, views: &[(pg_sys::Oid, String)]) -> Resul
 }
 
 /// The column's comment, for the one in its place.
-fn comment(migration: &Migration) -> Result<Option<String>> {
+fn comment(migration: &Migration, table: &str) -> Result<Option<String>> {
     let found = write::query(
         "SELECT col_description(attrelid, attnum) FROM pg_attribute \
          WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
         &[migration.table.into(), migration.attribute.clone().into()],
         |row| row.get::<String>(1),
     )?;
-    let table = relation::describe(migration.table)?;
     Ok(found.into_iter().flatten().next().map(|text| {
         format!(
-            "COMMENT ON COLUMN {}.{} IS {}",
-            table.name,
+            "COMMENT ON COLUMN {table}.{} IS {}",
             migration.source(),
             pgrx::spi::quote_literal(text)
         )
@@ -368,12 +410,12 @@ fn register(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
-fn record(migration: &Migration) -> Result<()> {
+fn record(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {
     let job = || migration.job.into();
     write::execute(
         "UPDATE colcrypt.migration SET swapped_in = pg_current_xact_id(), swapped_at = clock_timestamp(), \
                 swapped_lsn = pg_current_wal_insert_lsn(), swapped_with = $2::oid[]::regclass[] WHERE job_id = $1",
-        &[job(), leaves(migration)?.into()],
+        &[job(), leaves(members).into()],
     )?;
     // Rows that were filled before a rotation are under the older version: from here on that is its affair.
     write::execute(
@@ -399,19 +441,18 @@ fn record(migration: &Migration) -> Result<()> {
 /// Of DDL; the lock's among them.
 pub fn undo(migration: &Migration) -> Result<()> {
     hurry();
-    let table = relation::describe(migration.table)?;
-    let views = access_view::views_of(migration.table)?;
-    lock(&table, &views)?;
-    run(
-        table.owner,
-        &drop_triggers(migration, &tree::members(migration)?),
-    )?;
-    drop_column(migration, &migration.twin)?;
+    let LockedOut {
+        table,
+        members,
+        views,
+    } = lock_out_whatever_the_type(migration, true)?;
+    run(table.owner(), &drop_triggers(migration, &members))?;
+    drop_column(&members, &migration.twin)?;
     let Some((view, renamed)) = &migration.names else {
         return Ok(());
     };
-    let view_name = quote_qualified_identifier(schema_of(migration.table), view.clone());
-    if access_view::relation_name(migration.table) != *renamed {
+    let view_name = table.beside(view);
+    if table.held.bare_name() != renamed {
         // Not by us, or not any more.
         return Ok(());
     }
@@ -420,28 +461,39 @@ pub fn undo(migration: &Migration) -> Result<()> {
         .filter(|(_, name)| *name == view_name)
         .map(|(_, name)| format!("DROP VIEW {name}"))
         .collect();
-    run(table.owner, &ours)?;
+    run(table.owner(), &ours)?;
     run(
-        table.owner,
+        table.owner(),
         &[format!(
             "ALTER TABLE {} RENAME TO {}",
-            table.name,
+            table.sql,
             quote_identifier(view)
         )],
     )
 }
 
-/// Whether column and table of a migration are still there, in words if not.
+/// Whether column and table of a migration are still there and of the types that it began with, in words if not.
 ///
 /// # Errors
-/// Of SPI.
+/// Of the lock.
 pub fn missing(migration: &Migration) -> Result<Option<String>> {
-    let found = write::query(
-        "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
-        &[migration.table.into(), migration.attribute.clone().into()],
-        |row| row.get::<i16>(1),
-    )?;
-    Ok(found
-        .is_empty()
-        .then(|| "the column or its table was dropped".into()))
+    let gone = || Some("the column or its table was dropped".into());
+    let table = match Held::take(migration.table, Lock::Read) {
+        Ok(table) => table,
+        Err(Error::UnknownObject { .. }) => return Ok(gone()),
+        Err(error) => return Err(error),
+    };
+    if table.attribute(&migration.attribute).is_none() {
+        return Ok(gone());
+    }
+    Ok(None)
+}
+
+/// Whether a column was given another type since, in words. After the swap the column is the twin.
+///
+/// # Errors
+/// Of the lock.
+pub fn retyped(migration: &Migration) -> Result<Option<String>> {
+    let table = Held::take(migration.table, Lock::Read)?;
+    Ok(changed_type(migration, &table))
 }

@@ -1,8 +1,10 @@
 //! The trigger that keeps a column and its twin in step, BEFORE each row is written, last of all such triggers.
 //!
-//! The twin is made anew whenever it is empty or anything that it is made of has changed, so the job that fills it
-//! has only to touch a row. A twin that somebody else writes is made anew too. The context expression is the table
-//! owner's code and runs with his rights, and nothing else does.
+//! A twin that is ciphertext is made anew whenever it is empty or anything that it is made of has changed, so the job that
+//! fills it has only to touch a row. A twin that is plaintext is made by the job, of the values that were there, between its
+//! statements; the trigger only looks it up (`maintenance::job::moved`). A ciphertext that somebody brings is decrypted with
+//! his own right, or refused. A twin that somebody else writes is put right. The context expression is the table owner's
+//! code and runs with his rights, and nothing else does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -12,13 +14,15 @@ use std::rc::Rc;
 use pgrx::spi::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
-use super::values::Values;
+use super::values::{Right, Values};
 use super::{Kind, Migration, tree};
 use crate::catalog::write::{self, AsRole};
+use crate::ciphertext;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::maintenance::relation;
+use crate::maintenance::job::moved::{Address, look_up_for};
 use crate::pg::{Call, Varlena};
+use crate::relation::{Held, Lock};
 use crate::sql_api::access_view::relation_name;
 
 thread_local! {
@@ -38,6 +42,7 @@ struct Shape {
 }
 
 struct Work {
+    job: i64,
     kind: Kind,
     source: i32,
     twin: i32,
@@ -147,10 +152,16 @@ impl Work {
         ) else {
             return Ok(None);
         };
-        let plaintext_type = match migration.kind {
-            Kind::Encrypt => source_type,
-            Kind::Decrypt => twin_type,
+        let (plaintext_type, other) = match migration.kind {
+            Kind::Encrypt => (source_type, twin_type),
+            Kind::Decrypt => (twin_type, source_type),
         };
+        // SAFETY: a look-up in the type catalog.
+        let other = unsafe { pg_sys::getBaseType(other) };
+        // Whoever changed a type ended the migration: the job finds out, and nothing is read as what it is not.
+        if plaintext_type != migration.plaintext_type || Some(other) != ciphertext::type_oid() {
+            return Ok(None);
+        }
         // SAFETY: a new context lies below the one that is current: this one outlives the statement.
         let memory = unsafe {
             PgMemoryContexts::TopMemoryContext
@@ -162,11 +173,12 @@ impl Work {
                 sql: CString::new(context_query(migration, expression)?).unwrap_or_default(),
                 // SAFETY: as above.
                 row_type: unsafe { (*descriptor).tdtypeid },
-                owner: relation::describe(migration.table)?.owner,
+                owner: Held::take(migration.table, Lock::Read)?.owner,
                 plan: Cell::new(std::ptr::null_mut()),
             }),
         };
         Ok(Some(Self {
+            job: migration.job,
             kind: migration.kind,
             source,
             twin,
@@ -174,14 +186,6 @@ impl Work {
             context,
             _memory: memory,
         }))
-    }
-
-    /// The twin of a value.
-    fn made_of(&self, value: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
-        match self.kind {
-            Kind::Encrypt => self.values.seal(value, context),
-            Kind::Decrypt => self.values.unseal(value, context),
-        }
     }
 }
 
@@ -331,22 +335,43 @@ fn stepped(work: &Work, rows: &Rows) -> Result<pg_sys::HeapTuple> {
             Some(_) => rows.with(work.twin, None),
         });
     };
+    if let Some(twin) = filled(work, rows, value) {
+        return Ok(rows.with(work.twin, Some(twin)));
+    }
     let context = match &work.context {
         Some(context) => context.of(rows.new, rows.descriptor)?,
         None => Vec::new(),
     };
     if let Some(old) = rows.old
-        && rows.value(rows.new, work.twin).is_some()
-        && rows.keeps(old, work.twin)
         && rows.keeps(old, work.source)
         && match &work.context {
             Some(of) => of.of(old, rows.descriptor)? == context,
             None => true,
         }
     {
-        return Ok(rows.new);
+        // Nothing was brought. An empty twin of a ciphertext is the job's to fill.
+        let keeps = rows.keeps(old, work.twin);
+        match work.kind {
+            Kind::Decrypt if keeps => return Ok(rows.new),
+            Kind::Decrypt => return Ok(rows.with(work.twin, rows.value(old, work.twin))),
+            Kind::Encrypt if keeps && rows.value(rows.new, work.twin).is_some() => {
+                return Ok(rows.new);
+            }
+            Kind::Encrypt => {}
+        }
     }
-    Ok(rows.with(work.twin, Some(work.made_of(value, &context)?)))
+    let twin = match work.kind {
+        Kind::Encrypt => work.values.seal(value, &context)?,
+        Kind::Decrypt => work.values.unseal(value, &context, Right::Writer)?,
+    };
+    Ok(rows.with(work.twin, Some(twin)))
+}
+
+/// What the job has made of a value that was there, when it is the job that touches the row.
+fn filled(work: &Work, rows: &Rows, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
+    let old = rows.old.filter(|_| work.kind == Kind::Decrypt)?;
+    // SAFETY: a tuple with its address, and a value of the source column, which holds ciphertexts.
+    unsafe { look_up_for(work.job, 0, Address::of(&raw const (*old).t_self), value) }
 }
 
 fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {

@@ -60,6 +60,8 @@ pub struct Migration {
     pub names: Option<(String, String)>,
     pub accepted: Vec<String>,
     pub fence: Option<String>,
+    /// What the job began with: see [`tree::origins`].
+    pub origins: Vec<String>,
 }
 
 impl Migration {
@@ -99,6 +101,12 @@ impl Migration {
                         .flatten()
                         .collect(),
                     fence: row.optional("fence")?,
+                    origins: row
+                        .optional::<Vec<Option<String>>>("origins")?
+                        .unwrap_or_default()
+                        .into_iter()
+                        .flatten()
+                        .collect(),
                 })
             },
         )

@@ -1,21 +1,20 @@
 //! A table with its partitions and children, as the catalogs describe them now.
 
 use pgrx::pg_sys;
-use pgrx::spi::quote_qualified_identifier;
 
 use super::Migration;
 use crate::catalog::write::query;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::relation::{Lock, Named};
 
 /// Common table expression `tree(relid)`: the table $1 and all below it.
 pub const TREE: &str = "WITH RECURSIVE tree(relid) AS (SELECT $1::oid UNION \
      SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid)";
 
 /// A table of the tree.
+#[derive(PartialEq, Eq)]
 pub struct Member {
     pub oid: pg_sys::Oid,
-    /// Qualified and quoted.
-    pub name: String,
     /// A partition gets its triggers from above; a child does not.
     pub is_partition: bool,
     /// Whether rows lie in it.
@@ -31,26 +30,65 @@ pub struct Member {
 pub fn members(migration: &Migration) -> Result<Vec<Member>> {
     query(
         &format!(
-            "{TREE} SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, c.relkind = 'r', \
+            "{TREE} SELECT c.oid, c.relispartition, c.relkind = 'r', \
                     EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = $2::text::name \
                             AND g.tgfoid = 'colcrypt.keep_in_step()'::regprocedure) \
-             FROM tree t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
-             ORDER BY c.oid <> $1, c.oid"
+             FROM tree t JOIN pg_class c ON c.oid = t.relid ORDER BY c.oid <> $1, c.oid"
         ),
         &[migration.table.into(), migration.trigger().into()],
         |row| {
             Ok(Member {
                 oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
-                name: quote_qualified_identifier(
-                    row.get::<String>(2)?.unwrap_or_default(),
-                    row.get::<String>(3)?.unwrap_or_default(),
-                ),
-                is_partition: row.get(4)?.unwrap_or_default(),
-                is_leaf: row.get(5)?.unwrap_or_default(),
-                has_trigger: row.get(6)?.unwrap_or_default(),
+                is_partition: row.get(2)?.unwrap_or_default(),
+                is_leaf: row.get(3)?.unwrap_or_default(),
+                has_trigger: row.get(4)?.unwrap_or_default(),
             })
         },
     )
+}
+
+/// The same, each of them held. Between the look and the locks a table may have come or gone: then it is an error, and
+/// comes again.
+///
+/// # Errors
+/// Of SPI; the lock's.
+pub fn held(migration: &Migration, lock: Lock) -> Result<Vec<(Member, Named)>> {
+    let before = members(migration)?;
+    let held = before
+        .iter()
+        .map(|member| Named::take(member.oid, lock))
+        .collect::<Result<Vec<Named>>>()?;
+    if members(migration)? != before {
+        return Err(Error::OutOfStep {
+            why: "a partition or child has come or gone just now".into(),
+        });
+    }
+    Ok(before.into_iter().zip(held).collect())
+}
+
+/// What makes sure of each table with rows that no value got into it but by the trigger: where its rows lie, the column as it
+/// was then, and the trigger, never touched since. One line a table.
+///
+/// # Errors
+/// Of SPI.
+pub fn origins(migration: &Migration) -> Result<Vec<String>> {
+    let found = query(
+        &format!(
+            "{TREE} SELECT format('%s %s %s %s %s %s %s %s', c.oid, c.relfilenode, a.attnum, a.atttypid, a.atthasmissing, \
+                    g.oid, g.tgenabled, g.xmin) \
+             FROM tree t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r' \
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3::text::name AND NOT a.attisdropped \
+             JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgname = $2::text::name \
+                 AND g.tgfoid = 'colcrypt.keep_in_step()'::regprocedure ORDER BY c.oid"
+        ),
+        &[
+            migration.table.into(),
+            migration.trigger().into(),
+            migration.attribute.clone().into(),
+        ],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The columns that a context can be made of: known before the row is written, and still there afterwards.

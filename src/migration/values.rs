@@ -1,16 +1,27 @@
 //! Where plaintext and ciphertext of a migrated column meet: values are encrypted, decrypted and compared here, in
-//! this process, and never by SQL in which other people's code runs along.
+//! this process, and never by SQL in which other people's code runs along. Whose right it is done with is said at each
+//! call: the order's, for values that were there when it was carried out, or that of the role that brings one.
 
 use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 
 use super::Migration;
+use crate::audit::honeytoken;
 use crate::catalog::read::Key;
 use crate::error::{Error, Result};
 use crate::pg::{self, Varlena};
 use crate::plaintext::Codec;
 use crate::session;
 use crate::sql_api::data;
+
+/// Whose right to decrypt is used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// The order's: whoever gave it was asked for his rights then. Only for what was there, and while nobody else's code runs.
+    Order,
+    /// That of the current role, who brings the value. A honeytoken raises its alarm.
+    Writer,
+}
 
 /// How values of one column become ciphertexts of one key and back.
 pub struct Values {
@@ -66,9 +77,10 @@ impl Values {
         &self,
         ciphertext: pg_sys::Datum,
         context: &[u8],
+        right: Right,
         body: impl FnOnce(PlaintextType<'_>, &[u8]) -> Result<R>,
     ) -> Result<R> {
-        // SAFETY: the column is of type ciphertext, or a domain over it.
+        // SAFETY: the caller saw that the column is of type ciphertext, or a domain over it.
         let stored = unsafe { Varlena::from_datum(ciphertext) };
         let value = Value::parse(stored.bytes())?;
         if value.header.key != self.key.id {
@@ -84,18 +96,33 @@ impl Values {
                 asked: pg::type_name(self.declared),
             });
         }
-        let permit = session::permit_ordered_decryption(VersionId {
+        let version = VersionId {
             key: value.header.key,
             version: value.header.version,
-        })?;
+        };
+        let permit = match right {
+            Right::Order => session::permit_ordered_decryption(version)?,
+            Right::Writer => session::permit_decrypt(version)?,
+        };
         let plaintext = data::plaintext_of(&permit, &value, context)?;
         permit.counter.decryption();
+        if right == Right::Writer
+            && permit.guarded
+            && session::is_honeytoken(value.header.key, value.tag)
+        {
+            honeytoken::alarm("decrypt_column", &value);
+        }
         body(stored_type, &plaintext)
     }
 
     /// A ciphertext as a value of the plaintext column.
-    pub fn unseal(&self, ciphertext: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
-        let value = self.open(ciphertext, context, |written, bytes| {
+    pub fn unseal(
+        &self,
+        ciphertext: pg_sys::Datum,
+        context: &[u8],
+        right: Right,
+    ) -> Result<pg_sys::Datum> {
+        let value = self.open(ciphertext, context, right, |written, bytes| {
             self.value_of(written, bytes)
         })?;
         if self.declared != self.codec.base_type {
@@ -121,7 +148,7 @@ impl Values {
         ciphertext: pg_sys::Datum,
         context: &[u8],
     ) -> Result<bool> {
-        let compared = self.open(ciphertext, context, |written, opened| {
+        let compared = self.open(ciphertext, context, Right::Order, |written, opened| {
             if written == self.codec.written_type(&self.type_name)? {
                 return self
                     .codec

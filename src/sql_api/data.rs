@@ -8,13 +8,12 @@ use std::mem::MaybeUninit;
 
 use colcrypt_core::compression::Packed;
 use colcrypt_core::format::EncodedHeader;
-use colcrypt_core::{CryptoError, Header, KeyId, PlaintextType, Value, VersionId};
+use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
-use crate::maintenance::breath;
 use crate::pg::{self, Call, Varlena};
 use crate::plaintext::Codec;
 use crate::session::{self, Permit};
@@ -445,17 +444,7 @@ pub fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
 }
 
 fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
-    reencrypt_to(call, None, 1)
-}
-
-/// The worker's: to the key that the second argument names.
-fn reencrypt_to_key(call: Call) -> Result<pg_sys::Datum> {
-    let key = call.datum(1).ok_or(Error::NullArgument("key_id"))?;
-    reencrypt_to(call, Some(KeyId(key.value() as u64)), 2)
-}
-
-fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<pg_sys::Datum> {
-    let context = context(call, context_at)?;
+    let context = context(call, 1)?;
     let Some(datum) = call.datum(0) else {
         return Ok(call.null());
     };
@@ -479,17 +468,29 @@ fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<p
                 key: value.header.key,
                 version: value.header.version,
             };
-            let (from, to) = site.permits.insert(match other {
-                Some(key) => session::permit_move(id, key)?,
-                None => session::permit_reencrypt(id)?,
-            });
+            let (from, to) = site.permits.insert(session::permit_reencrypt(id)?);
             (&*from, &*to)
         }
     };
-    // While there is no plaintext yet. Rows that were found by their place meet no other rest.
-    breath::take();
+    let sealed = reseal(from, to, &value, context)?;
+    if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
+        honeytoken::alarm("reencrypt_col", &value);
+    }
+    Ok(sealed)
+}
+
+/// A value under another key version, bound to the same context.
+///
+/// # Errors
+/// A value that does not open, or the usage limit.
+pub fn reseal(
+    from: &Permit,
+    to: &Permit,
+    value: &Value<'_>,
+    context: &[u8],
+) -> Result<pg_sys::Datum> {
     let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
-    open(from, &value, context, &mut plaintext)?;
+    open(from, value, context, &mut plaintext)?;
     let header = Header {
         suite: to.suite,
         key: to.key,
@@ -499,11 +500,8 @@ fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<p
     // As it is, compressed or not.
     let sealed = seal_as_is(to, &header.encode()?, context, &plaintext)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
-        if !session::is_moving_rows() {
-            honeytoken::alarm("reencrypt_col", &value);
-        }
         // SAFETY: the new value, which nothing has compressed or moved out of line yet.
-        honeytoken::follow(&value, unsafe { Varlena::from_datum(sealed) }.bytes())?;
+        honeytoken::follow(value, unsafe { Varlena::from_datum(sealed) }.bytes())?;
     }
     Ok(sealed)
 }
@@ -561,7 +559,6 @@ crate::sql_functions! {
     colcrypt_encrypt / pg_finfo_colcrypt_encrypt => encrypt;
     colcrypt_decrypt_text / pg_finfo_colcrypt_decrypt_text => decrypt_text;
     colcrypt_decrypt_typed / pg_finfo_colcrypt_decrypt_typed => decrypt_typed;
-    colcrypt_reencrypt_to / pg_finfo_colcrypt_reencrypt_to => reencrypt_to_key;
     colcrypt_reencrypt / pg_finfo_colcrypt_reencrypt => reencrypt;
     colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
 }

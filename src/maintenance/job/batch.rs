@@ -1,4 +1,4 @@
-//! Moving rows: a batch is one statement in one transaction, which re-encrypts the stale rows of some blocks,
+//! Moving rows: a batch is one transaction, which reads the stale rows of some blocks, re-encrypts and writes them,
 //! skipping those that others hold, and records the next block, so that a kill at any instant loses at
 //! most the batch. The first pass over a table takes the rows that look free; where that meets a lock, and in
 //! later passes, each row is locked first. Rows of a batch that fails are tried one by one, and those that fail
@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use pgrx::{Spi, pg_sys};
 
-use super::statement::{self, Column, LITTLE_PATIENCE, Statement};
+use super::statement::{self, Column, Outcome, Statement, Taking};
 use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
 use crate::lifecycle::census;
-use crate::maintenance::txn::{PATIENCE, failed_for_a_lock, transaction};
+use crate::maintenance::txn::{failed_for_a_lock, transaction};
 use crate::maintenance::vacuum;
 
 /// Rows that are tried again in one step.
@@ -134,15 +134,6 @@ pub fn move_batch(job: &Job) -> Next {
     }
 }
 
-/// Which rows a batch takes.
-#[derive(Clone, Copy)]
-enum Taking {
-    /// Those that look free.
-    Free,
-    /// Those that it could lock without waiting.
-    Locked,
-}
-
 /// What comes next, and of a batch how many rows it moved and where.
 fn one_batch(
     job: &Job,
@@ -170,11 +161,16 @@ fn one_batch(
         )?;
         return Ok((Next::Again, None));
     };
-    let target = Statement::new(job, place.leaf)?.with(others.to_vec());
-    let blocks = in_blocks(&place);
-    let moved = match taking {
-        Taking::Free => target.run(&target.update_free(&blocks), LITTLE_PATIENCE)?,
-        Taking::Locked => target.run(&target.update(&blocks), PATIENCE)?,
+    let target = Statement::new(job, place.leaf)?.with(job, others.to_vec())?;
+    let Outcome { moved, complete } = target.move_rows(&in_blocks(&place), taking)?;
+    // What there was no memory for comes next. Where nothing was moved, it is another pass's.
+    let place = if complete || moved == 0 {
+        place
+    } else {
+        Place {
+            to: place.from,
+            ..place
+        }
     };
     advance(job, &place, work, moved, 0, None)?;
     Ok((Next::Again, Some((moved, place))))
@@ -254,7 +250,9 @@ fn move_row(job: &Job, leaf: pg_sys::Oid, row: &str) -> Moved {
     let outcome = transaction(|| -> Result<i64> {
         lock_jobs()?;
         let target = Statement::new(job, leaf)?;
-        target.run(&target.update(&format!("ctid = '{row}'")), PATIENCE)
+        Ok(target
+            .move_rows(&format!("ctid = '{row}'"), Taking::Locked)?
+            .moved)
     });
     let message = match outcome {
         Ok(Ok(count)) => return Moved::Rows(count),

@@ -16,7 +16,9 @@
 
 mod batch;
 mod migrate;
+pub mod moved;
 mod pace;
+mod rows;
 mod statement;
 
 use std::cell::Cell;

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! Each step is one transaction that also records how far it got. *Moving* touches the rows whose twin is empty, and
-//! the trigger fills it (`migration::in_step`). *Verifying* reads every row, decrypts, and compares; what is out of
+//! the trigger fills it (`migration::in_step`), with what `decrypted` has made of the value where that is a ciphertext. *Verifying* reads every row, decrypts, and compares; what is out of
 //! step is touched too, and then all of it is read again. What that rests on is kept as a *fence*: should a trigger, a
 //! column's type or a table's file change, the swap is off and the rows are read again.
 //!
 //! DROP COLUMN leaves the values in the rows until they are written anew. So after encrypting, *scrubbing* writes
 //! every row that is older than the swap, and at last the table is vacuumed.
 
+mod decrypted;
 mod scrub;
 mod verify;
 
@@ -25,15 +26,19 @@ use super::{BATCH_TRIES, Job, Next, batch, finish, lock_jobs, pace, paced, postp
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
 use crate::maintenance::txn::{failed_for_a_lock, transaction};
-use crate::maintenance::{relation, vacuum};
+use crate::maintenance::vacuum;
 use crate::migration::{Kind, Migration, ddl};
+use crate::relation::{Lock, Named};
 
 pub fn step(job: &Job) -> Next {
     let known = transaction(|| -> Result<_> {
         let Some(migration) = Migration::of_job(job.id)? else {
             return Err(Error::CatalogCorrupt("a migration is missing".into()));
         };
-        let missing = ddl::missing(&migration)?;
+        let mut missing = ddl::missing(&migration)?;
+        if missing.is_none() && is_before_the_swap(&job.phase) {
+            missing = ddl::retyped(&migration)?;
+        }
         Ok((migration, missing))
     });
     let migration = match known {
@@ -62,6 +67,10 @@ pub fn step(job: &Job) -> Next {
         }),
         _ => Next::Nothing,
     }
+}
+
+fn is_before_the_swap(phase: &str) -> bool {
+    matches!(phase, "queued" | "moving" | "verifying" | "swapping")
 }
 
 /// A step that wants a lock for a moment: what it does not get it tries again for soon, at odd intervals.
@@ -146,17 +155,44 @@ fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     Ok(count as i64)
 }
 
-/// Touches rows, so that the trigger makes their twins anew.
-fn touch(migration: &Migration, leaf: pg_sys::Oid, rows: &str) -> Result<i64> {
-    let table = relation::describe(leaf)?;
-    let (name, twin) = (&table.name, migration.quoted_twin());
-    run(
-        table.owner,
+/// The addresses of rows, each locked by this transaction; those that others hold are passed by.
+fn locked(table: &Named, rows: &str) -> Result<Vec<String>> {
+    rows_of(
+        table.owner(),
         &format!(
-            "UPDATE ONLY {name} SET {twin} = NULL WHERE ctid = ANY(ARRAY(\
-             SELECT ctid FROM ONLY {name} WHERE {rows} FOR NO KEY UPDATE SKIP LOCKED))"
+            "SELECT ctid::pg_catalog.text FROM ONLY {} WHERE {rows} FOR NO KEY UPDATE SKIP LOCKED",
+            table.sql
         ),
     )
+}
+
+/// Has the trigger make the twins of rows anew.
+fn touch(migration: &Migration, leaf: pg_sys::Oid, rows: &str) -> Result<i64> {
+    let table = Named::take(leaf, Lock::Write)?;
+    match migration.kind {
+        Kind::Encrypt => {
+            let rows = locked(&table, rows)?;
+            if rows.is_empty() {
+                return Ok(0);
+            }
+            run(table.owner(), &touching(migration, &table, &among(&rows)))
+        }
+        Kind::Decrypt => decrypted::fill(migration, &table, rows),
+    }
+}
+
+fn touching(migration: &Migration, table: &Named, rows: &str) -> String {
+    format!(
+        "UPDATE ONLY {} SET {} = NULL WHERE {rows}",
+        table.sql,
+        migration.quoted_twin()
+    )
+}
+
+/// Of these rows, as SQL.
+fn among(rows: &[String]) -> String {
+    let rows: Vec<String> = rows.iter().map(|row| format!("\"{row}\"")).collect();
+    format!("ctid = ANY ('{{{}}}'::pg_catalog.tid[])", rows.join(","))
 }
 
 /// One batch of a phase that goes through the blocks: `work` does it, and `end` is what comes when there is none left.
@@ -230,12 +266,12 @@ fn one_by_one(job: &Job, migration: &Migration, which: &str, first_problem: &str
         let Some(place) = batch::place(job)? else {
             return Ok(None);
         };
-        let table = relation::describe(place.leaf)?;
+        let table = Named::take(place.leaf, Lock::Read)?;
         let rows = rows_of(
-            table.owner,
+            table.owner(),
             &format!(
                 "SELECT ctid::text FROM ONLY {} WHERE {} AND {which}",
-                table.name,
+                table.sql,
                 batch::in_blocks(&place)
             ),
         )?;
@@ -287,9 +323,9 @@ fn one_by_one(job: &Job, migration: &Migration, which: &str, first_problem: &str
 fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
-    Ok(Spi::connect(|client| {
+    Ok(Spi::connect_mut(|client| {
         client
-            .select(sql, None, &[])?
+            .update(sql, None, &[])?
             .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
     })?)

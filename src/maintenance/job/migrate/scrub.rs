@@ -7,12 +7,13 @@ use pgrx::{Spi, pg_sys};
 use super::super::{
     Job, Next, RUNNING_TRANSACTIONS, batch, finish, old_transactions, postpone, record,
 };
-use super::{from_the_start, run, through_blocks};
+use super::{among, from_the_start, locked, run, through_blocks};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
 use crate::maintenance::txn::transaction;
 use crate::maintenance::{relation, vacuum};
 use crate::migration::Migration;
+use crate::relation::{Lock, Named};
 
 /// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
 fn is_old(job: &Job) -> Result<String> {
@@ -43,18 +44,21 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
     let outcome = through_blocks(
         job,
         |place| {
-            let table = relation::describe(place.leaf)?;
-            let name = &table.name;
+            let table = Named::take(place.leaf, Lock::Write)?;
             let Some(column) = any_column(place.leaf, &migration.attribute)? else {
                 return Ok(0);
             };
+            let rows = format!("{} AND {}", batch::in_blocks(place), is_old(job)?);
+            let rows = locked(&table, &rows)?;
+            if rows.is_empty() {
+                return Ok(0);
+            }
             run(
-                table.owner,
+                table.owner(),
                 &format!(
-                    "UPDATE ONLY {name} SET {column} = {column} WHERE ctid = ANY(ARRAY(\
-                     SELECT ctid FROM ONLY {name} WHERE {} AND {} FOR NO KEY UPDATE SKIP LOCKED))",
-                    batch::in_blocks(place),
-                    is_old(job)?
+                    "UPDATE ONLY {} SET {column} = {column} WHERE {}",
+                    table.sql,
+                    among(&rows)
                 ),
             )
         },
@@ -70,12 +74,12 @@ fn end(job: &Job) -> Result<Next> {
     let old = is_old(job)?;
     let mut left = 0;
     for leaf in batch::leaves(job)? {
-        let table = relation::describe(leaf)?;
+        let table = Named::take(leaf, Lock::Read)?;
         let _path = safe_search_path();
-        let _role = AsRole::unfiltered(table.owner);
+        let _role = AsRole::unfiltered(table.owner());
         left += Spi::get_one::<i64>(&format!(
             "SELECT pg_catalog.count(*) FROM ONLY {} WHERE {old}",
-            table.name
+            table.sql
         ))?
         .unwrap_or_default();
     }

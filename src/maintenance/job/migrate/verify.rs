@@ -1,17 +1,19 @@
 //! Reading every row, decrypting, and comparing: what a swap rests on.
 
-use pgrx::{Spi, pg_sys};
+use pgrx::pg_sys;
 
+use super::super::moved::Address;
+use super::super::rows::{selected, type_changed};
 use super::super::{BATCH_TRIES, Job, Next, batch, finish, postpone, record};
-use super::{from_the_start, one_by_one, through_blocks, touch};
+use super::decrypted::{context_at, context_of};
+use super::{among, from_the_start, one_by_one, through_blocks, touch};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
-use crate::maintenance::relation;
 use crate::maintenance::txn::transaction;
 use crate::migration::values::Values;
 use crate::migration::{Migration, ddl, tree};
 use crate::pg::Varlena;
-use crate::sql_api::access_view::relation_name;
+use crate::relation::{Lock, Named};
 
 /// Passes of the verification that found rows out of step, after which it says so and takes its time.
 const PASSES: i32 = 5;
@@ -77,86 +79,44 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
     }
 }
 
-fn among(rows: &[String]) -> String {
-    let rows: Vec<String> = rows.iter().map(|row| format!("\"{row}\"")).collect();
-    format!("ctid = ANY ('{{{}}}'::pg_catalog.tid[])", rows.join(","))
-}
-
 /// The rows of some blocks whose two columns do not hold the same.
 fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
-    let table = relation::describe(place.leaf)?;
+    let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();
-    let context = match &migration.context {
-        Some(expression) => format!(
-            "(SELECT ({expression})::pg_catalog.bytea FROM (SELECT {}) AS {})",
-            tree::known_columns(migration.table, &[&migration.attribute, &migration.twin])?
-                .into_iter()
-                .map(|name| format!("t.{}", pgrx::spi::quote_identifier(name)))
-                .collect::<Vec<_>>()
-                .join(", "),
-            pgrx::spi::quote_identifier(relation_name(migration.table))
-        ),
-        None => "NULL::pg_catalog.bytea".into(),
-    };
-    let rows = batch::in_blocks(place);
     let sql = format!(
-        "SELECT t.ctid::pg_catalog.text, t.{plaintext}, t.{ciphertext}, {context} FROM ONLY {} AS t \
-         WHERE {rows} AND (t.{plaintext} IS NOT NULL OR t.{ciphertext} IS NOT NULL)",
-        table.name
+        "SELECT t.ctid, t.{plaintext}, t.{ciphertext}, {} FROM ONLY {} AS t \
+         WHERE {} AND (t.{plaintext} IS NOT NULL OR t.{ciphertext} IS NOT NULL)",
+        context_of(migration)?,
+        table.sql,
+        batch::in_blocks(place)
     );
-    let c_sql = std::ffi::CString::new(sql).map_err(|_| Error::Spi("a name holds NUL".into()))?;
     let _path = safe_search_path();
-    let _role = AsRole::unfiltered(table.owner);
-    Spi::connect(|_| {
-        // SAFETY: connected; the rows are looked at before the connection ends. The statement gives a text, a value of
-        // the plaintext column's type, a ciphertext and a bytea.
-        unsafe {
-            let code = pg_sys::SPI_execute(c_sql.as_ptr(), true, 0);
-            if code != pg_sys::SPI_OK_SELECT as i32 {
-                return Err(Error::Spi(format!("SPI_execute gave {code}")));
-            }
-            let found = pg_sys::SPI_tuptable;
-            let descriptor = (*found).tupdesc;
-            if pg_sys::SPI_gettypeid(descriptor, 2) != migration.plaintext_type {
-                return Err(Error::OutOfStep {
-                    why: "the column's type was changed".into(),
-                });
-            }
-            let values = Values::new(
-                migration,
-                migration.plaintext_type,
-                pg_sys::CurrentMemoryContext,
-            )?;
-            let mut strays = Vec::new();
-            for at in 0..pg_sys::SPI_processed as usize {
-                let tuple = *(*found).vals.add(at);
-                let value = |column: i32| {
-                    let mut is_null = false;
-                    let datum = pg_sys::SPI_getbinval(tuple, descriptor, column, &mut is_null);
-                    (!is_null).then_some(datum)
-                };
-                let context = value(4).map(|datum| Varlena::from_datum(datum));
-                let context = match &context {
-                    Some(context) => context.bytes(),
-                    None if migration.context.is_some() => {
-                        return Err(Error::NullArgument("context"));
-                    }
-                    None => &[],
-                };
-                let in_step = match (value(2), value(3)) {
-                    (Some(plaintext), Some(ciphertext)) => {
-                        values.agree(plaintext, ciphertext, context)?
-                    }
-                    (None, None) => true,
-                    _ => false,
-                };
-                if !in_step {
-                    let row = pg_sys::SPI_getvalue(tuple, descriptor, 1);
-                    strays.push(std::ffi::CStr::from_ptr(row).to_string_lossy().into_owned());
-                }
-            }
-            Ok(strays)
+    let _role = AsRole::unfiltered(table.owner());
+    selected(&sql, true, |found| {
+        if found.type_of(2) != migration.plaintext_type {
+            return Err(type_changed());
         }
+        found.expect_ciphertext(3)?;
+        // SAFETY: reads a static: the memory of the connection that is open.
+        let memory = unsafe { pg_sys::CurrentMemoryContext };
+        let values = Values::new(migration, migration.plaintext_type, memory)?;
+        let mut strays = Vec::new();
+        for at in 0..found.len() {
+            let context = context_at(migration, found, at, 4)?;
+            let context = context.as_ref().map_or(&[][..], Varlena::bytes);
+            let in_step = match (found.value(at, 2), found.value(at, 3)) {
+                (Some(plaintext), Some(ciphertext)) => {
+                    values.agree(plaintext, ciphertext, context)?
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            if !in_step && let Some(row) = found.value(at, 1) {
+                // SAFETY: the statement gives a tid first.
+                strays.push(unsafe { Address::of(row.cast_mut_ptr()) }.text());
+            }
+        }
+        Ok(strays)
     })
 }
 
