@@ -88,8 +88,8 @@ fn changed_type(migration: &Migration, table: &Held) -> Option<String> {
         })
     };
     let encrypts = migration.kind == Kind::Encrypt;
-    let is_whole = is_as_ordered(&migration.attribute, encrypts)
-        && is_as_ordered(&migration.twin, !encrypts);
+    let is_whole =
+        is_as_ordered(&migration.attribute, encrypts) && is_as_ordered(&migration.twin, !encrypts);
     (!is_whole).then(|| "the column's type was changed".into())
 }
 

@@ -62,11 +62,7 @@ pub fn type_changed() -> Error {
 ///
 /// # Errors
 /// Of the statement, and of `look`.
-pub fn selected<R>(
-    sql: &str,
-    read_only: bool,
-    look: impl FnOnce(&Rows) -> Result<R>,
-) -> Result<R> {
+pub fn selected<R>(sql: &str, read_only: bool, look: impl FnOnce(&Rows) -> Result<R>) -> Result<R> {
     let sql = CString::new(sql).map_err(|_| Error::Spi("a name holds NUL".into()))?;
     Spi::connect(|_| {
         // SAFETY: connected; the rows are looked at before the connection ends.

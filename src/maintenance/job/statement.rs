@@ -51,7 +51,10 @@ impl Column {
     /// Whether a row's value is to be moved, as SQL.
     fn stale(&self) -> String {
         let (name, key) = (self.name(), self.key.0 as i64);
-        let older = format!("colcrypt.ciphertext_is_stale({name}, {key}, {})", self.target);
+        let older = format!(
+            "colcrypt.ciphertext_is_stale({name}, {key}, {})",
+            self.target
+        );
         if self.from_keys.is_empty() {
             return older;
         }
@@ -64,7 +67,8 @@ impl Column {
 
     /// The same, of a value at hand: what the statement selected is not taken on trust.
     fn moves(&self, value: VersionId) -> bool {
-        let older = value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
+        let older =
+            value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
         older || self.from_keys.contains(&(value.key.0 as i64))
     }
 }
@@ -282,8 +286,7 @@ impl Statement {
                     breath::take();
                     let context = context.as_ref().map_or(&[][..], Varlena::bytes);
                     // SAFETY: a ciphertext, as was just asked of the result's description.
-                    let sealed =
-                        unsafe { reseal.value(column, value, context, batch.memory())? };
+                    let sealed = unsafe { reseal.value(column, value, context, batch.memory())? };
                     if let Some(sealed) = sealed {
                         // SAFETY: two varlenas, the new one in the batch's memory.
                         unsafe {
@@ -353,7 +356,8 @@ fn refuse_lent_context(job: &Job, leaf: &Named) -> Result<()> {
     }
     Err(Error::Column {
         message: format!("{} and {} have different owners", leaf.sql, top.shown()),
-        hint: "The context expression is code of the second one's owner: give both the same owner.".into(),
+        hint: "The context expression is code of the second one's owner: give both the same owner."
+            .into(),
     })
 }
 

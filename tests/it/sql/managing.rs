@@ -40,6 +40,7 @@ fn ordinary_roles_administer_nothing() {
     assert_eq!(
         open,
         [
+            "batch_value",
             "ciphertext",
             "ciphertext_in",
             "ciphertext_info",
@@ -56,11 +57,11 @@ fn ordinary_roles_administer_nothing() {
             "decrypt_col",
             "encrypt_col",
             "has_key_privilege",
+            "is_in_batch",
             "is_settled",
             "keep_in_step",
             "may_read_column",
             "reencrypt_col",
-            "reencrypt_col_to",
             "row_context",
             "write_access_view"
         ]
