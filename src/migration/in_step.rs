@@ -371,7 +371,7 @@ fn stepped(work: &Work, rows: &Rows) -> Result<pg_sys::HeapTuple> {
 fn filled(work: &Work, rows: &Rows, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
     let old = rows.old.filter(|_| work.kind == Kind::Decrypt)?;
     // SAFETY: a tuple with its address, and a value of the source column, which holds ciphertexts.
-    unsafe { look_up_for(work.job, 0, Address::of(&raw const (*old).t_self), value) }
+    unsafe { look_up_for(work.job, Address::of(&raw const (*old).t_self), value) }
 }
 
 fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {

@@ -5,8 +5,7 @@
 //! A value is found by its row's address, its column's number and its image as stored. A row that was written in
 //! between has another: compare and swap.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -15,7 +14,7 @@ use crate::maintenance::breath;
 use crate::pg::Call;
 
 /// A row's address in a table, as one number.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address(u64);
 
 impl Address {
@@ -47,17 +46,51 @@ pub unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
 }
 
 struct Entry {
-    /// The image of the value that was read.
-    read: Box<[u8]>,
+    row: Address,
+    /// Where the image of the value that was read ends; it begins where the one before ends.
+    read_until: usize,
     /// What takes its place, in the batch's memory, or by value.
     becomes: pg_sys::Datum,
+}
+
+/// The values of one column, by the address of their row, which is the order in which a scan meets them.
+#[derive(Default)]
+struct Column {
+    entries: Vec<Entry>,
+    images: Vec<u8>,
+    /// The one that was asked for last: the next question is about it or the next one.
+    last: Cell<usize>,
+}
+
+impl Column {
+    fn find(&self, row: Address) -> Option<usize> {
+        let last = self.last.get();
+        let near = [last, last + 1];
+        let is_it = |&at: &usize| self.entries.get(at).is_some_and(|entry| entry.row == row);
+        let at = match near.into_iter().find(is_it) {
+            Some(at) => at,
+            None => self
+                .entries
+                .binary_search_by_key(&row, |entry| entry.row)
+                .ok()?,
+        };
+        self.last.set(at);
+        Some(at)
+    }
+
+    fn image(&self, at: usize) -> &[u8] {
+        let from = at
+            .checked_sub(1)
+            .map_or(0, |before| self.entries[before].read_until);
+        &self.images[from..self.entries[at].read_until]
+    }
 }
 
 #[derive(Default)]
 struct Known {
     /// The job that a trigger must be of to ask; 0 is none.
     job: i64,
-    entries: HashMap<(i16, Address), Entry>,
+    columns: Vec<Column>,
 }
 
 thread_local! {
@@ -67,14 +100,14 @@ thread_local! {
 /// The values of one batch, known to [`look_up`] from [`publish`](Self::publish) to the drop.
 pub struct Batch {
     memory: PgMemoryContexts,
-    entries: HashMap<(i16, Address), Entry>,
+    columns: Vec<Column>,
 }
 
 impl Batch {
     pub fn new() -> Self {
         Self {
             memory: PgMemoryContexts::new("colcrypt batch"),
-            entries: HashMap::new(),
+            columns: Vec::new(),
         }
     }
 
@@ -83,29 +116,40 @@ impl Batch {
         self.memory.value()
     }
 
+    /// Rows are added in the order of their addresses.
+    ///
     /// # Safety
     /// `read` is a varlena; `becomes` is by value or lies in [`memory`](Self::memory).
     pub unsafe fn add(
         &mut self,
-        column: i16,
+        column: usize,
         row: Address,
         read: pg_sys::Datum,
         becomes: pg_sys::Datum,
     ) {
+        if self.columns.len() <= column {
+            self.columns.resize_with(column + 1, Column::default);
+        }
+        let column = &mut self.columns[column];
+        debug_assert!(column.entries.last().is_none_or(|last| last.row < row));
         // SAFETY: the caller vouches for a varlena.
-        let read = unsafe { image(read) }.into();
-        self.entries.insert((column, row), Entry { read, becomes });
+        column.images.extend_from_slice(unsafe { image(read) });
+        column.entries.push(Entry {
+            row,
+            read_until: column.images.len(),
+            becomes,
+        });
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.columns.iter().all(|column| column.entries.is_empty())
     }
 
     /// Lets [`look_up`] know them for as long as what is returned lives.
     pub fn publish(&mut self, job: i64) -> Published<'_> {
-        KNOWN.with_borrow_mut(|known| {
-            known.job = job;
-            known.entries = std::mem::take(&mut self.entries);
+        KNOWN.set(Known {
+            job,
+            columns: std::mem::take(&mut self.columns),
         });
         Published(self)
     }
@@ -124,27 +168,27 @@ impl Drop for Published<'_> {
 ///
 /// # Safety
 /// `value` is a varlena.
-pub unsafe fn look_up(column: i16, row: Address, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
-    KNOWN.with_borrow(|known| {
-        let entry = known.entries.get(&(column, row))?;
-        // SAFETY: the caller vouches for a varlena.
-        (*entry.read == *unsafe { image(value) }).then_some(entry.becomes)
-    })
+unsafe fn look_up(
+    known: &Known,
+    column: usize,
+    row: Address,
+    value: pg_sys::Datum,
+) -> Option<pg_sys::Datum> {
+    let column = known.columns.get(column)?;
+    let at = column.find(row)?;
+    // SAFETY: the caller vouches for a varlena.
+    (column.image(at) == unsafe { image(value) }).then(|| column.entries[at].becomes)
 }
 
 /// The same, for a trigger of the job whose batch is at hand.
 ///
 /// # Safety
 /// As [`look_up`].
-pub unsafe fn look_up_for(
-    job: i64,
-    column: i16,
-    row: Address,
-    value: pg_sys::Datum,
-) -> Option<pg_sys::Datum> {
-    let ours = KNOWN.with_borrow(|known| known.job == job);
+pub unsafe fn look_up_for(job: i64, row: Address, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
     // SAFETY: the caller vouches for a varlena.
-    ours.then(|| unsafe { look_up(column, row, value) })?
+    KNOWN.with_borrow(|known| {
+        (known.job == job).then(|| unsafe { look_up(known, 0, row, value) })?
+    })
 }
 
 fn found(call: Call) -> Result<Option<pg_sys::Datum>> {
@@ -155,13 +199,10 @@ fn found(call: Call) -> Result<Option<pg_sys::Datum>> {
         return Ok(None);
     };
     // SAFETY: declared as tid, smallint and ciphertext.
-    Ok(unsafe {
-        look_up(
-            column.value() as i16,
-            Address::of(row.cast_mut_ptr()),
-            value,
-        )
-    })
+    Ok(KNOWN.with_borrow(|known| unsafe {
+        let row = Address::of(row.cast_mut_ptr());
+        look_up(known, column.value() as i16 as usize, row, value)
+    }))
 }
 
 fn is_in_batch(call: Call) -> Result<pg_sys::Datum> {

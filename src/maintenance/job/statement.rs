@@ -203,18 +203,24 @@ impl Statement {
 
     /// The address of each stale row, and for each column the value, if it is stale, and its context.
     fn select(&self, rows: &str, taking: Taking) -> String {
+        let is_alone = self.columns.len() == 1;
         let shown: Vec<String> = self
             .columns
             .iter()
             .map(|column| {
-                let (stale, name) = (column.stale(), column.name());
-                let context = match &column.context {
-                    Some(expression) => {
-                        format!("CASE WHEN {stale} THEN ({expression})::pg_catalog.bytea END")
+                // One column alone is stale in every row that is found.
+                let if_stale = |what: String| {
+                    if is_alone {
+                        what
+                    } else {
+                        format!("CASE WHEN {} THEN {what} END", column.stale())
                     }
+                };
+                let context = match &column.context {
+                    Some(expression) => if_stale(format!("({expression})::pg_catalog.bytea")),
                     None => "NULL::pg_catalog.bytea".into(),
                 };
-                format!("CASE WHEN {stale} THEN {name} END, {context}")
+                format!("{}, {context}", if_stale(column.name()))
             })
             .collect();
         let stale: Vec<String> = self.columns.iter().map(Column::stale).collect();
@@ -232,7 +238,7 @@ impl Statement {
     }
 
     fn update(&self, rows: &str, taking: Taking) -> String {
-        let numbered = || self.columns.iter().zip(1..);
+        let numbered = || self.columns.iter().zip(0..);
         let assignments: Vec<String> = numbered()
             .map(|(column, number)| {
                 let name = column.name();
@@ -258,6 +264,9 @@ impl Statement {
     fn read(&self, rows: &str, taking: Taking, batch: &mut Batch) -> Result<bool> {
         let sql = self.select(rows, taking);
         selected(&sql, taking == Taking::Free, |found| {
+            for column in 0..self.columns.len() as i32 {
+                found.expect_ciphertext(2 * column + 2)?;
+            }
             let mut reseal = Reseal::default();
             let mut bytes = 0;
             for at in 0..found.len() {
@@ -269,9 +278,8 @@ impl Statement {
                 };
                 // SAFETY: the statement gives a tid first.
                 let row = unsafe { Address::of(row.cast_mut_ptr()) };
-                for (column, number) in self.columns.iter().zip(1i16..) {
-                    let place = 2 * i32::from(number);
-                    found.expect_ciphertext(place)?;
+                for (at_column, column) in self.columns.iter().enumerate() {
+                    let place = 2 * at_column as i32 + 2;
                     let Some(value) = found.value(at, place) else {
                         continue;
                     };
@@ -291,7 +299,7 @@ impl Statement {
                         // SAFETY: two varlenas, the new one in the batch's memory.
                         unsafe {
                             bytes += pgrx::varlena::varsize_any(sealed.cast_mut_ptr());
-                            batch.add(number, row, value, sealed);
+                            batch.add(at_column, row, value, sealed);
                         }
                     }
                 }
