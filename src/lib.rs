@@ -24,6 +24,7 @@ mod migration;
 mod pg;
 mod plaintext;
 mod relation;
+mod scan;
 mod session;
 mod slab;
 mod sql_api;

@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
-use super::rows::read_only;
-use crate::catalog::write::{self, AsRole, safe_search_path};
-use crate::error::{Error, Result};
-use crate::maintenance::job::set_local;
-use crate::maintenance::relation;
+use crate::catalog::write::{self, safe_search_path};
+use crate::error::Result;
+use crate::relation::{Held, Lock};
+use crate::scan;
 
 /// Rows by key id and version.
 pub type Counts = BTreeMap<(i64, i32), i64>;
@@ -18,30 +16,20 @@ pub type Counts = BTreeMap<(i64, i32), i64>;
 /// Adds the rows of one table, without its partitions and children, as the active snapshot sees them.
 ///
 /// # Errors
-/// Of SPI; when a policy hides rows from the table's owner, which would then be missing.
+/// When the table is gone or the column is no ciphertext's (any more).
 pub fn count(table: pg_sys::Oid, attribute: &str, counts: &mut Counts) -> Result<()> {
-    let described = relation::describe(table)?;
-    let column = quote_identifier(attribute);
-    set_local(c"row_security", c"off");
-    let _path = safe_search_path();
-    let _role = AsRole::restricted(described.owner);
-    let rows = read_only(&format!(
-        "SELECT key, colcrypt.ciphertext_version(value, key), count(*) \
-         FROM (SELECT {column} AS value, colcrypt.ciphertext_key({column}) AS key \
-               FROM ONLY {} WHERE {column} IS NOT NULL OFFSET 0) v GROUP BY 1, 2",
-        described.name
-    ))?;
-    for row in rows {
-        let number = |at: usize| -> Result<i64> {
-            let text = row.get(at).and_then(Option::as_deref);
-            text.and_then(|text| text.parse().ok())
-                .ok_or_else(|| Error::Spi("a count is no number".into()))
-        };
-        let version = i32::try_from(number(1)?)
-            .map_err(|_| Error::Spi("a version is no number of its kind".into()))?;
-        *counts.entry((number(0)?, version)).or_default() += number(2)?;
-    }
-    Ok(())
+    let table = Held::take(table, Lock::Read)?;
+    let number = table.ciphertext_attribute(attribute)?.number;
+    scan::each_row(&table, |row| {
+        if let Some(value) = row.value(number) {
+            // SAFETY: the column's type was just looked at, under a lock that is kept.
+            let (key, version) = unsafe { scan::version_of(value)? };
+            *counts
+                .entry((key.0 as i64, version.number() as i32))
+                .or_default() += 1;
+        }
+        Ok(())
+    })
 }
 
 /// The tables themselves, their partitions and children: those that hold rows.

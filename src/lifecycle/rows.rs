@@ -4,8 +4,9 @@
 //! any depth), registered or not, in every table, partition, child and materialized view. Temporary tables
 //! do not: nobody else can read them.
 //!
-//! A table is read as its owner in a security-restricted operation, because planning alone may run code of
-//! the owner's, but without any policy: a row that nobody sees is lost all the same.
+//! Tables are counted by scans without SQL, in which nobody's code, policies and privileges have a part: a row that nobody
+//! sees is lost all the same. The list of a compromised version's rows is made by SQL, as the table's owner in a
+//! security-restricted operation.
 
 use std::collections::HashMap;
 
@@ -15,17 +16,17 @@ use pgrx::{Spi, pg_sys};
 use crate::catalog::read::Key;
 use crate::catalog::write::{AsRole, safe_search_path};
 use crate::error::{Error, Result};
-use crate::maintenance::relation;
+use crate::relation::{Held, Lock};
+use crate::scan;
 
 /// A column that can hold ciphertexts.
 pub struct Column {
     pub relation: pg_sys::Oid,
-    /// The relation's name, qualified and quoted.
+    /// The relation's name, qualified and quoted, as it was when it was found: for messages and records.
     pub name: String,
     pub attribute: String,
     /// Whether rotation takes care of it, by its own registration or a parent's.
     pub registered: bool,
-    owner: pg_sys::Oid,
     holds: pg_sys::Oid,
 }
 
@@ -123,23 +124,68 @@ impl Columns {
         }
     }
 
-    /// How many rows of the column need one of these versions.
+    /// How many rows of the column need one of these versions; none when its table is gone. By a scan without SQL: whatever
+    /// the owner's code, policies and privileges are.
     ///
     /// # Errors
-    /// Of SPI.
+    /// When the column has another type by now, or a value no header.
     pub fn count(&self, column: &Column, key: &Key, versions: &[i32]) -> Result<i64> {
-        let condition = self.condition(column, key, versions);
-        let _path = safe_search_path();
-        let _role = AsRole::unfiltered(column.owner);
-        let rows = read_only(&format!(
-            "SELECT pg_catalog.count(*) FROM ONLY {} AS t WHERE {condition}",
-            column.name
-        ))?;
-        match rows.first().and_then(|row| row.first()) {
-            Some(Some(count)) => count
-                .parse()
-                .map_err(|_| Error::Spi("a count is no number".into())),
-            _ => Err(Error::Spi("a count gave no row".into())),
+        let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
+            return Ok(0);
+        };
+        let Some(attribute) = table.attribute(&column.attribute) else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        scan::each_row(&table, |row| {
+            let needs = match row.value(attribute.number) {
+                // SAFETY: of the type that the column has, as was just looked at under the lock.
+                Some(value) => unsafe { self.needs(column.holds, value, key, versions)? },
+                None => false,
+            };
+            count += i64::from(needs);
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Whether a value of a type that holds ciphertexts holds one under one of these versions.
+    ///
+    /// # Safety
+    /// The value is of that type.
+    unsafe fn needs(
+        &self,
+        holds: pg_sys::Oid,
+        value: pg_sys::Datum,
+        key: &Key,
+        versions: &[i32],
+    ) -> Result<bool> {
+        // SAFETY: the caller vouches for the type, and each part's type is its container's say.
+        unsafe {
+            match self.shapes.get(&holds) {
+                Some(Shape::Ciphertext) => {
+                    let (of, version) = scan::version_of(value)?;
+                    Ok(of == key.id && versions.contains(&(version.number() as i32)))
+                }
+                Some(Shape::Domain(base)) => self.needs(*base, value, key, versions),
+                Some(Shape::Array(element)) => {
+                    for part in elements(*element, value) {
+                        if self.needs(*element, part, key, versions)? {
+                            return Ok(true);
+                        }
+                    }
+                    Ok(false)
+                }
+                Some(Shape::Composite(parts)) => {
+                    for (holds, part) in fields(value, parts)? {
+                        if self.needs(holds, part, key, versions)? {
+                            return Ok(true);
+                        }
+                    }
+                    Ok(false)
+                }
+                None => Ok(false),
+            }
         }
     }
 
@@ -154,15 +200,106 @@ impl Columns {
         version: i32,
         blocks: std::ops::Range<i64>,
     ) -> Result<Vec<Vec<Option<String>>>> {
+        let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
+            return Ok(Vec::new());
+        };
+        let table = table.named()?;
         let condition = self.condition(column, key, &[version]);
         let _path = safe_search_path();
         let primary_key = primary_key(column.relation)?;
-        let _role = AsRole::unfiltered(column.owner);
+        let _role = AsRole::unfiltered(table.owner());
         read_only(&format!(
             "SELECT t.ctid, {primary_key} FROM ONLY {} AS t WHERE t.ctid >= '({},0)' AND t.ctid < '({},0)' AND {condition}",
-            column.name, blocks.start, blocks.end
+            table.sql, blocks.start, blocks.end
         ))
     }
+}
+
+/// A column's table as it is now: the column was found under no lock. None when the table is gone.
+fn held(column: &Column, table: Result<Held>) -> Result<Option<Held>> {
+    let table = match table {
+        Err(Error::UnknownObject { .. }) => return Ok(None),
+        other => other?,
+    };
+    let is_the_same = table.holds_rows()
+        && table
+            .attribute(&column.attribute)
+            .is_some_and(|attribute| attribute.type_oid == column.holds);
+    if is_the_same {
+        return Ok(Some(table));
+    }
+    Err(Error::OutOfStep {
+        why: format!("{} has changed just now", column.describe()),
+    })
+}
+
+/// The elements of an array that are not NULL.
+///
+/// # Safety
+/// The value is an array of this type.
+unsafe fn elements(element: pg_sys::Oid, array: pg_sys::Datum) -> Vec<pg_sys::Datum> {
+    let (mut length, mut by_value, mut align) = (0, false, 0);
+    let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: the caller vouches for the array; the server allocates two arrays of `count`.
+    unsafe {
+        pg_sys::get_typlenbyvalalign(element, &mut length, &mut by_value, &mut align);
+        let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            length.into(),
+            by_value,
+            align,
+            &mut values,
+            &mut nulls,
+            &mut count,
+        );
+        (0..count as usize)
+            .filter(|&at| !*nulls.add(at))
+            .map(|at| *values.add(at))
+            .collect()
+    }
+}
+
+/// Those fields of a composite value that hold ciphertexts and are not NULL, with their types.
+///
+/// # Safety
+/// The value is of a composite type with these fields.
+unsafe fn fields(
+    value: pg_sys::Datum,
+    parts: &[(String, pg_sys::Oid)],
+) -> Result<Vec<(pg_sys::Oid, pg_sys::Datum)>> {
+    let mut found = Vec::new();
+    // SAFETY: the caller vouches for the composite; its own header says which row type it was made with.
+    unsafe {
+        let header =
+            pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
+        let datum_fields = (*header).t_choice.t_datum;
+        let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(
+            datum_fields.datum_typeid,
+            datum_fields.datum_typmod,
+        );
+        let mut tuple = pg_sys::HeapTupleData {
+            t_len: pgrx::varlena::varsize_any(header.cast()) as u32,
+            t_data: header,
+            ..Default::default()
+        };
+        for (name, holds) in parts {
+            let name = std::ffi::CString::new(name.as_str()).unwrap_or_default();
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            if number <= 0 || pg_sys::SPI_gettypeid(descriptor, number) != *holds {
+                return Err(Error::OutOfStep {
+                    why: "a composite type has changed just now".into(),
+                });
+            }
+            let mut is_null = false;
+            let part = pg_sys::heap_getattr(&mut tuple, number, descriptor, &mut is_null);
+            if !is_null {
+                found.push((*holds, part));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// What still needs a version: the columns that hold such rows, and how many.
@@ -271,8 +408,9 @@ fn columns() -> Result<Vec<Column>> {
         "{HOLDING} SELECT c.oid, a.attname, a.atttypid, EXISTS (\
              WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
                  SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
-             SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname) \
-         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
+             SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
+             n.nspname, c.relname \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
          WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated \
            AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' \
          ORDER BY c.oid, a.attnum"
@@ -281,11 +419,9 @@ fn columns() -> Result<Vec<Column>> {
         .map(|row| {
             let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
             let relation = oid(Some(text(0)));
-            let described = relation::describe(relation)?;
             Ok(Column {
                 relation,
-                name: described.name,
-                owner: described.owner,
+                name: pgrx::spi::quote_qualified_identifier(text(4), text(5)),
                 attribute: text(1),
                 holds: oid(Some(text(2))),
                 registered: text(3) == "t",

@@ -14,8 +14,8 @@ use crate::audit::Act;
 use crate::catalog::scan::{Equals, one};
 use crate::catalog::write::{self, AsRole};
 use crate::error::{Error, Result};
-use crate::maintenance::relation;
 use crate::pg::{self, Call};
+use crate::relation::{Held, Lock, Named};
 
 /// Behind the table's name, unless the view is given another.
 const SUFFIX: &str = "_access";
@@ -134,11 +134,11 @@ fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as regclass and name.
     let (table, view) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
     let table = table.ok_or(Error::NullArgument("relation"))?;
-    let described = relation::describe(table)?;
-    columns::refuse_foreign_table(table, &described.name)?;
-    if !described.is_table {
+    let held = Named::take(table, Lock::Read)?;
+    columns::refuse_foreign_table(table, &held.sql)?;
+    if !held.held.is_table() {
         return Err(Error::Column {
-            message: format!("{} is not a table", described.name),
+            message: format!("{} is not a table", held.sql),
             hint: "Make access views of tables and partitioned tables.".into(),
         });
     }
@@ -152,17 +152,13 @@ fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
     let columns = columns_of(table)?;
     if columns.iter().all(|column| column.encrypted.is_none()) {
         return Err(Error::Column {
-            message: format!("table {} has no registered column", described.name),
+            message: format!("table {} has no registered column", held.sql),
             hint: "Register its encrypted columns with colcrypt.register_column.".into(),
         });
     }
     // SAFETY: a look-up in the relation catalog.
     let schema = unsafe { pg_sys::get_rel_namespace(table) };
-    // SAFETY: palloc's a C string; the schema of a relation that was just described exists.
-    let schema_name = unsafe { std::ffi::CStr::from_ptr(pg_sys::get_namespace_name(schema)) }
-        .to_string_lossy()
-        .into_owned();
-    let qualified = quote_qualified_identifier(schema_name, view.clone());
+    let qualified = held.beside(&view);
     let mut columns = columns;
     if let Some(existing) = find(schema, &view) {
         if !is_access_view(existing, table)? {
@@ -172,19 +168,24 @@ fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
     }
     {
         // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
-        let _role = AsRole::restricted(described.owner);
+        let _role = AsRole::restricted(held.owner());
         let _path = write::safe_search_path();
-        for statement in statements(table, &described.name, &qualified, &columns) {
+        for statement in statements(table, &held.sql, &qualified, &columns) {
             Spi::run(&statement)?;
         }
     }
     let made = find(schema, &view)
         .ok_or_else(|| Error::CatalogCorrupt(format!("view {qualified} was not made")))?;
+    // The schema's owner may have made one of that name in between, which only seems to be ours.
+    let view = Held::take(made, Lock::Read)?;
+    if view.owner != held.owner() {
+        return Err(Error::NotAccessView { name: qualified });
+    }
     if table_of(made)? != Some(table) {
         return Err(Error::Column {
             message: format!(
                 "a context expression of table {} reads another table",
-                described.name
+                held.sql
             ),
             hint: "Register the column with a context made of its own row's columns.".into(),
         });

@@ -8,11 +8,12 @@ use super::grants;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
-use crate::catalog::write;
+use crate::catalog::write::{self, AsRole};
 use crate::error::{Error, Privilege, Result};
 use crate::maintenance::relation;
 use crate::pg::Call;
 use crate::plaintext::Codec;
+use crate::relation::{Lock, Named};
 
 pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
     // SAFETY: declared as regclass and name.
@@ -38,15 +39,15 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
         )
     };
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
-    let name = relation::describe(table)?.name;
-    refuse_foreign_table(table, &name)?;
+    let held = Named::take(table, Lock::Read)?;
+    refuse_foreign_table(table, &held.sql)?;
     read::require(&key, Privilege::Manage)?;
     if let Some(former) = registered_key(table, &attribute)? {
         read::require(&former, Privilege::Manage)?;
     }
-    check_column(table, &name, &attribute)?;
+    check_column(table, &held.sql, &attribute)?;
     if let Some(expression) = &context {
-        check_context(&name, expression)?;
+        check_context(&held, expression)?;
     }
     let readers = readers.map(existing_roles).transpose()?;
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
@@ -158,13 +159,18 @@ fn check_column(table: pg_sys::Oid, name: &str, attribute: &str) -> Result<()> {
     })
 }
 
-/// Has the server parse the expression as the worker will use it.
-fn check_context(table: &str, expression: &str) -> Result<()> {
+/// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since planning alone
+/// may run code of his.
+fn check_context(table: &Named, expression: &str) -> Result<()> {
+    let _role = AsRole::restricted(table.owner());
     let _path = write::safe_search_path();
     Spi::connect(|client| {
         client
             .select(
-                &format!("SELECT ({expression})::pg_catalog.bytea FROM ONLY {table} LIMIT 0"),
+                &format!(
+                    "SELECT ({expression})::pg_catalog.bytea FROM ONLY {} LIMIT 0",
+                    table.sql
+                ),
                 None,
                 &[],
             )

@@ -10,6 +10,7 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::maintenance::breath;
 use crate::pg::{Call, Varlena};
+use crate::scan::head_of;
 
 fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
     let datum = call.datum(0).ok_or(Error::NullArgument("value"))?;
@@ -27,24 +28,6 @@ fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
         .push(header.key.to_string())
         .push(header.compressed);
     record.into_datum(call)
-}
-
-/// A value's first bytes: of one out of line, no more is fetched.
-///
-/// # Safety
-/// `datum` is a ciphertext.
-unsafe fn head_of(datum: pg_sys::Datum) -> Varlena {
-    // SAFETY: the slice is a fresh or inline varlena.
-    unsafe {
-        if Varlena::is_inline(datum) {
-            return Varlena::from_datum(datum);
-        }
-        Varlena::from_datum(pg_sys::Datum::from(pg_sys::pg_detoast_datum_slice(
-            datum.cast_mut_ptr(),
-            0,
-            colcrypt_core::format::MAX_HEADER_LEN as i32,
-        )))
-    }
 }
 
 fn version_of(call: Call) -> Result<pg_sys::Datum> {

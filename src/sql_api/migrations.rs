@@ -17,6 +17,7 @@ use crate::migration::survey::{self, Fate, Line, Question};
 use crate::migration::tree::{self, TREE};
 use crate::pg::Call;
 use crate::plaintext::Codec;
+use crate::relation::{Lock, Named};
 
 /// What is asked for, once it is known to be allowed.
 struct Order {
@@ -162,7 +163,7 @@ fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
 /// Has the server parse the context expression as the trigger will use it: over what is known before a row is
 /// written and is there afterwards. As the table's owner, since his code may be in it.
 fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Result<()> {
-    let described = relation::describe(table)?;
+    let held = Named::take(table, Lock::Read)?;
     let known: Vec<String> = tree::known_columns(table, &[attribute])?
         .into_iter()
         .map(quote_identifier)
@@ -170,10 +171,10 @@ fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Resul
     let sql = format!(
         "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {} FROM ONLY {}) AS {} LIMIT 0",
         known.join(", "),
-        described.name,
+        held.sql,
         quote_identifier(relation_name(table))
     );
-    let _role = AsRole::restricted(described.owner);
+    let _role = AsRole::restricted(held.owner());
     let _path = write::safe_search_path();
     Spi::run(&sql)?;
     Ok(())
