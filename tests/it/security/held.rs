@@ -1,1 +1,191 @@
 //! Kind 2: a relation is held by OID under a lock before anything is believed of it.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use colcrypt_tests::wait_for;
+use postgres::Client;
+
+use crate::common::{Db, LONG, Sql, db, role, unique};
+
+/// Schema `s` is mallory's, table `s.t` the superuser's, with a ciphertext column under key `ka`. `evil2` notes who runs it.
+struct Scene {
+    db: Db,
+    mallory: String,
+    schema: String,
+}
+
+fn scene() -> Scene {
+    let mut db = db();
+    let mallory = role(&mut db.client);
+    let schema = unique("s");
+    db.client.run(&format!(
+        "SELECT create_key('ka', 'ring');
+         CREATE SCHEMA {schema} AUTHORIZATION {mallory};
+         CREATE TABLE public.who (name text); GRANT ALL ON public.who TO PUBLIC;
+         GRANT CREATE ON DATABASE {database} TO {mallory};
+         CREATE TABLE {schema}.t (id bigint, c ciphertext);
+         INSERT INTO {schema}.t SELECT g, encrypt_col('x', 'ka') FROM generate_series(1, 5) g;
+         SELECT register_column('{schema}.t', 'c', 'ka');
+         SELECT rotate_key('ka'); ",
+        database = db.name
+    ));
+    wait_for("the job", LONG, || {
+        db.client
+            .yes("SELECT bool_and(finished_at IS NOT NULL) FROM colcrypt.job_progress")
+    });
+    db.connect_as(&mallory).run(&format!(
+        "CREATE FUNCTION {schema}.evil2() RETURNS colcrypt.ciphertext LANGUAGE plpgsql VOLATILE AS
+             $$ BEGIN INSERT INTO public.who VALUES (current_user); RETURN NULL; END $$"
+    ));
+    Scene {
+        db,
+        mallory,
+        schema,
+    }
+}
+
+impl Scene {
+    /// Runs `call` so that it waits for the table, which is swapped for a view of mallory's meanwhile.
+    fn swapped_under(&mut self, call: &str) {
+        let Self {
+            db,
+            mallory,
+            schema,
+        } = self;
+        let mut swapper = db.connect();
+        swapper.run(&format!("BEGIN; LOCK TABLE {schema}.t"));
+        let (done, is_done) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let mut caller = db.connect();
+            let call = call.replace("SCHEMA", schema);
+            scope.spawn(move || {
+                // It may well be refused: what counts is whose code ran.
+                let _ = caller.simple_query(&call);
+                done.send(()).unwrap();
+            });
+            wait_for("the caller to wait, or be done", LONG, || {
+                swapper.yes(&format!(
+                    "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = '{schema}.t'::regclass AND NOT granted)"
+                )) || is_done.recv_timeout(Duration::from_millis(50)).is_ok()
+            });
+            swapper.run(&format!(
+                "DROP TABLE {schema}.t; SET SESSION AUTHORIZATION {mallory};
+                 CREATE VIEW {schema}.t AS SELECT 1::bigint AS id, {schema}.evil2() AS c; COMMIT"
+            ));
+        });
+        self.nobody_ran_it(&call);
+    }
+
+    fn nobody_ran_it(&mut self, call: &str) {
+        let strangers = format!(
+            "SELECT count(*) FROM public.who WHERE name <> '{}'",
+            self.mallory
+        );
+        assert_eq!(self.db.client.one(&strangers), "0", "{call}");
+    }
+}
+
+#[test]
+fn a_table_that_is_swapped_for_a_view_runs_no_code_of_its_maker() {
+    for call in [
+        "SELECT * FROM rows_needing_key('ka', 1)",
+        "SELECT * FROM rows_needing_key('ka', 2)",
+        "SELECT schedule_key_destruction('ka', 1, interval '1 hour', 'test')",
+        "SELECT mark_compromised('ka', 1, 'test')",
+        "SELECT * FROM take_census('SCHEMA.t', 'c')",
+        "SELECT register_column('SCHEMA.t', 'c', 'ka', 'colcrypt.row_context(id)')",
+        "SELECT create_access_view('SCHEMA.t')",
+        "SELECT * FROM decrypt_column('SCHEMA.t', 'c', dry_run => true)",
+    ] {
+        scene().swapped_under(call);
+    }
+}
+
+/// The worker, with its statements that say the table's name: the schema is renamed and another takes its name.
+#[test]
+fn a_schema_that_is_renamed_puts_no_other_relation_in_the_name() {
+    let mut scene = scene();
+    let schema = scene.schema.clone();
+    let mut holder = scene.db.connect();
+    holder.run(&format!(
+        "BEGIN; LOCK TABLE {schema}.t IN ACCESS EXCLUSIVE MODE"
+    ));
+    scene.db.client.run("SELECT rotate_key('ka')");
+    wait_for("the worker to wait", LONG, || {
+        holder.yes(&format!(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = '{schema}.t'::regclass AND NOT granted)"
+        ))
+    });
+    let mut mallory = scene.db.connect_as(&scene.mallory);
+    mallory.run(&format!(
+        "BEGIN; ALTER SCHEMA {schema} RENAME TO {schema}_old; CREATE SCHEMA {schema};
+         CREATE VIEW {schema}.t AS SELECT 1::bigint AS id, {schema}_old.evil2() AS c; COMMIT"
+    ));
+    holder.run("COMMIT");
+    wait_for("the job", LONG, || {
+        scene
+            .db
+            .client
+            .yes("SELECT bool_and(finished_at IS NOT NULL) FROM colcrypt.job_progress")
+    });
+    scene.nobody_ran_it("the worker");
+    assert_eq!(
+        scene.db.client.one(&format!(
+            "SELECT string_agg(DISTINCT (ciphertext_info(c)).version::text, ',') FROM {schema}_old.t"
+        )),
+        "3"
+    );
+}
+
+/// Planning alone runs functions that an owner's index is made of.
+#[test]
+fn registering_a_column_runs_the_owners_code_as_the_owner() {
+    let mut scene = scene();
+    let (schema, mallory) = (scene.schema.clone(), scene.mallory.clone());
+    let own = |client: &mut Client| {
+        client.run(&format!(
+            "SET search_path = {schema}, colcrypt;
+             CREATE FUNCTION sly(bigint) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS
+                 $$ BEGIN PERFORM {schema}.evil2(); RETURN ''; END $$;
+             CREATE TABLE mine (id bigint, c ciphertext, p text); INSERT INTO mine VALUES (1, NULL, 'x');
+             CREATE INDEX ON mine (sly(id)); ANALYZE mine"
+        ));
+    };
+    own(&mut scene.db.connect_as(&mallory));
+    for call in [
+        format!("SELECT register_column('{schema}.mine', 'c', 'ka', '{schema}.sly(1)')"),
+        format!("SELECT create_access_view('{schema}.mine')"),
+        format!(
+            "SELECT * FROM encrypt_column('{schema}.mine', 'p', 'ka', '{schema}.sly(2)', access_view => false, dry_run => true)"
+        ),
+        format!("SELECT * FROM take_census('{schema}.mine', 'c')"),
+        "SELECT * FROM rows_needing_key('ka', 1)".into(),
+    ] {
+        scene.db.client.run(&call);
+        scene.nobody_ran_it(&call);
+    }
+}
+
+/// An owner without rights on his own table, or whose schema is closed to him, keeps no key from its end.
+#[test]
+fn an_owners_rights_stand_in_no_counts_way() {
+    let mut scene = scene();
+    let (schema, mallory) = (scene.schema.clone(), scene.mallory.clone());
+    scene.db.client.run(&format!(
+        "CREATE SCHEMA closed; CREATE TABLE closed.t AS SELECT * FROM {schema}.t;
+         ALTER TABLE closed.t ENABLE ROW LEVEL SECURITY; ALTER TABLE closed.t FORCE ROW LEVEL SECURITY;
+         ALTER TABLE closed.t OWNER TO {mallory}; REVOKE ALL ON closed.t FROM {mallory}"
+    ));
+    assert_eq!(
+        scene
+            .db
+            .client
+            .one("SELECT sum(rows) FROM rows_needing_key('ka', 2)"),
+        "10"
+    );
+    scene
+        .db
+        .client
+        .run("SELECT count(*) FROM rows_needing_key('ka', 1)");
+}
