@@ -93,7 +93,10 @@ unsafe fn make() -> libc::timer_t {
             stack.ss_sp = hidden::pages(STACK).cast();
             stack.ss_size = STACK;
             stack.ss_flags = 0;
-            assert!(!stack.ss_sp.is_null(), "out of memory that core files leave out");
+            assert!(
+                !stack.ss_sp.is_null(),
+                "out of memory that core files leave out"
+            );
             libc::sigaltstack(&stack, null_mut());
         }
         let mut action: libc::sigaction = zeroed();

@@ -55,8 +55,8 @@ fn users(cluster: &Cluster, holder: &mut Client) -> Vec<User> {
     client.fails("25P02", "SELECT 1");
     let mut all = vec![idle, open, aborted];
     for (what, sql) in [
-        ("asleep", format!("{USE}, pg_sleep(60)")),
-        ("waiting for a lock", format!("{USE}, (SELECT pg_advisory_lock(6)) l")),
+        ("asleep", USE.replace(" FROM", ", pg_sleep(60) FROM")),
+        ("waiting for a lock", USE.replace(" FROM", ", pg_advisory_lock(6) FROM")),
         (
             "writing to a client that does not read",
             "COPY (SELECT decrypt_col(v), decrypt_col(x), repeat('x', 10000) FROM t, generate_series(1, 100000)) TO STDOUT".into(),
@@ -121,7 +121,9 @@ fn a_second_after_a_suspension_no_process_holds_the_key() {
     for (what, found) in keys_in(&users, &keys) {
         assert!(found.iter().all(|count| *count > 0), "{what}: {found:?}");
     }
-    admin.run("SELECT suspend_key('k', reason => 'a test'); SELECT suspend_key('x', reason => 'a test')");
+    admin.run(
+        "SELECT suspend_key('k', reason => 'a test'); SELECT suspend_key('x', reason => 'a test')",
+    );
     // That the bound holds is what is tested: nothing may be waited for beyond it.
     thread::sleep(SECOND);
     for (what, found) in keys_in(&users, &keys) {
@@ -135,7 +137,9 @@ fn a_second_after_a_suspension_no_process_holds_the_key() {
             client.run("SELECT encrypt_col('c'::text, 'other')");
         }
     }
-    admin.run("SELECT resume_key('k', reason => 'a test'); SELECT resume_key('x', reason => 'a test')");
+    admin.run(
+        "SELECT resume_key('k', reason => 'a test'); SELECT resume_key('x', reason => 'a test')",
+    );
     let mut client = cluster.client();
     client.run(&format!("SET search_path = public, colcrypt; {USE}"));
 }
@@ -182,7 +186,11 @@ fn a_loop_that_began_before_a_revocation_ends_within_a_second() {
         ("decrypt", "PERFORM decrypt_col(c)"),
     ] {
         let late = loop_until(
-            |admin, who| admin.run(&format!("SELECT revoke_key('k', '{who}', '{{{privilege}}}')")),
+            |admin, who| {
+                admin.run(&format!(
+                    "SELECT revoke_key('k', '{who}', '{{{privilege}}}')"
+                ))
+            },
             "42501",
             body,
         );
