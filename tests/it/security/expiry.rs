@@ -82,7 +82,7 @@ fn users(cluster: &Cluster, holder: &mut Client) -> Vec<User> {
         let pid = all[at].pid;
         wait_for(all[at].what, LONG, || {
             holder.yes(&format!(
-                "SELECT wait_event = '{event}' FROM pg_stat_activity WHERE pid = {pid}"
+                "SELECT coalesce(wait_event, '') = '{event}' FROM pg_stat_activity WHERE pid = {pid}"
             ))
         });
     }
