@@ -3,7 +3,7 @@
 //!
 //! The trigger on each catalog table (`catalog_trigger`) sends a relation-cache invalidation for the
 //! table `key`. Such messages go out at commit, are replayed on standbys, and reach a session at its
-//! next statement.
+//! next statement, or within about half a second in the middle of a long one.
 
 use std::cell::Cell;
 
@@ -29,11 +29,11 @@ pub fn advance() {
     EPOCH.set(EPOCH.get() + 1);
 }
 
-/// Takes in what other sessions committed, once a statement; gives the epoch that now holds.
-pub fn refresh() -> u64 {
+/// Takes in what other sessions committed, once a statement or because it is `due`; gives the epoch that now holds.
+pub fn refresh(due: bool) -> u64 {
     register();
     let statement = pg::statement_start();
-    if TAKEN_IN_FOR.replace(statement) != statement {
+    if TAKEN_IN_FOR.replace(statement) != statement || due {
         // SAFETY: in a transaction; runs invalidation callbacks, which only change our cells.
         unsafe { pg_sys::AcceptInvalidationMessages() };
     }

@@ -63,6 +63,13 @@ pub enum Error {
     NotPreloaded,
     NullArgument(&'static str),
     UnknownKey(String),
+    /// The same where the name may be a value in the wrong place.
+    NoKeyNamedSo,
+    /// Wiped twice while one value was at hand.
+    KeyWiped {
+        key: String,
+        version: KeyVersion,
+    },
     UnknownKeyId(KeyId),
     UnknownKeyVersion {
         key: String,
@@ -340,6 +347,7 @@ impl Error {
             | Self::UsageLimit { key, version, .. }
             | Self::PeriodOver { key, version, .. }
             | Self::UnknownKeyVersion { key, version }
+            | Self::KeyWiped { key, version }
             | Self::Authentication { key, version, .. } => Subject {
                 key: Some(key),
                 version: Some(version.number()),

@@ -8,17 +8,129 @@
 //! Forked children inherit the flag that keeps pages out of core files, though not the lock; the postmaster makes no
 //! cipher, so there is nothing of it in them.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::{align_of, size_of};
 use std::ptr::null_mut;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicPtr, compiler_fence};
 use std::sync::{Mutex, PoisonError};
 
 /// Pages asked of the system at a time: few, since the usual limit on locked memory is 64 KiB a process.
 const CHUNK: usize = 16 * 1024;
 /// All blocks are multiples of this.
 const UNIT: usize = 64;
-/// Before each block stands its size.
-const PREFIX: usize = 16;
+/// Room before each block for its [`Prefix`].
+const PREFIX: usize = 32;
+/// Where blocks begin.
+const ALIGNMENT: usize = 16;
+
+/// What stands before each block.
+#[repr(C)]
+struct Prefix {
+    length: usize,
+    /// Whose cipher it belongs to, and the next block of the same; null and 0 for none.
+    owner: *const Blocks,
+    next: usize,
+}
+
+/// The blocks that aws-lc asked for while one cipher was made or used: its round keys.
+#[derive(Default)]
+pub struct Blocks {
+    first: Cell<usize>,
+}
+
+impl Blocks {
+    fn add(&self, block: usize) {
+        // SAFETY: a block of ours; its prefix lies before it.
+        unsafe {
+            let prefix = prefix_of(block as *mut u8);
+            (*prefix).owner = self;
+            (*prefix).next = self.first.get();
+        }
+        self.first.set(block);
+    }
+
+    fn remove(&self, block: usize) {
+        // SAFETY: all are blocks of ours that were not given back.
+        unsafe {
+            let next = (*prefix_of(block as *mut u8)).next;
+            let mut at = self.first.get();
+            if at == block {
+                self.first.set(next);
+                return;
+            }
+            while at != 0 {
+                let prefix = prefix_of(at as *mut u8);
+                if (*prefix).next == block {
+                    (*prefix).next = next;
+                    return;
+                }
+                at = (*prefix).next;
+            }
+        }
+    }
+
+    /// Zeroes all of them, and lets go of them: they stay as they are, used by nobody. It may be called in a signal
+    /// handler, which must not give memory back.
+    ///
+    /// # Safety
+    /// Nobody uses the cipher any more, not even to drop it.
+    pub unsafe fn wipe(&self) {
+        let mut at = self.first.replace(0);
+        while at != 0 {
+            // SAFETY: blocks of ours that were not given back; the caller's promise.
+            unsafe {
+                let prefix = prefix_of(at as *mut u8);
+                wipe(at as *mut u8, (*prefix).length - PREFIX);
+                at = (*prefix).next;
+                (*prefix).owner = std::ptr::null();
+                (*prefix).next = 0;
+            }
+        }
+    }
+}
+
+/// Whose cipher is made, used or dropped just now; null when no cipher may change.
+static HELD_FOR: AtomicPtr<Blocks> = AtomicPtr::new(null_mut());
+
+/// While it lives, no cipher is wiped by the watch, and what aws-lc allocates belongs to this one.
+pub struct Hold(*mut Blocks);
+
+impl Hold {
+    #[inline(always)]
+    pub fn new(blocks: &'static Blocks) -> Self {
+        let before = HELD_FOR.load(Relaxed);
+        HELD_FOR.store(std::ptr::from_ref(blocks).cast_mut(), Relaxed);
+        // The watch interrupts this thread: only the compiler must keep the order.
+        compiler_fence(SeqCst);
+        Self(before)
+    }
+}
+
+impl Drop for Hold {
+    #[inline(always)]
+    fn drop(&mut self) {
+        compiler_fence(SeqCst);
+        HELD_FOR.store(self.0, Relaxed);
+    }
+}
+
+/// Whether a cipher is made, used or dropped just now.
+pub fn is_held() -> bool {
+    !HELD_FOR.load(Relaxed).is_null()
+}
+
+/// Has aws-lc allocate now what it keeps for the whole thread, so that it belongs to no cipher.
+pub fn prepare() {
+    // SAFETY: has no precondition.
+    unsafe { aws_lc_sys::ERR_clear_error() };
+}
+
+/// Pages that no core file holds, for ever; null when the system gives none.
+pub fn pages(length: usize) -> *mut u8 {
+    map(length) as *mut u8
+}
 
 struct Arena {
     /// For each size, in units, the address of the first free block; in each, that of the next one.
@@ -49,7 +161,7 @@ pub fn use_for_ciphers() {
 /// # Panics
 /// When there is no memory.
 pub fn leak<T>(value: T) -> &'static T {
-    const { assert!(align_of::<T>() <= PREFIX) };
+    const { assert!(align_of::<T>() <= ALIGNMENT) };
     let place = take(size_of::<T>()).cast::<T>();
     assert!(!place.is_null(), "out of memory that core files leave out");
     // SAFETY: a block of this size, aligned to 16 bytes, that nobody else has and nobody gives back.
@@ -106,7 +218,7 @@ pub fn wipe_registers() {
 }
 
 unsafe extern "C" fn allocate(size: usize, _file: *const c_char, _line: c_int) -> *mut c_void {
-    take(size).cast()
+    take_for_cipher(size).cast()
 }
 
 unsafe extern "C" fn release(block: *mut c_void, _file: *const c_char, _line: c_int) {
@@ -122,7 +234,7 @@ unsafe extern "C" fn reallocate(
     _file: *const c_char,
     _line: c_int,
 ) -> *mut c_void {
-    let larger = take(size);
+    let larger = take_for_cipher(size);
     if !larger.is_null() && !block.is_null() {
         // SAFETY: both are blocks of ours; the prefix tells how long the former is.
         unsafe {
@@ -134,6 +246,19 @@ unsafe extern "C" fn reallocate(
         }
     }
     larger.cast()
+}
+
+/// The same, marked as belonging to the cipher at hand.
+fn take_for_cipher(size: usize) -> *mut u8 {
+    let block = take(size);
+    // SAFETY: places, and so their lists of blocks, are never freed.
+    if !block.is_null()
+        // SAFETY: as said above.
+        && let Some(blocks) = unsafe { HELD_FOR.load(Relaxed).as_ref() }
+    {
+        blocks.add(block as usize);
+    }
+    block
 }
 
 /// A block of at least this many bytes, aligned to 16, all zero; null when there is no memory.
@@ -158,7 +283,11 @@ fn take(size: usize) -> *mut u8 {
     let block = block as *mut u8;
     // SAFETY: the block is ours alone and longer than the prefix.
     unsafe {
-        block.cast::<usize>().write(length);
+        block.cast::<Prefix>().write(Prefix {
+            length,
+            owner: std::ptr::null(),
+            next: 0,
+        });
         block.add(PREFIX)
     }
 }
@@ -170,6 +299,9 @@ unsafe fn give_back(block: *mut u8) {
     unsafe {
         let length = length_of(block);
         let start = block.sub(PREFIX);
+        if let Some(blocks) = (*prefix_of(block)).owner.as_ref() {
+            blocks.remove(block as usize);
+        }
         wipe(start, length);
         if length > CHUNK {
             libc::munmap(start.cast(), length);
@@ -186,7 +318,14 @@ unsafe fn give_back(block: *mut u8) {
 /// `block` came from `take` and was not given back.
 unsafe fn length_of(block: *mut u8) -> usize {
     // SAFETY: written there by `take`.
-    unsafe { block.sub(PREFIX).cast::<usize>().read() }
+    unsafe { (*prefix_of(block)).length }
+}
+
+/// # Safety
+/// `block` came from `take`.
+unsafe fn prefix_of(block: *mut u8) -> *mut Prefix {
+    // SAFETY: the caller's promise.
+    unsafe { block.sub(PREFIX).cast() }
 }
 
 /// # Safety

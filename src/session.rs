@@ -2,16 +2,18 @@
 //!
 //! Three ages of knowledge:
 //!
-//! * A [`Cipher`] is good while its slab slot keeps its generation (one atomic read).
-//! * A [`Permit`] says that a role may use a key version now. It is good for one client statement:
-//!   at the next one, pending invalidations are taken in, so a rotation, a suspension or a revoked
+//! * A [`Cipher`] is good while its slab slot keeps its generation (one atomic read). The watch (`watch`) zeroes it
+//!   within half a second of the end of that, whatever the process is doing.
+//! * A [`Permit`] says that a role may use a key version now. It is good for one client statement,
+//!   and in a long one until the watch's next tick: then, pending invalidations are taken in, so a rotation, a suspension or a revoked
 //!   grant shows at the next statement. Where they bring no change of the catalog, all that can have
 //!   changed otherwise is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
 mod place;
+mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use colcrypt_core::compression::Method;
@@ -27,7 +29,7 @@ use crate::broker::client;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::epoch;
 use crate::error::{Error, Privilege, Result};
-use crate::hidden;
+use crate::hidden::{self, Hold};
 use crate::pg;
 use crate::slab::table::{self, Found};
 use crate::usage::{self, Counter};
@@ -49,6 +51,7 @@ pub struct Permit {
     epoch: u64,
     /// The end of the version's cryptoperiod for this use: a statement that begins later is refused.
     until: Option<i64>,
+    privilege: Privilege,
     pub key: KeyId,
     pub version: KeyVersion,
     pub suite: Suite,
@@ -68,6 +71,7 @@ impl Permit {
             && self.user == pg::current_user()
             && self.epoch == epoch::current()
             && self.place.is_live(self.serial)
+            && !watch::is_due()
     }
 
     /// A permit of an earlier statement, for this one; none when anything that it rests on has changed.
@@ -80,10 +84,32 @@ impl Permit {
         good.then_some(Self { statement, ..*self })
     }
 
-    /// Uses the cipher. Only right after [`is_good`](Self::is_good) or after it was given out.
+    /// Uses the cipher. Only right after [`is_good`](Self::is_good) or after it was given out. Where it was wiped in
+    /// that moment, the key is asked for once more.
+    ///
+    /// # Errors
+    /// What is in the way of the key then.
     #[inline(always)]
-    pub fn with<R>(&self, body: impl FnOnce(&DataCipher) -> R) -> Option<R> {
-        self.place.cipher.borrow().as_ref().map(body)
+    pub fn with<R>(&self, mut body: impl FnMut(&DataCipher) -> R) -> Result<R> {
+        match self.place.using(self.serial, &mut body) {
+            Some(done) => Ok(done),
+            None => self.once_more(&mut body),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn once_more<R>(&self, body: &mut impl FnMut(&DataCipher) -> R) -> Result<R> {
+        let epoch = refresh();
+        let key = SESSION.with_borrow_mut(|session| session.key_by_id(self.key))?;
+        let again = unchecked(epoch, &key, self.version, self.privilege)?;
+        again
+            .place
+            .using(again.serial, body)
+            .ok_or(Error::KeyWiped {
+                key: key.name,
+                version: self.version,
+            })
     }
 }
 
@@ -284,6 +310,7 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
         user,
         epoch,
         until,
+        privilege,
         key: key.id,
         version,
         suite: key.suite,
@@ -397,7 +424,9 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
     else {
         unreachable!("client::load gives a ready key or an error");
     };
+    watch::start();
     let place = SESSION.with_borrow_mut(|session| session.place_for((row.id, row.kcv)));
+    let hold = Hold::new(&place.memory);
     fill(place, key.suite, &data_key);
     drop(data_key);
     wipe_dead_stack::<16384>();
@@ -406,6 +435,9 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
     place.generation.set(generation);
     place.hard_expiry_ms.set(hard_expiry_ms);
     place.serial.set(place.serial.get() + 1);
+    drop(hold);
+    // Again: it may have found nothing to watch in between, and ended.
+    watch::start();
     Ok(place)
 }
 
@@ -469,14 +501,9 @@ impl Session {
         let at = match self.by_version.get(&id) {
             Some(&at) => at,
             None if self.places.len() < CIPHERS => {
-                self.places.push(hidden::leak(Cipher {
-                    serial: Cell::new(0),
-                    version: Cell::new(None),
-                    cipher: RefCell::new(None),
-                    meta: Cell::new(None),
-                    generation: Cell::new(0),
-                    hard_expiry_ms: Cell::new(0),
-                }));
+                let place: &'static Cipher = hidden::leak(Cipher::new());
+                watch::add(place);
+                self.places.push(place);
                 self.places.len() - 1
             }
             None => {
@@ -509,7 +536,15 @@ impl Session {
 
 /// Takes in what other sessions committed; forgets what is out of date. Gives the epoch that holds.
 fn refresh() -> u64 {
-    let epoch = epoch::refresh();
+    let due = watch::take_due();
+    if due {
+        // A copy of this process in a cloned machine has the same block: it must not be an old one.
+        NONCES.with(|pool| match pool.try_borrow_mut() {
+            Ok(mut pool) => pool.forget(),
+            Err(_) => watch::put_off(),
+        });
+    }
+    let epoch = epoch::refresh(due);
     let changed = SESSION.with_borrow(|session| session.epoch != epoch);
     if changed {
         epoch::learn_marker();

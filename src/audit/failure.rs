@@ -65,7 +65,7 @@ pub fn failed(call: Call, error: &Error, report: &Report) {
     event.set_key(id, subject.key);
     event.version = subject.version.unwrap_or_default();
     // A name that is none may be a value in the wrong place.
-    if uses && matches!(error, Error::UnknownKey(_)) {
+    if uses && matches!(error, Error::UnknownKey(_) | Error::NoKeyNamedSo) {
         event.set_detail(Some("no key has the given name"));
     } else {
         let detail = match &report.detail {

@@ -50,6 +50,8 @@ impl Stored {
     }
 }
 
+/// The hash covers the bare address. `abbrev` gives that where the netmask is whole, as the writer leaves it, and the
+/// netmask with it where somebody changed it: the record is then not what was hashed.
 fn batch_after(seq: i64) -> Result<Vec<Stored>> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
@@ -57,7 +59,7 @@ fn batch_after(seq: i64) -> Result<Vec<Stored>> {
         client
             .select(
                 "SELECT seq, at, event, outcome, session_role, current_role_name, \
-                        pg_catalog.host(client_addr), database, key_id, key, relation, detail, sqlstate, \
+                        pg_catalog.abbrev(client_addr), database, key_id, key, relation, detail, sqlstate, \
                         pid, version, repeats, previous_hash, hash \
                  FROM colcrypt.audit_log WHERE seq > $1 ORDER BY seq LIMIT $2",
                 None,

@@ -38,6 +38,18 @@ impl Error {
                 None,
                 Some("See the view colcrypt.key_status for existing keys, or make one with colcrypt.create_key.".into()),
             ),
+            Self::NoKeyNamedSo => (
+                "42704",
+                "no key has the given name".into(),
+                None,
+                Some("The arguments are the value, then the key's name. See the view colcrypt.key_status for existing keys.".into()),
+            ),
+            Self::KeyWiped { key, version } => (
+                "KC020",
+                format!("version {version} of key \"{key}\" was wiped from memory while it was in use"),
+                None,
+                Some("Try again; where it stays so, see the server log and colcrypt.broker_status().".into()),
+            ),
             Self::UnknownKeyId(id) => (
                 "42704",
                 format!("the value was encrypted with key id {id}, which is not in this database's key catalog"),

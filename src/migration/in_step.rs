@@ -84,7 +84,7 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
 }
 
 fn shape_of(relation: pg_sys::Relation, job: i64) -> Result<Rc<Shape>> {
-    let epoch = epoch::refresh();
+    let epoch = epoch::refresh(false);
     if !REGISTERED.replace(true) {
         // SAFETY: registers a function that lives as long as the process.
         unsafe {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use colcrypt_core::{DataCipher, DataKey, Suite};
 
 use super::Identity;
+use crate::hidden::{Blocks, Hold};
 use crate::pg;
 use crate::slab::SlotMeta;
 
@@ -18,9 +19,60 @@ pub struct Cipher {
     pub meta: Cell<Option<&'static SlotMeta>>,
     pub generation: Cell<u64>,
     pub hard_expiry_ms: Cell<i64>,
+    /// What aws-lc allocated for the cipher.
+    pub memory: Blocks,
+    /// The place that was made before, for the watch.
+    pub next: Cell<*const Cipher>,
 }
 
 impl Cipher {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            serial: Cell::new(0),
+            version: Cell::new(None),
+            cipher: RefCell::new(None),
+            meta: Cell::new(None),
+            generation: Cell::new(0),
+            hard_expiry_ms: Cell::new(0),
+            memory: Blocks::default(),
+            next: Cell::new(std::ptr::null()),
+        }
+    }
+
+    /// Uses the cipher; none when it was wiped since, by the watch.
+    #[inline(always)]
+    pub fn using<R>(&'static self, serial: u64, body: impl FnOnce(&DataCipher) -> R) -> Option<R> {
+        let _hold = Hold::new(&self.memory);
+        if self.serial.get() != serial {
+            return None;
+        }
+        self.cipher.borrow().as_ref().map(body)
+    }
+
+    /// Zeroes the cipher where it lies: from the watch's signal handler. Nothing is dropped or given back.
+    ///
+    /// # Safety
+    /// Nobody uses a cipher or changes one: no [`Hold`] exists.
+    pub unsafe fn wipe(&self) {
+        let place = self.cipher.as_ptr();
+        // SAFETY: the caller's promise; the bytes are the place's own, and nothing in them needs dropping once the
+        // blocks are let go of.
+        unsafe {
+            self.memory.wipe();
+            let bytes = std::slice::from_raw_parts_mut(
+                place.cast::<std::mem::MaybeUninit<u8>>(),
+                size_of_val(&*place),
+            );
+            for byte in bytes {
+                std::ptr::from_mut(byte).cast::<u8>().write_volatile(0);
+            }
+            place.write(None);
+        }
+        self.meta.set(None);
+        self.serial.set(self.serial.get() + 1);
+    }
+
     #[inline(always)]
     pub fn is_live(&self, serial: u64) -> bool {
         self.serial.get() == serial
@@ -39,7 +91,8 @@ impl Cipher {
         serves
     }
 
-    pub fn clear(&self) {
+    pub fn clear(&'static self) {
+        let _hold = Hold::new(&self.memory);
         *self.cipher.borrow_mut() = None;
         self.version.set(None);
         self.meta.set(None);
@@ -48,7 +101,7 @@ impl Cipher {
 
     /// Whether the key's time is not over. The broker wipes at expiry; this holds even if it is not
     /// running.
-    fn is_within_lease(&self, now: i64) -> bool {
+    pub fn is_within_lease(&self, now: i64) -> bool {
         if self.hard_expiry_ms.get() > now {
             return true;
         }

@@ -94,7 +94,7 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
 
 /// The shape of the view that the trigger was fired for, from the session's memory if nothing changed.
 pub fn shape_of(view: pg_sys::Relation) -> Result<Rc<Shape>> {
-    let epoch = epoch::refresh();
+    let epoch = epoch::refresh(false);
     if !REGISTERED.replace(true) {
         // SAFETY: registers a function that lives as long as the process.
         unsafe {

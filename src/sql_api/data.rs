@@ -176,8 +176,12 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
 #[cold]
 fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Prepared> {
     let key_name = String::from_utf8_lossy(key_name);
-    let short = Short::new(&key_name).ok_or_else(|| Error::UnknownKey(key_name.to_string()))?;
-    let permit = session::permit_encrypt(&key_name)?;
+    let short = Short::new(&key_name).ok_or(Error::NoKeyNamedSo)?;
+    // With the arguments in the wrong order the name is the value: no message may repeat it.
+    let permit = session::permit_encrypt(&key_name).map_err(|error| match error {
+        Error::UnknownKey(_) => Error::NoKeyNamedSo,
+        other => other,
+    })?;
     let header = Header {
         suite: permit.suite,
         key: permit.key,
@@ -230,13 +234,14 @@ fn seal_as_is(
     }
     permit.counter.encryption()?;
     pg::new_varlena(length, |out| {
-        session::with_nonce(suite.nonce_len(), |nonce| {
-            permit
-                .with(|cipher| cipher.seal_into(header, context, nonce, plaintext, out))
-                .unwrap_or(Err(CryptoError::Authentication))
-        })?
-        .map_err(|_| Error::ValueTooLarge {
-            bytes: plaintext.len(),
+        let sealed = session::with_nonce(suite.nonce_len(), |nonce| {
+            permit.with(|cipher| cipher.seal_into(header, context, nonce, plaintext, out))
+        })??;
+        sealed.map_err(|error| match error {
+            CryptoError::TooLarge => Error::ValueTooLarge {
+                bytes: plaintext.len(),
+            },
+            other => other.into(),
         })
     })
 }
@@ -244,10 +249,7 @@ fn seal_as_is(
 /// Decrypts into `out` or says what is wrong with the value.
 #[inline(always)]
 fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) -> Result<()> {
-    let opened = permit
-        .with(|cipher| cipher.open_into(value, context, out))
-        .unwrap_or(Err(CryptoError::Authentication));
-    match opened {
+    match permit.with(|cipher| cipher.open_into(value, context, out))? {
         Ok(()) => Ok(()),
         Err(_) => Err(authentication_error(value, context)),
     }

@@ -20,6 +20,7 @@ pub mod heap;
 pub mod install;
 pub mod jwt;
 pub mod kubernetes;
+pub mod memory;
 pub mod openbao;
 pub mod openbao_bed;
 pub mod process;

@@ -4,6 +4,8 @@
 //! hands out pieces. A fork copies the block: the pool remembers the process it was filled in and
 //! throws the block away when that changes, so parent and child never hand out the same bytes.
 
+use zeroize::Zeroize;
+
 use crate::{CryptoError, secret::fill_random};
 
 /// Bytes drawn at once: 341 nonces of 12 bytes.
@@ -40,6 +42,14 @@ impl NoncePool {
             owner: 0,
             extended: [0; 2 * HALF],
         }
+    }
+
+    /// Throws the block away: the next draw fills a new one. For a process that may have been copied since, with its
+    /// memory: two copies would hand out the rest of the block, each to its own values.
+    pub fn forget(&mut self) {
+        self.block.zeroize();
+        self.extended.zeroize();
+        self.used = BLOCK_LEN;
     }
 
     /// A nonce of 12 or 24 bytes for the process `pid`.
@@ -108,6 +118,20 @@ mod tests {
         let before = pool.block;
         pool.draw(1, 12).unwrap();
         assert!(before != pool.block);
+    }
+
+    #[test]
+    fn a_block_that_was_forgotten_hands_out_nothing_more() {
+        let mut pool = NoncePool::new();
+        for length in [12, 24] {
+            pool.draw(1, length).unwrap();
+            let before = pool.block;
+            pool.forget();
+            let nonce = pool.draw(1, length).unwrap();
+            for half in nonce.chunks(HALF) {
+                assert!(!before.windows(HALF).any(|piece| piece == half));
+            }
+        }
     }
 
     #[test]

@@ -185,9 +185,12 @@ unsafe fn look_up(
 /// # Safety
 /// As [`look_up`].
 pub unsafe fn look_up_for(job: i64, row: Address, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
-    // SAFETY: the caller vouches for a varlena.
     KNOWN.with_borrow(|known| {
-        (known.job == job).then(|| unsafe { look_up(known, 0, row, value) })?
+        if known.job != job {
+            return None;
+        }
+        // SAFETY: the caller vouches for a varlena.
+        unsafe { look_up(known, 0, row, value) }
     })
 }
 

@@ -1,11 +1,11 @@
 //! Keys in memory: those of the slab and the expanded ones of sessions are in pages that core files leave out.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
 use colcrypt_core::{KeyEncryptionKey, Suite};
+use colcrypt_tests::memory::{in_memory, round_keys};
 use colcrypt_tests::process::run;
 use colcrypt_tests::search::occurrences;
 use postgres::Client;
@@ -71,46 +71,6 @@ fn the_slab_is_locked_and_left_out_of_core_files() {
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
 }
 
-/// The round keys of AES-256 (FIPS 197, 5.2): fifteen blocks, the first two of which are the key itself.
-fn round_keys(key: &[u8; 32]) -> Vec<[u8; 16]> {
-    let mut words: Vec<[u8; 4]> = key.as_chunks().0.to_vec();
-    let mut constant = 1;
-    for at in 8..60 {
-        let mut word = words[at - 1];
-        if at % 8 == 0 {
-            word.rotate_left(1);
-        }
-        if at % 4 == 0 {
-            word = word.map(substitute);
-        }
-        if at % 8 == 0 {
-            word[0] ^= constant;
-            constant = product(constant, 2);
-        }
-        words.push(std::array::from_fn(|byte| words[at - 8][byte] ^ word[byte]));
-    }
-    let bytes = words.as_flattened();
-    bytes.as_chunks().0.to_vec()
-}
-
-/// The S-box, computed: the inverse in GF(2⁸), then the affine map.
-fn substitute(byte: u8) -> u8 {
-    let inverse = (0..254).fold(1, |power, _| product(power, byte));
-    (1..5).fold(0x63, |sum, turn| sum ^ inverse.rotate_left(turn)) ^ inverse
-}
-
-fn product(mut a: u8, mut b: u8) -> u8 {
-    let mut sum = 0;
-    while b != 0 {
-        if b & 1 != 0 {
-            sum ^= a;
-        }
-        a = (a << 1) ^ if a & 0x80 != 0 { 0x1b } else { 0 };
-        b >>= 1;
-    }
-    sum
-}
-
 #[test]
 fn round_keys_are_those_of_the_standard() {
     let key: [u8; 32] =
@@ -120,46 +80,6 @@ fn round_keys_are_those_of_the_standard() {
             .unwrap();
     let last = hex::encode(round_keys(&key)[14]);
     assert_eq!(last, "fe4890d1e6188d0b046df344706c631e");
-}
-
-/// How often bytes occur in a process's memory: in what a core file would hold, and in what it leaves out.
-fn in_memory(pid: i32, needles: &[Vec<u8>]) -> Vec<(usize, usize)> {
-    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let memory =
-        fs::File::open(format!("/proc/{pid}/mem")).expect("the right to read the server's memory");
-    let mut range = None;
-    let mut counts = vec![(0, 0); needles.len()];
-    for line in smaps.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words.as_slice() {
-            [addresses, modes, ..] if modes.len() == 4 && addresses.contains('-') => {
-                let (from, to) = addresses.split_once('-').unwrap();
-                let at = |text| u64::from_str_radix(text, 16).unwrap();
-                range = modes.starts_with('r').then(|| (at(from), at(to)));
-            }
-            ["VmFlags:", flags @ ..] => {
-                let Some((from, to)) = range.take() else {
-                    continue;
-                };
-                let mut bytes = vec![0; (to - from) as usize];
-                // The kernel's own pages cannot be read.
-                if memory.read_exact_at(&mut bytes, from).is_err() {
-                    continue;
-                }
-                for (found, (dumped, hidden)) in
-                    occurrences(&bytes, needles).into_iter().zip(&mut counts)
-                {
-                    if flags.contains(&"dd") {
-                        *hidden += found;
-                    } else {
-                        *dumped += found;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    counts
 }
 
 fn pid_of(client: &mut Client) -> i32 {

@@ -74,7 +74,7 @@ impl Scene {
                  CREATE VIEW {schema}.t AS SELECT 1::bigint AS id, {schema}.evil2() AS c; COMMIT"
             ));
         });
-        self.nobody_ran_it(&call);
+        self.nobody_ran_it(call);
     }
 
     fn nobody_ran_it(&mut self, call: &str) {
