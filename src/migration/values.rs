@@ -1,6 +1,7 @@
 //! Where plaintext and ciphertext of a migrated column meet: values are encrypted, decrypted and compared here, in
 //! this process, and never by SQL in which other people's code runs along.
 
+use colcrypt_core::context::Typed;
 use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 
@@ -53,6 +54,7 @@ impl Values {
             version: permit.version,
             plaintext_type: self.codec.written_type(&self.type_name)?,
             has_context: !context.is_empty(),
+            canonical_context: Typed::parse(context).is_some(),
             compressed: false,
         }
         .encode()?;

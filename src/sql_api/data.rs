@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 
 use colcrypt_core::compression::Packed;
+use colcrypt_core::context::{ContextBuilder, Typed};
 use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::{CryptoError, Header, KeyId, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
@@ -61,11 +62,34 @@ struct EncryptSite {
     current: Option<Prepared>,
 }
 
+/// What a value's header says of its context.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    None,
+    /// Bytes that nothing is known of.
+    Raw,
+    /// What row_context or place_context made.
+    Canonical,
+}
+
+impl Form {
+    #[inline(always)]
+    fn of(context: &[u8]) -> Self {
+        if context.is_empty() {
+            Self::None
+        } else if Typed::parse(context).is_some() {
+            Self::Canonical
+        } else {
+            Self::Raw
+        }
+    }
+}
+
 /// A key ready to encrypt with.
 #[derive(Clone, Copy)]
 struct Prepared {
     key_name: Short<NAME>,
-    has_context: bool,
+    context: Form,
     permit: Permit,
     header: EncodedHeader,
 }
@@ -156,16 +180,17 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as text.
     let key_name = unsafe { Varlena::from_datum(key_name) };
     let context = bytes_of(&context);
+    let form = Form::of(context);
     let prepared = match &site.current {
         Some(prepared)
             if prepared.key_name.as_bytes() == key_name.bytes()
-                && prepared.has_context != context.is_empty()
+                && prepared.context == form
                 && prepared.permit.is_good() =>
         {
             prepared
         }
         _ => {
-            let prepared = prepare(site, key_name.bytes(), !context.is_empty())?;
+            let prepared = prepare(site, key_name.bytes(), form)?;
             site.current.insert(prepared)
         }
     };
@@ -175,7 +200,7 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
 }
 
 #[cold]
-fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Prepared> {
+fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepared> {
     let key_name = String::from_utf8_lossy(key_name);
     let short = Short::new(&key_name).ok_or_else(|| Error::UnknownKey(key_name.to_string()))?;
     let permit = session::permit_encrypt(&key_name)?;
@@ -184,12 +209,13 @@ fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Pre
         key: permit.key,
         version: permit.version,
         plaintext_type: site.codec.written_type(site.type_name.as_str())?,
-        has_context,
+        has_context: context != Form::None,
+        canonical_context: context == Form::Canonical,
         compressed: false,
     };
     Ok(Prepared {
         key_name: short,
-        has_context,
+        context,
         header: header.encode()?,
         permit,
     })
@@ -509,13 +535,34 @@ fn reencrypt_to(call: Call, other: Option<KeyId>, context_at: usize) -> Result<p
 }
 
 fn row_context(call: Call) -> Result<pg_sys::Datum> {
-    let mut builder = colcrypt_core::context::ContextBuilder::default();
-    for (value, declared) in variadic_arguments(call)? {
+    context_of(ContextBuilder::default(), call, 0)
+}
+
+/// The same with a label before, the name of the place.
+fn place_context(call: Call) -> Result<pg_sys::Datum> {
+    let label = call.text(0, "label")?;
+    let builder = ContextBuilder::labelled(label.as_bytes()).map_err(|_| label_length(&label))?;
+    context_of(builder, call, 1)
+}
+
+pub fn label_length(label: &str) -> Error {
+    Error::InvalidParameter {
+        message: format!("a label of {} bytes", label.len()),
+        hint: "A label has 1 to 255 bytes, such as 'customer.iban'.".into(),
+    }
+}
+
+fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_sys::Datum> {
+    for (value, declared) in variadic_arguments(call, from)? {
+
         // SAFETY: a look-up in the type catalog.
         let base = unsafe { pg_sys::getBaseType(declared) };
         // SAFETY: reads a static: the memory of this call.
         let codec = Codec::for_type(base, unsafe { pg_sys::CurrentMemoryContext })?;
-        let name = if codec.is_text() {
+        let name = if base == pg_sys::BPCHAROID {
+            // A name of its own: its trailing blanks count in values of the first encoding only.
+            "bpchar".into()
+        } else if codec.is_text() {
             "text".into()
         } else {
             pg::canonical_type_name(base)?
@@ -531,7 +578,7 @@ fn row_context(call: Call) -> Result<pg_sys::Datum> {
 }
 
 /// The arguments of a VARIADIC "any" function, also when called with VARIADIC array.
-fn variadic_arguments(call: Call) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::Oid)>> {
+fn variadic_arguments(call: Call, from: i32) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::Oid)>> {
     let mut values = std::ptr::null_mut();
     let mut types = std::ptr::null_mut();
     let mut nulls = std::ptr::null_mut();
@@ -539,7 +586,7 @@ fn variadic_arguments(call: Call) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::
     unsafe {
         let count = pg_sys::extract_variadic_args(
             call.fcinfo(),
-            0,
+            from,
             true,
             &mut values,
             &mut types,
@@ -563,5 +610,6 @@ crate::sql_functions! {
     colcrypt_decrypt_typed / pg_finfo_colcrypt_decrypt_typed => decrypt_typed;
     colcrypt_reencrypt_to / pg_finfo_colcrypt_reencrypt_to => reencrypt_to_key;
     colcrypt_reencrypt / pg_finfo_colcrypt_reencrypt => reencrypt;
+    colcrypt_place_context / pg_finfo_colcrypt_place_context => place_context;
     colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
 }
