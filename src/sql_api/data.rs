@@ -554,7 +554,6 @@ pub fn label_length(label: &str) -> Error {
 
 fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_sys::Datum> {
     for (value, declared) in variadic_arguments(call, from)? {
-
         // SAFETY: a look-up in the type catalog.
         let base = unsafe { pg_sys::getBaseType(declared) };
         // SAFETY: reads a static: the memory of this call.

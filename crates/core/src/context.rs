@@ -73,7 +73,11 @@ impl<'a> Typed<'a> {
                 }
                 (b"bpchar", Some(value)) => {
                     let kept = value.iter().rposition(|&byte| byte != b' ');
-                    put(&mut out, b"text", Some(&value[..kept.map_or(0, |at| at + 1)]));
+                    put(
+                        &mut out,
+                        b"text",
+                        Some(&value[..kept.map_or(0, |at| at + 1)]),
+                    );
                 }
                 (b"bpchar", None) => put(&mut out, b"text", None),
                 (b"numeric", Some(value)) => match numeric_scale(value) {
@@ -112,7 +116,11 @@ impl<'a> Typed<'a> {
         let mut out = |piece: &[u8]| bytes.extend_from_slice(piece);
         let mut rest = self.values;
         while let Some(((name, value), more)) = split_value(rest) {
-            put(&mut out, if name == b"bpchar" { b"text" } else { name }, value);
+            put(
+                &mut out,
+                if name == b"bpchar" { b"text" } else { name },
+                value,
+            );
             rest = more;
         }
         Some(bytes)
@@ -146,7 +154,11 @@ fn put_head(out: &mut impl FnMut(&[u8]), name: &[u8], length: u32) {
 }
 
 fn put(out: &mut impl FnMut(&[u8]), name: &[u8], value: Option<&[u8]>) {
-    put_head(out, name, value.map_or(NULL_LENGTH, |value| value.len() as u32));
+    put_head(
+        out,
+        name,
+        value.map_or(NULL_LENGTH, |value| value.len() as u32),
+    );
     out(value.unwrap_or_default());
 }
 
@@ -163,7 +175,9 @@ fn integer(bytes: &[u8]) -> Option<i64> {
 fn numeric_scale(send: &[u8]) -> Option<(u16, &[u8])> {
     let (head, digits) = send.split_first_chunk::<8>()?;
     let weight = i16::from_be_bytes([head[2], head[3]]);
-    if digits.len() % 2 != 0 || digits.len() / 2 != usize::from(u16::from_be_bytes([head[0], head[1]])) {
+    if digits.len() % 2 != 0
+        || digits.len() / 2 != usize::from(u16::from_be_bytes([head[0], head[1]]))
+    {
         return None;
     }
     let mut digits = digits;

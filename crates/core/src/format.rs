@@ -136,7 +136,11 @@ impl Header<'_> {
         };
         let flag = |set: bool, flag: u16| if set { flag } else { 0 };
         let flags = flag(self.has_context, FLAG_CONTEXT) | flag(self.compressed, FLAG_COMPRESSED);
-        let canonical = if self.canonical_context { FLAG_CANONICAL } else { 0 };
+        let canonical = if self.canonical_context {
+            FLAG_CANONICAL
+        } else {
+            0
+        };
         out.push(&[FORMAT_VERSION << 4 | canonical | self.suite.number()]);
         out.push(&(flags | type_code).to_be_bytes());
         out.push(&self.key.0.to_be_bytes());
