@@ -79,10 +79,33 @@ def jsonb(stored):
     return items[0] if head & 0x10000000 else "[" + ", ".join(items) + "]"
 
 
+def canonical(context):
+    """The form of a context that is authenticated where the value's flag 8 says so."""
+    at, out = (1, b"\2\0") if context[0] == 1 else (2 + context[1], context[:2 + context[1]])
+    while at < len(context):
+        name, at = context[at + 1:at + 1 + context[at]], at + 1 + context[at]
+        size, at = int.from_bytes(context[at:at + 4], "big"), at + 4
+        content = None if size == 0xFFFFFFFF else context[at:at + size]
+        at += len(content or b"")
+        if name in (b"int2", b"int4", b"int8"):
+            name, content = b"int8", content and int.from_bytes(content, "big", signed=True).to_bytes(8, "big", signed=True)
+        elif name == b"bpchar":
+            name, content = b"text", content and content.rstrip(b" ")
+        elif name == b"numeric" and content:
+            _, weight, sign, _ = struct.unpack(">hhHh", content[:8])
+            digits = struct.unpack(f">{len(content) // 2 - 4}H", content[8:])
+            decimals = "".join(f"{digit:04}" for digit in digits[weight + 1:]) if weight >= -1 else \
+                "0000" * (-1 - weight) + "".join(f"{digit:04}" for digit in digits)
+            content = struct.pack(">hhHh", len(digits), weight, sign, len(decimals.rstrip("0"))) + content[8:]
+        out += bytes([len(name)]) + name + (b"\xff" * 4 if content is None else len(content).to_bytes(4, "big") + content)
+    return out
+
+
 def read(dek, value, context=b""):
-    if value[0] not in (0x11, 0x12):
+    if value[0] not in (0x11, 0x12, 0x19, 0x1a):
         raise ValueError(f"not format 1 with suite 1 or 2: first byte {value[0]:#04x}")
-    xaes, flags_and_type = value[0] == 0x12, int.from_bytes(value[1:3], "big")
+    context = canonical(context) if value[0] & 8 else context
+    xaes, flags_and_type = value[0] & 7 == 2, int.from_bytes(value[1:3], "big")
     version, shift, at = 0, 0, 11
     while True:  # unsigned LEB128: seven bits a byte, lowest first
         version |= (value[at] & 0x7F) << shift

@@ -49,6 +49,15 @@ CREATE FUNCTION colcrypt.row_context(VARIADIC "any") RETURNS colcrypt.context
 COMMENT ON FUNCTION colcrypt.row_context("any") IS
     'the canonical form of any values, typed and length-prefixed, to bind an encrypted value to its row or column';
 
+CREATE FUNCTION colcrypt.place_context(label text) RETURNS colcrypt.context
+    AS 'MODULE_PATHNAME', 'colcrypt_place_context' LANGUAGE c STABLE PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION colcrypt.place_context(text) IS
+    'a context of a place alone: the label of a column, such as ''customer.iban''';
+CREATE FUNCTION colcrypt.place_context(label text, VARIADIC "any") RETURNS colcrypt.context
+    AS 'MODULE_PATHNAME', 'colcrypt_place_context' LANGUAGE c STABLE PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION colcrypt.place_context(text, "any") IS
+    'a context of a place: the label of a column and the row''s primary key, such as place_context(''customer.iban'', id)';
+
 CREATE FUNCTION colcrypt.ciphertext_info(
         value colcrypt.ciphertext,
         OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int,

@@ -15,3 +15,12 @@ COMMENT ON FUNCTION colcrypt.batch_value(tid, smallint, colcrypt.ciphertext) IS
 
 
 ALTER TABLE colcrypt.migration ADD COLUMN origins text[];
+-- Kind 7: a place is part of what is bound.
+CREATE FUNCTION colcrypt.place_context(label text) RETURNS colcrypt.context
+    AS 'MODULE_PATHNAME', 'colcrypt_place_context' LANGUAGE c STABLE PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION colcrypt.place_context(text) IS
+    'a context of a place alone: the label of a column, such as ''customer.iban''';
+CREATE FUNCTION colcrypt.place_context(label text, VARIADIC "any") RETURNS colcrypt.context
+    AS 'MODULE_PATHNAME', 'colcrypt_place_context' LANGUAGE c STABLE PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION colcrypt.place_context(text, "any") IS
+    'a context of a place: the label of a column and the row''s primary key, such as place_context(''customer.iban'', id)';

@@ -25,6 +25,7 @@ impl Path {
             version: KeyVersion::FIRST,
             plaintext_type: PlaintextType::BuiltIn(17),
             has_context: false,
+            canonical_context: false,
             compressed: false,
         };
         let encoded = header.encode().expect("a header");

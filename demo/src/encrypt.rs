@@ -34,7 +34,7 @@ pub fn columns(demo: &mut Demo, client: &mut Client) -> Result<()> {
         names.join(", ")
     ));
     demo.ui
-        .line("iban is bound to its row by colcrypt.row_context(id)");
+        .line("iban is bound to its place by colcrypt.place_context('customers.iban', id)");
 
     let insert = client.prepare(&format!(
         "INSERT INTO customers SELECT {values} FROM customers_plain WHERE id BETWEEN $1 AND $2"

@@ -68,7 +68,7 @@ pub const COLUMNS: &[Column] = &[
     Column {
         name: "iban",
         plain_type: "text",
-        context: Some("colcrypt.row_context(id)"),
+        context: Some("colcrypt.place_context('customers.iban', id)"),
     },
     Column {
         name: "birth_date",

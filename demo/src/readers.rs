@@ -113,8 +113,7 @@ fn row_swap(demo: &mut Demo, client: &mut Client, ids: &[i64]) -> Result<()> {
         "UPDATE customers SET iban = (SELECT iban FROM customers WHERE id = $2) WHERE id = $1",
         &[&ids[0], &ids[1]],
     )?;
-    let sql =
-        "SELECT colcrypt.decrypt_col(iban, colcrypt.row_context(id)) FROM customers WHERE id = $1";
+    let sql = "SELECT colcrypt.decrypt_col(iban, colcrypt.place_context('customers.iban', id)) FROM customers WHERE id = $1";
     let swapped = transaction.query(sql, &[&ids[0]]);
     let Err(error) = swapped else {
         return Err("an IBAN copied to another row was decrypted".into());

@@ -2,6 +2,7 @@
 //! this process, and never by SQL in which other people's code runs along. Whose right it is done with is said at each
 //! call: the order's, for values that were there when it was carried out, or that of the role that brings one.
 
+use colcrypt_core::context::Typed;
 use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 
@@ -64,6 +65,7 @@ impl Values {
             version: permit.version,
             plaintext_type: self.codec.written_type(&self.type_name)?,
             has_context: !context.is_empty(),
+            canonical_context: Typed::parse(context).is_some(),
             compressed: false,
         }
         .encode()?;

@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 
 use colcrypt_core::compression::Packed;
+use colcrypt_core::context::Typed;
 use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
@@ -60,11 +61,34 @@ struct EncryptSite {
     current: Option<Prepared>,
 }
 
+/// What a value's header says of its context.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    None,
+    /// Bytes that nothing is known of.
+    Raw,
+    /// What row_context or place_context made.
+    Canonical,
+}
+
+impl Form {
+    #[inline(always)]
+    fn of(context: &[u8]) -> Self {
+        if context.is_empty() {
+            Self::None
+        } else if Typed::parse(context).is_some() {
+            Self::Canonical
+        } else {
+            Self::Raw
+        }
+    }
+}
+
 /// A key ready to encrypt with.
 #[derive(Clone, Copy)]
 struct Prepared {
     key_name: Short<NAME>,
-    has_context: bool,
+    context: Form,
     permit: Permit,
     header: EncodedHeader,
 }
@@ -155,16 +179,17 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as text.
     let key_name = unsafe { Varlena::from_datum(key_name) };
     let context = bytes_of(&context);
+    let form = Form::of(context);
     let prepared = match &site.current {
         Some(prepared)
             if prepared.key_name.as_bytes() == key_name.bytes()
-                && prepared.has_context != context.is_empty()
+                && prepared.context == form
                 && prepared.permit.is_good() =>
         {
             prepared
         }
         _ => {
-            let prepared = prepare(site, key_name.bytes(), !context.is_empty())?;
+            let prepared = prepare(site, key_name.bytes(), form)?;
             site.current.insert(prepared)
         }
     };
@@ -174,7 +199,7 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
 }
 
 #[cold]
-fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Prepared> {
+fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepared> {
     let key_name = String::from_utf8_lossy(key_name);
     let short = Short::new(&key_name).ok_or(Error::NoKeyNamedSo)?;
     // With the arguments in the wrong order the name is the value: no message may repeat it.
@@ -187,12 +212,13 @@ fn prepare(site: &EncryptSite, key_name: &[u8], has_context: bool) -> Result<Pre
         key: permit.key,
         version: permit.version,
         plaintext_type: site.codec.written_type(site.type_name.as_str())?,
-        has_context,
+        has_context: context != Form::None,
+        canonical_context: context == Form::Canonical,
         compressed: false,
     };
     Ok(Prepared {
         key_name: short,
-        has_context,
+        context,
         header: header.encode()?,
         permit,
     })
@@ -508,59 +534,9 @@ pub fn reseal(
     Ok(sealed)
 }
 
-fn row_context(call: Call) -> Result<pg_sys::Datum> {
-    let mut builder = colcrypt_core::context::ContextBuilder::default();
-    for (value, declared) in variadic_arguments(call)? {
-        // SAFETY: a look-up in the type catalog.
-        let base = unsafe { pg_sys::getBaseType(declared) };
-        // SAFETY: reads a static: the memory of this call.
-        let codec = Codec::for_type(base, unsafe { pg_sys::CurrentMemoryContext })?;
-        let name = if codec.is_text() {
-            "text".into()
-        } else {
-            pg::canonical_type_name(base)?
-        };
-        match value {
-            None => builder.push(&name, None)?,
-            Some(value) => {
-                codec.with_bytes(value, |bytes| Ok(builder.push(&name, Some(bytes))?))?;
-            }
-        }
-    }
-    pg::varlena_from(&builder.finish())
-}
-
-/// The arguments of a VARIADIC "any" function, also when called with VARIADIC array.
-fn variadic_arguments(call: Call) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::Oid)>> {
-    let mut values = std::ptr::null_mut();
-    let mut types = std::ptr::null_mut();
-    let mut nulls = std::ptr::null_mut();
-    // SAFETY: the server allocates three arrays of `count` elements.
-    unsafe {
-        let count = pg_sys::extract_variadic_args(
-            call.fcinfo(),
-            0,
-            true,
-            &mut values,
-            &mut types,
-            &mut nulls,
-        );
-        if count < 0 {
-            return Err(Error::NullArgument("the array"));
-        }
-        Ok((0..count as usize)
-            .map(|at| {
-                let value = (!*nulls.add(at)).then(|| *values.add(at));
-                (value, *types.add(at))
-            })
-            .collect())
-    }
-}
-
 crate::sql_functions! {
     colcrypt_encrypt / pg_finfo_colcrypt_encrypt => encrypt;
     colcrypt_decrypt_text / pg_finfo_colcrypt_decrypt_text => decrypt_text;
     colcrypt_decrypt_typed / pg_finfo_colcrypt_decrypt_typed => decrypt_typed;
     colcrypt_reencrypt / pg_finfo_colcrypt_reencrypt => reencrypt;
-    colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
 }

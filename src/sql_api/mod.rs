@@ -7,6 +7,7 @@ pub mod access_write;
 pub mod approvals;
 pub mod census;
 pub mod columns;
+mod context;
 pub mod data;
 pub mod grants;
 pub mod header;

@@ -45,23 +45,26 @@ def leb128(number):
     return out + bytes([number])
 
 
-def header(suite, key_id, version, type_, has_context, compressed):
+def header(suite, key_id, version, type_, has_context, compressed, canonical=False):
     code, name = (type_, b"") if isinstance(type_, int) else (0, type_.encode())
-    out = bytes([16 + SUITES[suite][0]])
+    out = bytes([16 + SUITES[suite][0] + (8 if canonical else 0)])
     out += struct.pack(">H", code + (0x4000 if has_context else 0) + (0x8000 if compressed else 0))
     out += bytes.fromhex(key_id) + leb128(version)
     return out + (bytes([len(name)]) + name if name else b"")
 
 
-def value(name, suite, version=1, type_=25, plaintext=b"", context=b"", dek=None, compressed=False):
+def value(name, suite, version=1, type_=25, plaintext=b"", context=b"", dek=None, compressed=False,
+          canonical=None):
+    """canonical: the canonical form of the context, where that is what is authenticated."""
     dek = dek or fixed(f"dek {suite}")
     nonce = fixed(f"nonce {name}", SUITES[suite][1])
     key_id = fixed(f"key id {suite}", 8).hex()
-    head = header(suite, key_id, version, type_, context != b"", compressed)
-    sealed = seal(suite, dek, nonce, plaintext, head + context)
+    head = header(suite, key_id, version, type_, context != b"", compressed, canonical is not None)
+    sealed = seal(suite, dek, nonce, plaintext, head + (context if canonical is None else canonical))
     return {"name": name, "suite": suite, "dek": dek.hex(), "key_id": key_id, "version": version,
             "type": type_, "context": context.hex(), "nonce": nonce.hex(),
             **({"compressed": True} if compressed else {}),
+            **({} if canonical is None else {"canonical": True}),
             "plaintext": plaintext.hex(), "value": (head + nonce + sealed).hex()}
 
 
@@ -97,7 +100,49 @@ def row_context(columns):
     return out
 
 
+def canonical(columns, label=b""):
+    """The columns are in their canonical form already: written out by hand below, and not computed."""
+    return b"\x02" + bytes([len(label)]) + label + row_context(columns)[1:]
+
+
+# Contexts and their canonical forms: label, columns, canonical columns.
+CANONICAL = [
+    (b"", [("int2", struct.pack(">h", -5))], [("int8", struct.pack(">q", -5))]),
+    (b"", [("int4", struct.pack(">i", -5))], [("int8", struct.pack(">q", -5))]),
+    (b"", [("int8", struct.pack(">q", -5))], [("int8", struct.pack(">q", -5))]),
+    (b"customer.iban", [("int4", struct.pack(">i", 42))], [("int8", struct.pack(">q", 42))]),
+    (b"customer.iban", [], []),
+    (b"customer.iban", [("int4", None), ("text", b""), ("text", None)], [("int8", None), ("text", b""), ("text", None)]),
+    # 12.3400: digits 12, 3400
+    (b"l", [("numeric", struct.pack(">hhHhhh", 2, 0, 0, 4, 12, 3400))], [("numeric", struct.pack(">hhHhhh", 2, 0, 0, 2, 12, 3400))]),
+    # 120000: digit 12, weight 1; 0.00; NaN; -0.000100
+    (b"l", [("numeric", struct.pack(">hhHhh", 1, 1, 0, 0, 12))], [("numeric", struct.pack(">hhHhh", 1, 1, 0, 0, 12))]),
+    (b"l", [("numeric", struct.pack(">hhHh", 0, 0, 0, 2))], [("numeric", struct.pack(">hhHh", 0, 0, 0, 0))]),
+    (b"l", [("numeric", struct.pack(">hhHh", 0, 0, 0xC000, 0))], [("numeric", struct.pack(">hhHh", 0, 0, 0xC000, 0))]),
+    (b"l", [("numeric", struct.pack(">hhHhh", 1, -1, 0x4000, 6, 1))], [("numeric", struct.pack(">hhHhh", 1, -1, 0x4000, 4, 1))]),
+    (b"", [("bpchar", b"ab   "), ("bpchar", b"   "), ("bpchar", None)], [("text", b"ab"), ("text", b""), ("text", None)]),
+    ("schlüssel".encode(), [("uuid", fixed("uuid", 16)), ("public.mood", b"happy")], [("uuid", fixed("uuid", 16)), ("public.mood", b"happy")]),
+    (b"x" * 255, [("int2", struct.pack(">h", n)) for n in range(100)], [("int8", struct.pack(">q", n)) for n in range(100)]),
+]
+
+
+def context(label, columns):
+    return b"\x02" + bytes([len(label)]) + label + row_context(columns)[1:] if label else row_context(columns)
+
+
+def canonical_values():
+    for suite in SUITES:
+        for n, (label, columns, form) in enumerate(CANONICAL):
+            name = f"{suite} canonical context {n}"
+            yield value(name, suite, 1, 25, name.encode(), context(label, columns), canonical=canonical(form, label))
+
+
 def values():
+    yield from old_values()
+    yield from canonical_values()
+
+
+def old_values():
     row = row_context([("int4", struct.pack(">i", 42))])
     yield value("worked example", "aes-256-gcm", 1, 25, "Zoë".encode(), row, dek=bytes(range(32)))
     for suite in SUITES:

@@ -12,6 +12,7 @@ use aws_lc_rs::{
 
 use crate::{
     CryptoError, DataKey, Suite, Value,
+    context::Typed,
     format::EncodedHeader,
     secret::{KEY_LEN, wipe_dead_stack},
     xaes::Deriver,
@@ -121,9 +122,9 @@ impl DataCipher {
         out_header.copy_from_slice(header.as_bytes());
         out_nonce.copy_from_slice(nonce);
         out_text.copy_from_slice(plaintext);
-        let tag = with_aad(header.as_bytes(), context, |aad| {
+        let tag = with_aad(header.as_bytes(), header.is_canonical(), context, |aad| {
             self.0.seal(nonce, aad, out_text)
-        })
+        })?
         .map_err(|_| CryptoError::TooLarge)?;
         out_tag.copy_from_slice(tag.as_ref());
         Ok(())
@@ -146,14 +147,19 @@ impl DataCipher {
         if out.len() != value.ciphertext.len() {
             return Err(CryptoError::Mismatch);
         }
-        let opened = with_aad(value.header_bytes, context, |aad| {
+        let canonical = value.header.canonical_context;
+        let opened = with_aad(value.header_bytes, canonical, context, |aad| {
             self.0
                 .open(value.nonce, aad, value.ciphertext, value.tag, out)
         });
-        opened.map_err(|_| {
-            out.fill(0);
-            CryptoError::Authentication
-        })
+        match opened {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(CryptoError::Mismatch) => {
+                out.fill(0);
+                Err(CryptoError::Authentication)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -202,21 +208,54 @@ impl Xaes {
     }
 }
 
-/// The additional data is `header ‖ context`. The header delimits itself, so no other pair of
-/// header and context gives the same bytes.
-fn with_aad<R>(header: &[u8], context: &[u8], use_aad: impl FnOnce(&[u8]) -> R) -> R {
+/// The additional data is `header ‖ context`, with the context in its canonical form where the header says so. The header
+/// delimits itself, so no other pair of header and context gives the same bytes.
+///
+/// # Errors
+/// [`CryptoError::Mismatch`] for a context that has no canonical form, [`CryptoError::TooLarge`] when there is no memory.
+#[inline]
+fn with_aad<R>(
+    header: &[u8],
+    canonical: bool,
+    context: &[u8],
+    use_aad: impl FnOnce(&[u8]) -> R,
+) -> Result<R, CryptoError> {
     const ON_STACK: usize = 256;
-    let length = header.len() + context.len();
     if context.is_empty() {
-        use_aad(header)
-    } else if length <= ON_STACK {
-        let mut aad = [0; ON_STACK];
-        aad[..header.len()].copy_from_slice(header);
-        aad[header.len()..length].copy_from_slice(context);
-        use_aad(&aad[..length])
-    } else {
-        use_aad(&[header, context].concat())
+        return Ok(use_aad(header));
     }
+    let typed = if canonical {
+        Some(Typed::parse(context).ok_or(CryptoError::Mismatch)?)
+    } else {
+        None
+    };
+    let former = match (canonical, context.first()) {
+        (false, Some(1)) => Typed::parse(context).and_then(|typed| typed.former()),
+        _ => None,
+    };
+    let context = former.as_deref().unwrap_or(context);
+    let most = header.len() + typed.map_or(context.len(), |typed| typed.max_len());
+    let mut stack = [0; ON_STACK];
+    let mut heap = Vec::new();
+    let aad = if most <= ON_STACK {
+        &mut stack[..]
+    } else {
+        heap.try_reserve_exact(most)
+            .map_err(|_| CryptoError::TooLarge)?;
+        heap.resize(most, 0);
+        &mut heap[..]
+    };
+    let mut length = 0;
+    let mut put = |piece: &[u8]| {
+        aad[length..length + piece.len()].copy_from_slice(piece);
+        length += piece.len();
+    };
+    put(header);
+    match typed {
+        Some(typed) => typed.write(put),
+        None => put(context),
+    }
+    Ok(use_aad(&aad[..length]))
 }
 
 #[cfg(test)]

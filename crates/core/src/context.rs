@@ -1,7 +1,8 @@
-//! The canonical row context: a list of typed SQL values as bytes, the same on every server.
+//! The context of a value: a label and a list of typed SQL values as bytes, the same on every server.
 //!
 //! ```text
-//! 0x01                      version of this encoding
+//! 0x01                      without a label (row_context), or
+//! 0x02 u8 bytes             with one (place_context): its length, 1…255, and the label in UTF-8
 //! per value:
 //!   u8                      type name length (1…255)
 //!   bytes                   type name, UTF-8: pg_type's own (`int4`), qualified unless built in
@@ -9,12 +10,191 @@
 //!   bytes                   the type's binary send form
 //! ```
 //!
-//! Types and lengths are written, so `('a', 'bc')` and `('ab', 'c')`, 1::int and 1::bigint, NULL and
-//! the empty string all differ.
+//! Types and lengths are written, so `('a', 'bc')` and `('ab', 'c')`, 1::int and '1', NULL and the empty string all differ.
+//!
+//! What is authenticated is not these bytes but their canonical form ([`Typed::write`]): it begins with 0x02 always, a label's
+//! length of 0 being none, and has one type for all integers (`int8`), numeric without trailing zeros, and char(n) as its
+//! text. Values of encoding 1 were sealed with the bytes themselves (and char(n) under the name of text); a flag of the
+//! value's header tells the two apart.
 
 use crate::FormatError;
 
 const NULL_LENGTH: u32 = u32::MAX;
+const PLAIN: u8 = 1;
+const LABELLED: u8 = 2;
+
+/// Bytes that are a context as [`ContextBuilder`] makes it, and not any others that serve as one.
+#[derive(Debug, Clone, Copy)]
+pub struct Typed<'a> {
+    label: &'a [u8],
+    values: &'a [u8],
+}
+
+impl<'a> Typed<'a> {
+    /// `None` for other bytes.
+    #[inline]
+    pub fn parse(context: &'a [u8]) -> Option<Self> {
+        let (label, values) = match context {
+            [PLAIN, values @ ..] => (&[][..], values),
+            [LABELLED, length, rest @ ..] => rest.split_at_checked((*length).into())?,
+            _ => return None,
+        };
+        let mut rest = values;
+        while !rest.is_empty() {
+            (_, rest) = split_value(rest)?;
+        }
+        Some(Self { label, values })
+    }
+
+    pub fn has_label(&self) -> bool {
+        !self.label.is_empty()
+    }
+
+    /// No canonical form is longer.
+    pub fn max_len(&self) -> usize {
+        // An int2 grows by 6 bytes from the 11 that it has with its type.
+        2 + self.label.len() + 2 * self.values.len()
+    }
+
+    /// Gives the canonical form to `out`, piece by piece.
+    #[inline]
+    pub fn write(&self, mut out: impl FnMut(&[u8])) {
+        out(&[LABELLED, self.label.len() as u8]);
+        out(self.label);
+        let mut rest = self.values;
+        while let Some(((name, value), more)) = split_value(rest) {
+            match (name, value) {
+                (b"int2" | b"int4" | b"int8", value) => {
+                    let number = value.and_then(integer);
+                    match (number, value) {
+                        (Some(number), _) => put(&mut out, b"int8", Some(&number.to_be_bytes())),
+                        (None, other) => put(&mut out, b"int8", other),
+                    }
+                }
+                (b"bpchar", Some(value)) => {
+                    let kept = value.iter().rposition(|&byte| byte != b' ');
+                    put(
+                        &mut out,
+                        b"text",
+                        Some(&value[..kept.map_or(0, |at| at + 1)]),
+                    );
+                }
+                (b"bpchar", None) => put(&mut out, b"text", None),
+                (b"numeric", Some(value)) => match numeric_scale(value) {
+                    Some((scale, digits)) => {
+                        put_head(&mut out, b"numeric", 8 + digits.len() as u32);
+                        out(&((digits.len() / 2) as u16).to_be_bytes());
+                        out(&value[2..6]);
+                        out(&scale.to_be_bytes());
+                        out(digits);
+                    }
+                    None => put(&mut out, b"numeric", Some(value)),
+                },
+                (name, value) => put(&mut out, name, value),
+            }
+            rest = more;
+        }
+    }
+
+    /// The bytes that values of encoding 1 were sealed with, where they are not the context's own: one with char(n).
+    pub fn former(&self) -> Option<Vec<u8>> {
+        let has_bpchar = |mut rest| {
+            while let Some(((name, _), more)) = split_value(rest) {
+                if name == b"bpchar" {
+                    return true;
+                }
+                rest = more;
+            }
+            false
+        };
+        if self.has_label() || !has_bpchar(self.values) {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(1 + self.values.len()).ok()?;
+        bytes.push(PLAIN);
+        let mut out = |piece: &[u8]| bytes.extend_from_slice(piece);
+        let mut rest = self.values;
+        while let Some(((name, value), more)) = split_value(rest) {
+            put(
+                &mut out,
+                if name == b"bpchar" { b"text" } else { name },
+                value,
+            );
+            rest = more;
+        }
+        Some(bytes)
+    }
+}
+
+type NamedValue<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// The first value and the bytes after it; `None` at the end, and for bytes that are no value.
+#[inline]
+fn split_value(bytes: &[u8]) -> Option<(NamedValue<'_>, &[u8])> {
+    let (&name_len, rest) = bytes.split_first()?;
+    let (name, rest) = rest.split_at_checked(name_len.into())?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    if name.is_empty() {
+        return None;
+    }
+    match u32::from_be_bytes(*length) {
+        NULL_LENGTH => Some(((name, None), rest)),
+        length => {
+            let (value, rest) = rest.split_at_checked(length as usize)?;
+            Some(((name, Some(value)), rest))
+        }
+    }
+}
+
+fn put_head(out: &mut impl FnMut(&[u8]), name: &[u8], length: u32) {
+    out(&[name.len() as u8]);
+    out(name);
+    out(&length.to_be_bytes());
+}
+
+fn put(out: &mut impl FnMut(&[u8]), name: &[u8], value: Option<&[u8]>) {
+    put_head(
+        out,
+        name,
+        value.map_or(NULL_LENGTH, |value| value.len() as u32),
+    );
+    out(value.unwrap_or_default());
+}
+
+/// An integer of any width.
+fn integer(bytes: &[u8]) -> Option<i64> {
+    match *bytes {
+        [a, b] => Some(i16::from_be_bytes([a, b]).into()),
+        [a, b, c, d] => Some(i32::from_be_bytes([a, b, c, d]).into()),
+        _ => Some(i64::from_be_bytes(bytes.try_into().ok()?)),
+    }
+}
+
+/// A numeric's send form without what does not change its value: how many decimals it needs, and its digits of base 10,000.
+fn numeric_scale(send: &[u8]) -> Option<(u16, &[u8])> {
+    let (head, digits) = send.split_first_chunk::<8>()?;
+    let weight = i16::from_be_bytes([head[2], head[3]]);
+    if digits.len() % 2 != 0
+        || digits.len() / 2 != usize::from(u16::from_be_bytes([head[0], head[1]]))
+    {
+        return None;
+    }
+    let mut digits = digits;
+    while let [kept @ .., 0, 0] = digits {
+        digits = kept;
+    }
+    let [.., high, low] = digits else {
+        return Some((0, digits));
+    };
+    let mut last = u16::from_be_bytes([*high, *low]);
+    let mut scale = 4 * (digits.len() as i64 / 2 - 1 - i64::from(weight));
+    while scale > 0 && last.is_multiple_of(10) && last > 0 {
+        last /= 10;
+        scale -= 1;
+    }
+    Some((u16::try_from(scale.max(0)).ok()?, digits))
+}
 
 /// Collects values; [`ContextBuilder::finish`] gives the bytes.
 pub struct ContextBuilder(Vec<u8>);
@@ -26,6 +206,20 @@ impl Default for ContextBuilder {
 }
 
 impl ContextBuilder {
+    /// With a label, the name of a place.
+    ///
+    /// # Errors
+    /// [`FormatError::LabelLength`] for an empty or overlong label.
+    pub fn labelled(label: &[u8]) -> Result<Self, FormatError> {
+        let length = u8::try_from(label.len())
+            .ok()
+            .filter(|&length| length > 0)
+            .ok_or(FormatError::LabelLength(label.len()))?;
+        let mut bytes = vec![LABELLED, length];
+        bytes.extend_from_slice(label);
+        Ok(Self(bytes))
+    }
+
     /// Adds one value in its binary send form; `None` is NULL.
     ///
     /// # Errors
@@ -35,6 +229,10 @@ impl ContextBuilder {
             .ok()
             .filter(|&length| length > 0)
             .ok_or(FormatError::TypeNameLength(type_name.len()))?;
+        let more = 1 + type_name.len() + 4 + value.unwrap_or_default().len();
+        self.0
+            .try_reserve(more)
+            .map_err(|_| FormatError::OutOfMemory(more))?;
         self.0.push(name_len);
         self.0.extend_from_slice(type_name.as_bytes());
         // PostgreSQL's values stay below 1 GiB, so no length collides with NULL's mark.

@@ -20,6 +20,10 @@ pub enum FormatError {
     BadTypeName,
     #[error("a type name of {0} bytes does not fit the header (1 to 255)")]
     TypeNameLength(usize),
+    #[error("a label of {0} bytes does not fit (1 to 255)")]
+    LabelLength(usize),
+    #[error("no memory for {0} bytes")]
+    OutOfMemory(usize),
     #[error("type code {0} is none that this version knows")]
     TypeCode(u32),
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  length  content
-//! 0       1       format version (high 4 bits, 1) and suite (low 4 bits)
+//! 0       1       format version (high 4 bits, 1), flag 8 and suite (low 3 bits)
 //! 1       2       flags (top 2 bits) and plaintext type (low 14 bits), big-endian
 //! 3       8       key id, big-endian
 //! 11      1…5     key version, unsigned LEB128, canonical, 1 or more
@@ -24,6 +24,8 @@ pub const FORMAT_VERSION: u8 = 1;
 /// Longest header: the fixed part, a 5-byte version and a 255-byte type name.
 pub const MAX_HEADER_LEN: usize = 11 + 5 + 1 + 255;
 
+/// In the first byte.
+const FLAG_CANONICAL: u8 = 0x08;
 const FLAG_COMPRESSED: u16 = 0x8000;
 const FLAG_CONTEXT: u16 = 0x4000;
 const TYPE_MASK: u16 = 0x3fff;
@@ -72,6 +74,8 @@ pub struct Header<'a> {
     pub plaintext_type: PlaintextType<'a>,
     /// Whether a non-empty context was authenticated: lets a reader who forgot it be told so.
     pub has_context: bool,
+    /// Whether the canonical form of that context was authenticated ([`crate::context::Typed`]), and not its bytes.
+    pub canonical_context: bool,
     /// Whether what is encrypted is the plaintext as [`crate::compression`] packs it.
     pub compressed: bool,
 }
@@ -90,8 +94,13 @@ impl EncodedHeader {
 
     /// Whether the bytes say this about the value.
     pub(crate) fn describes(&self, suite: Suite, has_context: bool) -> bool {
-        self.bytes[0] == FORMAT_VERSION << 4 | suite.number()
+        self.bytes[0] & !FLAG_CANONICAL == FORMAT_VERSION << 4 | suite.number()
             && (self.bytes[1] & (FLAG_CONTEXT >> 8) as u8 != 0) == has_context
+    }
+
+    /// Whether the canonical form of the context is authenticated.
+    pub(crate) fn is_canonical(&self) -> bool {
+        self.bytes[0] & FLAG_CANONICAL != 0
     }
 
     /// The same header, for the plaintext compressed.
@@ -127,7 +136,12 @@ impl Header<'_> {
         };
         let flag = |set: bool, flag: u16| if set { flag } else { 0 };
         let flags = flag(self.has_context, FLAG_CONTEXT) | flag(self.compressed, FLAG_COMPRESSED);
-        out.push(&[FORMAT_VERSION << 4 | self.suite.number()]);
+        let canonical = if self.canonical_context {
+            FLAG_CANONICAL
+        } else {
+            0
+        };
+        out.push(&[FORMAT_VERSION << 4 | canonical | self.suite.number()]);
         out.push(&(flags | type_code).to_be_bytes());
         out.push(&self.key.0.to_be_bytes());
         let mut rest = self.version.number();
@@ -204,7 +218,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
     if first >> 4 != FORMAT_VERSION {
         return Err(FormatError::UnknownFormat(first >> 4));
     }
-    let suite = Suite::from_number(first & 0x0f).ok_or(FormatError::UnknownSuite(first & 0x0f))?;
+    let suite = Suite::from_number(first & 0x07).ok_or(FormatError::UnknownSuite(first & 0x0f))?;
     let fixed = bytes
         .first_chunk::<FIXED_LEN>()
         .ok_or(truncated(FIXED_LEN + 1))?;
@@ -212,6 +226,12 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
     let key = KeyId(u64::from_be_bytes(
         fixed[3..].try_into().expect("8 bytes follow the type"),
     ));
+    let has_context = flags_and_type & FLAG_CONTEXT != 0;
+    let canonical_context = first & FLAG_CANONICAL != 0;
+    // The form of a context that is not there would be a second spelling.
+    if canonical_context && !has_context {
+        return Err(FormatError::UnknownSuite(first & 0x0f));
+    }
     let (version, version_len) = parse_version(&bytes[FIXED_LEN..], truncated)?;
     let mut len = FIXED_LEN + version_len;
     let plaintext_type = match flags_and_type & TYPE_MASK {
@@ -233,7 +253,8 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header<'_>, usize), FormatError> {
         key,
         version,
         plaintext_type,
-        has_context: flags_and_type & FLAG_CONTEXT != 0,
+        has_context,
+        canonical_context,
         compressed: flags_and_type & FLAG_COMPRESSED != 0,
     };
     Ok((header, len))

@@ -25,7 +25,7 @@ fn the_guide_works_as_written() {
     });
     let row = client
         .query_one(
-            "SELECT decrypt_col(iban, row_context(id)), decrypt_col(born, NULL::date, row_context(id))::text, \
+            "SELECT decrypt_col(iban, place_context('customer.iban', id)), decrypt_col(born, NULL::date, place_context('customer.born', id))::text, \
                     (ciphertext_info(iban)).version, (ciphertext_info(born)).version FROM customer",
             &[],
         )
@@ -39,7 +39,7 @@ fn the_guide_works_as_written() {
         .expect("the guide's role");
     let refused = client
         .query(
-            "SELECT decrypt_col(iban, row_context(id)) FROM customer",
+            "SELECT decrypt_col(iban, place_context('customer.iban', id)) FROM customer",
             &[],
         )
         .expect_err("the clerk may not decrypt");
@@ -49,7 +49,7 @@ fn the_guide_works_as_written() {
         .expect("the guide's role");
     client
         .query(
-            "SELECT decrypt_col(iban, row_context(id)) FROM customer",
+            "SELECT decrypt_col(iban, place_context('customer.iban', id)) FROM customer",
             &[],
         )
         .expect("the officer may decrypt");

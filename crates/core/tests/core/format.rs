@@ -30,12 +30,14 @@ fn headers_survive_the_round_trip() {
             1 => PlaintextType::StoredJsonb,
             _ => PlaintextType::BuiltIn(1 + random.below(9999) as u16),
         };
+        let has_context = random.below(2) == 1;
         let header = Header {
             suite: SUITES[random.below(2)],
             key: KeyId(random.number()),
             version: KeyVersion::new(version.max(1)).unwrap(),
             plaintext_type,
-            has_context: random.below(2) == 1,
+            has_context,
+            canonical_context: has_context && random.below(2) == 1,
             compressed: random.below(2) == 1,
         };
         let encoded = header.encode().unwrap();
@@ -67,6 +69,7 @@ fn each_field_stands_where_the_document_says() {
         version: KeyVersion::new(300).unwrap(),
         plaintext_type: PlaintextType::BuiltIn(1700),
         has_context: true,
+        canonical_context: false,
         compressed: false,
     };
     let encoded = hex::encode(header.encode().unwrap().as_bytes());
@@ -158,6 +161,12 @@ fn unknown_formats_suites_flags_and_types_are_refused() {
         let refused = refusal(&changed(0, &[0x10 | suite]));
         assert_eq!(refused, FormatError::UnknownSuite(suite));
     }
+    // The form of a context that is not there.
+    let refused = refusal(&changed(0, &[0x19]));
+    assert_eq!(refused, FormatError::UnknownSuite(9));
+    let both = changed(0, &[0x19, 0x40, 0x19]);
+    let parsed = Value::parse(&both).unwrap().header;
+    assert!(parsed.canonical_context && parsed.suite == Suite::Aes256Gcm);
     for code in [10_000u16, 10_001, 13_801, 13_803, 16_383] {
         let refused = refusal(&changed(1, &code.to_be_bytes()));
         assert_eq!(refused, FormatError::TypeCode(code.into()));

@@ -178,3 +178,26 @@ fn golden_row_contexts() {
         assert!(different.insert(bytes), "two rows with one context");
     }
 }
+
+/// Values of the first encoding had char(n) under the name of text, blanks and all.
+#[test]
+fn values_of_the_first_encoding_open_with_contexts_of_today() {
+    let cipher = crate::support::cipher(Suite::Aes256Gcm, &[7; 32]);
+    let header = crate::support::plain_header(Suite::Aes256Gcm, true);
+    let context = |name: &str, value: &[u8]| {
+        let mut context = ContextBuilder::default();
+        context.push("int4", Some(&[0, 0, 0, 1])).unwrap();
+        context.push(name, Some(value)).unwrap();
+        context.finish()
+    };
+    let value = seal(&cipher, &header, &context("text", b"ab  "), &[1; 12], b"x");
+    for (name, value_of_it, opens) in [
+        ("text", &b"ab  "[..], true),
+        ("bpchar", b"ab  ", true),
+        ("bpchar", b"ab", false),
+        ("text", b"ab", false),
+    ] {
+        let opened = open(&cipher, &value, &context(name, value_of_it));
+        assert_eq!(opened.is_ok(), opens, "{name}");
+    }
+}

@@ -65,6 +65,9 @@ pub struct GoldenValue {
     pub nonce: Hex,
     #[serde(default)]
     pub compressed: bool,
+    /// Whether the context's canonical form is authenticated.
+    #[serde(default)]
+    pub canonical: bool,
     /// What is encrypted: packed, where it is compressed.
     pub plaintext: Hex,
     pub value: Hex,
@@ -88,6 +91,7 @@ impl GoldenValue {
                 GoldenType::Named(name) => PlaintextType::Named(name),
             },
             has_context: !self.context.0.is_empty(),
+            canonical_context: self.canonical,
             compressed: self.compressed,
         }
     }
@@ -120,6 +124,7 @@ pub fn plain_header(suite: Suite, has_context: bool) -> Header<'static> {
         version: KeyVersion::FIRST,
         plaintext_type: PlaintextType::BuiltIn(25),
         has_context,
+        canonical_context: false,
         compressed: false,
     }
 }
