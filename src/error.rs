@@ -85,6 +85,12 @@ pub enum Error {
         role: String,
         privilege: Privilege,
     },
+    KeyringDenied {
+        keyring: String,
+        role: String,
+        /// The right that is missing: create or manage.
+        right: &'static str,
+    },
     KeyState {
         key: String,
         version: KeyVersion,
@@ -249,6 +255,11 @@ pub enum Error {
     OtherKey {
         key: String,
     },
+    /// A decision that code which somebody else wrote may have taken.
+    Enclosed {
+        function: String,
+        why: String,
+    },
     OwnRequest {
         request: i64,
         requested_by: String,
@@ -305,7 +316,11 @@ impl Error {
     pub fn is_denial(&self) -> bool {
         matches!(
             self,
-            Self::KeyDenied { .. } | Self::NotTableOwner { .. } | Self::OwnRequest { .. }
+            Self::KeyDenied { .. }
+                | Self::KeyringDenied { .. }
+                | Self::NotTableOwner { .. }
+                | Self::OwnRequest { .. }
+                | Self::Enclosed { .. }
         )
     }
 
