@@ -85,12 +85,6 @@ pub enum Error {
         role: String,
         privilege: Privilege,
     },
-    KeyringDenied {
-        keyring: String,
-        role: String,
-        /// The right that is missing: create or manage.
-        right: &'static str,
-    },
     KeyState {
         key: String,
         version: KeyVersion,
@@ -317,7 +311,6 @@ impl Error {
         matches!(
             self,
             Self::KeyDenied { .. }
-                | Self::KeyringDenied { .. }
                 | Self::NotTableOwner { .. }
                 | Self::OwnRequest { .. }
                 | Self::Enclosed { .. }

@@ -364,19 +364,6 @@ impl Error {
                 Some("A decision is a person's own: every statement around the call must be a CALL, a DO, or a SELECT that reads no other role's table or view.".into()),
                 Some(format!("Call colcrypt.{function} in a statement of its own.")),
             ),
-            Self::KeyringDenied { keyring, role, right } => (
-                "42501",
-                match *right {
-                    "create" => format!("permission denied to create a key in keyring \"{keyring}\""),
-                    _ => format!("permission denied to manage keyring \"{keyring}\""),
-                },
-                None,
-                Some(format!(
-                    "An administrator can allow it: SELECT colcrypt.grant_keyring({}, {}, '{{{right}}}').",
-                    pgrx::spi::quote_literal(keyring),
-                    pgrx::spi::quote_literal(role),
-                )),
-            ),
             Self::OwnRequest { request, requested_by } => (
                 "KC045",
                 format!("approval request {request} is this role's own"),
