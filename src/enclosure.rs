@@ -272,9 +272,13 @@ pub fn refuse_enclosed(call: Call) -> Result<()> {
     if !unsafe { REGISTERED } {
         return Err(Error::NotPreloaded);
     }
-    let refused = why_process()
-        .map(Into::into)
-        .or_else(|| STACK.with_borrow(|stack| stack.iter().find_map(|frame| why_statement(frame.statement))));
+    let refused = why_process().map(Into::into).or_else(|| {
+        STACK.with_borrow(|stack| {
+            stack
+                .iter()
+                .find_map(|frame| why_statement(frame.statement))
+        })
+    });
     match refused {
         None => Ok(()),
         Some(why) => Err(Error::Enclosed {
@@ -354,7 +358,8 @@ unsafe fn why_query(plan: *mut pg_sys::PlannedStmt) -> Option<String> {
             return Some("a statement that writes encloses the call".into());
         }
         let ranges = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*plan).rtable);
-        let mut relations: Vec<pg_sys::Oid> = ranges.iter_ptr().map(|range| (*range).relid).collect();
+        let mut relations: Vec<pg_sys::Oid> =
+            ranges.iter_ptr().map(|range| (*range).relid).collect();
         relations.extend(pgrx::PgList::<pg_sys::Oid>::from_pg((*plan).relationOids).iter_oid());
         relations
             .into_iter()
@@ -401,6 +406,11 @@ fn why_relation(relation: pg_sys::Oid) -> Option<String> {
             || (schema == pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true)
                 && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation)
                     != pg_sys::Oid::INVALID);
-        (!ours).then(|| format!("a SELECT around it reads {}, which belongs to another role", pgrx::spi::quote_identifier(name)))
+        (!ours).then(|| {
+            format!(
+                "a SELECT around it reads {}, which belongs to another role",
+                pgrx::spi::quote_identifier(name)
+            )
+        })
     }
 }

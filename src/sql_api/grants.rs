@@ -81,7 +81,9 @@ pub fn role_named(name: &str) -> Result<pg_sys::Oid> {
             pg_sys::Oid::INVALID => Ok(pg_sys::Oid::INVALID),
             _ => Err(Error::InvalidParameter {
                 message: format!("{name} is everybody, and there is a role of that name"),
-                hint: format!("For the role say '\"{name}\"'; for everybody write the word in another case."),
+                hint: format!(
+                    "For the role say '\"{name}\"'; for everybody write the word in another case."
+                ),
             }),
         };
     }

@@ -6,7 +6,6 @@ use super::columns;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
-use crate::ceremony;
 use crate::error::{Error, Privilege, Result};
 use crate::maintenance::{self, relation};
 use crate::migration::{Kind, Migration};

@@ -129,6 +129,10 @@ fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let table = table_behind(relation)?;
     let key = columns::managed_column(table, &attribute)?;
     read::require(&key, Privilege::Decrypt)?;
+    // Whoever reads the table will read the values.
+    for former in columns::keys_of_values(table, &attribute)? {
+        columns::refuse_way_out(&former)?;
+    }
     let registered = write::query(
         "SELECT context, readers, plaintext_type::oid, coalesce(declared, format_type(plaintext_type, -1)) \
          FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",

@@ -86,10 +86,7 @@ pub const VERBS: &[Verb] = &[
     ),
     waits("grant_key"),
     open("mark_compromised", PROTECTS),
-    open(
-        "mark_honeytoken",
-        "it adds an alarm and changes no right",
-    ),
+    open("mark_honeytoken", "it adds an alarm and changes no right"),
     open("move_column", REFUSED),
     waits("move_keyring"),
     open("pause_job", WORK),
@@ -128,10 +125,7 @@ pub const VERBS: &[Verb] = &[
         "it can only be lower than what the suite allows",
     ),
     open("suspend_key", PROTECTS),
-    open(
-        "take_census",
-        "it counts values and shows none",
-    ),
+    open("take_census", "it counts values and shows none"),
     open(
         "unmark_honeytoken",
         "it takes an alarm away and opens nothing; it asks for the right to manage the key, and the audit log has it",
