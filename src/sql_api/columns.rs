@@ -91,13 +91,14 @@ pub fn existing_roles(names: Vec<Option<String>>) -> Result<Vec<String>> {
         .into_iter()
         .map(|name| {
             let name = name.ok_or(Error::NullArgument("a reader"))?;
-            if grants::role_named(&name)? == pg_sys::Oid::INVALID {
+            let role = grants::role_named(&name)?;
+            if role == pg_sys::Oid::INVALID {
                 return Err(Error::InvalidParameter {
                     message: "PUBLIC cannot be a reader".into(),
                     hint: "Leave readers out: then whoever may decrypt with the key is one.".into(),
                 });
             }
-            Ok(name)
+            Ok(crate::pg::role_name(role))
         })
         .collect()
 }

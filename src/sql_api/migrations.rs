@@ -316,7 +316,8 @@ fn people(order: &Order) -> Result<Vec<Line>> {
          LEFT JOIN pg_roles r ON r.oid = a.grantee \
          JOIN (VALUES ('SELECT', 'decrypt'), ('INSERT', 'encrypt'), ('UPDATE', 'encrypt')) AS w(has, needs) ON w.has = a.privilege_type \
          WHERE c.oid = $1 AND (a.grantee = 0 OR r.oid IS NOT NULL) \
-           AND NOT colcrypt.has_key_privilege(coalesce(r.rolname::text, 'public'), $2, w.needs) ORDER BY 1, 2",
+           AND NOT colcrypt.has_key_privilege( \
+               CASE WHEN lower(r.rolname::text) = 'public' THEN '\"' || r.rolname::text || '\"' ELSE coalesce(r.rolname::text, 'public') END, $2, w.needs) ORDER BY 1, 2",
         &[order.table.into(), order.key.name.clone().into()],
         |row| {
             Ok((
