@@ -10,7 +10,7 @@ CREATE FUNCTION colcrypt.alter_provider(name text, config jsonb) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_alter_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.alter_provider(text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
-    'gives a provider other settings, such as the new place of the same root key; a wrong root key is found out at the next use';
+    'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value, and on a four-eyes keyring';
 
 CREATE FUNCTION colcrypt.check_provider(
         name text, root_key text DEFAULT NULL,

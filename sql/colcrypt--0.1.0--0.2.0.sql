@@ -24,3 +24,7 @@ CREATE FUNCTION colcrypt.place_context(label text, VARIADIC "any") RETURNS colcr
     AS 'MODULE_PATHNAME', 'colcrypt_place_context' LANGUAGE c STABLE PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION colcrypt.place_context(text, "any") IS
     'a context of a place: the label of a column and the row''s primary key, such as place_context(''customer.iban'', id)';
+
+-- Kind 4: ways round four eyes.
+COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
+    'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value, and on a four-eyes keyring';

@@ -256,6 +256,11 @@ pub enum Error {
     OtherKey {
         key: String,
     },
+    /// A decision that code which somebody else wrote may have taken.
+    Enclosed {
+        function: String,
+        why: String,
+    },
     OwnRequest {
         request: i64,
         requested_by: String,
@@ -312,7 +317,10 @@ impl Error {
     pub fn is_denial(&self) -> bool {
         matches!(
             self,
-            Self::KeyDenied { .. } | Self::NotTableOwner { .. } | Self::OwnRequest { .. }
+            Self::KeyDenied { .. }
+                | Self::NotTableOwner { .. }
+                | Self::OwnRequest { .. }
+                | Self::Enclosed { .. }
         )
     }
 

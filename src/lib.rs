@@ -13,6 +13,7 @@ mod catalog;
 mod catalog_trigger;
 mod ceremony;
 mod ciphertext;
+mod enclosure;
 mod epoch;
 mod error;
 mod gucs;
@@ -96,6 +97,7 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP_HOOK = pg_sys::shmem_startup_hook;
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
+    enclosure::register();
     audit::ring::register();
     broker::worker::register();
     maintenance::launcher::register();

@@ -104,8 +104,19 @@ macro_rules! sql_functions {
             pub unsafe extern "C-unwind" fn $symbol(
                 fcinfo: pgrx::pg_sys::FunctionCallInfo,
             ) -> pgrx::pg_sys::Datum {
+                fn checked(
+                    call: $crate::pg::Call,
+                ) -> $crate::error::Result<pgrx::pg_sys::Datum> {
+                    // Known when this is compiled: a value's encryption pays nothing for it.
+                    const DECIDES: bool =
+                        colcrypt_core::verbs::is_verb_symbol(stringify!($symbol));
+                    if DECIDES {
+                        $crate::enclosure::refuse_enclosed(call)?;
+                    }
+                    $body(call)
+                }
                 // SAFETY: this is the outermost frame of the call.
-                unsafe { $crate::pg::enter(fcinfo, $body) }
+                unsafe { $crate::pg::enter(fcinfo, checked) }
             }
         )+
     };

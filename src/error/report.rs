@@ -370,6 +370,12 @@ impl Error {
                 None,
                 Some("Encrypt it again under the column's key, or delete it.".into()),
             ),
+            Self::Enclosed { function, why } => (
+                "KC044",
+                format!("{function} is not taken from here: {why}"),
+                Some("A decision is a person's own: every statement around the call must be a CALL, a DO, or a SELECT that reads no other role's table or view.".into()),
+                Some(format!("Call colcrypt.{function} in a statement of its own.")),
+            ),
             Self::OwnRequest { request, requested_by } => (
                 "KC045",
                 format!("approval request {request} is this role's own"),

@@ -45,6 +45,12 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
     if let Some(former) = registered_key(table, &attribute)? {
         read::require(&former, Privilege::Manage)?;
     }
+    // Registered with another key, the values would be moved to it by the next rotation.
+    for former in keys_of_values(table, &attribute)? {
+        if former.id != key.id {
+            refuse_way_out(&former)?;
+        }
+    }
     check_column(table, &held.sql, &attribute)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
@@ -86,13 +92,14 @@ pub fn existing_roles(names: Vec<Option<String>>) -> Result<Vec<String>> {
         .into_iter()
         .map(|name| {
             let name = name.ok_or(Error::NullArgument("a reader"))?;
-            if grants::role_named(&name)? == pg_sys::Oid::INVALID {
+            let role = grants::role_named(&name)?;
+            if role == pg_sys::Oid::INVALID {
                 return Err(Error::InvalidParameter {
                     message: "PUBLIC cannot be a reader".into(),
                     hint: "Leave readers out: then whoever may decrypt with the key is one.".into(),
                 });
             }
-            Ok(name)
+            Ok(crate::pg::role_name(role))
         })
         .collect()
 }
@@ -106,6 +113,42 @@ fn registered_key(table: pg_sys::Oid, attribute: &str) -> Result<Option<Key>> {
         |row| Ok(KeyId(row.get::<i64>("key_id")? as u64)),
     )?;
     found.map(read::key_by_id).transpose()
+}
+
+/// The keys that the column's values may be under, as far as the catalog knows: the one it is registered with, those of all
+/// jobs on it, and those that a census found in it. Keys that are gone are left out: nothing opens their values.
+///
+/// # Errors
+/// Of the catalog.
+pub fn keys_of_values(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Key>> {
+    write::query(
+        "SELECT k.key_id FROM colcrypt.key k JOIN ( \
+             SELECT key_id FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name \
+             UNION SELECT key_id FROM colcrypt.job WHERE relation = $1::oid::regclass AND attribute = $2::text::name \
+             UNION SELECT unnest(from_keys) FROM colcrypt.job WHERE relation = $1::oid::regclass AND attribute = $2::text::name \
+             UNION SELECT key_id FROM colcrypt.migration WHERE relation = $1::oid::regclass AND attribute = $2::text::name \
+         ) AS o USING (key_id)",
+        &[table.into(), attribute.into()],
+        |row| row.get::<i64>(1),
+    )?
+    .into_iter()
+    .flatten()
+    .map(|id| read::key_by_id(KeyId(id as u64)))
+    .collect()
+}
+
+/// Refuses to take values out from under a key whose keyring asks for four eyes.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_way_out(key: &Key) -> Result<()> {
+    if !crate::ceremony::is_asked_for(key.keyring)? {
+        return Ok(());
+    }
+    Err(Error::InvalidParameter {
+        message: format!("the keyring of key \"{}\" asks for four eyes", key.name),
+        hint: "The column's values would be given to whoever may decrypt with the other key. Grant and rotate instead, or lift four eyes for the move.".into(),
+    })
 }
 
 /// The key of a registered column, for whoever owns the table and may manage the key.

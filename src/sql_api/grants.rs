@@ -28,7 +28,7 @@ impl Grant {
         if self.role == pg_sys::Oid::INVALID {
             "PUBLIC".into()
         } else {
-            crate::pg::role_name(self.role)
+            quoted_if_public(crate::pg::role_name(self.role))
         }
     }
 
@@ -41,6 +41,15 @@ impl Grant {
         .into_iter()
         .filter_map(|(given, privilege)| given.then_some(privilege.name()))
         .collect()
+    }
+}
+
+/// A role's name as [`role_named`] takes it.
+fn quoted_if_public(name: String) -> String {
+    if name.eq_ignore_ascii_case("public") {
+        format!("\"{name}\"")
+    } else {
+        name
     }
 }
 
@@ -59,21 +68,38 @@ fn unknown_privilege(name: &str) -> Error {
     }
 }
 
-/// The role's OID; as in GRANT, the word PUBLIC is everybody, and no role can have that name.
+/// The role's OID. As in GRANT the word PUBLIC, in any case, is everybody; but a role may be called that, in quotes, and then
+/// the word alone would give to everybody what was meant for one. So while there is such a role only "public" in double
+/// quotes is a role's name, and the bare word is refused.
 pub fn role_named(name: &str) -> Result<pg_sys::Oid> {
+    let quoted = name
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .filter(|inner| inner.eq_ignore_ascii_case("public"));
     if name.eq_ignore_ascii_case("public") {
-        return Ok(pg_sys::Oid::INVALID);
+        return match oid_of(name) {
+            pg_sys::Oid::INVALID => Ok(pg_sys::Oid::INVALID),
+            _ => Err(Error::InvalidParameter {
+                message: format!("{name} is everybody, and there is a role of that name"),
+                hint: format!(
+                    "For the role say '\"{name}\"'; for everybody write the word in another case."
+                ),
+            }),
+        };
     }
-    let c_name = std::ffi::CString::new(name).unwrap_or_default();
-    // SAFETY: looks a role up by name, missing_ok.
-    let role = unsafe { pg_sys::get_role_oid(c_name.as_ptr(), true) };
-    if role == pg_sys::Oid::INVALID {
-        return Err(Error::UnknownObject {
+    match oid_of(quoted.unwrap_or(name)) {
+        pg_sys::Oid::INVALID => Err(Error::UnknownObject {
             what: "role",
             name: name.into(),
-        });
+        }),
+        role => Ok(role),
     }
-    Ok(role)
+}
+
+fn oid_of(name: &str) -> pg_sys::Oid {
+    let c_name = std::ffi::CString::new(name).unwrap_or_default();
+    // SAFETY: looks a role up by name, missing_ok.
+    unsafe { pg_sys::get_role_oid(c_name.as_ptr(), true) }
 }
 
 /// The arguments of grant_key and revoke_key, once the caller has shown the right to manage the key.

@@ -6,7 +6,6 @@ use super::columns;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
-use crate::ceremony;
 use crate::error::{Error, Privilege, Result};
 use crate::maintenance::{self, relation};
 use crate::migration::{Kind, Migration};
@@ -49,11 +48,13 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let from = columns::managed_column(table, &attribute)?;
     read::require(&to, Privilege::Manage)?;
     // Whoever may decrypt with the new key will read the values: it is a grant in other words.
-    if ceremony::is_asked_for(from.keyring)? {
-        return Err(Error::InvalidParameter {
-            message: format!("the keyring of key \"{}\" asks for four eyes", from.name),
-            hint: "move_column would give the values to whoever may decrypt with the other key. Grant and rotate instead, or lift four eyes for the move.".into(),
-        });
+    for key in columns::keys_of_values(table, &attribute)? {
+        if key.keyring != to.keyring {
+            columns::refuse_way_out(&key)?;
+        }
+    }
+    if from.keyring == to.keyring {
+        columns::refuse_way_out(&from)?;
     }
     write::execute(
         "UPDATE colcrypt.protected_column SET key_id = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",

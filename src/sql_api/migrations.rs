@@ -130,6 +130,10 @@ fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let table = table_behind(relation)?;
     let key = columns::managed_column(table, &attribute)?;
     read::require(&key, Privilege::Decrypt)?;
+    // Whoever reads the table will read the values.
+    for former in columns::keys_of_values(table, &attribute)? {
+        columns::refuse_way_out(&former)?;
+    }
     let registered = write::query(
         "SELECT context, readers, plaintext_type::oid, coalesce(declared, format_type(plaintext_type, -1)) \
          FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
@@ -313,7 +317,8 @@ fn people(order: &Order) -> Result<Vec<Line>> {
          LEFT JOIN pg_roles r ON r.oid = a.grantee \
          JOIN (VALUES ('SELECT', 'decrypt'), ('INSERT', 'encrypt'), ('UPDATE', 'encrypt')) AS w(has, needs) ON w.has = a.privilege_type \
          WHERE c.oid = $1 AND (a.grantee = 0 OR r.oid IS NOT NULL) \
-           AND NOT colcrypt.has_key_privilege(coalesce(r.rolname::text, 'public'), $2, w.needs) ORDER BY 1, 2",
+           AND NOT colcrypt.has_key_privilege( \
+               CASE WHEN lower(r.rolname::text) = 'public' THEN '\"' || r.rolname::text || '\"' ELSE coalesce(r.rolname::text, 'public') END, $2, w.needs) ORDER BY 1, 2",
         &[order.table.into(), order.key.name.clone().into()],
         |row| {
             Ok((

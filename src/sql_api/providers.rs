@@ -1,12 +1,13 @@
 //! add_provider and check_provider.
 
-use colcrypt_protocol::{ProviderConfig, Reply, Request};
+use colcrypt_protocol::{KekRef, ProviderConfig, Reply, Request};
 use pgrx::{JsonB, pg_sys};
 
 use super::record::Record;
 use crate::audit::Act;
 use crate::broker::client;
 use crate::catalog::{read, write};
+use crate::ceremony;
 use crate::error::{Error, Result};
 use crate::pg::Call;
 
@@ -54,12 +55,49 @@ fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
     client::call(&Request::ValidateProvider {
         provider: provider.clone(),
     })?;
+    refuse_another_root(&provider)?;
     write::execute(
         "UPDATE colcrypt.provider SET config = $2 WHERE name = $1",
         &[provider.name.clone().into(), JsonB(provider.config).into()],
     )?;
     Act::new("alter_provider").detail(provider.name).record()?;
     Ok(pg_sys::Datum::from(0))
+}
+
+/// A changed provider must open each KEK that it holds, to the key that it was; and who changes it must be a manager of
+/// each keyring that stands on it. On a four-eyes keyring one person's choice of a provider would be a move.
+fn refuse_another_root(changed: &ProviderConfig) -> Result<()> {
+    let keyrings = write::query(
+        "SELECT DISTINCT k.name FROM colcrypt.keyring k JOIN colcrypt.kek_copy c USING (keyring_id) \
+         JOIN colcrypt.provider p USING (provider_id) WHERE p.name = $1",
+        &[changed.name.clone().into()],
+        |row| row.get::<String>(1),
+    )?;
+    for name in keyrings.into_iter().flatten() {
+        let keyring = read::keyring_by_name(&name)?;
+        let (id, versions) = (keyring.id, read::kek_versions(&keyring)?);
+        ceremony::Target::keyring(read::keyring_by_id(id)?).require_manage()?;
+        if ceremony::is_asked_for(id)? {
+            return Err(Error::InvalidParameter {
+                message: format!("keyring \"{name}\" stands on the provider and asks for four eyes"),
+                hint: "Add a provider with the new settings and use colcrypt.move_keyring, which waits for approval, or lift four eyes for the change.".into(),
+            });
+        }
+        for version in versions {
+            for copy in read::kek_copies(&keyring, version)? {
+                if copy.wrapped.provider.name == changed.name {
+                    let mut preferred = copy.wrapped;
+                    preferred.provider = changed.clone();
+                    super::roots::refuse_unopened(KekRef {
+                        preferred,
+                        others: Vec::new(),
+                        ..read::kek(&keyring, version)?
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_provider(call: Call) -> Result<pg_sys::Datum> {

@@ -301,6 +301,18 @@ fn ask(kek: KekRef) -> Result<Vec<RootAnswer>> {
     }
 }
 
+/// Refuses a copy that does not open to the KEK of its check value, at this moment and whatever is cached.
+///
+/// # Errors
+/// [`Error::Kms`], with what the root key answered.
+pub fn refuse_unopened(kek: KekRef) -> Result<()> {
+    let keyring = kek.keyring.clone();
+    match ask(kek)?.into_iter().find_map(|answer| answer.result.err()) {
+        None => Ok(()),
+        Some(failure) => Err(of_keyring(&keyring, failure)),
+    }
+}
+
 fn move_keyring(call: Call) -> Result<pg_sys::Datum> {
     let answer = ceremony::gate(&MoveKeyring(Way::of(call)?))?;
     varlena_from(answer.as_bytes())

@@ -24,6 +24,7 @@ pub mod source;
 pub mod state;
 pub mod suite;
 pub mod usage;
+pub mod verbs;
 pub mod window;
 pub mod wrap;
 mod xaes;

@@ -178,8 +178,8 @@ fn a_file_taken_away_is_a_kill_switch_and_a_directory_gone_is_an_outage() {
     mode(&near, 0o755);
     let mounted = near.join("root.key");
     let sql = "SELECT colcrypt.alter_provider(name, jsonb_build_object('path', $1::text)) FROM colcrypt.provider";
-    warm.execute(sql, &[&mounted.to_str().unwrap()]).unwrap();
     fs::rename(&path, &mounted).unwrap();
+    warm.execute(sql, &[&mounted.to_str().unwrap()]).unwrap();
     wait_until_ok("the key at its new place", MOMENT, || {
         decrypt(&mut warm, &value)
     });

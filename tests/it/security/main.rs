@@ -5,6 +5,7 @@ pub use colcrypt_tests::db as common;
 
 mod approval;
 mod datum;
+mod decisions;
 mod expiry;
 mod fairness;
 mod held;

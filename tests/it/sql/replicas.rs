@@ -125,8 +125,15 @@ fn a_restore_without_the_root_key_loses_nothing() {
     let other = to.root_key("other.key");
     let mut copy = to.create_database("copy");
     to.restore(&dump, "copy");
+    copy.fails(
+        "KC019",
+        &format!(
+            "SELECT colcrypt.alter_provider(name, jsonb_build_object('path', '{}')) FROM colcrypt.provider",
+            other.display()
+        ),
+    );
     copy.run(&format!(
-        "SELECT colcrypt.alter_provider(name, jsonb_build_object('path', '{}')) FROM colcrypt.provider",
+        "UPDATE colcrypt.provider SET config = jsonb_build_object('path', '{}')",
         other.display()
     ));
     copy.fails("KC019", "SELECT colcrypt.decrypt_col(v) FROM t")

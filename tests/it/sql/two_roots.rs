@@ -181,7 +181,7 @@ fn a_dump_takes_both_along_and_either_opens_it() {
     let mut copy = to.create_database("copy");
     to.restore(&dump, "copy");
     // The first root key is nowhere here.
-    copy.run("SELECT colcrypt.alter_provider('local', '{\"path\": \"/nowhere/root.key\"}')");
+    copy.run("UPDATE colcrypt.provider SET config = '{\"path\": \"/nowhere/root.key\"}' WHERE name = 'local'");
     assert_eq!(
         copy.one(&format!(
             "SELECT colcrypt.decrypt_col('{value}'::colcrypt.ciphertext)"
