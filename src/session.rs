@@ -430,6 +430,7 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
     fill(place, key.suite, &data_key);
     drop(data_key);
     wipe_dead_stack::<16384>();
+    hidden::wipe_registers();
     place.version.set(Some((row.id, row.kcv)));
     place.meta.set(Some(meta));
     place.generation.set(generation);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use colcrypt_core::{DataCipher, DataKey, Suite};
 
 use super::Identity;
-use crate::hidden::{Blocks, Hold};
+use crate::hidden::{self, Blocks, Hold};
 use crate::pg;
 use crate::slab::SlotMeta;
 
@@ -47,7 +47,10 @@ impl Cipher {
         if self.serial.get() != serial {
             return None;
         }
-        self.cipher.borrow().as_ref().map(body)
+        let done = self.cipher.borrow().as_ref().map(body);
+        // Round keys left there would go to memory with the next signal, and stay until something else needs the place.
+        hidden::wipe_registers();
+        done
     }
 
     /// Zeroes the cipher where it lies: from the watch's signal handler. Nothing is dropped or given back.
