@@ -358,11 +358,11 @@ unsafe fn why_query(plan: *mut pg_sys::PlannedStmt) -> Option<String> {
             return Some("a statement that writes encloses the call".into());
         }
         let ranges = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*plan).rtable);
-        let mut relations: Vec<pg_sys::Oid> =
-            ranges.iter_ptr().map(|range| (*range).relid).collect();
-        relations.extend(pgrx::PgList::<pg_sys::Oid>::from_pg((*plan).relationOids).iter_oid());
-        relations
-            .into_iter()
+        // Views are among them, for the sake of their permissions. Not relationOids, which has constants of type regclass as
+        // well: the table that a call is about.
+        ranges
+            .iter_ptr()
+            .map(|range| (*range).relid)
             .filter(|&relation| relation != pg_sys::Oid::INVALID)
             .find_map(why_relation)
     }
