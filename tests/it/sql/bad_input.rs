@@ -153,7 +153,7 @@ fn contexts_must_be_the_same() {
     );
     detail(
         "KC003",
-        "SELECT decrypt_col(bound, row_context(id::bigint)) FROM t",
+        "SELECT decrypt_col(bound, row_context(id::text)) FROM t",
     );
     db.client
         .run("UPDATE t SET bound = (SELECT bound FROM t o WHERE o.id = 3 - t.id)");

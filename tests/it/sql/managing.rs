@@ -61,6 +61,7 @@ fn ordinary_roles_administer_nothing() {
             "is_settled",
             "keep_in_step",
             "may_read_column",
+            "place_context",
             "reencrypt_col",
             "row_context",
             "write_access_view"
