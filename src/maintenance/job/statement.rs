@@ -156,7 +156,7 @@ impl Statement {
             self.table.held.ciphertext_attribute(&column.attribute)?;
         }
         if self.columns.iter().any(|column| column.context.is_some()) {
-            refuse_lent_context(job, &self.table)?;
+            refuse_lent_context(job.table, &self.table)?;
         }
         Ok(())
     }
@@ -353,11 +353,14 @@ impl Statement {
 
 /// A context is code of the registered table's owner; a partition may have another owner, with whose rights it must not run
 /// unless the former has them anyway.
-fn refuse_lent_context(job: &Job, leaf: &Named) -> Result<()> {
-    if leaf.held.oid == job.table {
+///
+/// # Errors
+/// [`Error::Column`].
+pub fn refuse_lent_context(top: pg_sys::Oid, leaf: &Named) -> Result<()> {
+    if leaf.held.oid == top {
         return Ok(());
     }
-    let top = Held::take(job.table, Lock::Read)?;
+    let top = Held::take(top, Lock::Read)?;
     // SAFETY: reads the role catalogs.
     if unsafe { pg_sys::has_privs_of_role(top.owner, leaf.owner()) } {
         return Ok(());

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::super::moved::{Address, Batch};
 use super::super::rows::{Rows, selected, type_changed};
+use super::super::statement::refuse_lent_context;
 use super::{run, touching};
 use crate::catalog::write::{AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
@@ -38,11 +39,15 @@ fn refuse_brought(migration: &Migration, leaf: pg_sys::Oid) -> Result<()> {
     })
 }
 
-/// The context of a row of `t`, as SQL.
-pub fn context_of(migration: &Migration) -> Result<String> {
+/// The context of a row of `t`, which is the leaf, as SQL.
+///
+/// # Errors
+/// When it would run with rights of others than who set it.
+pub fn context_of(migration: &Migration, leaf: &Named) -> Result<String> {
     let Some(expression) = &migration.context else {
         return Ok("NULL::pg_catalog.bytea".into());
     };
+    refuse_lent_context(migration.table, leaf)?;
     let known: Vec<String> =
         tree::known_columns(migration.table, &[&migration.attribute, &migration.twin])?
             .into_iter()
@@ -101,7 +106,7 @@ fn read(
     let sql = format!(
         "SELECT ctid, t.{}, {} FROM ONLY {} AS t WHERE {rows} FOR NO KEY UPDATE OF t SKIP LOCKED",
         migration.source(),
-        context_of(migration)?,
+        context_of(migration, table)?,
         table.sql
     );
     let _path = safe_search_path();

@@ -86,7 +86,7 @@ fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
     let sql = format!(
         "SELECT t.ctid, t.{plaintext}, t.{ciphertext}, {} FROM ONLY {} AS t \
          WHERE {} AND (t.{plaintext} IS NOT NULL OR t.{ciphertext} IS NOT NULL)",
-        context_of(migration)?,
+        context_of(migration, &table)?,
         table.sql,
         batch::in_blocks(place)
     );
