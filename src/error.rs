@@ -221,6 +221,12 @@ pub enum Error {
     NoRowKey {
         table: String,
     },
+    /// A column that holds ciphertexts was changed between being found and being locked.
+    ColumnChanged {
+        column: String,
+    },
+    /// The name of a table that was found by OID means another relation by now.
+    OtherRelation,
     /// The row that is written through an access view is not what it was when it was read.
     RowChanged {
         table: String,

@@ -21,6 +21,7 @@ mod hidden;
 mod legacy;
 mod lifecycle;
 mod maintenance;
+mod meant;
 mod migration;
 mod pg;
 mod plaintext;
@@ -98,6 +99,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
     enclosure::register();
+    meant::register();
     audit::ring::register();
     broker::worker::register();
     maintenance::launcher::register();

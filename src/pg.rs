@@ -167,6 +167,17 @@ pub fn raise(error: &Error) -> ! {
     unreachable!("an ERROR does not return")
 }
 
+/// Raises an error from a function of the server's that no guard of pgrx's surrounds.
+///
+/// # Safety
+/// No frame between here and the server may have a pending destructor.
+pub unsafe fn raise_native(error: Error) -> ! {
+    let report = NativeReport::new(&error.report());
+    drop(error);
+    // SAFETY: the caller's promise; what this frame held is dropped.
+    unsafe { report.raise() }
+}
+
 /// A report as C strings in server memory: no destructor, so a longjmp may pass it.
 #[derive(Clone, Copy)]
 struct NativeReport {

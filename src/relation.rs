@@ -5,6 +5,8 @@
 //! RENAME asks for no lock. So whoever builds SQL holds the schema's row as well ([`Held::named`]): between the look and
 //! the statement nobody can put another relation in the name's place, whose code would run with the owner's rights.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
@@ -72,10 +74,7 @@ impl Held {
         unsafe {
             let relation = pg_sys::try_relation_open(oid, lock.mode());
             if relation.is_null() {
-                return Err(Error::UnknownObject {
-                    what: "relation",
-                    name: oid.to_u32().to_string(),
-                });
+                return Err(unknown(oid));
             }
             let row = &*(*relation).rd_rel;
             let descriptor = (*relation).rd_att;
@@ -102,6 +101,22 @@ impl Held {
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             Ok(held)
         }
+    }
+
+    /// Locks a relation without describing it: caches of what it was like are told of any change.
+    ///
+    /// # Errors
+    /// [`Error::UnknownObject`] when it does not exist (any more).
+    pub fn lock(oid: pg_sys::Oid, lock: Lock) -> Result<()> {
+        // SAFETY: as take; the lock is kept.
+        unsafe {
+            let relation = pg_sys::try_relation_open(oid, lock.mode());
+            if relation.is_null() {
+                return Err(unknown(oid));
+            }
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+        Ok(())
     }
 
     /// An ordinary or partitioned table.
@@ -188,6 +203,81 @@ impl Named {
     }
 }
 
+/// A relation's owner, as it is now: for asking who may order something. Nothing is built or read on the strength of it, so
+/// it needs no lock, and an order to stop does not wait for one.
+///
+/// # Errors
+/// [`Error::UnknownObject`] when it does not exist (any more).
+pub fn owner(oid: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    // SAFETY: reads the relation's row and releases it.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(oid),
+        );
+        if tuple.is_null() {
+            return Err(unknown(oid));
+        }
+        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Ok(owner)
+    }
+}
+
+/// Whether a column is there and holds ciphertexts, as it is now: for what is to be done, not for reading a value.
+pub fn holds_ciphertext(table: pg_sys::Oid, attribute: &str) -> bool {
+    let Ok(name) = std::ffi::CString::new(attribute) else {
+        return false;
+    };
+    // SAFETY: catalog look-ups.
+    let base = unsafe {
+        let number = pg_sys::get_attnum(table, name.as_ptr());
+        if number <= 0 {
+            return false;
+        }
+        pg_sys::getBaseType(pg_sys::get_atttype(table, number))
+    };
+    Some(base) == ciphertext::type_oid()
+}
+
+/// How many blocks a relation has now; 0 when it is gone.
+///
+/// # Errors
+/// Of SPI.
+pub fn blocks(oid: pg_sys::Oid) -> Result<i64> {
+    let found = crate::catalog::write::query(
+        "SELECT coalesce(pg_relation_size($1) / current_setting('block_size')::bigint, 0)",
+        &[oid.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().unwrap_or_default())
+}
+
+/// A relation's qualified and quoted name as it is now, for messages and records only.
+///
+/// # Errors
+/// [`Error::UnknownObject`] when it does not exist (any more).
+pub fn shown(oid: pg_sys::Oid) -> Result<String> {
+    // SAFETY: look-ups in the catalogs; the name is copied.
+    unsafe {
+        let name = pg_sys::get_rel_name(oid);
+        if name.is_null() {
+            return Err(unknown(oid));
+        }
+        Ok(quote_qualified_identifier(
+            schema_name(pg_sys::get_rel_namespace(oid)),
+            CStr::from_ptr(name).to_string_lossy().into_owned(),
+        ))
+    }
+}
+
+fn unknown(oid: pg_sys::Oid) -> Error {
+    Error::UnknownObject {
+        what: "relation",
+        name: oid.to_u32().to_string(),
+    }
+}
+
 fn schema_name(schema: pg_sys::Oid) -> String {
     // SAFETY: a look-up in the catalog; palloc's a C string, or gives null for a schema that is gone.
     unsafe {
@@ -195,9 +285,7 @@ fn schema_name(schema: pg_sys::Oid) -> String {
         if name.is_null() {
             return String::new();
         }
-        std::ffi::CStr::from_ptr(name)
-            .to_string_lossy()
-            .into_owned()
+        CStr::from_ptr(name).to_string_lossy().into_owned()
     }
 }
 

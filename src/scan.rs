@@ -17,6 +17,14 @@ const ROWS_A_RESET: u32 = 64;
 pub struct Row(*mut pg_sys::TupleTableSlot);
 
 impl Row {
+    /// Its ctid, as text.
+    pub fn address(&self) -> String {
+        // SAFETY: the slot of a scan that is under way holds a row that is stored.
+        let at = unsafe { (*self.0).tts_tid };
+        let block = u32::from(at.ip_blkid.bi_hi) << 16 | u32::from(at.ip_blkid.bi_lo);
+        format!("({block},{})", at.ip_posid)
+    }
+
     /// A column's value, `None` for NULL.
     pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;

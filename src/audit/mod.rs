@@ -23,8 +23,8 @@ use pgrx::pg_sys;
 use crate::catalog::read::Key;
 use crate::catalog::write;
 use crate::error::{Privilege, Result};
-use crate::maintenance::{self, relation};
 use crate::pg;
+use crate::{maintenance, relation};
 
 use event::{Event, Outcome, Text};
 use ring::Patience;
@@ -105,7 +105,7 @@ impl<'a> Act<'a> {
     /// Of the insertion, which ends the act itself: what cannot be recorded is not done.
     pub fn record(self) -> Result<()> {
         let relation = match self.relation {
-            Some(oid) => Some(relation::describe(oid)?.name),
+            Some(oid) => Some(relation::shown(oid)?),
             None => None,
         };
         let mut event = Event::now(self.event, Outcome::Done);

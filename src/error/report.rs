@@ -328,6 +328,18 @@ impl Error {
                 Some("Another transaction, or this statement before, has changed it.".into()),
                 Some("Try the transaction again.".into()),
             ),
+            Self::ColumnChanged { column } => (
+                "40001",
+                format!("column {column} was changed before its rows could be read"),
+                None,
+                Some("Try the transaction again.".into()),
+            ),
+            Self::OtherRelation => (
+                "40001",
+                "another relation has taken the table's name in this moment".into(),
+                Some("The table, or its schema, was renamed while the statement was prepared.".into()),
+                Some("Try the transaction again.".into()),
+            ),
             Self::GeneratedColumn { column } => (
                 "428C9",
                 format!("cannot give column {column} a value: the table generates it"),

@@ -3,18 +3,16 @@
 use std::panic::AssertUnwindSafe;
 
 use colcrypt_core::KeyState;
-use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, Spi, ereport, pg_sys};
+use pgrx::datum::DatumWithOid;
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, ereport, pg_sys};
 
-use super::rows::{Column, Columns};
+use super::rows::{Column, Columns, Listed, PrimaryKey};
 use crate::audit::Act;
 use crate::catalog::read::{Key, KeyVersionRow};
 use crate::catalog::write;
 use crate::error::Result;
 use crate::maintenance::job;
 use crate::maintenance::txn::message_of;
-
-/// Table blocks that are listed at a time.
-const BLOCKS: i64 = 1024;
 
 /// Longest wait for a table that somebody holds: the mark itself must not wait.
 const PATIENCE: &std::ffi::CStr = c"5s";
@@ -85,17 +83,11 @@ pub fn list(key: &Key, row: &KeyVersionRow) -> Result<()> {
 fn list_column(key: &Key, version: i32, columns: &Columns, column: &Column) -> Result<usize> {
     let _path = write::safe_search_path();
     job::set_local(c"lock_timeout", PATIENCE);
-    let blocks = Spi::get_one_with_args::<i64>(
-        "SELECT pg_catalog.pg_relation_size($1) / pg_catalog.current_setting('block_size')::bigint",
-        &[column.relation.into()],
-    )?
-    .unwrap_or(0);
     let mut found = 0;
-    for from in (0..blocks).step_by(BLOCKS as usize) {
-        let rows = columns.list(column, key, version, from..from + BLOCKS)?;
+    columns.list(column, key, version, |primary_key, rows| {
         found += rows.len();
-        insert(key, version, column, rows)?;
-    }
+        insert(key, version, column, primary_key, rows)
+    })?;
     Ok(found)
 }
 
@@ -130,28 +122,45 @@ fn subtransaction<R>(body: impl FnOnce() -> Result<R>) -> std::result::Result<R,
     }
 }
 
-fn insert(key: &Key, version: i32, column: &Column, rows: Vec<Vec<Option<String>>>) -> Result<()> {
+fn insert(
+    key: &Key,
+    version: i32,
+    column: &Column,
+    primary_key: &PrimaryKey,
+    rows: Vec<Listed>,
+) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let (addresses, keys): (Vec<_>, Vec<_>) = rows
-        .into_iter()
-        .map(|row| {
-            let mut fields = row.into_iter();
-            (fields.next().flatten(), fields.next().flatten())
-        })
-        .unzip();
-    write::execute(
+    let mut addresses = Vec::with_capacity(rows.len());
+    let mut parts: Vec<Vec<Option<String>>> = vec![Vec::new(); primary_key.len()];
+    for row in rows {
+        addresses.push(row.address);
+        for (part, value) in parts.iter_mut().zip(row.key) {
+            part.push(value);
+        }
+    }
+    let names: Vec<String> = (1..=parts.len()).map(|nth| format!("k{nth}")).collect();
+    let given: String = (0..parts.len())
+        .map(|nth| format!(", ${}::text[]", 6 + nth))
+        .collect();
+    let sql = format!(
         "INSERT INTO colcrypt.exposed_row (key_id, version, relation, attribute, row_address, primary_key) \
-         SELECT $1, $2, $3, $4, a::tid, k::jsonb FROM unnest($5::text[], $6::text[]) AS r(a, k)",
-        &[
-            (key.id.0 as i64).into(),
-            version.into(),
-            column.name.clone().into(),
-            column.attribute.clone().into(),
-            addresses.into(),
-            keys.into(),
-        ],
-    )?;
+         SELECT $1, $2, $3, $4, a::tid, {} FROM unnest($5::text[]{given}) AS r(a{})",
+        primary_key.as_jsonb(&names),
+        names
+            .iter()
+            .map(|name| format!(", {name}"))
+            .collect::<String>(),
+    );
+    let mut arguments: Vec<DatumWithOid> = vec![
+        (key.id.0 as i64).into(),
+        version.into(),
+        column.name.clone().into(),
+        column.attribute.clone().into(),
+        addresses.into(),
+    ];
+    arguments.extend(parts.into_iter().map(DatumWithOid::from));
+    write::execute(&sql, &arguments)?;
     Ok(())
 }

@@ -4,9 +4,8 @@
 //! any depth), registered or not, in every table, partition, child and materialized view. Temporary tables
 //! do not: nobody else can read them.
 //!
-//! Tables are counted by scans without SQL, in which nobody's code, policies and privileges have a part: a row that nobody
-//! sees is lost all the same. The list of a compromised version's rows is made by SQL, as the table's owner in a
-//! security-restricted operation.
+//! Tables are read by scans without SQL, in which nobody's code, policies and privileges have a part: a row that nobody
+//! sees is lost all the same.
 
 use std::collections::HashMap;
 
@@ -14,10 +13,13 @@ use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::catalog::read::Key;
-use crate::catalog::write::{AsRole, safe_search_path};
+use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{Error, Result};
 use crate::relation::{Held, Lock};
 use crate::scan;
+
+/// Rows that are listed at a time.
+const CHUNK: usize = 4096;
 
 /// A column that can hold ciphertexts.
 pub struct Column {
@@ -75,60 +77,11 @@ impl Columns {
         })
     }
 
-    /// The SQL condition, on `t`, that the column's value needs one of these versions.
-    fn condition(&self, column: &Column, key: &Key, versions: &[i32]) -> String {
-        let wanted = format!(
-            "'{{{}}}'::pg_catalog.int4[]",
-            versions
-                .iter()
-                .map(i32::to_string)
-                .collect::<Vec<_>>()
-                .join(",")
-        );
-        let value = format!("t.{}", quote_identifier(&column.attribute));
-        let mut depth = 0;
-        self.within(column.holds, &value, key.id.0 as i64, &wanted, &mut depth)
-    }
-
-    fn within(
-        &self,
-        holds: pg_sys::Oid,
-        value: &str,
-        key: i64,
-        wanted: &str,
-        depth: &mut u32,
-    ) -> String {
-        match self.shapes.get(&holds) {
-            Some(Shape::Ciphertext) => format!(
-                "colcrypt.ciphertext_version({value}, '{key}'::pg_catalog.int8) \
-                 OPERATOR(pg_catalog.=) ANY ({wanted})"
-            ),
-            Some(Shape::Domain(base)) => self.within(*base, value, key, wanted, depth),
-            Some(Shape::Array(element)) => {
-                *depth += 1;
-                let alias = format!("colcrypt_element_{depth}");
-                let inner = self.within(*element, &alias, key, wanted, depth);
-                format!("EXISTS (SELECT FROM pg_catalog.unnest({value}) AS {alias} WHERE {inner})")
-            }
-            Some(Shape::Composite(fields)) => {
-                let parts: Vec<String> = fields
-                    .iter()
-                    .map(|(name, holds)| {
-                        let field = format!("({value}).{}", quote_identifier(name));
-                        self.within(*holds, &field, key, wanted, depth)
-                    })
-                    .collect();
-                format!("({})", parts.join(" OR "))
-            }
-            None => "false".into(),
-        }
-    }
-
     /// How many rows of the column need one of these versions; none when its table is gone. By a scan without SQL: whatever
     /// the owner's code, policies and privileges are.
     ///
     /// # Errors
-    /// When the column has another type by now, or a value no header.
+    /// [`Error::ColumnChanged`]; when a value has no header.
     pub fn count(&self, column: &Column, key: &Key, versions: &[i32]) -> Result<i64> {
         let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
             return Ok(0);
@@ -189,29 +142,142 @@ impl Columns {
         }
     }
 
-    /// Row address and primary key (as jsonb) of the rows of some blocks that need the version.
+    /// Hands over address and primary key of the rows that need the version, [`CHUNK`] at a time. By a scan, as [`count`](Self::count).
     ///
     /// # Errors
-    /// Of SPI.
+    /// As [`count`](Self::count); of SPI; of the taker.
     pub fn list(
         &self,
         column: &Column,
         key: &Key,
         version: i32,
-        blocks: std::ops::Range<i64>,
-    ) -> Result<Vec<Vec<Option<String>>>> {
+        mut take: impl FnMut(&PrimaryKey, Vec<Listed>) -> Result<()>,
+    ) -> Result<()> {
         let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
-            return Ok(Vec::new());
+            return Ok(());
         };
-        let table = table.named()?;
-        let condition = self.condition(column, key, &[version]);
-        let _path = safe_search_path();
-        let primary_key = primary_key(column.relation)?;
-        let _role = AsRole::unfiltered(table.owner());
-        read_only(&format!(
-            "SELECT t.ctid, {primary_key} FROM ONLY {} AS t WHERE t.ctid >= '({},0)' AND t.ctid < '({},0)' AND {condition}",
-            table.sql, blocks.start, blocks.end
+        let Some(attribute) = table.attribute(&column.attribute) else {
+            return Ok(());
+        };
+        let primary_key = PrimaryKey::of(&table)?;
+        let mut found = Vec::new();
+        scan::each_row(&table, |row| {
+            let Some(value) = row.value(attribute.number) else {
+                return Ok(());
+            };
+            // SAFETY: of the type that the column has, as was just looked at under the lock.
+            if unsafe { self.needs(column.holds, value, key, &[version])? } {
+                found.push(Listed {
+                    address: row.address(),
+                    // SAFETY: as above, of each part's type.
+                    key: unsafe { primary_key.values(row) },
+                });
+            }
+            if found.len() == CHUNK {
+                take(&primary_key, std::mem::take(&mut found))?;
+            }
+            Ok(())
+        })?;
+        take(&primary_key, found)
+    }
+}
+
+/// A row that needs a version.
+pub struct Listed {
+    /// Its ctid, as text.
+    pub address: String,
+    /// Its primary key's values, as text.
+    pub key: Vec<Option<String>>,
+}
+
+/// A table's primary key, without parts if it has none.
+pub struct PrimaryKey(Vec<Part>);
+
+struct Part {
+    name: String,
+    number: i16,
+    /// The type, where its conversion to jsonb is the server's own code. Other values stay text.
+    built_in: Option<String>,
+    output: pg_sys::Oid,
+}
+
+impl PrimaryKey {
+    fn of(table: &Held) -> Result<Self> {
+        let rows = write::query(
+            "SELECT a.attname::text, a.attnum FROM pg_index i \
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
+             WHERE i.indrelid = $1 AND i.indisprimary ORDER BY a.attnum",
+            &[table.oid.into()],
+            |row| Ok((row.get::<String>(1)?, row.get::<i16>(2)?)),
+        )?;
+        Ok(Self(
+            rows.into_iter()
+                .filter_map(|(name, number)| {
+                    let (name, number) = (name?, number?);
+                    let type_oid = table.attribute(&name)?.type_oid;
+                    let (mut output, mut varlena) = (pg_sys::Oid::INVALID, false);
+                    // SAFETY: look-ups in the catalogs; the type is there as long as the column is.
+                    let shown = unsafe {
+                        pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut varlena);
+                        let shown = pg_sys::format_type_be_qualified(type_oid);
+                        std::ffi::CStr::from_ptr(shown)
+                            .to_string_lossy()
+                            .into_owned()
+                    };
+                    Some(Part {
+                        name,
+                        number,
+                        built_in: (type_oid.to_u32() < pg_sys::FirstNormalObjectId)
+                            .then_some(shown),
+                        output,
+                    })
+                })
+                .collect(),
         ))
+    }
+
+    /// The number of its parts.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// SQL for the key as jsonb, of these expressions for its parts' text.
+    pub fn as_jsonb(&self, parts: &[String]) -> String {
+        if self.0.is_empty() {
+            return "NULL".into();
+        }
+        let pairs: Vec<String> = self
+            .0
+            .iter()
+            .zip(parts)
+            .map(|(part, text)| {
+                let label = pgrx::spi::quote_literal(&part.name);
+                match &part.built_in {
+                    Some(of) => format!("{label}, {text}::{of}"),
+                    None => format!("{label}, {text}"),
+                }
+            })
+            .collect();
+        format!("pg_catalog.jsonb_build_object({})", pairs.join(", "))
+    }
+
+    /// # Safety
+    /// A row of the table, which is held.
+    unsafe fn values(&self, row: &scan::Row) -> Vec<Option<String>> {
+        self.0
+            .iter()
+            .map(|part| {
+                let value = row.value(part.number)?;
+                // SAFETY: the output function of the column's type, which is C code of the server's or of a superuser's; the
+                // text is copied.
+                Some(unsafe {
+                    let text = pg_sys::OidOutputFunctionCall(part.output, value);
+                    std::ffi::CStr::from_ptr(text)
+                        .to_string_lossy()
+                        .into_owned()
+                })
+            })
+            .collect()
     }
 }
 
@@ -228,8 +294,8 @@ fn held(column: &Column, table: Result<Held>) -> Result<Option<Held>> {
     if is_the_same {
         return Ok(Some(table));
     }
-    Err(Error::OutOfStep {
-        why: format!("{} has changed just now", column.describe()),
+    Err(Error::ColumnChanged {
+        column: column.describe(),
     })
 }
 
@@ -288,8 +354,8 @@ unsafe fn fields(
             let name = std::ffi::CString::new(name.as_str()).unwrap_or_default();
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
             if number <= 0 || pg_sys::SPI_gettypeid(descriptor, number) != *holds {
-                return Err(Error::OutOfStep {
-                    why: "a composite type has changed just now".into(),
+                return Err(Error::ColumnChanged {
+                    column: name.to_string_lossy().into_owned(),
                 });
             }
             let mut is_null = false;
@@ -428,36 +494,6 @@ fn columns() -> Result<Vec<Column>> {
             })
         })
         .collect()
-}
-
-/// An expression for a table's primary key as jsonb, NULL without one. A type's own conversion to jsonb is
-/// code of its owner's, who could make it fail: such values go as text.
-fn primary_key(relation: pg_sys::Oid) -> Result<String> {
-    let rows = read_only(&format!(
-        "SELECT a.attname, a.atttypid < 16384 FROM pg_index i \
-         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
-         WHERE i.indrelid = {} AND i.indisprimary ORDER BY a.attnum",
-        relation.to_u32()
-    ))?;
-    if rows.is_empty() {
-        return Ok("NULL".into());
-    }
-    let pairs: Vec<String> = rows
-        .iter()
-        .map(|row| {
-            let name = row.first().cloned().flatten().unwrap_or_default();
-            let column = format!("t.{}", quote_identifier(&name));
-            let label = pgrx::spi::quote_literal(&name);
-            match row.get(1).cloned().flatten().as_deref() {
-                Some("t") => format!("{label}, {column}"),
-                _ => format!("{label}, pg_catalog.format('%s', {column})"),
-            }
-        })
-        .collect();
-    Ok(format!(
-        "pg_catalog.jsonb_build_object({})",
-        pairs.join(", ")
-    ))
 }
 
 fn oid(text: Option<String>) -> pg_sys::Oid {

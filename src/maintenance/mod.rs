@@ -11,7 +11,6 @@ pub mod dispatch;
 pub mod job;
 pub mod launcher;
 pub mod priority;
-pub mod relation;
 pub mod schedule;
 pub mod txn;
 mod vacuum;

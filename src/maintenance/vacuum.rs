@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::{PgList, PgTryBuilder, pg_sys};
 
-use super::relation;
 use super::txn::{message_of, transaction};
+use crate::relation;
 
 /// Part of a table that a job writes anew before what it leaves behind is made room of.
 const PART: i64 = 8;
@@ -20,9 +20,9 @@ thread_local! {
     static BEHIND: RefCell<HashMap<u32, i64>> = RefCell::default();
 }
 
-/// Vacuums a table, by its quoted name. An ERROR becomes its message.
-pub fn vacuum(table: &str) -> Result<(), String> {
-    run(&format!("VACUUM (TRUNCATE false) {table}"), false)
+/// Vacuums a table. An ERROR becomes its message; one that is gone needs none.
+pub fn vacuum(table: pg_sys::Oid) -> Result<(), String> {
+    run(c"VACUUM (TRUNCATE false)", table, false)
 }
 
 /// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
@@ -40,18 +40,18 @@ pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
     let due = transaction(|| {
         relation::blocks(table).and_then(|size| {
             let due = behind >= size / PART;
-            Ok(due.then_some(relation::describe(table)?.name))
+            Ok(due)
         })
     });
-    if let Ok(Ok(Some(name))) = due {
+    if let Ok(Ok(true)) = due {
         BEHIND.with_borrow_mut(|all| all.remove(&table.to_u32()));
-        let sql = format!("VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED) {name}");
-        let _ = run(&sql, gently);
+        let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
+        let _ = run(sql, table, gently);
     }
 }
 
-fn run(statement: &str, gently: bool) -> Result<(), String> {
-    let sql = CString::new(statement).map_err(|_| "a name holds NUL".to_string())?;
+/// Runs the statement on a table that it does not name: a name may mean another relation by the time it is looked up.
+fn run(sql: &CStr, table: pg_sys::Oid, gently: bool) -> Result<(), String> {
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves
     // another, which is ended here on every path; it keeps its lists in PortalContext, which is put back.
     unsafe {
@@ -78,8 +78,16 @@ fn run(statement: &str, gently: bool) -> Result<(), String> {
                 pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
             ));
             let state = pg_sys::make_parsestate(std::ptr::null_mut());
-            if let Some(statement) = parsed.get_ptr(0) {
-                pg_sys::ExecVacuum(state, (*statement).stmt.cast(), true);
+            if let Some(parsed) = parsed.get_ptr(0) {
+                let statement = (*parsed).stmt.cast::<pg_sys::VacuumStmt>();
+                let mut relations = PgList::<pg_sys::VacuumRelation>::new();
+                relations.push(pg_sys::makeVacuumRelation(
+                    std::ptr::null_mut(),
+                    table,
+                    std::ptr::null_mut(),
+                ));
+                (*statement).rels = relations.into_pg();
+                pg_sys::ExecVacuum(state, statement, true);
             }
             pg_sys::CommitTransactionCommand();
             pg_sys::MemoryContextSwitchTo(before);

@@ -4,7 +4,7 @@
 use pgrx::{PgList, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::maintenance::relation;
+use crate::relation;
 
 /// The columns' numbers in the table, in the order of the view.
 ///
@@ -22,7 +22,7 @@ pub fn order_of(view: pg_sys::Oid) -> Result<Vec<i16>> {
     match order {
         Some(order) => Ok(order),
         None => Err(Error::NotAccessView {
-            name: relation::describe(view)?.name,
+            name: relation::shown(view)?,
         }),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 use std::rc::Rc;
 
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -15,7 +15,7 @@ use super::access_view::{self, Column, Registered};
 use crate::catalog::write;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::maintenance::relation;
+use crate::{meant, relation};
 
 thread_local! {
     static SHAPES: RefCell<HashMap<pg_sys::Oid, Rc<Shape>>> = RefCell::new(HashMap::new());
@@ -49,13 +49,37 @@ pub enum Step {
 }
 
 /// A prepared statement, kept for the session.
-pub struct Plan(pub pg_sys::SPIPlanPtr);
+pub struct Plan {
+    statement: pg_sys::SPIPlanPtr,
+    text: Rc<CString>,
+    /// The table, in a statement that is about it.
+    about: Option<pg_sys::Oid>,
+}
+
+impl Plan {
+    /// Runs it; what SPI_execute_plan gives. A statement about the table is about no other relation, whatever the name
+    /// means by now.
+    ///
+    /// # Safety
+    /// Connected to SPI; as many values as the statement has parameters.
+    ///
+    /// # Errors
+    /// As [`meant::relation`].
+    pub unsafe fn execute(&self, values: *mut pg_sys::Datum, nulls: *const c_char) -> Result<i32> {
+        // SAFETY: the caller's promise; the plan was kept.
+        let run = || unsafe { pg_sys::SPI_execute_plan(self.statement, values, nulls, false, 0) };
+        match self.about {
+            Some(table) => meant::relation(&self.text, table, run),
+            None => Ok(run()),
+        }
+    }
+}
 
 impl Drop for Plan {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: made by SPI_prepare and SPI_keepplan, and nobody else's.
-            unsafe { pg_sys::SPI_freeplan(self.0) };
+            unsafe { pg_sys::SPI_freeplan(self.statement) };
         }
     }
 }
@@ -92,13 +116,24 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
     }
 }
 
+#[pg_guard]
+unsafe extern "C-unwind" fn schema_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    GENERATION.set(GENERATION.get() + 1);
+}
+
 /// The shape of the view that the trigger was fired for, from the session's memory if nothing changed.
 pub fn shape_of(view: pg_sys::Relation) -> Result<Rc<Shape>> {
     let epoch = epoch::refresh(false);
     if !REGISTERED.replace(true) {
-        // SAFETY: registers a function that lives as long as the process.
+        // SAFETY: registers functions that live as long as the process.
         unsafe {
-            pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0))
+            pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
+            // A schema that is renamed changes the table's name, and nothing of the table.
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+                Some(schema_changed),
+                pg_sys::Datum::from(0),
+            );
         };
     }
     // SAFETY: the relation that the trigger was fired for.
@@ -122,7 +157,7 @@ impl Shape {
         let (oid, descriptor) = unsafe { ((*view).rd_id, &*(*view).rd_att) };
         let not_ours = || -> Result<Error> {
             Ok(Error::NotAccessView {
-                name: relation::describe(oid)?.name,
+                name: relation::shown(oid)?,
             })
         };
         let Some(table) = access_view::table_of(oid)? else {
@@ -155,7 +190,7 @@ impl Shape {
         let key = key_of(table, &columns, &names)?;
         Ok(Self {
             table,
-            table_name: relation::describe(table)?.name,
+            table_name: relation::shown(table)?,
             alias: quote_identifier(access_view::relation_name(table)),
             encrypted: (0..columns.len())
                 .filter(|&at| columns[at].encrypted.is_some())
@@ -407,23 +442,33 @@ impl Shape {
         if let Some(plan) = self.plans.borrow().get(&step) {
             return Ok(plan.clone());
         }
-        let sql = CString::new(self.sql(&step)?).unwrap_or_default();
+        let text = Rc::new(CString::new(self.sql(&step)?).unwrap_or_default());
+        let about = (!matches!(step, Step::Compute(_))).then_some(self.table);
         let ciphertext = crate::ciphertext::type_oid()
             .ok_or_else(|| Error::CatalogCorrupt("type ciphertext does not exist".into()))?;
         let mut types = vec![self.row_type; 2];
         types.resize(2 + 2 * self.encrypted.len(), ciphertext);
         let _path = write::safe_search_path();
         // SAFETY: connected to SPI; the text and the types are copied.
-        let plan = unsafe {
-            let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
-            if plan.is_null() {
-                return Err(Error::Spi(
-                    "an access view's statement was not prepared".into(),
-                ));
-            }
-            pg_sys::SPI_keepplan(plan);
-            Rc::new(Plan(plan))
+        let mut prepare = || unsafe {
+            pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr())
         };
+        let statement = match about {
+            Some(table) => meant::relation(&text, table, prepare)?,
+            None => prepare(),
+        };
+        if statement.is_null() {
+            return Err(Error::Spi(
+                "an access view's statement was not prepared".into(),
+            ));
+        }
+        // SAFETY: just made.
+        unsafe { pg_sys::SPI_keepplan(statement) };
+        let plan = Rc::new(Plan {
+            statement,
+            text,
+            about,
+        });
         self.plans.borrow_mut().insert(step, plan.clone());
         Ok(plan)
     }

@@ -135,7 +135,7 @@ fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
     let (table, view) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
     let table = table.ok_or(Error::NullArgument("relation"))?;
     let held = Named::take(table, Lock::Read)?;
-    columns::refuse_foreign_table(table, &held.sql)?;
+    columns::refuse_foreign_table(table)?;
     if !held.held.is_table() {
         return Err(Error::Column {
             message: format!("{} is not a table", held.sql),

@@ -22,6 +22,7 @@ use super::access_shape::{Operation, Shape, Step, shape_of, view_descriptor};
 use crate::catalog::write;
 use crate::error::{Error, Result};
 use crate::pg::{self, Call};
+use crate::relation::{Held, Lock};
 
 /// Times that a row is looked at again because its ciphertext changed and its plaintext did not.
 const TRIES: usize = 10;
@@ -79,13 +80,7 @@ fn run(shape: &Shape, step: Step, values: &mut Values) -> Result<Outcome> {
     // SAFETY: connected to SPI; as many values as the statement has parameters. The result is read at
     // once, before another statement replaces it.
     unsafe {
-        let code = pg_sys::SPI_execute_plan(
-            plan.0,
-            values.values.as_mut_ptr(),
-            values.nulls.as_ptr(),
-            false,
-            0,
-        );
+        let code = plan.execute(values.values.as_mut_ptr(), values.nulls.as_ptr())?;
         if code < 0 {
             return Err(Error::Spi("an access view's statement failed".into()));
         }
@@ -363,6 +358,9 @@ fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
 }
 
 fn fire(trigger: &pg_sys::TriggerData) -> Result<Written> {
+    let table = shape_of(trigger.tg_relation)?.table;
+    // What is believed of the table is looked up again if it changed before the lock was granted.
+    Held::lock(table, Lock::Write)?;
     let shape = shape_of(trigger.tg_relation)?;
     let mut firing = Firing {
         values: Values::new(&shape),

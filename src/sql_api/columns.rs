@@ -10,10 +10,9 @@ use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
 use crate::catalog::write::{self, AsRole};
 use crate::error::{Error, Privilege, Result};
-use crate::maintenance::relation;
 use crate::pg::Call;
 use crate::plaintext::Codec;
-use crate::relation::{Lock, Named};
+use crate::relation::{self, Lock, Named};
 
 pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
     // SAFETY: declared as regclass and name.
@@ -40,7 +39,7 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
     };
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
     let held = Named::take(table, Lock::Read)?;
-    refuse_foreign_table(table, &held.sql)?;
+    refuse_foreign_table(table)?;
     read::require(&key, Privilege::Manage)?;
     if let Some(former) = registered_key(table, &attribute)? {
         read::require(&former, Privilege::Manage)?;
@@ -51,7 +50,7 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
             refuse_way_out(&former)?;
         }
     }
-    check_column(table, &held.sql, &attribute)?;
+    check_column(&held, &attribute)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
     }
@@ -153,7 +152,7 @@ pub fn refuse_way_out(key: &Key) -> Result<()> {
 
 /// The key of a registered column, for whoever owns the table and may manage the key.
 pub fn managed_column(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
-    refuse_foreign_table(table, &relation::describe(table)?.name)?;
+    refuse_foreign_table(table)?;
     let Some(key) = registered_key(table, attribute)? else {
         return Err(not_registered(table, attribute)?);
     };
@@ -162,44 +161,37 @@ pub fn managed_column(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
 }
 
 /// The context expression will run as the table's owner, so only who could do that anyway may set it.
-pub fn refuse_foreign_table(table: pg_sys::Oid, name: &str) -> Result<()> {
-    let owner = relation::describe(table)?.owner;
+pub fn refuse_foreign_table(table: pg_sys::Oid) -> Result<()> {
+    let owner = relation::owner(table)?;
     // SAFETY: reads statics and the role catalogs.
     if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) } {
         return Ok(());
     }
-    Err(Error::NotTableOwner { table: name.into() })
+    Err(Error::NotTableOwner {
+        table: relation::shown(table)?,
+    })
 }
 
-fn check_column(table: pg_sys::Oid, name: &str, attribute: &str) -> Result<()> {
-    let described = relation::describe(table)?;
-    if !described.is_table {
+fn check_column(table: &Named, attribute: &str) -> Result<()> {
+    let name = &table.sql;
+    if !table.held.is_table() {
         return Err(Error::Column {
             message: format!("{name} is not a table"),
             hint: "Register columns of tables and partitioned tables.".into(),
         });
     }
-    if relation::holds_ciphertext(table, attribute) {
-        return Ok(());
-    }
-    let c_name = std::ffi::CString::new(attribute).unwrap_or_default();
-    // SAFETY: a catalog look-up.
-    if unsafe { pg_sys::get_attnum(table, c_name.as_ptr()) } <= 0 {
-        return Err(Error::Column {
-            message: format!(
-                "column {} of table {name} does not exist",
-                quote_identifier(attribute)
-            ),
+    let column = quote_identifier(attribute);
+    match table.held.attribute(attribute) {
+        Some(found) if found.holds_ciphertext() => Ok(()),
+        Some(_) => Err(Error::Column {
+            message: format!("column {column} of table {name} is not of type ciphertext"),
+            hint: "Add a column of type colcrypt.ciphertext and fill it with encrypt_col.".into(),
+        }),
+        None => Err(Error::Column {
+            message: format!("column {column} of table {name} does not exist"),
             hint: "Give the column's name as it is stored, without quotes.".into(),
-        });
+        }),
     }
-    Err(Error::Column {
-        message: format!(
-            "column {} of table {name} is not of type ciphertext",
-            quote_identifier(attribute)
-        ),
-        hint: "Add a column of type colcrypt.ciphertext and fill it with encrypt_col.".into(),
-    })
 }
 
 /// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since planning alone
@@ -247,7 +239,7 @@ pub fn not_registered(table: pg_sys::Oid, attribute: &str) -> Result<Error> {
         message: format!(
             "column {} of table {} is not registered",
             quote_identifier(attribute),
-            relation::describe(table)?.name
+            relation::shown(table)?
         ),
         hint: "Register it with colcrypt.register_column.".into(),
     })

@@ -7,7 +7,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
 use crate::error::{Error, Privilege, Result};
-use crate::maintenance::{self, relation};
+use crate::maintenance;
 use crate::migration::{Kind, Migration};
 use crate::pg::{self, Call};
 
@@ -142,7 +142,7 @@ impl Managed {
         let key = match &migration {
             None => columns::managed_column(table, &attribute)?,
             Some(migration) => {
-                columns::refuse_foreign_table(table, &relation::describe(table)?.name)?;
+                columns::refuse_foreign_table(table)?;
                 let key = migration.key()?;
                 read::require(&key, Privilege::Manage)?;
                 key

@@ -11,13 +11,13 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write::{self, AsRole};
 use crate::error::{Error, Privilege, Result};
-use crate::maintenance::{self, relation};
 use crate::migration::Kind;
 use crate::migration::survey::{self, Fate, Line, Question};
 use crate::migration::tree::{self, TREE};
 use crate::pg::Call;
 use crate::plaintext::Codec;
 use crate::relation::{Lock, Named};
+use crate::{maintenance, relation};
 
 /// What is asked for, once it is known to be allowed.
 struct Order {
@@ -78,8 +78,8 @@ fn flag(call: Call, index: usize) -> bool {
 fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = columns::target(call)?;
     let table = table_behind(relation)?;
-    let name = relation::describe(table)?.name;
-    columns::refuse_foreign_table(table, &name)?;
+    let name = relation::shown(table)?;
+    columns::refuse_foreign_table(table)?;
     let key = read::key_by_name(&call.text(2, "key")?)?;
     read::require(&key, Privilege::Manage)?;
     read::require(&key, Privilege::Encrypt)?;
@@ -233,7 +233,7 @@ fn refuse_second(table: pg_sys::Oid) -> Result<()> {
     match others.into_iter().next() {
         None => Ok(()),
         Some((job, phase)) => Err(Error::MigrationUnderWay {
-            table: relation::describe(table)?.name,
+            table: relation::shown(table)?,
             job: job.unwrap_or_default(),
             phase: phase.unwrap_or_default(),
         }),

@@ -26,11 +26,11 @@ use std::cell::Cell;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
-use super::relation;
 use super::txn::{failed_for_a_lock, transaction};
 use crate::catalog::write::safe_search_path;
 use crate::error::Result;
 use crate::lifecycle::census::{self, Counts};
+use crate::relation;
 pub use statement::set_local;
 
 /// What the worker does next, the least to do first.

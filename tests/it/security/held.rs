@@ -58,16 +58,20 @@ impl Scene {
         let (done, is_done) = mpsc::channel();
         std::thread::scope(|scope| {
             let mut caller = db.connect();
-            let call = call.replace("SCHEMA", schema);
+            let statement = call.replace("SCHEMA", schema);
             scope.spawn(move || {
                 // It may well be refused: what counts is whose code ran.
-                let _ = caller.simple_query(&call);
-                done.send(()).unwrap();
+                let outcome = caller.simple_query(&statement);
+                done.send(format!("{outcome:?}")).unwrap();
             });
-            wait_for("the caller to wait, or be done", LONG, || {
+            // A call that asks for no lock believes something of a table that anybody may change under it.
+            wait_for("the caller to wait for the table", LONG, || {
+                if let Ok(outcome) = is_done.recv_timeout(Duration::from_millis(20)) {
+                    panic!("{call} did not wait: {outcome}");
+                }
                 swapper.yes(&format!(
                     "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = '{schema}.t'::regclass AND NOT granted)"
-                )) || is_done.recv_timeout(Duration::from_millis(50)).is_ok()
+                ))
             });
             swapper.run(&format!(
                 "DROP TABLE {schema}.t; SET SESSION AUTHORIZATION {mallory};
@@ -96,7 +100,7 @@ fn a_table_that_is_swapped_for_a_view_runs_no_code_of_its_maker() {
         "SELECT * FROM take_census('SCHEMA.t', 'c')",
         "SELECT register_column('SCHEMA.t', 'c', 'ka', 'colcrypt.row_context(id)')",
         "SELECT create_access_view('SCHEMA.t')",
-        "SELECT * FROM decrypt_column('SCHEMA.t', 'c', dry_run => true)",
+        "SELECT * FROM encrypt_column('SCHEMA.t', 'id', 'ka', 'colcrypt.row_context(1)', dry_run => true)",
     ] {
         scene().swapped_under(call);
     }
@@ -135,6 +139,101 @@ fn a_schema_that_is_renamed_puts_no_other_relation_in_the_name() {
             "SELECT string_agg(DISTINCT (ciphertext_info(c)).version::text, ',') FROM {schema}_old.t"
         )),
         "3"
+    );
+}
+
+/// Bob's session has written through the view before; the view is where nobody but the superuser makes anything.
+fn writer(scene: &mut Scene) -> Client {
+    let (schema, mallory) = (&scene.schema, &scene.mallory);
+    let bob = role(&mut scene.db.client);
+    scene.db.client.run(&format!(
+        "ALTER TABLE {schema}.t ADD PRIMARY KEY (id);
+         SELECT create_access_view('{schema}.t'); ALTER VIEW {schema}.t_access SET SCHEMA public;
+         GRANT ALL ON {schema}.t, public.t_access TO {bob}; GRANT USAGE ON SCHEMA {schema} TO {bob};
+         SELECT grant_key('ka', '{bob}', '{{encrypt,decrypt}}');
+         GRANT {mallory} TO CURRENT_USER"
+    ));
+    let mut bob = scene.db.connect_as(&bob);
+    bob.run("INSERT INTO public.t_access VALUES (10, 'x'); UPDATE public.t_access SET c = 'y' WHERE id = 10");
+    bob
+}
+
+/// Another table of the same shape takes the name of the schema and the table; its trigger notes who runs it.
+const TAKE_THE_NAME: &str = "ALTER SCHEMA SCHEMA RENAME TO SCHEMA_old; CREATE SCHEMA SCHEMA; GRANT USAGE ON SCHEMA SCHEMA TO PUBLIC;
+     CREATE TABLE SCHEMA.t (id bigint PRIMARY KEY, c colcrypt.ciphertext); GRANT ALL ON SCHEMA.t TO PUBLIC;
+     CREATE FUNCTION SCHEMA.note() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN INSERT INTO public.who VALUES (current_user); RETURN NEW; END $$;
+     CREATE TRIGGER note BEFORE INSERT OR UPDATE OR DELETE ON SCHEMA.t FOR EACH ROW EXECUTE FUNCTION SCHEMA.note()";
+
+#[test]
+fn a_view_writes_to_the_table_it_shows_whatever_has_its_name() {
+    for waits in [false, true] {
+        let mut scene = scene();
+        let mut bob = writer(&mut scene);
+        let schema = scene.schema.clone();
+        let take_the_name = TAKE_THE_NAME
+            .replace("SCHEMA SCHEMA", "§ @")
+            .replace("SCHEMA", &schema)
+            .replace("§ @", &format!("SCHEMA {schema}"));
+        let mut mallory = scene.db.connect_as(&scene.mallory);
+        let write = "INSERT INTO public.t_access VALUES (11, 'z'); UPDATE public.t_access SET c = 'w' WHERE id = 10";
+        if waits {
+            let mut holder = scene.db.connect();
+            holder.run(&format!("BEGIN; LOCK TABLE {schema}.t"));
+            std::thread::scope(|scope| {
+                let writing = scope.spawn(|| bob.run(write));
+                wait_for("bob to wait", LONG, || {
+                    holder.yes(&format!(
+                        "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = '{schema}.t'::regclass AND NOT granted)"
+                    ))
+                });
+                mallory.run(&take_the_name);
+                holder.run("COMMIT");
+                writing.join().unwrap();
+            });
+        } else {
+            mallory.run(&take_the_name);
+            bob.run(write);
+        }
+        scene.nobody_ran_it("a write through the view");
+        assert_eq!(
+            bob.one("SELECT string_agg(c, ',' ORDER BY id) FROM public.t_access WHERE id > 9"),
+            "w,z"
+        );
+        assert_eq!(bob.one(&format!("SELECT count(*) FROM {schema}.t")), "0");
+    }
+}
+
+/// Whoever owns the table may have no right to read it, or not to enter its schema.
+#[test]
+fn no_right_of_the_owners_stands_in_the_way_of_counting_and_listing() {
+    let mut scene = scene();
+    let (schema, mallory) = (scene.schema.clone(), scene.mallory.clone());
+    scene.db.client.run(&format!(
+        "CREATE TABLE {schema}.own (id text, at timestamptz, c ciphertext, PRIMARY KEY (id, at));
+         INSERT INTO {schema}.own SELECT 'it''s ' || g, '2026-01-02 03:04:05+00', encrypt_col('x', 'ka') FROM generate_series(1, 5000) g;
+         INSERT INTO {schema}.own VALUES ('none', now(), NULL);
+         ALTER TABLE {schema}.own OWNER TO {mallory};
+         CREATE POLICY nobody ON {schema}.own USING (false);
+         ALTER TABLE {schema}.own ENABLE ROW LEVEL SECURITY; ALTER TABLE {schema}.own FORCE ROW LEVEL SECURITY;
+         REVOKE ALL ON {schema}.own FROM {mallory}; REVOKE ALL ON SCHEMA {schema} FROM {mallory}"
+    ));
+    assert_eq!(
+        scene.db.client.one(&format!(
+            "SELECT rows FROM rows_needing_key('ka', 2) WHERE relation = '{schema}.own'::regclass"
+        )),
+        "5000"
+    );
+    scene
+        .db
+        .client
+        .run("SELECT mark_compromised('ka', 2, 'test')");
+    assert_eq!(
+        scene.db.client.one(
+            "SELECT concat_ws(' ', count(*), count(DISTINCT row_address), min(primary_key::text)) FROM exposed_rows
+             WHERE primary_key IS NOT NULL"
+        ),
+        r#"5000 5000 {"at": "2026-01-02T03:04:05+00:00", "id": "it's 1"}"#
     );
 }
 

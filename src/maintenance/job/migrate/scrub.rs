@@ -11,7 +11,7 @@ use super::{among, from_the_start, locked, run, through_blocks};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
 use crate::maintenance::txn::transaction;
-use crate::maintenance::{relation, vacuum};
+use crate::maintenance::vacuum;
 use crate::migration::Migration;
 use crate::relation::{Lock, Named};
 
@@ -128,24 +128,25 @@ pub fn wait_for_old(job: &Job) -> Result<Next> {
 
 /// The table, and the catalogs that held samples and defaults of the column.
 pub fn vacuum_all(job: &Job) -> Next {
-    let names = transaction(|| -> Result<Vec<String>> {
-        let mut names = batch::leaves(job)?
-            .into_iter()
-            .map(|leaf| Ok(relation::describe(leaf)?.name))
-            .collect::<Result<Vec<String>>>()?;
-        names.extend(
-            ["pg_statistic", "pg_attrdef", "pg_constraint"]
-                .map(|name| format!("pg_catalog.{name}")),
-        );
-        Ok(names)
+    let found = transaction(|| -> Result<Vec<pg_sys::Oid>> {
+        let catalogs = [c"pg_statistic", c"pg_attrdef", c"pg_constraint"].map(|name| {
+            // SAFETY: a look-up in the catalogs, whose schema nobody renames.
+            unsafe {
+                pg_sys::get_relname_relid(
+                    name.as_ptr(),
+                    pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE),
+                )
+            }
+        });
+        Ok(batch::leaves(job)?.into_iter().chain(catalogs).collect())
     });
-    let names = match names {
-        Ok(Ok(names)) => names,
+    let relations = match found {
+        Ok(Ok(relations)) => relations,
         Ok(Err(error)) => return postpone(job, &error.report().message),
         Err(message) => return postpone(job, &message),
     };
-    for name in names {
-        if let Err(message) = vacuum::vacuum(&name) {
+    for relation in relations {
+        if let Err(message) = vacuum::vacuum(relation) {
             return postpone(job, &message);
         }
     }
