@@ -18,7 +18,7 @@ use crate::maintenance::txn::message_of;
 const PATIENCE: &std::ffi::CStr = c"5s";
 
 /// Lists every row under the version, in this transaction and thus as of this moment. A table that cannot
-/// be read (held by somebody, or its owner's code fails) is told of, and does not keep the mark from being
+/// be read (held by somebody, changed this moment) is told of, and does not keep the mark from being
 /// made.
 ///
 /// # Errors

@@ -135,7 +135,7 @@ fn exposed_rows_lists_every_row_of_every_kind_at_that_moment() {
     );
 }
 
-/// Neither a lock nor an owner's failing code keeps the mark from being made.
+/// A lock does not keep the mark from being made, and an owner's failing code does not even run.
 #[test]
 fn a_table_that_cannot_be_read_does_not_hold_the_mark_up() {
     let mut db = db();
@@ -161,17 +161,14 @@ fn a_table_that_cannot_be_read_does_not_hold_the_mark_up() {
     assert_eq!(states(&mut db.client), "1 compromised, 2 active");
     assert_eq!(
         db.client
-            .one("SELECT string_agg(relation, ' ') FROM exposed_rows"),
-        "public.open"
+            .one("SELECT string_agg(relation, ' ' ORDER BY relation) FROM exposed_rows"),
+        "public.bait public.open"
     );
     assert_eq!(
         db.client.rows(
             &format!("SELECT detail FROM {ACTS} WHERE event = 'mark_compromised' AND detail <> 'leak' ORDER BY place, nr")
         ),
-        [
-            [Some("could not list the rows of public.held.v: canceling statement due to lock timeout".to_owned())],
-            [Some("could not list the rows of public.bait.v: not with me".to_owned())],
-        ]
+        [[Some("could not list the rows of public.held.v: canceling statement due to lock timeout".to_owned())]]
     );
     // The session goes on as before: its rights, its settings, its place in the transaction.
     assert_eq!(officer.one("SHOW lock_timeout"), "0");
