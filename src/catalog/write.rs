@@ -1,6 +1,12 @@
 //! Writing the catalog: SPI as the extension's owner, with a search path nobody can bend.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::PgOid;
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
 use pgrx::{Spi, pg_sys};
 
 use crate::error::Result;
@@ -94,6 +100,57 @@ fn refuse_read_only() {
     unsafe { pg_sys::PreventCommandIfReadOnly(c"a change of the key catalog".as_ptr()) };
 }
 
+thread_local! {
+    /// The plans of a worker, which says the same few statements in every batch: planning them anew would take a tenth of its time.
+    static PLANS: RefCell<Option<HashMap<String, Rc<Kept>>>> = const { RefCell::new(None) };
+}
+
+/// Plans that are kept at most. The statements are a fixed set, but for their lists of columns.
+const PLANS_KEPT: usize = 128;
+
+struct Kept {
+    plan: OwnedPreparedStatement,
+    types: Vec<pg_sys::Oid>,
+}
+
+/// Has this process keep the plans of its statements, for as long as it lives.
+pub fn keep_plans() {
+    PLANS.set(Some(HashMap::new()));
+}
+
+/// The statement's plan, in a process that keeps them.
+fn plan_of(
+    client: &SpiClient<'_>,
+    sql: &str,
+    arguments: &[DatumWithOid],
+) -> std::result::Result<Option<Rc<Kept>>, pgrx::spi::Error> {
+    let types = || arguments.iter().map(DatumWithOid::oid);
+    let (keeps, known) = PLANS.with_borrow(|plans| match plans {
+        None => (false, None),
+        Some(plans) => (
+            plans.len() < PLANS_KEPT,
+            plans
+                .get(sql)
+                .filter(|kept| kept.types.iter().copied().eq(types()))
+                .cloned(),
+        ),
+    });
+    if known.is_some() || !keeps {
+        return Ok(known);
+    }
+    let declared: Vec<PgOid> = types().map(PgOid::from).collect();
+    let kept = Rc::new(Kept {
+        plan: client.prepare(sql, &declared)?.keep(),
+        types: types().collect(),
+    });
+    PLANS.with_borrow_mut(|plans| {
+        plans
+            .get_or_insert_default()
+            .insert(sql.to_owned(), kept.clone());
+    });
+    Ok(Some(kept))
+}
+
 /// Runs one statement, gives the number of rows.
 ///
 /// # Errors
@@ -103,7 +160,11 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {
-        client.update(sql, None, arguments).map(|table| table.len())
+        let rows = match plan_of(client, sql, arguments)? {
+            Some(kept) => client.update(&kept.plan, None, arguments)?,
+            None => client.update(sql, None, arguments)?,
+        };
+        Ok::<_, pgrx::spi::Error>(rows.len())
     })?)
 }
 
@@ -114,15 +175,38 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
 pub fn query<T>(
     sql: &str,
     arguments: &[DatumWithOid],
-    read: impl Fn(&pgrx::spi::SpiHeapTupleData) -> std::result::Result<T, pgrx::spi::Error>,
+    read: impl Fn(&SpiHeapTupleData) -> std::result::Result<T, pgrx::spi::Error>,
 ) -> Result<Vec<T>> {
     refuse_read_only();
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {
-        client
-            .update(sql, None, arguments)?
-            .map(|row| read(&row))
+        let rows = match plan_of(client, sql, arguments)? {
+            Some(kept) => client.update(&kept.plan, None, arguments)?,
+            None => client.update(sql, None, arguments)?,
+        };
+        rows.map(|row| read(&row))
+            .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
+    })?)
+}
+
+/// The same of a statement that writes nothing, and asks for no transaction id.
+///
+/// # Errors
+/// As [`execute`].
+pub fn look<T>(
+    sql: &str,
+    arguments: &[DatumWithOid],
+    read: impl Fn(&SpiHeapTupleData) -> std::result::Result<T, pgrx::spi::Error>,
+) -> Result<Vec<T>> {
+    let _role = AsRole::owner();
+    let _path = safe_search_path();
+    Ok(Spi::connect(|client| {
+        let rows = match plan_of(client, sql, arguments)? {
+            Some(kept) => client.select(&kept.plan, None, arguments)?,
+            None => client.select(sql, None, arguments)?,
+        };
+        rows.map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
     })?)
 }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pgrx::{Spi, pg_sys};
+use pgrx::pg_sys;
 
-use crate::catalog::write::{self, safe_search_path};
+use crate::catalog::write;
 use crate::error::Result;
 use crate::relation::{Held, Lock};
 use crate::scan;
@@ -37,19 +37,13 @@ pub fn count(table: pg_sys::Oid, attribute: &str, counts: &mut Counts) -> Result
 /// # Errors
 /// Of SPI.
 pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
-    let _path = safe_search_path();
-    Ok(Spi::connect(|client| {
-        client
-            .select(
-                "WITH RECURSIVE tree(relid) AS (SELECT unnest($1) UNION \
-                     SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
-                 SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
-                None,
-                &[tables.to_vec().into()],
-            )?
-            .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)))
-            .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?)
+    write::look(
+        "WITH RECURSIVE tree(relid) AS (SELECT unnest($1) UNION \
+             SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
+         SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
+        &[tables.to_vec().into()],
+        |row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)),
+    )
 }
 
 /// Keeps what was counted just now, and by whom.

@@ -9,6 +9,7 @@ use super::job::{self, Next};
 use super::schedule;
 use super::txn::transaction;
 use crate::audit::{ring, writer};
+use crate::catalog::write;
 use crate::ceremony;
 use crate::pg::{self, signal_handlers};
 use crate::slab::control;
@@ -39,6 +40,7 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
         log!("colcrypt: maintenance of this database: {message}");
         return;
     }
+    write::keep_plans();
     ceremony::mark_expired();
     let began = pg::boottime_ms();
     let mut idle_since = None;

@@ -22,7 +22,7 @@ const RETRIED: i64 = 100;
 /// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
 /// that were among them then, since the old values lie in their rows.
 pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
-    let mut tables = write::query(
+    let mut tables = write::look(
         "SELECT unnest(swapped_with)::oid FROM colcrypt.migration WHERE job_id = $1",
         &[job.id.into()],
         |row| row.get::<pg_sys::Oid>(1),
@@ -55,13 +55,13 @@ pub fn size(job: &Job) -> Result<Size> {
 }
 
 fn blocks_of(leaves: &[pg_sys::Oid]) -> Result<i64> {
-    let _path = safe_search_path();
-    let blocks = Spi::get_one_with_args::<i64>(
+    let blocks = write::look(
         "SELECT coalesce(sum(pg_relation_size(l) / current_setting('block_size')::bigint), 0)::bigint \
          FROM unnest($1) AS l",
         &[leaves.to_vec().into()],
+        |row| row.get::<i64>(1),
     )?;
-    Ok(blocks.unwrap_or(0))
+    Ok(blocks.into_iter().flatten().next().unwrap_or(0))
 }
 
 /// Where the next batch is.

@@ -27,7 +27,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use super::txn::{failed_for_a_lock, transaction};
-use crate::catalog::write::safe_search_path;
+use crate::catalog::write::{self, safe_search_path};
 use crate::error::Result;
 use crate::lifecycle::census::{self, Counts};
 use crate::relation;
@@ -150,11 +150,8 @@ fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
 /// for old transactions holds up no other; of several that wait, the one that began first has the fewest to
 /// wait for.
 fn next_job() -> Result<Option<Job>> {
-    let _path = safe_search_path();
-    let mut jobs = Spi::connect(|client| {
-        client
-            .select(
-                "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
+    let mut jobs = write::look(
+        "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                         c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
                         coalesce(j.retry_at <= clock_timestamp(), true) AS due, \
@@ -166,34 +163,31 @@ fn next_job() -> Result<Option<Job>> {
                  ORDER BY due DESC, j.phase = 'waiting for old transactions', j.priority DESC, \
                           CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
                           j.job_id <= $1, j.job_id LIMIT 1",
-                Some(1),
-                &[SERVED.get().into()],
-            )?
-            .map(|row| {
-                Ok(Job {
-                    id: row.get(1)?.unwrap_or_default(),
-                    table: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
-                    attribute: row.get(3)?.unwrap_or_default(),
-                    key: row.get(4)?.unwrap_or_default(),
-                    target: row.get(5)?.unwrap_or_default(),
-                    phase: row.get(6)?.unwrap_or_default(),
-                    leaf: row.get(7)?,
-                    next_block: row.get(8)?.unwrap_or_default(),
-                    rows_failed: row.get(9)?.unwrap_or_default(),
-                    tries: row.get(10)?.unwrap_or_default(),
-                    context: row.get(11)?,
-                    registered: row.get(12)?.unwrap_or_default(),
-                    urgent: row.get(13)?.unwrap_or_default(),
-                    fires_triggers: row.get(14)?.unwrap_or_default(),
-                    held_by: row.get(15)?,
-                    due: row.get(16)?.unwrap_or_default(),
-                    migrates: row.get(17)?.unwrap_or_default(),
-                    passes: row.get(18)?.unwrap_or_default(),
-                    from_keys: row.get(19)?.unwrap_or_default(),
-                })
+        &[SERVED.get().into()],
+        |row| {
+            Ok(Job {
+                id: row.get(1)?.unwrap_or_default(),
+                table: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
+                attribute: row.get(3)?.unwrap_or_default(),
+                key: row.get(4)?.unwrap_or_default(),
+                target: row.get(5)?.unwrap_or_default(),
+                phase: row.get(6)?.unwrap_or_default(),
+                leaf: row.get(7)?,
+                next_block: row.get(8)?.unwrap_or_default(),
+                rows_failed: row.get(9)?.unwrap_or_default(),
+                tries: row.get(10)?.unwrap_or_default(),
+                context: row.get(11)?,
+                registered: row.get(12)?.unwrap_or_default(),
+                urgent: row.get(13)?.unwrap_or_default(),
+                fires_triggers: row.get(14)?.unwrap_or_default(),
+                held_by: row.get(15)?,
+                due: row.get(16)?.unwrap_or_default(),
+                migrates: row.get(17)?.unwrap_or_default(),
+                passes: row.get(18)?.unwrap_or_default(),
+                from_keys: row.get(19)?.unwrap_or_default(),
             })
-            .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?;
+        },
+    )?;
     Ok(jobs.pop().map(|job| Job {
         // A registration outlives a change of the column's type.
         registered: job.registered && relation::holds_ciphertext(job.table, &job.attribute),
