@@ -149,7 +149,7 @@ CREATE TABLE colcrypt.job (
     current_relation oid,
     next_block bigint NOT NULL DEFAULT 0,
     -- Transactions that were under way when the job began may still write under an older version:
-    -- these virtual transactions, and what was prepared before.
+    -- these virtual transactions, and of those that were prepared by the time these were over (settle_prepared).
     settle_before timestamptz,
     settle_transactions text[],
     rows_done bigint NOT NULL DEFAULT 0,
@@ -168,7 +168,9 @@ CREATE TABLE colcrypt.job (
     finished_at timestamptz,
     -- Failed tries in a row, and when the next one is due.
     tries int NOT NULL DEFAULT 0,
-    retry_at timestamptz
+    retry_at timestamptz,
+    -- Transaction ids, as text; null until it is known which they are.
+    settle_prepared text[]
 );
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
 COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';

@@ -94,6 +94,8 @@ CREATE TABLE colcrypt.destruction (
     settle_transactions text[],
     retry_at timestamptz,
     last_error text,
+    -- Transactions that had been prepared by the time those were over, by their ids.
+    settle_prepared text[],
     PRIMARY KEY (key_id, version)
 );
 REVOKE ALL ON colcrypt.destruction FROM PUBLIC;

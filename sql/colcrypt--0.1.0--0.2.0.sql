@@ -28,3 +28,8 @@ COMMENT ON FUNCTION colcrypt.place_context(text, "any") IS
 -- Kind 4: ways round four eyes.
 COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
     'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value, and on a four-eyes keyring';
+
+-- Prepared transactions are remembered by their ids, not by the clock. What waits in this moment looks anew for who was prepared.
+ALTER TABLE colcrypt.job ADD COLUMN settle_prepared text[];
+ALTER TABLE colcrypt.destruction ADD COLUMN settle_prepared text[];
+UPDATE colcrypt.destruction SET settle_transactions = '{}' WHERE settle_before IS NOT NULL AND settle_transactions IS NULL;

@@ -15,7 +15,7 @@ use colcrypt_core::state::{Place, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
 use pgrx::{Spi, log};
 
-use super::job::{Next, old_transactions};
+use super::job::{Next, PREPARED_TRANSACTIONS, old_transactions};
 use super::txn::{failed_for_a_lock, transaction};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
@@ -147,7 +147,7 @@ fn wait_for_running(id: VersionId) -> Result<()> {
             "INSERT INTO colcrypt.destruction (key_id, version, settle_before, settle_transactions) \
              VALUES ($1, $2, clock_timestamp(), {running}) \
              ON CONFLICT (key_id, version) DO UPDATE SET settle_before = EXCLUDED.settle_before, \
-                 settle_transactions = EXCLUDED.settle_transactions, retry_at = NULL",
+                 settle_transactions = EXCLUDED.settle_transactions, settle_prepared = NULL, retry_at = NULL",
             running = super::job::RUNNING_TRANSACTIONS
         ),
         &arguments(id),
@@ -158,8 +158,10 @@ fn wait_for_running(id: VersionId) -> Result<()> {
 /// Those are over, but some may have been prepared meanwhile, and so write later still.
 fn wait_for_prepared(id: VersionId) -> Result<()> {
     write::execute(
-        "UPDATE colcrypt.destruction SET settle_before = clock_timestamp(), settle_transactions = NULL \
-         WHERE key_id = $1 AND version = $2",
+        &format!(
+            "UPDATE colcrypt.destruction SET settle_transactions = NULL, settle_prepared = {PREPARED_TRANSACTIONS} \
+             WHERE key_id = $1 AND version = $2"
+        ),
         &arguments(id),
     )?;
     Ok(())

@@ -279,7 +279,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     job.update(&format!(
         "phase = 'retrying', finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL, \
          target_version = (SELECT k.current_version FROM colcrypt.key k WHERE k.key_id = job.key_id), \
-         settle_before = clock_timestamp(), settle_transactions = {}",
+         settle_before = clock_timestamp(), settle_transactions = {}, settle_prepared = NULL",
         maintenance::job::RUNNING_TRANSACTIONS
     ))?;
     maintenance::wake_at_commit();

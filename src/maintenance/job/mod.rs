@@ -24,10 +24,10 @@ mod statement;
 use std::cell::Cell;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::{Spi, pg_sys};
+use pgrx::pg_sys;
 
 use super::txn::{failed_for_a_lock, transaction};
-use crate::catalog::write::{self, safe_search_path};
+use crate::catalog::write;
 use crate::error::Result;
 use crate::lifecycle::census::{self, Counts};
 use crate::relation;
@@ -49,14 +49,43 @@ pub const RUNNING_TRANSACTIONS: &str = "ARRAY(\
       AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
       AND a.backend_type NOT IN ('autovacuum worker', 'walsender'))";
 
-/// Whether transactions are still under way that a row of table `alias` waits for, as SQL.
+/// The transactions of this database that are prepared, by their ids, as an array in SQL.
+pub const PREPARED_TRANSACTIONS: &str = "ARRAY(SELECT p.transaction::text FROM pg_prepared_xacts p WHERE p.database = current_database())";
+
+/// Whether transactions are still under way that a row of table `alias` waits for, as SQL: those that ran, or those that
+/// had been prepared. Nothing is compared with a clock, which may have been set back.
 pub fn old_transactions(alias: &str) -> String {
     format!(
         "(EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'virtualxid' \
                   AND l.virtualtransaction = ANY ({alias}.settle_transactions)) \
           OR EXISTS (SELECT FROM pg_prepared_xacts p \
-                     WHERE p.database = current_database() AND p.prepared < {alias}.settle_before))"
+                     WHERE p.database = current_database() AND p.transaction::text = ANY ({alias}.settle_prepared)))"
     )
+}
+
+/// Whether the job waits for no transaction any more. First those that ran are over; whichever of them still writes was
+/// prepared by then, so that is when it is looked who is.
+fn has_settled(job: &Job) -> Result<bool> {
+    let look = |what: &str| -> Result<bool> {
+        let found = write::look(
+            &format!("SELECT {what} FROM colcrypt.job j WHERE j.job_id = $1"),
+            &[job.id.into()],
+            |row| row.get::<bool>(1),
+        )?;
+        Ok(found.into_iter().flatten().next() == Some(true))
+    };
+    if look(&old_transactions("j"))? {
+        return Ok(false);
+    }
+    if !look("j.settle_prepared IS NULL")? {
+        return Ok(true);
+    }
+    record(
+        job,
+        &format!("settle_prepared = {PREPARED_TRANSACTIONS}"),
+        [],
+    )?;
+    look("j.settle_prepared = '{}'")
 }
 
 /// Failed tries of a batch before its rows are tried one by one.
@@ -264,7 +293,7 @@ fn begin(job: &Job) -> Result<Next> {
         job,
         &format!(
             "phase = 'moving', started_at = coalesce(started_at, clock_timestamp()), settle_before = clock_timestamp(), \
-         settle_transactions = {RUNNING_TRANSACTIONS}, passes = 1, worked = '0', \
+         settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL, passes = 1, worked = '0', \
          current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
          blocks_total = $2, rows_estimate = $3"
         ),
@@ -278,15 +307,7 @@ fn wait_for_old(job: &Job) -> Result<Next> {
     if !job.registered {
         return begin(job);
     }
-    let _path = safe_search_path();
-    let old = Spi::get_one_with_args::<bool>(
-        &format!(
-            "SELECT {} FROM colcrypt.job j WHERE j.job_id = $1",
-            old_transactions("j")
-        ),
-        &[job.id.into()],
-    )?;
-    if old == Some(true) {
+    if !has_settled(job)? {
         return Ok(Next::Soon);
     }
     record(job, "phase = 'verifying'", [])?;

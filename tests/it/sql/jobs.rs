@@ -128,6 +128,26 @@ fn a_prepared_transaction_is_waited_for() {
     assert_eq!(versions(&mut db.client, "t", "v"), "2:11");
 }
 
+/// Under way when the job began, prepared when it looked again: the clock tells neither.
+#[test]
+fn a_transaction_that_is_prepared_meanwhile_is_waited_for() {
+    let mut db = table(10);
+    let name = unique("prepared");
+    let mut old = db.connect();
+    old.run("BEGIN; INSERT INTO t VALUES (11, encrypt_col('secret 11', 'k'))");
+    db.client.run("SELECT rotate_key('k')");
+    wait_for_phase(&mut db.client, WAITING);
+    old.run(&format!("PREPARE TRANSACTION '{name}'"));
+    wait_for("the wait for it", LONG, || {
+        db.client
+            .yes("SELECT count(*) = 1 FROM colcrypt.job WHERE settle_prepared <> '{}'")
+    });
+    assert_eq!(phases(&mut db.client), [WAITING]);
+    db.client.run(&format!("COMMIT PREPARED '{name}'"));
+    wait_for_jobs(&mut db.client);
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:11");
+}
+
 #[test]
 fn one_bad_value_fails_the_job_and_holds_up_no_other() {
     let mut db = table(600);

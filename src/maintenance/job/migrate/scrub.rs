@@ -4,9 +4,7 @@
 use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
-use super::super::{
-    Job, Next, RUNNING_TRANSACTIONS, batch, finish, old_transactions, postpone, record,
-};
+use super::super::{Job, Next, RUNNING_TRANSACTIONS, batch, finish, has_settled, postpone, record};
 use super::{among, from_the_start, locked, run, through_blocks};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
@@ -102,7 +100,7 @@ fn end(job: &Job) -> Result<Next> {
         job,
         &format!(
             "phase = 'waiting for old transactions', tries = 0, retry_at = NULL, \
-             settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}"
+             settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL"
         ),
         [],
     )?;
@@ -111,15 +109,7 @@ fn end(job: &Job) -> Result<Next> {
 
 /// A vacuum takes only what no transaction can see any more.
 pub fn wait_for_old(job: &Job) -> Result<Next> {
-    let _path = safe_search_path();
-    let old = Spi::get_one_with_args::<bool>(
-        &format!(
-            "SELECT {} FROM colcrypt.job j WHERE j.job_id = $1",
-            old_transactions("j")
-        ),
-        &[job.id.into()],
-    )?;
-    if old == Some(true) {
+    if !has_settled(job)? {
         return Ok(Next::Soon);
     }
     record(job, "phase = 'vacuuming', tries = 0, retry_at = NULL", [])?;
