@@ -27,7 +27,9 @@ pub fn ceremony() -> Ceremony {
 /// A role that may administer, and manage the key `k`.
 fn manager(client: &mut Client) -> String {
     let name = officer(client);
-    client.run(&format!("SELECT grant_key('k', '{name}', '{{manage}}')"));
+    client.run(&format!(
+        "SELECT grant_key('k', '{name}', '{{manage}}'), grant_keyring('ring', '{name}', '{{create,manage}}')"
+    ));
     name
 }
 
