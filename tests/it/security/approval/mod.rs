@@ -102,6 +102,8 @@ fn a_role_called_public_is_not_everybody() {
         "grant_key('k', 'PUBLIC')",
         "revoke_key('k', 'PUBLIC')",
         "has_key_privilege('PUBLIC', 'k', 'encrypt')",
+        "grant_keyring('ring', 'PUBLIC')",
+        "revoke_keyring('ring', 'PUBLIC')",
     ] {
         db.client.run("SAVEPOINT s");
         db.client
