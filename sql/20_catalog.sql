@@ -106,6 +106,15 @@ CREATE TABLE colcrypt.key_grant (
 );
 COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt with, decrypt with or manage a key; role 0 is PUBLIC';
 
+CREATE TABLE colcrypt.keyring_grant (
+    keyring_id uuid NOT NULL,
+    grantee regrole NOT NULL,
+    can_create boolean NOT NULL,
+    can_manage boolean NOT NULL,
+    PRIMARY KEY (keyring_id, grantee)
+);
+COMMENT ON TABLE colcrypt.keyring_grant IS 'which roles may make keys in a keyring or manage it; role 0 is PUBLIC';
+
 CREATE TABLE colcrypt.protected_column (
     relation regclass NOT NULL,
     attribute name NOT NULL,
@@ -265,7 +274,7 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant', 'protected_column'] LOOP
+    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant', 'keyring_grant', 'protected_column'] LOOP
         EXECUTE format('CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
                        'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
@@ -273,6 +282,8 @@ BEGIN
     END LOOP;
     -- What was dropped leaves a bare number behind, which elsewhere may be another role's or table's.
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant',
+        'WHERE grantee::oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee)');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant',
         'WHERE grantee::oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee)');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.protected_column',
         'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');

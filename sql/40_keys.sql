@@ -6,11 +6,11 @@ REVOKE ALL ON FUNCTION colcrypt.add_provider(text, text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.add_provider(text, text, jsonb) IS
     'names a place where root keys live; config says where credentials are found and never holds one';
 
-CREATE FUNCTION colcrypt.alter_provider(name text, config jsonb) RETURNS void
+CREATE FUNCTION colcrypt.alter_provider(name text, config jsonb) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_alter_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.alter_provider(text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
-    'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value, and on a four-eyes keyring';
+    'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value; needs the right to manage each keyring there, and waits where one asks for four eyes; says altered';
 
 CREATE FUNCTION colcrypt.check_provider(
         name text, root_key text DEFAULT NULL,
@@ -87,3 +87,17 @@ CREATE FUNCTION colcrypt.revoke_key(
 REVOKE ALL ON FUNCTION colcrypt.revoke_key(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.revoke_key(text, text, text[]) IS
     'takes privileges on a key away; every session sees it at its next statement; says revoked';
+
+CREATE FUNCTION colcrypt.grant_keyring(
+        keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_grant_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.grant_keyring(text, text, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.grant_keyring(text, text, text[]) IS
+    'lets a role make keys in a keyring (create), or change its root keys, its rules and these grants (manage); PUBLIC may be given the first; says granted';
+
+CREATE FUNCTION colcrypt.revoke_keyring(
+        keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_revoke_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) IS
+    'takes privileges on a keyring away; says revoked';

@@ -14,6 +14,19 @@ COMMENT ON VIEW colcrypt.key_privileges IS
     'who was granted what on which key; superusers need no grant, and members of a role inherit its grants';
 GRANT SELECT ON colcrypt.key_privileges TO pg_monitor;
 
+CREATE VIEW colcrypt.keyring_privileges AS
+    SELECT k.name AS keyring,
+           CASE WHEN g.grantee::oid = 0 THEN 'PUBLIC' ELSE r.rolname END AS grantee,
+           g.can_create AS "create",
+           g.can_manage AS manage
+    FROM colcrypt.keyring_grant g
+    JOIN colcrypt.keyring k USING (keyring_id)
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee
+    WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL;
+COMMENT ON VIEW colcrypt.keyring_privileges IS
+    'who was granted what on which keyring; superusers need no grant, and members of a role inherit its grants';
+GRANT SELECT ON colcrypt.keyring_privileges TO pg_monitor;
+
 CREATE FUNCTION colcrypt.has_key_privilege(role text, key text, privilege text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_has_key_privilege' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION colcrypt.has_key_privilege(text, text, text) IS

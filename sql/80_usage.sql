@@ -28,11 +28,11 @@ COMMENT ON TABLE colcrypt.rotation_try IS 'scheduled rotations that failed, unti
 SELECT pg_catalog.pg_extension_config_dump('colcrypt.version_usage', '');
 SELECT pg_catalog.pg_extension_config_dump('colcrypt.usage_count', '');
 
-CREATE FUNCTION colcrypt.set_cryptoperiods(key text, originator interval, recipient interval) RETURNS void
+CREATE FUNCTION colcrypt.set_cryptoperiods(key text, originator interval, recipient interval) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_cryptoperiods' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) IS
-    'how long a version of the key may encrypt after its activation, and how long after that it may decrypt; null is without end';
+    'how long a version of the key may encrypt after its activation, and how long after that it may decrypt; null is without end; on a four-eyes keyring a longer one waits; says set';
 
 CREATE FUNCTION colcrypt.set_rotation_interval(key text, every interval) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_set_rotation_interval' LANGUAGE c VOLATILE PARALLEL UNSAFE;
@@ -40,17 +40,17 @@ REVOKE ALL ON FUNCTION colcrypt.set_rotation_interval(text, interval) FROM PUBLI
 COMMENT ON FUNCTION colcrypt.set_rotation_interval(text, interval) IS
     'how often the worker rotates the key, at colcrypt.rotation_time; null is only when its cryptoperiod or a usage limit asks for it';
 
-CREATE FUNCTION colcrypt.set_usage_bound(key text, bound bigint) RETURNS void
+CREATE FUNCTION colcrypt.set_usage_bound(key text, bound bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_usage_bound' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.set_usage_bound(text, bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_usage_bound(text, bigint) IS
-    'how many values a version of the key may encrypt, of which colcrypt.usage_refuse percent are allowed; null is the suite''s bound, which is the highest';
+    'how many values a version of the key may encrypt, of which colcrypt.usage_refuse percent are allowed; null is the suite''s bound, which is the highest; on a four-eyes keyring a higher one waits; says set';
 
-CREATE FUNCTION colcrypt.set_compression(key text, method text) RETURNS void
+CREATE FUNCTION colcrypt.set_compression(key text, method text) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_compression' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.set_compression(text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_compression(text, text) IS
-    'whether values written from now on are compressed before encryption, by lz4, or not, null; their length then tells something of their content, see docs/security.md';
+    'whether values written from now on are compressed before encryption, by lz4, or not, null; their length then tells something of their content, see docs/security.md, so on a four-eyes keyring it waits; says set';
 
 CREATE FUNCTION colcrypt.unflushed_uses(
         OUT key_id bigint, OUT version int, OUT role oid, OUT encryptions bigint, OUT decryptions bigint, OUT since timestamptz)

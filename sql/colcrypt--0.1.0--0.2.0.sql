@@ -25,11 +25,98 @@ CREATE FUNCTION colcrypt.place_context(label text, VARIADIC "any") RETURNS colcr
 COMMENT ON FUNCTION colcrypt.place_context(text, "any") IS
     'a context of a place: the label of a column and the row''s primary key, such as place_context(''customer.iban'', id)';
 
--- Kind 4: ways round four eyes.
-COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
-    'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value, and on a four-eyes keyring';
-
 -- Prepared transactions are remembered by their ids, not by the clock. What waits in this moment looks anew for who was prepared.
 ALTER TABLE colcrypt.job ADD COLUMN settle_prepared text[];
 ALTER TABLE colcrypt.destruction ADD COLUMN settle_prepared text[];
 UPDATE colcrypt.destruction SET settle_transactions = '{}' WHERE settle_before IS NOT NULL AND settle_transactions IS NULL;
+
+-- Kind 4: keyrings have grants of their own, and what loosens a rule can wait.
+CREATE TABLE colcrypt.keyring_grant (
+    keyring_id uuid NOT NULL,
+    grantee regrole NOT NULL,
+    can_create boolean NOT NULL,
+    can_manage boolean NOT NULL,
+    PRIMARY KEY (keyring_id, grantee)
+);
+COMMENT ON TABLE colcrypt.keyring_grant IS 'which roles may make keys in a keyring or manage it; role 0 is PUBLIC';
+REVOKE ALL ON colcrypt.keyring_grant FROM PUBLIC;
+CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.keyring_grant
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.keyring_grant ENABLE ALWAYS TRIGGER catalog_changed;
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant',
+    'WHERE grantee::oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee)');
+-- 0.1.0 let manage a keyring who may manage each of its keys: those keep it, and nobody gets more than he had. A keyring without
+-- a key, or whose keys have no manager in common, is for superusers until they grant it.
+INSERT INTO colcrypt.keyring_grant (keyring_id, grantee, can_create, can_manage)
+    SELECT k.keyring_id, g.grantee, true, true
+    FROM colcrypt.key k JOIN colcrypt.key_grant g USING (key_id)
+    WHERE g.can_manage AND g.grantee::oid <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = g.grantee)
+    GROUP BY k.keyring_id, g.grantee
+    HAVING count(*) = (SELECT count(*) FROM colcrypt.key o WHERE o.keyring_id = k.keyring_id);
+CREATE FUNCTION colcrypt.grant_keyring(
+        keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_grant_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.grant_keyring(text, text, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.grant_keyring(text, text, text[]) IS
+    'lets a role make keys in a keyring (create), or change its root keys, its rules and these grants (manage); PUBLIC may be given the first; says granted';
+
+CREATE FUNCTION colcrypt.revoke_keyring(
+        keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_revoke_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) IS
+    'takes privileges on a keyring away; says revoked';
+CREATE VIEW colcrypt.keyring_privileges AS
+    SELECT k.name AS keyring,
+           CASE WHEN g.grantee::oid = 0 THEN 'PUBLIC' ELSE r.rolname END AS grantee,
+           g.can_create AS "create",
+           g.can_manage AS manage
+    FROM colcrypt.keyring_grant g
+    JOIN colcrypt.keyring k USING (keyring_id)
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee
+    WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL;
+COMMENT ON VIEW colcrypt.keyring_privileges IS
+    'who was granted what on which keyring; superusers need no grant, and members of a role inherit its grants';
+GRANT SELECT ON colcrypt.keyring_privileges TO pg_monitor;
+
+-- These say now what became of the call. Who may call them may call them still.
+DO $$
+DECLARE
+    kept jsonb;
+    one jsonb;
+BEGIN
+    SELECT coalesce(jsonb_agg(jsonb_build_object('call', p.oid::regprocedure::text, 'role', CASE WHEN a.grantee <> 0 THEN quote_ident(r.rolname) ELSE 'PUBLIC' END,
+                                                 'option', CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)), '[]')
+    INTO kept
+    FROM pg_proc p, aclexplode(p.proacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+    WHERE p.pronamespace = 'colcrypt'::regnamespace AND a.grantee <> p.proowner AND (a.grantee = 0 OR r.oid IS NOT NULL)
+      AND p.proname IN ('alter_provider', 'set_cryptoperiods', 'set_usage_bound', 'set_compression');
+    DROP FUNCTION colcrypt.alter_provider(text, jsonb);
+    DROP FUNCTION colcrypt.set_cryptoperiods(text, interval, interval);
+    DROP FUNCTION colcrypt.set_usage_bound(text, bigint);
+    DROP FUNCTION colcrypt.set_compression(text, text);
+    CREATE FUNCTION colcrypt.alter_provider(name text, config jsonb) RETURNS text
+        AS 'MODULE_PATHNAME', 'colcrypt_alter_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+    REVOKE ALL ON FUNCTION colcrypt.alter_provider(text, jsonb) FROM PUBLIC;
+    COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
+        'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value; needs the right to manage each keyring there, and waits where one asks for four eyes; says altered';
+    CREATE FUNCTION colcrypt.set_cryptoperiods(key text, originator interval, recipient interval) RETURNS text
+        AS 'MODULE_PATHNAME', 'colcrypt_set_cryptoperiods' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+    REVOKE ALL ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) FROM PUBLIC;
+    COMMENT ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) IS
+        'how long a version of the key may encrypt after its activation, and how long after that it may decrypt; null is without end; on a four-eyes keyring a longer one waits; says set';
+    CREATE FUNCTION colcrypt.set_usage_bound(key text, bound bigint) RETURNS text
+        AS 'MODULE_PATHNAME', 'colcrypt_set_usage_bound' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+    REVOKE ALL ON FUNCTION colcrypt.set_usage_bound(text, bigint) FROM PUBLIC;
+    COMMENT ON FUNCTION colcrypt.set_usage_bound(text, bigint) IS
+        'how many values a version of the key may encrypt, of which colcrypt.usage_refuse percent are allowed; null is the suite''s bound, which is the highest; on a four-eyes keyring a higher one waits; says set';
+    CREATE FUNCTION colcrypt.set_compression(key text, method text) RETURNS text
+        AS 'MODULE_PATHNAME', 'colcrypt_set_compression' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+    REVOKE ALL ON FUNCTION colcrypt.set_compression(text, text) FROM PUBLIC;
+    COMMENT ON FUNCTION colcrypt.set_compression(text, text) IS
+        'whether values written from now on are compressed before encryption, by lz4, or not, null; their length then tells something of their content, see docs/security.md, so on a four-eyes keyring it waits; says set';
+    FOR one IN SELECT * FROM jsonb_array_elements(kept) LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s%s', one->>'call', one->>'role', one->>'option');
+    END LOOP;
+END
+$$;

@@ -40,6 +40,24 @@ pub fn last_raised_concerns_a_value() -> bool {
     )
 }
 
+/// What a role may do with a keyring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyringPrivilege {
+    /// Make keys in it.
+    Create,
+    /// Change its root keys, its rules and its grants.
+    Manage,
+}
+
+impl KeyringPrivilege {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Manage => "manage",
+        }
+    }
+}
+
 /// What a role may do with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Privilege {
@@ -91,6 +109,11 @@ pub enum Error {
         key: String,
         role: String,
         privilege: Privilege,
+    },
+    KeyringDenied {
+        keyring: String,
+        role: String,
+        privilege: KeyringPrivilege,
     },
     KeyState {
         key: String,
@@ -324,6 +347,7 @@ impl Error {
         matches!(
             self,
             Self::KeyDenied { .. }
+                | Self::KeyringDenied { .. }
                 | Self::NotTableOwner { .. }
                 | Self::OwnRequest { .. }
                 | Self::Enclosed { .. }

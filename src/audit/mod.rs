@@ -20,9 +20,9 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 
-use crate::catalog::read::Key;
+use crate::catalog::read::{Key, Keyring};
 use crate::catalog::write;
-use crate::error::{Privilege, Result};
+use crate::error::{KeyringPrivilege, Privilege, Result};
 use crate::pg;
 use crate::{maintenance, relation};
 
@@ -34,6 +34,7 @@ pub use failure::failed;
 thread_local! {
     /// What this session was told of already.
     static OVERRIDES: RefCell<HashSet<(pg_sys::Oid, u64, Privilege)>> = RefCell::new(HashSet::new());
+    static KEYRING_OVERRIDES: RefCell<HashSet<(pg_sys::Oid, [u8; 16], KeyringPrivilege)>> = RefCell::new(HashSet::new());
 }
 
 /// A superuser uses a key that nobody granted to him: once a session, key and privilege.
@@ -46,6 +47,22 @@ pub fn superuser_override(key: &Key, privilege: Privilege) {
     let mut event = Event::now("superuser_override", Outcome::Done);
     event.set_key(Some(key.id.0), Some(&key.name));
     event.set_detail(Some(&format!("{} without a grant", privilege.name())));
+    ring::post(&event, Patience::Wait);
+}
+
+/// The same of a keyring.
+#[cold]
+pub fn superuser_override_on_keyring(keyring: &Keyring, privilege: KeyringPrivilege) {
+    let this = (pg::current_user(), keyring.id.0, privilege);
+    if !KEYRING_OVERRIDES.with_borrow_mut(|known| known.insert(this)) {
+        return;
+    }
+    let mut event = Event::now("superuser_override", Outcome::Done);
+    event.set_detail(Some(&format!(
+        "keyring {}: {} without a grant",
+        keyring.name,
+        privilege.name()
+    )));
     ring::post(&event, Patience::Wait);
 }
 

@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 
 use super::scan::{Equals, Row, each, one};
 use crate::audit;
-use crate::error::{Error, Privilege, Result};
+use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 
 /// A key, without its versions.
 #[derive(Clone)]
@@ -275,6 +275,26 @@ pub fn provider_by_name(name: &str) -> Result<(pgrx::Uuid, ProviderConfig)> {
     })
 }
 
+/// The keyrings with a root key at a provider, by name. Of the catalog as it is now, whatever the transaction's snapshot.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn keyrings_at(provider: pgrx::Uuid) -> Result<Vec<Keyring>> {
+    let mut ids = std::collections::BTreeSet::new();
+    each("kek_copy", "kek_copy_pkey", &[], |row| {
+        if row.get::<pgrx::Uuid>("provider_id")? == provider {
+            ids.insert(keyring_id(row)?);
+        }
+        Ok(())
+    })?;
+    let mut keyrings = ids
+        .into_iter()
+        .map(keyring_by_id)
+        .collect::<Result<Vec<_>>>()?;
+    keyrings.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(keyrings)
+}
+
 /// The versions of a keyring's KEK, oldest first.
 ///
 /// # Errors
@@ -402,16 +422,17 @@ enum Claim {
     None,
 }
 
-/// PUBLIC, as a user, is OID 0.
-fn claim(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<Claim> {
+/// Why `user` may do what a column of a table of grants tells, for those of one object. PUBLIC, as a user, is OID 0.
+fn claim_in(
+    table: &'static str,
+    index: &'static str,
+    object: Equals,
+    user: pg_sys::Oid,
+    column: &'static str,
+) -> Result<Claim> {
     let public = user == pg_sys::Oid::INVALID;
     // SAFETY: a look-up in the role catalogs, in a transaction.
     let superuser = !public && unsafe { pg_sys::superuser_arg(user) };
-    let column = match privilege {
-        Privilege::Encrypt => "can_encrypt",
-        Privilege::Decrypt => "can_decrypt",
-        Privilege::Manage => "can_manage",
-    };
     // A superuser counts as a member of every role, but for this.
     // SAFETY: as above.
     let has_privileges_of = |grantee| unsafe {
@@ -422,23 +443,41 @@ fn claim(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<Claim> {
         }
     };
     let mut granted = false;
-    each(
-        "key_grant",
-        "key_grant_pkey",
-        &[Equals::int8(1, key.id.0 as i64)],
-        |row| {
-            let grantee: pg_sys::Oid = row.get("grantee")?;
-            if !granted && row.get::<bool>(column)? {
-                granted = grantee == pg_sys::Oid::INVALID || !public && has_privileges_of(grantee);
-            }
-            Ok(())
-        },
-    )?;
+    each(table, index, &[object], |row| {
+        let grantee: pg_sys::Oid = row.get("grantee")?;
+        if !granted && row.get::<bool>(column)? {
+            granted = grantee == pg_sys::Oid::INVALID || !public && has_privileges_of(grantee);
+        }
+        Ok(())
+    })?;
     Ok(match (granted, superuser) {
         (true, _) => Claim::Granted,
         (false, true) => Claim::Superuser,
         (false, false) => Claim::None,
     })
+}
+
+fn claim(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<Claim> {
+    let column = match privilege {
+        Privilege::Encrypt => "can_encrypt",
+        Privilege::Decrypt => "can_decrypt",
+        Privilege::Manage => "can_manage",
+    };
+    let object = Equals::int8(1, key.id.0 as i64);
+    claim_in("key_grant", "key_grant_pkey", object, user, column)
+}
+
+fn keyring_claim(
+    user: pg_sys::Oid,
+    keyring: &Keyring,
+    privilege: KeyringPrivilege,
+) -> Result<Claim> {
+    let column = match privilege {
+        KeyringPrivilege::Create => "can_create",
+        KeyringPrivilege::Manage => "can_manage",
+    };
+    let object = Equals::uuid(1, keyring.id.0);
+    claim_in("keyring_grant", "keyring_grant_pkey", object, user, column)
 }
 
 /// Whether `user` may do `privilege` with the key: superusers, and whoever was granted it directly,
@@ -476,6 +515,39 @@ pub fn require(key: &Key, privilege: Privilege) -> Result<()> {
         role: crate::pg::role_name(user),
         privilege,
     })
+}
+
+/// Whether `user` may do `privilege` with the keyring, as [`may`] has it for keys. What a role may do with a keyring's keys
+/// counts for nothing: whoever makes a key there would otherwise have a say in the keyring.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn may_on_keyring(
+    user: pg_sys::Oid,
+    keyring: &Keyring,
+    privilege: KeyringPrivilege,
+) -> Result<bool> {
+    Ok(keyring_claim(user, keyring, privilege)? != Claim::None)
+}
+
+/// Refuses who may not do `privilege` with the keyring; a superuser without a grant leaves a record.
+///
+/// # Errors
+/// [`Error::KeyringDenied`].
+pub fn require_on_keyring(keyring: &Keyring, privilege: KeyringPrivilege) -> Result<()> {
+    let user = crate::pg::current_user();
+    match keyring_claim(user, keyring, privilege)? {
+        Claim::Granted => Ok(()),
+        Claim::Superuser => {
+            audit::superuser_override_on_keyring(keyring, privilege);
+            Ok(())
+        }
+        Claim::None => Err(Error::KeyringDenied {
+            keyring: keyring.name.clone(),
+            role: crate::pg::role_name(user),
+            privilege,
+        }),
+    }
 }
 
 /// Every name and identity of keys, for cache views.

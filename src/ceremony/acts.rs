@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::{Gated, Target};
 use crate::audit::Act;
 use crate::catalog::{read, write};
-use crate::error::{Error, Privilege, Result};
+use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::lifecycle::Order;
 use crate::sql_api::grants::{self, Grant};
+use crate::sql_api::keyring_grants;
 
 #[derive(Serialize, Deserialize)]
 pub struct GrantKey {
@@ -46,12 +47,7 @@ impl Gated for GrantKey {
 
     fn check(&self) -> Result<Value> {
         self.target()?.require_manage()?;
-        if grants::role_named(&self.role)?.to_u32() != self.role_id {
-            return Err(Error::UnknownObject {
-                what: "role",
-                name: self.role.clone(),
-            });
-        }
+        refuse_another_role(&self.role, self.role_id)?;
         Ok(json!(self))
     }
 
@@ -67,6 +63,67 @@ impl Gated for GrantKey {
         })?;
         Ok("granted".into())
     }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct GrantKeyring {
+    keyring: String,
+    keyring_id: KeyringId,
+    role: String,
+    role_id: u32,
+    privileges: Vec<String>,
+}
+
+impl GrantKeyring {
+    pub fn of(grant: &keyring_grants::Grant) -> Self {
+        Self {
+            keyring: grant.keyring.name.clone(),
+            keyring_id: grant.keyring.id,
+            role: grant.role_name(),
+            role_id: grant.role.to_u32(),
+            privileges: grant.privileges().into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl Gated for GrantKeyring {
+    fn function(&self) -> &'static str {
+        "grant_keyring"
+    }
+
+    fn target(&self) -> Result<Target> {
+        Ok(Target::keyring(read::keyring_by_id(self.keyring_id)?))
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        refuse_another_role(&self.role, self.role_id)?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        self.check()?;
+        let has =
+            |privilege: KeyringPrivilege| self.privileges.iter().any(|it| it == privilege.name());
+        keyring_grants::give(&keyring_grants::Grant {
+            keyring: read::keyring_by_id(self.keyring_id)?,
+            role: pg_sys::Oid::from(self.role_id),
+            create: has(KeyringPrivilege::Create),
+            manage: has(KeyringPrivilege::Manage),
+        })?;
+        Ok("granted".into())
+    }
+}
+
+/// Another role of the same name is not the one that was meant.
+fn refuse_another_role(name: &str, id: u32) -> Result<()> {
+    if grants::role_named(name)?.to_u32() == id {
+        return Ok(());
+    }
+    Err(Error::UnknownObject {
+        what: "role",
+        name: name.into(),
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -134,7 +191,7 @@ struct OrderArguments {
 }
 
 pub fn order(verb: Verb, arguments: Value) -> Result<Order> {
-    let arguments: OrderArguments = super::act(arguments)?;
+    let arguments: OrderArguments = super::parsed(arguments)?;
     Ok(Order {
         verb,
         key: arguments.key,

@@ -4,7 +4,7 @@
 //! ordinary keyring [`gate`] does it at once. On one that asks for four eyes it is checked, written
 //! down as a request, and done by whoever approves it: in that role's transaction and name, and
 //! against the state of that moment. A new kind of act is an implementation of the trait and a line
-//! in [`perform`].
+//! in [`stored`].
 
 mod acts;
 
@@ -17,13 +17,15 @@ use serde_json::Value;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, Keyring};
 use crate::catalog::write;
-use crate::error::{Error, Privilege, Result};
+use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::maintenance::transaction;
 use crate::pg;
+use crate::sql_api::policy::SetPolicy;
+use crate::sql_api::providers::AlterProvider;
 use crate::sql_api::roots::{AddRoot, MoveKeyring};
 
 use acts::order;
-pub use acts::{GrantKey, RequireFourEyes, waits};
+pub use acts::{GrantKey, GrantKeyring, RequireFourEyes, waits};
 
 /// An act as its parsed arguments, which a request keeps until it is approved.
 pub trait Gated {
@@ -33,6 +35,11 @@ pub trait Gated {
     /// What it concerns.
     fn target(&self) -> Result<Target>;
 
+    /// What else it concerns: of each, whoever asks and whoever approves has to be a manager, and any may ask for four eyes.
+    fn others(&self) -> Result<Vec<Target>> {
+        Ok(Vec::new())
+    }
+
     /// Refuses what the current role may not do, or what could not be done now. Gives the arguments
     /// with what the caller left out filled in, so that what was asked for is what is approved.
     fn check(&self) -> Result<Value>;
@@ -41,7 +48,7 @@ pub trait Gated {
     fn perform(&self) -> Result<String>;
 }
 
-/// The keyring an act concerns, and the one key unless it concerns them all.
+/// The key an act concerns, or the keyring.
 pub struct Target {
     pub keyring: Keyring,
     key: Option<Key>,
@@ -59,38 +66,22 @@ impl Target {
         Self { keyring, key: None }
     }
 
-    /// Refuses who may not manage the key, or for a keyring any of its keys.
+    /// Refuses who may not manage the key, or for a keyring the keyring itself.
     ///
     /// # Errors
-    /// [`Error::KeyDenied`].
+    /// [`Error::KeyDenied`], [`Error::KeyringDenied`].
     pub fn require_manage(&self) -> Result<()> {
-        self.keys()?
-            .iter()
-            .try_for_each(|key| read::require(key, Privilege::Manage))
+        match &self.key {
+            Some(key) => read::require(key, Privilege::Manage),
+            None => read::require_on_keyring(&self.keyring, KeyringPrivilege::Manage),
+        }
     }
 
     fn may_manage(&self, role: pg_sys::Oid) -> Result<bool> {
-        for key in self.keys()? {
-            if !read::may(role, &key, Privilege::Manage)? {
-                return Ok(false);
-            }
+        match &self.key {
+            Some(key) => read::may(role, key, Privilege::Manage),
+            None => read::may_on_keyring(role, &self.keyring, KeyringPrivilege::Manage),
         }
-        Ok(true)
-    }
-
-    fn keys(&self) -> Result<Vec<Key>> {
-        if let Some(key) = &self.key {
-            return Ok(vec![key.clone()]);
-        }
-        write::query(
-            "SELECT key_id FROM colcrypt.key WHERE keyring_id = $1",
-            &[uuid(self.keyring.id).into()],
-            |row| row.get::<i64>(1),
-        )?
-        .into_iter()
-        .flatten()
-        .map(|id| read::key_by_id(KeyId(id as u64)))
-        .collect()
     }
 }
 
@@ -101,11 +92,20 @@ fn uuid(keyring: KeyringId) -> pgrx::Uuid {
 /// Does the act, or on a keyring that asks for four eyes writes it down. Answers what the SQL
 /// function returns.
 pub fn gate<A: Gated>(act: &A) -> Result<String> {
-    if is_asked_for(act.target()?.keyring.id)? {
+    if waits_for_another(act)? {
         Ok(waiting(request(act)?))
     } else {
         act.perform()
     }
+}
+
+/// Whether one of the keyrings that the act concerns asks for four eyes.
+pub fn waits_for_another<A: Gated>(act: &A) -> Result<bool> {
+    let mut asked = is_asked_for(act.target()?.keyring.id)?;
+    for other in act.others()? {
+        asked |= is_asked_for(other.keyring.id)?;
+    }
+    Ok(asked)
 }
 
 /// What a function answers whose act waits.
@@ -165,9 +165,12 @@ pub fn request<A: Gated>(act: &A) -> Result<i64> {
 pub fn approve(number: i64, reason: Option<String>) -> Result<String> {
     let request = Request::open(number)?;
     request.refuse_own()?;
-    request.refuse_if_requester_lost_rights()?;
+    let act = stored(&request.function, request.arguments.clone())?;
+    let others = act.others()?;
+    others.iter().try_for_each(Target::require_manage)?;
+    request.refuse_if_requester_lost_rights(&others)?;
     request.decide("approved", reason)?;
-    perform(&request.function, request.arguments)
+    act.perform()
 }
 
 /// Refuses for good what another role asked for.
@@ -186,22 +189,30 @@ pub fn withdraw(number: i64) -> Result<()> {
     request.decide("withdrawn", None)
 }
 
-fn perform(function: &str, arguments: Value) -> Result<String> {
-    match function {
-        "add_root" => act::<AddRoot>(arguments)?.perform(),
-        "grant_key" => act::<GrantKey>(arguments)?.perform(),
-        "move_keyring" => act::<MoveKeyring>(arguments)?.perform(),
-        "require_four_eyes" => act::<RequireFourEyes>(arguments)?.perform(),
-        "activate_key" => order(Verb::Activate, arguments)?.perform(),
-        "resume_key" => order(Verb::Resume, arguments)?.perform(),
-        "recover_key" => order(Verb::Recover, arguments)?.perform(),
-        "schedule_key_destruction" => order(Verb::ScheduleDestruction, arguments)?.perform(),
-        other => Err(Error::CatalogCorrupt(format!("a request for {other:?}"))),
-    }
+/// The act that a request kept.
+fn stored(function: &str, arguments: Value) -> Result<Box<dyn Gated>> {
+    Ok(match function {
+        "add_root" => act::<AddRoot>(arguments)?,
+        "alter_provider" => act::<AlterProvider>(arguments)?,
+        "grant_key" => act::<GrantKey>(arguments)?,
+        "grant_keyring" => act::<GrantKeyring>(arguments)?,
+        "move_keyring" => act::<MoveKeyring>(arguments)?,
+        "require_four_eyes" => act::<RequireFourEyes>(arguments)?,
+        "set_compression" | "set_cryptoperiods" | "set_usage_bound" => act::<SetPolicy>(arguments)?,
+        "activate_key" => Box::new(order(Verb::Activate, arguments)?),
+        "resume_key" => Box::new(order(Verb::Resume, arguments)?),
+        "recover_key" => Box::new(order(Verb::Recover, arguments)?),
+        "schedule_key_destruction" => Box::new(order(Verb::ScheduleDestruction, arguments)?),
+        other => return Err(Error::CatalogCorrupt(format!("a request for {other:?}"))),
+    })
 }
 
 /// An act from the arguments that a request kept.
-fn act<A: DeserializeOwned>(arguments: Value) -> Result<A> {
+fn act<A: Gated + DeserializeOwned + 'static>(arguments: Value) -> Result<Box<dyn Gated>> {
+    Ok(Box::new(parsed::<A>(arguments)?))
+}
+
+fn parsed<A: DeserializeOwned>(arguments: Value) -> Result<A> {
     serde_json::from_value(arguments)
         .map_err(|_| Error::CatalogCorrupt("the arguments of a request".into()))
 }
@@ -330,7 +341,7 @@ impl Request {
     }
 
     /// Two roles that may: what the first one asked for counts for nothing once he may not any more.
-    fn refuse_if_requester_lost_rights(&self) -> Result<()> {
+    fn refuse_if_requester_lost_rights(&self, others: &[Target]) -> Result<()> {
         let Identity {
             login,
             session,
@@ -339,12 +350,20 @@ impl Request {
         let all_exist = [login, session, acting]
             .into_iter()
             .all(|role| pg::existing_role_name(role).is_some());
-        if all_exist && self.target.may_manage(acting)? {
+        let mut may = all_exist && self.target.may_manage(acting)?;
+        for other in others {
+            may = may && other.may_manage(acting)?;
+        }
+        if may {
             return Ok(());
         }
+        let what = match self.target.key {
+            Some(_) => "key",
+            None => "keyring",
+        };
         Err(Error::RequestVoid {
             request: self.number,
-            why: format!("{} may not manage the key any more.", self.requested_by),
+            why: format!("{} may not manage the {what} any more.", self.requested_by),
         })
     }
 

@@ -7,7 +7,7 @@ use colcrypt_core::KeyState;
 use colcrypt_core::state::Verb;
 use colcrypt_protocol::{Failure, Words};
 
-use super::{Error, Privilege};
+use super::{Error, KeyringPrivilege, Privilege};
 
 /// What the user reads.
 pub struct Report {
@@ -91,6 +91,24 @@ impl Error {
                 Some(format!(
                     "An administrator can allow it: SELECT colcrypt.grant_key({}, {}, '{{{}}}').",
                     pgrx::spi::quote_literal(key),
+                    pgrx::spi::quote_literal(role),
+                    privilege.name()
+                )),
+            ),
+            Self::KeyringDenied {
+                keyring,
+                role,
+                privilege,
+            } => (
+                "42501",
+                match privilege {
+                    KeyringPrivilege::Manage => format!("permission denied to manage keyring \"{keyring}\""),
+                    KeyringPrivilege::Create => format!("permission denied to create keys in keyring \"{keyring}\""),
+                },
+                None,
+                Some(format!(
+                    "An administrator can allow it: SELECT colcrypt.grant_keyring({}, {}, '{{{}}}').",
+                    pgrx::spi::quote_literal(keyring),
                     pgrx::spi::quote_literal(role),
                     privilege.name()
                 )),

@@ -25,11 +25,7 @@ impl Grant {
     }
 
     pub fn role_name(&self) -> String {
-        if self.role == pg_sys::Oid::INVALID {
-            "PUBLIC".into()
-        } else {
-            quoted_if_public(crate::pg::role_name(self.role))
-        }
+        named_or_public(self.role)
     }
 
     pub fn privileges(&self) -> Vec<&'static str> {
@@ -41,6 +37,15 @@ impl Grant {
         .into_iter()
         .filter_map(|(given, privilege)| given.then_some(privilege.name()))
         .collect()
+    }
+}
+
+/// A grantee as [`role_named`] takes it.
+pub fn named_or_public(role: pg_sys::Oid) -> String {
+    if role == pg_sys::Oid::INVALID {
+        "PUBLIC".into()
+    } else {
+        quoted_if_public(crate::pg::role_name(role))
     }
 }
 

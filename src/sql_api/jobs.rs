@@ -49,12 +49,9 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     read::require(&to, Privilege::Manage)?;
     // Whoever may decrypt with the new key will read the values: it is a grant in other words.
     for key in columns::keys_of_values(table, &attribute)? {
-        if key.keyring != to.keyring {
+        if key.id != to.id {
             columns::refuse_way_out(&key)?;
         }
-    }
-    if from.keyring == to.keyring {
-        columns::refuse_way_out(&from)?;
     }
     write::execute(
         "UPDATE colcrypt.protected_column SET key_id = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
@@ -179,6 +176,20 @@ impl Managed {
         }
     }
 
+    /// Refuses to let go on what takes values out from under a key whose keyring asks for four eyes by now.
+    fn refuse_way_out(&self) -> Result<()> {
+        let from = write::query(
+            "SELECT unnest(from_keys) FROM colcrypt.job WHERE job_id = $1 \
+             UNION SELECT key_id FROM colcrypt.migration WHERE job_id = $1 AND kind = 'decrypt'",
+            &[self.id.into()],
+            |row| row.get::<i64>(1),
+        )?;
+        for id in from.into_iter().flatten() {
+            columns::refuse_way_out(&read::key_by_id(colcrypt_core::KeyId(id as u64))?)?;
+        }
+        Ok(())
+    }
+
     fn update(&self, assignments: &str) -> Result<()> {
         write::execute(
             &format!("UPDATE colcrypt.job SET {assignments} WHERE job_id = $1"),
@@ -210,6 +221,7 @@ fn resume_job(call: Call) -> Result<pg_sys::Datum> {
     let job = Managed::find(call)?;
     job.must_be_open()?;
     if job.paused {
+        job.refuse_way_out()?;
         job.update("paused = false, retry_at = NULL")?;
         job.record("resume_job")?;
         maintenance::wake_at_commit();
@@ -257,6 +269,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     if job.open || job.phase != "failed" {
         return Err(job.refused("Only a job that failed can be tried again."));
     }
+    job.refuse_way_out()?;
     let others = write::query(
         "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute) \
          WHERE j.job_id = $1 AND o.finished_at IS NULL",

@@ -8,12 +8,13 @@ use colcrypt_protocol::{Failure, FailureKind, Reply, Request};
 use pgrx::{IntoDatum, PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
 use super::grants::{self, Grant};
+use super::{keyring_grants, providers};
 use crate::audit::Act;
 use crate::broker::client;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
 use crate::ceremony;
-use crate::error::{Error, Result};
+use crate::error::{Error, KeyringPrivilege, Result};
 use crate::lifecycle::{self, Order};
 use crate::maintenance;
 use crate::pg::Call;
@@ -44,7 +45,9 @@ pub fn unexpected_reply() -> Error {
 
 fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
-    let (provider_id, provider) = read::provider_by_name(&call.text(1, "provider")?)?;
+    let provider = call.text(1, "provider")?;
+    providers::lock(&provider, "FOR SHARE")?;
+    let (provider_id, provider) = read::provider_by_name(&provider)?;
     let root_key = call.text(2, "root_key")?;
     let dek_wrap: WrapMethod = one_of(
         &call.text(3, "dek_wrap")?,
@@ -110,6 +113,13 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
             wrapped.into(),
         ],
     )?;
+    // Who made it may manage it, and may be revoked like anybody.
+    keyring_grants::add(&keyring_grants::Grant {
+        keyring: read::keyring_by_id(KeyringId(id))?,
+        role: crate::pg::current_user(),
+        create: true,
+        manage: true,
+    })?;
     Act::new("create_keyring").detail(name).record()?;
     Ok(uuid.into_datum().expect("a uuid has a datum"))
 }
@@ -117,6 +127,7 @@ fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
 fn create_key(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
     let keyring = read::keyring_by_name(&call.text(1, "keyring")?)?;
+    read::require_on_keyring(&keyring, KeyringPrivilege::Create)?;
     let suite: Suite = one_of(
         &call.text(2, "suite")?,
         "suite",

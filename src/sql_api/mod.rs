@@ -12,6 +12,7 @@ pub mod data;
 pub mod grants;
 pub mod header;
 pub mod jobs;
+pub mod keyring_grants;
 pub mod keys;
 pub mod lifecycle;
 pub mod migrations;

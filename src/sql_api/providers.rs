@@ -1,15 +1,18 @@
-//! add_provider and check_provider.
+//! Providers: named, changed and asked.
 
 use colcrypt_protocol::{KekRef, ProviderConfig, Reply, Request};
 use pgrx::{JsonB, pg_sys};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::record::Record;
 use crate::audit::Act;
 use crate::broker::client;
-use crate::catalog::{read, write};
-use crate::ceremony;
+use crate::catalog::read::{self, Keyring};
+use crate::catalog::write;
+use crate::ceremony::{self, Gated, Target};
 use crate::error::{Error, Result};
-use crate::pg::Call;
+use crate::pg::{Call, varlena_from};
 
 fn add_provider(call: Call) -> Result<pg_sys::Datum> {
     let config = ProviderConfig {
@@ -46,58 +49,135 @@ fn add_provider(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(0))
 }
 
-fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
-    let (_, mut provider) = read::provider_by_name(&call.text(0, "name")?)?;
-    // SAFETY: declared as jsonb.
-    provider.config = unsafe { call.get::<JsonB>(1) }
-        .ok_or(Error::NullArgument("config"))?
-        .0;
-    client::call(&Request::ValidateProvider {
-        provider: provider.clone(),
-    })?;
-    refuse_another_root(&provider)?;
-    write::execute(
-        "UPDATE colcrypt.provider SET config = $2 WHERE name = $1",
-        &[provider.name.clone().into(), JsonB(provider.config).into()],
-    )?;
-    Act::new("alter_provider").detail(provider.name).record()?;
-    Ok(pg_sys::Datum::from(0))
+/// Other settings for a provider. It must open each KEK that it holds, to the key that it was. Who asks for it and who approves
+/// it must manage every keyring that stands on it; where one of them asks for four eyes it waits, since one person's choice of a
+/// provider would be a move.
+#[derive(Serialize, Deserialize)]
+pub struct AlterProvider {
+    provider: String,
+    config: Value,
 }
 
-/// A changed provider must open each KEK that it holds, to the key that it was; and who changes it must be a manager of
-/// each keyring that stands on it. On a four-eyes keyring one person's choice of a provider would be a move.
-fn refuse_another_root(changed: &ProviderConfig) -> Result<()> {
-    let keyrings = write::query(
-        "SELECT DISTINCT k.name FROM colcrypt.keyring k JOIN colcrypt.kek_copy c USING (keyring_id) \
-         JOIN colcrypt.provider p USING (provider_id) WHERE p.name = $1",
-        &[changed.name.clone().into()],
-        |row| row.get::<String>(1),
-    )?;
-    for name in keyrings.into_iter().flatten() {
-        let keyring = read::keyring_by_name(&name)?;
-        let (id, versions) = (keyring.id, read::kek_versions(&keyring)?);
-        ceremony::Target::keyring(read::keyring_by_id(id)?).require_manage()?;
-        if ceremony::is_asked_for(id)? {
-            return Err(Error::InvalidParameter {
-                message: format!("keyring \"{name}\" stands on the provider and asks for four eyes"),
-                hint: "Add a provider with the new settings and use colcrypt.move_keyring, which waits for approval, or lift four eyes for the change.".into(),
-            });
-        }
-        for version in versions {
-            for copy in read::kek_copies(&keyring, version)? {
-                if copy.wrapped.provider.name == changed.name {
-                    let mut preferred = copy.wrapped;
-                    preferred.provider = changed.clone();
-                    super::roots::refuse_unopened(KekRef {
-                        preferred,
-                        others: Vec::new(),
-                        ..read::kek(&keyring, version)?
-                    })?;
+impl AlterProvider {
+    fn changed(&self) -> Result<ProviderConfig> {
+        let (_, provider) = read::provider_by_name(&self.provider)?;
+        Ok(ProviderConfig {
+            config: self.config.clone(),
+            ..provider
+        })
+    }
+
+    fn keyrings(&self) -> Result<Vec<Keyring>> {
+        read::keyrings_at(read::provider_by_name(&self.provider)?.0)
+    }
+
+    fn refuse_unopened(&self) -> Result<()> {
+        let changed = self.changed()?;
+        for keyring in self.keyrings()? {
+            for version in read::kek_versions(&keyring)? {
+                for copy in read::kek_copies(&keyring, version)? {
+                    if copy.wrapped.provider.name == changed.name {
+                        let mut preferred = copy.wrapped;
+                        preferred.provider = changed.clone();
+                        super::roots::refuse_unopened(KekRef {
+                            preferred,
+                            others: Vec::new(),
+                            ..read::kek(&keyring, version)?
+                        })?;
+                    }
                 }
             }
         }
+        Ok(())
     }
+}
+
+impl Gated for AlterProvider {
+    fn function(&self) -> &'static str {
+        "alter_provider"
+    }
+
+    /// Of several keyrings one that asks for four eyes, so that its window counts.
+    fn target(&self) -> Result<Target> {
+        let mut first = None;
+        for keyring in self.keyrings()? {
+            let asks = ceremony::is_asked_for(keyring.id)?;
+            if asks || first.is_none() {
+                first = Some(Target::keyring(keyring));
+            }
+            if asks {
+                break;
+            }
+        }
+        first.ok_or_else(|| Error::UnknownObject {
+            what: "keyring on provider",
+            name: self.provider.clone(),
+        })
+    }
+
+    fn others(&self) -> Result<Vec<Target>> {
+        Ok(self.keyrings()?.into_iter().map(Target::keyring).collect())
+    }
+
+    fn check(&self) -> Result<Value> {
+        for target in self.others()? {
+            target.require_manage()?;
+        }
+        // The agent knows what the kind takes, and refuses settings that hold a secret.
+        client::call(&Request::ValidateProvider {
+            provider: self.changed()?,
+        })?;
+        self.refuse_unopened()?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        lock(&self.provider, "FOR UPDATE")?;
+        self.check()?;
+        write::execute(
+            "UPDATE colcrypt.provider SET config = $2 WHERE name = $1",
+            &[
+                self.provider.clone().into(),
+                JsonB(self.config.clone()).into(),
+            ],
+        )?;
+        Act::new("alter_provider")
+            .detail(self.provider.clone())
+            .record()?;
+        Ok("altered".into())
+    }
+}
+
+/// Holds a provider's row until the transaction ends: no keyring comes to stand on settings that are being changed, and none
+/// are changed on which a keyring comes to stand.
+///
+/// # Errors
+/// Of SPI.
+pub fn lock(provider: &str, how: &'static str) -> Result<()> {
+    write::query(
+        &format!("SELECT 1 FROM colcrypt.provider WHERE name = $1 {how}"),
+        &[provider.into()],
+        |row| row.get::<i32>(1),
+    )?;
     Ok(())
+}
+
+fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
+    let (_, provider) = read::provider_by_name(&call.text(0, "name")?)?;
+    lock(&provider.name, "FOR UPDATE")?;
+    let act = AlterProvider {
+        provider: provider.name,
+        // SAFETY: declared as jsonb.
+        config: unsafe { call.get::<JsonB>(1) }
+            .ok_or(Error::NullArgument("config"))?
+            .0,
+    };
+    let answer = if act.keyrings()?.is_empty() {
+        act.perform()?
+    } else {
+        ceremony::gate(&act)?
+    };
+    varlena_from(answer.as_bytes())
 }
 
 fn check_provider(call: Call) -> Result<pg_sys::Datum> {

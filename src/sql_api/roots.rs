@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::keys::unexpected_reply;
+use super::providers;
 use super::record::{Record, return_set};
 use crate::audit::Act;
 use crate::broker::client;
@@ -27,15 +28,21 @@ struct Way {
     keyring_id: KeyringId,
     provider: String,
     root_key: String,
+    /// The provider's settings when it was asked for: what is approved is what was asked for.
+    #[serde(default)]
+    config: Value,
 }
 
 impl Way {
     fn of(call: Call) -> Result<Self> {
         let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
+        let provider = call.text(1, "provider")?;
         Ok(Self {
             keyring: keyring.name,
             keyring_id: keyring.id,
-            provider: call.text(1, "provider")?,
+            config: read::provider_by_name(&provider)
+                .map_or(Value::Null, |(_, provider)| provider.config),
+            provider,
             root_key: call.text(2, "root_key")?,
         })
     }
@@ -45,7 +52,17 @@ impl Way {
     }
 
     fn provider(&self) -> Result<(pgrx::Uuid, ProviderConfig)> {
-        read::provider_by_name(&self.provider)
+        let found = read::provider_by_name(&self.provider)?;
+        if found.1.config == self.config {
+            return Ok(found);
+        }
+        Err(Error::InvalidParameter {
+            message: format!(
+                "the settings of provider \"{}\" are not those that were asked for",
+                self.provider
+            ),
+            hint: "They were changed since: reject the request and ask again.".into(),
+        })
     }
 
     fn root(&self) -> String {
@@ -117,6 +134,7 @@ impl Gated for MoveKeyring {
     }
 
     fn perform(&self) -> Result<String> {
+        providers::lock(&self.0.provider, "FOR SHARE")?;
         self.check()?;
         let keyring = read::keyring_by_id(self.0.keyring_id)?;
         let versions = lock(&keyring)?;
@@ -154,6 +172,7 @@ impl Gated for AddRoot {
     }
 
     fn perform(&self) -> Result<String> {
+        providers::lock(&self.0.provider, "FOR SHARE")?;
         self.check()?;
         let keyring = read::keyring_by_id(self.0.keyring_id)?;
         let versions = lock(&keyring)?;

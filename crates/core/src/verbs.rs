@@ -2,13 +2,17 @@
 //! a four-eyes keyring wants two for. The functions that decide something are taken only from a person: see `enclosure` in
 //! the extension. A test walks `pg_proc` and fails for a function that is in none of these lists.
 
-const REFUSED: &str = "it is refused for the values and keyrings of four eyes; move_keyring waits, or lifting four eyes does";
-
 /// What holds an administrative function to four eyes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// On a four-eyes keyring the act waits for a second role.
+    /// On a four-eyes keyring the act waits for a second role: the call leaves a request and changes nothing else.
     Waits,
+    /// The same where it loosens what holds; what tightens is done at once.
+    WaitsToLoosen,
+    /// On a four-eyes keyring it makes a version that is of no use, and leaves a request to activate it.
+    WaitsToActivate,
+    /// It is refused where it would take values out from under a key of a four-eyes keyring.
+    Refused,
     /// It takes part in the ceremony itself.
     Ceremony,
     /// It does not wait, and why it need not.
@@ -21,25 +25,24 @@ pub struct Verb {
     pub gate: Gate,
 }
 
+const fn gated(name: &'static str, gate: Gate) -> Verb {
+    Verb { name, gate }
+}
+
 const fn waits(name: &'static str) -> Verb {
-    Verb {
-        name,
-        gate: Gate::Waits,
-    }
+    gated(name, Gate::Waits)
+}
+
+const fn refused(name: &'static str) -> Verb {
+    gated(name, Gate::Refused)
 }
 
 const fn ceremony(name: &'static str) -> Verb {
-    Verb {
-        name,
-        gate: Gate::Ceremony,
-    }
+    gated(name, Gate::Ceremony)
 }
 
 const fn open(name: &'static str, why: &'static str) -> Verb {
-    Verb {
-        name,
-        gate: Gate::Open(why),
-    }
+    gated(name, Gate::Open(why))
 }
 
 const PROTECTS: &str = "it takes something away or protects, and protection never waits";
@@ -53,7 +56,7 @@ pub const VERBS: &[Verb] = &[
         "no keyring stands on a provider that is new",
     ),
     waits("add_root"),
-    open("alter_provider", REFUSED),
+    waits("alter_provider"),
     ceremony("approve_request"),
     open("archive_key", PROTECTS),
     open("cancel_job", WORK),
@@ -65,7 +68,7 @@ pub const VERBS: &[Verb] = &[
         "create_access_view",
         "a view decrypts with its caller's right on the key",
     ),
-    waits("create_key"),
+    gated("create_key", Gate::WaitsToActivate),
     open(
         "create_key_version",
         "a version that is pre-active does nothing, and its activation waits",
@@ -75,7 +78,7 @@ pub const VERBS: &[Verb] = &[
         "it is empty, and asks for four eyes only when somebody says so",
     ),
     open("deactivate_key", PROTECTS),
-    open("decrypt_column", REFUSED),
+    refused("decrypt_column"),
     open(
         "drop_root",
         "it takes a way into the keyring away, and only while another root key opens it",
@@ -85,9 +88,10 @@ pub const VERBS: &[Verb] = &[
         "plaintext comes under the key, and nothing comes out from under it",
     ),
     waits("grant_key"),
+    waits("grant_keyring"),
     open("mark_compromised", PROTECTS),
     open("mark_honeytoken", "it adds an alarm and changes no right"),
-    open("move_column", REFUSED),
+    refused("move_column"),
     waits("move_keyring"),
     open("pause_job", WORK),
     waits("recover_key"),
@@ -95,35 +99,27 @@ pub const VERBS: &[Verb] = &[
         "reencrypt_column",
         "values go to a newer version of the key they are under",
     ),
-    open("register_column", REFUSED),
+    refused("register_column"),
     ceremony("reject_request"),
     ceremony("require_four_eyes"),
-    open("resume_job", WORK),
+    refused("resume_job"),
     waits("resume_key"),
-    open("retry_job", WORK),
+    refused("retry_job"),
     open("revoke_key", PROTECTS),
-    waits("rotate_key"),
+    open("revoke_keyring", PROTECTS),
+    gated("rotate_key", Gate::WaitsToActivate),
     open(
         "rotate_root",
         "the root key stays the one it is; only its newest version is taken",
     ),
     waits("schedule_key_destruction"),
-    open(
-        "set_compression",
-        "it changes how new values are laid out, not who reads them",
-    ),
-    open(
-        "set_cryptoperiods",
-        "it makes a key usable for longer to those who were granted it, and grants nobody; the audit log has it",
-    ),
+    gated("set_compression", Gate::WaitsToLoosen),
+    gated("set_cryptoperiods", Gate::WaitsToLoosen),
     open(
         "set_rotation_interval",
         "a version that the schedule makes waits for its activation like another",
     ),
-    open(
-        "set_usage_bound",
-        "it can only be lower than what the suite allows",
-    ),
+    gated("set_usage_bound", Gate::WaitsToLoosen),
     open("suspend_key", PROTECTS),
     open("take_census", "it counts values and shows none"),
     open(
@@ -135,6 +131,35 @@ pub const VERBS: &[Verb] = &[
         "the values stay under their key; what they are under is asked again when the column is registered or moved",
     ),
     ceremony("withdraw_request"),
+];
+
+/// Functions that everybody may call. None changes a key, a right or a rule: what they do to values, the grants on the key decide.
+pub const EVERYBODYS: &[&str] = &[
+    "batch_value",
+    "ciphertext",
+    "ciphertext_in",
+    "ciphertext_info",
+    "ciphertext_is_stale",
+    "ciphertext_key",
+    "ciphertext_out",
+    "ciphertext_recv",
+    "ciphertext_send",
+    "ciphertext_version",
+    "context_in",
+    "context_out",
+    "context_recv",
+    "context_send",
+    "decrypt_col",
+    "encrypt_col",
+    "has_key_privilege",
+    "is_in_batch",
+    "is_settled",
+    "keep_in_step",
+    "may_read_column",
+    "place_context",
+    "reencrypt_col",
+    "row_context",
+    "write_access_view",
 ];
 
 /// Functions that PUBLIC may not call and that change nothing, or are called by the server alone.

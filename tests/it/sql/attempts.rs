@@ -426,6 +426,7 @@ fn the_catalog_by_dml_copy_dump_and_locks() {
         "key",
         "key_version",
         "key_grant",
+        "keyring_grant",
         "protected_column",
         "job",
         "audit_outbox",

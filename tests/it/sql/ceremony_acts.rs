@@ -236,7 +236,7 @@ fn names_of_all_sorts() {
     for (role, name) in quoted.iter().zip(&literal) {
         db.client.run(&format!(
             "CREATE ROLE {role} LOGIN; GRANT EXECUTE ON FUNCTION colcrypt.{OFFICE} TO {role};
-             SELECT grant_key('{key}', '{name}', '{{manage}}')"
+             SELECT grant_key('{key}', '{name}', '{{manage}}'), grant_keyring('{ring}', '{name}', '{{manage}}')"
         ));
     }
     db.client

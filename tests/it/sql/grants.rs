@@ -126,7 +126,7 @@ fn the_owner_of_a_key_may_use_it() {
     let mut db = table();
     let [owner, member] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
-        "GRANT EXECUTE ON FUNCTION colcrypt.create_key(text, text, text) TO {owner}; GRANT {owner} TO {member}"
+        "GRANT EXECUTE ON FUNCTION colcrypt.create_key(text, text, text) TO {owner}; GRANT {owner} TO {member}; SELECT grant_keyring('ring', '{owner}')"
     ));
     let mut user = db.connect_as(&owner);
     user.run("SELECT create_key('own', 'ring')");

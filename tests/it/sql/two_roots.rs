@@ -91,7 +91,7 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn only_who_may_manage_every_key_of_the_keyring_adds_and_drops() {
+fn only_who_may_manage_the_keyring_adds_and_drops() {
     let mut db = db();
     add_file(&mut db.client, "spare");
     let name = role(&mut db.client);
@@ -103,15 +103,15 @@ fn only_who_may_manage_every_key_of_the_keyring_adds_and_drops() {
     }
     db.client.run(&format!(
         "GRANT EXECUTE ON FUNCTION add_root(text, text, text), drop_root(text, text, text), check_roots(text) TO {name};
-         SELECT create_key('other', 'ring'); SELECT grant_key('k', '{name}', '{{manage}}')"
+         SELECT grant_key('k', '{name}', '{{manage}}'), grant_keyring('ring', '{name}', '{{create}}')"
     ));
     for call in calls {
         user.fails("42501", &format!("SELECT {call}"))
-            .says("permission denied to manage key");
+            .says("permission denied to manage keyring");
     }
     assert!(user.yes("SELECT opens FROM check_roots('ring')"));
     db.client.run(&format!(
-        "SELECT grant_key('other', '{name}', '{{manage}}')"
+        "SELECT grant_keyring('ring', '{name}', '{{manage}}')"
     ));
     assert_eq!(user.one("SELECT add_root('ring', 'spare')"), "added");
     assert_eq!(

@@ -1,0 +1,283 @@
+//! Values under a key of a four-eyes keyring, and all ways that one manager alone could think of to bring them under another
+//! key or into plaintext. alice manages both keyrings, may use both keys, and owns the tables.
+
+use super::{Office, office};
+use crate::common::{LONG, Sql};
+use colcrypt_tests::wait_for;
+
+/// Runs statements as alice before the keyring asks for four eyes.
+fn after(sql: &str) -> Office {
+    let mut it = office();
+    it.alice().run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v colcrypt.ciphertext);
+         INSERT INTO t SELECT n, encrypt_col('secret ' || n, 'k') FROM generate_series(1, 50) n;
+         {sql}"
+    ));
+    it.require_four_eyes();
+    it
+}
+
+impl Office {
+    fn settle(&mut self) {
+        wait_for("the jobs to end", LONG, || {
+            self.db
+                .client
+                .yes("SELECT count(*) = 0 FROM job_progress WHERE finished_at IS NULL AND held_by IS DISTINCT FROM 'paused'")
+        });
+    }
+
+    /// All values in the table are where they were.
+    fn nothing_came_out(&mut self, table: &str) {
+        self.settle();
+        assert_eq!(
+            self.db.client.one(&format!(
+                "SELECT count(*) FROM {table} WHERE (ciphertext_info(v)).key = 'k'"
+            )),
+            "50"
+        );
+    }
+
+    /// alice's statements, each of which may fail.
+    fn tries(&mut self, statements: &[&str]) {
+        let mut alice = self.alice();
+        for statement in statements {
+            alice.simple_query(statement).ok();
+            self.settle();
+        }
+    }
+}
+
+const TRIES: &[&str] = &[
+    "SELECT move_column('t', 'v', 'free')",
+    "SELECT decrypt_column('t', 'v', true)",
+    "SELECT reencrypt_column('t', 'v')",
+    "SELECT rotate_key('free')",
+    "SELECT retry_job(job_id) FROM job_progress WHERE phase = 'failed'",
+    "SELECT resume_job(job_id) FROM job_progress WHERE held_by = 'paused'",
+];
+
+fn all_tries_fail(mut it: Office, table: &str) {
+    it.tries(TRIES);
+    it.nothing_came_out(table);
+    // The other registration, with all that again.
+    it.tries(&[
+        "SELECT unregister_column('t', 'v')",
+        "SELECT register_column('t', 'v', 'free')",
+    ]);
+    it.tries(TRIES);
+    it.nothing_came_out(table);
+    it.tries(&["SELECT register_column('t', 'v', 'k')"]);
+    it.tries(TRIES);
+    it.nothing_came_out(table);
+}
+
+/// Without the rule the same statements do bring them out: it is the rule that keeps them.
+#[test]
+fn the_rule_makes_the_difference() {
+    let mut it = after("SELECT register_column('t', 'v', 'k')");
+    it.db
+        .client
+        .run("UPDATE colcrypt.keyring SET four_eyes = false");
+    it.tries(TRIES);
+    assert_eq!(it.alice().one("SELECT v FROM t WHERE id = 7"), "secret 7");
+}
+
+#[test]
+fn a_column_never_registered() {
+    all_tries_fail(after(""), "t");
+}
+
+#[test]
+fn a_column_registered_only() {
+    all_tries_fail(after("SELECT register_column('t', 'v', 'k')"), "t");
+}
+
+#[test]
+fn registered_anew_before_the_rule() {
+    all_tries_fail(
+        after(
+            "SELECT register_column('t', 'v', 'k'), reencrypt_column('t', 'v'); SELECT register_column('t', 'v', 'free')",
+        ),
+        "t",
+    );
+}
+
+#[test]
+fn registered_with_the_other_key_from_the_beginning() {
+    all_tries_fail(after("SELECT register_column('t', 'v', 'free')"), "t");
+}
+
+#[test]
+fn a_move_paused_before_the_rule() {
+    all_tries_fail(
+        after(
+            "SELECT register_column('t', 'v', 'k'); BEGIN; SELECT pause_job(move_column('t', 'v', 'free')); COMMIT",
+        ),
+        "t",
+    );
+}
+
+#[test]
+fn a_move_cancelled_before_the_rule() {
+    all_tries_fail(
+        after(
+            "SELECT register_column('t', 'v', 'k'); BEGIN; SELECT cancel_job(move_column('t', 'v', 'free')); COMMIT",
+        ),
+        "t",
+    );
+}
+
+#[test]
+fn a_move_ended_by_unregistering_before_the_rule() {
+    all_tries_fail(
+        after(
+            "SELECT register_column('t', 'v', 'k');
+             BEGIN; SELECT move_column('t', 'v', 'free'), unregister_column('t', 'v'), register_column('t', 'v', 'free'); COMMIT",
+        ),
+        "t",
+    );
+}
+
+#[test]
+fn a_decryption_paused_before_the_rule() {
+    all_tries_fail(
+        after(
+            "SELECT register_column('t', 'v', 'k');
+             BEGIN; SELECT pause_job(job) FROM decrypt_column('t', 'v') LIMIT 1; COMMIT",
+        ),
+        "t",
+    );
+}
+
+/// Values come into a table of the other key: as a partition, as a child, by INSERT, with a column renamed.
+#[test]
+fn a_partition_attached() {
+    let mut it = after(
+        "CREATE TABLE whole (id int NOT NULL, v colcrypt.ciphertext) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF whole FOR VALUES FROM (100) TO (200);
+         INSERT INTO whole SELECT 100 + n, encrypt_col('free ' || n, 'free') FROM generate_series(1, 20) n;
+         SELECT register_column('whole', 'v', 'free')",
+    );
+    it.tries(&[
+        "ALTER TABLE whole ATTACH PARTITION t FOR VALUES FROM (0) TO (100)",
+        "SELECT reencrypt_column('whole', 'v')",
+        "SELECT rotate_key('free')",
+        "SELECT create_key('free2', 'open')",
+        "SELECT move_column('whole', 'v', 'free2')",
+    ]);
+    assert_eq!(
+        it.db
+            .client
+            .one("SELECT count(*) FROM part WHERE (ciphertext_info(v)).key = 'free2'"),
+        "20",
+        "what is free moves"
+    );
+    it.nothing_came_out("t");
+    let order = it
+        .alice()
+        .simple_query("SELECT decrypt_column('whole', 'v', true)");
+    assert!(order.is_ok(), "{order:?}");
+    wait_for("the decryption to fail", LONG, || {
+        it.db.client.yes(
+            "SELECT count(*) > 0 FROM job_progress WHERE kind = 'decrypt_column' AND (phase = 'failed' OR last_error IS NOT NULL OR rows_failed > 0)",
+        )
+    });
+    assert_eq!(
+        it.db
+            .client
+            .one("SELECT count(*) FROM t WHERE (ciphertext_info(v)).key = 'k'"),
+        "50"
+    );
+    assert_eq!(
+        it.db.client.one(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'v' AND atttypid = 'ciphertext'::regtype"
+        ),
+        "1"
+    );
+    assert_eq!(
+        it.alice().one("SELECT count(v_decrypted) FROM t"),
+        "0",
+        "no value of the other keyring in plaintext"
+    );
+}
+
+#[test]
+fn a_child_table() {
+    let mut it = after(
+        "CREATE TABLE parent (id int NOT NULL, v colcrypt.ciphertext);
+         INSERT INTO parent SELECT n, encrypt_col('free ' || n, 'free') FROM generate_series(1, 20) n;
+         SELECT register_column('parent', 'v', 'free')",
+    );
+    it.tries(&[
+        "ALTER TABLE t INHERIT parent",
+        "SELECT reencrypt_column('parent', 'v')",
+        "SELECT create_key('free2', 'open')",
+        "SELECT move_column('parent', 'v', 'free2')",
+        "SELECT move_column('parent', 'v', 'free')",
+    ]);
+    it.nothing_came_out("t");
+}
+
+#[test]
+fn values_put_into_a_column_under_way() {
+    let mut it = after(
+        "CREATE TABLE u (id int PRIMARY KEY, v colcrypt.ciphertext);
+         INSERT INTO u SELECT n, encrypt_col('free ' || n, 'free') FROM generate_series(1, 20) n;
+         SELECT register_column('u', 'v', 'free'), create_key('free2', 'open');
+         BEGIN; SELECT pause_job(move_column('u', 'v', 'free2')); COMMIT",
+    );
+    it.tries(&[
+        "INSERT INTO u SELECT id + 100, v FROM t",
+        "SELECT resume_job(max(job_id)) FROM job_progress",
+        "SELECT move_column('u', 'v', 'free')",
+        "SELECT reencrypt_column('u', 'v')",
+    ]);
+    it.nothing_came_out("u");
+}
+
+/// By the name of a column that was another one.
+#[test]
+fn a_column_renamed() {
+    let mut it = after(
+        "ALTER TABLE t ADD w colcrypt.ciphertext; UPDATE t SET w = encrypt_col('free', 'free');
+         SELECT register_column('t', 'w', 'free'), reencrypt_column('t', 'w')",
+    );
+    it.tries(&[
+        "ALTER TABLE t RENAME w TO x",
+        "ALTER TABLE t RENAME v TO w",
+        "SELECT move_column('t', 'w', 'free')",
+        "SELECT create_key('free2', 'open')",
+        "SELECT move_column('t', 'w', 'free2')",
+        "SELECT decrypt_column('t', 'w', true)",
+        "ALTER TABLE t RENAME w TO v",
+    ]);
+    it.nothing_came_out("t");
+}
+
+/// Another key of the same keyring, which others may read, is a way out as well.
+#[test]
+fn another_key_of_the_same_keyring() {
+    let mut it = after(
+        "SELECT create_key('k2', 'ring');
+         SELECT register_column('t', 'v', 'k'), reencrypt_column('t', 'v'); SELECT register_column('t', 'v', 'free')",
+    );
+    it.tries(&[
+        "SELECT move_column('t', 'v', 'k2')",
+        "SELECT register_column('t', 'v', 'k2')",
+        "SELECT reencrypt_column('t', 'v')",
+        "SELECT register_column('t', 'v', 'k')",
+        "SELECT move_column('t', 'v', 'k2')",
+    ]);
+    it.nothing_came_out("t");
+}
+
+/// By hand a value stays under its key.
+#[test]
+fn by_hand() {
+    let mut it = after("SELECT register_column('t', 'v', 'free')");
+    it.tries(&[
+        "UPDATE t SET v = reencrypt_col(v)",
+        "UPDATE t SET v = batch_value(ctid, 2::smallint, v)",
+    ]);
+    it.nothing_came_out("t");
+}
