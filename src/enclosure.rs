@@ -116,11 +116,11 @@ pub fn register() {
 }
 
 /// Gives the depth to go back to.
-fn push(statement: Statement) -> usize {
+fn push(statement: Statement, goes_to: pg_sys::CommandDest::Type) -> usize {
     // SAFETY: reads a variable of the transaction machinery; cannot raise.
     let level = unsafe { server::nest_level() };
     STACK.with_borrow_mut(|stack| {
-        let is_clients = !stack.is_empty() || is_clients_portal();
+        let is_clients = !stack.is_empty() || is_clients(goes_to);
         stack.push(Frame {
             statement,
             is_clients,
@@ -130,15 +130,19 @@ fn push(statement: Statement) -> usize {
     })
 }
 
-/// Whether the portal that is active runs what the client sent. Literals, parameters and cursors that are kept at commit run
-/// code of others' outside of any statement, and a cursor that such code opens is a portal, too: of a text of its own.
-fn is_clients_portal() -> bool {
-    // SAFETY: reads variables of the process; an active portal is there.
+/// Whether a statement is what the client sent. Literals, parameters and cursors that are kept at commit run code of others'
+/// outside of any statement, and a cursor that such code opens is in a portal, too. But only the client has one
+/// without a name, and only to him a statement's rows go.
+fn is_clients(goes_to: pg_sys::CommandDest::Type) -> bool {
+    // SAFETY: reads a variable of the process; an active portal is there, and its name with it.
     unsafe {
         let portal = pg_sys::ActivePortal;
         !portal.is_null()
-            && !pg_sys::debug_query_string.is_null()
-            && std::ptr::eq((*portal).sourceText, pg_sys::debug_query_string)
+            && (*(*portal).name == 0
+                || matches!(
+                    goes_to,
+                    pg_sys::CommandDest::DestRemote | pg_sys::CommandDest::DestRemoteExecute
+                ))
     }
 }
 
@@ -148,7 +152,7 @@ fn cut(depth: usize) {
 }
 
 unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    let depth = push(Statement::Query(query));
+    let depth = push(Statement::Query(query), pg_sys::CommandDest::DestNone);
     // SAFETY: the server's call, passed on. Nothing in this frame wants dropping.
     unsafe {
         match PREVIOUS_START {
@@ -166,7 +170,9 @@ unsafe extern "C-unwind" fn on_run(
     count: u64,
     once: bool,
 ) {
-    let depth = push(Statement::Query(query));
+    // SAFETY: where the rows go is known when it runs.
+    let goes_to = unsafe { (*(*query).dest).mydest };
+    let depth = push(Statement::Query(query), goes_to);
     // SAFETY: as on_start.
     unsafe {
         match PREVIOUS_RUN {
@@ -183,7 +189,9 @@ unsafe extern "C-unwind" fn on_run(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    let depth = push(Statement::Query(query));
+    // SAFETY: where the rows go is known when it runs.
+    let goes_to = unsafe { (*(*query).dest).mydest };
+    let depth = push(Statement::Query(query), goes_to);
     // SAFETY: as on_start.
     unsafe {
         match PREVIOUS_RUN {
@@ -195,7 +203,7 @@ unsafe extern "C-unwind" fn on_run(
 }
 
 unsafe extern "C-unwind" fn on_finish(query: *mut pg_sys::QueryDesc) {
-    let depth = push(Statement::Query(query));
+    let depth = push(Statement::Query(query), pg_sys::CommandDest::DestNone);
     // SAFETY: as on_start.
     unsafe {
         match PREVIOUS_FINISH {
@@ -216,7 +224,9 @@ unsafe extern "C-unwind" fn on_utility(
     dest: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let depth = push(Statement::Utility(statement));
+    // SAFETY: as on_run.
+    let goes_to = unsafe { (*dest).mydest };
+    let depth = push(Statement::Utility(statement), goes_to);
     // SAFETY: as on_start.
     unsafe {
         let next = PREVIOUS_UTILITY.unwrap_or(server::process_utility);
@@ -240,7 +250,7 @@ unsafe extern "C-unwind" fn on_planner(
     options: c_int,
     params: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    let depth = push(Statement::Planning);
+    let depth = push(Statement::Planning, pg_sys::CommandDest::DestNone);
     // SAFETY: as on_start.
     let plan = unsafe {
         match PREVIOUS_PLANNER {
