@@ -1,7 +1,7 @@
 //! A requester whose own code runs in an approver's session, or in a process of the server's, gets nothing approved by it.
 
-use postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 use postgres::Client;
+use postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 
 use crate::common::{Db, Sql, db, role, unique};
 
@@ -34,7 +34,9 @@ pub fn trap_in(mut db: Db) -> Trap {
     ));
     let mut theirs = db.connect_as(&mallory);
     let request = theirs
-        .one(&format!("SELECT grant_key('k', '{mallory}', '{{decrypt}}')"))
+        .one(&format!(
+            "SELECT grant_key('k', '{mallory}', '{{decrypt}}')"
+        ))
         .trim_start_matches("waiting for approval ")
         .parse()
         .unwrap();

@@ -121,7 +121,10 @@ fn people_decide_as_they_are_used_to() {
 fn every_function_that_decides_is_asked_who_calls() {
     use colcrypt_core::verbs::{VERBS, is_verb_symbol};
     let mut db = db();
-    let names: Vec<_> = VERBS.iter().map(|verb| format!("'{}'", verb.name)).collect();
+    let names: Vec<_> = VERBS
+        .iter()
+        .map(|verb| format!("'{}'", verb.name))
+        .collect();
     for row in db.client.rows(&format!(
         "SELECT p.oid::regprocedure, prosrc, lanname FROM pg_proc p JOIN pg_language l ON l.oid = prolang
          WHERE pronamespace = 'colcrypt'::regnamespace AND proname IN ({})",

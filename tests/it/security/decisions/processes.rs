@@ -29,10 +29,7 @@ fn moved(trap: &mut Trap, definition: &str, context: &str) {
 fn the_maintenance_worker_decides_nothing() {
     for (definition, context) in [
         ("ALTER TABLE t ADD CHECK (s.tell(id))", "NULL"),
-        (
-            "CREATE INDEX ON t ((s.tell(length(v::bytea))))",
-            "NULL",
-        ),
+        ("CREATE INDEX ON t ((s.tell(length(v::bytea))))", "NULL"),
         (
             "CREATE FUNCTION bound(int) RETURNS bytea LANGUAGE plpgsql AS 'BEGIN PERFORM s.tell($1); RETURN NULL::bytea; END'",
             "'coalesce(s.bound(id), '''')'",
@@ -88,7 +85,9 @@ fn a_parallel_worker_decides_nothing() {
     } else {
         "debug_parallel_query"
     };
-    admin.run(&format!("SET {forced} = on; SET parallel_leader_participation = off"));
+    admin.run(&format!(
+        "SET {forced} = on; SET parallel_leader_participation = off"
+    ));
     admin
         .fails("KC044", "SELECT s.direct(id) FROM mine")
         .says("parallel worker");
