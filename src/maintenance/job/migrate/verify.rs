@@ -32,7 +32,11 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
     let origins = match migration.kind {
         // What is not as it was at the order is not decrypted.
         Kind::Decrypt => migration.origins.clone(),
-        Kind::Encrypt => known_after_a_pass(&migration.origins, tree::origins(migration)?),
+        Kind::Encrypt => {
+            let mut known = known_after_a_pass(&migration.origins, tree::origins(migration)?);
+            known.push(format!("{SINCE}{}", transaction_id()));
+            known
+        }
     };
     write::execute(
         "UPDATE colcrypt.migration SET fence = $2, strays = 0, origins = $3 WHERE job_id = $1",
@@ -52,6 +56,25 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
 
 /// Marks a table that is not as it was known: the coming pass makes all its twins anew.
 const REMADE: &str = "remade ";
+
+/// Marks the transaction that began the pass: who writes a row after it finds the trigger there, or leaves a trace.
+const SINCE: &str = "since ";
+
+fn transaction_id() -> u32 {
+    // SAFETY: in a transaction that writes.
+    unsafe { pg_sys::GetTopTransactionId() }.into_inner()
+}
+
+/// That a row of `t` was written before the pass, as SQL. A number that is half the numbers away counts as older.
+fn is_before(migration: &Migration) -> String {
+    let mut origins = migration.origins.iter();
+    match origins.find_map(|line| line.strip_prefix(SINCE)) {
+        Some(since) => format!(
+            "(pg_catalog.age(t.xmin) > pg_catalog.age('{since}'::pg_catalog.xid) OR pg_catalog.age(t.xmin) < -1000000000)"
+        ),
+        None => "true".into(),
+    }
+}
 
 /// What is known of the tables at the beginning of a pass: one that was changed is marked, and known again if it is the same
 /// after the pass.
@@ -127,9 +150,10 @@ fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
     let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();
     let sql = format!(
-        "SELECT t.ctid, t.{plaintext}, t.{ciphertext}, {} FROM ONLY {} AS t \
+        "SELECT t.ctid, t.{plaintext}, t.{ciphertext}, {}, {} FROM ONLY {} AS t \
          WHERE {} AND (t.{plaintext} IS NOT NULL OR t.{ciphertext} IS NOT NULL)",
         context_of(migration, &table)?,
+        is_before(migration),
         table.sql,
         batch::in_blocks(place)
     );
@@ -155,7 +179,9 @@ fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
             let context = context_at(migration, found, at, 4)?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             let in_step = match (found.value(at, 2), found.value(at, 3)) {
-                (Some(_), Some(_)) if !is_known => false,
+                (Some(_), Some(_)) if !is_known => found
+                    .value(at, 5)
+                    .is_some_and(|is_before| is_before.value() == 0),
                 (Some(plaintext), Some(ciphertext)) => {
                     values.agree(plaintext, ciphertext, context)?
                 }
