@@ -70,6 +70,10 @@ pub enum Error {
         key: String,
         version: KeyVersion,
     },
+    /// The system gives no timer.
+    NoWatch {
+        why: String,
+    },
     UnknownKeyId(KeyId),
     UnknownKeyVersion {
         key: String,

@@ -12,3 +12,4 @@ mod fairness;
 mod held;
 mod place;
 mod power;
+mod wiped;
