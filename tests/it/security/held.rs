@@ -24,7 +24,7 @@ fn scene() -> Scene {
          CREATE SCHEMA {schema} AUTHORIZATION {mallory};
          CREATE TABLE public.who (name text); GRANT ALL ON public.who TO PUBLIC;
          GRANT CREATE ON DATABASE {database} TO {mallory};
-         CREATE TABLE {schema}.t (id bigint, c ciphertext);
+         CREATE TABLE {schema}.t (id bigint, c ciphertext, p text);
          INSERT INTO {schema}.t SELECT g, encrypt_col('x', 'ka') FROM generate_series(1, 5) g;
          SELECT register_column('{schema}.t', 'c', 'ka');
          SELECT rotate_key('ka'); ",
@@ -64,11 +64,15 @@ impl Scene {
                 let _ = caller.simple_query(&call);
                 done.send(()).unwrap();
             });
+            let mut waits = false;
             wait_for("the caller to wait, or be done", LONG, || {
-                swapper.yes(&format!(
+                waits = swapper.yes(&format!(
                     "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = '{schema}.t'::regclass AND NOT granted)"
-                )) || is_done.recv_timeout(Duration::from_millis(50)).is_ok()
+                ));
+                waits || is_done.recv_timeout(Duration::from_millis(50)).is_ok()
             });
+            // Otherwise nothing is shown: the swap must come while the call waits.
+            assert!(waits, "{call} did not wait");
             swapper.run(&format!(
                 "DROP TABLE {schema}.t; SET SESSION AUTHORIZATION {mallory};
                  CREATE VIEW {schema}.t AS SELECT 1::bigint AS id, {schema}.evil2() AS c; COMMIT"
@@ -97,6 +101,9 @@ fn a_table_that_is_swapped_for_a_view_runs_no_code_of_its_maker() {
         "SELECT register_column('SCHEMA.t', 'c', 'ka', 'colcrypt.row_context(id)')",
         "SELECT create_access_view('SCHEMA.t')",
         "SELECT * FROM decrypt_column('SCHEMA.t', 'c', dry_run => true)",
+        "SELECT reencrypt_column('SCHEMA.t', 'c')",
+        "SELECT unregister_column('SCHEMA.t', 'c')",
+        "SELECT * FROM encrypt_column('SCHEMA.t', 'p', 'ka', access_view => false, dry_run => true)",
     ] {
         scene().swapped_under(call);
     }

