@@ -138,16 +138,14 @@ unsafe fn make() -> Result<libc::timer_t> {
 
 /// A real-time signal that nobody in this process uses.
 unsafe fn free_signal() -> Option<c_int> {
-    (libc::SIGRTMIN()..=libc::SIGRTMAX())
-        .rev()
-        .find(|&signal| {
-            // SAFETY: only asks.
-            unsafe {
-                let mut present: libc::sigaction = zeroed();
-                libc::sigaction(signal, null(), &mut present) == 0
-                    && present.sa_sigaction == libc::SIG_DFL
-            }
-        })
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|&signal| {
+        // SAFETY: only asks.
+        unsafe {
+            let mut present: libc::sigaction = zeroed();
+            libc::sigaction(signal, null(), &mut present) == 0
+                && present.sa_sigaction == libc::SIG_DFL
+        }
+    })
 }
 
 fn set(after_ms: i64) {

@@ -258,7 +258,10 @@ fn a_plaintext_in_any_wrong_place_is_not_repeated() {
         let Err(error) = db.client.simple_query(&sql) else {
             continue;
         };
-        let told = format!("{:?}", error.as_db_error().expect("an error of the server's"));
+        let told = format!(
+            "{:?}",
+            error.as_db_error().expect("an error of the server's")
+        );
         assert!(!told.contains("4111"), "{sql}: {told}");
     }
 }

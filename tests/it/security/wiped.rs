@@ -139,7 +139,11 @@ fn parallel_workers_forget_a_suspended_key() {
         !workers.is_empty()
     });
     let pieces = pieces(&cluster);
-    assert!(workers.iter().any(|pid| holds(*pid, &pieces) >= pieces.len()));
+    assert!(
+        workers
+            .iter()
+            .any(|pid| holds(*pid, &pieces) >= pieces.len())
+    );
     admin.run(
         "SELECT suspend_key('k', reason => 'a test'); SELECT suspend_key('x', reason => 'a test')",
     );
@@ -147,7 +151,8 @@ fn parallel_workers_forget_a_suspended_key() {
     for pid in &workers {
         assert_eq!(holds(*pid, &pieces), 0);
     }
-    admin.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    admin
+        .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
     running.join().unwrap();
 }
 
@@ -157,8 +162,11 @@ fn a_derived_key_goes_with_its_key() {
     let (cluster, mut admin) = server(&[]);
     let (mut client, pid) = session(&cluster);
     client.run("BEGIN");
-    client.run("SELECT decrypt_col(x) FROM t WHERE id = 1; SELECT decrypt_col(v) FROM t WHERE id = 1");
-    let value = hex::decode(admin.one("SELECT encode(x::bytea, 'hex') FROM t WHERE id = 1")).unwrap();
+    client.run(
+        "SELECT decrypt_col(x) FROM t WHERE id = 1; SELECT decrypt_col(v) FROM t WHERE id = 1",
+    );
+    let value =
+        hex::decode(admin.one("SELECT encode(x::bytea, 'hex') FROM t WHERE id = 1")).unwrap();
     let nonce = &value[value.len() - 24 - 1 - 16..][..24];
     let derived: Vec<Vec<u8>> = slab_keys(cluster.postmaster_pid())
         .iter()
@@ -180,7 +188,10 @@ fn derived_key(key: &[u8; 32], nonce: &[u8]) -> [u8; 32] {
     let key = aws_lc_rs::cmac::Key::new(aws_lc_rs::cmac::AES_256, key).unwrap();
     let half = |counter| {
         let block = [&[0, counter, b'X', 0], &nonce[..12]].concat();
-        aws_lc_rs::cmac::sign(&key, &block).unwrap().as_ref().to_vec()
+        aws_lc_rs::cmac::sign(&key, &block)
+            .unwrap()
+            .as_ref()
+            .to_vec()
     };
     [half(1), half(2)].concat().try_into().unwrap()
 }
@@ -259,7 +270,9 @@ fn a_suspension_that_is_replayed_wipes_a_standbys_slab() {
     }
     idle.fails("KC001", reads);
     // What is allowed is loaded again.
-    admin.run("SELECT resume_key('k', reason => 'a test'); SELECT resume_key('x', reason => 'a test')");
+    admin.run(
+        "SELECT resume_key('k', reason => 'a test'); SELECT resume_key('x', reason => 'a test')",
+    );
     primary.wait_for_replay(&standby);
     wait_for("the keys", LONG, || idle.simple_query(reads).is_ok());
 }
