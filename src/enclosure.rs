@@ -10,7 +10,7 @@
 //! them by longjmp, so a frame holds nothing that wants dropping, and the stack is cut back by whoever goes on: the end of
 //! an outer frame, of the subtransaction, or of the transaction.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_sys;
@@ -29,6 +29,8 @@ enum Statement {
 #[derive(Clone, Copy)]
 struct Frame {
     statement: Statement,
+    /// Whether it was begun in the portal of a client's message. Asked of the outermost one only: what runs in it is in it.
+    is_clients: bool,
     /// The subtransaction it runs in: that one's abort is its end.
     level: c_int,
 }
@@ -114,13 +116,34 @@ pub fn register() {
 }
 
 /// Gives the depth to go back to.
-fn push(statement: Statement) -> usize {
+fn push(statement: Statement, goes_to: pg_sys::CommandDest::Type) -> usize {
     // SAFETY: reads a variable of the transaction machinery; cannot raise.
     let level = unsafe { server::nest_level() };
     STACK.with_borrow_mut(|stack| {
-        stack.push(Frame { statement, level });
+        let is_clients = !stack.is_empty() || is_clients(goes_to);
+        stack.push(Frame {
+            statement,
+            is_clients,
+            level,
+        });
         stack.len() - 1
     })
+}
+
+/// Whether a statement is what the client sent. Literals, parameters and cursors that are kept at commit run code of others'
+/// outside of any statement, and a cursor that such code opens is in a portal, too. But only the client has one
+/// without a name, and only to him a statement's rows go.
+fn is_clients(goes_to: pg_sys::CommandDest::Type) -> bool {
+    // SAFETY: reads a variable of the process; an active portal is there, and its name with it.
+    unsafe {
+        let portal = pg_sys::ActivePortal;
+        !portal.is_null()
+            && (*(*portal).name == 0
+                || matches!(
+                    goes_to,
+                    pg_sys::CommandDest::DestRemote | pg_sys::CommandDest::DestRemoteExecute
+                ))
+    }
 }
 
 /// Not by one: what an ERROR left above goes, too.
@@ -129,7 +152,7 @@ fn cut(depth: usize) {
 }
 
 unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    let depth = push(Statement::Query(query));
+    let depth = push(Statement::Query(query), pg_sys::CommandDest::DestNone);
     // SAFETY: the server's call, passed on. Nothing in this frame wants dropping.
     unsafe {
         match PREVIOUS_START {
@@ -147,7 +170,9 @@ unsafe extern "C-unwind" fn on_run(
     count: u64,
     once: bool,
 ) {
-    let depth = push(Statement::Query(query));
+    // SAFETY: where the rows go is known when it runs.
+    let goes_to = unsafe { (*(*query).dest).mydest };
+    let depth = push(Statement::Query(query), goes_to);
     // SAFETY: as on_start.
     unsafe {
         match PREVIOUS_RUN {
@@ -164,7 +189,9 @@ unsafe extern "C-unwind" fn on_run(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    let depth = push(Statement::Query(query));
+    // SAFETY: where the rows go is known when it runs.
+    let goes_to = unsafe { (*(*query).dest).mydest };
+    let depth = push(Statement::Query(query), goes_to);
     // SAFETY: as on_start.
     unsafe {
         match PREVIOUS_RUN {
@@ -176,7 +203,7 @@ unsafe extern "C-unwind" fn on_run(
 }
 
 unsafe extern "C-unwind" fn on_finish(query: *mut pg_sys::QueryDesc) {
-    let depth = push(Statement::Query(query));
+    let depth = push(Statement::Query(query), pg_sys::CommandDest::DestNone);
     // SAFETY: as on_start.
     unsafe {
         match PREVIOUS_FINISH {
@@ -197,7 +224,9 @@ unsafe extern "C-unwind" fn on_utility(
     dest: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let depth = push(Statement::Utility(statement));
+    // SAFETY: as on_run.
+    let goes_to = unsafe { (*dest).mydest };
+    let depth = push(Statement::Utility(statement), goes_to);
     // SAFETY: as on_start.
     unsafe {
         let next = PREVIOUS_UTILITY.unwrap_or(server::process_utility);
@@ -221,7 +250,7 @@ unsafe extern "C-unwind" fn on_planner(
     options: c_int,
     params: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    let depth = push(Statement::Planning);
+    let depth = push(Statement::Planning, pg_sys::CommandDest::DestNone);
     // SAFETY: as on_start.
     let plan = unsafe {
         match PREVIOUS_PLANNER {
@@ -274,6 +303,9 @@ pub fn refuse_enclosed(call: Call) -> Result<()> {
     }
     let refused = why_process().map(Into::into).or_else(|| {
         STACK.with_borrow(|stack| {
+            if !stack.first().is_some_and(|frame| frame.is_clients) {
+                return Some("no statement of the client's is under way".into());
+            }
             stack
                 .iter()
                 .find_map(|frame| why_statement(frame.statement))
@@ -322,12 +354,41 @@ fn why_process() -> Option<&'static str> {
         if trigger_depth() > 0 {
             return Some("a trigger is under way");
         }
-        // Parameters, literals and the end of the transaction run code, too, before and after the statement.
-        if pg_sys::ActivePortal.is_null() {
-            return Some("no statement is under way");
+        if is_analyzing() {
+            return Some("a statement is being read");
         }
     }
     None
+}
+
+thread_local! {
+    /// The parser's own error callback, which is on the stack of them while a literal's input function runs.
+    static LITERAL: Cell<Option<ErrorCallback>> = const { Cell::new(None) };
+}
+
+type ErrorCallback = unsafe extern "C-unwind" fn(*mut std::ffi::c_void);
+
+/// Whether the parser is making a value of a literal: of a composite type, an array or a range of a domain, that runs the
+/// domain's checks, before the statement is planned or run.
+fn is_analyzing() -> bool {
+    // SAFETY: the pair of calls leaves the stack of callbacks as it was; the entries are of calls that have not returned.
+    unsafe {
+        let literal = LITERAL.get().or_else(|| {
+            let mut state = pg_sys::ParseCallbackState::default();
+            pg_sys::setup_parser_errposition_callback(&mut state, std::ptr::null_mut(), -1);
+            pg_sys::cancel_parser_errposition_callback(&mut state);
+            LITERAL.set(state.errcallback.callback);
+            state.errcallback.callback
+        });
+        let mut entry = pg_sys::error_context_stack;
+        while let Some(it) = entry.as_ref() {
+            if it.callback.map(|it| it as usize) == literal.map(|it| it as usize) {
+                return true;
+            }
+            entry = it.previous;
+        }
+    }
+    false
 }
 
 fn trigger_depth() -> i32 {

@@ -10,6 +10,7 @@ use std::cell::Cell;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::pg;
+use crate::slab::table;
 
 thread_local! {
     static EPOCH: Cell<u64> = const { Cell::new(1) };
@@ -78,6 +79,20 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
     let any = pg_sys::Oid::INVALID;
     if relation == any || marker == any || relation == marker {
         advance();
+    }
+    if relation == any || relation == marker {
+        forget_on_a_standby();
+    }
+}
+
+/// Where changes are replayed nobody tells the slab: whoever hears of one first wipes the database's keys, whichever it was.
+/// What is still allowed is loaded again at its next use, after a look at the catalog.
+fn forget_on_a_standby() {
+    // SAFETY: reads a variable in shared memory, or of the process.
+    if unsafe { pg_sys::RecoveryInProgress() }
+        && let Ok(control) = crate::slab::control()
+    {
+        table::forget_database(control, pg::my_database().to_u32());
     }
 }
 

@@ -88,6 +88,10 @@ pub enum Error {
         key: String,
         version: KeyVersion,
     },
+    /// The system gives no timer.
+    NoWatch {
+        why: String,
+    },
     UnknownKeyId(KeyId),
     UnknownKeyVersion {
         key: String,

@@ -424,7 +424,7 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
     else {
         unreachable!("client::load gives a ready key or an error");
     };
-    watch::start();
+    watch::start()?;
     let place = SESSION.with_borrow_mut(|session| session.place_for((row.id, row.kcv)));
     let hold = Hold::new(&place.memory);
     fill(place, key.suite, &data_key);
@@ -438,7 +438,7 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
     place.serial.set(place.serial.get() + 1);
     drop(hold);
     // Again: it may have found nothing to watch in between, and ended.
-    watch::start();
+    watch::start()?;
     Ok(place)
 }
 

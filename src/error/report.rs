@@ -50,6 +50,12 @@ impl Error {
                 None,
                 Some("Try again; where it stays so, see the server log and colcrypt.broker_status().".into()),
             ),
+            Self::NoWatch { why } => (
+                "KC024",
+                "this process cannot watch over its keys, and so uses none".into(),
+                Some(why.clone()),
+                Some("Each process that uses keys needs one timer and one real-time signal: raise the server's limit of pending signals (LimitSIGPENDING in its systemd unit, ulimit -i).".into()),
+            ),
             Self::UnknownKeyId(id) => (
                 "42704",
                 format!("the value was encrypted with key id {id}, which is not in this database's key catalog"),

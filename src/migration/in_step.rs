@@ -115,7 +115,10 @@ fn shape_of(relation: pg_sys::Relation, job: i64) -> Result<Rc<Shape>> {
         epoch,
         generation,
     });
-    SHAPES.with_borrow_mut(|shapes| shapes.insert(oid, shape.clone()));
+    // A table that is below no more may come back, of which nobody would tell.
+    if shape.work.is_some() || migration.is_none() {
+        SHAPES.with_borrow_mut(|shapes| shapes.insert(oid, shape.clone()));
+    }
     Ok(shape)
 }
 
@@ -374,6 +377,37 @@ fn filled(work: &Work, rows: &Rows, value: pg_sys::Datum) -> Option<pg_sys::Datu
     unsafe { look_up_for(work.job, Address::of(&raw const (*old).t_self), value) }
 }
 
+/// Refuses a row that another trigger may still change: what it put there nobody would have looked at.
+///
+/// # Safety
+/// The call's trigger data.
+unsafe fn refuse_later_triggers(trigger: &pg_sys::TriggerData) -> Result<()> {
+    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT,
+        _ => pg_sys::TRIGGER_TYPE_UPDATE,
+    };
+    let fires = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | event) as i16;
+    // SAFETY: the relation is open, and has this trigger at least; they are in the order in which they fire.
+    let later = unsafe {
+        let all = &*(*trigger.tg_relation).trigdesc;
+        std::slice::from_raw_parts(all.triggers, all.numtriggers as usize)
+            .iter()
+            .skip_while(|it| it.tgoid != (*trigger.tg_trigger).tgoid)
+            .skip(1)
+            .find(|it| it.tgtype & fires == fires && it.tgenabled as u8 != b'D')
+            .map(|it| CStr::from_ptr(it.tgname).to_string_lossy().into_owned())
+    };
+    match later {
+        None => Ok(()),
+        Some(name) => Err(Error::OutOfStep {
+            why: format!(
+                "trigger {} fires after the migration's",
+                quote_identifier(name)
+            ),
+        }),
+    }
+}
+
 fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
     let misuse = || Error::InvalidParameter {
         message: "keep_in_step is a trigger BEFORE INSERT OR UPDATE, for each row".into(),
@@ -412,6 +446,8 @@ fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
     let Some(work) = &shape.work else {
         return Ok(pg_sys::Datum::from(new));
     };
+    // SAFETY: the relation that the trigger was fired for, and the trigger.
+    unsafe { refuse_later_triggers(trigger)? };
     let rows = Rows {
         // SAFETY: the relation that the trigger was fired for.
         descriptor: unsafe { (*trigger.tg_relation).rd_att },

@@ -66,29 +66,46 @@ pub fn held(migration: &Migration, lock: Lock) -> Result<Vec<(Member, Named)>> {
     Ok(before.into_iter().zip(held).collect())
 }
 
-/// What makes sure of each table with rows that no value got into it but by the trigger: where its rows lie, the column as it
-/// was then, and the trigger, never touched since. One line a table.
+/// What makes sure of each table with rows that no value got into it but by the trigger: where its rows lie, the two columns,
+/// the way from the table that was ordered down to it, and the trigger, never touched since. One line a table.
 ///
 /// # Errors
 /// Of SPI.
 pub fn origins(migration: &Migration) -> Result<Vec<String>> {
     let found = query(
-        &format!(
-            "{TREE} SELECT format('%s %s %s %s %s %s %s %s', c.oid, c.relfilenode, a.attnum, a.atttypid, a.atthasmissing, \
-                    g.oid, g.tgenabled, g.xmin) \
-             FROM tree t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r' \
-             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3::text::name AND NOT a.attisdropped \
-             JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgname = $2::text::name \
-                 AND g.tgfoid = 'colcrypt.keep_in_step()'::regprocedure ORDER BY c.oid"
-        ),
+        "WITH RECURSIVE tree(relid, way) AS (SELECT $1::oid, '' UNION ALL \
+             SELECT i.inhrelid, format('%s %s:%s', t.way, i.inhparent::oid, i.xmin) \
+             FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
+         SELECT format('%s %s %s %s %s %s %s %s %s %s%s', c.oid, c.relfilenode, a.attnum, a.atttypid, a.xmin, b.attnum, b.xmin, \
+                g.oid, g.tgenabled, g.xmin, t.ways) \
+         FROM (SELECT relid, string_agg(way, ' or' ORDER BY way COLLATE \"C\") AS ways FROM tree GROUP BY relid) t \
+         JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r' \
+         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3::text::name AND NOT a.attisdropped \
+         JOIN pg_attribute b ON b.attrelid = c.oid AND b.attname = $4::text::name AND NOT b.attisdropped \
+         JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgname = $2::text::name \
+             AND g.tgfoid = 'colcrypt.keep_in_step()'::regprocedure ORDER BY c.oid",
         &[
             migration.table.into(),
             migration.trigger().into(),
             migration.attribute.clone().into(),
+            migration.twin.clone().into(),
         ],
         |row| row.get::<String>(1),
     )?;
     Ok(found.into_iter().flatten().collect())
+}
+
+/// Whether a leaf still is what [`origins`] said of it: then no value got into it but by the trigger. Asked after the rows were
+/// selected, so that whatever brought one of them is seen.
+///
+/// # Errors
+/// Of SPI.
+pub fn is_as_known(migration: &Migration, leaf: pg_sys::Oid) -> Result<bool> {
+    let this = format!("{} ", leaf.to_u32());
+    Ok(origins(migration)?
+        .iter()
+        .find(|line| line.starts_with(&this))
+        .is_some_and(|line| migration.origins.contains(line)))
 }
 
 /// The columns that a context can be made of: known before the row is written, and still there afterwards.

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
 
 use super::place::Cipher;
+use crate::error::{Error, Result};
 use crate::{hidden, pg};
 
 /// How often it looks, in ms. What `docs/security.md` says of a second rests on it.
@@ -39,6 +40,8 @@ static PLACES: AtomicPtr<Cipher> = AtomicPtr::new(null_mut());
 static OWNER: AtomicI32 = AtomicI32::new(0);
 static TIMER: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static RUNNING: AtomicBool = AtomicBool::new(false);
+/// Whether the server is in recovery.
+static STANDBY: AtomicBool = AtomicBool::new(false);
 
 /// Whether time has come to ask for permits anew: one relaxed load.
 #[inline(always)]
@@ -64,39 +67,51 @@ pub fn add(place: &'static Cipher) {
 
 /// Has the timer run. Before a cipher is made.
 ///
-/// # Panics
-/// When the system gives no timer: without one no key would leave in time.
-pub fn start() {
+/// # Errors
+/// When the system gives no timer: without one no key would leave in time, so none comes.
+pub fn start() -> Result<()> {
     let pid = pg::my_pid();
     if OWNER.load(Relaxed) != pid {
         // SAFETY: once a process; see there.
-        let timer = unsafe { make() };
+        let timer = unsafe { make()? };
         TIMER.store(timer, Relaxed);
         RUNNING.store(false, Relaxed);
         OWNER.store(pid, Relaxed);
     }
+    // SAFETY: reads a variable in shared memory, or of the process.
+    STANDBY.store(unsafe { pgrx::pg_sys::RecoveryInProgress() }, Relaxed);
     if !RUNNING.swap(true, Relaxed) {
         set(TICK_MS);
     }
+    Ok(())
+}
+
+unsafe extern "C" {
+    /// Has an idle process take in what others committed. The server calls it in a signal handler itself.
+    fn HandleCatchupInterrupt();
 }
 
 /// # Safety
 /// Once a process, outside of any signal handler.
-unsafe fn make() -> libc::timer_t {
+unsafe fn make() -> Result<libc::timer_t> {
     hidden::prepare();
     // SAFETY: plain structures that the system fills or reads; the stack is this process's own and never given back.
     unsafe {
-        let signal = free_signal();
+        let refused = |what: &str| Error::NoWatch {
+            why: format!("{what}: {}", std::io::Error::last_os_error()),
+        };
+        let signal = free_signal().ok_or_else(|| Error::NoWatch {
+            why: "other libraries have taken every real-time signal".into(),
+        })?;
         let mut stack: libc::stack_t = zeroed();
         libc::sigaltstack(null(), &mut stack);
         if stack.ss_flags & libc::SS_DISABLE != 0 {
             stack.ss_sp = hidden::pages(STACK).cast();
             stack.ss_size = STACK;
             stack.ss_flags = 0;
-            assert!(
-                !stack.ss_sp.is_null(),
-                "out of memory that core files leave out"
-            );
+            if stack.ss_sp.is_null() {
+                return Err(refused("no memory for the signal's stack"));
+            }
             libc::sigaltstack(&stack, null_mut());
         }
         let mut action: libc::sigaction = zeroed();
@@ -104,30 +119,33 @@ unsafe fn make() -> libc::timer_t {
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
         libc::sigfillset(&mut action.sa_mask);
-        let set = libc::sigaction(signal, &action, null_mut());
+        if libc::sigaction(signal, &action, null_mut()) != 0 {
+            return Err(refused("no signal"));
+        }
         let mut event: libc::sigevent = zeroed();
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = signal;
         let mut timer = MaybeUninit::<libc::timer_t>::uninit();
-        let made = libc::timer_create(libc::CLOCK_BOOTTIME, &mut event, timer.as_mut_ptr());
-        assert!(set == 0 && made == 0, "the system gives no timer");
-        timer.assume_init()
+        if libc::timer_create(libc::CLOCK_BOOTTIME, &mut event, timer.as_mut_ptr()) != 0 {
+            let refused = refused("no timer");
+            action.sa_sigaction = libc::SIG_DFL;
+            libc::sigaction(signal, &action, null_mut());
+            return Err(refused);
+        }
+        Ok(timer.assume_init())
     }
 }
 
 /// A real-time signal that nobody in this process uses.
-unsafe fn free_signal() -> c_int {
-    (libc::SIGRTMIN()..=libc::SIGRTMAX())
-        .rev()
-        .find(|&signal| {
-            // SAFETY: only asks.
-            unsafe {
-                let mut present: libc::sigaction = zeroed();
-                libc::sigaction(signal, null(), &mut present) == 0
-                    && present.sa_sigaction == libc::SIG_DFL
-            }
-        })
-        .expect("a real-time signal that nobody uses")
+unsafe fn free_signal() -> Option<c_int> {
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|&signal| {
+        // SAFETY: only asks.
+        unsafe {
+            let mut present: libc::sigaction = zeroed();
+            libc::sigaction(signal, null(), &mut present) == 0
+                && present.sa_sigaction == libc::SIG_DFL
+        }
+    })
 }
 
 fn set(after_ms: i64) {
@@ -146,7 +164,13 @@ unsafe extern "C" fn look(_signal: c_int, _info: *mut libc::siginfo_t, context: 
     // SAFETY: as above.
     let before = unsafe { *errno };
     DUE.store(true, Relaxed);
-    match wipe_dead() {
+    let found = wipe_dead();
+    if STANDBY.load(Relaxed) && !matches!(found, Found::None) {
+        // Nobody here wipes the slab when a suspension is replayed: whoever hears of it does (`epoch`).
+        // SAFETY: allowed in a signal handler: it sets a flag and this process's latch.
+        unsafe { HandleCatchupInterrupt() };
+    }
+    match found {
         Found::Held => set(SOON_MS),
         Found::None => RUNNING.store(false, Relaxed),
         Found::Live => set(TICK_MS),

@@ -248,6 +248,17 @@ pub fn extend(control: &Control, kek: KekId, lease_ms: u64) {
     });
 }
 
+/// Wipes every key of a database, which is loaded again at its next use.
+pub fn forget_database(control: &Control, database: u32) {
+    let _guard = lock::exclusive(control.slab_lock);
+    for at in 0..control.slots as usize {
+        let slot = &reader(control).slots[at];
+        if slot.state() != SlotState::Free && slot.slot_key().database == database {
+            wipe(control, at);
+        }
+    }
+}
+
 /// Wipes every key under a KEK: the kill switch.
 pub fn revoke(control: &Control, kek: KekId) -> usize {
     for_ready(control, |slot| is_under(meta(control, slot), kek))

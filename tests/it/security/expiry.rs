@@ -226,6 +226,46 @@ fn swapped_arguments_are_not_repeated() {
     }
 }
 
+/// A plaintext that was put where a ciphertext, a context or a label belongs is not repeated either.
+#[test]
+fn a_plaintext_in_any_wrong_place_is_not_repeated() {
+    let mut db = db();
+    db.client
+        .run("CREATE TABLE t AS SELECT encrypt_col('x'::text, 'k') AS v");
+    let value = "4111-1111-1111-1111";
+    for sql in [
+        "INSERT INTO t VALUES ('VALUE')",
+        "UPDATE t SET v = 'VALUE'",
+        "SELECT decrypt_col('VALUE')",
+        "SELECT decrypt_col('VALUE', row_context(1))",
+        "SELECT decrypt_col(v, 'VALUE') FROM t",
+        "SELECT reencrypt_col('VALUE')",
+        "SELECT mark_honeytoken('VALUE')",
+        "SELECT unmark_honeytoken('VALUE')",
+        "SELECT ciphertext_info('VALUE')",
+        "SELECT ciphertext_key('VALUE')",
+        "SELECT encrypt_col('k', 'VALUE')",
+        "SELECT encrypt_col('k'::text, 'VALUE', row_context(1))",
+        "SELECT encrypt_col('VALUE'::text, 'k', 'VALUE')",
+        "SELECT encrypt_col('VALUE'::text, 'VALUE')",
+        "SELECT place_context('VALUE', 'customer.iban')",
+        "SELECT place_context('VALUE')",
+        "SELECT ciphertext(convert_to('VALUE', 'UTF8'))",
+        "SELECT context(convert_to('VALUE', 'UTF8'))",
+    ] {
+        let sql = sql.replace("'VALUE'", &format!("'{value}'"));
+        // Some are no error at all.
+        let Err(error) = db.client.simple_query(&sql) else {
+            continue;
+        };
+        let told = format!(
+            "{:?}",
+            error.as_db_error().expect("an error of the server's")
+        );
+        assert!(!told.contains("4111"), "{sql}: {told}");
+    }
+}
+
 #[test]
 fn an_edited_netmask_breaks_the_chain() {
     let mut db = db();

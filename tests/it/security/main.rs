@@ -4,6 +4,7 @@
 pub use colcrypt_tests::db as common;
 
 mod approval;
+mod brought;
 mod datum;
 mod decisions;
 mod expiry;
@@ -11,3 +12,4 @@ mod fairness;
 mod held;
 mod place;
 mod power;
+mod wiped;

@@ -239,7 +239,7 @@ fn a_context_runs_with_no_others_rights_in_a_partition_of_theirs() {
 }
 
 /// `notes` is being decrypted, and cannot end: a row is held. Bob may write it, and has no right on the key.
-fn being_decrypted() -> (Db, Client, Client) {
+pub fn being_decrypted() -> (Db, Client, Client) {
     let mut db = db();
     let bob = role(&mut db.client);
     db.client.run(&format!(
@@ -271,7 +271,7 @@ fn being_decrypted() -> (Db, Client, Client) {
 }
 
 /// Orders the way back, whatever its values are bound to.
-fn decrypt_order(table: &str, column: &str) -> String {
+pub fn decrypt_order(table: &str, column: &str) -> String {
     format!("SELECT * FROM colcrypt.decrypt_column('{table}', '{column}')")
 }
 

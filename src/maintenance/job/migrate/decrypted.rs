@@ -22,18 +22,15 @@ use crate::sql_api::access_view::relation_name;
 const BATCH_BYTES: usize = 32 << 20;
 
 /// Refuses a table into which values may have come otherwise than by the trigger.
-fn refuse_brought(migration: &Migration, leaf: pg_sys::Oid) -> Result<()> {
-    let this = format!("{} ", leaf.to_u32());
-    let now = tree::origins(migration)?;
-    let is_as_it_was = now
-        .iter()
-        .find(|line| line.starts_with(&this))
-        .is_some_and(|line| migration.origins.contains(line));
-    if is_as_it_was {
+///
+/// # Errors
+/// [`Error::OutOfStep`].
+pub fn refuse_brought(migration: &Migration, leaf: pg_sys::Oid) -> Result<()> {
+    if tree::is_as_known(migration, leaf)? {
         return Ok(());
     }
     Err(Error::OutOfStep {
-        why: "the table was rewritten or attached, or its trigger or column changed, since the order: \
+        why: "the table was rewritten or attached, or its trigger or columns changed, since the order: \
               cancel the job and order it anew"
             .into(),
     })
@@ -83,7 +80,6 @@ pub fn context_at(
 /// # Errors
 /// Of a value, of its key, or of the statements.
 pub fn fill(migration: &Migration, table: &Named, rows: &str) -> Result<i64> {
-    refuse_brought(migration, table.held.oid)?;
     let mut batch = Batch::new();
     let touched = read(migration, table, rows, &mut batch)
         .inspect_err(|error| error::note_raised(&error.report()))?;
@@ -121,6 +117,7 @@ fn read(
         if twin.is_none() {
             return Err(type_changed());
         }
+        refuse_brought(migration, table.held.oid)?;
         let values = Values::new(migration, migration.plaintext_type, batch.memory())?;
         let (mut touched, mut bytes) = (Vec::new(), 0);
         for at in 0..found.len() {

@@ -5,13 +5,13 @@ use pgrx::pg_sys;
 use super::super::moved::Address;
 use super::super::rows::{selected, type_changed};
 use super::super::{BATCH_TRIES, Job, Next, batch, finish, postpone, record};
-use super::decrypted::{context_at, context_of};
+use super::decrypted::{context_at, context_of, refuse_brought};
 use super::{among, from_the_start, one_by_one, through_blocks, touch};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
 use crate::maintenance::txn::transaction;
 use crate::migration::values::Values;
-use crate::migration::{Migration, ddl, tree};
+use crate::migration::{Kind, Migration, ddl, tree};
 use crate::pg::Varlena;
 use crate::relation::{Lock, Named};
 
@@ -29,9 +29,18 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
         return Err(Error::OutOfStep { why });
     }
     let fence = tree::fence(migration)?;
+    let origins = match migration.kind {
+        // What is not as it was at the order is not decrypted.
+        Kind::Decrypt => migration.origins.clone(),
+        Kind::Encrypt => {
+            let mut known = known_after_a_pass(&migration.origins, tree::origins(migration)?);
+            known.push(format!("{SINCE}{}", transaction_id()));
+            known
+        }
+    };
     write::execute(
-        "UPDATE colcrypt.migration SET fence = $2, strays = 0 WHERE job_id = $1",
-        &[job.id.into(), fence.into()],
+        "UPDATE colcrypt.migration SET fence = $2, strays = 0, origins = $3 WHERE job_id = $1",
+        &[job.id.into(), fence.into(), origins.into()],
     )?;
     batch::forget_errors(job)?;
     record(
@@ -45,6 +54,56 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
     Ok(Next::Again)
 }
 
+/// Marks a table that is not as it was known: the coming pass makes all its twins anew.
+const REMADE: &str = "remade ";
+
+/// Marks the transaction that began the pass: who writes a row after it finds the trigger there, or leaves a trace.
+const SINCE: &str = "since ";
+
+fn transaction_id() -> u32 {
+    // SAFETY: in a transaction that writes.
+    unsafe { pg_sys::GetTopTransactionId() }.into_inner()
+}
+
+/// That a row of `t` was written before the pass, as SQL. A number that is half the numbers away counts as older.
+fn is_before(migration: &Migration) -> String {
+    let mut origins = migration.origins.iter();
+    match origins.find_map(|line| line.strip_prefix(SINCE)) {
+        Some(since) => format!(
+            "(pg_catalog.age(t.xmin) > pg_catalog.age('{since}'::pg_catalog.xid) OR pg_catalog.age(t.xmin) < -1000000000)"
+        ),
+        None => "true".into(),
+    }
+}
+
+/// What is known of the tables at the beginning of a pass: one that was changed is marked, and known again if it is the same
+/// after the pass.
+fn known_after_a_pass(before: &[String], now: Vec<String>) -> Vec<String> {
+    now.into_iter()
+        .map(|line| {
+            let marked = format!("{REMADE}{line}");
+            if before.contains(&line) || before.contains(&marked) {
+                line
+            } else {
+                marked
+            }
+        })
+        .collect()
+}
+
+/// Has a table that is marked stay so: a row of it was passed by.
+fn stays_unknown(migration: &Migration, leaf: pg_sys::Oid) -> Result<()> {
+    write::execute(
+        "UPDATE colcrypt.migration SET origins = \
+             ARRAY(SELECT line FROM unnest(origins) AS line WHERE NOT starts_with(line, $2)) WHERE job_id = $1",
+        &[
+            migration.job.into(),
+            format!("{REMADE}{} ", leaf.to_u32()).into(),
+        ],
+    )?;
+    Ok(())
+}
+
 pub fn verify(job: &Job, migration: &Migration) -> Next {
     let outcome = through_blocks(
         job,
@@ -55,7 +114,10 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
                     "UPDATE colcrypt.migration SET strays = strays + $2 WHERE job_id = $1",
                     &[job.id.into(), (strays.len() as i64).into()],
                 )?;
-                touch(migration, place.leaf, &among(&strays))?;
+                let touched = touch(migration, place.leaf, &among(&strays))?;
+                if touched < strays.len() as i64 {
+                    stays_unknown(migration, place.leaf)?;
+                }
             }
             Ok(0)
         },
@@ -66,7 +128,10 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
         Err(message) if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES => {
             let found = transaction(|| -> Result<Option<String>> {
                 match batch::place(job)? {
-                    Some(place) => Ok(Some(among(&strays(migration, &place)?))),
+                    Some(place) => {
+                        stays_unknown(migration, place.leaf)?;
+                        Ok(Some(among(&strays(migration, &place)?)))
+                    }
                     None => Ok(None),
                 }
             });
@@ -79,14 +144,16 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
     }
 }
 
-/// The rows of some blocks whose two columns do not hold the same.
+/// The rows of some blocks whose two columns do not hold the same. Whether they do is asked only of twins that nobody but the
+/// trigger and the job made: the answer would tell somebody who put another's ciphertext there whether he guessed it.
 fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
     let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();
     let sql = format!(
-        "SELECT t.ctid, t.{plaintext}, t.{ciphertext}, {} FROM ONLY {} AS t \
+        "SELECT t.ctid, t.{plaintext}, t.{ciphertext}, {}, {} FROM ONLY {} AS t \
          WHERE {} AND (t.{plaintext} IS NOT NULL OR t.{ciphertext} IS NOT NULL)",
         context_of(migration, &table)?,
+        is_before(migration),
         table.sql,
         batch::in_blocks(place)
     );
@@ -97,6 +164,13 @@ fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
             return Err(type_changed());
         }
         found.expect_ciphertext(3)?;
+        let is_known = match migration.kind {
+            Kind::Encrypt => tree::is_as_known(migration, place.leaf)?,
+            Kind::Decrypt => {
+                refuse_brought(migration, place.leaf)?;
+                true
+            }
+        };
         // SAFETY: reads a static: the memory of the connection that is open.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let values = Values::new(migration, migration.plaintext_type, memory)?;
@@ -105,6 +179,9 @@ fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
             let context = context_at(migration, found, at, 4)?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             let in_step = match (found.value(at, 2), found.value(at, 3)) {
+                (Some(_), Some(_)) if !is_known => found
+                    .value(at, 5)
+                    .is_some_and(|is_before| is_before.value() == 0),
                 (Some(plaintext), Some(ciphertext)) => {
                     values.agree(plaintext, ciphertext, context)?
                 }

@@ -4,6 +4,10 @@ use postgres::Client;
 
 use crate::common::{Db, Sql, db, role};
 
+mod approvals;
+mod identity;
+mod processes;
+
 /// A database where a role owns a schema and a function that decides in the name of whoever runs into it.
 fn trap() -> (Db, Client, String) {
     let mut db = db();
@@ -110,4 +114,24 @@ fn people_decide_as_they_are_used_to() {
     ));
     db.client.fails("22012", "INSERT INTO mine SELECT 1/0");
     db.client.run(&format!("SELECT {grant}"));
+}
+
+/// A function that decides is known by its C symbol: none goes by another.
+#[test]
+fn every_function_that_decides_is_asked_who_calls() {
+    use colcrypt_core::verbs::{VERBS, is_verb_symbol};
+    let mut db = db();
+    let names: Vec<_> = VERBS
+        .iter()
+        .map(|verb| format!("'{}'", verb.name))
+        .collect();
+    for row in db.client.rows(&format!(
+        "SELECT p.oid::regprocedure, prosrc, lanname FROM pg_proc p JOIN pg_language l ON l.oid = prolang
+         WHERE pronamespace = 'colcrypt'::regnamespace AND proname IN ({})",
+        names.join(", ")
+    )) {
+        let (function, symbol) = (row[0].as_deref().unwrap(), row[1].as_deref().unwrap());
+        assert_eq!(row[2].as_deref(), Some("c"), "{function}");
+        assert!(is_verb_symbol(symbol), "{function}: {symbol}");
+    }
 }
