@@ -21,6 +21,7 @@ mod hidden;
 mod legacy;
 mod lifecycle;
 mod maintenance;
+mod memory;
 mod migration;
 mod pg;
 mod plaintext;
