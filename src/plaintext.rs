@@ -495,9 +495,11 @@ fn with_converted<R>(
         if may_be_shown(&error) {
             error.rethrow()
         }
-        Err(of_size(&error, bytes.len()).unwrap_or_else(|| Error::PlaintextInvalid {
-            type_name: "text".into(),
-        }))
+        Err(
+            of_size(&error, bytes.len()).unwrap_or_else(|| Error::PlaintextInvalid {
+                type_name: "text".into(),
+            }),
+        )
     })
     .execute()?;
     if output == input {

@@ -63,8 +63,7 @@ impl Lost {
     /// Whether it says the same, whatever the count by now.
     pub fn is(&self, other: &Self) -> bool {
         self.count > 0
-            && (self.database, self.outcome, self.why)
-                == (other.database, other.outcome, other.why)
+            && (self.database, self.outcome, self.why) == (other.database, other.outcome, other.why)
             && self.role.get() == other.role.get()
     }
 }

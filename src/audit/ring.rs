@@ -305,7 +305,10 @@ impl Ring {
             // SAFETY: the lock is held; reads the session's role.
             unsafe {
                 let who = pg_sys::GetSessionUserId().to_u32();
-                if is_first && is_a_try(event) && !(*self.rates.get()).allows(who, pg::boottime_ms()) {
+                if is_first
+                    && is_a_try(event)
+                    && !(*self.rates.get()).allows(who, pg::boottime_ms())
+                {
                     (*self.lost.get()).add(event, event.repeats.into(), Why::TooMany);
                     return Placed::TooMany;
                 }

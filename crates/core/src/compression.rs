@@ -185,7 +185,10 @@ mod tests {
 
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
-        let packed = Method::Lz4.pack(&b"abcabcabc".repeat(100)).unwrap().unwrap();
+        let packed = Method::Lz4
+            .pack(&b"abcabcabc".repeat(100))
+            .unwrap()
+            .unwrap();
         for cut in 0..packed.len() {
             assert_eq!(unpack(&packed[..cut]), Err(NotPacked), "{cut}");
         }

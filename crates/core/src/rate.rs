@@ -46,7 +46,11 @@ impl<const N: usize> Rates<N> {
     /// Whether `who` may do it once more now, by a clock that never goes back.
     pub fn allows(&mut self, who: u32, now_ms: i64) -> bool {
         let known = self.places.iter().position(|place| place.who == who);
-        let free = || self.places.iter().position(|place| place.until_ms <= now_ms);
+        let free = || {
+            self.places
+                .iter()
+                .position(|place| place.until_ms <= now_ms)
+        };
         match known.or_else(free) {
             Some(at) => {
                 self.places[at].who = who;
@@ -83,7 +87,9 @@ mod tests {
     #[test]
     fn many_share_what_is_left() {
         let mut rates = Rates::<4>::default();
-        let all: usize = (1..1_000).map(|who| allowed(&mut rates, who, 0, 1_000)).sum();
+        let all: usize = (1..1_000)
+            .map(|who| allowed(&mut rates, who, 0, 1_000))
+            .sum();
         assert_eq!(all, 5 * BURST as usize);
         // A place is free again when its holder has made up for all.
         assert!(rates.allows(5_000, 20_000));

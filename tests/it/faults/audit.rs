@@ -110,7 +110,10 @@ fn a_full_ring_loses_nothing_and_holds_nobody_up_for_long() {
     is_whole(&mut admin);
     // The chain itself says what it lacks.
     wait_for("what is missing", MOMENT, || {
-        number(&mut admin, "SELECT not_recorded FROM colcrypt.verify_audit_log()") == 4
+        number(
+            &mut admin,
+            "SELECT not_recorded FROM colcrypt.verify_audit_log()",
+        ) == 4
     });
     assert!(!bed.cluster.log().contains(PLAINTEXT));
 }

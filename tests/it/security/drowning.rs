@@ -12,7 +12,8 @@ fn number(client: &mut Client, sql: &str) -> i64 {
 
 /// How many events of a role there were, and how many records tell of them.
 fn events_and_records(client: &mut Client, role: &str, outcome: &str) -> (i64, i64) {
-    let of = format!("FROM colcrypt.audit_log WHERE session_role = '{role}' AND outcome = '{outcome}'");
+    let of =
+        format!("FROM colcrypt.audit_log WHERE session_role = '{role}' AND outcome = '{outcome}'");
     (
         number(client, &format!("SELECT coalesce(sum(repeats), 0) {of}")),
         number(client, &format!("SELECT count(*) {of}")),
@@ -43,7 +44,9 @@ fn fails_again_and_again(client: &mut Client, times: i64, statement: &str) {
 fn made_up_key_ids_are_counted_together() {
     let mut db = db();
     let mallory = role(&mut db.client);
-    let bytes = db.client.one("SELECT encode(encrypt_col('x', 'k')::bytea, 'hex')");
+    let bytes = db
+        .client
+        .one("SELECT encode(encrypt_col('x', 'k')::bytea, 'hex')");
     let mut attacker = db.connect_as(&mallory);
     fails_again_and_again(
         &mut attacker,
@@ -72,7 +75,9 @@ fn made_up_key_ids_are_counted_together() {
 fn failed_verbs_with_other_words_each_time_are_limited() {
     let mut db = db();
     let mallory = role(&mut db.client);
-    db.client.run(&format!("GRANT EXECUTE ON FUNCTION rotate_key TO {mallory}"));
+    db.client.run(&format!(
+        "GRANT EXECUTE ON FUNCTION rotate_key TO {mallory}"
+    ));
     let mut attacker = db.connect_as(&mallory);
     for i in 0..400 {
         attacker.fails("42704", &format!("SELECT rotate_key('no key {i}')"));
@@ -80,14 +85,22 @@ fn failed_verbs_with_other_words_each_time_are_limited() {
     wait_for("every event to be accounted for", LONG, || {
         number(
             &mut db.client,
-            &format!("SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE session_role = '{mallory}' AND (event = 'rotate_key' OR event = 'not_recorded')"),
+            &format!(
+                "SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE session_role = '{mallory}' AND (event = 'rotate_key' OR event = 'not_recorded')"
+            ),
         ) >= 400
     });
-    let lost = number(&mut db.client, "SELECT not_recorded FROM verify_audit_log()");
+    let lost = number(
+        &mut db.client,
+        "SELECT not_recorded FROM verify_audit_log()",
+    );
     assert!(lost > 100, "{lost}");
     assert_eq!(
         lost,
-        number(&mut db.client, "SELECT sum(repeats) FROM audit_log WHERE event = 'not_recorded'")
+        number(
+            &mut db.client,
+            "SELECT sum(repeats) FROM audit_log WHERE event = 'not_recorded'"
+        )
     );
     let told = db.client.one(&format!(
         "SELECT detail FROM audit_log WHERE event = 'not_recorded' AND session_role = '{mallory}' AND outcome = 'failed' LIMIT 1"
@@ -124,7 +137,9 @@ fn by_hand(client: &mut Client, like: &str) -> String {
         "SELECT detail FROM colcrypt.audit_log WHERE event = 'changed_by_hand' AND outcome = 'done' AND session_role = session_user
              AND detail LIKE '{like}' ORDER BY seq DESC LIMIT 1"
     );
-    wait_for(&format!("a record of {like}"), LONG, || !client.rows(&sql).is_empty());
+    wait_for(&format!("a record of {like}"), LONG, || {
+        !client.rows(&sql).is_empty()
+    });
     client.one(&sql)
 }
 
@@ -137,12 +152,23 @@ fn what_a_superuser_changes_by_hand_is_on_record() {
     ));
     let told = by_hand(&mut db.client, "INSERT on colcrypt.key\\_grant of 1 rows%");
     assert!(told.contains(&mallory), "{told}");
-    db.client.run("UPDATE colcrypt.keyring SET four_eyes = NOT four_eyes");
+    db.client
+        .run("UPDATE colcrypt.keyring SET four_eyes = NOT four_eyes");
     let told = by_hand(&mut db.client, "UPDATE on colcrypt.keyring of 1 rows%");
-    assert!(told.contains("columns four_eyes") && told.contains("name ring"), "{told}");
-    db.client.run("UPDATE colcrypt.key_version SET wrapped = wrapped || '\\x00'");
-    let told = by_hand(&mut db.client, "UPDATE on colcrypt.key\\_version of 1 rows%");
-    assert!(told.contains("columns wrapped") && told.len() < 200, "{told}");
+    assert!(
+        told.contains("columns four_eyes") && told.contains("name ring"),
+        "{told}"
+    );
+    db.client
+        .run("UPDATE colcrypt.key_version SET wrapped = wrapped || '\\x00'");
+    let told = by_hand(
+        &mut db.client,
+        "UPDATE on colcrypt.key\\_version of 1 rows%",
+    );
+    assert!(
+        told.contains("columns wrapped") && told.len() < 200,
+        "{told}"
+    );
     // Where ordinary triggers do not fire, and in a statement over two tables.
     db.client.run(
         "SET session_replication_role = replica;
@@ -150,8 +176,14 @@ fn what_a_superuser_changes_by_hand_is_on_record() {
          UPDATE colcrypt.kek_version SET kcv = 'x' WHERE EXISTS (SELECT FROM a);
          RESET session_replication_role",
     );
-    by_hand(&mut db.client, "UPDATE on colcrypt.key of 1 rows, columns usage\\_bound: name k%");
-    by_hand(&mut db.client, "UPDATE on colcrypt.kek\\_version of 1 rows, columns kcv%");
+    by_hand(
+        &mut db.client,
+        "UPDATE on colcrypt.key of 1 rows, columns usage\\_bound: name k%",
+    );
+    by_hand(
+        &mut db.client,
+        "UPDATE on colcrypt.kek\\_version of 1 rows, columns kcv%",
+    );
     db.client.run("TRUNCATE colcrypt.honeytoken");
     by_hand(&mut db.client, "TRUNCATE on colcrypt.honeytoken%");
     db.client.run("DELETE FROM colcrypt.audit_outbox");
@@ -161,12 +193,19 @@ fn what_a_superuser_changes_by_hand_is_on_record() {
         "INSERT INTO colcrypt.honeytoken (key_id, tag, origin) SELECT 1, int4send(g), int4send(g) FROM generate_series(1, 5000) g;
          UPDATE colcrypt.honeytoken SET note = 'x' WHERE false",
     );
-    by_hand(&mut db.client, "INSERT on colcrypt.honeytoken of 5000 rows%");
+    by_hand(
+        &mut db.client,
+        "INSERT on colcrypt.honeytoken of 5000 rows%",
+    );
     assert_eq!(
-        number(&mut db.client, "SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand' AND detail LIKE '%on colcrypt.honeytoken%'"),
+        number(
+            &mut db.client,
+            "SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand' AND detail LIKE '%on colcrypt.honeytoken%'"
+        ),
         2
     );
-    db.client.run("BEGIN; DELETE FROM colcrypt.key_grant; ROLLBACK");
+    db.client
+        .run("BEGIN; DELETE FROM colcrypt.key_grant; ROLLBACK");
     wait_for("the rolled back one", LONG, || {
         db.client.yes("SELECT EXISTS (SELECT FROM audit_log WHERE event = 'changed_by_hand' AND outcome = 'rolled back')")
     });
@@ -185,7 +224,13 @@ fn what_the_functions_change_is_not_by_hand() {
     wait_for("the last act", LONG, || {
         db.client.yes("SELECT EXISTS (SELECT FROM audit_log WHERE event = 'create_keyring' AND detail LIKE '%ring2%' OR event = 'mark_honeytoken')")
     });
-    assert_eq!(number(&mut db.client, "SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand'"), 0);
+    assert_eq!(
+        number(
+            &mut db.client,
+            "SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand'"
+        ),
+        0
+    );
 }
 
 #[test]
@@ -205,7 +250,10 @@ fn a_marked_value_re_encrypted_again_and_again() {
     let rows = number(&mut db.client, "SELECT count(*) FROM colcrypt.honeytoken");
     assert!(rows < 200, "{rows} rows");
     let alarms = |client: &mut Client| {
-        number(client, "SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE outcome = 'alarm' AND event = 'decrypt_col'")
+        number(
+            client,
+            "SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE outcome = 'alarm' AND event = 'decrypt_col'",
+        )
     };
     // Sessions that were there before, and new ones.
     for (client, expected) in [(&mut attacker, 2), (&mut db.connect_as(&user), 4)] {
@@ -214,9 +262,11 @@ fn a_marked_value_re_encrypted_again_and_again() {
         wait_for("the alarms", LONG, || alarms(&mut db.client) == expected);
     }
     // A job's work stays marked, too.
-    db.client.run("SELECT register_column('t', 'v', 'k'); SELECT rotate_key('k')");
+    db.client
+        .run("SELECT register_column('t', 'v', 'k'); SELECT rotate_key('k')");
     wait_for("the row to be moved", LONG, || {
-        db.client.yes("SELECT (ciphertext_info(v)).version = 2 FROM t")
+        db.client
+            .yes("SELECT (ciphertext_info(v)).version = 2 FROM t")
     });
     attacker.run("SELECT decrypt_col(v) FROM t");
     wait_for("the alarm", LONG, || alarms(&mut db.client) == 5);

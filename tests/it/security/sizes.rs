@@ -24,10 +24,11 @@ fn pid(client: &mut Client) -> i32 {
 
 fn limit(cluster: &Cluster, pid: i32, bytes: Option<u64>) {
     let to = bytes.map_or("unlimited".into(), |bytes| bytes.to_string());
-    run(cluster
-        .server_user()
-        .command("/usr/bin/prlimit")
-        .args(["--pid", &pid.to_string(), &format!("--as={to}:")]));
+    run(cluster.server_user().command("/usr/bin/prlimit").args([
+        "--pid",
+        &pid.to_string(),
+        &format!("--as={to}:"),
+    ]));
 }
 
 /// Bytes of address space in use.
@@ -42,7 +43,11 @@ fn tried_with_little(cluster: &Cluster, client: &mut Client, sql: &str) {
     let pid = pid(client);
     let mut refused = 0;
     for halves in 0..30 {
-        limit(cluster, pid, Some(in_use(pid) + halves * SIZE / 2 + 8_000_000));
+        limit(
+            cluster,
+            pid,
+            Some(in_use(pid) + halves * SIZE / 2 + 8_000_000),
+        );
         let answer = client.simple_query(sql);
         limit(cluster, pid, None);
         match answer {
@@ -110,13 +115,55 @@ fn a_value_for_which_there_is_no_memory_is_an_error() {
     let thrice = "row_context(repeat('x',250000000), repeat('x',250000000), repeat('x',250000000))";
     let backend = pid(&mut client);
     for megabytes in [100, 300, 600, 900, 1200] {
-        limit(&cluster, backend, Some(in_use(backend) + megabytes * 1_000_000));
+        limit(
+            &cluster,
+            backend,
+            Some(in_use(backend) + megabytes * 1_000_000),
+        );
         client.fails("53200", &format!("SELECT octet_length({thrice}::bytea)"));
         limit(&cluster, backend, None);
     }
     assert_eq!(other.one("SELECT pg_postmaster_start_time()"), started);
     assert_eq!(other.one("SELECT pg_backend_pid()"), others.to_string());
     assert_eq!(cluster.crashes(), 0);
+}
+
+/// An error of somebody's own code, with words without end, in the midst of ours: it may end the session, but no other.
+#[test]
+fn others_errors_of_any_length_end_one_session_at_most() {
+    let (cluster, mut client) = cluster();
+    let mut other = cluster.client();
+    let others = pid(&mut other);
+    client.run(&format!(
+        "CREATE FUNCTION loud(text) RETURNS boolean LANGUAGE plpgsql STRICT AS
+             $$ BEGIN RAISE EXCEPTION '%', repeat('x', {SIZE}); END $$;
+         CREATE DOMAIN loud AS text CHECK (public.loud(VALUE));
+         CREATE TABLE t AS SELECT encrypt_col('x', 'k') AS v"
+    ));
+    let mut ended = 0;
+    for halves in 0..16 {
+        let mut client = cluster.client();
+        client.run("SET search_path = public, colcrypt; SELECT decrypt_col(v) FROM t");
+        let pid = pid(&mut client);
+        limit(
+            &cluster,
+            pid,
+            Some(in_use(pid) + halves * SIZE / 2 + 8_000_000),
+        );
+        let error = client
+            .simple_query("SELECT decrypt_col(v, NULL::loud) FROM t")
+            .unwrap_err();
+        let code = error.code().map(|code| code.code().to_owned());
+        assert!(
+            code.is_none() || ["53200", "22P03"].contains(&code.as_deref().unwrap()),
+            "{error:?}"
+        );
+        ended += i32::from(client.is_closed());
+        assert_eq!(other.one("SELECT pg_backend_pid()"), others.to_string());
+    }
+    assert!(ended > 0, "no session met the net");
+    assert_eq!(cluster.crashes(), 0);
+    assert!(cluster.log().contains("colcrypt: there is no memory for"));
 }
 
 #[test]
@@ -138,6 +185,8 @@ fn what_is_no_value_is_bounded() {
     db.client
         .fails("42704", &format!("SELECT encrypt_col('x', {long})"))
         .hides("xxxx");
-    db.client
-        .fails("54000", "SELECT row_context(v, v, v, v, v) FROM (SELECT repeat('x', 250000000) AS v OFFSET 0) AS s");
+    db.client.fails(
+        "54000",
+        "SELECT row_context(v, v, v, v, v) FROM (SELECT repeat('x', 250000000) AS v OFFSET 0) AS s",
+    );
 }
