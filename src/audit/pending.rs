@@ -8,10 +8,13 @@ use pgrx::{pg_guard, pg_sys};
 use super::event::{Event, Outcome};
 use super::ring::{self, Patience};
 
+/// A subtransaction and how many acts it has.
+type Counted = (pg_sys::SubTransactionId, u64);
+
 thread_local! {
     static ACTS: RefCell<Vec<(pg_sys::SubTransactionId, Event)>> = const { RefCell::new(Vec::new()) };
     /// Those beyond [`MOST`], counted: by subtransaction, and the last of them.
-    static MORE: RefCell<(Vec<(pg_sys::SubTransactionId, u64)>, Option<Event>)> = const { RefCell::new((Vec::new(), None)) };
+    static MORE: RefCell<(Vec<Counted>, Option<Event>)> = const { RefCell::new((Vec::new(), None)) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
