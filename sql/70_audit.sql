@@ -56,8 +56,11 @@ CREATE TABLE colcrypt.honeytoken (
     note text,
     marked_at timestamptz NOT NULL DEFAULT now(),
     marked_by text NOT NULL DEFAULT session_user,
+    -- The how manieth a session made of one by re-encryption, of which not all are kept; null is for others.
+    derived int,
     PRIMARY KEY (key_id, tag)
 );
+CREATE INDEX honeytoken_origin ON colcrypt.honeytoken (key_id, origin);
 COMMENT ON TABLE colcrypt.honeytoken IS 'values whose decryption raises an alarm';
 CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.honeytoken
     FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
@@ -71,20 +74,20 @@ SELECT pg_catalog.pg_extension_config_dump('colcrypt.honeytoken', '');
 CREATE FUNCTION colcrypt.verify_audit_log(
         anchor_seq bigint DEFAULT NULL, anchor_hash text DEFAULT NULL,
         OUT ok boolean, OUT events bigint, OUT head_seq bigint, OUT head_hash text,
-        OUT first_bad bigint, OUT problem text)
+        OUT first_bad bigint, OUT problem text, OUT not_recorded bigint)
     AS 'MODULE_PATHNAME', 'colcrypt_verify_audit_log' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.verify_audit_log(bigint, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.verify_audit_log(bigint, text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
-    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew';
+    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew; not_recorded is how many events have no record of their own';
 
 CREATE FUNCTION colcrypt.audit_status(
-        OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint)
+        OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint, OUT not_recorded bigint)
     AS 'MODULE_PATHNAME', 'colcrypt_audit_status' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
 REVOKE ALL ON FUNCTION colcrypt.audit_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.audit_status() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.audit_status() IS
-    'events on their way into the audit log through shared memory, and how many went to the server log instead';
+    'events on their way into the audit log through shared memory, how many went to the server log instead, and how many were only counted';
 
 CREATE FUNCTION colcrypt.mark_honeytoken(value colcrypt.ciphertext, note text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_mark_honeytoken' LANGUAGE c VOLATILE PARALLEL UNSAFE;
@@ -97,3 +100,28 @@ CREATE FUNCTION colcrypt.unmark_honeytoken(value colcrypt.ciphertext) RETURNS vo
 REVOKE ALL ON FUNCTION colcrypt.unmark_honeytoken(colcrypt.ciphertext) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.unmark_honeytoken(colcrypt.ciphertext) IS
     'takes the mark off a value, whatever it was re-encrypted from or to';
+
+-- What somebody changes by hand, past the functions.
+CREATE FUNCTION colcrypt.changed_by_hand() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_changed_by_hand' LANGUAGE c;
+COMMENT ON FUNCTION colcrypt.changed_by_hand() IS
+    'trigger: records in the audit log what somebody changed in the key catalog past the functions';
+REVOKE ALL ON FUNCTION colcrypt.changed_by_hand() FROM PUBLIC;
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'keyring_grant', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant',
+                             'protected_column', 'honeytoken', 'approval_request'] LOOP
+        EXECUTE format('CREATE TRIGGER by_hand_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION colcrypt.changed_by_hand()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER by_hand_row', t);
+    END LOOP;
+    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'keyring_grant', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant',
+                             'protected_column', 'honeytoken', 'approval_request', 'audit_outbox', 'audit_state'] LOOP
+        EXECUTE format('CREATE TRIGGER by_hand AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.changed_by_hand()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER by_hand', t);
+    END LOOP;
+END
+$$;

@@ -120,3 +120,50 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Kind 5: the record says what it lacks.
+DROP FUNCTION colcrypt.verify_audit_log(bigint, text);
+DROP FUNCTION colcrypt.audit_status();
+CREATE FUNCTION colcrypt.verify_audit_log(
+        anchor_seq bigint DEFAULT NULL, anchor_hash text DEFAULT NULL,
+        OUT ok boolean, OUT events bigint, OUT head_seq bigint, OUT head_hash text,
+        OUT first_bad bigint, OUT problem text, OUT not_recorded bigint)
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_audit_log' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.verify_audit_log(bigint, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.verify_audit_log(bigint, text) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
+    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew; not_recorded is how many events have no record of their own';
+
+CREATE FUNCTION colcrypt.audit_status(
+        OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint, OUT not_recorded bigint)
+    AS 'MODULE_PATHNAME', 'colcrypt_audit_status' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION colcrypt.audit_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.audit_status() TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.audit_status() IS
+    'events on their way into the audit log through shared memory, how many went to the server log instead, and how many were only counted';
+-- What somebody changes by hand, past the functions.
+CREATE FUNCTION colcrypt.changed_by_hand() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_changed_by_hand' LANGUAGE c;
+COMMENT ON FUNCTION colcrypt.changed_by_hand() IS
+    'trigger: records in the audit log what somebody changed in the key catalog past the functions';
+REVOKE ALL ON FUNCTION colcrypt.changed_by_hand() FROM PUBLIC;
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'keyring_grant', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant',
+                             'protected_column', 'honeytoken', 'approval_request'] LOOP
+        EXECUTE format('CREATE TRIGGER by_hand_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION colcrypt.changed_by_hand()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER by_hand_row', t);
+    END LOOP;
+    FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'keyring_grant', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant',
+                             'protected_column', 'honeytoken', 'approval_request', 'audit_outbox', 'audit_state'] LOOP
+        EXECUTE format('CREATE TRIGGER by_hand AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.changed_by_hand()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER by_hand', t);
+    END LOOP;
+END
+$$;
+ALTER TABLE colcrypt.honeytoken ADD COLUMN derived int;
+CREATE INDEX honeytoken_origin ON colcrypt.honeytoken (key_id, origin);

@@ -58,7 +58,15 @@ fn input(call: Call) -> Result<pg_sys::Datum> {
         .to_bytes()
         .strip_prefix(b"\\x")
         .ok_or(Error::MalformedText)?;
-    checked(&hex::decode(digits).map_err(|_| Error::MalformedText)?)
+    if !digits.len().is_multiple_of(2) {
+        return Err(Error::MalformedText);
+    }
+    let value = pg::new_varlena(digits.len() / 2, |out| {
+        hex::decode_to_slice(digits, out).map_err(|_| Error::MalformedText)?;
+        Value::parse(out)?;
+        Ok(())
+    })?;
+    Ok(value)
 }
 
 fn output(call: Call) -> Result<pg_sys::Datum> {

@@ -5,6 +5,7 @@ mod report;
 
 use std::cell::Cell;
 
+use colcrypt_core::memory::OutOfMemory;
 use colcrypt_core::state::{TransitionError, Verb};
 use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::Failure;
@@ -183,6 +184,14 @@ pub enum Error {
     ValueTooLarge {
         bytes: usize,
     },
+    /// A name, a reason, settings.
+    ArgumentTooLong {
+        name: &'static str,
+        bytes: usize,
+    },
+    OutOfMemory {
+        bytes: usize,
+    },
     Kms {
         keyring: Option<String>,
         failure: Failure,
@@ -318,7 +327,16 @@ pub enum Error {
 
 impl From<FormatError> for Error {
     fn from(error: FormatError) -> Self {
-        Self::Malformed(error)
+        match error {
+            FormatError::OutOfMemory(gone) => gone.into(),
+            other => Self::Malformed(other),
+        }
+    }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(gone: OutOfMemory) -> Self {
+        Self::OutOfMemory { bytes: gone.bytes }
     }
 }
 
@@ -332,6 +350,7 @@ impl From<CryptoError> for Error {
     fn from(error: CryptoError) -> Self {
         match error {
             CryptoError::Random => Self::Random,
+            CryptoError::OutOfMemory(gone) => gone.into(),
             other => Self::CatalogCorrupt(other.to_string()),
         }
     }
@@ -371,6 +390,8 @@ impl Error {
                 | Self::AlreadyEncrypted
                 | Self::NoBinaryIo(_)
                 | Self::ValueTooLarge { .. }
+                | Self::ArgumentTooLong { .. }
+                | Self::OutOfMemory { .. }
         )
     }
 

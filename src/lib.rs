@@ -22,6 +22,7 @@ mod legacy;
 mod lifecycle;
 mod maintenance;
 mod meant;
+mod memory;
 mod migration;
 mod pg;
 mod plaintext;

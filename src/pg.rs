@@ -7,6 +7,18 @@ use pgrx::{IntoDatum, pg_sys};
 
 use crate::error::{Error, Report, Result};
 
+/// Longest argument that is no value and no context, in bytes.
+pub const LONGEST_ARGUMENT: usize = 64 * 1024;
+
+/// SQL types whose values all have the same length.
+pub trait FixedLength: pgrx::FromDatum {}
+impl FixedLength for bool {}
+impl FixedLength for i32 {}
+impl FixedLength for i64 {}
+impl FixedLength for pg_sys::Oid {}
+impl FixedLength for pgrx::Uuid {}
+impl FixedLength for pgrx::datum::Interval {}
+
 /// Arguments of an SQL function call.
 #[derive(Clone, Copy)]
 pub struct Call(pg_sys::FunctionCallInfo);
@@ -58,18 +70,45 @@ impl Call {
     }
 
     /// A text argument as a Rust string (the server guarantees its encoding).
+    ///
+    /// # Errors
+    /// [`Error::NullArgument`], [`Error::ArgumentTooLong`].
     pub fn text(&self, index: usize, name: &'static str) -> Result<String> {
-        let datum = self.datum(index).ok_or(Error::NullArgument(name))?;
         // SAFETY: the SQL declaration says the argument is text.
-        unsafe { <String as pgrx::FromDatum>::from_datum(datum, false) }
-            .ok_or(Error::NullArgument(name))
+        unsafe { self.long(index, name)? }.ok_or(Error::NullArgument(name))
     }
 
-    /// An argument of any type that pgrx knows, `None` for NULL.
+    /// An argument of a type of any length that pgrx knows, `None` for NULL: a name, a reason, settings, never a value. Its
+    /// length is bounded, since much is made of it in Rust's memory, which must not run out.
+    ///
+    /// # Errors
+    /// [`Error::ArgumentTooLong`].
+    ///
+    /// # Safety
+    /// The SQL declaration gives the argument the type of `T`, a varlena.
+    pub unsafe fn long<T: pgrx::FromDatum>(
+        &self,
+        index: usize,
+        name: &'static str,
+    ) -> Result<Option<T>> {
+        let Some(datum) = self.datum(index) else {
+            return Ok(None);
+        };
+        // SAFETY: the caller vouches for a varlena of the type.
+        unsafe {
+            let bytes = pg_sys::toast_raw_datum_size(datum);
+            if bytes > LONGEST_ARGUMENT {
+                return Err(Error::ArgumentTooLong { name, bytes });
+            }
+            Ok(T::from_datum(datum, false))
+        }
+    }
+
+    /// An argument of fixed length, `None` for NULL.
     ///
     /// # Safety
     /// The SQL declaration gives the argument the type of `T`.
-    pub unsafe fn get<T: pgrx::FromDatum>(&self, index: usize) -> Option<T> {
+    pub unsafe fn get<T: FixedLength>(&self, index: usize) -> Option<T> {
         let datum = self.datum(index)?;
         // SAFETY: the caller vouches for the type.
         unsafe { T::from_datum(datum, false) }
@@ -258,7 +297,7 @@ pub fn server_log(line: &str) {
 }
 
 /// MAKE_SQLSTATE: five characters, six bits each.
-fn encode_sqlstate(code: &str) -> c_int {
+pub fn encode_sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |packed, (index, byte)| {
         packed | ((c_int::from(byte) - c_int::from(b'0')) & 0x3f) << (6 * index)
     })

@@ -8,7 +8,8 @@
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 
-use colcrypt_core::{PlaintextType, jsonb, numeric};
+use colcrypt_core::jsonb::{self, JsonbError};
+use colcrypt_core::{PlaintextType, memory, numeric};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use zeroize::{Zeroize, Zeroizing};
@@ -186,14 +187,8 @@ impl Codec {
                 if database_is_utf8() {
                     body(text.bytes())
                 } else {
-                    let mut converted = convert(
-                        text.bytes(),
-                        database_encoding(),
-                        pg_sys::pg_enc::PG_UTF8 as c_int,
-                    )?;
-                    let outcome = body(&converted);
-                    converted.zeroize();
-                    outcome
+                    let to = pg_sys::pg_enc::PG_UTF8 as c_int;
+                    with_converted(text.bytes(), database_encoding(), to, body)
                 }
             }
             Form::Fixed(length) => {
@@ -244,15 +239,16 @@ impl Codec {
                         Err(_) => Err(invalid()),
                     };
                 }
-                let mut converted = convert(
+                with_converted(
                     text.bytes(),
                     pg_sys::pg_enc::PG_UTF8 as c_int,
                     database_encoding(),
+                    pg::varlena_from,
                 )
-                .map_err(|_| invalid())?;
-                let out = pg::varlena_from(&converted);
-                converted.zeroize();
-                out
+                .map_err(|error| match error {
+                    Error::PlaintextInvalid { .. } => invalid(),
+                    of_size => of_size,
+                })
             }
             Form::Fixed(expected) => {
                 if length != expected {
@@ -302,9 +298,12 @@ impl Codec {
                 if stores_jsonb_as_others() && length >= JSONB_LEAST {
                     return pg::new_varlena(length, fill);
                 }
-                let mut stored = Zeroizing::new(vec![0; length]);
+                let mut stored = Zeroizing::new(memory::zeroed(length)?);
                 fill(&mut stored)?;
-                let json = jsonb::to_json(&stored).map_err(|_| invalid())?;
+                let json = jsonb::to_json(&stored).map_err(|error| match error {
+                    JsonbError::OutOfMemory(gone) => gone.into(),
+                    JsonbError::NotJsonb => invalid(),
+                })?;
                 let sent = functions.receive(1 + json.len(), |out| {
                     out[0] = JSONB_SEND_VERSION;
                     out[1..].copy_from_slice(json.as_bytes());
@@ -376,18 +375,18 @@ impl Functions {
         let info_pointer = &raw mut info;
         // A receive function's complaint may quote the plaintext: it must not reach the log.
         let received = PgTryBuilder::new(AssertUnwindSafe(|| {
-            Some(in_utf8(|| {
+            Ok(Some(in_utf8(|| {
                 // SAFETY: the receive function of the wanted type and a valid StringInfo.
                 unsafe {
                     pg_sys::ReceiveFunctionCall(self.receive, info_pointer, self.io_parameter, -1)
                 }
-            }))
+            })))
         }))
         .catch_others(|error| {
             if may_be_shown(&error) {
                 error.rethrow()
             } else {
-                None
+                of_size(&error, length).map_or(Ok(None), Err)
             }
         })
         .execute();
@@ -395,7 +394,7 @@ impl Functions {
         bytes.zeroize();
         // SAFETY: allocated above; received values are copies.
         unsafe { pg_sys::pfree(buffer.cast()) };
-        Ok(received.filter(|_| whole))
+        Ok(received?.filter(|_| whole))
     }
 }
 
@@ -418,6 +417,18 @@ pub fn may_be_shown(error: &CaughtError) -> bool {
             PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
         ),
         CaughtError::RustPanic { .. } => true,
+    }
+}
+
+/// What such an error is when it is about sizes alone, said without a word of its own.
+pub fn of_size(error: &CaughtError, bytes: usize) -> Option<Error> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else {
+        return None;
+    };
+    match report.sql_error_code() {
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY => Some(Error::OutOfMemory { bytes }),
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED => Some(Error::ValueTooLarge { bytes }),
+        _ => None,
     }
 }
 
@@ -467,31 +478,41 @@ fn database_is_utf8() -> bool {
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
-/// Converts between encodings; a character that the target lacks is an error without the text in it.
-fn convert(bytes: &[u8], from: c_int, to: c_int) -> Result<Vec<u8>> {
-    PgTryBuilder::new(AssertUnwindSafe(|| {
-        // SAFETY: converts `bytes` into fresh memory, or gives back the same pointer when nothing
-        // had to be done; the result is NUL-terminated only when fresh, so lengths are taken apart.
-        unsafe {
-            let input = bytes.as_ptr().cast_mut();
-            let output = pg_sys::pg_do_encoding_conversion(input, bytes.len() as c_int, from, to);
-            if output == input {
-                return Ok(bytes.to_vec());
-            }
-            let length = libc::strlen(output.cast());
-            let converted = std::slice::from_raw_parts_mut(output, length);
-            let copy = converted.to_vec();
-            converted.zeroize();
-            pg_sys::pfree(output.cast());
-            Ok(copy)
-        }
+/// Gives `body` the text in another encoding, and wipes that; a character that the target lacks is an error without the text
+/// in it.
+fn with_converted<R>(
+    bytes: &[u8],
+    from: c_int,
+    to: c_int,
+    body: impl FnOnce(&[u8]) -> Result<R>,
+) -> Result<R> {
+    let input = bytes.as_ptr().cast_mut();
+    let output = PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: converts `bytes` into fresh memory, or gives back the same pointer when nothing had to be done.
+        Ok(unsafe { pg_sys::pg_do_encoding_conversion(input, bytes.len() as c_int, from, to) })
     }))
-    .catch_others(|_| {
-        Err(Error::PlaintextInvalid {
-            type_name: "text".into(),
-        })
+    .catch_others(|error| {
+        if may_be_shown(&error) {
+            error.rethrow()
+        }
+        Err(
+            of_size(&error, bytes.len()).unwrap_or_else(|| Error::PlaintextInvalid {
+                type_name: "text".into(),
+            }),
+        )
     })
-    .execute()
+    .execute()?;
+    if output == input {
+        return body(bytes);
+    }
+    // SAFETY: fresh memory, NUL-terminated, ours to wipe and free.
+    unsafe {
+        let converted = std::slice::from_raw_parts_mut(output, libc::strlen(output.cast()));
+        let outcome = body(converted);
+        converted.zeroize();
+        pg_sys::pfree(output.cast());
+        outcome
+    }
 }
 
 /// Runs send or receive functions with UTF-8 as the client encoding, which is what they convert to

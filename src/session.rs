@@ -14,7 +14,7 @@ mod place;
 mod watch;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use colcrypt_core::compression::Method;
 use colcrypt_core::nonce::NoncePool;
@@ -24,7 +24,7 @@ use colcrypt_core::{
 };
 use pgrx::pg_sys;
 
-use crate::audit::honeytoken::{self, Tag};
+use crate::audit::honeytoken::{self, Tag, tag_of};
 use crate::broker::client;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::epoch;
@@ -119,8 +119,9 @@ struct Session {
     names: HashMap<String, KeyId>,
     keys: HashMap<KeyId, Key>,
     versions: HashMap<VersionId, KeyVersionRow>,
-    /// Marked values, by key; none for most.
-    honeytokens: HashMap<KeyId, HashSet<Tag>>,
+    /// Whether any value of a key is marked, and which of those that were met are.
+    honeytokens: HashMap<KeyId, bool>,
+    met: HashMap<(KeyId, Tag), bool>,
     privileges: HashMap<(pg_sys::Oid, KeyId, Privilege), bool>,
     /// Permits that were given out, for a query that meets many keys and for the next statement.
     encrypting: HashMap<String, Permit>,
@@ -368,24 +369,34 @@ fn within(end: Option<i64>, key: &Key, version: KeyVersion, privilege: Privilege
 }
 
 fn has_honeytokens(key: KeyId) -> Result<bool> {
-    let known = SESSION.with_borrow(|session| session.honeytokens.get(&key).map(HashSet::is_empty));
-    if let Some(none) = known {
-        return Ok(!none);
+    if let Some(known) = SESSION.with_borrow(|session| session.honeytokens.get(&key).copied()) {
+        return Ok(known);
     }
-    let tags = honeytoken::of_key(key)?;
-    let some = !tags.is_empty();
-    SESSION.with_borrow_mut(|session| session.honeytokens.insert(key, tags));
-    Ok(some)
+    let guards = honeytoken::guards(key)?;
+    SESSION.with_borrow_mut(|session| session.honeytokens.insert(key, guards));
+    Ok(guards)
 }
 
-/// Whether a value of a guarded key is a honeytoken. Right after its permit was found good.
+/// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since what a
+/// marked value is re-encrypted to is marked without a word to anybody; what is known of a tag stays so until the catalog
+/// changes, as nobody met a value before it was made.
 pub fn is_honeytoken(key: KeyId, tag: &[u8]) -> bool {
-    SESSION.with_borrow(|session| {
-        session
-            .honeytokens
-            .get(&key)
-            .is_some_and(|tags| tags.contains(tag))
-    })
+    let Some(tag) = tag_of(tag) else { return false };
+    let met = SESSION.with_borrow(|session| session.met.get(&(key, tag)).copied());
+    if let Some(marked) = met {
+        return marked;
+    }
+    let Ok(marked) = honeytoken::is_marked(key, &tag) else {
+        // Rather an alarm too many.
+        return true;
+    };
+    SESSION.with_borrow_mut(|session| {
+        if session.met.len() >= CIPHERS {
+            session.met.clear();
+        }
+        session.met.insert((key, tag), marked);
+    });
+    marked
 }
 
 /// A live cipher for the version: ours if it still is, else from the slab, else through the broker.
@@ -556,6 +567,7 @@ fn refresh() -> u64 {
             session.versions.clear();
             session.privileges.clear();
             session.honeytokens.clear();
+            session.met.clear();
             session.encrypting.clear();
             session.decrypting.clear();
             session.sweep();

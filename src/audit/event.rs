@@ -82,6 +82,14 @@ impl Outcome {
         Self::Alarm,
     ];
 
+    /// Of a number in shared memory, which may be any.
+    pub fn of(number: u8) -> Self {
+        Self::ALL
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or(Self::Failed)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -109,6 +117,7 @@ pub struct Event {
     pub repeats: u32,
     has_key_id: u8,
     outcome: u8,
+    is_alike: u8,
     pub event: Text<64>,
     pub session_role: Text<64>,
     pub current_role: Text<64>,
@@ -134,6 +143,7 @@ impl Event {
             repeats: 1,
             has_key_id: 0,
             outcome: outcome as u8,
+            is_alike: 0,
             event: Text::new(Some(event)),
             session_role: Text::new(Some(&pg::role_name(session))),
             current_role: Text::new(Some(&pg::role_name(pg::current_user()))),
@@ -161,10 +171,12 @@ impl Event {
     }
 
     pub fn outcome(&self) -> Outcome {
-        Outcome::ALL
-            .get(usize::from(self.outcome))
-            .copied()
-            .unwrap_or(Outcome::Failed)
+        Outcome::of(self.outcome)
+    }
+
+    /// Others that differ in key id and detail alone count as the same.
+    pub fn stand_for_alike(&mut self) {
+        self.is_alike = 1;
     }
 
     /// As key_status shows it.
@@ -181,14 +193,16 @@ impl Event {
         self.database == other.database
             && self.pid == other.pid
             && self.outcome == other.outcome
-            && (self.has_key_id, self.key_id, self.version)
-                == (other.has_key_id, other.key_id, other.version)
+            && self.is_alike == other.is_alike
+            && (self.is_alike != 0
+                || (self.has_key_id, self.key_id, self.version)
+                    == (other.has_key_id, other.key_id, other.version)
+                    && self.detail.same(&other.detail))
             && self.event.same(&other.event)
             && self.session_role.same(&other.session_role)
             && self.current_role.same(&other.current_role)
             && self.key.same(&other.key)
             && self.relation.same(&other.relation)
-            && self.detail.same(&other.detail)
             && self.sqlstate.same(&other.sqlstate)
     }
 

@@ -28,19 +28,34 @@ fn identity_of(value: &[u8]) -> Option<(KeyId, Tag)> {
     Some((header.key, tag_of(value)?))
 }
 
-/// The marked values of a key.
-pub fn of_key(key: KeyId) -> Result<std::collections::HashSet<Tag>> {
-    let mut tags = std::collections::HashSet::new();
+/// Whether any value of a key is marked.
+pub fn guards(key: KeyId) -> Result<bool> {
+    let mut any = false;
     each(
         "honeytoken",
         "honeytoken_pkey",
         &[Equals::int8(1, key.0 as i64)],
-        |row| {
-            tags.extend(tag_of(&row.get::<Vec<u8>>("tag")?));
+        |_| {
+            any = true;
             Ok(())
         },
     )?;
-    Ok(tags)
+    Ok(any)
+}
+
+/// Whether this value of a key is marked.
+pub fn is_marked(key: KeyId, tag: &[u8]) -> Result<bool> {
+    let mut found = false;
+    each(
+        "honeytoken",
+        "honeytoken_pkey",
+        &[Equals::int8(1, key.0 as i64), Equals::bytea(2, tag)],
+        |_| {
+            found = true;
+            Ok(())
+        },
+    )?;
+    Ok(found)
 }
 
 /// Somebody decrypted a marked value. Changes nothing that the caller could see.
@@ -79,6 +94,11 @@ fn note_of(key: KeyId, tag: &[u8]) -> Result<Option<String>> {
     Ok(note)
 }
 
+/// Of the values that sessions make of one marked value, so many of the first and as many of the last stay marked: the first,
+/// so that nobody has the mark of what is stored forgotten by making more, and the last, so that what is made and stored
+/// now is marked.
+const DERIVED: i32 = 64;
+
 /// Marks what a marked value was re-encrypted to, where this transaction may write.
 ///
 /// # Errors
@@ -91,15 +111,32 @@ pub fn follow(old: &Value<'_>, new: &[u8]) -> Result<()> {
     let Some((key, new)) = identity_of(new).filter(|_| !read_only) else {
         return Ok(());
     };
-    write::execute(
-        "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note, marked_at, marked_by) \
-         SELECT $4, $3, origin, note, marked_at, marked_by FROM colcrypt.honeytoken \
-         WHERE key_id = $1 AND tag = $2 ON CONFLICT DO NOTHING",
+    // What a job makes takes a stored value's place; what a session makes may be thrown away, again and again.
+    // SAFETY: reads a pointer of this process's.
+    let by_job = unsafe { !pg_sys::MyBgworkerEntry.is_null() };
+    // A key's first mark is news for every session; another one is found when it is looked for.
+    let run = if guards(key)? {
+        write::execute_quietly
+    } else {
+        write::execute
+    };
+    run(
+        "WITH marked AS (SELECT origin, note, marked_at, marked_by FROM colcrypt.honeytoken WHERE key_id = $1 AND tag = $2), \
+              nth AS (SELECT 1 + coalesce(max(h.derived), 0) AS n \
+                      FROM marked m LEFT JOIN colcrypt.honeytoken h ON h.key_id = $4 AND h.origin = m.origin), \
+              gone AS (DELETE FROM colcrypt.honeytoken h USING marked m, nth \
+                       WHERE NOT $5 AND h.key_id = $4 AND h.origin = m.origin \
+                         AND h.derived > $6 AND h.derived <= nth.n - $6 AND (h.key_id, h.tag) <> ($1, $2)) \
+         INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note, marked_at, marked_by, derived) \
+         SELECT $4, $3, origin, note, marked_at, marked_by, CASE WHEN $5 THEN NULL ELSE n END FROM marked, nth \
+         ON CONFLICT DO NOTHING",
         &[
             (old.header.key.0 as i64).into(),
             old.tag.to_vec().into(),
             new.to_vec().into(),
             (key.0 as i64).into(),
+            by_job.into(),
+            DERIVED.into(),
         ],
     )?;
     Ok(())
@@ -118,7 +155,7 @@ fn with_value<R>(call: Call, body: impl FnOnce(&Value<'_>, &read::Key) -> Result
 fn mark(call: Call) -> Result<pg_sys::Datum> {
     with_value(call, |value, key| {
         // SAFETY: declared as text.
-        let note = unsafe { call.get::<String>(1) };
+        let note = unsafe { call.long::<String>(1, "note")? };
         write::execute(
             "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note) VALUES ($1, $2, $2, $3) \
              ON CONFLICT (key_id, tag) DO UPDATE SET note = EXCLUDED.note",

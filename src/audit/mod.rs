@@ -10,6 +10,7 @@
 mod event;
 mod failure;
 pub mod honeytoken;
+mod lost;
 mod pending;
 pub mod ring;
 mod verify;

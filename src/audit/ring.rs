@@ -12,9 +12,11 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
+use colcrypt_core::rate::Rates;
 use pgrx::{pg_guard, pg_sys};
 
-use super::event::Event;
+use super::event::{Event, Outcome};
+use super::lost::{Counts, Lost, Why};
 use crate::slab::lock::{exclusive, shared};
 use crate::{gucs, maintenance, pg};
 
@@ -29,6 +31,10 @@ const WAIT_STEPS: u32 = 30;
 const STEP_MS: i64 = 10;
 /// Within this time the same event again only adds to the count, in microseconds.
 const SAME_US: i64 = 1_000_000;
+/// Roles whose refusals are limited each by itself.
+const ROLES: usize = 64;
+/// One place in so many is kept for what is no refusal, and as many again for alarms.
+const RESERVED: usize = 8;
 /// Events of this process that may still be added to.
 const RECENT: usize = 16;
 
@@ -44,6 +50,9 @@ struct Ring {
     posted: AtomicU64,
     /// Events for which the server log had to do.
     logged: AtomicU64,
+    /// Under the lock: what each role may post, and what got no record.
+    rates: UnsafeCell<Rates<ROLES>>,
+    lost: UnsafeCell<Counts>,
 }
 
 #[repr(C)]
@@ -60,6 +69,7 @@ struct Saved {
     identity: u64,
     next_ticket: u64,
     events: Vec<(u64, Event)>,
+    lost: Vec<Lost>,
 }
 static SAVED: Mutex<Option<Saved>> = Mutex::new(None);
 
@@ -95,6 +105,7 @@ pub fn startup() {
             identity: u64::from_ne_bytes(identity) >> 1,
             next_ticket: 1,
             events: Vec::new(),
+            lost: Vec::new(),
         }
     });
     let mut found = false;
@@ -113,6 +124,7 @@ pub fn startup() {
             entry.ticket.store(*ticket, Relaxed);
             entry.state.store(WAITING, Relaxed);
         }
+        (*(*ring).lost.get()).put_back(&saved.lost);
         (*ring).used.store(saved.events.len() as u32, Relaxed);
         pg_sys::on_shmem_exit(Some(save), pg_sys::Datum::from(0));
     }
@@ -142,6 +154,8 @@ unsafe extern "C-unwind" fn save(_code: i32, _argument: pg_sys::Datum) {
             identity: ring.identity.load(Relaxed),
             next_ticket: ring.next_ticket.load(Relaxed),
             events,
+            // SAFETY: as above; a count is valid whatever its bytes.
+            lost: unsafe { (*ring.lost.get()).all() },
         });
     }
 }
@@ -150,8 +164,18 @@ unsafe extern "C-unwind" fn save(_code: i32, _argument: pg_sys::Datum) {
 #[pg_guard]
 unsafe extern "C-unwind" fn log_saved(_code: i32, _argument: pg_sys::Datum) {
     let saved = SAVED.lock().ok().and_then(|mut saved| saved.take());
-    for (_, event) in saved.map(|saved| saved.events).unwrap_or_default() {
-        log(&event);
+    let Some(saved) = saved else { return };
+    for (_, event) in &saved.events {
+        log(event);
+    }
+    for lost in &saved.lost {
+        pg::server_log(&format!(
+            "colcrypt: audit {} events of outcome \"{}\" of role \"{}\" got no record: {}",
+            lost.count,
+            lost.outcome().name(),
+            lost.role.or_empty(),
+            lost.why()
+        ));
     }
 }
 
@@ -195,13 +219,13 @@ pub fn post(event: &Event, patience: Patience) -> bool {
         log(event);
         return true;
     };
-    for _ in 0..WAIT_STEPS {
-        match ring.place(event) {
+    for step in 0..WAIT_STEPS {
+        match ring.place(event, step == 0) {
             Placed::New => {
                 maintenance::wake_now();
                 return true;
             }
-            Placed::Same => return false,
+            Placed::Same | Placed::TooMany => return false,
             Placed::Full => {}
         }
         maintenance::wake_now();
@@ -220,6 +244,7 @@ pub fn post(event: &Event, patience: Patience) -> bool {
             );
         }
     }
+    ring.lose(event, event.repeats.into(), Why::NoRoom);
     ring.logged.fetch_add(1, Relaxed);
     log(event);
     true
@@ -229,10 +254,40 @@ enum Placed {
     New,
     Same,
     Full,
+    /// The role had its share.
+    TooMany,
+}
+
+/// Counts events that get no record, `event` being one of them.
+pub fn lose(event: &Event, count: u64) {
+    if let Some(ring) = ring() {
+        ring.lose(event, count, Why::TooMany);
+    }
+}
+
+/// What only tells that somebody tried. It is limited, so that it drowns nothing else.
+fn is_a_try(event: &Event) -> bool {
+    !matches!(event.outcome(), Outcome::Alarm | Outcome::Done)
+}
+
+/// Places that an event may not take.
+fn kept_from(event: &Event, places: usize) -> usize {
+    match event.outcome() {
+        Outcome::Alarm => 0,
+        Outcome::Denied | Outcome::Failed => 2 * (places / RESERVED),
+        _ => places / RESERVED,
+    }
 }
 
 impl Ring {
-    fn place(&self, event: &Event) -> Placed {
+    fn lose(&self, event: &Event, count: u64, why: Why) {
+        let _held = exclusive(self.lock);
+        // SAFETY: the lock is held.
+        unsafe { (*self.lost.get()).add(event, count, why) };
+    }
+
+    /// The role's share is asked for at the first try alone.
+    fn place(&self, event: &Event, is_first: bool) -> Placed {
         MINE.with_borrow_mut(|mine| {
             let entries = entries();
             let held = exclusive(self.lock);
@@ -246,6 +301,21 @@ impl Ring {
                         return Placed::Same;
                     }
                 }
+            }
+            // SAFETY: the lock is held; reads the session's role.
+            unsafe {
+                let who = pg_sys::GetSessionUserId().to_u32();
+                if is_first
+                    && is_a_try(event)
+                    && !(*self.rates.get()).allows(who, pg::boottime_ms())
+                {
+                    (*self.lost.get()).add(event, event.repeats.into(), Why::TooMany);
+                    return Placed::TooMany;
+                }
+            }
+            let used = self.used.load(Relaxed) as usize;
+            if used + kept_from(event, entries.len()) >= entries.len() {
+                return Placed::Full;
             }
             let ticket = self.next_ticket.load(Relaxed);
             let start = ticket as usize % entries.len();
@@ -321,9 +391,36 @@ pub fn release(tickets: &[u64]) {
     }
 }
 
+/// What got no record in a database, as far as it is time to say so.
+pub fn lost(database: u32) -> Vec<Lost> {
+    let Some(ring) = ring() else {
+        return Vec::new();
+    };
+    let mut due = Vec::with_capacity(128);
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let _held = shared(ring.lock);
+    // SAFETY: the lock is held.
+    due.extend(unsafe { (*ring.lost.get()).due(Some(database), now) });
+    due
+}
+
+/// What of it was written.
+pub fn release_lost(chained: &[Lost]) {
+    let Some(ring) = ring() else { return };
+    let _held = exclusive(ring.lock);
+    for lost in chained {
+        // SAFETY: the lock is held.
+        unsafe { (*ring.lost.get()).take_off(lost) };
+    }
+}
+
 /// Whether events of a database are here.
 pub fn holds(database: u32) -> bool {
     let Some(ring) = ring() else { return false };
+    if !lost(database).is_empty() {
+        return true;
+    }
     if ring.used.load(Relaxed) == 0 {
         return false;
     }
@@ -336,6 +433,11 @@ pub fn holds(database: u32) -> bool {
 
 /// Gives up the events of a database that has no extension (any more): to the server log.
 pub fn forsake(database: u32) {
+    if let Some(ring) = ring() {
+        let _held = exclusive(ring.lock);
+        // SAFETY: the lock is held.
+        unsafe { (*ring.lost.get()).forsake(database) };
+    }
     loop {
         let (_, events) = take(database, 64);
         if events.is_empty() {
@@ -354,11 +456,12 @@ pub fn databases() -> Vec<u32> {
     let Some(ring) = ring() else {
         return Vec::new();
     };
-    if ring.used.load(Relaxed) == 0 {
-        return Vec::new();
-    }
-    let mut found = Vec::with_capacity(entries().len());
+    let mut found = Vec::with_capacity(entries().len() + 128);
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let held = shared(ring.lock);
+    // SAFETY: the lock is held.
+    found.extend(unsafe { (*ring.lost.get()).due(None, now) }.map(|lost| lost.database));
     for entry in entries() {
         if entry.state.load(Relaxed) != FREE {
             // SAFETY: the lock is held.
@@ -371,13 +474,19 @@ pub fn databases() -> Vec<u32> {
     found
 }
 
-/// Places, those in use, events posted, events that went to the server log for want of a place.
-pub fn figures() -> Option<(usize, u32, u64, u64)> {
+/// Places, those in use, events posted, events that went to the server log for want of a place, and events that got no record
+/// of their own.
+pub fn figures() -> Option<(usize, u32, u64, u64, u64)> {
     let ring = ring()?;
+    let held = shared(ring.lock);
+    // SAFETY: the lock is held.
+    let lost = unsafe { (*ring.lost.get()).total };
+    drop(held);
     Some((
         capacity(),
         ring.used.load(Relaxed),
         ring.posted.load(Relaxed),
         ring.logged.load(Relaxed),
+        lost,
     ))
 }

@@ -10,6 +10,7 @@ use crate::pg::Call;
 use crate::sql_api::record;
 
 use super::ring;
+use super::writer::NOT_RECORDED;
 
 /// Records that are in memory at a time.
 const BATCH: i64 = 1000;
@@ -107,7 +108,7 @@ fn written_head() -> Result<Option<Anchor>> {
 /// The anchor that the caller gives.
 fn given_anchor(call: Call) -> Result<Option<Anchor>> {
     // SAFETY: declared as bigint and text.
-    let (seq, hash) = unsafe { (call.get::<i64>(0), call.get::<String>(1)) };
+    let (seq, hash) = unsafe { (call.get::<i64>(0), call.long::<String>(1, "anchor_hash")?) };
     match (seq, hash) {
         (None, None) => Ok(None),
         (Some(seq), Some(hash)) if seq > 0 => {
@@ -135,6 +136,7 @@ fn verify(call: Call) -> Result<pg_sys::Datum> {
     anchors.extend(written_head()?);
     let mut verifier = Verifier::new(anchors);
     let (mut events, mut after, mut bad) = (0i64, i64::MIN, None);
+    let mut not_recorded = 0i64;
     'log: loop {
         pgrx::check_for_interrupts!();
         let batch = batch_after(after)?;
@@ -150,6 +152,9 @@ fn verify(call: Call) -> Result<pg_sys::Datum> {
                 break 'log;
             }
             events += 1;
+            if stored.texts[0].as_deref() == Some(NOT_RECORDED) {
+                not_recorded += i64::from(stored.repeats);
+            }
             after = stored.seq;
         }
         if batch.len() < BATCH as usize {
@@ -168,17 +173,19 @@ fn verify(call: Call) -> Result<pg_sys::Datum> {
         .push(head.map(|head| head.seq))
         .push(head.map(|head| head.hash.to_string()))
         .push(bad.as_ref().map(|(seq, _)| *seq))
-        .push(bad.map(|(_, problem)| problem));
+        .push(bad.map(|(_, problem)| problem))
+        .push(not_recorded);
     row.into_datum(call)
 }
 
 fn status(call: Call) -> Result<pg_sys::Datum> {
-    let (capacity, used, posted, logged) = ring::figures().ok_or(Error::NotPreloaded)?;
+    let (capacity, used, posted, logged, lost) = ring::figures().ok_or(Error::NotPreloaded)?;
     let mut row = record::Record::default();
     row.push(capacity as i32)
         .push(used as i32)
         .push(posted as i64)
-        .push(logged as i64);
+        .push(logged as i64)
+        .push(lost as i64);
     row.into_datum(call)
 }
 

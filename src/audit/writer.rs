@@ -8,6 +8,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{log, pg_sys};
 
 use super::event::Outcome;
+use super::lost::Lost;
 use super::ring::{self, Ticketed};
 use crate::catalog::write;
 use crate::error::{Error, Result};
@@ -17,6 +18,8 @@ use crate::{gucs, pg};
 
 /// Most events of either source in one transaction.
 const BATCH: usize = 200;
+/// The event of a record that stands for others, which have none.
+pub const NOT_RECORDED: &str = "not_recorded";
 
 thread_local! {
     /// This worker could not write: the next one shall come in its time, not at once.
@@ -53,6 +56,7 @@ struct Head {
 struct Batch {
     written: usize,
     tickets: Vec<u64>,
+    lost: Vec<Lost>,
     anchor: Option<Head>,
 }
 
@@ -61,6 +65,7 @@ pub fn step() -> Next {
     match transaction(write_batch) {
         Ok(Ok(batch)) => {
             ring::release(&batch.tickets);
+            ring::release_lost(&batch.lost);
             if let Some(head) = batch.anchor {
                 pg::server_log(&format!(
                     "colcrypt: audit log of database \"{}\" stands at seq {}, hash {}",
@@ -88,15 +93,17 @@ fn complain(message: &str) -> Next {
 }
 
 fn database() -> String {
-    transaction(|| {
-        // SAFETY: a catalog look-up of the database we are connected to.
-        unsafe {
-            std::ffi::CStr::from_ptr(pg_sys::get_database_name(pg::my_database()))
-                .to_string_lossy()
-                .into_owned()
-        }
-    })
-    .unwrap_or_default()
+    transaction(database_name).unwrap_or_default()
+}
+
+/// In a transaction.
+fn database_name() -> String {
+    // SAFETY: a catalog look-up of the database we are connected to.
+    unsafe {
+        std::ffi::CStr::from_ptr(pg_sys::get_database_name(pg::my_database()))
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 /// Keeps DROP EXTENSION waiting until this transaction ends, or learns that it came first. It takes this
@@ -143,6 +150,7 @@ fn write_batch() -> Result<Batch> {
     let (identity, events) = ring::take(here, BATCH);
     let mut batch = Batch {
         tickets: events.iter().map(|(ticket, _)| *ticket).collect(),
+        lost: ring::lost(here),
         ..Batch::default()
     };
     let known =
@@ -152,6 +160,10 @@ fn write_batch() -> Result<Batch> {
         .filter(|(ticket, _)| !known(*ticket))
         .map(from_ring)
         .collect();
+    if !batch.lost.is_empty() {
+        let database = database_name();
+        entries.extend(batch.lost.iter().map(|lost| from_lost(lost, &database)));
+    }
     if outbox {
         entries.extend(from_outbox()?);
     }
@@ -243,15 +255,8 @@ fn begin() -> Result<Head> {
     if !unsafe { pg_sys::pg_strong_random(log.as_mut_ptr().cast(), log.len()) } {
         return Err(Error::Random);
     }
-    // SAFETY: reads the clock and catalogs, in a transaction.
-    let (at, database) = unsafe {
-        (
-            pg_sys::GetCurrentTimestamp(),
-            std::ffi::CStr::from_ptr(pg_sys::get_database_name(pg::my_database()))
-                .to_string_lossy()
-                .into_owned(),
-        )
-    };
+    // SAFETY: reads the clock.
+    let (at, database) = unsafe { (pg_sys::GetCurrentTimestamp(), database_name()) };
     let role = pg::role_name(pg::current_user());
     let mut head = Head {
         seq: 0,
@@ -298,6 +303,34 @@ fn from_ring((_, event): &Ticketed) -> Entry {
         repeats: event.repeats as i32,
         detail: owned(event.detail.get()),
         sqlstate: owned(event.sqlstate.get()),
+    }
+}
+
+/// Its count is that of the events it stands for, and its outcome is theirs.
+fn from_lost(lost: &Lost, database: &str) -> Entry {
+    let role = lost.role.or_empty();
+    Entry {
+        at: lost.last,
+        event: NOT_RECORDED.into(),
+        outcome: lost.outcome().name(),
+        session_role: role.into(),
+        current_role: role.into(),
+        client_addr: None,
+        database: database.into(),
+        pid: pg::my_pid(),
+        key_id: None,
+        key: None,
+        version: None,
+        relation: None,
+        repeats: i32::try_from(lost.count).unwrap_or(i32::MAX),
+        detail: Some(format!(
+            "{} events between {} and {} have no record of their own: {}",
+            lost.count,
+            pg::timestamp(lost.first),
+            pg::timestamp(lost.last),
+            lost.why()
+        )),
+        sqlstate: None,
     }
 }
 

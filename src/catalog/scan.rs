@@ -52,6 +52,10 @@ impl Equals {
         }
     }
 
+    pub fn bytea(attribute: i16, value: &[u8]) -> Self {
+        Self::new(attribute, pg_sys::F_BYTEAEQ, value)
+    }
+
     pub fn uuid(attribute: i16, value: [u8; 16]) -> Self {
         Self::new(attribute, pg_sys::F_UUID_EQ, pgrx::Uuid::from_bytes(value))
     }

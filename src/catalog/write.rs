@@ -1,6 +1,6 @@
 //! Writing the catalog: SPI as the extension's owner, with a search path nobody can bend.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -10,6 +10,51 @@ use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
 use pgrx::{Spi, pg_sys};
 
 use crate::error::Result;
+
+thread_local! {
+    static OURS: Cell<bool> = const { Cell::new(false) };
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the statement that writes the catalog just now is one of ours; any other is somebody's own.
+pub fn is_ours() -> bool {
+    OURS.get()
+}
+
+/// Whether what is written just now concerns no session's knowledge.
+pub fn is_quiet() -> bool {
+    QUIET.get()
+}
+
+/// Runs one statement that changes nothing of what sessions remember: none of them forgets anything for it.
+///
+/// # Errors
+/// As [`execute`].
+pub fn execute_quietly(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
+    struct Quiet(bool);
+    impl Drop for Quiet {
+        fn drop(&mut self) {
+            QUIET.set(self.0);
+        }
+    }
+    let _quiet = Quiet(QUIET.replace(true));
+    execute(sql, arguments)
+}
+
+/// While it lives, statements on the catalog are ours. Given back on every way out, an ERROR's unwinding too.
+struct Ours(bool);
+
+impl Ours {
+    fn begin() -> Self {
+        Self(OURS.replace(true))
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        OURS.set(self.0);
+    }
+}
 
 /// A search path that nobody can bend, until dropped.
 pub struct SafePath {
@@ -157,6 +202,7 @@ fn plan_of(
 /// Of SPI; an ERROR of the statement itself aborts the transaction as ever.
 pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     refuse_read_only();
+    let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {
@@ -178,6 +224,7 @@ pub fn query<T>(
     read: impl Fn(&SpiHeapTupleData) -> std::result::Result<T, pgrx::spi::Error>,
 ) -> Result<Vec<T>> {
     refuse_read_only();
+    let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {

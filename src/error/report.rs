@@ -8,6 +8,7 @@ use colcrypt_core::state::Verb;
 use colcrypt_protocol::{Failure, Words};
 
 use super::{Error, KeyringPrivilege, Privilege};
+use crate::pg::LONGEST_ARGUMENT;
 
 /// What the user reads.
 pub struct Report {
@@ -241,6 +242,18 @@ impl Error {
                 format!("the value is too large to encrypt: {bytes} bytes"),
                 Some("A ciphertext, like any value, is limited to 1 GB, and is at most 300 bytes longer than its plaintext.".into()),
                 Some("Split the value, or store it as a large object encrypted by the application.".into()),
+            ),
+            Self::ArgumentTooLong { name, bytes } => (
+                "54000",
+                format!("the argument {name} is too long: {bytes} bytes"),
+                Some(format!("Names, reasons, settings and expressions have at most {LONGEST_ARGUMENT} bytes.")),
+                None,
+            ),
+            Self::OutOfMemory { bytes } => (
+                "53200",
+                "out of memory".into(),
+                Some(format!("There is no memory for {bytes} bytes.")),
+                Some("A value takes several times its length while it is encrypted or decrypted. Split it, or give the server more memory.".into()),
             ),
             Self::Kms { keyring, failure } => return kms_report(keyring.as_deref(), failure),
             Self::SlabFull { slots } => (

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
+use colcrypt_core::memory;
 use pgrx::spi::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
@@ -244,7 +245,10 @@ impl Context {
             let table = pg_sys::SPI_tuptable;
             let mut is_null = false;
             let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut is_null);
-            Ok((!is_null).then(|| Varlena::from_datum(datum).bytes().to_vec()))
+            if is_null {
+                return Ok(None);
+            }
+            Ok(Some(memory::copied(Varlena::from_datum(datum).bytes())?))
         }
     }
 }

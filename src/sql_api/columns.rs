@@ -32,8 +32,8 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as text, text[] and regtype.
     let (context, readers, plaintext_type) = unsafe {
         (
-            call.get::<String>(3),
-            call.get::<Vec<Option<String>>>(4),
+            call.long::<String>(3, "context")?,
+            call.long::<Vec<Option<String>>>(4, "readers")?,
             call.get::<pg_sys::Oid>(5),
         )
     };

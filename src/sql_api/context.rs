@@ -26,7 +26,8 @@ fn label_length(label: &str) -> Error {
 }
 
 fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_sys::Datum> {
-    for (value, declared) in variadic_arguments(call, from)? {
+    let arguments = Arguments::of(call, from)?;
+    for (value, declared) in arguments.iter() {
         // SAFETY: a look-up in the type catalog.
         let base = unsafe { pg_sys::getBaseType(declared) };
         // SAFETY: reads a static: the memory of this call.
@@ -41,38 +42,59 @@ fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_s
         };
         match value {
             None => builder.push(&name, None)?,
-            Some(value) => {
-                codec.with_bytes(value, |bytes| Ok(builder.push(&name, Some(bytes))?))?;
-            }
+            Some(value) => codec.with_bytes(value, |bytes| {
+                let length = builder.len() + bytes.len();
+                if length > pg::MAX_VARLENA {
+                    return Err(Error::ValueTooLarge { bytes: length });
+                }
+                Ok(builder.push(&name, Some(bytes))?)
+            })?,
         }
     }
     pg::varlena_from(&builder.finish())
 }
 
-/// The arguments of a VARIADIC "any" function, also when called with VARIADIC array.
-fn variadic_arguments(call: Call, from: i32) -> Result<Vec<(Option<pg_sys::Datum>, pg_sys::Oid)>> {
-    let mut values = std::ptr::null_mut();
-    let mut types = std::ptr::null_mut();
-    let mut nulls = std::ptr::null_mut();
-    // SAFETY: the server allocates three arrays of `count` elements.
-    unsafe {
-        let count = pg_sys::extract_variadic_args(
-            call.fcinfo(),
-            from,
-            true,
-            &mut values,
-            &mut types,
-            &mut nulls,
-        );
-        if count < 0 {
-            return Err(Error::NullArgument("the array"));
-        }
-        Ok((0..count as usize)
-            .map(|at| {
-                let value = (!*nulls.add(at)).then(|| *values.add(at));
-                (value, *types.add(at))
-            })
-            .collect())
+/// The arguments of a VARIADIC "any" function, also when called with VARIADIC array: in the server's memory, since an array
+/// may have many.
+struct Arguments {
+    values: *mut pg_sys::Datum,
+    types: *mut pg_sys::Oid,
+    nulls: *mut bool,
+    count: usize,
+}
+
+impl Arguments {
+    fn of(call: Call, from: i32) -> Result<Self> {
+        let mut values = std::ptr::null_mut();
+        let mut types = std::ptr::null_mut();
+        let mut nulls = std::ptr::null_mut();
+        // SAFETY: the server allocates three arrays of as many elements as it says.
+        let count = unsafe {
+            pg_sys::extract_variadic_args(
+                call.fcinfo(),
+                from,
+                true,
+                &mut values,
+                &mut types,
+                &mut nulls,
+            )
+        };
+        Ok(Self {
+            values,
+            types,
+            nulls,
+            count: usize::try_from(count).map_err(|_| Error::NullArgument("the array"))?,
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Option<pg_sys::Datum>, pg_sys::Oid)> {
+        (0..self.count).map(|at| {
+            // SAFETY: arrays of `count` elements, which live as long as the call.
+            unsafe {
+                let value = (!*self.nulls.add(at)).then(|| *self.values.add(at));
+                (value, *self.types.add(at))
+            }
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use colcrypt_core::compression::Packed;
 use colcrypt_core::context::Typed;
 use colcrypt_core::format::EncodedHeader;
+use colcrypt_core::memory;
 use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
@@ -200,10 +201,10 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
 
 #[cold]
 fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepared> {
-    let key_name = String::from_utf8_lossy(key_name);
-    let short = Short::new(&key_name).ok_or(Error::NoKeyNamedSo)?;
+    let key_name = std::str::from_utf8(key_name).map_err(|_| Error::NoKeyNamedSo)?;
+    let short = Short::new(key_name).ok_or(Error::NoKeyNamedSo)?;
     // With the arguments in the wrong order the name is the value: no message may repeat it.
-    let permit = session::permit_encrypt(&key_name).map_err(|error| match error {
+    let permit = session::permit_encrypt(key_name).map_err(|error| match error {
         Error::UnknownKey(_) => Error::NoKeyNamedSo,
         other => other,
     })?;
@@ -237,7 +238,7 @@ pub fn seal(
     plaintext: &[u8],
 ) -> Result<pg_sys::Datum> {
     if let Some(method) = permit.compression
-        && let Some(packed) = method.pack(plaintext)
+        && let Some(packed) = method.pack(plaintext)?
     {
         return seal_as_is(permit, &header.with_compression(), context, &packed);
     }
@@ -277,6 +278,7 @@ fn seal_as_is(
 fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) -> Result<()> {
     match permit.with(|cipher| cipher.open_into(value, context, out))? {
         Ok(()) => Ok(()),
+        Err(CryptoError::OutOfMemory(gone)) => Err(gone.into()),
         Err(_) => Err(authentication_error(value, context)),
     }
 }
@@ -291,7 +293,7 @@ fn unpack<R>(
     context: &[u8],
     body: impl FnOnce(&Packed<'_>) -> Result<R>,
 ) -> Result<R> {
-    let mut packed = Zeroizing::new(vec![0; value.ciphertext.len()]);
+    let mut packed = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
     open(permit, value, context, &mut packed)?;
     let packed = Packed::parse(&packed).map_err(|_| damaged(value))?;
     if packed.len() > pg::MAX_VARLENA {
@@ -325,12 +327,12 @@ pub fn plaintext_of(
 ) -> Result<Zeroizing<Vec<u8>>> {
     if value.header.compressed {
         return unpack(permit, value, context, |packed| {
-            let mut plaintext = Zeroizing::new(vec![0; packed.len()]);
+            let mut plaintext = Zeroizing::new(memory::zeroed(packed.len())?);
             unpack_into(value, packed, &mut plaintext)?;
             Ok(plaintext)
         });
     }
-    let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
+    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
     open(permit, value, context, &mut plaintext)?;
     Ok(plaintext)
 }
@@ -438,6 +440,17 @@ pub fn described(plaintext_type: PlaintextType<'_>) -> String {
     }
 }
 
+/// Bytes of a value, where its type's have no fixed number.
+fn value_size(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> usize {
+    // SAFETY: a look-up in the type catalog; only a varlena is looked into.
+    unsafe {
+        match pg_sys::get_typlen(type_oid) {
+            -1 => pgrx::varlena::varsize_any(value.cast_mut_ptr()),
+            length => usize::try_from(length).unwrap_or_default(),
+        }
+    }
+}
+
 /// Checks a domain's constraints as they are now.
 pub fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
     // A check that fails may quote the value, in its own message or in one of a function it calls.
@@ -452,23 +465,21 @@ pub fn check_domain(value: pg_sys::Datum, domain: pg_sys::Oid) -> Result<()> {
                 std::ptr::null_mut(),
             );
         }
-        true
+        Ok(())
     }))
     .catch_others(|error| {
         if crate::plaintext::may_be_shown(&error) {
             error.rethrow()
         } else {
-            false
+            Err(crate::plaintext::of_size(&error, value_size(value, domain)))
         }
     })
     .execute();
-    if passed {
-        Ok(())
-    } else {
-        Err(Error::PlaintextInvalid {
+    passed.map_err(|of_size| {
+        of_size.unwrap_or_else(|| Error::PlaintextInvalid {
             type_name: pg::type_name(domain),
         })
-    }
+    })
 }
 
 fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
@@ -517,7 +528,7 @@ pub fn reseal(
     value: &Value<'_>,
     context: &[u8],
 ) -> Result<pg_sys::Datum> {
-    let mut plaintext = Zeroizing::new(vec![0; value.ciphertext.len()]);
+    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
     open(from, value, context, &mut plaintext)?;
     let header = Header {
         suite: to.suite,

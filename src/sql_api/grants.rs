@@ -113,8 +113,8 @@ fn grant_arguments(call: Call) -> Result<Grant> {
     read::require(&key, Privilege::Manage)?;
     let role_name = call.text(1, "role")?;
     // SAFETY: declared as text[].
-    let privileges =
-        unsafe { call.get::<Vec<Option<String>>>(2) }.ok_or(Error::NullArgument("privileges"))?;
+    let privileges = unsafe { call.long::<Vec<Option<String>>>(2, "privileges")? }
+        .ok_or(Error::NullArgument("privileges"))?;
     let (mut encrypt, mut decrypt, mut manage) = (false, false, false);
     for privilege in privileges {
         let name = privilege.ok_or_else(|| unknown_privilege("null"))?;

@@ -65,8 +65,8 @@ fn arguments(call: Call) -> Result<Grant> {
     read::require_on_keyring(&keyring, KeyringPrivilege::Manage)?;
     let role_name = call.text(1, "role")?;
     // SAFETY: declared as text[].
-    let privileges =
-        unsafe { call.get::<Vec<Option<String>>>(2) }.ok_or(Error::NullArgument("privileges"))?;
+    let privileges = unsafe { call.long::<Vec<Option<String>>>(2, "privileges")? }
+        .ok_or(Error::NullArgument("privileges"))?;
     let (mut create, mut manage) = (false, false);
     for privilege in privileges {
         match privilege.as_deref() {

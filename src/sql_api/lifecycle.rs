@@ -19,7 +19,7 @@ fn order(call: Call, verb: Verb) -> Result<Order> {
         // SAFETY: declared as int.
         version: unsafe { call.get(1) },
         // SAFETY: the last argument is declared as text.
-        reason: unsafe { call.get(call.len() - 1) },
+        reason: unsafe { call.long(call.len() - 1, "reason")? },
         destroy_after_ms: None,
     })
 }

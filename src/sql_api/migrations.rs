@@ -86,8 +86,8 @@ fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as text, text[], boolean and name.
     let (context, readers, wants_view) = unsafe {
         (
-            call.get::<String>(3),
-            call.get::<Vec<Option<String>>>(4),
+            call.long::<String>(3, "context")?,
+            call.long::<Vec<Option<String>>>(4, "readers")?,
             call.get::<bool>(5).unwrap_or(true),
         )
     };

@@ -19,7 +19,7 @@ fn add_provider(call: Call) -> Result<pg_sys::Datum> {
         name: call.text(0, "name")?,
         kind: call.text(1, "kind")?,
         // SAFETY: declared as jsonb.
-        config: unsafe { call.get::<JsonB>(2) }
+        config: unsafe { call.long::<JsonB>(2, "config")? }
             .ok_or(Error::NullArgument("config"))?
             .0,
     };
@@ -168,7 +168,7 @@ fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
     let act = AlterProvider {
         provider: provider.name,
         // SAFETY: declared as jsonb.
-        config: unsafe { call.get::<JsonB>(1) }
+        config: unsafe { call.long::<JsonB>(1, "config")? }
             .ok_or(Error::NullArgument("config"))?
             .0,
     };
@@ -183,7 +183,7 @@ fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
 fn check_provider(call: Call) -> Result<pg_sys::Datum> {
     let (_, provider) = read::provider_by_name(&call.text(0, "name")?)?;
     // SAFETY: declared as text.
-    let root_key = unsafe { call.get::<String>(1) };
+    let root_key = unsafe { call.long::<String>(1, "root_key")? };
     let Reply::ProviderChecked { report } =
         client::call(&Request::CheckProvider { provider, root_key })?
     else {

@@ -14,6 +14,7 @@ use crate::{
     CryptoError, DataKey, Suite, Value,
     context::Typed,
     format::EncodedHeader,
+    memory,
     secret::{KEY_LEN, wipe_dead_stack},
     xaes::Deriver,
 };
@@ -98,7 +99,7 @@ impl DataCipher {
     ///
     /// # Errors
     /// [`CryptoError::Mismatch`] when any of this does not hold, [`CryptoError::TooLarge`] for a
-    /// plaintext beyond the suite's bound; `out` is then unspecified and must not be used.
+    /// plaintext beyond the suite's bound, [`CryptoError::OutOfMemory`]; `out` is then unspecified and must not be used.
     pub fn seal_into(
         &self,
         header: &EncodedHeader,
@@ -133,8 +134,8 @@ impl DataCipher {
     /// Decrypts into `out`, which must be as long as the value's ciphertext.
     ///
     /// # Errors
-    /// [`CryptoError::Authentication`] for any change to the value, another context or another key;
-    /// `out` then holds no plaintext.
+    /// [`CryptoError::Authentication`] for any change to the value, another context or another key,
+    /// [`CryptoError::OutOfMemory`]; `out` then holds no plaintext.
     pub fn open_into(
         &self,
         value: &Value<'_>,
@@ -212,7 +213,7 @@ impl Xaes {
 /// delimits itself, so no other pair of header and context gives the same bytes.
 ///
 /// # Errors
-/// [`CryptoError::Mismatch`] for a context that has no canonical form, [`CryptoError::TooLarge`] when there is no memory.
+/// [`CryptoError::Mismatch`] for a context that has no canonical form, [`CryptoError::OutOfMemory`].
 #[inline]
 fn with_aad<R>(
     header: &[u8],
@@ -230,19 +231,20 @@ fn with_aad<R>(
         None
     };
     let former = match (canonical, context.first()) {
-        (false, Some(1)) => Typed::parse(context).and_then(|typed| typed.former()),
+        (false, Some(1)) => match Typed::parse(context) {
+            Some(typed) => typed.former()?,
+            None => None,
+        },
         _ => None,
     };
     let context = former.as_deref().unwrap_or(context);
     let most = header.len() + typed.map_or(context.len(), |typed| typed.max_len());
     let mut stack = [0; ON_STACK];
-    let mut heap = Vec::new();
+    let mut heap;
     let aad = if most <= ON_STACK {
         &mut stack[..]
     } else {
-        heap.try_reserve_exact(most)
-            .map_err(|_| CryptoError::TooLarge)?;
-        heap.resize(most, 0);
+        heap = memory::zeroed(most)?;
         &mut heap[..]
     };
     let mut length = 0;

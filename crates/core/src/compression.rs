@@ -18,6 +18,8 @@ use std::str::FromStr;
 use lz4_flex::block;
 use zeroize::Zeroizing;
 
+use crate::memory::{self, OutOfMemory};
+
 /// Bytes before the block.
 const HEAD: usize = 5;
 /// Shorter plaintexts are not tried: the head and LZ4's own overhead eat what could be gained.
@@ -43,27 +45,34 @@ impl Method {
     }
 
     /// The plaintext packed, unless that makes it no shorter.
-    pub fn pack(self, plaintext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        if plaintext.len() < LEAST {
-            return None;
-        }
-        let length = u32::try_from(plaintext.len()).ok()?;
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]. It is not left as it is then: a value's length must not tell how the server fares.
+    pub fn pack(self, plaintext: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, OutOfMemory> {
+        let Some(length) = u32::try_from(plaintext.len())
+            .ok()
+            .filter(|_| plaintext.len() >= LEAST)
+        else {
+            return Ok(None);
+        };
         // Room for the worst case, so that no growing leaves a copy behind.
-        let mut packed = Zeroizing::new(vec![
-            0;
-            HEAD + block::get_maximum_output_size(plaintext.len())
-        ]);
+        let mut packed = Zeroizing::new(memory::zeroed(
+            HEAD + block::get_maximum_output_size(plaintext.len()),
+        )?);
         packed[0] = self.number();
         packed[1..HEAD].copy_from_slice(&length.to_be_bytes());
         let used = match self {
-            Self::Lz4 => block::compress_into(plaintext, &mut packed[HEAD..]).ok()?,
+            Self::Lz4 => block::compress_into(plaintext, &mut packed[HEAD..]),
+        };
+        let Ok(used) = used.map_err(drop) else {
+            return Ok(None);
         };
         if HEAD + used >= plaintext.len() {
-            return None;
+            return Ok(None);
         }
         // Vec::truncate leaves the tail, which zeroize still wipes: it goes over the whole capacity.
         packed.truncate(HEAD + used);
-        Some(packed)
+        Ok(Some(packed))
     }
 }
 
@@ -148,7 +157,7 @@ mod tests {
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(20);
         for length in [LEAST, 100, text.len()] {
             let text = &text.as_bytes()[..length];
-            if let Some(packed) = Method::Lz4.pack(text) {
+            if let Some(packed) = Method::Lz4.pack(text).unwrap() {
                 assert!(packed.len() < text.len());
                 assert_eq!(unpack(&packed).unwrap(), text);
             } else {
@@ -159,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_does_not_shrink_is_left() {
-        assert!(Method::Lz4.pack(&[b'a'; LEAST - 1]).is_none());
+        assert!(Method::Lz4.pack(&[b'a'; LEAST - 1]).unwrap().is_none());
         // Marsaglia's xorshift: noise enough for LZ4.
         let mut state = 0x2545_f491_4f6c_dd1du64;
         let random: Vec<u8> = std::iter::repeat_with(|| {
@@ -170,13 +179,16 @@ mod tests {
         })
         .take(4096)
         .collect();
-        assert!(Method::Lz4.pack(&random).is_none());
-        assert!(Method::Lz4.pack(&[]).is_none());
+        assert!(Method::Lz4.pack(&random).unwrap().is_none());
+        assert!(Method::Lz4.pack(&[]).unwrap().is_none());
     }
 
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
-        let packed = Method::Lz4.pack(&b"abcabcabc".repeat(100)).unwrap();
+        let packed = Method::Lz4
+            .pack(&b"abcabcabc".repeat(100))
+            .unwrap()
+            .unwrap();
         for cut in 0..packed.len() {
             assert_eq!(unpack(&packed[..cut]), Err(NotPacked), "{cut}");
         }

@@ -18,6 +18,7 @@
 //! value's header tells the two apart.
 
 use crate::FormatError;
+use crate::memory::{self, OutOfMemory};
 
 const NULL_LENGTH: u32 = u32::MAX;
 const PLAIN: u8 = 1;
@@ -97,7 +98,10 @@ impl<'a> Typed<'a> {
     }
 
     /// The bytes that values of encoding 1 were sealed with, where they are not the context's own: one with char(n).
-    pub fn former(&self) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn former(&self) -> Result<Option<Vec<u8>>, OutOfMemory> {
         let has_bpchar = |mut rest| {
             while let Some(((name, _), more)) = split_value(rest) {
                 if name == b"bpchar" {
@@ -108,10 +112,10 @@ impl<'a> Typed<'a> {
             false
         };
         if self.has_label() || !has_bpchar(self.values) {
-            return None;
+            return Ok(None);
         }
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(1 + self.values.len()).ok()?;
+        memory::reserve(&mut bytes, 1 + self.values.len())?;
         bytes.push(PLAIN);
         let mut out = |piece: &[u8]| bytes.extend_from_slice(piece);
         let mut rest = self.values;
@@ -123,7 +127,7 @@ impl<'a> Typed<'a> {
             );
             rest = more;
         }
-        Some(bytes)
+        Ok(Some(bytes))
     }
 }
 
@@ -223,16 +227,14 @@ impl ContextBuilder {
     /// Adds one value in its binary send form; `None` is NULL.
     ///
     /// # Errors
-    /// [`FormatError::TypeNameLength`] for an empty or overlong type name.
+    /// [`FormatError::TypeNameLength`] for an empty or overlong type name, [`FormatError::OutOfMemory`].
     pub fn push(&mut self, type_name: &str, value: Option<&[u8]>) -> Result<(), FormatError> {
         let name_len = u8::try_from(type_name.len())
             .ok()
             .filter(|&length| length > 0)
             .ok_or(FormatError::TypeNameLength(type_name.len()))?;
         let more = 1 + type_name.len() + 4 + value.unwrap_or_default().len();
-        self.0
-            .try_reserve(more)
-            .map_err(|_| FormatError::OutOfMemory(more))?;
+        memory::reserve_amortised(&mut self.0, more)?;
         self.0.push(name_len);
         self.0.extend_from_slice(type_name.as_bytes());
         // PostgreSQL's values stay below 1 GiB, so no length collides with NULL's mark.
@@ -240,6 +242,12 @@ impl ContextBuilder {
         self.0.extend_from_slice(&value_len.to_be_bytes());
         self.0.extend_from_slice(value.unwrap_or_default());
         Ok(())
+    }
+
+    /// Bytes so far.
+    #[expect(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub fn finish(self) -> Vec<u8> {

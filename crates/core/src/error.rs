@@ -3,6 +3,8 @@
 
 use thiserror::Error;
 
+use crate::memory::OutOfMemory;
+
 /// A byte string that is not a colcrypt value. Nothing secret is involved: only the header is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FormatError {
@@ -22,8 +24,8 @@ pub enum FormatError {
     TypeNameLength(usize),
     #[error("a label of {0} bytes does not fit (1 to 255)")]
     LabelLength(usize),
-    #[error("no memory for {0} bytes")]
-    OutOfMemory(usize),
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     #[error("type code {0} is none that this version knows")]
     TypeCode(u32),
 }
@@ -38,6 +40,8 @@ pub enum CryptoError {
     /// A plaintext beyond what the suite may process.
     #[error("the value is too large for the suite")]
     TooLarge,
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     /// Header, nonce or buffer that are not this cipher's: a mistake of the caller's, never of the data.
     #[error("header, nonce and buffer do not fit the cipher")]
     Mismatch,

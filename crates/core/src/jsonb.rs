@@ -8,6 +8,8 @@
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::memory::{self, OutOfMemory};
+
 const COUNT: u32 = 0x0fff_ffff;
 const SCALAR: u32 = 0x1000_0000;
 const OBJECT: u32 = 0x2000_0000;
@@ -15,10 +17,16 @@ const ARRAY: u32 = 0x4000_0000;
 const HAS_OFFSET: u32 = 0x8000_0000;
 const TYPE: u32 = 0x7000_0000;
 
-/// Bytes that are no stored jsonb.
+/// Bytes that cannot be read as a stored jsonb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("not a jsonb as PostgreSQL stores it")]
-pub struct NotJsonb;
+pub enum JsonbError {
+    #[error("not a jsonb as PostgreSQL stores it")]
+    NotJsonb,
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+}
+
+use JsonbError::NotJsonb;
 
 /// A container whose elements are being written.
 struct Level<'a> {
@@ -48,10 +56,10 @@ enum Element<'a> {
 /// The JSON text of a stored jsonb: the varlena's payload, without its length word. Keys are in the order they are stored.
 ///
 /// # Errors
-/// [`NotJsonb`] for anything else; never a panic, never recursion.
-pub fn to_json(stored: &[u8]) -> Result<Zeroizing<String>, NotJsonb> {
+/// [`NotJsonb`] for anything else, and [`JsonbError::OutOfMemory`]; never a panic, never recursion.
+pub fn to_json(stored: &[u8]) -> Result<Zeroizing<String>, JsonbError> {
     // JSON is rarely longer than three times what is stored; growing would leave copies behind.
-    let mut out = Text(Zeroizing::new(String::with_capacity(3 * stored.len() + 16)));
+    let mut out = Text::with_room(3 * stored.len() + 16)?;
     let (root, is_scalar) = open(stored)?;
     if is_scalar {
         if root.count != 1 {
@@ -61,27 +69,27 @@ pub fn to_json(stored: &[u8]) -> Result<Zeroizing<String>, NotJsonb> {
             Element::Container(_) => return Err(NotJsonb),
             scalar => out.scalar(scalar)?,
         }
-        return Ok(out.0);
+        return out.finish();
     }
     let mut levels = vec![root];
-    out.push(bracket(&levels[0], true));
+    out.push(bracket(&levels[0], true))?;
     while let Some(level) = levels.last_mut() {
         if level.next == level.count {
-            out.push(bracket(level, false));
+            out.push(bracket(level, false))?;
             levels.pop();
             continue;
         }
         let at = level.next;
         level.next += 1;
         if at > 0 {
-            out.push(", ");
+            out.push(", ")?;
         }
         let value = if level.is_object {
             let Element::String(key) = level.elements.get(at)? else {
                 return Err(NotJsonb);
             };
-            out.string(key);
-            out.push(": ");
+            out.string(key)?;
+            out.push(": ")?;
             level.elements.get(level.count + at)?
         } else {
             level.elements.get(at)?
@@ -91,13 +99,14 @@ pub fn to_json(stored: &[u8]) -> Result<Zeroizing<String>, NotJsonb> {
             if is_scalar {
                 return Err(NotJsonb);
             }
-            out.push(bracket(&inner, true));
+            out.push(bracket(&inner, true))?;
+            memory::reserve_amortised(&mut levels, 1)?;
             levels.push(inner);
         } else {
             out.scalar(value)?;
         }
     }
-    Ok(out.0)
+    out.finish()
 }
 
 fn bracket(level: &Level<'_>, opens: bool) -> &'static str {
@@ -109,7 +118,7 @@ fn bracket(level: &Level<'_>, opens: bool) -> &'static str {
     }
 }
 
-fn open(container: &[u8]) -> Result<(Level<'_>, bool), NotJsonb> {
+fn open(container: &[u8]) -> Result<(Level<'_>, bool), JsonbError> {
     let (head, rest) = container.split_first_chunk::<4>().ok_or(NotJsonb)?;
     let head = u32::from_le_bytes(*head);
     let count = (head & COUNT) as usize;
@@ -157,7 +166,7 @@ impl<'a> Elements<'a> {
         Some(end)
     }
 
-    fn get(&self, index: usize) -> Result<Element<'a>, NotJsonb> {
+    fn get(&self, index: usize) -> Result<Element<'a>, JsonbError> {
         let element = || {
             let start = index
                 .checked_sub(1)
@@ -190,33 +199,50 @@ fn payload(varlena: &[u8]) -> Option<&[u8]> {
 }
 
 /// JSON that is being written.
-struct Text(Zeroizing<String>);
+struct Text(Zeroizing<Vec<u8>>);
 
 impl Text {
-    /// Appends; when there is no room, moves to new memory and wipes the old.
-    fn push(&mut self, text: &str) {
-        if self.0.capacity() - self.0.len() < text.len() {
-            let mut larger = String::with_capacity(2 * (self.0.len() + text.len()));
-            larger.push_str(&self.0);
-            self.0.zeroize();
-            *self.0 = larger;
-        }
-        self.0.push_str(text);
+    fn with_room(bytes: usize) -> Result<Self, JsonbError> {
+        let mut text = Vec::new();
+        memory::reserve(&mut text, bytes)?;
+        Ok(Self(Zeroizing::new(text)))
     }
 
-    fn scalar(&mut self, element: Element<'_>) -> Result<(), NotJsonb> {
+    fn finish(mut self) -> Result<Zeroizing<String>, JsonbError> {
+        // Whole strings were put together: it is UTF-8.
+        String::from_utf8(std::mem::take(&mut *self.0))
+            .map(Zeroizing::new)
+            .map_err(|error| {
+                error.into_bytes().zeroize();
+                NotJsonb
+            })
+    }
+
+    /// Appends; when there is no room, moves to new memory and wipes the old.
+    fn push(&mut self, text: &str) -> Result<(), JsonbError> {
+        if self.0.capacity() - self.0.len() < text.len() {
+            let mut larger = Self::with_room(2 * (self.0.len() + text.len()))?;
+            larger.0.extend_from_slice(&self.0);
+            // The old one is wiped as it is dropped.
+            *self = larger;
+        }
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    fn scalar(&mut self, element: Element<'_>) -> Result<(), JsonbError> {
         match element {
-            Element::String(text) => self.string(text),
-            Element::Numeric(stored) => self.numeric(stored).ok_or(NotJsonb)?,
-            Element::Bool(value) => self.push(if value { "true" } else { "false" }),
-            Element::Null => self.push("null"),
+            Element::String(text) => self.string(text)?,
+            Element::Numeric(stored) => self.numeric(stored)?,
+            Element::Bool(value) => self.push(if value { "true" } else { "false" })?,
+            Element::Null => self.push("null")?,
             Element::Container(_) => return Err(NotJsonb),
         }
         Ok(())
     }
 
-    fn string(&mut self, text: &str) {
-        self.push("\"");
+    fn string(&mut self, text: &str) -> Result<(), JsonbError> {
+        self.push("\"")?;
         let mut plain = 0;
         for (at, byte) in text.bytes().enumerate() {
             let control;
@@ -232,35 +258,37 @@ impl Text {
                 }
                 _ => continue,
             };
-            self.push(&text[plain..at]);
-            self.push(escaped);
+            self.push(&text[plain..at])?;
+            self.push(escaped)?;
             plain = at + 1;
         }
-        self.push(&text[plain..]);
-        self.push("\"");
+        self.push(&text[plain..])?;
+        self.push("\"")
     }
 
     /// A stored numeric (src/backend/utils/adt/numeric.c): sign, weight and display scale in one word or two, then
     /// digits of base 10,000. JSON knows no NaN and no infinity.
-    fn numeric(&mut self, stored: &[u8]) -> Option<()> {
+    fn numeric(&mut self, stored: &[u8]) -> Result<(), JsonbError> {
         let (fields, rest) = stored.as_chunks::<2>();
         let mut fields = fields.iter().map(|field| u16::from_le_bytes(*field));
-        let head = fields.next()?;
+        let head = fields.next().ok_or(NotJsonb)?;
         let (negative, scale, weight) = match head >> 14 {
             0b10 => {
                 let weight = (head & 0x3f) as i16 - (head & 0x40) as i16;
                 (head & 0x2000 != 0, usize::from(head >> 7 & 0x3f), weight)
             }
-            0b11 => return None,
+            0b11 => return Err(NotJsonb),
             sign => (
                 sign == 0b01,
                 usize::from(head & 0x3fff),
-                fields.next()? as i16,
+                fields.next().ok_or(NotJsonb)? as i16,
             ),
         };
-        let digits = Zeroizing::new(fields.collect::<Vec<_>>());
+        let mut digits = Zeroizing::new(Vec::new());
+        memory::reserve(&mut digits, fields.len())?;
+        digits.extend(fields);
         if !rest.is_empty() || digits.iter().any(|&digit| digit >= 10_000) {
-            return None;
+            return Err(NotJsonb);
         }
         let weight = isize::from(weight);
         // A digit is known by its power of 10,000.
@@ -269,20 +297,20 @@ impl Text {
             at.and_then(|at| digits.get(at)).copied().unwrap_or(0)
         };
         if negative {
-            self.push("-");
+            self.push("-")?;
         }
-        self.push(&Zeroizing::new(digit(weight.max(0)).to_string()));
+        self.push(&Zeroizing::new(digit(weight.max(0)).to_string()))?;
         for power in (0..weight).rev() {
-            self.push(&Zeroizing::new(format!("{:04}", digit(power))));
+            self.push(&Zeroizing::new(format!("{:04}", digit(power))))?;
         }
         if scale > 0 {
-            self.push(".");
+            self.push(".")?;
             for group in 0..scale.div_ceil(4) {
                 let four = Zeroizing::new(format!("{:04}", digit(-1 - group as isize)));
-                self.push(&four[..(scale - 4 * group).min(4)]);
+                self.push(&four[..(scale - 4 * group).min(4)])?;
             }
         }
-        Some(())
+        Ok(())
     }
 }
 

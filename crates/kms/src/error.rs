@@ -48,7 +48,9 @@ impl std::error::Error for KmsError {}
 /// A failed unwrap or wrap in this process. `what` names the wrapped key.
 pub(crate) fn crypto(what: &str, error: CryptoError) -> KmsError {
     match error {
-        CryptoError::Random => KmsError::new(FailureKind::Unavailable, error.to_string()),
+        CryptoError::Random | CryptoError::OutOfMemory(_) => {
+            KmsError::new(FailureKind::Unavailable, error.to_string())
+        }
         CryptoError::Authentication => KmsError::new(
             FailureKind::Corrupt,
             format!(

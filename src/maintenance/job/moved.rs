@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use colcrypt_core::memory;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::error::{Error, Result};
@@ -126,19 +127,22 @@ impl Batch {
         row: Address,
         read: pg_sys::Datum,
         becomes: pg_sys::Datum,
-    ) {
+    ) -> Result<()> {
         if self.columns.len() <= column {
             self.columns.resize_with(column + 1, Column::default);
         }
         let column = &mut self.columns[column];
         debug_assert!(column.entries.last().is_none_or(|last| last.row < row));
         // SAFETY: the caller vouches for a varlena.
-        column.images.extend_from_slice(unsafe { image(read) });
+        let image = unsafe { image(read) };
+        memory::reserve_amortised(&mut column.images, image.len())?;
+        column.images.extend_from_slice(image);
         column.entries.push(Entry {
             row,
             read_until: column.images.len(),
             becomes,
         });
+        Ok(())
     }
 
     pub fn is_empty(&self) -> bool {

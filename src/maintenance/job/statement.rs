@@ -299,7 +299,7 @@ impl Statement {
                         // SAFETY: two varlenas, the new one in the batch's memory.
                         unsafe {
                             bytes += pgrx::varlena::varsize_any(sealed.cast_mut_ptr());
-                            batch.add(at_column, row, value, sealed);
+                            batch.add(at_column, row, value, sealed)?;
                         }
                     }
                 }

@@ -31,7 +31,8 @@ fn refuse(client: &mut Client) {
 fn denials(client: &mut Client) -> i64 {
     number(
         client,
-        "SELECT coalesce(sum(repeats), 0)::bigint FROM colcrypt.audit_log WHERE outcome = 'denied'",
+        "SELECT coalesce(sum(repeats), 0)::bigint FROM colcrypt.audit_log WHERE outcome = 'denied' \
+             AND NOT (event = 'not_recorded' AND detail LIKE '%no room%')",
     )
 }
 
@@ -107,7 +108,38 @@ fn a_full_ring_loses_nothing_and_holds_nobody_up_for_long() {
     refuse(&mut bed.cluster.client_as("mallory"));
     wait_for("room again", MOMENT, || denials(&mut admin) == 5);
     is_whole(&mut admin);
+    // The chain itself says what it lacks.
+    wait_for("what is missing", MOMENT, || {
+        number(
+            &mut admin,
+            "SELECT not_recorded FROM colcrypt.verify_audit_log()",
+        ) == 4
+    });
     assert!(!bed.cluster.log().contains(PLAINTEXT));
+}
+
+/// Refusals leave room for what is none.
+#[test]
+fn an_act_has_a_place_in_a_ring_full_of_refusals() {
+    let bed = bed(&["colcrypt.audit_ring_events = 16"]);
+    let mut admin = bed.cluster.client();
+    let mut holder = bed.cluster.client();
+    hold(&mut holder);
+    for _ in 0..15 {
+        refuse(&mut bed.cluster.client_as("mallory"));
+    }
+    admin
+        .batch_execute("BEGIN; SELECT colcrypt.rotate_key('k'); ROLLBACK")
+        .unwrap();
+    assert_eq!(lines(&bed.cluster, r#""outcome":"rolled back""#), 0);
+    assert!(lines(&bed.cluster, r#""outcome":"denied""#) > 0);
+    release(&mut holder);
+    wait_for("the act", MOMENT, || {
+        number(
+            &mut admin,
+            "SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'rolled back'",
+        ) == 1
+    });
 }
 
 /// A cancel is obeyed as soon as the event is somewhere.

@@ -145,7 +145,7 @@ fn the_reader_unpacks_what_this_code_packs() {
     let mut header = plain_header(Suite::Aes256Gcm, false);
     header.compressed = true;
     for text in texts {
-        let packed = Method::Lz4.pack(text.as_bytes()).unwrap();
+        let packed = Method::Lz4.pack(text.as_bytes()).unwrap().unwrap();
         let value = seal(&cipher, &header, b"", &[7; 12], &packed);
         let path = std::env::temp_dir().join(format!("colcrypt-packed-{}", std::process::id()));
         let _removed = Removed(path.clone());

@@ -142,7 +142,7 @@ fn read(
                 let before = pg_sys::MemoryContextSwitchTo(batch.memory());
                 let twin = values.unseal(value, context, Right::Order);
                 pg_sys::MemoryContextSwitchTo(before);
-                batch.add(0, row, value, twin?);
+                batch.add(0, row, value, twin?)?;
             }
         }
         Ok(touched)

@@ -1,0 +1,94 @@
+//! Memory whose size somebody else chooses: where there is none, that is an error, and not the end of the process.
+//!
+//! Rust ends the process when an allocation fails that was not asked for in one of these ways; in a server, that is a restart
+//! for everybody. So whatever grows with a value, a context or an argument is allocated here, or by the server.
+
+use std::cell::Cell;
+
+use thiserror::Error;
+
+/// The system gave no memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no memory for {bytes} bytes")]
+pub struct OutOfMemory {
+    pub bytes: usize,
+}
+
+thread_local! {
+    static ASKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether what is allocated just now may fail: for an allocator that ends the process otherwise.
+pub fn may_fail() -> bool {
+    ASKING.get()
+}
+
+/// Makes room for exactly `more` elements.
+///
+/// # Errors
+/// [`OutOfMemory`]; the vector is as it was.
+pub fn reserve<T>(vector: &mut Vec<T>, more: usize) -> Result<(), OutOfMemory> {
+    let before = ASKING.replace(true);
+    let reserved = vector.try_reserve_exact(more);
+    ASKING.set(before);
+    reserved.map_err(|_| OutOfMemory {
+        bytes: more.saturating_mul(size_of::<T>()),
+    })
+}
+
+/// The same for a vector that goes on growing: room for as much again, if there is any.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_amortised<T>(vector: &mut Vec<T>, more: usize) -> Result<(), OutOfMemory> {
+    if vector.capacity() - vector.len() >= more {
+        return Ok(());
+    }
+    reserve(vector, more.max(vector.len())).or_else(|_| reserve(vector, more))
+}
+
+/// So many zeros.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn zeroed(length: usize) -> Result<Vec<u8>, OutOfMemory> {
+    let mut bytes = Vec::new();
+    reserve(&mut bytes, length)?;
+    bytes.resize(length, 0);
+    Ok(bytes)
+}
+
+/// A copy.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn copied(bytes: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
+    let mut copy = Vec::new();
+    reserve(&mut copy, bytes.len())?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        let too_much = isize::MAX as usize;
+        assert_eq!(zeroed(too_much), Err(OutOfMemory { bytes: too_much }));
+        let mut kept = copied(b"kept").unwrap();
+        assert!(reserve(&mut kept, too_much).is_err());
+        assert!(reserve_amortised(&mut kept, too_much).is_err());
+        assert_eq!(kept, b"kept");
+        assert!(!may_fail());
+    }
+
+    #[test]
+    fn room_is_what_was_asked_for() {
+        assert_eq!(zeroed(3).unwrap(), [0, 0, 0]);
+        let mut bytes = copied(&[1; 100]).unwrap();
+        reserve_amortised(&mut bytes, 1).unwrap();
+        assert!(bytes.capacity() >= 200);
+    }
+}
