@@ -36,7 +36,7 @@ pub fn was_ours() -> bool {
 pub fn last_raised_concerns_a_value() -> bool {
     matches!(
         LAST_RAISED.get(),
-        Some("KC001" | "KC002" | "KC003" | "KC030" | "KC063" | "42704" | "54000")
+        Some("KC001" | "KC002" | "KC003" | "KC030" | "KC063" | "KC064" | "42704" | "54000")
     )
 }
 
@@ -256,6 +256,13 @@ pub enum Error {
     OtherKey {
         key: String,
     },
+    /// An order on values that are bound to no place.
+    Unplaced {
+        column: String,
+        values: i64,
+    },
+    /// One of them, which an order does not cover.
+    ValueUnplaced,
     /// A decision that code which somebody else wrote may have taken.
     Enclosed {
         function: String,

@@ -370,6 +370,18 @@ impl Error {
                 None,
                 Some("Encrypt it again under the column's key, or delete it.".into()),
             ),
+            Self::Unplaced { column, values } => (
+                "KC064",
+                format!("{values} values of column {column} are not bound to their place"),
+                Some("Nothing tells whether they were written here: a value of another table under the same key, bound to the same row key or to nothing, would be taken along.".into()),
+                Some("Bind new values with place_context; if whoever could write this column is to be trusted with the key's other values, say accept_unplaced => true.".into()),
+            ),
+            Self::ValueUnplaced => (
+                "KC064",
+                "the value is not bound to its place, and the order does not accept such values".into(),
+                None,
+                Some("Find out where it comes from; accept_unplaced => true takes it along.".into()),
+            ),
             Self::Enclosed { function, why } => (
                 "KC044",
                 format!("{function} is not taken from here: {why}"),

@@ -18,6 +18,7 @@ pub mod jsonb;
 pub mod kcv;
 pub mod nonce;
 pub mod numeric;
+pub mod place;
 pub mod secret;
 pub mod slab_index;
 pub mod source;

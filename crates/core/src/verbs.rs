@@ -90,6 +90,7 @@ pub const VERBS: &[Verb] = &[
     open("move_column", REFUSED),
     waits("move_keyring"),
     open("pause_job", WORK),
+    open("rebind_column", REFUSED),
     waits("recover_key"),
     open(
         "reencrypt_column",
