@@ -10,4 +10,6 @@ mod expiry;
 mod fairness;
 mod held;
 mod place;
+mod place_default;
+mod place_orders;
 mod power;
