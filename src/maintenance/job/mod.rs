@@ -315,6 +315,15 @@ fn wait_for_old(job: &Job) -> Result<Next> {
     Ok(Next::Again)
 }
 
+/// Rows that are under an older version, or under a key that the column left.
+fn stale_rows(job: &Job, counts: &Counts) -> i64 {
+    let stale = |(key, version): &(i64, i32)| {
+        (*key == job.key && *version < job.target) || job.from_keys.contains(key)
+    };
+    let stale = counts.iter().filter(|(version, _)| stale(version));
+    stale.map(|(_, rows)| rows).sum()
+}
+
 fn verify(job: &Job) -> Result<Next> {
     if !job.registered {
         return begin(job);
@@ -330,14 +339,7 @@ fn verify(job: &Job) -> Result<Next> {
         &counts,
         &format!("job {}", job.id),
     )?;
-    let stale = |(key, version): &(i64, i32)| {
-        (*key == job.key && *version < job.target) || job.from_keys.contains(key)
-    };
-    let left: i64 = counts
-        .iter()
-        .filter(|(version, _)| stale(version))
-        .map(|(_, rows)| rows)
-        .sum();
+    let left = stale_rows(job, &counts);
     if left == 0 {
         batch::forget_errors(job)?;
         return finish(job, "done", None);

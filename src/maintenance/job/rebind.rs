@@ -5,7 +5,7 @@ use colcrypt_core::VersionId;
 
 use super::batch::{self, in_blocks};
 use super::statement::{Statement, set_local};
-use super::{Job, Next, finish, lock_jobs, once_more, postpone, record};
+use super::{Job, Next, finish, lock_jobs, once_more, postpone, record, stale_rows};
 use crate::catalog::write;
 use crate::error::Result;
 use crate::lifecycle::census::{self, Counts};
@@ -70,7 +70,8 @@ fn end(job: &Job) -> Result<Next> {
         &[job.id.into()],
         |row| row.get::<i64>(1),
     )?;
-    let left = found.into_iter().flatten().next().unwrap_or_default();
+    let strays = found.into_iter().flatten().next().unwrap_or_default();
+    let left = strays.max(stale_rows(job, &counts));
     if left > 0 && left <= job.rows_failed {
         return finish(job, "failed", None);
     }
