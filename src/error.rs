@@ -153,6 +153,10 @@ pub enum Error {
     PlaintextInvalid {
         type_name: String,
     },
+    /// An integer written in another width.
+    IntegerOutOfRange {
+        type_name: String,
+    },
     ValueTooLarge {
         bytes: usize,
     },
@@ -343,6 +347,7 @@ impl Error {
                 | Self::WitnessNotNull
                 | Self::AlreadyEncrypted
                 | Self::NoBinaryIo(_)
+                | Self::IntegerOutOfRange { .. }
                 | Self::ValueTooLarge { .. }
         )
     }

@@ -212,6 +212,12 @@ impl Error {
                 Some("The value authenticated; the type or the database's encoding has changed since it was encrypted.".into()),
                 Some("Restore the type's old definition (enum labels, domain checks, attributes) and try again.".into()),
             ),
+            Self::IntegerOutOfRange { type_name } => (
+                "22003",
+                format!("the decrypted value is out of range for type {type_name}"),
+                None,
+                Some("Ask for a wider type: decrypt_col(value, NULL::bigint).".into()),
+            ),
             Self::ValueTooLarge { bytes } => (
                 "54000",
                 format!("the value is too large to encrypt: {bytes} bytes"),

@@ -55,6 +55,7 @@ fn ordinary_roles_administer_nothing() {
             "context_recv",
             "context_send",
             "decrypt_col",
+            "either_context",
             "encrypt_col",
             "has_key_privilege",
             "is_in_batch",
