@@ -340,7 +340,10 @@ pub fn make_anew(table: &Named) -> Result<()> {
         }
         if table_of(view.held.oid)? != Some(oid) {
             return Err(Error::Column {
-                message: format!("a context expression of table {} reads another table", table.sql),
+                message: format!(
+                    "a context expression of table {} reads another table",
+                    table.sql
+                ),
                 hint: "Give a context made of its own row's columns.".into(),
             });
         }

@@ -25,7 +25,8 @@ fn either_context(call: Call) -> Result<pg_sys::Datum> {
         // SAFETY: declared as bytea.
         Ok(unsafe { Varlena::from_datum(datum) })
     };
-    let (first, former): (Result<Varlena>, Result<Varlena>) = (bytes(0, "context"), bytes(1, "former"));
+    let (first, former): (Result<Varlena>, Result<Varlena>) =
+        (bytes(0, "context"), bytes(1, "former"));
     pg::varlena_from(&pair(first?.bytes(), former?.bytes())?)
 }
 

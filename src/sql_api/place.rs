@@ -2,9 +2,9 @@
 //! table's primary key. And how many values are not bound so.
 
 use colcrypt_core::place::{self, Place};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
-use pgrx::pg_sys;
 
 use super::columns;
 use crate::catalog::write;
@@ -135,10 +135,7 @@ fn claimed(label: String, table: pg_sys::Oid, attribute: &str) -> Result<Option<
 ///
 /// # Errors
 /// Of SPI.
-pub fn registered(
-    table: pg_sys::Oid,
-    attribute: &str,
-) -> Result<Option<(Bound, Option<String>)>> {
+pub fn registered(table: pg_sys::Oid, attribute: &str) -> Result<Option<(Bound, Option<String>)>> {
     let found = write::query(
         "SELECT context, label, becomes FROM colcrypt.protected_column \
          WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
@@ -370,7 +367,9 @@ pub fn accepted(count: i64, accepts: bool, attribute: &str) -> Result<String> {
             column: quote_identifier(attribute),
             values,
         }),
-        (values, true) => Ok(format!(", {values} values accepted that are bound to no place")),
+        (values, true) => Ok(format!(
+            ", {values} values accepted that are bound to no place"
+        )),
     }
 }
 

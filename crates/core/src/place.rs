@@ -105,7 +105,10 @@ fn are_names(text: &str) -> bool {
                     .find(|c: char| !(c.is_alphanumeric() || c == '_'))
                     .unwrap_or(rest.len());
                 // A keyword may be a function that is called without parentheses.
-                if name == 0 || rest.starts_with(|c: char| c.is_ascii_digit()) || is_keyword(&rest[..name]) {
+                if name == 0
+                    || rest.starts_with(|c: char| c.is_ascii_digit())
+                    || is_keyword(&rest[..name])
+                {
                     return false;
                 }
                 &rest[name..]
@@ -174,7 +177,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_recognized() {
-        for label in ["customer.iban", "it's", "public.Big Table.the \"Value\"", "ü"] {
+        for label in [
+            "customer.iban",
+            "it's",
+            "public.Big Table.the \"Value\"",
+            "ü",
+        ] {
             for columns in [vec![], vec!["id"], vec!["\"Id\"\"s, )\"", "n"]] {
                 let columns: Vec<String> = columns.into_iter().map(String::from).collect();
                 let text = expression(label, &columns);
@@ -215,11 +223,17 @@ mod tests {
     #[test]
     fn only_names_are_plain() {
         let plain = |text| parse(text).map(|place| place.is_plain);
-        assert_eq!(plain(" colcrypt.place_context( 'a' , id , \"N\" ) "), Some(true));
+        assert_eq!(
+            plain(" colcrypt.place_context( 'a' , id , \"N\" ) "),
+            Some(true)
+        );
         assert_eq!(plain("colcrypt.place_context('a', lower(id))"), Some(false));
         assert_eq!(plain("colcrypt.place_context('a', 7)"), Some(false));
         assert_eq!(plain("colcrypt.place_context('a', t.id)"), Some(false));
-        assert_eq!(plain("colcrypt.place_context('a', current_user)"), Some(false));
+        assert_eq!(
+            plain("colcrypt.place_context('a', current_user)"),
+            Some(false)
+        );
         assert_eq!(plain("colcrypt.place_context('a', 'b', ')')"), Some(false));
     }
 

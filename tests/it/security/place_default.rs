@@ -50,12 +50,21 @@ fn columns_that_are_registered_without_a_context_cannot_be_exchanged() {
         ("notes_access", "body", 8),
         ("payment_access", "iban", 1),
     ] {
-        client.fails("KC003", &format!("SELECT {column} FROM {view} WHERE id = {id}"));
+        client.fails(
+            "KC003",
+            &format!("SELECT {column} FROM {view} WHERE id = {id}"),
+        );
     }
-    assert_eq!(client.one("SELECT iban || holder FROM payment_access WHERE id = 3"), "DE3H3");
+    assert_eq!(
+        client.one("SELECT iban || holder FROM payment_access WHERE id = 3"),
+        "DE3H3"
+    );
     // A row that gets another key is bound anew.
     client.run("UPDATE payment_access SET id = 30 WHERE id = 3");
-    assert_eq!(client.one("SELECT iban FROM payment_access WHERE id = 30"), "DE3");
+    assert_eq!(
+        client.one("SELECT iban FROM payment_access WHERE id = 30"),
+        "DE3"
+    );
 }
 
 #[test]
@@ -78,7 +87,10 @@ fn encryption_in_place_binds_to_the_place() {
         r#"SELECT bool_and(decrypt_col(v, place_context('public.Odd ''Table.v', "Id ""x", part)) = 'v' || "Id ""x"
                AND decrypt_col(w, place_context('odd.w', "Id ""x", part)) = 'w' || "Id ""x") FROM "Odd 'Table_encrypted""#
     ));
-    assert_eq!(client.one(r#"SELECT v || w FROM "Odd 'Table" WHERE part = 1 AND "Id ""x" = 4"#), "v4w4");
+    assert_eq!(
+        client.one(r#"SELECT v || w FROM "Odd 'Table" WHERE part = 1 AND "Id ""x" = 4"#),
+        "v4w4"
+    );
     client.run(r#"UPDATE "Odd 'Table_encrypted" SET v = w, w = v WHERE "Id ""x" = 4"#);
     client.fails("KC003", r#"SELECT v FROM "Odd 'Table" WHERE "Id ""x" = 4"#);
     client.fails("KC003", r#"SELECT w FROM "Odd 'Table" WHERE "Id ""x" = 4"#);
@@ -133,19 +145,36 @@ fn labels_are_unique_and_outlive_names() {
     // Taken by name, in whatever way it is asked for.
     client.run("CREATE TABLE u (id int PRIMARY KEY, v ciphertext)");
     client
-        .fails("42710", "SELECT register_column('u', 'v', 'k', label => 'public.t.v')")
+        .fails(
+            "42710",
+            "SELECT register_column('u', 'v', 'k', label => 'public.t.v')",
+        )
         .says("s.old");
     client.fails(
         "42710",
         "SELECT register_column('u', 'v', 'k', 'colcrypt.place_context(''public.t.v'', id)')",
     );
     client.run("CREATE TABLE p (id int PRIMARY KEY, v text)");
-    client.fails("42710", "SELECT encrypt_column('p', 'v', 'k', label => 'public.t.v')");
-    client.fails("22023", "SELECT register_column('u', 'v', 'k', label => '')");
-    client.fails("22023", "SELECT register_column('u', 'v', 'k', label => 'a\\b')");
-    client.fails("22023", "SELECT register_column('u', 'v', 'k', 'none', label => 'u')");
+    client.fails(
+        "42710",
+        "SELECT encrypt_column('p', 'v', 'k', label => 'public.t.v')",
+    );
+    client.fails(
+        "22023",
+        "SELECT register_column('u', 'v', 'k', label => '')",
+    );
+    client.fails(
+        "22023",
+        "SELECT register_column('u', 'v', 'k', label => 'a\\b')",
+    );
+    client.fails(
+        "22023",
+        "SELECT register_column('u', 'v', 'k', 'none', label => 'u')",
+    );
     // What is dropped leaves its label to others.
-    client.run("DROP TABLE s.old CASCADE; SELECT register_column('u', 'v', 'k', label => 'public.t.v')");
+    client.run(
+        "DROP TABLE s.old CASCADE; SELECT register_column('u', 'v', 'k', label => 'public.t.v')",
+    );
     assert_eq!(label(client, "u").as_deref(), Some("public.t.v"));
     client.run(
         "ALTER TABLE u RENAME v TO x; SELECT register_column('u', 'x', 'k', label => 'public.t.v')",
@@ -204,10 +233,16 @@ fn what_values_are_bound_to_already_decides() {
         .says("bound to a context");
     client.fails("42809", "SELECT register_column('placed', 'id', 'k')");
     client.run("SELECT unregister_column('unbound', 'v')");
-    client.fails("42809", "SELECT register_column('unbound', 'v', 'k', label => 'x')");
+    client.fails(
+        "42809",
+        "SELECT register_column('unbound', 'v', 'k', label => 'x')",
+    );
     client.run("SELECT register_column('unbound', 'v', 'k', context => 'none')");
     client.run("SELECT create_access_view('unbound'), create_access_view('placed')");
-    assert_eq!(client.one("SELECT v FROM unbound_access WHERE id = 3"), "v3");
+    assert_eq!(
+        client.one("SELECT v FROM unbound_access WHERE id = 3"),
+        "v3"
+    );
     assert_eq!(client.one("SELECT v FROM placed_access WHERE id = 3"), "v3");
     // An empty column may be written by hand without a context all the same: rotation leaves what is bound to nothing so.
     client.run(
@@ -217,12 +252,18 @@ fn what_values_are_bound_to_already_decides() {
     );
     wait_for_jobs(client);
     assert_eq!(
-        client.one("SELECT string_agg(DISTINCT concat_ws(' ', phase, last_error), ',') FROM job_progress"),
+        client.one(
+            "SELECT string_agg(DISTINCT concat_ws(' ', phase, last_error), ',') FROM job_progress"
+        ),
         "done"
     );
-    assert_eq!(client.one("SELECT decrypt_col(v) FROM late WHERE id = 1"), "late");
     assert_eq!(
-        client.one("SELECT decrypt_col(v, place_context('public.late.v', 2)) FROM late WHERE id = 2"),
+        client.one("SELECT decrypt_col(v) FROM late WHERE id = 1"),
+        "late"
+    );
+    assert_eq!(
+        client
+            .one("SELECT decrypt_col(v, place_context('public.late.v', 2)) FROM late WHERE id = 2"),
         "late"
     );
     assert!(client.yes("SELECT bool_and((ciphertext_info(v)).version = 2) FROM late"));
@@ -238,7 +279,10 @@ fn a_registration_keeps_its_context() {
          SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)'), register_column('t', 'w', 'k', 'none');
          SELECT register_column('t', 'v', 'k', readers => '{postgres}'), register_column('t', 'w', 'k', readers => '{postgres}')",
     );
-    assert_eq!(context(client, "t.v").as_deref(), Some("colcrypt.row_context(id)"));
+    assert_eq!(
+        context(client, "t.v").as_deref(),
+        Some("colcrypt.row_context(id)")
+    );
     assert_eq!(context(client, "t.w"), None);
     client.run("SELECT register_column('t', 'v', 'k', 'none')");
     assert_eq!(context(client, "t.v"), None);
@@ -267,7 +311,10 @@ fn registrations_of_the_first_release_keep_their_context() {
         client.yes("SELECT bool_and(phase = 'done') FROM job_progress")
     });
     assert_eq!(context(&mut client, "t.v"), None);
-    assert_eq!(client.one("SELECT v || w FROM t_access WHERE id = 4"), "v4w4");
+    assert_eq!(
+        client.one("SELECT v || w FROM t_access WHERE id = 4"),
+        "v4w4"
+    );
 }
 
 #[test]
@@ -288,5 +335,8 @@ fn a_dump_takes_the_place_along() {
     restored.run("INSERT INTO t_access VALUES (10, 'new'); SELECT rotate_key('k')");
     wait_for_jobs(&mut restored);
     assert_eq!(restored.one("SELECT v FROM t_access WHERE id = 10"), "new");
-    assert_eq!(label(&mut restored, "renamed").as_deref(), Some("public.t.v"));
+    assert_eq!(
+        label(&mut restored, "renamed").as_deref(),
+        Some("public.t.v")
+    );
 }

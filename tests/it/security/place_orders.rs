@@ -28,7 +28,8 @@ fn planted(notes: &str, payment: &str) -> (Db, String) {
          GRANT SELECT, INSERT, UPDATE ON notes TO {mallory}; GRANT SELECT ON payment TO {mallory}"
     ));
     let mut attacker = db.connect_as(&mallory);
-    attacker.run("UPDATE notes SET body = p.iban FROM payment p WHERE p.id = notes.id AND p.id = 7");
+    attacker
+        .run("UPDATE notes SET body = p.iban FROM payment p WHERE p.id = notes.id AND p.id = 7");
     attacker.fails("42501", "SELECT decrypt_col(body) FROM notes");
     (db, mallory)
 }
@@ -58,7 +59,11 @@ fn values_bound_to_their_place_cannot_be_planted_before_an_order() {
                 .yes("SELECT bool_and(finished_at IS NOT NULL) FROM job_progress")
         });
         let kind = order.split('(').next().unwrap();
-        assert_eq!(last_job(&mut db.client), format!("{kind} failed 1"), "{order}");
+        assert_eq!(
+            last_job(&mut db.client),
+            format!("{kind} failed 1"),
+            "{order}"
+        );
         assert_eq!(
             db.client.one("SELECT count(*) FROM colcrypt.job_error"),
             "1",
@@ -66,9 +71,13 @@ fn values_bound_to_their_place_cannot_be_planted_before_an_order() {
         );
         nothing_is_shown(&mut db, &mallory, order);
         // It is where it was, under the key it was under.
-        db.client.fails("KC003", "SELECT body FROM notes_access WHERE id = 7");
+        db.client
+            .fails("KC003", "SELECT body FROM notes_access WHERE id = 7");
         if kind == "move_column" {
-            assert!(db.client.yes("SELECT (ciphertext_info(body)).key = 'k' FROM notes WHERE id = 7"));
+            assert!(
+                db.client
+                    .yes("SELECT (ciphertext_info(body)).key = 'k' FROM notes WHERE id = 7")
+            );
         }
     }
 }
@@ -89,12 +98,18 @@ fn orders_on_values_bound_to_the_row_alone_say_how_many_there_are() {
             let event = order.split('(').next().unwrap();
             assert!(
                 db.client
-                    .one(&format!("SELECT string_agg(detail, ';') FROM {ACTS} WHERE event = '{event}'"))
+                    .one(&format!(
+                        "SELECT string_agg(detail, ';') FROM {ACTS} WHERE event = '{event}'"
+                    ))
                     .contains("10 values accepted"),
                 "{order}"
             );
             wait_for_jobs(&mut db.client);
-            assert_eq!(last_job(&mut db.client), format!("{event} done 0"), "{accepted}");
+            assert_eq!(
+                last_job(&mut db.client),
+                format!("{event} done 0"),
+                "{accepted}"
+            );
         }
     }
 }
@@ -122,14 +137,20 @@ fn what_is_bound_to_nothing_is_told_apart_in_a_placed_column() {
         attacker.run("UPDATE notes SET body = NULL WHERE id = 7");
         // Not there when it is ordered.
         db.client.run(&format!("BEGIN; SELECT colcrypt.{order}"));
-        attacker.run("UPDATE notes SET body = p.iban FROM payment p WHERE p.id = notes.id AND p.id = 7");
+        attacker.run(
+            "UPDATE notes SET body = p.iban FROM payment p WHERE p.id = notes.id AND p.id = 7",
+        );
         db.client.run("COMMIT");
         wait_for("the job to end", LONG, || {
             db.client
                 .yes("SELECT bool_and(finished_at IS NOT NULL) FROM job_progress")
         });
         let kind = order.split('(').next().unwrap();
-        assert_eq!(last_job(&mut db.client), format!("{kind} failed 1"), "{order}");
+        assert_eq!(
+            last_job(&mut db.client),
+            format!("{kind} failed 1"),
+            "{order}"
+        );
         nothing_is_shown(&mut db, &mallory, order);
     }
 }
@@ -173,12 +194,16 @@ fn values_move_to_their_place_while_clients_read_and_write() {
         );
         let before = done.load(Ordering::Relaxed);
         wait_for_jobs(&mut client);
-        wait_for("the writers again", LONG, || done.load(Ordering::Relaxed) > before + 4);
+        wait_for("the writers again", LONG, || {
+            done.load(Ordering::Relaxed) > before + 4
+        });
         stop.store(true, Ordering::Relaxed);
     });
     let client = &mut db.client;
     assert_eq!(
-        client.one("SELECT string_agg(concat_ws(' ', kind, phase, last_error), ',') FROM job_progress"),
+        client.one(
+            "SELECT string_agg(concat_ws(' ', kind, phase, last_error), ',') FROM job_progress"
+        ),
         "rebind_column done,rebind_column done"
     );
     assert!(client.yes("SELECT sum(rows_done) >= 3500 FROM job_progress"));
@@ -192,7 +217,11 @@ fn values_move_to_their_place_while_clients_read_and_write() {
     ));
     assert!(client.yes("SELECT bool_and(decrypt_col(w, place_context('public.t.w', id)) = 'w' || id) FROM t WHERE w IS NOT NULL"));
     client.fails("KC003", "SELECT decrypt_col(v, row_context(id)) FROM t");
-    assert!(!client.one("SELECT pg_get_viewdef('t_access'::regclass)").contains("either_context"));
+    assert!(
+        !client
+            .one("SELECT pg_get_viewdef('t_access'::regclass)")
+            .contains("either_context")
+    );
     // And now it holds.
     client.run("UPDATE t SET v = w, w = v WHERE id = 3");
     client.fails("KC003", "SELECT v FROM t_access WHERE id = 3");
@@ -215,16 +244,33 @@ fn an_application_follows_at_its_own_pace() {
         "UPDATE t SET v = encrypt_col('v' || id, 'k', {both}) WHERE id <= 5; UPDATE t SET v = reencrypt_col(v, {both}) WHERE id IN (4, 6)"
     ));
     assert!(client.yes(&reads));
-    assert!(client.yes("SELECT bool_and(decrypt_col(v, place_context('t.v', id)) = 'v' || id) FROM t WHERE id <= 5"));
-    assert!(client.yes("SELECT bool_and(decrypt_col(v, row_context(id)) = 'v' || id) FROM t WHERE id > 5"));
+    assert!(client.yes(
+        "SELECT bool_and(decrypt_col(v, place_context('t.v', id)) = 'v' || id) FROM t WHERE id <= 5"
+    ));
+    assert!(
+        client.yes(
+            "SELECT bool_and(decrypt_col(v, row_context(id)) = 'v' || id) FROM t WHERE id > 5"
+        )
+    );
     client.run("SELECT rebind_column('t', 'v', label => 't.v', accept_unplaced => true)");
     wait_for_jobs(client);
     assert!(client.yes(&reads));
-    assert!(client.yes("SELECT bool_and(decrypt_col(v, place_context('t.v', id)) = 'v' || id) FROM t"));
+    assert!(
+        client.yes("SELECT bool_and(decrypt_col(v, place_context('t.v', id)) = 'v' || id) FROM t")
+    );
     client.fails("22004", "SELECT either_context(NULL, ''::bytea)");
-    client.fails("KC003", &format!("SELECT decrypt_col(v, {both}) FROM (SELECT v, id + 1 AS id FROM t) t"));
-    client.fails("KC003", "SELECT decrypt_col(encrypt_col('x', 'k'), either_context(row_context(1), row_context(2)))");
-    assert_eq!(client.one("SELECT decrypt_col(encrypt_col('x', 'k'), either_context(row_context(1), ''))"), "x");
+    client.fails(
+        "KC003",
+        &format!("SELECT decrypt_col(v, {both}) FROM (SELECT v, id + 1 AS id FROM t) t"),
+    );
+    client.fails(
+        "KC003",
+        "SELECT decrypt_col(encrypt_col('x', 'k'), either_context(row_context(1), row_context(2)))",
+    );
+    assert_eq!(
+        client.one("SELECT decrypt_col(encrypt_col('x', 'k'), either_context(row_context(1), ''))"),
+        "x"
+    );
 }
 
 #[test]
@@ -242,14 +288,26 @@ fn a_rebinding_can_be_stopped_and_gone_on_with_and_lists_what_opens_with_neither
     // Whatever became of it, the view opens both.
     client.run("INSERT INTO t_access VALUES (1000, 'v1000')");
     assert!(client.yes("SELECT bool_and(v = 'v' || id) FROM t_access WHERE id <> 9"));
-    client.fails("42809", "SELECT rebind_column('t', 'v', 'colcrypt.row_context(1, id)', accept_unplaced => true)");
+    client.fails(
+        "42809",
+        "SELECT rebind_column('t', 'v', 'colcrypt.row_context(1, id)', accept_unplaced => true)",
+    );
     client.fails("42809", "SELECT register_column('t', 'v', 'k', 'none')");
-    client.fails("42809", "SELECT decrypt_column('t', 'v', accept_unplaced => true)");
+    client.fails(
+        "42809",
+        "SELECT decrypt_column('t', 'v', accept_unplaced => true)",
+    );
     client.run("SELECT rebind_column('t', 'v', accept_unplaced => true)");
-    client.fails("55000", "SELECT rebind_column('t', 'v', accept_unplaced => true)");
+    client.fails(
+        "55000",
+        "SELECT rebind_column('t', 'v', accept_unplaced => true)",
+    );
     wait_for_jobs(client);
     assert_eq!(last_job(client), "rebind_column failed 1");
-    assert_eq!(client.one("SELECT reason LIKE '%does not authenticate%' FROM job_error"), "t");
+    assert_eq!(
+        client.one("SELECT reason LIKE '%does not authenticate%' FROM job_error"),
+        "t"
+    );
     assert!(client.yes("SELECT bool_and(v = 'v' || id) FROM t_access WHERE id <> 9"));
     client.run(
         "DELETE FROM t WHERE id = 9; SELECT retry_job(max(job_id)) FROM job_progress; SELECT rotate_key('k')",
@@ -263,7 +321,9 @@ fn a_rebinding_can_be_stopped_and_gone_on_with_and_lists_what_opens_with_neither
         client.one("SELECT concat_ws(' ', context, becomes) FROM protected_column"),
         "colcrypt.place_context('public.t.v', id)"
     );
-    assert!(client.yes("SELECT bool_and(decrypt_col(v, place_context('public.t.v', id)) = 'v' || id) FROM t"));
+    assert!(client.yes(
+        "SELECT bool_and(decrypt_col(v, place_context('public.t.v', id)) = 'v' || id) FROM t"
+    ));
 }
 
 #[test]
@@ -279,10 +339,12 @@ fn who_may_rebind() {
     user.fails("42501", "SELECT rebind_column('t', 'v')");
     db.client.run(&format!("ALTER TABLE t OWNER TO {name}"));
     user.fails("42501", "SELECT rebind_column('t', 'v')");
-    db.client.run(&format!("SELECT grant_key('k', '{name}', '{{manage}}')"));
+    db.client
+        .run(&format!("SELECT grant_key('k', '{name}', '{{manage}}')"));
     user.run("SELECT rebind_column('t', 'v')");
     wait_for_jobs(&mut db.client);
-    db.client.fails("22023", "SELECT rebind_column('t', 'v', 'none')");
+    db.client
+        .fails("22023", "SELECT rebind_column('t', 'v', 'none')");
     db.client.fails("42809", "SELECT rebind_column('t', 'id')");
     db.client.run("CREATE TABLE u (id int, v ciphertext)");
     db.client.fails("42809", "SELECT rebind_column('u', 'v')");

@@ -296,8 +296,7 @@ fn grants_comments_and_not_null_come_along() {
         )));
     }
     let mut client = db.connect_as(&reader);
-    let by_hand =
-        "SELECT colcrypt.decrypt_col(ssn, NULL::varchar, colcrypt.place_context('public.people.ssn', id)) FROM people_encrypted WHERE id = 2";
+    let by_hand = "SELECT colcrypt.decrypt_col(ssn, NULL::varchar, colcrypt.place_context('public.people.ssn', id)) FROM people_encrypted WHERE id = 2";
     assert_eq!(client.one(by_hand), "plain 2");
     client.fails("42501", "SELECT ssn FROM people");
     db.connect_as(&clerk)

@@ -84,7 +84,10 @@ fn partitions_and_children_with_awkward_names() {
     let same = "SELECT bool_and(decrypt_col(v, place_context('public.parent.v')) = CASE WHEN id <= 50 THEN 'p' WHEN id < 100 THEN 'c' ELSE 'l' END || id)
                     AND count(*) = 119 FROM parent";
     round_trip(&mut db.client, "parent", "v", "", same);
-    assert!(db.client.yes(&same.replace("decrypt_col(v, place_context('public.parent.v'))", "v")));
+    assert!(
+        db.client
+            .yes(&same.replace("decrypt_col(v, place_context('public.parent.v'))", "v"))
+    );
     // No column is left behind in a child that had it in its own right.
     assert_eq!(columns(&mut db.client, "late"), "id integer, v text");
     db.client
@@ -391,7 +394,8 @@ fn a_table_that_has_encrypted_columns_already_keeps_its_name() {
         "SELECT bool_and(c = CASE id WHEN 1 THEN 'c' ELSE 'c' || id END AND v = CASE id WHEN 1 THEN 'v' ELSE 'v' || id END) FROM t_access"
     ));
     assert!(
-        db.client
-            .yes("SELECT decrypt_col(v, place_context('public.t.v', id)) = 'v' FROM t WHERE id = 1")
+        db.client.yes(
+            "SELECT decrypt_col(v, place_context('public.t.v', id)) = 'v' FROM t WHERE id = 1"
+        )
     );
 }

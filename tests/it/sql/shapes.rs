@@ -200,7 +200,10 @@ fn a_migration_goes_past_policies() {
         "encrypt_column('t', 'v', 'k', access_view => false)",
     );
     let all = "SELECT count(*) = 300 AND bool_and({} = 'plain ' || id) FROM t";
-    assert!(db.client.yes(&all.replace("{}", "decrypt_col(v, place_context('public.t.v', id))")));
+    assert!(
+        db.client
+            .yes(&all.replace("{}", "decrypt_col(v, place_context('public.t.v', id))"))
+    );
     assert_eq!(
         db.connect_as(&owner).one("SELECT count(*) FROM t"),
         "5",

@@ -535,7 +535,13 @@ fn integers_are_read_in_any_width_that_they_fit() {
                 AND decrypt_col(encrypt_col({number}, 'k'), NULL::numeric) = {number}"
         )));
     }
-    for (written, read) in [("5", "oid"), ("5", "text"), ("5::numeric", "int"), ("5::oid", "int"), ("'5'::text", "int")] {
+    for (written, read) in [
+        ("5", "oid"),
+        ("5", "text"),
+        ("5::numeric", "int"),
+        ("5::oid", "int"),
+        ("'5'::text", "int"),
+    ] {
         client.fails(
             "42804",
             &format!("SELECT decrypt_col(encrypt_col({written}, 'k'), NULL::{read})"),
