@@ -126,6 +126,10 @@ CREATE TABLE colcrypt.protected_column (
     -- That type with its length, precision and collation, as SQL, where an access view has to show it so.
     declared text,
     registered_at timestamptz NOT NULL DEFAULT now(),
+    -- The label in the context, where that is a call of place_context: no two columns have the same.
+    label text COLLATE "C" UNIQUE,
+    -- While values are rebound, the context that they get; until the end of that the other opens both kinds.
+    becomes text,
     PRIMARY KEY (relation, attribute)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';
@@ -179,7 +183,13 @@ CREATE TABLE colcrypt.job (
     tries int NOT NULL DEFAULT 0,
     retry_at timestamptz,
     -- Transaction ids, as text; null until it is known which they are.
-    settle_prepared text[]
+    settle_prepared text[],
+    -- Whether values are bound to another context: see rebind_column. What a verification found that are not.
+    rebinds boolean NOT NULL DEFAULT false,
+    strays bigint NOT NULL DEFAULT 0,
+    -- The label that values are bound to when they go to another key or context, and whether others go too.
+    label text,
+    accept_unplaced boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
 COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';
@@ -242,7 +252,10 @@ CREATE TABLE colcrypt.migration (
     -- The transaction that dropped the old column: older row versions still hold it.
     swapped_in xid8,
     swapped_at timestamptz,
-    swapped_lsn pg_lsn
+    swapped_lsn pg_lsn,
+    -- As of a job.
+    label text,
+    accept_unplaced boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE colcrypt.migration IS
     'what the jobs of encrypt_column and decrypt_column have to do; not dumped, as jobs are not';

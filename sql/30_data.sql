@@ -58,6 +58,11 @@ CREATE FUNCTION colcrypt.place_context(label text, VARIADIC "any") RETURNS colcr
 COMMENT ON FUNCTION colcrypt.place_context(text, "any") IS
     'a context of a place: the label of a column and the row''s primary key, such as place_context(''customer.iban'', id)';
 
+CREATE FUNCTION colcrypt.either_context(context bytea, former bytea) RETURNS colcrypt.context
+    AS 'MODULE_PATHNAME', 'colcrypt_either_context' LANGUAGE c IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION colcrypt.either_context(bytea, bytea) IS
+    'a context to write values with the first and read them with either, while rebind_column is under way: either_context(place_context(''customer.iban'', id), row_context(id)); an empty one is none';
+
 CREATE FUNCTION colcrypt.ciphertext_info(
         value colcrypt.ciphertext,
         OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int,

@@ -2,11 +2,11 @@
 
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text') RETURNS void
+        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values were bound to, such as colcrypt.row_context(id); readers and plaintext_type are for create_access_view';
+REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view';
 
 CREATE FUNCTION colcrypt.unregister_column(relation regclass, attribute name) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unregister_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -22,11 +22,20 @@ COMMENT ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) IS
     'queues a job that moves the column''s values to the current version of its key, with or without the table''s triggers; returns the job';
 
 CREATE FUNCTION colcrypt.move_column(
-        relation regclass, attribute name, key text, fire_triggers boolean DEFAULT false) RETURNS bigint
+        relation regclass, attribute name, key text, fire_triggers boolean DEFAULT false,
+        accept_unplaced boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_move_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.move_column(regclass, name, text, boolean) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.move_column(regclass, name, text, boolean) IS
-    'registers the column for another key, of whatever suite, and queues a job that moves the values of its former key there; needs the right to manage both; returns the job';
+REVOKE ALL ON FUNCTION colcrypt.move_column(regclass, name, text, boolean, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.move_column(regclass, name, text, boolean, boolean) IS
+    'registers the column for another key, of whatever suite, and queues a job that moves the values of its former key there; needs the right to manage both, and accept_unplaced for values that are not bound to their place; returns the job';
+
+CREATE FUNCTION colcrypt.rebind_column(
+        relation regclass, attribute name, context text DEFAULT NULL, label text DEFAULT NULL,
+        fire_triggers boolean DEFAULT false, accept_unplaced boolean DEFAULT false) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_rebind_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.rebind_column(regclass, name, text, text, boolean, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.rebind_column(regclass, name, text, text, boolean, boolean) IS
+    'queues a job that binds the column''s values to another context, by default to their place: place_context of the label and the primary key; until it is done, what is registered opens both kinds; returns the job';
 
 CREATE FUNCTION colcrypt.pause_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_pause_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -87,7 +96,7 @@ CREATE VIEW colcrypt.job_progress AS
            j.created_at,
            j.started_at,
            j.finished_at,
-           coalesce(m.kind || '_column', CASE WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
+           coalesce(m.kind || '_column', CASE WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
 COMMENT ON VIEW colcrypt.job_progress IS
     'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';

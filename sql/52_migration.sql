@@ -9,20 +9,21 @@ GRANT SELECT ON colcrypt.migration TO pg_monitor;
 CREATE FUNCTION colcrypt.encrypt_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL, readers text[] DEFAULT NULL,
         access_view boolean DEFAULT true, table_name name DEFAULT NULL,
-        accept_losses boolean DEFAULT false, dry_run boolean DEFAULT false,
+        accept_losses boolean DEFAULT false, dry_run boolean DEFAULT false, label text DEFAULT NULL,
         OUT job bigint, OUT object text, OUT becomes text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_encrypt_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean) IS
-    'queues a job that encrypts a column in place while the application runs, and drops the plaintext; says what becomes of everything that hangs on the column; dry_run only says it';
+REVOKE ALL ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean, text) IS
+    'queues a job that encrypts a column in place while the application runs, and drops the plaintext; values are bound to their place, or to another context, or with ''none'' to nothing; says what becomes of everything that hangs on the column; dry_run only says it';
 
 CREATE FUNCTION colcrypt.decrypt_column(
         relation regclass, attribute name, accept_losses boolean DEFAULT false, dry_run boolean DEFAULT false,
+        accept_unplaced boolean DEFAULT false,
         OUT job bigint, OUT object text, OUT becomes text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_decrypt_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean) IS
-    'queues a job that turns a registered column into plaintext in place, while the application runs; needs the right to decrypt; dry_run only says what becomes of everything that hangs on the column';
+REVOKE ALL ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean, boolean) IS
+    'queues a job that turns a registered column into plaintext in place, while the application runs; needs the right to decrypt, and accept_unplaced for values that are not bound to their place; dry_run only says what becomes of everything that hangs on the column';
 
 -- Fired with the rights of whoever writes the table: it looks up by itself whether there is a migration.
 CREATE FUNCTION colcrypt.keep_in_step() RETURNS trigger

@@ -37,7 +37,7 @@ pub fn was_ours() -> bool {
 pub fn last_raised_concerns_a_value() -> bool {
     matches!(
         LAST_RAISED.get(),
-        Some("KC001" | "KC002" | "KC003" | "KC030" | "KC063" | "42704" | "54000")
+        Some("KC001" | "KC002" | "KC003" | "KC030" | "KC063" | "KC064" | "42704" | "54000")
     )
 }
 
@@ -181,6 +181,10 @@ pub enum Error {
     PlaintextInvalid {
         type_name: String,
     },
+    /// An integer written in another width.
+    IntegerOutOfRange {
+        type_name: String,
+    },
     ValueTooLarge {
         bytes: usize,
     },
@@ -298,6 +302,13 @@ pub enum Error {
     OtherKey {
         key: String,
     },
+    /// An order on values that are bound to no place.
+    Unplaced {
+        column: String,
+        values: i64,
+    },
+    /// One of them, which an order does not cover.
+    ValueUnplaced,
     /// A decision that code which somebody else wrote may have taken.
     Enclosed {
         function: String,
@@ -389,6 +400,7 @@ impl Error {
                 | Self::WitnessNotNull
                 | Self::AlreadyEncrypted
                 | Self::NoBinaryIo(_)
+                | Self::IntegerOutOfRange { .. }
                 | Self::ValueTooLarge { .. }
                 | Self::ArgumentTooLong { .. }
                 | Self::OutOfMemory { .. }

@@ -75,11 +75,57 @@ impl Codec {
             PlaintextType::BuiltIn(code) if self.is_text() => {
                 u32::from(code) == pg_sys::TEXTOID.to_u32()
             }
-            PlaintextType::BuiltIn(code) => u32::from(code) == self.base_type.to_u32(),
+            PlaintextType::BuiltIn(code) => {
+                u32::from(code) == self.base_type.to_u32() || self.reads_as_integer(code)
+            }
             PlaintextType::Named(written) => {
                 !self.is_text() && !self.is_built_in() && written.as_bytes() == name
             }
         }
+    }
+
+    /// Whether a value of another integer type is read by its number: drivers choose a parameter's width by its value.
+    fn reads_as_integer(&self, written: u16) -> bool {
+        let other = pg_sys::Oid::from(u32::from(written));
+        is_integer(other)
+            && other != self.base_type
+            && (is_integer(self.base_type) || matches!(self.form, Form::Numeric(_)))
+    }
+
+    /// An integer that was written in another width, as a value of this type.
+    #[cold]
+    fn integer_of(
+        &self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<pg_sys::Datum> {
+        let invalid = || Error::PlaintextInvalid {
+            type_name: pg::type_name(self.base_type),
+        };
+        let mut bytes = Zeroizing::new([0; 8]);
+        if !matches!(length, 2 | 4 | 8) {
+            return Err(invalid());
+        }
+        fill(&mut bytes[8 - length..])?;
+        let shift = 64 - 8 * length as u32;
+        let number = (u64::from_be_bytes(*bytes) << shift).cast_signed() >> shift;
+        let fits = match self.base_type {
+            pg_sys::INT2OID => i16::try_from(number).is_ok(),
+            pg_sys::INT4OID => i32::try_from(number).is_ok(),
+            _ => true,
+        };
+        if !fits {
+            return Err(Error::IntegerOutOfRange {
+                type_name: pg::type_name(self.base_type),
+            });
+        }
+        let datum = pg_sys::Datum::from(number);
+        if !matches!(self.form, Form::Numeric(_)) {
+            return Ok(datum);
+        }
+        // SAFETY: the server's function for exactly this type.
+        unsafe { pgrx::direct_function_call_as_datum(pg_sys::int8_numeric, &[Some(datum)]) }
+            .ok_or_else(invalid)
     }
 
     /// Whether values are characters, which go by the name of text.
@@ -224,6 +270,11 @@ impl Codec {
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<pg_sys::Datum> {
+        if let PlaintextType::BuiltIn(code) = written
+            && self.reads_as_integer(code)
+        {
+            return self.integer_of(length, fill);
+        }
         let invalid = || Error::PlaintextInvalid {
             type_name: pg::type_name(self.base_type),
         };
@@ -316,6 +367,13 @@ impl Codec {
             }
         }
     }
+}
+
+fn is_integer(type_oid: pg_sys::Oid) -> bool {
+    matches!(
+        type_oid,
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID
+    )
 }
 
 /// First byte of jsonb's send form (jsonb_send).

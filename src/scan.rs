@@ -39,6 +39,14 @@ impl Row {
 /// # Errors
 /// Of the visitor, which ends the scan.
 pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Result<()> {
+    each_row_while(held, |row| visit(row).map(|()| true))
+}
+
+/// The same until the visitor has seen enough.
+///
+/// # Errors
+/// Of the visitor, which ends the scan.
+pub fn each_row_while(held: &Held, mut visit: impl FnMut(&Row) -> Result<bool>) -> Result<()> {
     // SAFETY: the relation is locked until the transaction ends. A plain scan: open, begin, next until there is none, end, close;
     // an ERROR leaves what is open to the transaction's abort. What values are unpacked into is reset between rows.
     unsafe {
@@ -52,9 +60,9 @@ pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Resul
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         let mut memory = PgMemoryContexts::new("colcrypt scan");
         let before = pg_sys::MemoryContextSwitchTo(memory.value());
-        let mut outcome = Ok(());
+        let mut outcome = Ok(true);
         let mut rows = 0u32;
-        while outcome.is_ok()
+        while matches!(outcome, Ok(true))
             && pg_sys::table_scan_getnextslot(
                 scan,
                 pg_sys::ScanDirection::ForwardScanDirection,
@@ -74,7 +82,7 @@ pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Resul
         pg_sys::table_endscan(scan);
         pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         drop(memory);
-        outcome
+        outcome.map(|_| ())
     }
 }
 
@@ -90,6 +98,20 @@ pub unsafe fn version_of(datum: pg_sys::Datum) -> Result<(KeyId, KeyVersion)> {
     let head = unsafe { head_of(datum) };
     let (header, _) = parse_header(head.bytes())?;
     Ok((header.key, header.version))
+}
+
+/// Whether a value's header says that it is bound to a context, and whether to one in canonical form.
+///
+/// # Safety
+/// `datum` is a ciphertext.
+///
+/// # Errors
+/// When the header is none.
+pub unsafe fn binding_of(datum: pg_sys::Datum) -> Result<(bool, bool)> {
+    // SAFETY: the caller vouches for a ciphertext.
+    let head = unsafe { head_of(datum) };
+    let (header, _) = parse_header(head.bytes())?;
+    Ok((header.has_context, header.canonical_context))
 }
 
 /// A value's first bytes: of one out of line, no more is fetched.

@@ -15,7 +15,7 @@ pub fn ratios(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64
         client,
         "CREATE TABLE plain_person (id bigint, name text);
          CREATE TABLE person (id bigint, name colcrypt.ciphertext);
-         SELECT colcrypt.register_column('person', 'name', 'gcm');
+         SELECT colcrypt.register_column('person', 'name', 'gcm', context => 'none');
          SELECT colcrypt.create_access_view('person', 'person_view');
          CREATE TABLE triggered_person (LIKE plain_person);
          CREATE VIEW triggered_view AS SELECT * FROM triggered_person;

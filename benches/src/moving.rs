@@ -17,7 +17,7 @@ pub fn ratio(client: &mut Client, rows: i64, rounds: usize) -> f64 {
         .batch_execute(
             "SELECT colcrypt.create_key('moving', 'bench');
              CREATE TABLE moved (c colcrypt.ciphertext);
-             SELECT colcrypt.register_column('moved', 'c', 'moving')",
+             SELECT colcrypt.register_column('moved', 'c', 'moving', context => 'none')",
         )
         .expect("a table to move");
     let mut samples = Vec::new();

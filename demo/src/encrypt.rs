@@ -24,8 +24,8 @@ pub fn columns(demo: &mut Demo, client: &mut Client) -> Result<()> {
     client.batch_execute(&format!("{create})"))?;
     for column in COLUMNS {
         client.execute(
-            "SELECT colcrypt.register_column('customers', $1::text::name, $2::text, $3::text)",
-            &[&column.name, &KEY, &column.context],
+            "SELECT colcrypt.register_column('customers', $1::text::name, $2::text, label => $3::text)",
+            &[&column.name, &KEY, &column.label()],
         )?;
     }
     let names: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
@@ -34,7 +34,7 @@ pub fn columns(demo: &mut Demo, client: &mut Client) -> Result<()> {
         names.join(", ")
     ));
     demo.ui
-        .line("iban is bound to its place by colcrypt.place_context('customers.iban', id)");
+        .line("bound to its place: colcrypt.place_context('customers.iban', id), and so on");
 
     let insert = client.prepare(&format!(
         "INSERT INTO customers SELECT {values} FROM customers_plain WHERE id BETWEEN $1 AND $2"

@@ -50,51 +50,50 @@ struct Arguments {
 pub struct Column {
     pub name: &'static str,
     pub plain_type: &'static str,
-    /// The row context it is bound to, as an SQL expression over the row.
-    pub context: Option<&'static str>,
 }
 
 pub const COLUMNS: &[Column] = &[
     Column {
         name: "email",
         plain_type: "text",
-        context: None,
     },
     Column {
         name: "national_id",
         plain_type: "text",
-        context: None,
     },
     Column {
         name: "iban",
         plain_type: "text",
-        context: Some("colcrypt.place_context('customers.iban', id)"),
     },
     Column {
         name: "birth_date",
         plain_type: "date",
-        context: None,
     },
     Column {
         name: "salary",
         plain_type: "numeric",
-        context: None,
     },
     Column {
         name: "notes",
         plain_type: "text",
-        context: None,
     },
 ];
 
 impl Column {
+    /// The label of its place.
+    pub fn label(&self) -> String {
+        format!("customers.{}", self.name)
+    }
+
+    /// The place that its values are bound to, as an SQL expression over the row.
+    fn context(&self) -> String {
+        format!("colcrypt.place_context('{}', id)", self.label())
+    }
+
     /// SQL that encrypts a plaintext of this column. The context names `id`, so the row's must be in scope.
     pub fn encrypt(&self, value: &str) -> String {
-        let context = self
-            .context
-            .map(|context| format!(", {context}"))
-            .unwrap_or_default();
-        format!("colcrypt.encrypt_col({value}, '{KEY}'{context})")
+        let context = self.context();
+        format!("colcrypt.encrypt_col({value}, '{KEY}', {context})")
     }
 
     /// SQL that decrypts this column to its own type.
@@ -104,11 +103,8 @@ impl Column {
         } else {
             format!(", NULL::{}", self.plain_type)
         };
-        let context = self
-            .context
-            .map(|context| format!(", {context}"))
-            .unwrap_or_default();
-        format!("colcrypt.decrypt_col({value}{as_type}{context})")
+        let context = self.context();
+        format!("colcrypt.decrypt_col({value}{as_type}, {context})")
     }
 }
 

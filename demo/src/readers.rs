@@ -53,7 +53,7 @@ fn clerk(demo: &mut Demo, ids: &[i64]) -> Result<()> {
     show(demo, &cells.collect::<Vec<_>>());
 
     let refused = client.query(
-        "SELECT colcrypt.decrypt_col(email) FROM customers WHERE id = ANY($1)",
+        "SELECT colcrypt.decrypt_col(email, colcrypt.place_context('customers.email', id)) FROM customers WHERE id = ANY($1)",
         &[&ids],
     );
     match refused {
@@ -64,7 +64,7 @@ fn clerk(demo: &mut Demo, ids: &[i64]) -> Result<()> {
                 .is_some_and(|db| db.code().code() == "42501") =>
         {
             demo.ui
-                .line(format!("decrypt_col(email) → {}", explain(&error)));
+                .line(format!("decrypt_col(email, …) → {}", explain(&error)));
         }
         Err(error) => {
             return Err(format!(

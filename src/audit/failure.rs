@@ -18,8 +18,10 @@ const USES: [&str; 4] = [
     "keep_in_step",
 ];
 /// Functions that use none and change nothing; input and output of the types apart.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 18] = [
     "row_context",
+    "place_context",
+    "either_context",
     "ciphertext",
     "context",
     "catalog_changed",

@@ -237,6 +237,12 @@ impl Error {
                 Some("The value authenticated; the type or the database's encoding has changed since it was encrypted.".into()),
                 Some("Restore the type's old definition (enum labels, domain checks, attributes) and try again.".into()),
             ),
+            Self::IntegerOutOfRange { type_name } => (
+                "22003",
+                format!("the decrypted value is out of range for type {type_name}"),
+                None,
+                Some("Ask for a wider type: decrypt_col(value, NULL::bigint).".into()),
+            ),
             Self::ValueTooLarge { bytes } => (
                 "54000",
                 format!("the value is too large to encrypt: {bytes} bytes"),
@@ -418,6 +424,18 @@ impl Error {
                 format!("the value is not under the column's key \"{key}\""),
                 None,
                 Some("Encrypt it again under the column's key, or delete it.".into()),
+            ),
+            Self::Unplaced { column, values } => (
+                "KC064",
+                format!("{values} values of column {column} are not bound to their place"),
+                Some("Nothing tells whether they were written here: a value of another table under the same key, bound to the same row key or to nothing, would be taken along.".into()),
+                Some("Bind new values with place_context; if whoever could write this column is to be trusted with the key's other values, say accept_unplaced => true.".into()),
+            ),
+            Self::ValueUnplaced => (
+                "KC064",
+                "the value is not bound to its place, and the order does not accept such values".into(),
+                None,
+                Some("Find out where it comes from; accept_unplaced => true takes it along.".into()),
             ),
             Self::Enclosed { function, why } => (
                 "KC044",

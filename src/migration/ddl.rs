@@ -16,6 +16,7 @@ use crate::maintenance::job::set_local;
 use crate::relation::{Held, Lock, Named};
 use crate::sql_api::access_order::order_of;
 use crate::sql_api::access_view::{self, Column};
+use crate::sql_api::place;
 
 /// No longer than this for a lock, and autovacuum makes way before.
 fn hurry() {
@@ -394,10 +395,17 @@ fn comment(migration: &Migration, table: &str) -> Result<Option<String>> {
 /// Puts the column into, or out of, the care of rotation.
 fn register(migration: &Migration) -> Result<()> {
     let job = migration.job.into();
+    if migration.kind == Kind::Encrypt {
+        place::free_label(
+            migration.label.as_ref(),
+            migration.table,
+            &migration.attribute,
+        )?;
+    }
     match migration.kind {
         Kind::Encrypt => write::execute(
-            "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, declared) \
-             SELECT relation, attribute, key_id, context, readers, plaintext_type, declared \
+            "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, declared, label) \
+             SELECT relation, attribute, key_id, context, readers, plaintext_type, declared, label \
              FROM colcrypt.migration WHERE job_id = $1",
             &[job],
         )?,

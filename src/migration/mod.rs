@@ -54,6 +54,10 @@ pub struct Migration {
     pub twin: String,
     pub key: KeyId,
     pub context: Option<String>,
+    /// Of a new column the label in its context; of one that is to be decrypted the one that its values are bound to.
+    pub label: Option<String>,
+    /// Whether values that are bound to no place are decrypted too.
+    pub accepts_unplaced: bool,
     pub plaintext_type: pg_sys::Oid,
     pub declared: String,
     /// The name that an access view takes over from the table, and the table's new one; none without such a view.
@@ -92,6 +96,8 @@ impl Migration {
                     twin: text(name("twin")?).unwrap_or_default(),
                     key: KeyId(row.get::<i64>("key_id")? as u64),
                     context: row.optional("context")?,
+                    label: row.optional("label")?,
+                    accepts_unplaced: row.get("accept_unplaced")?,
                     plaintext_type: row.get("plaintext_type")?,
                     declared: row.get("declared")?,
                     names: text(name("view_name")?).zip(text(name("table_name")?)),

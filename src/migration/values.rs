@@ -2,11 +2,11 @@
 //! this process, and never by SQL in which other people's code runs along. Whose right it is done with is said at each
 //! call: the order's, for values that were there when it was carried out, or that of the role that brings one.
 
-use colcrypt_core::context::Typed;
+use colcrypt_core::context::{self, Typed};
 use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 
-use super::Migration;
+use super::{Kind, Migration};
 use crate::audit::honeytoken;
 use crate::catalog::read::Key;
 use crate::error::{Error, Result};
@@ -30,6 +30,10 @@ pub struct Values {
     codec: Codec,
     declared: pg_sys::Oid,
     type_name: String,
+    accepts_unplaced: bool,
+    opens_loose: bool,
+    /// The label that values are bound to.
+    label: Option<String>,
 }
 
 impl Values {
@@ -53,11 +57,15 @@ impl Values {
             codec,
             declared: plaintext_type,
             type_name,
+            accepts_unplaced: migration.kind == Kind::Encrypt || migration.accepts_unplaced,
+            opens_loose: migration.kind == Kind::Decrypt && migration.accepts_unplaced,
+            label: migration.label.clone(),
         })
     }
 
     /// A plaintext as a ciphertext of the key's current version.
     pub fn seal(&self, plaintext: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
+        let context = context::written(context);
         let permit = session::permit_ordered_encryption(self.key.id)?;
         let header = Header {
             suite: permit.suite,
@@ -91,6 +99,9 @@ impl Values {
                 key: self.key.name.clone(),
             });
         }
+        // What is bound to nothing opens with nothing.
+        let is_loose = self.opens_loose && !value.header.has_context;
+        let context = if is_loose { &[] } else { context };
         let stored_type = value.header.plaintext_type;
         if !self.codec.reads(stored_type, self.type_name.as_bytes()) {
             return Err(Error::WrongType {
@@ -117,13 +128,34 @@ impl Values {
         body(stored_type, &plaintext)
     }
 
+    /// Refuses a value that is not bound to its place, where the order does not cover such: it may have been put there before.
+    fn refuse_unplaced(&self, ciphertext: pg_sys::Datum, context: &[u8]) -> Result<()> {
+        if self.accepts_unplaced {
+            return Ok(());
+        }
+        // SAFETY: as in `open`.
+        let stored = unsafe { Varlena::from_datum(ciphertext) };
+        let value = Value::parse(stored.bytes())?;
+        if data::is_placed(&value, context, self.label.as_deref()) {
+            Ok(())
+        } else {
+            Err(Error::ValueUnplaced)
+        }
+    }
+
     /// A ciphertext as a value of the plaintext column.
+    ///
+    /// # Errors
+    /// Of the value, of its key, or by whose right it would be.
     pub fn unseal(
         &self,
         ciphertext: pg_sys::Datum,
         context: &[u8],
         right: Right,
     ) -> Result<pg_sys::Datum> {
+        if right == Right::Order {
+            self.refuse_unplaced(ciphertext, context)?;
+        }
         let value = self.open(ciphertext, context, right, |written, bytes| {
             self.value_of(written, bytes)
         })?;

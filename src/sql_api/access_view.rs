@@ -318,6 +318,39 @@ pub fn statements(table: pg_sys::Oid, name: &str, view: &str, columns: &[Column]
     all
 }
 
+/// Makes the table's access views anew, with the columns that they show, after a registration has changed.
+///
+/// # Errors
+/// Of DDL, the lock's among them.
+pub fn make_anew(table: &Named) -> Result<()> {
+    let oid = table.held.oid;
+    for (view, _) in views_of(oid)? {
+        let view = Named::take(view, Lock::Exclusive)?;
+        let order = order_of(view.held.oid)?;
+        let columns: Vec<Column> = in_order(columns_of(oid)?, &order)
+            .into_iter()
+            .filter(|column| order.contains(&column.number))
+            .collect();
+        {
+            let _role = AsRole::restricted(table.owner());
+            let _path = write::safe_search_path();
+            for statement in statements(oid, &table.sql, &view.sql, &columns) {
+                Spi::run(&statement)?;
+            }
+        }
+        if table_of(view.held.oid)? != Some(oid) {
+            return Err(Error::Column {
+                message: format!(
+                    "a context expression of table {} reads another table",
+                    table.sql
+                ),
+                hint: "Give a context made of its own row's columns.".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The column's expression in the view.
 fn shown(table: &str, column: &Column) -> String {
     let quoted = column.quoted();

@@ -5,6 +5,7 @@ use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use super::grants;
+use super::place::{self, Asked, Bound};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
@@ -38,6 +39,8 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
         )
     };
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
+    // SAFETY: declared as text, where it is declared.
+    let asked = Asked::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
     refuse_foreign_table(table)?;
     read::require(&key, Privilege::Manage)?;
@@ -51,17 +54,19 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
         }
     }
     check_column(&held, &attribute)?;
+    let Bound { context, label } = bound_to(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
     }
+    place::free_label(label.as_ref(), table, &attribute)?;
     let readers = readers.map(existing_roles).transpose()?;
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     write::execute(
-        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype) \
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7) \
          ON CONFLICT (relation, attribute) DO UPDATE \
-         SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, readers = EXCLUDED.readers, \
+         SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, label = EXCLUDED.label, readers = EXCLUDED.readers, \
              plaintext_type = EXCLUDED.plaintext_type, \
              declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
         &[
@@ -71,6 +76,7 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
             context.into(),
             readers.clone().into(),
             plaintext_type.into(),
+            label.into(),
         ],
     )?;
     let detail = match readers {
@@ -83,6 +89,19 @@ fn register_column(call: Call) -> Result<pg_sys::Datum> {
         .detail(detail)
         .record()?;
     Ok(pg_sys::Datum::from(0))
+}
+
+/// A registration that is there keeps its context, unless another is given.
+fn bound_to(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<Bound> {
+    match (place::registered(table, attribute)?, asked) {
+        (Some((bound, _)), Asked::Place(None)) => Ok(bound),
+        (Some(_), asked) => {
+            place::refuse_half_bound(table, attribute)?;
+            place::choose(table, attribute, asked)
+        }
+        (None, Asked::Place(label)) => place::choose_by_values(table, attribute, label),
+        (None, asked) => place::choose(table, attribute, asked),
+    }
 }
 
 /// The roles that see plaintext, by name: a dump must restore where they do not exist.
@@ -196,7 +215,7 @@ fn check_column(table: &Named, attribute: &str) -> Result<()> {
 
 /// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since planning alone
 /// may run code of his.
-fn check_context(table: &Named, expression: &str) -> Result<()> {
+pub fn check_context(table: &Named, expression: &str) -> Result<()> {
     let _role = AsRole::restricted(table.owner());
     let _path = write::safe_search_path();
     Spi::connect(|client| {

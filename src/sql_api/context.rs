@@ -1,10 +1,10 @@
 //! row_context and place_context: SQL values as the bytes that a value is bound to.
 
-use colcrypt_core::context::ContextBuilder;
+use colcrypt_core::context::{ContextBuilder, pair};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::pg::{self, Call};
+use crate::pg::{self, Call, Varlena};
 use crate::plaintext::Codec;
 
 fn row_context(call: Call) -> Result<pg_sys::Datum> {
@@ -16,6 +16,18 @@ fn place_context(call: Call) -> Result<pg_sys::Datum> {
     let label = call.text(0, "label")?;
     let builder = ContextBuilder::labelled(label.as_bytes()).map_err(|_| label_length(&label))?;
     context_of(builder, call, 1)
+}
+
+/// A context and the one that it takes the place of.
+fn either_context(call: Call) -> Result<pg_sys::Datum> {
+    let bytes = |index, name| {
+        let datum = call.datum(index).ok_or(Error::NullArgument(name))?;
+        // SAFETY: declared as bytea.
+        Ok(unsafe { Varlena::from_datum(datum) })
+    };
+    let (first, former): (Result<Varlena>, Result<Varlena>) =
+        (bytes(0, "context"), bytes(1, "former"));
+    pg::varlena_from(&pair(first?.bytes(), former?.bytes())?)
 }
 
 fn label_length(label: &str) -> Error {
@@ -99,6 +111,7 @@ impl Arguments {
 }
 
 crate::sql_functions! {
+    colcrypt_either_context / pg_finfo_colcrypt_either_context => either_context;
     colcrypt_place_context / pg_finfo_colcrypt_place_context => place_context;
     colcrypt_row_context / pg_finfo_colcrypt_row_context => row_context;
 }

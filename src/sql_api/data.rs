@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 
 use colcrypt_core::compression::Packed;
-use colcrypt_core::context::Typed;
+use colcrypt_core::context::{self, Typed};
 use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::memory;
 use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
@@ -179,7 +179,7 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
     };
     // SAFETY: declared as text.
     let key_name = unsafe { Varlena::from_datum(key_name) };
-    let context = bytes_of(&context);
+    let context = context::written(bytes_of(&context));
     let form = Form::of(context);
     let prepared = match &site.current {
         Some(prepared)
@@ -279,7 +279,50 @@ fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) -> R
     match permit.with(|cipher| cipher.open_into(value, context, out))? {
         Ok(()) => Ok(()),
         Err(CryptoError::OutOfMemory(gone)) => Err(gone.into()),
-        Err(_) => Err(authentication_error(value, context)),
+        Err(_) => open_otherwise(permit, value, context, out).map(|_| ()),
+    }
+}
+
+/// With the contexts of a pair, one after the other; gives the one that opened.
+#[cold]
+fn open_otherwise<'a>(
+    permit: &Permit,
+    value: &Value<'_>,
+    context: &'a [u8],
+    out: &mut [u8],
+) -> Result<&'a [u8]> {
+    let mut rest = context;
+    while let Some((first, former)) = context::split_pair(rest) {
+        if permit
+            .with(|cipher| cipher.open_into(value, first, out))?
+            .is_ok()
+        {
+            return Ok(first);
+        }
+        rest = former;
+    }
+    // What is not of a pair was tried before.
+    if rest.len() != context.len()
+        && permit
+            .with(|cipher| cipher.open_into(value, rest, out))?
+            .is_ok()
+    {
+        return Ok(rest);
+    }
+    Err(authentication_error(value, context))
+}
+
+/// The same as [`open`]; gives the context that opened, which is one of those of a pair.
+fn open_with<'a>(
+    permit: &Permit,
+    value: &Value<'_>,
+    context: &'a [u8],
+    out: &mut [u8],
+) -> Result<&'a [u8]> {
+    match permit.with(|cipher| cipher.open_into(value, context, out))? {
+        Ok(()) => Ok(context),
+        Err(CryptoError::OutOfMemory(gone)) => Err(gone.into()),
+        Err(_) => open_otherwise(permit, value, context, out),
     }
 }
 
@@ -529,15 +572,87 @@ pub fn reseal(
     context: &[u8],
 ) -> Result<pg_sys::Datum> {
     let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
-    open(from, value, context, &mut plaintext)?;
+    let bound = open_with(from, value, context, &mut plaintext)?;
+    // A value keeps its encoding as long as it is bound to the same.
+    let canonical = value.header.canonical_context;
+    resealed(from, to, value, &plaintext, bound, canonical)
+}
+
+/// A value bound to the first of a pair of contexts, in its canonical form, opened with either; none when it is so already and
+/// not `is_stale`. `may` decides, by the context that opened it, whether it is bound to another.
+///
+/// # Errors
+/// As [`reseal`], and of `may`.
+pub fn rebind(
+    from: &Permit,
+    to: &Permit,
+    value: &Value<'_>,
+    context: &[u8],
+    is_stale: bool,
+    may: impl FnOnce(&[u8]) -> Result<()>,
+) -> Result<Option<pg_sys::Datum>> {
+    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
+    // What is bound to nothing opens with nothing.
+    let with = if value.header.has_context {
+        context
+    } else {
+        &[]
+    };
+    let bound = open_with(from, value, with, &mut plaintext)?;
+    let wanted = context::written(context);
+    let canonical = Form::of(wanted) == Form::Canonical;
+    if bound != wanted {
+        may(bound)?;
+    } else if !is_stale && value.header.canonical_context == canonical {
+        return Ok(None);
+    }
+    resealed(from, to, value, &plaintext, wanted, canonical).map(Some)
+}
+
+/// Whether a value is bound to the first of a pair of contexts, in its canonical form. One that opens with none is not.
+///
+/// # Errors
+/// When the key cannot be had, which says nothing of the value.
+pub fn is_bound_to_first(permit: &Permit, value: &Value<'_>, context: &[u8]) -> Result<bool> {
+    let wanted = context::written(context);
+    if value.header.canonical_context != (Form::of(wanted) == Form::Canonical) {
+        return Ok(false);
+    }
+    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
+    match open(permit, value, wanted, &mut plaintext) {
+        Ok(()) => Ok(true),
+        Err(Error::Authentication { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a value can only be one that is bound to the place of this label: then it opens nowhere else.
+pub fn is_placed(value: &Value<'_>, context: &[u8], label: Option<&str>) -> bool {
+    value.header.canonical_context
+        && label.is_some_and(|label| {
+            Typed::parse(context).is_some_and(|typed| typed.label() == label.as_bytes())
+        })
+}
+
+/// An opened value under another key version, or bound to another context.
+fn resealed(
+    from: &Permit,
+    to: &Permit,
+    value: &Value<'_>,
+    plaintext: &[u8],
+    context: &[u8],
+    canonical_context: bool,
+) -> Result<pg_sys::Datum> {
     let header = Header {
         suite: to.suite,
         key: to.key,
         version: to.version,
+        has_context: !context.is_empty(),
+        canonical_context,
         ..value.header
     };
     // As it is, compressed or not.
-    let sealed = seal_as_is(to, &header.encode()?, context, &plaintext)?;
+    let sealed = seal_as_is(to, &header.encode()?, context, plaintext)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
         // SAFETY: the new value, which nothing has compressed or moved out of line yet.
         honeytoken::follow(value, unsafe { Varlena::from_datum(sealed) }.bytes())?;

@@ -2,7 +2,7 @@
 
 use pgrx::{IntoDatum, pg_sys};
 
-use super::columns;
+use super::{columns, place};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::write;
@@ -45,6 +45,8 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let to = read::key_by_name(&call.text(2, "key")?)?;
     // SAFETY: declared as boolean.
     let fire_triggers = unsafe { call.get::<bool>(3) }.unwrap_or(false);
+    // SAFETY: as above.
+    let accepts = unsafe { call.get::<bool>(4) }.unwrap_or(false);
     let from = columns::managed_column(table, &attribute)?;
     read::require(&to, Privilege::Manage)?;
     // Whoever may decrypt with the new key will read the values: it is a grant in other words.
@@ -53,6 +55,11 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
             columns::refuse_way_out(&key)?;
         }
     }
+    let registered = place::registered(table, &attribute)?;
+    let context = registered.and_then(|(bound, _)| bound.context);
+    let place = place::place_bound(context.as_deref());
+    let unplaced = place::unplaced(table, &attribute, place.as_ref())?;
+    let accepted = place::accepted(unplaced, accepts, &attribute)?;
     write::execute(
         "UPDATE colcrypt.protected_column SET key_id = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         &[
@@ -70,10 +77,11 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
              SELECT array_agg(DISTINCT k.key_id) AS keys \
              FROM (SELECT $4 UNION ALL SELECT unnest(from_keys) FROM last UNION ALL SELECT key_id FROM last) AS k(key_id) \
              WHERE k.key_id <> $3) \
-         INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, from_keys, fire_triggers) \
-         SELECT $1::oid::regclass, $2::text::name, $3, $5, coalesce(keys, '{}'), $6 FROM former \
+         INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, from_keys, fire_triggers, label, accept_unplaced) \
+         SELECT $1::oid::regclass, $2::text::name, $3, $5, coalesce(keys, '{}'), $6, $7, $8 FROM former \
          ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
          DO UPDATE SET key_id = EXCLUDED.key_id, target_version = EXCLUDED.target_version, from_keys = EXCLUDED.from_keys, \
+                       label = EXCLUDED.label, accept_unplaced = EXCLUDED.accept_unplaced, \
                        fire_triggers = EXCLUDED.fire_triggers, phase = 'queued', retry_at = NULL, tries = 0 \
          RETURNING job_id",
         &[
@@ -83,6 +91,8 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
             (from.id.0 as i64).into(),
             (to.current.number() as i32).into(),
             fire_triggers.into(),
+            place.map(|place| place.label).into(),
+            accepts.into(),
         ],
         |row| row.get::<i64>(1),
     )?;
@@ -93,7 +103,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     Act::new("move_column")
         .key(&to)
         .relation(table)
-        .detail(format!("{attribute}, from key {}", from.name))
+        .detail(format!("{attribute}, from key {}{accepted}", from.name))
         .record()?;
     Ok(job.into_datum().expect("a number has a datum"))
 }

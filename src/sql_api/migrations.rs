@@ -6,6 +6,7 @@ use pgrx::{Spi, pg_sys};
 use super::access_shape::key_of;
 use super::access_view::{self, relation_name};
 use super::columns;
+use super::place::{self, Asked, Bound};
 use super::record::{Record, return_set};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
@@ -26,6 +27,11 @@ struct Order {
     attribute: String,
     key: Key,
     context: Option<String>,
+    /// Of a new column the label in its context; of one that is to be decrypted the one that its values are bound to.
+    label: Option<String>,
+    /// Whether values that are bound to no place are decrypted too, and how many there are.
+    accepts_unplaced: bool,
+    unplaced: i64,
     readers: Option<Vec<String>>,
     plaintext_type: pg_sys::Oid,
     declared: String,
@@ -95,6 +101,9 @@ fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
         type_of(table, &attribute)?.ok_or_else(|| no_such_column(&attribute, &name))?;
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
+    // SAFETY: declared as text, where it is declared.
+    let asked = Asked::of(context, unsafe { call.long::<String>(9, "label")? })?;
+    let Bound { context, label } = place::choose(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(table, &attribute, expression)?;
     }
@@ -117,6 +126,9 @@ fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
         attribute,
         key,
         context,
+        label,
+        accepts_unplaced: false,
+        unplaced: 0,
         readers: readers.map(columns::existing_roles).transpose()?,
         plaintext_type,
         declared,
@@ -150,12 +162,17 @@ fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let Some((context, readers, plaintext_type, declared)) = registered.into_iter().next() else {
         return Err(columns::not_registered(table, &attribute)?);
     };
+    place::refuse_half_bound(table, &attribute)?;
+    let place = place::place_bound(context.as_deref());
     let order = Order {
         kind: Kind::Decrypt,
+        unplaced: place::unplaced(table, &attribute, place.as_ref())?,
+        accepts_unplaced: flag(call, 4),
         table,
         attribute,
         key,
         context,
+        label: place.map(|place| place.label),
         readers: readers.map(|names| names.into_iter().flatten().collect()),
         plaintext_type,
         declared,
@@ -223,7 +240,7 @@ fn twin_name(order: &Order) -> Result<String> {
 }
 
 /// Refuses a second migration of the table.
-fn refuse_second(table: pg_sys::Oid) -> Result<()> {
+pub fn refuse_second(table: pg_sys::Oid) -> Result<()> {
     let others = write::query(
         "SELECT j.job_id, j.phase FROM colcrypt.job j JOIN colcrypt.migration m USING (job_id) \
          WHERE m.relation = $1::oid::regclass AND (j.finished_at IS NULL OR j.phase = 'failed') LIMIT 1",
@@ -382,9 +399,16 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
             "has 1600 columns, dropped ones included, and the new one would be one too many",
         ));
     }
+    if order.unplaced > 0 {
+        lines.push(Line::keep(
+            format!("{} values", order.unplaced),
+            "are not bound to their place, and may have been put here from another table (accept_unplaced)",
+        ));
+    }
     let mut job = None;
     if !dry_run {
         survey::refuse(&lines, &column, |_| accepts)?;
+        place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?;
         job = Some(queue(order, &lines)?);
     }
     let rows = lines
@@ -425,9 +449,9 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
         "WITH queued AS (INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
              SELECT $1::oid::regclass, $3::text::name, key_id, current_version FROM colcrypt.key WHERE key_id = $4 RETURNING job_id) \
          INSERT INTO colcrypt.migration (job_id, kind, relation, attribute, twin, key_id, context, readers, \
-             plaintext_type, declared, view_name, table_name, accepted) \
+             plaintext_type, declared, view_name, table_name, accepted, label, accept_unplaced) \
          SELECT job_id, $5, $1::oid::regclass, $2::text::name, $3::text::name, $4, $6, $7, $8::oid::regtype, $9, \
-             $10::text::name, $11::text::name, $12 FROM queued RETURNING job_id",
+             $10::text::name, $11::text::name, $12, $13, $14 FROM queued RETURNING job_id",
         &[
             order.table.into(),
             order.attribute.clone().into(),
@@ -441,6 +465,8 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
             view.into(),
             renamed.into(),
             accepted.into(),
+            order.label.clone().into(),
+            order.accepts_unplaced.into(),
         ],
         |row| row.get::<i64>(1),
     )?;
@@ -453,7 +479,11 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
     Act::new(order.kind.function())
         .key(&order.key)
         .relation(order.table)
-        .detail(format!("job {job}: {}", order.attribute))
+        .detail(format!(
+            "job {job}: {}{}",
+            order.attribute,
+            place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?
+        ))
         .record()?;
     Ok(job)
 }

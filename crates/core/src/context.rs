@@ -51,6 +51,11 @@ impl<'a> Typed<'a> {
         !self.label.is_empty()
     }
 
+    /// Empty where there is none.
+    pub fn label(&self) -> &'a [u8] {
+        self.label
+    }
+
     /// No canonical form is longer.
     pub fn max_len(&self) -> usize {
         // An int2 grows by 6 bytes from the 11 that it has with its type.
@@ -200,6 +205,47 @@ fn numeric_scale(send: &[u8]) -> Option<(u16, &[u8])> {
     Some((u16::try_from(scale.max(0)).ok()?, digits))
 }
 
+/// Begins a pair of contexts; nothing else that serves as one does.
+const PAIR: &[u8; 16] = b"colcrypt either\0";
+
+/// A context and the one that it takes the place of: values are bound to the first, and opened with either.
+///
+/// ```text
+/// 16 bytes "colcrypt either" and NUL | u32 BE length of the first | the first | the other, which may be a pair too
+/// ```
+///
+/// # Errors
+/// [`FormatError::OutOfMemory`].
+pub fn pair(first: &[u8], former: &[u8]) -> Result<Vec<u8>, FormatError> {
+    let length = PAIR.len() + 4 + first.len() + former.len();
+    let mut bytes = Vec::new();
+    memory::reserve(&mut bytes, length)?;
+    bytes.extend_from_slice(PAIR);
+    bytes.extend_from_slice(&(first.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(first);
+    bytes.extend_from_slice(former);
+    Ok(bytes)
+}
+
+/// The two of a pair.
+#[inline]
+#[must_use]
+pub fn split_pair(context: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = context.strip_prefix(PAIR)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+}
+
+/// What a value is bound to when it is written: the first of a pair, or the context itself.
+#[inline]
+#[must_use]
+pub fn written(context: &[u8]) -> &[u8] {
+    match split_pair(context) {
+        Some((first, _)) => first,
+        None => context,
+    }
+}
+
 /// Collects values; [`ContextBuilder::finish`] gives the bytes.
 pub struct ContextBuilder(Vec<u8>);
 
@@ -252,5 +298,24 @@ impl ContextBuilder {
 
     pub fn finish(self) -> Vec<u8> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_written_with_its_first_and_split_into_both() {
+        let inner = pair(b"b", b"").expect("memory");
+        let outer = pair(b"a", &inner).expect("memory");
+        assert_eq!(split_pair(&outer), Some((&b"a"[..], &inner[..])));
+        assert_eq!(split_pair(&inner), Some((&b"b"[..], &b""[..])));
+        assert_eq!(written(&outer), b"a");
+        assert_eq!(written(b"raw"), b"raw");
+        for short in 0..20 {
+            assert_eq!(split_pair(&outer[..short]), None);
+        }
+        assert_eq!(split_pair(b"colcrypt either\0\xff\xff\xff\xff"), None);
     }
 }

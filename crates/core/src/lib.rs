@@ -20,6 +20,7 @@ pub mod memory;
 pub mod nonce;
 pub mod numeric;
 pub mod period;
+pub mod place;
 pub mod rate;
 pub mod secret;
 pub mod slab_index;

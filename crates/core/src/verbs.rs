@@ -94,6 +94,7 @@ pub const VERBS: &[Verb] = &[
     refused("move_column"),
     waits("move_keyring"),
     open("pause_job", WORK),
+    refused("rebind_column"),
     waits("recover_key"),
     open(
         "reencrypt_column",

@@ -103,7 +103,9 @@ pub fn move_batch(job: &Job) -> Next {
         Err(message) => return postpone(job, &message),
     };
     let batch = |taking: Taking| one_batch(job, &others, &work, taking);
-    let free = (job.passes <= 1).then(|| transaction(|| batch(Taking::Free)));
+    // Where it cannot be told beforehand which rows are concerned, few passes lock them all.
+    let is_free = job.passes <= 1 || (job.rebinds && job.passes % 4 != 0);
+    let free = is_free.then(|| transaction(|| batch(Taking::Free)));
     let outcome = match free {
         Some(done @ Ok(Ok(_))) => done,
         // The other way would meet the same.

@@ -18,6 +18,7 @@ mod batch;
 mod migrate;
 pub mod moved;
 mod pace;
+mod rebind;
 mod rows;
 mod statement;
 
@@ -116,6 +117,11 @@ struct Job {
     due: bool,
     /// Whether it encrypts or decrypts a column in place.
     migrates: bool,
+    /// Whether it binds values to another context.
+    rebinds: bool,
+    /// The label that values are bound to when they go to another key or context, and whether others go too.
+    label: Option<String>,
+    accepts_unplaced: bool,
 }
 
 thread_local! {
@@ -143,6 +149,7 @@ pub fn step() -> Next {
         "moving" => return paced(&job, batch::move_batch),
         "retrying" => return paced(&job, batch::retry_rows),
         "waiting for old transactions" => transaction(|| wait_for_old(&job)),
+        _ if job.rebinds => return paced(&job, rebind::verify),
         _ => transaction(|| verify(&job)),
     };
     match outcome {
@@ -184,7 +191,8 @@ fn next_job() -> Result<Option<Job>> {
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                         c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
                         coalesce(j.retry_at <= clock_timestamp(), true) AS due, \
-                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys \
+                        EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
+                        j.rebinds, j.label, j.accept_unplaced \
                  FROM colcrypt.job j \
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                  LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
@@ -214,6 +222,9 @@ fn next_job() -> Result<Option<Job>> {
                 migrates: row.get(17)?.unwrap_or_default(),
                 passes: row.get(18)?.unwrap_or_default(),
                 from_keys: row.get(19)?.unwrap_or_default(),
+                rebinds: row.get(20)?.unwrap_or_default(),
+                label: row.get(21)?,
+                accepts_unplaced: row.get(22)?.unwrap_or_default(),
             })
         },
     )?;
@@ -310,8 +321,22 @@ fn wait_for_old(job: &Job) -> Result<Next> {
     if !has_settled(job)? {
         return Ok(Next::Soon);
     }
-    record(job, "phase = 'verifying'", [])?;
+    let from_the_start = if job.rebinds {
+        ", current_relation = NULL, next_block = 0, blocks_done = 0, strays = 0"
+    } else {
+        ""
+    };
+    record(job, &format!("phase = 'verifying'{from_the_start}"), [])?;
     Ok(Next::Again)
+}
+
+/// Rows that are under an older version, or under a key that the column left.
+fn stale_rows(job: &Job, counts: &Counts) -> i64 {
+    let stale = |(key, version): &(i64, i32)| {
+        (*key == job.key && *version < job.target) || job.from_keys.contains(key)
+    };
+    let stale = counts.iter().filter(|(version, _)| stale(version));
+    stale.map(|(_, rows)| rows).sum()
 }
 
 fn verify(job: &Job) -> Result<Next> {
@@ -329,14 +354,7 @@ fn verify(job: &Job) -> Result<Next> {
         &counts,
         &format!("job {}", job.id),
     )?;
-    let stale = |(key, version): &(i64, i32)| {
-        (*key == job.key && *version < job.target) || job.from_keys.contains(key)
-    };
-    let left: i64 = counts
-        .iter()
-        .filter(|(version, _)| stale(version))
-        .map(|(_, rows)| rows)
-        .sum();
+    let left = stale_rows(job, &counts);
     if left == 0 {
         batch::forget_errors(job)?;
         return finish(job, "done", None);
@@ -344,7 +362,12 @@ fn verify(job: &Job) -> Result<Next> {
     if left <= job.rows_failed {
         return finish(job, "failed", None);
     }
-    // Rows that were locked, or written meanwhile: another pass, after a breath.
+    once_more(job)
+}
+
+/// Another pass through the rows, after a breath.
+fn once_more(job: &Job) -> Result<Next> {
+    // Rows that were locked, or written meanwhile.
     record(
         job,
         "phase = 'moving', current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \

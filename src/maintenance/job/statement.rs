@@ -5,7 +5,7 @@
 //! triggers and rules do not fire, unless the job was asked to fire them. No right on any key is in force while it
 //! runs: old values are read by one statement, re-encrypted between statements, and written by another.
 
-use colcrypt_core::{KeyId, Value, VersionId};
+use colcrypt_core::{KeyId, Value, VersionId, place};
 use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
@@ -31,6 +31,11 @@ pub struct Column {
     /// Other keys whose values go to this one.
     from_keys: Vec<i64>,
     context: Option<String>,
+    /// Whether values are bound to another context: the first of a pair.
+    rebinds: bool,
+    /// The label of values that go to another key or context, and whether others go too.
+    label: Option<String>,
+    accepts_unplaced: bool,
 }
 
 impl Column {
@@ -41,6 +46,9 @@ impl Column {
             target: job.target,
             from_keys: job.from_keys.clone(),
             context: job.context.clone(),
+            rebinds: job.rebinds,
+            label: job.label.clone(),
+            accepts_unplaced: job.accepts_unplaced,
         }
     }
 
@@ -51,6 +59,11 @@ impl Column {
     /// Whether a row's value is to be moved, as SQL.
     fn stale(&self) -> String {
         let (name, key) = (self.name(), self.key.0 as i64);
+        if self.rebinds {
+            let mut keys = self.from_keys.clone();
+            keys.push(key);
+            return Self::under(&name, &keys);
+        }
         let older = format!(
             "colcrypt.ciphertext_is_stale({name}, {key}, {})",
             self.target
@@ -58,10 +71,14 @@ impl Column {
         if self.from_keys.is_empty() {
             return older;
         }
-        let others: Vec<String> = self.from_keys.iter().map(i64::to_string).collect();
+        format!("{older} OR {}", Self::under(&name, &self.from_keys))
+    }
+
+    fn under(name: &str, keys: &[i64]) -> String {
+        let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
         format!(
-            "{older} OR colcrypt.ciphertext_key({name}) = ANY ('{{{}}}'::pg_catalog.int8[])",
-            others.join(",")
+            "colcrypt.ciphertext_key({name}) = ANY ('{{{}}}'::pg_catalog.int8[])",
+            keys.join(",")
         )
     }
 
@@ -71,16 +88,60 @@ impl Column {
             value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
         older || self.from_keys.contains(&(value.key.0 as i64))
     }
+
+    /// Whether the context may be code of the table's owner.
+    fn runs_code(&self) -> bool {
+        let context = self.context.as_deref();
+        context.is_some_and(|context| !place::parse(context).is_some_and(|place| place.is_plain))
+    }
+
+    /// Whether a value goes where others may read it, or open it elsewhere.
+    fn crosses(&self, value: VersionId) -> bool {
+        self.from_keys.contains(&(value.key.0 as i64))
+    }
+
+    /// Refuses a value that may have been put here from another table, unless the order covers such.
+    fn refuse_unplaced(&self, value: &Value<'_>, context: &[u8]) -> Result<()> {
+        if self.accepts_unplaced || data::is_placed(value, context, self.label.as_deref()) {
+            return Ok(());
+        }
+        Err(Error::ValueUnplaced)
+    }
+
+    /// Under the column's key and that key's current version, and bound as it shall be; none when it is so already.
+    fn sealed(
+        &self,
+        from: &Permit,
+        to: &Permit,
+        value: &Value<'_>,
+        context: &[u8],
+    ) -> Result<Option<pg_sys::Datum>> {
+        let id = VersionId {
+            key: value.header.key,
+            version: value.header.version,
+        };
+        if self.rebinds {
+            let may = |bound: &[u8]| self.refuse_unplaced(value, bound);
+            return data::rebind(from, to, value, context, self.moves(id), may);
+        }
+        if self.crosses(id) {
+            self.refuse_unplaced(value, context)?;
+        }
+        // What is bound to nothing stays so.
+        let is_loose = !value.header.has_context;
+        let context = if is_loose { &[] } else { context };
+        data::reseal(from, to, value, context).map(Some)
+    }
 }
 
 /// The columns that other jobs have yet to move in the same table.
 pub fn others(job: &Job) -> Result<Vec<Column>> {
     write::query(
-        "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context \
+        "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced \
          FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
          JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
          WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
-           AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3",
+           AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds",
         &[job.table.into(), job.id.into(), job.fires_triggers.into()],
         |row| {
             Ok(Column {
@@ -89,6 +150,9 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
                 target: row.get(3)?.unwrap_or_default(),
                 from_keys: row.get::<Vec<i64>>(4)?.unwrap_or_default(),
                 context: row.get::<String>(5)?,
+                rebinds: false,
+                label: row.get(6)?,
+                accepts_unplaced: row.get::<bool>(7)?.unwrap_or_default(),
             })
         },
     )
@@ -114,6 +178,8 @@ pub struct Outcome {
     /// Whether none was left for want of memory.
     pub complete: bool,
 }
+
+const LOCKED: &str = " FOR NO KEY UPDATE SKIP LOCKED";
 
 /// Bytes of new values that are held at a time, one value at least.
 const BATCH_BYTES: usize = 32 << 20;
@@ -155,7 +221,7 @@ impl Statement {
         for column in &self.columns {
             self.table.held.ciphertext_attribute(&column.attribute)?;
         }
-        if self.columns.iter().any(|column| column.context.is_some()) {
+        if self.columns.iter().any(Column::runs_code) {
             refuse_lent_context(job.table, &self.table)?;
         }
         Ok(())
@@ -226,7 +292,7 @@ impl Statement {
         let stale: Vec<String> = self.columns.iter().map(Column::stale).collect();
         let lock = match taking {
             Taking::Free => "",
-            Taking::Locked => " FOR NO KEY UPDATE SKIP LOCKED",
+            Taking::Locked => LOCKED,
         };
         format!(
             "SELECT ctid, {} FROM ONLY {} WHERE {} AND ({}){lock}",
@@ -308,6 +374,39 @@ impl Statement {
         })
         // Not raised by a function of ours, so nobody has taken note.
         .inspect_err(|error| error::note_raised(&error.report()))
+    }
+
+    /// Shows the job's own values in some rows, each with its context, as the active snapshot sees them.
+    ///
+    /// # Errors
+    /// Of the statement, and of `look`.
+    pub fn each_value(
+        &self,
+        rows: &str,
+        mut look: impl FnMut(&Value<'_>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        set_local(c"row_security", c"off");
+        let _path = safe_search_path();
+        let _role = AsRole::restricted(self.table.owner());
+        let sql = self.select(rows, Taking::Locked);
+        let sql = sql.trim_end_matches(LOCKED);
+        selected(sql, true, |found| {
+            found.expect_ciphertext(2)?;
+            for at in 0..found.len() {
+                breath::take();
+                let Some(value) = found.value(at, 2) else {
+                    continue;
+                };
+                // SAFETY: a ciphertext, as was just asked of the result's description; the statement casts the context to bytea.
+                let (stored, context) = unsafe {
+                    let context = found.value(at, 3).map(|datum| Varlena::from_datum(datum));
+                    (Varlena::from_datum(value), context)
+                };
+                let value = Value::parse(stored.bytes())?;
+                look(&value, context.as_ref().map_or(&[][..], Varlena::bytes))?;
+            }
+            Ok(())
+        })
     }
 
     pub fn stale_rows(&self, rows: &str) -> Result<Vec<String>> {
@@ -403,7 +502,7 @@ impl Reseal {
             key: value.header.key,
             version: value.header.version,
         };
-        if !column.moves(id) {
+        if !column.moves(id) && !(column.rebinds && id.key == column.key) {
             return Ok(None);
         }
         let (from, to) = match &self.permits {
@@ -419,13 +518,12 @@ impl Reseal {
             }
         };
         // SAFETY: a live memory context; the former one is put back on both ways, and by an ERROR's handler.
-        let sealed = unsafe {
+        unsafe {
             let before = pg_sys::MemoryContextSwitchTo(memory);
-            let sealed = data::reseal(&from, &to, &value, context);
+            let sealed = column.sealed(&from, &to, &value, context);
             pg_sys::MemoryContextSwitchTo(before);
-            sealed?
-        };
-        Ok(Some(sealed))
+            sealed
+        }
     }
 }
 

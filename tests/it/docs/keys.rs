@@ -48,7 +48,7 @@ fn the_life_of_a_key_works_as_written() {
     // The trap springs, and looks like nothing.
     let trapped: String = client
         .query_one(
-            "SELECT decrypt_col(iban, row_context(id)) FROM payment WHERE id = 0",
+            "SELECT decrypt_col(iban, place_context('payment.iban', id)) FROM payment WHERE id = 0",
             &[],
         )
         .expect("the honeytoken")
@@ -93,7 +93,7 @@ fn the_life_of_a_key_works_as_written() {
     // Every row still decrypts, under a version that is neither compromised nor gone.
     assert!(yes(
         &mut client,
-        "SELECT count(*) = 1000 AND bool_and(decrypt_col(iban, row_context(id)) = 'DE' || id)
+        "SELECT count(*) = 1000 AND bool_and(decrypt_col(iban, place_context('payment.iban', id)) = 'DE' || id)
                 AND bool_and((ciphertext_info(iban)).version = 4)
          FROM payment WHERE id > 0"
     ));

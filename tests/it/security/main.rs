@@ -12,6 +12,8 @@ mod expiry;
 mod fairness;
 mod held;
 mod place;
+mod place_default;
+mod place_orders;
 mod power;
 mod sizes;
 mod wiped;

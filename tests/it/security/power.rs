@@ -272,7 +272,7 @@ pub fn being_decrypted() -> (Db, Client, Client) {
 
 /// Orders the way back, whatever its values are bound to.
 pub fn decrypt_order(table: &str, column: &str) -> String {
-    format!("SELECT * FROM colcrypt.decrypt_column('{table}', '{column}')")
+    format!("SELECT * FROM colcrypt.decrypt_column('{table}', '{column}', accept_unplaced => true)")
 }
 
 #[test]

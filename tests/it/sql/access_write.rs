@@ -381,7 +381,7 @@ fn a_row_that_changes_under_the_writer_is_no_lost_update() {
     assert_eq!(
         race(
             &mut db,
-            "UPDATE t SET v = reencrypt_col(v) WHERE id = 7",
+            "UPDATE t SET v = reencrypt_col(v, place_context('public.t.v', id)) WHERE id = 7",
             "UPDATE t_access SET v = v + 1 WHERE id = 7"
         ),
         Ok(1)

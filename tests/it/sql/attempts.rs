@@ -336,7 +336,7 @@ fn policies_of_a_table_owner() {
     );
     // The worker refuses to take hidden rows for moved ones.
     db.client
-        .run("SELECT register_column('p', 'v', 'k'), reencrypt_column('p', 'v')");
+        .run("SELECT register_column('p', 'v', 'k', 'none'), reencrypt_column('p', 'v')");
     wait_for("the job to stumble", LONG, || {
         db.client
             .yes("SELECT coalesce(last_error LIKE '%row-level security%', false) OR finished_at IS NOT NULL FROM job_progress WHERE relation = 'p'::regclass")

@@ -124,7 +124,7 @@ fn jobs_keep_it() {
     wait_for_jobs(client);
     assert!(client.yes(all_compressed));
     assert!(client.yes(&format!(
-        "SELECT bool_and(decrypt_col(v) = {LONG} || id AND (ciphertext_info(v)).version = 2) FROM t"
+        "SELECT bool_and(decrypt_col(v, place_context('public.t.v', id)) = {LONG} || id AND (ciphertext_info(v)).version = 2) FROM t"
     )));
     migrate(client, "decrypt_column('t', 'v')");
     assert_eq!(state(client), "done");

@@ -55,6 +55,7 @@ fn ordinary_roles_administer_nothing() {
             "context_recv",
             "context_send",
             "decrypt_col",
+            "either_context",
             "encrypt_col",
             "has_key_privilege",
             "is_in_batch",
@@ -90,7 +91,7 @@ fn registering_needs_the_table() {
     let mut db = table();
     let name = role(&mut db.client);
     db.client.run(&format!(
-        "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype) TO {name}"
+        "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) TO {name}"
     ));
     db.connect_as(&name)
         .fails("42501", "SELECT register_column('t', 'v', 'k')")

@@ -72,7 +72,7 @@ fn no_row_version_and_no_statistic_holds_the_plaintext() {
         );
     }
     assert!(db.client.yes(
-        "SELECT count(*) = 1200 AND bool_and(decrypt_col(v) = 'marker-' || id % 20 AND decrypt_col(big) = repeat('MARKED', 600) || id) FROM t"
+        "SELECT count(*) = 1200 AND bool_and(decrypt_col(v, place_context('public.t.v', id)) = 'marker-' || id % 20 AND decrypt_col(big, place_context('public.t.big', id)) = repeat('MARKED', 600) || id) FROM t"
     ));
     // Statistics of the ciphertext come with the next ANALYZE, and hold none of it.
     db.client.run("ANALYZE t");

@@ -497,3 +497,54 @@ fn numeric_is_what_its_send_function_says() {
         "not received as by the server"
     );
 }
+
+/// Drivers choose the width of an integer by its value, so a column holds all of them.
+#[test]
+fn integers_are_read_in_any_width_that_they_fit() {
+    let mut db = db();
+    let client = &mut db.client;
+    let widths = ["smallint", "integer", "bigint"];
+    for written in widths {
+        for read in ["smallint", "integer", "bigint", "numeric"] {
+            for number in ["5", "-7", "0", "-32768", "32767"] {
+                assert_eq!(
+                    client.one(&format!(
+                        "SELECT decrypt_col(encrypt_col('{number}'::{written}, 'k'), NULL::{read})"
+                    )),
+                    number,
+                    "{written} as {read}"
+                );
+            }
+        }
+    }
+    for (number, read) in [
+        ("70000", "smallint"),
+        ("'-32769'::integer", "smallint"),
+        ("2147483648", "integer"),
+        ("'-9223372036854775808'::bigint", "integer"),
+    ] {
+        client
+            .fails(
+                "22003",
+                &format!("SELECT decrypt_col(encrypt_col({number}, 'k'), NULL::{read})"),
+            )
+            .hides("70000")
+            .hides("2147483648");
+        assert!(client.yes(&format!(
+            "SELECT decrypt_col(encrypt_col({number}, 'k'), NULL::bigint) = {number}
+                AND decrypt_col(encrypt_col({number}, 'k'), NULL::numeric) = {number}"
+        )));
+    }
+    for (written, read) in [
+        ("5", "oid"),
+        ("5", "text"),
+        ("5::numeric", "int"),
+        ("5::oid", "int"),
+        ("'5'::text", "int"),
+    ] {
+        client.fails(
+            "42804",
+            &format!("SELECT decrypt_col(encrypt_col({written}, 'k'), NULL::{read})"),
+        );
+    }
+}
