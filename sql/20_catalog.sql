@@ -170,7 +170,10 @@ CREATE TABLE colcrypt.job (
     tries int NOT NULL DEFAULT 0,
     retry_at timestamptz,
     -- Transaction ids, as text; null until it is known which they are.
-    settle_prepared text[]
+    settle_prepared text[],
+    -- Whether a worker is at it that has recorded nothing yet, and how many such workers in a row died.
+    taken boolean NOT NULL DEFAULT false,
+    deaths int NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
 COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';

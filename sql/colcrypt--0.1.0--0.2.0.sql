@@ -33,3 +33,6 @@ COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
 ALTER TABLE colcrypt.job ADD COLUMN settle_prepared text[];
 ALTER TABLE colcrypt.destruction ADD COLUMN settle_prepared text[];
 UPDATE colcrypt.destruction SET settle_transactions = '{}' WHERE settle_before IS NOT NULL AND settle_transactions IS NULL;
+
+-- Kind 5: a job over which worker after worker dies is given up.
+ALTER TABLE colcrypt.job ADD COLUMN taken boolean NOT NULL DEFAULT false, ADD COLUMN deaths int NOT NULL DEFAULT 0;
