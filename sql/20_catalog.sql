@@ -189,7 +189,10 @@ CREATE TABLE colcrypt.job (
     strays bigint NOT NULL DEFAULT 0,
     -- The label that values are bound to when they go to another key or context, and whether others go too.
     label text,
-    accept_unplaced boolean NOT NULL DEFAULT false
+    accept_unplaced boolean NOT NULL DEFAULT false,
+    -- Whether a worker is at it that has recorded nothing yet, and how many such workers in a row died.
+    taken boolean NOT NULL DEFAULT false,
+    deaths int NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
 COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';

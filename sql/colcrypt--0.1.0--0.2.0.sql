@@ -176,6 +176,18 @@ ALTER TABLE colcrypt.migration ADD COLUMN label text, ADD COLUMN accept_unplaced
 -- What was ordered before goes on as it was ordered.
 UPDATE colcrypt.job SET accept_unplaced = true;
 UPDATE colcrypt.migration SET accept_unplaced = true;
+DO $$
+BEGIN
+    -- Who may call them may call them still.
+    PERFORM set_config('colcrypt_update.kept', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'name', p.proname, 'role', CASE WHEN a.grantee <> 0 THEN quote_ident(r.rolname) ELSE 'PUBLIC' END,
+            'option', CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)), '[]')
+        FROM pg_proc p, aclexplode(p.proacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+        WHERE p.pronamespace = 'colcrypt'::regnamespace AND a.grantee <> p.proowner AND (a.grantee = 0 OR r.oid IS NOT NULL)
+          AND p.proname IN ('register_column', 'move_column', 'encrypt_column', 'decrypt_column'))::text, true);
+END
+$$;
 DROP FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype);
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
@@ -218,6 +230,18 @@ CREATE FUNCTION colcrypt.decrypt_column(
 REVOKE ALL ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean, boolean) IS
     'queues a job that turns a registered column into plaintext in place, while the application runs; needs the right to decrypt, and accept_unplaced for values that are not bound to their place; dry_run only says what becomes of everything that hangs on the column';
+DO $$
+DECLARE
+    one jsonb;
+    f regprocedure;
+BEGIN
+    FOR one IN SELECT * FROM jsonb_array_elements(current_setting('colcrypt_update.kept')::jsonb) LOOP
+        FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'colcrypt'::regnamespace AND proname = one->>'name' LOOP
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s%s', f, one->>'role', one->>'option');
+        END LOOP;
+    END LOOP;
+END
+$$;
 CREATE FUNCTION colcrypt.either_context(context bytea, former bytea) RETURNS colcrypt.context
     AS 'MODULE_PATHNAME', 'colcrypt_either_context' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION colcrypt.either_context(bytea, bytea) IS
@@ -245,3 +269,6 @@ CREATE OR REPLACE VIEW colcrypt.job_progress AS
            j.finished_at,
            coalesce(m.kind || '_column', CASE WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
+
+-- Kind 5: a job over which worker after worker dies is given up.
+ALTER TABLE colcrypt.job ADD COLUMN taken boolean NOT NULL DEFAULT false, ADD COLUMN deaths int NOT NULL DEFAULT 0;

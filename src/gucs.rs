@@ -15,6 +15,7 @@ pub static KMS_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(100);
 pub static KEY_WAIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 pub static REQUIRE_MLOCK: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60);
+pub static OWNER_CODE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 pub static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(3);
 pub static BATCH_BLOCKS: GucSetting<i32> = GucSetting::<i32>::new(1024);
 pub static BATCH_TIME: GucSetting<i32> = GucSetting::<i32>::new(30);
@@ -140,12 +141,21 @@ pub fn define() {
     );
     int(
         c"colcrypt.max_workers",
-        c"Databases that maintenance workers are in at the same time.",
+        c"Workers that move rows at the same time, in all databases together; as many again may keep records.",
         c"Each takes one of max_worker_processes. With more databases than that they take turns.",
         &MAX_WORKERS,
         1,
         1000,
         GucFlags::default(),
+    );
+    int(
+        c"colcrypt.owner_code_timeout",
+        c"Longest time that a statement of a job may take on a table, in which code of the table's owner runs.",
+        c"A CHECK, trigger, index or context expression that takes longer puts its job off; the fifth time in a row the job fails. 0 is without a limit.",
+        &OWNER_CODE_TIMEOUT,
+        0,
+        i32::MAX,
+        ms,
     );
     int(
         c"colcrypt.audit_anchor_interval",

@@ -1,7 +1,8 @@
-//! Which databases have a worker and which wait for one: the launcher's own book, first come, first served.
+//! Which databases have workers and which wait for one: the launcher's own book, first come, first served: where the server
+//! has few places, keepers are many and soon done, and those that move rows have to have a turn as well.
 //!
-//! A database that is asked for while its worker runs waits until that one has ended, so that what came too
-//! late for it is found by the next. A worker whose job is long makes way when others wait: see `worker`.
+//! A worker that is asked for while it runs is sent again when it has ended, so that what came too late for it is found by
+//! the next. A worker whose work is long makes way when others wait: see `worker`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,8 +11,9 @@ use std::time::Duration;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
-use pgrx::{IntoDatum, PgLogLevel, PgMemoryContexts, ereport, pg_sys};
+use pgrx::{PgLogLevel, PgMemoryContexts, ereport, pg_sys};
 
+use super::lane::Lane;
 use crate::gucs;
 use crate::pg;
 use crate::slab::Control;
@@ -21,9 +23,16 @@ const NO_PLACE_PAUSE_MS: i64 = 1000;
 /// Pause between two complaints about it.
 const COMPLAINT_MS: i64 = 60_000;
 
+/// A worker's place: there is one of each lane in a database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Post {
+    pub database: pg_sys::Oid,
+    pub lane: Lane,
+}
+
 pub struct Dispatch {
-    waiting: VecDeque<pg_sys::Oid>,
-    running: Vec<(pg_sys::Oid, DynamicBackgroundWorker)>,
+    waiting: VecDeque<Post>,
+    running: Vec<(Post, DynamicBackgroundWorker)>,
     /// The server's handles of those that run, which nobody frees one by one.
     handles: PgMemoryContexts,
     no_place_until: i64,
@@ -41,25 +50,28 @@ impl Dispatch {
         }
     }
 
-    /// Puts a database at the end of the queue, unless it stands there already.
-    pub fn add(&mut self, database: pg_sys::Oid) {
-        if !self.waiting.contains(&database) {
-            self.waiting.push_back(database);
+    /// Puts a worker at the end of the queue, unless it stands there already.
+    pub fn add(&mut self, post: Post) {
+        if !self.waiting.contains(&post) {
+            self.waiting.push_back(post);
         }
     }
 
     /// Forgets the workers that have ended and starts as many as there may be. The end of a worker sets the
     /// launcher's latch.
     pub fn advance(&mut self, control: &Control) {
+        let before = self.running.len();
         self.running
             .retain(|(_, worker)| !matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)));
+        if self.running.len() < before {
+            // There is a place, at least.
+            self.no_place_until = 0;
+        }
         if self.running.is_empty() {
             // SAFETY: what lies there belongs to workers that have ended and were forgotten.
             unsafe { self.handles.reset() };
         }
-        let places = gucs::MAX_WORKERS.get() as usize;
-        while self.running.len() < places
-            && pg::boottime_ms() >= self.no_place_until
+        while pg::boottime_ms() >= self.no_place_until
             && let Some(next) = self.next()
         {
             // SAFETY: the context is ours and lives.
@@ -68,11 +80,14 @@ impl Dispatch {
                 None => {
                     self.waiting.push_front(next);
                     self.no_place_until = pg::boottime_ms() + NO_PLACE_PAUSE_MS;
-                    self.complain();
+                    // With one worker at least, everybody has his turn.
+                    if self.running.is_empty() {
+                        self.complain();
+                    }
                 }
             }
         }
-        let without = self.waiting.iter().filter(|&&oid| !self.is_running(oid));
+        let without = self.waiting.iter().filter(|post| !self.is_running(post));
         control
             .databases_waiting
             .store(without.count() as u32, Relaxed);
@@ -84,16 +99,25 @@ impl Dispatch {
         (left > 0 && !self.waiting.is_empty()).then_some(left)
     }
 
-    fn next(&mut self) -> Option<pg_sys::Oid> {
+    fn next(&mut self) -> Option<Post> {
         let at = self
             .waiting
             .iter()
-            .position(|&database| !self.is_running(database))?;
+            .position(|post| self.has_place(post.lane) && !self.is_running(post))?;
         self.waiting.remove(at)
     }
 
-    fn is_running(&self, database: pg_sys::Oid) -> bool {
-        self.running.iter().any(|(other, _)| *other == database)
+    /// Keepers, who are soon done, take no place from those that move rows.
+    fn has_place(&self, lane: Lane) -> bool {
+        let alike = self
+            .running
+            .iter()
+            .filter(|(post, _)| post.lane.moves_rows() == lane.moves_rows());
+        alike.count() < gucs::MAX_WORKERS.get() as usize
+    }
+
+    fn is_running(&self, post: &Post) -> bool {
+        self.running.iter().any(|(other, _)| other == post)
     }
 
     fn complain(&mut self) {
@@ -110,16 +134,33 @@ impl Dispatch {
     }
 }
 
-fn start_worker(database: pg_sys::Oid) -> Option<DynamicBackgroundWorker> {
-    BackgroundWorkerBuilder::new("colcrypt maintenance worker")
-        .set_type("colcrypt maintenance worker")
+fn start_worker(post: Post) -> Option<DynamicBackgroundWorker> {
+    let kind = post.lane.backend_type();
+    BackgroundWorkerBuilder::new(kind)
+        .set_type(kind)
         .set_library("colcrypt")
         .set_function("colcrypt_maintenance_main")
-        .set_argument(database.into_datum())
+        .set_argument(post.into_datum())
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(None::<Duration>)
         .set_notify_pid(pg::my_pid())
         .load_dynamic()
         .ok()
+}
+
+impl Post {
+    /// Both in one number, as a worker's argument.
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        let packed = u64::from(self.lane.number()) << 32 | u64::from(self.database.to_u32());
+        Some(pg_sys::Datum::from(packed))
+    }
+
+    pub fn from_datum(datum: pg_sys::Datum) -> Option<Self> {
+        let packed = datum.value() as u64;
+        Some(Self {
+            database: pg_sys::Oid::from(packed as u32),
+            lane: Lane::from_number((packed >> 32) as u32)?,
+        })
+    }
 }

@@ -8,7 +8,8 @@ use pgrx::bgworkers::{
 };
 use pgrx::{FromDatum, pg_guard, pg_sys};
 
-use super::dispatch::Dispatch;
+use super::dispatch::{Dispatch, Post};
+use super::lane::Lane;
 use crate::audit::ring;
 use crate::gucs;
 use crate::pg;
@@ -58,7 +59,8 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         let nap_ms = i64::from(gucs::NAPTIME.get()) * 1000;
         everywhere |=
             control.work_anywhere.swap(false, Relaxed) || pg::boottime_ms() - last_round >= nap_ms;
-        let mut databases = requested(control);
+        let mut posts = requested(control);
+        let mut keepers = Vec::new();
         if everywhere {
             // In this order: what is counted for or has an event was there before, so it is gone if it is
             // missing.
@@ -70,11 +72,11 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
                     usage::shared::forget_database(database);
                 }
             }
-            databases = existing
+            keepers = existing
                 .into_iter()
                 .filter_map(|(oid, usable)| usable.then_some(oid))
                 .collect();
-            forsake_gone(&waiting, &databases);
+            forsake_gone(&waiting, &keepers);
             last_round = pg::boottime_ms();
         }
         everywhere = false;
@@ -85,9 +87,13 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
             due.extend(ring::databases());
             last_retry = pg::boottime_ms();
         }
-        databases.extend(due.into_iter().map(pg_sys::Oid::from));
-        for database in databases {
-            dispatch.add(database);
+        keepers.extend(due.into_iter().map(pg_sys::Oid::from));
+        posts.extend(keepers.into_iter().map(|database| Post {
+            database,
+            lane: Lane::Keeper,
+        }));
+        for post in posts {
+            dispatch.add(post);
         }
         dispatch.advance(control);
         let left = (last_round + nap_ms - pg::boottime_ms())
@@ -119,14 +125,18 @@ fn forsake_gone(waiting: &[u32], databases: &[pg_sys::Oid]) {
     }
 }
 
-fn requested(control: &Control) -> Vec<pg_sys::Oid> {
-    control
-        .work_requests
-        .iter()
-        .map(|place| place.swap(0, Relaxed))
-        .filter(|&database| database != 0)
-        .map(pg_sys::Oid::from)
-        .collect()
+fn requested(control: &Control) -> Vec<Post> {
+    let of_lane = |lane: Lane| {
+        control.work_requests[lane.number() as usize]
+            .iter()
+            .map(|place| place.swap(0, Relaxed))
+            .filter(|&database| database != 0)
+            .map(move |database| Post {
+                database: database.into(),
+                lane,
+            })
+    };
+    Lane::ALL.into_iter().flat_map(of_lane).collect()
 }
 
 /// Every database, and whether it takes connections and is no template.

@@ -1,15 +1,17 @@
 //! Work that happens by itself.
 //!
-//! A launcher (`launcher`) starts short-lived workers (`worker`), one per database that has work and a few at a
-//! time (`dispatch`), so that no database is held open. A worker moves registered columns to the current key version, batch
-//! by batch (`job`), each batch one transaction that also records how far it got, and destroys what is due
-//! (`destruction`).
+//! A launcher (`launcher`) starts short-lived workers (`worker`), a few at a time (`dispatch`), so that no database is held
+//! open. A database has up to three (`lane`): the keeper writes records and counts, destroys what is due (`destruction`) and
+//! rotates by schedule (`schedule`); the others move registered columns to the current key version, batch by batch (`job`), each
+//! batch one transaction that also records how far it got. Only these run code of tables' owners, for a limited time (`limit`).
 
 pub mod breath;
 pub mod destruction;
 pub mod dispatch;
 pub mod job;
+pub mod lane;
 pub mod launcher;
+pub mod limit;
 pub mod priority;
 pub mod schedule;
 pub mod txn;
@@ -22,7 +24,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::pg;
-use crate::slab::{Control, control};
+use crate::slab::control;
+use lane::Lane;
 pub use txn::transaction;
 
 thread_local! {
@@ -51,26 +54,29 @@ unsafe extern "C-unwind" fn at_transaction_end(
     }
 }
 
-/// Has the launcher send a worker here at once, or as soon as the one that is here has ended.
+/// Has the launcher send the keeper here at once, or as soon as the one that is here has ended. It asks for the others.
 pub fn wake_now() {
+    ask_for(Lane::Keeper);
+}
+
+/// Has the launcher send a worker of the lane here.
+pub fn ask_for(lane: Lane) {
     let Ok(control) = control() else { return };
-    ask_for_worker(control);
+    let database = pg::my_database().to_u32();
+    let placed = control.work_requests[lane.number() as usize]
+        .iter()
+        .any(|place| {
+            place.load(Relaxed) == database
+                || place
+                    .compare_exchange(0, database, Relaxed, Relaxed)
+                    .is_ok()
+        });
+    if !placed {
+        control.work_anywhere.store(true, Relaxed);
+    }
     let latch = control.launcher_latch.load(Relaxed);
     if !latch.is_null() {
         // SAFETY: a process latch lies in shared memory for the server's life.
         unsafe { pg_sys::SetLatch(latch) };
-    }
-}
-
-fn ask_for_worker(control: &Control) {
-    let database = pg::my_database().to_u32();
-    let placed = control.work_requests.iter().any(|place| {
-        place.load(Relaxed) == database
-            || place
-                .compare_exchange(0, database, Relaxed, Relaxed)
-                .is_ok()
-    });
-    if !placed {
-        control.work_anywhere.store(true, Relaxed);
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
+use super::limit::{self, Limit};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
@@ -44,6 +45,7 @@ pub fn message_of(error: &CaughtError) -> String {
 /// aborts it and becomes its message.
 pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
     FAILED_FOR_A_LOCK.set(false);
+    let limit = Limit::begin();
     // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -56,8 +58,16 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
             pg_sys::CommitTransactionCommand();
             Ok(result)
         }))
-        .catch_others(|error| Err(message_of(&error)))
+        .catch_others(|error| {
+            let message = message_of(&error);
+            Err(if limit::has_struck() {
+                limit::message()
+            } else {
+                message
+            })
+        })
         .execute();
+        drop(limit);
         if outcome.is_err() {
             pg_sys::AbortCurrentTransaction();
         }

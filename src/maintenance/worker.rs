@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pgrx::{FromDatum, Spi, log, pg_guard, pg_sys};
+use pgrx::{Spi, log, pg_guard, pg_sys};
 
-use super::destruction;
+use super::dispatch::Post;
 use super::job::{self, Next};
-use super::schedule;
+use super::lane::Lane;
 use super::txn::transaction;
+use super::{destruction, limit, schedule};
 use crate::audit::{ring, writer};
 use crate::catalog::write;
 use crate::ceremony;
@@ -15,8 +16,6 @@ use crate::pg::{self, signal_handlers};
 use crate::slab::control;
 use crate::usage;
 
-/// Advisory lock that makes a worker the only one in its database ("colcrypt" in ASCII).
-const ADVISORY_LOCK: i64 = 0x636f_6c63_7279_7074;
 /// Longest wait for something that is due soon, before the worker ends and the launcher takes over.
 const PATIENCE_MS: i64 = 30_000;
 const PAUSE_MS: i64 = 100;
@@ -28,38 +27,59 @@ const IDLE_TURN_MS: i64 = 1000;
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
+    let Some(Post { database, lane }) = Post::from_datum(argument) else {
+        return;
+    };
     // SAFETY: the launcher passed an OID. The server's own handlers make DROP DATABASE … FORCE and
     // pg_cancel_backend work; the connection is by OID, as the bootstrap superuser.
     unsafe {
-        let database = pg_sys::Oid::from_datum(argument, false).unwrap_or(pg_sys::Oid::INVALID);
         set_signal_handlers();
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::Oid::INVALID, 0);
     }
-    if let Err(message) = transaction(has_work) {
+    if let Err(message) = transaction(|| has_work(lane)) {
         log!("colcrypt: maintenance of this database: {message}");
         return;
     }
     write::keep_plans();
-    ceremony::mark_expired();
+    if lane.moves_rows() {
+        limit::enable();
+        // SAFETY: registers a function that lives as long as the process.
+        unsafe { pg_sys::before_shmem_exit(Some(mover_exits), pg_sys::Datum::from(0)) };
+    } else {
+        ceremony::mark_expired();
+    }
+    work(lane);
+    job::give_back();
+}
+
+/// What there is to do in the lane, until nothing is left or others want the place.
+fn work(lane: Lane) {
     let began = pg::boottime_ms();
     let mut idle_since = None;
     while !database_is_wanted() {
         take_in_settings();
-        let next = writer::step()
-            .max(usage::flush::step())
-            .max(destruction::step())
-            .max(schedule::step());
-        match next.max(job::step()) {
+        let next = if lane.moves_rows() {
+            job::step(lane)
+        } else {
+            ask_for_movers();
+            writer::step()
+                .max(usage::flush::step())
+                .max(destruction::step())
+                .max(schedule::step())
+        };
+        match next {
             Next::Again => {
                 idle_since = None;
-                if makes_way(began, TURN_MS) {
+                if makes_way(lane, began, TURN_MS) {
                     break;
                 }
             }
             Next::Soon => {
                 let since = *idle_since.get_or_insert_with(pg::boottime_ms);
-                if makes_way(since, IDLE_TURN_MS) || pg::boottime_ms() - since > PATIENCE_MS {
+                // A keeper that comes again has missed nothing.
+                let turn_ms = if lane.moves_rows() { IDLE_TURN_MS } else { 0 };
+                if makes_way(lane, since, turn_ms) || pg::boottime_ms() - since > PATIENCE_MS {
                     break;
                 }
                 pg::nap(PAUSE_MS);
@@ -69,15 +89,38 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
     }
 }
 
-/// Whether this worker has had its turn: its place goes to a database that waits for one, and what is left
-/// here comes after.
-fn makes_way(began: i64, turn_ms: i64) -> bool {
+/// Whether this worker has had its turn: its place goes to one that waits, and what is left here comes after.
+fn makes_way(lane: Lane, began: i64, turn_ms: i64) -> bool {
     let others_wait = control().is_ok_and(|control| control.databases_waiting.load(Relaxed) > 0);
     if others_wait && pg::boottime_ms() - began > turn_ms {
-        super::wake_now();
+        super::ask_for(lane);
         return true;
     }
     false
+}
+
+fn ask_for_movers() {
+    if let Ok(Ok(lanes)) = transaction(job::lanes_with_work) {
+        for lane in lanes {
+            super::ask_for(lane);
+        }
+    }
+}
+
+/// The end of a mover that does not come from its main loop: it was terminated, or the server stops, or a table's owner's code
+/// would not end. A crash comes by no such way, and so leaves the job marked.
+#[pg_guard]
+unsafe extern "C-unwind" fn mover_exits(code: i32, _argument: pg_sys::Datum) {
+    if code == 0 {
+        return;
+    }
+    // SAFETY: as the server's own removal of temporary tables at a session's end.
+    unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    if limit::ends_process() {
+        job::put_off_for_time();
+        super::wake_now();
+    }
+    job::give_back();
 }
 
 /// SIGTERM and SIGINT as in a session.
@@ -98,7 +141,7 @@ unsafe fn set_signal_handlers() {
 }
 
 /// Ends the process quietly where there is nothing to do: no extension, or another worker is at it.
-fn has_work() {
+fn has_work(lane: Lane) {
     // SAFETY: a catalog look-up in a transaction; proc_exit(0) means "do not restart".
     unsafe {
         let extension = pg_sys::get_extension_oid(c"colcrypt".as_ptr(), true);
@@ -108,7 +151,8 @@ fn has_work() {
         }
         let free = extension != pg_sys::Oid::INVALID
             && Spi::get_one::<bool>(&format!(
-                "SELECT pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK})"
+                "SELECT pg_catalog.pg_try_advisory_lock({})",
+                lane.advisory_lock()
             )) == Ok(Some(true));
         if !free {
             pg_sys::AbortCurrentTransaction();

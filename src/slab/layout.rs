@@ -14,6 +14,7 @@ use pgrx::pg_sys;
 use crate::broker::queue::{QUEUE_SLOTS, RequestSlot};
 use crate::error::{Error, Result};
 use crate::gucs;
+use crate::maintenance::lane::Lane;
 
 const PAGE: usize = 4096;
 const TRANCHE: &std::ffi::CStr = c"colcrypt";
@@ -45,8 +46,8 @@ pub struct Control {
     pub evictions: AtomicU64,
     pub loads: AtomicU64,
     pub loads_failed: AtomicU64,
-    /// Databases that asked the launcher for a worker; 0 is an empty place.
-    pub work_requests: [AtomicU32; 64],
+    /// Databases that asked the launcher for a worker of a lane; 0 is an empty place.
+    pub work_requests: [[AtomicU32; 64]; Lane::ALL.len()],
     /// Set when `work_requests` was full: look everywhere.
     pub work_anywhere: AtomicBool,
     /// Databases that wait for a maintenance worker's place.

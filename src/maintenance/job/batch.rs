@@ -13,6 +13,7 @@ use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
 use crate::lifecycle::census;
+use crate::maintenance::limit;
 use crate::maintenance::txn::{failed_for_a_lock, transaction};
 use crate::maintenance::vacuum;
 
@@ -109,7 +110,7 @@ pub fn move_batch(job: &Job) -> Next {
     let outcome = match free {
         Some(done @ Ok(Ok(_))) => done,
         // The other way would meet the same.
-        Some(failed) if error::was_ours() => failed,
+        Some(failed) if error::was_ours() || limit::has_struck() => failed,
         _ => transaction(|| batch(Taking::Locked)),
     };
     let message = match outcome {
@@ -128,8 +129,15 @@ pub fn move_batch(job: &Job) -> Next {
         Ok(Err(error)) => error.report().message,
         Err(message) => message,
     };
+    // What takes too long is not the values' fault. Row by row, the smallest batch may do.
+    if limit::has_struck() && pace::blocks(job.id) > 1 {
+        return postpone(job, &message);
+    }
     // A value that cannot be moved must not hold up the others; an outage or a lock must not condemn values.
-    if error::last_raised_concerns_a_value() || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) {
+    if limit::has_struck()
+        || error::last_raised_concerns_a_value()
+        || (job.tries >= BATCH_TRIES && !failed_for_a_lock())
+    {
         one_by_one(job, &message)
     } else {
         postpone(job, &message)
@@ -219,7 +227,14 @@ fn one_by_one(job: &Job, first_problem: &str) -> Next {
         return postpone(job, first_problem);
     };
     let (mut moved, mut failed, mut problem) = (0, 0, None);
+    let began = Instant::now();
+    let mut place = place;
     for row in rows {
+        // Other jobs want their turn: the rows that are left are found again.
+        if moved > 0 && limit::is_used_up(began) {
+            place.to = place.from;
+            break;
+        }
         match move_row(job, place.leaf, &row) {
             Moved::Rows(count) => moved += count,
             Moved::Later(message) => return postpone(job, &message),
@@ -261,7 +276,9 @@ fn move_row(job: &Job, leaf: pg_sys::Oid, row: &str) -> Moved {
         Ok(Err(error)) => error.report().message,
         Err(message) => message,
     };
-    if error::last_raised_concerns_a_value() || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) {
+    let never =
+        error::last_raised_concerns_a_value() || (job.tries >= BATCH_TRIES && !failed_for_a_lock());
+    if never && !limit::has_struck() {
         Moved::Never(message)
     } else {
         Moved::Later(message)

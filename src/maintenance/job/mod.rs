@@ -22,11 +22,15 @@ mod rebind;
 mod rows;
 mod statement;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
+use super::lane::Lane;
+use super::limit;
 use super::txn::{failed_for_a_lock, transaction};
 use crate::catalog::write;
 use crate::error::Result;
@@ -90,6 +94,8 @@ fn has_settled(job: &Job) -> Result<bool> {
 }
 
 /// Failed tries of a batch before its rows are tried one by one.
+/// A phase, in which nothing is done.
+const WAITING: &str = "waiting for old transactions";
 const BATCH_TRIES: i32 = 3;
 
 #[derive(Clone)]
@@ -127,35 +133,167 @@ struct Job {
 thread_local! {
     /// The job that had the last turn.
     static SERVED: Cell<i64> = const { Cell::new(0) };
+    /// The job whose turn it is.
+    static AT_HAND: RefCell<Option<Job>> = const { RefCell::new(None) };
+    /// Jobs that took long, and until when others go first.
+    static RESTING: RefCell<HashMap<i64, Instant>> = RefCell::default();
+    /// Jobs that are marked as taken by this worker.
+    static TAKEN: RefCell<HashSet<i64>> = RefCell::default();
+}
+
+/// So many times what a step took, the job that it was of stands behind the others.
+const REST_TIMES: u32 = 3;
+/// So many times in a row a statement may take too long.
+const TIMEOUTS: i32 = 5;
+/// So many workers may die over a job.
+const DEATHS: i32 = 3;
+
+/// The lanes in which a job is due, or will be soon.
+///
+/// # Errors
+/// Of SPI.
+pub fn lanes_with_work() -> Result<Vec<Lane>> {
+    let found = write::look(
+        "SELECT DISTINCT priority > 0 FROM colcrypt.job WHERE finished_at IS NULL AND NOT paused \
+         AND coalesce(retry_at <= clock_timestamp() + interval '30 seconds', true)",
+        &[],
+        |row| row.get::<bool>(1),
+    )?;
+    let lane = |urgent| if urgent { Lane::Urgent } else { Lane::Mover };
+    Ok(found.into_iter().flatten().map(lane).collect())
 }
 
 /// Does the next step of the job whose turn it is.
-pub fn step() -> Next {
-    let job = match transaction(next_job) {
+pub fn step(lane: Lane) -> Next {
+    let job = match transaction(|| next_job(lane)) {
         Ok(Ok(Some(job))) => job,
+        Ok(Ok(None)) => return Next::Nothing,
         Err(_) if failed_for_a_lock() => return Next::Soon,
-        // No job, or no extension any more.
-        _ => return Next::Nothing,
+        Ok(Err(error)) => return unreadable(&error.report().message),
+        Err(message) => return unreadable(&message),
     };
     if !job.due {
         return Next::Soon;
     }
     SERVED.set(job.id);
+    // It became urgent, or is not any more, while the other lane's worker is at it.
+    let Some(_own) = Own::take(&job) else {
+        return Next::Soon;
+    };
+    let began = Instant::now();
+    AT_HAND.set(Some(job.clone()));
+    let next = match take(&job) {
+        Ok(()) => step_of(&job),
+        Err(next) => next,
+    };
+    AT_HAND.set(None);
+    let rest = began.elapsed() * REST_TIMES;
+    RESTING.with_borrow_mut(|resting| resting.insert(job.id, Instant::now() + rest));
+    next
+}
+
+/// The extension may have been dropped just now; whatever else it is, somebody has to know.
+fn unreadable(message: &str) -> Next {
+    pgrx::log!("colcrypt: the list of jobs cannot be read: {message}");
+    Next::Nothing
+}
+
+fn step_of(job: &Job) -> Next {
     if job.migrates {
-        return migrate::step(&job);
+        return migrate::step(job);
     }
     let outcome = match job.phase.as_str() {
-        "queued" => transaction(|| begin(&job)),
-        "moving" => return paced(&job, batch::move_batch),
-        "retrying" => return paced(&job, batch::retry_rows),
-        "waiting for old transactions" => transaction(|| wait_for_old(&job)),
-        _ if job.rebinds => return paced(&job, rebind::verify),
-        _ => transaction(|| verify(&job)),
+        "queued" => transaction(|| begin(job)),
+        "moving" => return paced(job, batch::move_batch),
+        "retrying" => return paced(job, batch::retry_rows),
+        WAITING => transaction(|| wait_for_old(job)),
+        _ if job.rebinds => return paced(job, rebind::verify),
+        _ => transaction(|| verify(job)),
     };
     match outcome {
         Ok(Ok(next)) => next,
-        Ok(Err(error)) => postpone(&job, &error.report().message),
-        Err(message) => postpone(&job, &message),
+        Ok(Err(error)) => postpone(job, &error.report().message),
+        Err(message) => postpone(job, &message),
+    }
+}
+
+/// A job in the hands of one worker: a lock of the session's, which the process's end gives back.
+struct Own(pg_sys::LOCKTAG);
+
+impl Own {
+    fn take(job: &Job) -> Option<Self> {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: crate::pg::my_database().to_u32(),
+            // As pg_advisory_lock(integer, integer): "colc" in ASCII, and the job.
+            locktag_field2: 0x636f_6c63,
+            locktag_field3: job.id as u32,
+            locktag_field4: 2,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        };
+        // SAFETY: a lock of the session's, asked for without waiting.
+        let got = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true) };
+        (got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(Self(tag))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // SAFETY: taken by `take`, once.
+        unsafe { pg_sys::LockRelease(&self.0, pg_sys::ExclusiveLock as i32, true) };
+    }
+}
+
+/// Marks the job before this worker's first step of it, which may be the worker's last. A mark that is found there is that
+/// of a worker which died without a word; what a live one records takes it away.
+fn take(job: &Job) -> std::result::Result<(), Next> {
+    // Nothing of the table is touched, however long that takes.
+    if job.phase == WAITING || TAKEN.with_borrow(|taken| taken.contains(&job.id)) {
+        return Ok(());
+    }
+    let deaths = transaction(|| {
+        write::query(
+            "UPDATE colcrypt.job SET deaths = deaths + taken::int, taken = true WHERE job_id = $1 RETURNING deaths",
+            &[job.id.into()],
+            |row| row.get::<i32>(1),
+        )
+    });
+    let Ok(Ok(deaths)) = deaths else {
+        return Err(Next::Soon);
+    };
+    TAKEN.with_borrow_mut(|taken| taken.insert(job.id));
+    if deaths.into_iter().flatten().next().unwrap_or(0) < DEATHS {
+        return Ok(());
+    }
+    let message = format!(
+        "{DEATHS} workers in a row died over this job: see the server log for how; other jobs go on, and colcrypt.retry_job tries it again"
+    );
+    pgrx::log!("colcrypt: job {} is given up: {message}", job.id);
+    Err(match transaction(|| finish(job, "failed", Some(message))) {
+        Ok(Ok(next)) => next,
+        _ => Next::Nothing,
+    })
+}
+
+/// Takes this worker's marks away: it ends in order.
+pub fn give_back() {
+    let taken: Vec<i64> = TAKEN.with_borrow_mut(|taken| taken.drain().collect());
+    if taken.is_empty() {
+        return;
+    }
+    // What fails leaves a mark, which the next worker takes for a death too many.
+    let _ = transaction(|| {
+        write::execute(
+            "UPDATE colcrypt.job SET taken = false WHERE job_id = ANY ($1) AND taken",
+            &[taken.into()],
+        )
+    });
+}
+
+/// The process ends because the code of a table's owner does not.
+pub fn put_off_for_time() {
+    if let Some(job) = AT_HAND.take() {
+        postpone_for_time(&job);
     }
 }
 
@@ -185,7 +323,12 @@ fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
 /// The job that comes next: rows under a compromised version first, and otherwise in turn. One that waits
 /// for old transactions holds up no other; of several that wait, the one that began first has the fewest to
 /// wait for.
-fn next_job() -> Result<Option<Job>> {
+fn next_job(lane: Lane) -> Result<Option<Job>> {
+    let now = Instant::now();
+    let resting: Vec<i64> = RESTING.with_borrow_mut(|resting| {
+        resting.retain(|_, until| *until > now);
+        resting.keys().copied().collect()
+    });
     let mut jobs = write::look(
         "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
@@ -196,11 +339,15 @@ fn next_job() -> Result<Option<Job>> {
                  FROM colcrypt.job j \
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                  LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
-                 WHERE j.finished_at IS NULL AND NOT j.paused \
-                 ORDER BY due DESC, j.phase = 'waiting for old transactions', j.priority DESC, \
+                 WHERE j.finished_at IS NULL AND NOT j.paused AND (j.priority > 0) = $2 \
+                 ORDER BY due DESC, j.job_id = ANY ($3), j.phase = 'waiting for old transactions', j.priority DESC, \
                           CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
                           j.job_id <= $1, j.job_id LIMIT 1",
-        &[SERVED.get().into()],
+        &[
+            SERVED.get().into(),
+            (lane == Lane::Urgent).into(),
+            resting.into(),
+        ],
         |row| {
             Ok(Job {
                 id: row.get(1)?.unwrap_or_default(),
@@ -254,7 +401,7 @@ fn record<const N: usize>(
     all.extend([job.phase.clone().into(), job.target.into()]);
     crate::catalog::write::execute(
         &format!(
-            "UPDATE colcrypt.job SET {assignments} WHERE job_id = $1 AND phase = ${} AND target_version = ${}",
+            "UPDATE colcrypt.job SET {assignments}, taken = false, deaths = 0 WHERE job_id = $1 AND phase = ${} AND target_version = ${}",
             N + 2,
             N + 3
         ),
@@ -274,6 +421,9 @@ fn finish(job: &Job, phase: &str, last_error: Option<String>) -> Result<Next> {
 
 /// Tries again later, a little later each time.
 fn postpone(job: &Job, message: &str) -> Next {
+    if limit::has_struck() {
+        return postpone_for_time(job);
+    }
     let recorded = transaction(|| {
         record(
             job,
@@ -284,6 +434,20 @@ fn postpone(job: &Job, message: &str) -> Next {
     });
     match recorded {
         Ok(Ok(())) => Next::Soon,
+        _ => Next::Nothing,
+    }
+}
+
+/// The same, where it is the code of the table's owner that took too long: with a smaller batch, and not for ever.
+fn postpone_for_time(job: &Job) -> Next {
+    pace::shrink(job.id);
+    let message = limit::message();
+    if job.tries + 1 < TIMEOUTS {
+        limit::forget();
+        return postpone(job, &message);
+    }
+    match transaction(|| finish(job, "failed", Some(message))) {
+        Ok(Ok(next)) => next,
         _ => Next::Nothing,
     }
 }
@@ -344,6 +508,8 @@ fn verify(job: &Job) -> Result<Next> {
         return begin(job);
     }
     lock_jobs()?;
+    // A scan of ours: however long it takes, nobody else's code is to blame.
+    limit::lift();
     let mut counts = Counts::new();
     for leaf in batch::leaves(job)? {
         census::count(leaf, &job.attribute, &mut counts)?;

@@ -37,6 +37,12 @@ pub fn blocks(job: i64) -> i64 {
         .clamp(1, gucs::BATCH_BLOCKS.get().into())
 }
 
+/// The job's next batch has a quarter of the blocks.
+pub fn shrink(job: i64) {
+    let fewer = blocks(job) / 4;
+    BLOCKS.with_borrow_mut(|all| all.insert(job, fewer.max(1)));
+}
+
 /// A batch under way: its time and the WAL it writes.
 pub struct Work {
     began: Instant,

@@ -173,7 +173,7 @@ fn the_death_of_the_writer_or_of_any_process_loses_and_repeats_nothing() {
             refuse(&mut bed.cluster.client_as("mallory"));
             expected += 1;
         }
-        let victim = "colcrypt maintenance worker";
+        let victim = "colcrypt keeper";
         wait_for("a writer at the lock", MOMENT, || {
             !bed.cluster.pids_of(victim).is_empty()
         });
@@ -229,7 +229,7 @@ fn kills_at_random_moments_leave_one_record_of_each_event() {
         // No condition tells the moment that is meant: that is the test.
         thread::sleep(std::time::Duration::from_millis(7 * round));
         let crashes = bed.cluster.crashes();
-        if let Some(&pid) = bed.cluster.pids_of("colcrypt maintenance worker").first()
+        if let Some(&pid) = bed.cluster.pids_of("colcrypt keeper").first()
             && process::name(pid).is_some()
         {
             process::kill9(pid);
@@ -473,7 +473,7 @@ fn a_batch_that_was_committed_is_not_written_again() {
     });
     refuse(&mut bed.cluster.client_as("mallory"));
     let waiting = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_activity
-        WHERE backend_type = 'colcrypt maintenance worker' AND wait_event = 'SyncRep'";
+        WHERE backend_type = 'colcrypt keeper' AND wait_event = 'SyncRep'";
     wait_for("a committed batch", MOMENT, || {
         number(&mut admin, waiting) != 0
     });

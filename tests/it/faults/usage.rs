@@ -74,7 +74,7 @@ fn caught(bed: &Bed, blocker: &mut Client) -> i32 {
     wait_for("the worker to wait for the lock", LONG, || {
         let found = client
             .query(
-                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'colcrypt maintenance worker' AND wait_event_type = 'Lock'",
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'colcrypt keeper' AND wait_event_type = 'Lock'",
                 &[],
             )
             .unwrap();

@@ -156,7 +156,11 @@ pub fn after(error: &Error) -> After {
 pub fn children(world: &World, victim: Victim) -> Vec<i32> {
     let titled = |title| world.cluster.children_titled(title);
     match victim {
-        Victim::Worker => titled("colcrypt maintenance worker"),
+        Victim::Worker => [
+            titled("colcrypt maintenance worker"),
+            titled("colcrypt keeper"),
+        ]
+        .concat(),
         Victim::Backend => titled("[local]"),
         Victim::Broker => titled("colcrypt key broker"),
         Victim::Agent => titled("colcrypt key broker")

@@ -25,6 +25,7 @@ use super::statement::set_local;
 use super::{BATCH_TRIES, Job, Next, batch, finish, lock_jobs, pace, paced, postpone, record};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
+use crate::maintenance::limit;
 use crate::maintenance::txn::{failed_for_a_lock, transaction};
 use crate::maintenance::vacuum;
 use crate::migration::{Kind, Migration, ddl};
@@ -79,8 +80,12 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
         if !still(job)? {
             return Ok(Next::Again);
         }
+        limit::allow(batch::size(job)?.blocks);
         step()
     });
+    if limit::has_struck() {
+        return postpone(job, &limit::message());
+    }
     let message = match outcome {
         Ok(Ok(next)) => return next,
         Ok(Err(error)) => in_words(&error),

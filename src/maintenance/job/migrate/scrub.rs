@@ -8,10 +8,11 @@ use super::super::{Job, Next, RUNNING_TRANSACTIONS, batch, finish, has_settled, 
 use super::{among, from_the_start, locked, run, through_blocks};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::Result;
+use crate::maintenance::limit;
 use crate::maintenance::txn::transaction;
 use crate::maintenance::vacuum;
 use crate::migration::Migration;
-use crate::relation::{Lock, Named};
+use crate::relation::{self, Lock, Named};
 
 /// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
 fn is_old(job: &Job) -> Result<String> {
@@ -73,6 +74,7 @@ fn end(job: &Job) -> Result<Next> {
     let mut left = 0;
     for leaf in batch::leaves(job)? {
         let table = Named::take(leaf, Lock::Read)?;
+        limit::allow(relation::blocks(leaf)?);
         let _path = safe_search_path();
         let _role = AsRole::unfiltered(table.owner());
         left += Spi::get_one::<i64>(&format!(
