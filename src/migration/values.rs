@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::pg::{self, Varlena};
 use crate::plaintext::Codec;
 use crate::session;
-use crate::sql_api::data;
+use crate::sql_api::{data, reseal};
 
 /// Whose right to decrypt is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl Values {
         // SAFETY: as in `open`.
         let stored = unsafe { Varlena::from_datum(ciphertext) };
         let value = Value::parse(stored.bytes())?;
-        if data::is_placed(&value, context, self.label.as_deref()) {
+        if reseal::is_placed(&value, context, self.label.as_deref()) {
             Ok(())
         } else {
             Err(Error::ValueUnplaced)

@@ -14,6 +14,7 @@ use colcrypt_core::{CryptoError, Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::reseal;
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
 use crate::pg::{self, Call, Varlena};
@@ -64,7 +65,7 @@ struct EncryptSite {
 
 /// What a value's header says of its context.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     None,
     /// Bytes that nothing is known of.
     Raw,
@@ -74,7 +75,7 @@ enum Form {
 
 impl Form {
     #[inline(always)]
-    fn of(context: &[u8]) -> Self {
+    pub(super) fn of(context: &[u8]) -> Self {
         if context.is_empty() {
             Self::None
         } else if Typed::parse(context).is_some() {
@@ -246,7 +247,7 @@ pub fn seal(
 }
 
 #[inline(always)]
-fn seal_as_is(
+pub(super) fn seal_as_is(
     permit: &Permit,
     header: &EncodedHeader,
     context: &[u8],
@@ -313,7 +314,7 @@ fn open_otherwise<'a>(
 }
 
 /// The same as [`open`]; gives the context that opened, which is one of those of a pair.
-fn open_with<'a>(
+pub(super) fn open_with<'a>(
     permit: &Permit,
     value: &Value<'_>,
     context: &'a [u8],
@@ -554,108 +555,9 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
             (&*from, &*to)
         }
     };
-    let sealed = reseal(from, to, &value, context)?;
+    let sealed = reseal::reseal(from, to, &value, context)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
         honeytoken::alarm("reencrypt_col", &value);
-    }
-    Ok(sealed)
-}
-
-/// A value under another key version, bound to the same context.
-///
-/// # Errors
-/// A value that does not open, or the usage limit.
-pub fn reseal(
-    from: &Permit,
-    to: &Permit,
-    value: &Value<'_>,
-    context: &[u8],
-) -> Result<pg_sys::Datum> {
-    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
-    let bound = open_with(from, value, context, &mut plaintext)?;
-    // A value keeps its encoding as long as it is bound to the same.
-    let canonical = value.header.canonical_context;
-    resealed(from, to, value, &plaintext, bound, canonical)
-}
-
-/// A value bound to the first of a pair of contexts, in its canonical form, opened with either; none when it is so already and
-/// not `is_stale`. `may` decides, by the context that opened it, whether it is bound to another.
-///
-/// # Errors
-/// As [`reseal`], and of `may`.
-pub fn rebind(
-    from: &Permit,
-    to: &Permit,
-    value: &Value<'_>,
-    context: &[u8],
-    is_stale: bool,
-    may: impl FnOnce(&[u8]) -> Result<()>,
-) -> Result<Option<pg_sys::Datum>> {
-    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
-    // What is bound to nothing opens with nothing.
-    let with = if value.header.has_context {
-        context
-    } else {
-        &[]
-    };
-    let bound = open_with(from, value, with, &mut plaintext)?;
-    let wanted = context::written(context);
-    let canonical = Form::of(wanted) == Form::Canonical;
-    if bound != wanted {
-        may(bound)?;
-    } else if !is_stale && value.header.canonical_context == canonical {
-        return Ok(None);
-    }
-    resealed(from, to, value, &plaintext, wanted, canonical).map(Some)
-}
-
-/// Whether a value is bound to the first of a pair of contexts, in its canonical form. One that opens with none is not.
-///
-/// # Errors
-/// When the key cannot be had, which says nothing of the value.
-pub fn is_bound_to_first(permit: &Permit, value: &Value<'_>, context: &[u8]) -> Result<bool> {
-    let wanted = context::written(context);
-    if value.header.canonical_context != (Form::of(wanted) == Form::Canonical) {
-        return Ok(false);
-    }
-    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
-    match open(permit, value, wanted, &mut plaintext) {
-        Ok(()) => Ok(true),
-        Err(Error::Authentication { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether a value can only be one that is bound to the place of this label: then it opens nowhere else.
-pub fn is_placed(value: &Value<'_>, context: &[u8], label: Option<&str>) -> bool {
-    value.header.canonical_context
-        && label.is_some_and(|label| {
-            Typed::parse(context).is_some_and(|typed| typed.label() == label.as_bytes())
-        })
-}
-
-/// An opened value under another key version, or bound to another context.
-fn resealed(
-    from: &Permit,
-    to: &Permit,
-    value: &Value<'_>,
-    plaintext: &[u8],
-    context: &[u8],
-    canonical_context: bool,
-) -> Result<pg_sys::Datum> {
-    let header = Header {
-        suite: to.suite,
-        key: to.key,
-        version: to.version,
-        has_context: !context.is_empty(),
-        canonical_context,
-        ..value.header
-    };
-    // As it is, compressed or not.
-    let sealed = seal_as_is(to, &header.encode()?, context, plaintext)?;
-    if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
-        // SAFETY: the new value, which nothing has compressed or moved out of line yet.
-        honeytoken::follow(value, unsafe { Varlena::from_datum(sealed) }.bytes())?;
     }
     Ok(sealed)
 }

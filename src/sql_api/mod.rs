@@ -21,6 +21,7 @@ pub mod policy;
 pub mod providers;
 pub mod rebind;
 pub mod record;
+pub mod reseal;
 pub mod roots;
 pub mod status;
 pub mod usage;

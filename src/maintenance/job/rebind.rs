@@ -12,7 +12,7 @@ use crate::lifecycle::census::{self, Counts};
 use crate::maintenance::txn::transaction;
 use crate::relation::{Lock, Named};
 use crate::session;
-use crate::sql_api::{access_view, data};
+use crate::sql_api::{access_view, reseal};
 
 /// One batch of the verification, or its end.
 pub fn verify(job: &Job) -> Next {
@@ -39,7 +39,7 @@ fn step(job: &Job) -> Result<Next> {
             version: value.header.version,
         };
         let permit = session::permit_ordered_decryption(id)?;
-        if !data::is_bound_to_first(&permit, value, context)? {
+        if !reseal::is_bound_to_first(&permit, value, context)? {
             strays += 1;
         }
         Ok(())

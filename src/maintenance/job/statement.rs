@@ -20,7 +20,7 @@ use crate::maintenance::txn::PATIENCE;
 use crate::pg::Varlena;
 use crate::relation::{Held, Lock, Named};
 use crate::session::{self, Permit};
-use crate::sql_api::data;
+use crate::sql_api::reseal;
 
 /// A column as a job moves it: from which key versions to which key, and what its values are bound to.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Column {
 
     /// Refuses a value that may have been put here from another table, unless the order covers such.
     fn refuse_unplaced(&self, value: &Value<'_>, context: &[u8]) -> Result<()> {
-        if self.accepts_unplaced || data::is_placed(value, context, self.label.as_deref()) {
+        if self.accepts_unplaced || reseal::is_placed(value, context, self.label.as_deref()) {
             return Ok(());
         }
         Err(Error::ValueUnplaced)
@@ -122,7 +122,7 @@ impl Column {
         };
         if self.rebinds {
             let may = |bound: &[u8]| self.refuse_unplaced(value, bound);
-            return data::rebind(from, to, value, context, self.moves(id), may);
+            return reseal::rebind(from, to, value, context, self.moves(id), may);
         }
         if self.crosses(id) {
             self.refuse_unplaced(value, context)?;
@@ -130,7 +130,7 @@ impl Column {
         // What is bound to nothing stays so.
         let is_loose = !value.header.has_context;
         let context = if is_loose { &[] } else { context };
-        data::reseal(from, to, value, context).map(Some)
+        reseal::reseal(from, to, value, context).map(Some)
     }
 }
 
@@ -502,7 +502,7 @@ impl Reseal {
             key: value.header.key,
             version: value.header.version,
         };
-        if !column.moves(id) && !(column.rebinds && id.key == column.key) {
+        if !(column.moves(id) || column.rebinds && id.key == column.key) {
             return Ok(None);
         }
         let (from, to) = match &self.permits {
