@@ -295,13 +295,12 @@ fn registrations_of_the_first_release_keep_their_context() {
     client.run(&format!(
         "CREATE EXTENSION colcrypt VERSION '0.1.0'; SET search_path = public, colcrypt;
          SELECT add_provider('local', 'file', jsonb_build_object('path', '{}'));
-         SELECT create_keyring('ring', 'local');
          CREATE TABLE t (id int PRIMARY KEY, v ciphertext, w ciphertext)",
         crate::common::root_key(cluster()).display()
     ));
     client.run(
         "ALTER EXTENSION colcrypt UPDATE;
-         SELECT create_key('k', 'ring');
+         SELECT create_keyring('ring', 'local'); SELECT create_key('k', 'ring');
          INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context)
              SELECT 't', a, key_id, c FROM colcrypt.key, (VALUES ('v'::name, NULL), ('w', 'colcrypt.row_context(id)')) x(a, c);
          INSERT INTO t SELECT g, encrypt_col('v' || g, 'k'), encrypt_col('w' || g, 'k', row_context(g)) FROM generate_series(1, 5) g;

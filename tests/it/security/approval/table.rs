@@ -133,8 +133,18 @@ const LOOSENING: &[(&str, &str, &str)] = &[
 ];
 
 const REFUSED: &[(&str, &str)] = &[
-    ("decrypt_column", "decrypt_column('t', 'v')"),
-    ("move_column", "move_column('t', 'v', 'free')"),
+    (
+        "decrypt_column",
+        "decrypt_column('t', 'v', accept_unplaced => true)",
+    ),
+    (
+        "move_column",
+        "move_column('t', 'v', 'free', accept_unplaced => true)",
+    ),
+    (
+        "rebind_column",
+        "rebind_column('t', 'v', accept_unplaced => true)",
+    ),
     ("register_column", "register_column('t', 'v', 'free')"),
     ("resume_job", "resume_job(PAUSED)"),
     ("retry_job", "retry_job(FAILED)"),
@@ -163,8 +173,8 @@ fn furnished() -> Office {
          CREATE TABLE t AS SELECT 1 AS id, colcrypt.encrypt_col('x', 'k') AS v;
          CREATE TABLE paused AS TABLE t; CREATE TABLE failed AS TABLE t;
          SELECT register_column(r, 'v', 'k') FROM unnest('{t,paused,failed}'::regclass[]) r;
-         BEGIN; SELECT pause_job(move_column('paused', 'v', 'free')); COMMIT;
-         BEGIN; SELECT move_column('failed', 'v', 'free'), unregister_column('failed', 'v'), register_column('failed', 'v', 'free'); COMMIT",
+         BEGIN; SELECT pause_job(move_column('paused', 'v', 'free', accept_unplaced => true)); COMMIT;
+         BEGIN; SELECT move_column('failed', 'v', 'free', accept_unplaced => true), unregister_column('failed', 'v'), register_column('failed', 'v', 'free'); COMMIT",
     );
     it.require_four_eyes();
     it

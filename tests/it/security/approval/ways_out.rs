@@ -48,8 +48,8 @@ impl Office {
 }
 
 const TRIES: &[&str] = &[
-    "SELECT move_column('t', 'v', 'free')",
-    "SELECT decrypt_column('t', 'v', true)",
+    "SELECT move_column('t', 'v', 'free', accept_unplaced => true)",
+    "SELECT decrypt_column('t', 'v', true, accept_unplaced => true)",
     "SELECT reencrypt_column('t', 'v')",
     "SELECT rotate_key('free')",
     "SELECT retry_job(job_id) FROM job_progress WHERE phase = 'failed'",
@@ -111,7 +111,7 @@ fn registered_with_the_other_key_from_the_beginning() {
 fn a_move_paused_before_the_rule() {
     all_tries_fail(
         after(
-            "SELECT register_column('t', 'v', 'k'); BEGIN; SELECT pause_job(move_column('t', 'v', 'free')); COMMIT",
+            "SELECT register_column('t', 'v', 'k'); BEGIN; SELECT pause_job(move_column('t', 'v', 'free', accept_unplaced => true)); COMMIT",
         ),
         "t",
     );
@@ -121,7 +121,7 @@ fn a_move_paused_before_the_rule() {
 fn a_move_cancelled_before_the_rule() {
     all_tries_fail(
         after(
-            "SELECT register_column('t', 'v', 'k'); BEGIN; SELECT cancel_job(move_column('t', 'v', 'free')); COMMIT",
+            "SELECT register_column('t', 'v', 'k'); BEGIN; SELECT cancel_job(move_column('t', 'v', 'free', accept_unplaced => true)); COMMIT",
         ),
         "t",
     );
@@ -132,7 +132,7 @@ fn a_move_ended_by_unregistering_before_the_rule() {
     all_tries_fail(
         after(
             "SELECT register_column('t', 'v', 'k');
-             BEGIN; SELECT move_column('t', 'v', 'free'), unregister_column('t', 'v'), register_column('t', 'v', 'free'); COMMIT",
+             BEGIN; SELECT move_column('t', 'v', 'free', accept_unplaced => true), unregister_column('t', 'v'), register_column('t', 'v', 'free'); COMMIT",
         ),
         "t",
     );
@@ -143,7 +143,7 @@ fn a_decryption_paused_before_the_rule() {
     all_tries_fail(
         after(
             "SELECT register_column('t', 'v', 'k');
-             BEGIN; SELECT pause_job(job) FROM decrypt_column('t', 'v') LIMIT 1; COMMIT",
+             BEGIN; SELECT pause_job(job) FROM decrypt_column('t', 'v', accept_unplaced => true) LIMIT 1; COMMIT",
         ),
         "t",
     );
@@ -163,7 +163,7 @@ fn a_partition_attached() {
         "SELECT reencrypt_column('whole', 'v')",
         "SELECT rotate_key('free')",
         "SELECT create_key('free2', 'open')",
-        "SELECT move_column('whole', 'v', 'free2')",
+        "SELECT move_column('whole', 'v', 'free2', accept_unplaced => true)",
     ]);
     assert_eq!(
         it.db
@@ -175,7 +175,7 @@ fn a_partition_attached() {
     it.nothing_came_out("t");
     let order = it
         .alice()
-        .simple_query("SELECT decrypt_column('whole', 'v', true)");
+        .simple_query("SELECT decrypt_column('whole', 'v', true, accept_unplaced => true)");
     assert!(order.is_ok(), "{order:?}");
     wait_for("the decryption to fail", LONG, || {
         it.db.client.yes(
@@ -212,8 +212,8 @@ fn a_child_table() {
         "ALTER TABLE t INHERIT parent",
         "SELECT reencrypt_column('parent', 'v')",
         "SELECT create_key('free2', 'open')",
-        "SELECT move_column('parent', 'v', 'free2')",
-        "SELECT move_column('parent', 'v', 'free')",
+        "SELECT move_column('parent', 'v', 'free2', accept_unplaced => true)",
+        "SELECT move_column('parent', 'v', 'free', accept_unplaced => true)",
     ]);
     it.nothing_came_out("t");
 }
@@ -224,12 +224,12 @@ fn values_put_into_a_column_under_way() {
         "CREATE TABLE u (id int PRIMARY KEY, v colcrypt.ciphertext);
          INSERT INTO u SELECT n, encrypt_col('free ' || n, 'free') FROM generate_series(1, 20) n;
          SELECT register_column('u', 'v', 'free'), create_key('free2', 'open');
-         BEGIN; SELECT pause_job(move_column('u', 'v', 'free2')); COMMIT",
+         BEGIN; SELECT pause_job(move_column('u', 'v', 'free2', accept_unplaced => true)); COMMIT",
     );
     it.tries(&[
         "INSERT INTO u SELECT id + 100, v FROM t",
         "SELECT resume_job(max(job_id)) FROM job_progress",
-        "SELECT move_column('u', 'v', 'free')",
+        "SELECT move_column('u', 'v', 'free', accept_unplaced => true)",
         "SELECT reencrypt_column('u', 'v')",
     ]);
     it.nothing_came_out("u");
@@ -245,10 +245,10 @@ fn a_column_renamed() {
     it.tries(&[
         "ALTER TABLE t RENAME w TO x",
         "ALTER TABLE t RENAME v TO w",
-        "SELECT move_column('t', 'w', 'free')",
+        "SELECT move_column('t', 'w', 'free', accept_unplaced => true)",
         "SELECT create_key('free2', 'open')",
-        "SELECT move_column('t', 'w', 'free2')",
-        "SELECT decrypt_column('t', 'w', true)",
+        "SELECT move_column('t', 'w', 'free2', accept_unplaced => true)",
+        "SELECT decrypt_column('t', 'w', true, accept_unplaced => true)",
         "ALTER TABLE t RENAME w TO v",
     ]);
     it.nothing_came_out("t");
@@ -262,11 +262,11 @@ fn another_key_of_the_same_keyring() {
          SELECT register_column('t', 'v', 'k'), reencrypt_column('t', 'v'); SELECT register_column('t', 'v', 'free')",
     );
     it.tries(&[
-        "SELECT move_column('t', 'v', 'k2')",
+        "SELECT move_column('t', 'v', 'k2', accept_unplaced => true)",
         "SELECT register_column('t', 'v', 'k2')",
         "SELECT reencrypt_column('t', 'v')",
         "SELECT register_column('t', 'v', 'k')",
-        "SELECT move_column('t', 'v', 'k2')",
+        "SELECT move_column('t', 'v', 'k2', accept_unplaced => true)",
     ]);
     it.nothing_came_out("t");
 }
