@@ -14,6 +14,7 @@ mod catalog_trigger;
 mod ceremony;
 mod ciphertext;
 mod enclosure;
+mod encoding;
 mod epoch;
 mod error;
 mod gucs;

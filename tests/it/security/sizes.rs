@@ -172,7 +172,7 @@ fn what_is_no_value_is_bounded() {
         format!("SELECT create_key({long}, 'ring')"),
         format!("SELECT add_provider('p', 'file', jsonb_build_object('path', {long}))"),
         format!("SELECT suspend_key('k', reason => {long})"),
-        format!("SELECT grant_key('k', 'public', array_fill('encrypt'::text, ARRAY[10000]))"),
+        "SELECT grant_key('k', 'public', array_fill('encrypt'::text, ARRAY[10000]))".to_owned(),
         format!("SELECT mark_honeytoken(encrypt_col('x', 'k'), {long})"),
         format!("SELECT * FROM verify_audit_log(1, {long})"),
     ] {
