@@ -298,7 +298,8 @@ pub fn swap(migration: &Migration) -> Result<bool> {
         members,
         views,
     } = lock_out(migration, true)?;
-    if migration.fence.as_ref() != Some(&tree::fence(migration)?) {
+    if migration.fence.as_ref() != Some(&tree::fence(migration)?) || !tree::are_as_known(migration)?
+    {
         return Ok(false);
     }
     if let Some(why) = tree::out_of_step(migration)? {

@@ -108,6 +108,17 @@ pub fn is_as_known(migration: &Migration, leaf: pg_sys::Oid) -> Result<bool> {
         .is_some_and(|line| migration.origins.contains(line)))
 }
 
+/// Whether all tables still are what [`origins`] said of them when the last pass began. Asked under the lock of the swap: what was
+/// put behind the trigger's back since that pass has been read by nobody.
+///
+/// # Errors
+/// Of SPI.
+pub fn are_as_known(migration: &Migration) -> Result<bool> {
+    Ok(origins(migration)?
+        .iter()
+        .all(|line| migration.origins.contains(line)))
+}
+
 /// The columns that a context can be made of: known before the row is written, and still there afterwards.
 ///
 /// # Errors
