@@ -23,6 +23,8 @@ mod legacy;
 mod lifecycle;
 mod maintenance;
 mod meant;
+// The harness of the unit tests is a program of its own, without a server to speak of.
+#[cfg(not(test))]
 mod memory;
 mod migration;
 mod pg;
