@@ -1,25 +1,20 @@
 //! Kind 5: code of a table's owner holds up neither records and counts, nor destructions and emergencies, nor for long
 //! the jobs on other tables; and a job over which workers die ends.
 
-use std::sync::OnceLock;
-
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
 use crate::common::{LONG, Sql, role, set_up, settings, unique};
 
 /// A cluster in which a statement on somebody's table may take two seconds.
-fn impatient() -> &'static Cluster {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
-        let cluster = settings(Cluster::builder())
-            .conf("colcrypt.owner_code_timeout = '2s'")
-            .conf("colcrypt.destruction_window_floor = '0'")
-            .conf("colcrypt.usage_flush_interval = '200ms'")
-            .start();
-        set_up(&cluster);
-        cluster
-    })
+fn impatient() -> Cluster {
+    let cluster = settings(Cluster::builder())
+        .conf("colcrypt.owner_code_timeout = '2s'")
+        .conf("colcrypt.destruction_window_floor = '0'")
+        .conf("colcrypt.usage_flush_interval = '200ms'")
+        .start();
+    set_up(&cluster);
+    cluster
 }
 
 /// A database in which mallory's table is registered under a key of his, `mine`; `owner_code` makes it slow. All else is the
@@ -60,8 +55,7 @@ const SLEEPS: &str = "PERFORM pg_sleep(1000);";
 const STUBBORN: &str =
     "LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
 
-fn scene(way: &str, code: &str) -> Scene {
-    let cluster = impatient();
+fn scene(cluster: &Cluster, way: &str, code: &str) -> Scene {
     let name = unique("fair");
     cluster
         .client()
@@ -124,7 +118,8 @@ impl Scene {
 /// While it sleeps, and whatever its setting: here the time is so long that nothing of it ends before the rest is seen.
 #[test]
 fn what_must_not_wait_stands_behind_nobodys_code() {
-    let mut scene = scene("CHECK", SLEEPS);
+    let cluster = impatient();
+    let mut scene = scene(&cluster, "CHECK", SLEEPS);
     scene.client.run(
         "SELECT create_key('due', 'ring'); CREATE TABLE used AS SELECT encrypt_col('x', 'due') AS v; DROP TABLE used;
          SELECT rotate_key('due'); SELECT rotate_key('mine')",
@@ -168,9 +163,10 @@ fn what_must_not_wait_stands_behind_nobodys_code() {
 
 #[test]
 fn an_owners_code_has_a_time_limit_and_others_their_turn() {
+    let cluster = impatient();
     for (way, _) in WAYS {
         for code in [SLEEPS, STUBBORN] {
-            let mut scene = scene(way, code);
+            let mut scene = scene(&cluster, way, code);
             scene.client.run("SELECT rotate_key('mine')");
             println!("{way}, {code}");
             scene.a_worker_is_at_it();
@@ -197,7 +193,8 @@ fn an_owners_code_has_a_time_limit_and_others_their_turn() {
 
 #[test]
 fn a_job_that_takes_too_long_again_and_again_fails_and_can_be_tried_again() {
-    let mut scene = scene("context", SLEEPS);
+    let cluster = impatient();
+    let mut scene = scene(&cluster, "context", SLEEPS);
     scene.client.run("SELECT rotate_key('mine')");
     wait_for("the end of it", LONG * 2, || {
         scene.phase("m.notes") == "failed"
