@@ -1,6 +1,8 @@
 //! What a worker is for. Each database has at most one worker in each lane, so that what must not wait stands behind nobody
 //! else's code.
 
+use super::own::SessionLock;
+
 /// The workers of a database, the one that is started first above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
@@ -23,9 +25,9 @@ impl Lane {
         Self::ALL.into_iter().find(|lane| lane.number() == number)
     }
 
-    /// The advisory lock that makes a worker the only one of its lane in its database ("colcrypt" in ASCII, and on).
-    pub fn advisory_lock(self) -> i64 {
-        0x636f_6c63_7279_7074 + i64::from(self.number())
+    /// The lock that makes a worker the only one of its lane in its database.
+    pub fn lock(self) -> SessionLock {
+        SessionLock::new(0, self.number())
     }
 
     /// As `pg_stat_activity` shows it.

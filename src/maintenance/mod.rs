@@ -12,6 +12,7 @@ pub mod job;
 pub mod lane;
 pub mod launcher;
 pub mod limit;
+mod own;
 pub mod priority;
 pub mod schedule;
 pub mod txn;

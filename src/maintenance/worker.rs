@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pgrx::{Spi, log, pg_guard, pg_sys};
+use pgrx::{log, pg_guard, pg_sys};
 
 use super::dispatch::Post;
 use super::job::{self, Next};
@@ -59,6 +59,10 @@ fn work(lane: Lane) {
     let mut idle_since = None;
     while !database_is_wanted() {
         take_in_settings();
+        // Somebody's code that it ran may have given it back.
+        if !lane.lock().take() {
+            break;
+        }
         let next = if lane.moves_rows() {
             job::step(lane)
         } else {
@@ -149,11 +153,7 @@ fn has_work(lane: Lane) {
             usage::shared::forget_database(pg::my_database().to_u32());
             ring::forsake(pg::my_database().to_u32());
         }
-        let free = extension != pg_sys::Oid::INVALID
-            && Spi::get_one::<bool>(&format!(
-                "SELECT pg_catalog.pg_try_advisory_lock({})",
-                lane.advisory_lock()
-            )) == Ok(Some(true));
+        let free = extension != pg_sys::Oid::INVALID && lane.lock().take();
         if !free {
             pg_sys::AbortCurrentTransaction();
             pg_sys::proc_exit(0);

@@ -31,6 +31,7 @@ use pgrx::pg_sys;
 
 use super::lane::Lane;
 use super::limit;
+use super::own::SessionLock;
 use super::txn::{failed_for_a_lock, transaction};
 use crate::catalog::write;
 use crate::error::Result;
@@ -217,30 +218,19 @@ fn step_of(job: &Job) -> Next {
     }
 }
 
-/// A job in the hands of one worker: a lock of the session's, which the process's end gives back.
-struct Own(pg_sys::LOCKTAG);
+/// A job in the hands of one worker.
+struct Own(SessionLock);
 
 impl Own {
     fn take(job: &Job) -> Option<Self> {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: crate::pg::my_database().to_u32(),
-            // As pg_advisory_lock(integer, integer): "colc" in ASCII, and the job.
-            locktag_field2: 0x636f_6c63,
-            locktag_field3: job.id as u32,
-            locktag_field4: 2,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-        };
-        // SAFETY: a lock of the session's, asked for without waiting.
-        let got = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true) };
-        (got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(Self(tag))
+        let lock = SessionLock::new(1, job.id as u32);
+        lock.take().then_some(Self(lock))
     }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // SAFETY: taken by `take`, once.
-        unsafe { pg_sys::LockRelease(&self.0, pg_sys::ExclusiveLock as i32, true) };
+        self.0.give_back();
     }
 }
 

@@ -4,7 +4,7 @@
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
-use crate::common::{LONG, Sql, role, set_up, settings, unique};
+use crate::common::{LONG, Sql, cluster, db, role, set_up, settings, unique};
 
 /// A cluster in which a statement on somebody's table may take two seconds.
 fn impatient() -> Cluster {
@@ -266,4 +266,42 @@ fn a_job_over_which_workers_die_is_given_up_and_others_go_on() {
             "SELECT bool_or(phase = 'done' AND relation = 'payment'::regclass) FROM job_progress",
         )
     });
+}
+
+/// Whatever a role locks by itself, and whatever owners' code gives back, keeps no worker from its work.
+#[test]
+fn no_lock_that_a_role_can_take_keeps_the_workers_away() {
+    let mut db = db();
+    db.client.run(
+        "CREATE FUNCTION gives_back(int) RETURNS bytea LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_unlock_all(); RETURN ''; END $$;
+         SELECT create_key('mine', 'ring');
+         CREATE TABLE notes (id int, v ciphertext);
+         INSERT INTO notes SELECT g, encrypt_col('x', 'mine', ''::bytea) FROM generate_series(1, 20) g;
+         CREATE TABLE payment (id int, v ciphertext); INSERT INTO payment SELECT g, encrypt_col('x', 'k') FROM generate_series(1, 50) g;
+         SELECT register_column('notes', 'v', 'mine', 'public.gives_back(id)'), register_column('payment', 'v', 'k', 'none')",
+    );
+    let stranger = role(&mut db.client);
+    let mut stranger = db.connect_as(&stranger);
+    // The numbers that releases had, and those that come to mind.
+    stranger.run(
+        "SELECT pg_advisory_lock(x'636f6c6372797074'::bigint + g) FROM generate_series(0, 9) g;
+         SELECT pg_advisory_lock(x'636f6c63'::int, g) FROM generate_series(0, 50) g;
+         SELECT pg_advisory_lock(0, g), pg_advisory_lock(1, g) FROM generate_series(0, 50) g",
+    );
+    let complaints = || cluster().log().matches("you don't own a lock").count();
+    let before = complaints();
+    db.client
+        .run("SELECT rotate_key('k'); SELECT rotate_key('mine')");
+    for table in ["payment", "notes"] {
+        wait_for(table, LONG, || {
+            db.client.yes(&format!(
+            "SELECT count(*) = 1 FROM job_progress WHERE relation = '{table}'::regclass AND phase = 'done'"
+        ))
+        });
+    }
+    wait_for("the record", LONG, || {
+        db.client
+            .yes("SELECT count(*) = 2 FROM audit_log WHERE event = 'rotate_key'")
+    });
+    assert_eq!(complaints(), before);
 }
