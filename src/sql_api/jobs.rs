@@ -292,7 +292,9 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     if job.migration.is_some() {
         // What is out of step is found, and tried, by reading all of it again.
         job.update(
-            "phase = 'moving', current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
+            "phase = CASE WHEN EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = job.job_id AND m.swapped_in IS NOT NULL) \
+                 THEN 'scrubbing' ELSE 'moving' END, \
+             current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
              finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL",
         )?;
         maintenance::wake_at_commit();

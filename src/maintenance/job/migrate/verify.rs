@@ -9,6 +9,7 @@ use super::decrypted::{context_at, context_of, refuse_brought};
 use super::{among, from_the_start, one_by_one, through_blocks, touch};
 use crate::catalog::write::{self, AsRole, safe_search_path};
 use crate::error::{self, Error, Result};
+use crate::maintenance::limit;
 use crate::maintenance::txn::transaction;
 use crate::migration::values::Values;
 use crate::migration::{Kind, Migration, ddl, tree};
@@ -213,6 +214,8 @@ fn end(job: &Job, migration: &Migration) -> Result<Next> {
     )?;
     let (strays, passes) = found.into_iter().next().unwrap_or_default();
     if strays == 0 {
+        // It reads the whole table at once.
+        limit::allow(batch::size(job)?.blocks);
         ddl::prove_not_null(migration)?;
         record(
             job,
