@@ -240,14 +240,14 @@ pub fn holds_ciphertext(table: pg_sys::Oid, attribute: &str) -> bool {
     Some(base) == ciphertext::type_oid()
 }
 
-/// How many blocks a relation has now; 0 when it is gone.
+/// How many blocks these relations have now, together; one that is gone has none.
 ///
 /// # Errors
 /// Of SPI.
-pub fn blocks(oid: pg_sys::Oid) -> Result<i64> {
-    let found = crate::catalog::write::query(
-        "SELECT coalesce(pg_relation_size($1) / current_setting('block_size')::bigint, 0)",
-        &[oid.into()],
+pub fn blocks(relations: &[pg_sys::Oid]) -> Result<i64> {
+    let found = crate::catalog::write::look(
+        "SELECT coalesce(sum(pg_relation_size(r) / current_setting('block_size')::bigint), 0)::bigint FROM unnest($1) AS r",
+        &[relations.to_vec().into()],
         |row| row.get::<i64>(1),
     )?;
     Ok(found.into_iter().flatten().next().unwrap_or_default())

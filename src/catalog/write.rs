@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::PgOid;
-use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData, SpiTupleTable};
 use pgrx::{Spi, pg_sys};
 
 use crate::error::Result;
@@ -196,6 +196,18 @@ fn plan_of(
     Ok(Some(kept))
 }
 
+/// Runs one statement that may write, by its kept plan where there is one.
+fn run<'a>(
+    client: &mut SpiClient<'a>,
+    sql: &str,
+    arguments: &[DatumWithOid],
+) -> std::result::Result<SpiTupleTable<'a>, pgrx::spi::Error> {
+    match plan_of(client, sql, arguments)? {
+        Some(kept) => client.update(&kept.plan, None, arguments),
+        None => client.update(sql, None, arguments),
+    }
+}
+
 /// Runs one statement, gives the number of rows.
 ///
 /// # Errors
@@ -206,11 +218,7 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {
-        let rows = match plan_of(client, sql, arguments)? {
-            Some(kept) => client.update(&kept.plan, None, arguments)?,
-            None => client.update(sql, None, arguments)?,
-        };
-        Ok::<_, pgrx::spi::Error>(rows.len())
+        run(client, sql, arguments).map(|rows| rows.len())
     })?)
 }
 
@@ -228,11 +236,8 @@ pub fn query<T>(
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Ok(Spi::connect_mut(|client| {
-        let rows = match plan_of(client, sql, arguments)? {
-            Some(kept) => client.update(&kept.plan, None, arguments)?,
-            None => client.update(sql, None, arguments)?,
-        };
-        rows.map(|row| read(&row))
+        run(client, sql, arguments)?
+            .map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
     })?)
 }

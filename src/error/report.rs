@@ -332,12 +332,12 @@ impl Error {
                 Some(if *standby {
                     "A standby keeps its counts in memory, and that has no room for more.".into()
                 } else {
-                    "More is counted in memory than may be lost in a crash, and the maintenance worker did not record it within colcrypt.key_wait_timeout.".into()
+                    "More is counted in memory than may be lost in a crash, and the database's keeper did not record it within colcrypt.key_wait_timeout.".into()
                 }),
                 Some(if *standby {
                     "Encrypt on the primary.".into()
                 } else {
-                    "See the server log for what hinders the colcrypt maintenance worker; a free place among max_worker_processes is needed.".into()
+                    "See the server log for what hinders the colcrypt keeper; a free place among max_worker_processes is needed.".into()
                 }),
             ),
             Self::NotTableOwner { table } => (

@@ -37,7 +37,7 @@ pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
     if behind < FEW {
         return;
     }
-    let due = transaction(|| relation::blocks(table).map(|size| behind >= size / PART));
+    let due = transaction(|| relation::blocks(&[table]).map(|size| behind >= size / PART));
     if let Ok(Ok(true)) = due {
         BEHIND.with_borrow_mut(|all| all.remove(&table.to_u32()));
         let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";

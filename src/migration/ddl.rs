@@ -19,7 +19,7 @@ use crate::sql_api::access_view::{self, Column};
 use crate::sql_api::place;
 
 /// No longer than this for a lock, and autovacuum makes way before.
-fn hurry() {
+pub fn hurry() {
     set_local(c"lock_timeout", c"100ms");
     set_local(c"deadlock_timeout", c"20ms");
 }

@@ -306,25 +306,43 @@ pub fn choose_by_values(
     Ok(Bound::default())
 }
 
-/// Of a column's first values: how many are bound to nothing, and how many to something.
-fn bindings(table: pg_sys::Oid, attribute: &str) -> Result<(i64, i64)> {
-    let (mut unbound, mut bound) = (0, 0);
+/// Visits what a column's values say of their binding: whether they are bound to something, and whether in the canonical form.
+/// The visitor says whether to go on; a value without a header has said nothing.
+fn each_binding(
+    table: pg_sys::Oid,
+    attribute: &str,
+    mut visit: impl FnMut(Option<(bool, bool)>) -> bool,
+) -> Result<()> {
+    let mut goes_on = true;
     for leaf in census::leaves(&[table])? {
         let leaf = Held::take(leaf, Lock::Read)?;
         let number = leaf.ciphertext_attribute(attribute)?.number;
+        if !goes_on {
+            continue;
+        }
         scan::each_row_while(&leaf, |row| {
             if let Some(value) = row.value(number) {
                 // SAFETY: the column's type was just looked at, under a lock that is kept.
-                match unsafe { scan::binding_of(value) } {
-                    Ok((false, _)) => unbound += 1,
-                    Ok(_) => bound += 1,
-                    // A job will say what is wrong with it.
-                    Err(_) => {}
-                }
+                goes_on = visit(unsafe { scan::binding_of(value) }.ok());
             }
-            Ok(unbound + bound < LOOK)
+            Ok(goes_on)
         })?;
     }
+    Ok(())
+}
+
+/// Of a column's first values: how many are bound to nothing, and how many to something.
+fn bindings(table: pg_sys::Oid, attribute: &str) -> Result<(i64, i64)> {
+    let (mut unbound, mut bound) = (0, 0);
+    each_binding(table, attribute, |binding| {
+        match binding {
+            Some((false, _)) => unbound += 1,
+            Some(_) => bound += 1,
+            // A job will say what is wrong with it.
+            None => {}
+        }
+        unbound + bound < LOOK
+    })?;
     Ok((unbound, bound))
 }
 
@@ -339,20 +357,12 @@ pub fn place_bound(context: Option<&str>) -> Option<Place> {
 /// When the table is gone or the column is no ciphertext's (any more).
 pub fn unplaced(table: pg_sys::Oid, attribute: &str, place: Option<&Place>) -> Result<i64> {
     let mut count = 0;
-    for leaf in census::leaves(&[table])? {
-        let leaf = Held::take(leaf, Lock::Read)?;
-        let number = leaf.ciphertext_attribute(attribute)?.number;
-        scan::each_row(&leaf, |row| {
-            if let Some(value) = row.value(number) {
-                // SAFETY: the column's type was just looked at, under a lock that is kept.
-                let binding = unsafe { scan::binding_of(value) };
-                if place.is_none() || !matches!(binding, Ok((_, true))) {
-                    count += 1;
-                }
-            }
-            Ok(())
-        })?;
-    }
+    each_binding(table, attribute, |binding| {
+        if place.is_none() || !matches!(binding, Some((_, true))) {
+            count += 1;
+        }
+        true
+    })?;
     Ok(count)
 }
 

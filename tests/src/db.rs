@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::Cluster;
+use crate::{Cluster, wait_for};
 use postgres::{Client, Error, NoTls, SimpleQueryMessage};
 
 /// A wait that no condition here comes near, unless it never comes.
@@ -235,4 +235,11 @@ impl Sql for Client {
             Err(error) => Failure::of(&error, code),
         }
     }
+}
+
+/// Waits until no job of the database is open.
+pub fn wait_for_jobs(client: &mut Client) {
+    wait_for("the jobs to end", LONG, || {
+        client.yes("SELECT count(*) = 0 FROM colcrypt.job_progress WHERE finished_at IS NULL")
+    });
 }

@@ -113,3 +113,17 @@ pub fn slab_keys(pid: i32) -> Vec<[u8; 32]> {
     }
     keys
 }
+
+/// The one-time key that XAES-256-GCM derives for a value: AES-CMAC over one block (C2SP, XAES-256-GCM).
+#[must_use]
+pub fn derived_key(key: &[u8; 32], nonce: &[u8]) -> [u8; 32] {
+    let key = aws_lc_rs::cmac::Key::new(aws_lc_rs::cmac::AES_256, key).unwrap();
+    let half = |counter| {
+        let block = [&[0, counter, b'X', 0], &nonce[..12]].concat();
+        aws_lc_rs::cmac::sign(&key, &block)
+            .unwrap()
+            .as_ref()
+            .to_vec()
+    };
+    [half(1), half(2)].concat().try_into().unwrap()
+}

@@ -9,13 +9,14 @@ use std::time::Instant;
 use pgrx::{Spi, pg_sys};
 
 use super::statement::{self, Column, Outcome, Statement, Taking};
-use super::{BATCH_TRIES, Job, Next, finish, lock_jobs, pace, postpone, record};
+use super::{BATCH_TRIES, Job, Next, lock_jobs, pace, postpone, record, without_column};
 use crate::catalog::write::{self, safe_search_path};
 use crate::error::{self, Result};
 use crate::lifecycle::census;
 use crate::maintenance::limit;
 use crate::maintenance::txn::{failed_for_a_lock, transaction};
 use crate::maintenance::vacuum;
+use crate::relation;
 
 /// Rows that are tried again in one step.
 const RETRIED: i64 = 100;
@@ -50,19 +51,9 @@ pub fn size(job: &Job) -> Result<Size> {
         &[leaves.clone().into()],
     )?;
     Ok(Size {
-        blocks: blocks_of(&leaves)?,
+        blocks: relation::blocks(&leaves)?,
         rows,
     })
-}
-
-fn blocks_of(leaves: &[pg_sys::Oid]) -> Result<i64> {
-    let blocks = write::look(
-        "SELECT coalesce(sum(pg_relation_size(l) / current_setting('block_size')::bigint), 0)::bigint \
-         FROM unnest($1) AS l",
-        &[leaves.to_vec().into()],
-        |row| row.get::<i64>(1),
-    )?;
-    Ok(blocks.into_iter().flatten().next().unwrap_or(0))
 }
 
 /// Where the next batch is.
@@ -79,7 +70,7 @@ pub fn place(job: &Job) -> Result<Option<Place>> {
             Some(current) if leaf == current => job.next_block,
             _ => 0,
         };
-        let blocks = blocks_of(&[leaf])?;
+        let blocks = relation::blocks(&[leaf])?;
         if from < blocks {
             let to = (from + pace::blocks(job.id)).min(blocks);
             return Ok(Some(Place { leaf, from, to }));
@@ -152,15 +143,7 @@ fn one_batch(
     taking: Taking,
 ) -> Result<(Next, Option<(i64, Place)>)> {
     if !job.registered {
-        let ended = finish(
-            job,
-            "failed",
-            Some(
-                "the column was unregistered, got another type, or it or its table was dropped"
-                    .into(),
-            ),
-        )?;
-        return Ok((ended, None));
+        return Ok((without_column(job)?, None));
     }
     lock_jobs()?;
     let Some(place) = place(job)? else {

@@ -94,9 +94,9 @@ fn has_settled(job: &Job) -> Result<bool> {
     look("j.settle_prepared = '{}'")
 }
 
-/// Failed tries of a batch before its rows are tried one by one.
 /// A phase, in which nothing is done.
 const WAITING: &str = "waiting for old transactions";
+/// Failed tries of a batch before its rows are tried one by one.
 const BATCH_TRIES: i32 = 3;
 
 #[derive(Clone)]
@@ -310,9 +310,8 @@ fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
     moves(job)
 }
 
-/// The job that comes next: rows under a compromised version first, and otherwise in turn. One that waits
-/// for old transactions holds up no other; of several that wait, the one that began first has the fewest to
-/// wait for.
+/// The lane's job that comes next, in turn. One that took long goes behind the others; one that waits for old transactions
+/// holds up no other; of several that wait, the one that began first has the fewest to wait for.
 fn next_job(lane: Lane) -> Result<Option<Job>> {
     let now = Instant::now();
     let resting: Vec<i64> = RESTING.with_borrow_mut(|resting| {
@@ -330,7 +329,7 @@ fn next_job(lane: Lane) -> Result<Option<Job>> {
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                  LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
                  WHERE j.finished_at IS NULL AND NOT j.paused AND (j.priority > 0) = $2 \
-                 ORDER BY due DESC, j.job_id = ANY ($3), j.phase = 'waiting for old transactions', j.priority DESC, \
+                 ORDER BY due DESC, j.job_id = ANY ($3), j.phase = 'waiting for old transactions', \
                           CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
                           j.job_id <= $1, j.job_id LIMIT 1",
         &[
@@ -398,6 +397,12 @@ fn record<const N: usize>(
         &all,
     )?;
     Ok(())
+}
+
+/// The end of a job whose column is not there as it was registered.
+fn without_column(job: &Job) -> Result<Next> {
+    let why = "the column was unregistered, got another type, or it or its table was dropped";
+    finish(job, "failed", Some(why.into()))
 }
 
 fn finish(job: &Job, phase: &str, last_error: Option<String>) -> Result<Next> {

@@ -4,13 +4,16 @@
 use colcrypt_core::VersionId;
 
 use super::batch::{self, in_blocks};
-use super::statement::{Statement, set_local};
-use super::{Job, Next, finish, lock_jobs, once_more, postpone, record, stale_rows};
+use super::statement::Statement;
+use super::{
+    Job, Next, finish, lock_jobs, once_more, postpone, record, stale_rows, without_column,
+};
 use crate::catalog::write;
 use crate::error::Result;
 use crate::lifecycle::census::{self, Counts};
 use crate::maintenance::limit;
 use crate::maintenance::txn::transaction;
+use crate::migration::ddl;
 use crate::relation::{Lock, Named};
 use crate::session;
 use crate::sql_api::{access_view, reseal};
@@ -26,8 +29,7 @@ pub fn verify(job: &Job) -> Next {
 
 fn step(job: &Job) -> Result<Next> {
     if !job.registered {
-        let why = "the column was unregistered, got another type, or it or its table was dropped";
-        return finish(job, "failed", Some(why.into()));
+        return without_column(job);
     }
     lock_jobs()?;
     let Some(place) = batch::place(job)? else {
@@ -89,8 +91,7 @@ fn end(job: &Job) -> Result<Next> {
 
 /// Registers the new context alone. Sessions queue up behind whoever waits for a view's lock, so it is rather tried again later.
 fn settle(job: &Job) -> Result<()> {
-    set_local(c"lock_timeout", c"100ms");
-    set_local(c"deadlock_timeout", c"20ms");
+    ddl::hurry();
     write::execute(
         "UPDATE colcrypt.protected_column SET context = becomes, becomes = NULL \
          WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND becomes IS NOT NULL",

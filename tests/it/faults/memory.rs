@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use colcrypt_core::{KeyEncryptionKey, Suite};
-use colcrypt_tests::memory::{in_memory, round_keys};
+use colcrypt_tests::memory::{derived_key, in_memory, round_keys};
 use colcrypt_tests::process::run;
 use colcrypt_tests::search::occurrences;
 use postgres::Client;
@@ -87,19 +87,6 @@ fn pid_of(client: &mut Client) -> i32 {
         .query_one("SELECT pg_backend_pid()", &[])
         .unwrap()
         .get(0)
-}
-
-/// The one-time key that XAES-256-GCM derives for a value: AES-CMAC over one block (C2SP, XAES-256-GCM).
-fn derived_key(key: &[u8; 32], nonce: &[u8]) -> [u8; 32] {
-    let key = aws_lc_rs::cmac::Key::new(aws_lc_rs::cmac::AES_256, key).unwrap();
-    let half = |counter| {
-        let block = [&[0, counter, b'X', 0], &nonce[..12]].concat();
-        aws_lc_rs::cmac::sign(&key, &block)
-            .unwrap()
-            .as_ref()
-            .to_vec()
-    };
-    [half(1), half(2)].concat().try_into().unwrap()
 }
 
 /// Keys of both suites, whole, and every round key of each.

@@ -3,8 +3,8 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, role};
-use crate::power::{being_decrypted, decrypt_order, wait_for_jobs};
+use crate::common::{Db, LONG, Sql, db, role, wait_for_jobs};
+use crate::power::{being_decrypted, decrypt_order};
 
 /// Ways to have the trigger not look, each in one transaction, after which all looks as before. PLANT puts another's ciphertext
 /// into column COL of a row of `notes` (INTO of another table).

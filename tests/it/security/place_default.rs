@@ -3,8 +3,7 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{LONG, Sql, cluster, db, unique};
-use crate::power::wait_for_jobs;
+use crate::common::{LONG, Sql, cluster, db, unique, wait_for_jobs};
 
 fn context(client: &mut Client, column: &str) -> Option<String> {
     let (table, column) = column.split_once('.').unwrap();

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{ACTS, Db, LONG, Sql, db, role};
-use crate::power::wait_for_jobs;
+use crate::common::{ACTS, Db, LONG, Sql, db, role, wait_for_jobs};
 
 fn last_job(client: &mut Client) -> String {
     client.one("SELECT concat_ws(' ', kind, phase, rows_failed) FROM job_progress ORDER BY job_id DESC LIMIT 1")

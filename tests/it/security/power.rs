@@ -3,15 +3,9 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, role, unique};
+use crate::common::{Db, LONG, Sql, db, role, unique, wait_for_jobs};
 
 /// Waits until no job is open.
-pub fn wait_for_jobs(client: &mut Client) {
-    wait_for("the jobs to end", LONG, || {
-        client.yes("SELECT count(*) = 0 FROM colcrypt.job_progress WHERE finished_at IS NULL")
-    });
-}
-
 /// Mallory reads table `payment`, but has no right on its key `ka`; with `kb` she may do everything but manage it. Her
 /// function `evil` tries whatever re-encrypts, and keeps what it gets in `loot` and what it was told in `told`.
 struct Scene {

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use colcrypt_tests::memory::{in_memory, round_keys, slab_keys};
+use colcrypt_tests::memory::{derived_key, in_memory, round_keys, slab_keys};
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
@@ -181,19 +181,6 @@ fn a_derived_key_goes_with_its_key() {
     thread::sleep(SECOND);
     assert!(held > 10, "the derived key was never there: {held}");
     assert_eq!(holds(pid, &derived), 0);
-}
-
-/// AES-CMAC over one block (C2SP, XAES-256-GCM).
-fn derived_key(key: &[u8; 32], nonce: &[u8]) -> [u8; 32] {
-    let key = aws_lc_rs::cmac::Key::new(aws_lc_rs::cmac::AES_256, key).unwrap();
-    let half = |counter| {
-        let block = [&[0, counter, b'X', 0], &nonce[..12]].concat();
-        aws_lc_rs::cmac::sign(&key, &block)
-            .unwrap()
-            .as_ref()
-            .to_vec()
-    };
-    [half(1), half(2)].concat().try_into().unwrap()
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, cluster, db, role};
-use crate::moving::{phases, versions, wait_for_jobs};
+use crate::common::{Db, LONG, Sql, cluster, db, role, wait_for_jobs};
+use crate::moving::{phases, versions};
 
 /// Table `t` with a secret, and a role that may create things and encrypt, and not decrypt.
 fn scene() -> (Db, String, Client) {

@@ -82,7 +82,7 @@ fn a_rotation_waits_before_it_is_used() {
     );
     assert_eq!(states(&mut it.db.client), "1 deactivated, 2 active");
     assert_eq!(it.db.client.one(version), "2");
-    crate::moving::wait_for_jobs(&mut it.db.client);
+    crate::common::wait_for_jobs(&mut it.db.client);
     assert_eq!(crate::moving::versions(&mut it.db.client, "t", "v"), "2:1");
 }
 
@@ -391,7 +391,7 @@ fn a_scheduled_rotation_waits_too_and_is_asked_for_once() {
     let asked = "SELECT count(*) > 0 FROM approval_requests WHERE function = 'activate_key'";
     colcrypt_tests::wait_for("the request", common::LONG, || it.db.client.yes(asked));
     it.db.client.run("SELECT reencrypt_column('t', 'v')");
-    crate::moving::wait_for_jobs(&mut it.db.client);
+    crate::common::wait_for_jobs(&mut it.db.client);
     assert_eq!(states(&mut it.db.client), "1 active, 2 pre-active");
     let request = requests(&mut it.db.client, "activate_key")[0].0;
     assert_eq!(

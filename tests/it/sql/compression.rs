@@ -2,9 +2,8 @@
 
 use postgres::Client;
 
-use crate::common::{ACTS, Sql, db, role};
+use crate::common::{ACTS, Sql, db, role, wait_for_jobs};
 use crate::in_place::{migrate, state};
-use crate::moving::wait_for_jobs;
 
 /// Ten thousand characters that LZ4 shrinks a great deal, and forty that it does not try.
 const LONG: &str = "repeat('the quick brown fox jumps ', 385)";

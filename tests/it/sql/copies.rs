@@ -9,9 +9,9 @@ use colcrypt_tests::process::{self, run};
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{self, LONG, Sql};
+use crate::common::{self, LONG, Sql, wait_for_jobs};
 use crate::jobs::{slow_table, wait_until_under_way};
-use crate::moving::{phases, rotate, versions, wait_for_jobs};
+use crate::moving::{phases, rotate, versions};
 
 const ROWS: u32 = 2000;
 const RIGHT: &str = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v, NULL::text, int4send(id)) = 'secret ' || id";

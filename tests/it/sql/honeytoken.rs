@@ -100,7 +100,7 @@ fn a_mark_follows_its_value_to_a_new_version() {
          SELECT mark_honeytoken(w) FROM t;
          SELECT register_column('t', 'w', 'k'), rotate_key('k')",
     );
-    crate::moving::wait_for_jobs(&mut db.client);
+    crate::common::wait_for_jobs(&mut db.client);
     assert_eq!(
         db.client.one("SELECT (ciphertext_info(w)).version FROM t"),
         "2"

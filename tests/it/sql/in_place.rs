@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{ACTS, Db, LONG, Sql, cluster, db, role};
-use crate::moving::wait_for_jobs;
+use crate::common::{ACTS, Db, LONG, Sql, cluster, db, role, wait_for_jobs};
 
 /// Table `people`, this many rows, some of them NULL or empty.
 pub fn people(rows: u32) -> Db {

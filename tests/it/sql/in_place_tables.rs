@@ -3,9 +3,8 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{LONG, Sql, db, role};
+use crate::common::{LONG, Sql, db, role, wait_for_jobs};
 use crate::in_place::{columns, migrate, state};
-use crate::moving::wait_for_jobs;
 
 /// Encrypts without a view, checks every value with `same`, and decrypts again.
 fn round_trip(client: &mut Client, table: &str, column: &str, options: &str, same: &str) {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, cluster, make_key, settings, unique};
+use crate::common::{Db, LONG, Sql, cluster, make_key, settings, unique, wait_for_jobs};
 use crate::in_place::{migrate, people, state};
-use crate::moving::{versions, wait_for_jobs};
+use crate::moving::versions;
 
 /// As `people`, and a context function that takes a millisecond a row.
 fn slow_people(rows: u32) -> Db {

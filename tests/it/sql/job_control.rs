@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{LONG, Sql, cluster, db, make_key, role, settings};
+use crate::common::{LONG, Sql, cluster, db, make_key, role, settings, wait_for_jobs};
 use crate::jobs::{WAITING, all_right, slow_table, table, wait_for_phase, wait_until_under_way};
-use crate::moving::{phases, versions, wait_for_jobs};
+use crate::moving::{phases, versions};
 
 fn rows_done(client: &mut Client) -> i64 {
     client

@@ -3,8 +3,8 @@
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
-use crate::common::{self, Db, LONG, Sql, cluster, db, role, unique};
-use crate::moving::{phases, rotate, versions, wait_for_jobs};
+use crate::common::{self, Db, LONG, Sql, cluster, db, role, unique, wait_for_jobs};
+use crate::moving::{phases, rotate, versions};
 
 pub const WAITING: &str = "waiting for old transactions";
 

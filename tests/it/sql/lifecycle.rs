@@ -3,8 +3,8 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{ACTS, Db, LONG, Sql, cluster, db, role};
-use crate::moving::{versions, wait_for_jobs};
+use crate::common::{ACTS, Db, LONG, Sql, cluster, db, role, wait_for_jobs};
+use crate::moving::versions;
 
 /// The version that a value encrypted now gets.
 const NEW: &str = "SELECT (colcrypt.ciphertext_info(colcrypt.encrypt_col('x', 'k'))).version";

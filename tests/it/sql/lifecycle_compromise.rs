@@ -1,8 +1,8 @@
 //! What mark_compromised does: a fresh version, its rows first, and a list of what was exposed.
 
-use crate::common::{ACTS, Sql, cluster, db, role};
+use crate::common::{ACTS, Sql, cluster, db, role, wait_for_jobs};
 use crate::lifecycle::states;
-use crate::moving::{versions, wait_for_jobs};
+use crate::moving::versions;
 
 /// The version that a value encrypted now gets.
 const NEW: &str = "SELECT (colcrypt.ciphertext_info(colcrypt.encrypt_col('x', 'k'))).version";

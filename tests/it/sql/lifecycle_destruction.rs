@@ -3,9 +3,9 @@
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{self, ACTS, Db, LONG, Sql, cluster, db, role, unique};
+use crate::common::{self, ACTS, Db, LONG, Sql, cluster, db, role, unique, wait_for_jobs};
 use crate::lifecycle::states;
-use crate::moving::{rotate, versions, wait_for_jobs};
+use crate::moving::{rotate, versions};
 
 const SCHEDULE: &str = "SELECT colcrypt.schedule_key_destruction('k', 1, '1 second', 'unused')";
 

@@ -6,9 +6,9 @@ use postgres::Client;
 
 use colcrypt_tests::wait_for;
 
-use crate::common::{ACTS, Db, LONG, Sql, db, role};
+use crate::common::{ACTS, Db, LONG, Sql, db, role, wait_for_jobs};
 use crate::jobs::{slow_table, wait_until_under_way};
-use crate::moving::{phases, wait_for_jobs};
+use crate::moving::phases;
 
 /// Key `other`, with the other suite; table `t` with this many rows under two versions of `k`, registered.
 fn two_keys(rows: u32) -> Db {

@@ -5,15 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, role};
+use crate::common::{Db, LONG, Sql, db, role, wait_for_jobs};
 
 /// Waits until no job is open.
-pub fn wait_for_jobs(client: &mut Client) {
-    wait_for("the jobs to end", LONG, || {
-        client.yes("SELECT count(*) = 0 FROM colcrypt.job_progress WHERE finished_at IS NULL")
-    });
-}
-
 /// The jobs' phases, in order.
 pub fn phases(client: &mut Client) -> Vec<String> {
     client

@@ -5,9 +5,9 @@ use postgres::Client;
 
 use colcrypt_tests::wait_for;
 
-use crate::common::{Db, LONG, Sql, db, unique};
+use crate::common::{Db, LONG, Sql, db, unique, wait_for_jobs};
 use crate::jobs::{WAITING, table, wait_for_phase};
-use crate::moving::{phases, versions, wait_for_jobs};
+use crate::moving::{phases, versions};
 
 /// What somebody does to a row before the job comes by, how he ends it, and what the row says then.
 struct Holder {

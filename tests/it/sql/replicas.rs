@@ -6,8 +6,8 @@ use colcrypt_tests::process::run;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{self, LONG, Sql, cluster, db, role};
-use crate::moving::{phases, rotate, versions, wait_for_jobs};
+use crate::common::{self, LONG, Sql, cluster, db, role, wait_for_jobs};
+use crate::moving::{phases, rotate, versions};
 
 /// Everything that the source held, in one digest.
 const DIGEST: &str =

@@ -3,9 +3,8 @@
 use colcrypt_tests::{Cluster, heap, wait_for};
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, cluster, db};
+use crate::common::{Db, LONG, Sql, cluster, db, wait_for_jobs};
 use crate::in_place::state;
-use crate::moving::wait_for_jobs;
 
 /// Row versions in use, of a table and what is outside its rows, that hold a text.
 pub fn in_use(cluster: &Cluster, client: &mut Client, table: &str, text: &str) -> usize {

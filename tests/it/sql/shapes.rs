@@ -5,10 +5,10 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{LONG, Sql, db, role};
+use crate::common::{LONG, Sql, db, role, wait_for_jobs};
 use crate::in_place::{columns, migrate};
 use crate::jobs::wait_until_under_way;
-use crate::moving::{phases, rotate, versions, wait_for_jobs};
+use crate::moving::{phases, rotate, versions};
 
 /// Pauses the only job between its first batch and its last.
 fn pause_under_way(client: &mut Client) {

@@ -4,10 +4,10 @@
 use colcrypt_tests::{Cluster, process, wait_for};
 use postgres::Client;
 
-use crate::common::{self, LONG, Sql};
+use crate::common::{self, LONG, Sql, wait_for_jobs};
 use crate::in_place::state;
 use crate::in_place_trouble::{SLOWLY, nothing_is_lost, slow};
-use crate::moving::{phases, rotate, versions, wait_for_jobs};
+use crate::moving::{phases, rotate, versions};
 use crate::scrubbing::in_use;
 
 const ROWS: u32 = 2500;

@@ -9,9 +9,9 @@ use colcrypt_tests::process::{self, run};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, cluster, db};
+use crate::common::{Db, LONG, Sql, cluster, db, wait_for_jobs};
 use crate::jobs::{slow_table, wait_until_under_way};
-use crate::moving::{phases, versions, wait_for_jobs};
+use crate::moving::{phases, versions};
 
 const ROWS: u32 = 1500;
 

@@ -74,7 +74,7 @@ fn end(job: &Job) -> Result<Next> {
     let mut left = 0;
     for leaf in batch::leaves(job)? {
         let table = Named::take(leaf, Lock::Read)?;
-        limit::allow(relation::blocks(leaf)?);
+        limit::allow(relation::blocks(&[leaf])?);
         let _path = safe_search_path();
         let _role = AsRole::unfiltered(table.owner());
         left += Spi::get_one::<i64>(&format!(

@@ -2,8 +2,7 @@
 
 use colcrypt_tests::{Cluster, wait_for};
 
-use crate::common::{LONG, Sql, make_key, settings};
-use crate::power::wait_for_jobs;
+use crate::common::{LONG, Sql, make_key, settings, wait_for_jobs};
 
 use super::approvals::{Trap, trap};
 
