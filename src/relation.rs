@@ -253,6 +253,19 @@ pub fn blocks(relations: &[pg_sys::Oid]) -> Result<i64> {
     Ok(found.into_iter().flatten().next().unwrap_or_default())
 }
 
+/// The same with its indexes and what lies out of line.
+///
+/// # Errors
+/// Of SPI.
+pub fn all_blocks(oid: pg_sys::Oid) -> Result<i64> {
+    let found = crate::catalog::write::query(
+        "SELECT coalesce(pg_total_relation_size($1) / current_setting('block_size')::bigint, 0)",
+        &[oid.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().unwrap_or_default())
+}
+
 /// A relation's qualified and quoted name as it is now, for messages and records only.
 ///
 /// # Errors

@@ -118,7 +118,7 @@ pub fn ends_process() -> bool {
 pub fn message() -> String {
     format!(
         "a statement on the table took longer than colcrypt.owner_code_timeout ({} ms): a CHECK, trigger, index or context expression \
-         of the table's owner is slow",
+         of the table's owner is slow, or an open cursor holds what is to be vacuumed",
         gucs::OWNER_CODE_TIMEOUT.get()
     )
 }

@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::{PgList, PgTryBuilder, pg_sys};
 
+use super::limit::{self, Limit};
 use super::txn::{message_of, transaction};
 use crate::relation;
 
@@ -22,7 +23,8 @@ thread_local! {
 
 /// Vacuums a table. An ERROR becomes its message; one that is gone needs none.
 pub fn vacuum(table: pg_sys::Oid) -> Result<(), String> {
-    run(c"VACUUM (TRUNCATE false)", table, false)
+    let size = whole_size(table)?;
+    run(c"VACUUM (TRUNCATE false)", table, size, false)
 }
 
 /// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
@@ -41,12 +43,30 @@ pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
     if let Ok(Ok(true)) = due {
         BEHIND.with_borrow_mut(|all| all.remove(&table.to_u32()));
         let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
-        let _ = run(sql, table, gently);
+        if let Ok(size) = whole_size(table) {
+            let _ = run(sql, table, size, gently);
+        }
+        // What it does without is no failure of the job's.
+        limit::forget();
+    }
+}
+
+/// Blocks of the table, its indexes and what lies out of line.
+fn whole_size(table: pg_sys::Oid) -> Result<i64, String> {
+    match transaction(|| relation::all_blocks(table)) {
+        Ok(Ok(blocks)) => Ok(blocks),
+        Ok(Err(error)) => Err(error.report().message),
+        Err(message) => Err(message),
     }
 }
 
 /// Runs the statement on a table that it does not name: a name may mean another relation by the time it is looked up.
-fn run(sql: &CStr, table: pg_sys::Oid, gently: bool) -> Result<(), String> {
+///
+/// It runs nobody's code, but whoever holds a page of the table or of an index, by an open cursor, makes it wait for as long as he
+/// likes: so it has its time, too.
+fn run(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), String> {
+    let time = Limit::begin();
+    limit::allow(blocks);
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves
     // another, which is ended here on every path; it keeps its lists in PortalContext, which is put back.
     unsafe {
@@ -88,8 +108,16 @@ fn run(sql: &CStr, table: pg_sys::Oid, gently: bool) -> Result<(), String> {
             pg_sys::MemoryContextSwitchTo(before);
             Ok(())
         }))
-        .catch_others(|error| Err(message_of(&error)))
+        .catch_others(|error| {
+            let message = message_of(&error);
+            Err(if limit::has_struck() {
+                limit::message()
+            } else {
+                message
+            })
+        })
         .execute();
+        drop(time);
         if outcome.is_err() {
             pg_sys::AbortCurrentTransaction();
         }
