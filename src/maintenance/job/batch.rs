@@ -112,7 +112,7 @@ pub fn move_batch(job: &Job) -> Next {
                 if rows > 0 {
                     let began = Instant::now();
                     vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0 && !job.urgent);
-                    pace::rest_after(began.elapsed());
+                    pace::rest_after(job.id, began.elapsed());
                 }
             }
             return next;

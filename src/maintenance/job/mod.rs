@@ -129,6 +129,8 @@ struct Job {
     /// The label that values are bound to when they go to another key or context, and whether others go too.
     label: Option<String>,
     accepts_unplaced: bool,
+    /// The table's, as it is now.
+    owner: pg_sys::Oid,
 }
 
 thread_local! {
@@ -136,13 +138,13 @@ thread_local! {
     static SERVED: Cell<i64> = const { Cell::new(0) };
     /// The job whose turn it is.
     static AT_HAND: RefCell<Option<Job>> = const { RefCell::new(None) };
-    /// Jobs that took long, and until when others go first.
-    static RESTING: RefCell<HashMap<i64, Instant>> = RefCell::default();
+    /// Owners of tables whose jobs took long, and until when others' go first: many tables give one no more turns.
+    static RESTING: RefCell<HashMap<u32, Instant>> = RefCell::default();
     /// Jobs that are marked as taken by this worker.
     static TAKEN: RefCell<HashSet<i64>> = RefCell::default();
 }
 
-/// So many times what a step took, the job that it was of stands behind the others.
+/// So many times what a step took, the jobs of the table's owner stand behind the others'.
 const REST_TIMES: u32 = 3;
 /// So many times in a row a statement may take too long.
 const TIMEOUTS: i32 = 5;
@@ -188,8 +190,11 @@ pub fn step(lane: Lane) -> Next {
         Err(next) => next,
     };
     AT_HAND.set(None);
-    let rest = began.elapsed() * REST_TIMES;
-    RESTING.with_borrow_mut(|resting| resting.insert(job.id, Instant::now() + rest));
+    let until = Instant::now() + began.elapsed() * REST_TIMES;
+    RESTING.with_borrow_mut(|resting| {
+        let known = resting.entry(job.owner.to_u32()).or_insert(until);
+        *known = until.max(*known);
+    });
     next
 }
 
@@ -304,7 +309,7 @@ fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
             return Next::Nothing;
         }
     }
-    if brake.is_some() || (!job.urgent && !pace::has_rested()) {
+    if brake.is_some() || (!job.urgent && !pace::has_rested(job.id)) {
         return Next::Soon;
     }
     moves(job)
@@ -314,28 +319,37 @@ fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
 /// holds up no other; of several that wait, the one that began first has the fewest to wait for.
 fn next_job(lane: Lane) -> Result<Option<Job>> {
     let now = Instant::now();
-    let resting: Vec<i64> = RESTING.with_borrow_mut(|resting| {
+    let resting: Vec<pg_sys::Oid> = RESTING.with_borrow_mut(|resting| {
         resting.retain(|_, until| *until > now);
-        resting.keys().copied().collect()
+        resting.keys().copied().map(pg_sys::Oid::from).collect()
     });
     let mut jobs = write::look(
         "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                         j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                         c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
-                        coalesce(j.retry_at <= clock_timestamp(), true) AS due, \
+                        coalesce(j.retry_at <= clock_timestamp(), true) \
+                            AND NOT (j.job_id = ANY ($4) AND j.phase IN ('moving', 'retrying', 'scrubbing')) AS due, \
                         EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
-                        j.rebinds, j.label, j.accept_unplaced \
+                        j.rebinds, j.label, j.accept_unplaced, o.relowner \
                  FROM colcrypt.job j \
+                 LEFT JOIN pg_class o ON o.oid = j.relation \
                  LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                  LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
                  WHERE j.finished_at IS NULL AND NOT j.paused AND (j.priority > 0) = $2 \
-                 ORDER BY due DESC, j.job_id = ANY ($3), j.phase = 'waiting for old transactions', \
+                 ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = 'waiting for old transactions', \
                           CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
                           j.job_id <= $1, j.job_id LIMIT 1",
         &[
             SERVED.get().into(),
             (lane == Lane::Urgent).into(),
             resting.into(),
+            // What rests, of the jobs that do.
+            if lane == Lane::Urgent {
+                Vec::new()
+            } else {
+                pace::resting()
+            }
+            .into(),
         ],
         |row| {
             Ok(Job {
@@ -361,6 +375,7 @@ fn next_job(lane: Lane) -> Result<Option<Job>> {
                 rebinds: row.get(20)?.unwrap_or_default(),
                 label: row.get(21)?,
                 accepts_unplaced: row.get(22)?.unwrap_or_default(),
+                owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
             })
         },
     )?;

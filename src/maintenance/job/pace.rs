@@ -19,13 +19,18 @@ const FIRST_BLOCKS: i64 = 16;
 const GROWTH: f64 = 2.0;
 /// Pause between two looks at the server's load.
 const LOOK: Duration = Duration::from_millis(500);
+/// A batch that takes more than so many times `colcrypt.batch_time` makes other jobs rest no longer.
+const FOR_ALL: f64 = 10.0;
 /// A rest no longer than this is sat out; during a longer one the worker sees to its other duties.
 const SHORT_REST: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Blocks of each job's next batch.
     static BLOCKS: RefCell<HashMap<i64, i64>> = RefCell::default();
+    /// Until when all jobs rest.
     static RESTS_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Until when each job rests by itself: what its table's owner makes slow is paid for by no other job.
+    static OWN_REST: RefCell<HashMap<i64, Instant>> = RefCell::default();
     static LOOKED: RefCell<Option<(Instant, Option<String>)>> = const { RefCell::new(None) };
 }
 
@@ -66,7 +71,8 @@ impl Work {
     /// How long the batch took so far, and the rest that is due after it.
     pub fn seconds_with_rest(&self, rows: i64) -> f64 {
         let spent = self.began.elapsed();
-        (spent + self.rest(spent, rows)).as_secs_f64()
+        let (all, own) = self.rest(spent, rows);
+        (spent + all.max(own)).as_secs_f64()
     }
 
     /// Sizes the next batch by this one's blocks, if given, and begins the rest.
@@ -78,15 +84,16 @@ impl Work {
             let next = ((blocks as f64 * factor) as i64).max(1);
             BLOCKS.with_borrow_mut(|all| all.insert(job, next));
         }
-        RESTS_UNTIL.set(Some(Instant::now() + self.rest(spent, rows)));
+        let (all, own) = self.rest(spent, rows);
+        begin_rests(job, Instant::now(), all, own);
     }
 
-    /// The rest that is still due after a batch that took so long, rests within it counted.
-    fn rest(&self, spent: Duration, rows: i64) -> Duration {
+    /// The rests that are still due after a batch that took so long, rests within it counted: that of all jobs, and the job's own.
+    fn rest(&self, spent: Duration, rows: i64) -> (Duration, Duration) {
         let rested = breath::rested() - self.rested_before;
         let worked = spent.saturating_sub(rested);
-        let due = worked.as_secs_f64() * (1.0 - share()) / share();
-        let mut seconds = due - rested.as_secs_f64();
+        let own = (due_after(worked) - rested.as_secs_f64()).max(0.0);
+        let mut seconds = (due_for_all(worked) - rested.as_secs_f64()).max(0.0);
         let limits = [
             (rows, gucs::JOB_ROWS_PER_SECOND.get()),
             (self.wal_bytes() / 1024, gucs::JOB_WAL_PER_SECOND.get()),
@@ -97,8 +104,27 @@ impl Work {
                 seconds = seconds.max(takes - spent.as_secs_f64());
             }
         }
-        Duration::from_secs_f64(seconds.max(0.0))
+        (
+            Duration::from_secs_f64(seconds),
+            Duration::from_secs_f64(own),
+        )
     }
+}
+
+/// The rest that is due after work, in seconds.
+fn due_after(worked: Duration) -> f64 {
+    worked.as_secs_f64() * (1.0 - share()) / share()
+}
+
+/// What of it is every job's.
+fn due_for_all(worked: Duration) -> f64 {
+    let most = f64::from(gucs::BATCH_TIME.get()) / 1000.0 * FOR_ALL;
+    due_after(worked.min(Duration::from_secs_f64(most)))
+}
+
+fn begin_rests(job: i64, from: Instant, all: Duration, own: Duration) {
+    RESTS_UNTIL.set(Some(from + all));
+    OWN_REST.with_borrow_mut(|rests| rests.insert(job, from + own));
 }
 
 /// The part of its time that a job works.
@@ -106,11 +132,17 @@ pub fn share() -> f64 {
     f64::from(gucs::JOB_SHARE.get()) / 100.0
 }
 
-/// Lengthens the rest by what is due after other work for a job.
-pub fn rest_after(spent: Duration) {
+/// Lengthens the rests by what is due after other work for a job.
+pub fn rest_after(job: i64, spent: Duration) {
     let now = Instant::now();
-    let begins = RESTS_UNTIL.get().map_or(now, |until| until.max(now));
-    RESTS_UNTIL.set(Some(begins + spent.mul_f64((1.0 - share()) / share())));
+    let longer = |until: Option<Instant>, seconds: f64| {
+        until.map_or(now, |until| until.max(now)) + Duration::from_secs_f64(seconds)
+    };
+    RESTS_UNTIL.set(Some(longer(RESTS_UNTIL.get(), due_for_all(spent))));
+    OWN_REST.with_borrow_mut(|rests| {
+        let until = longer(rests.get(&job).copied(), due_after(spent));
+        rests.insert(job, until);
+    });
 }
 
 fn wal_written() -> u64 {
@@ -118,9 +150,19 @@ fn wal_written() -> u64 {
     unsafe { pg_sys::pgWalUsage.wal_bytes }
 }
 
-/// Whether the rest after the last batch is over; one that is over soon is waited for.
-pub fn has_rested() -> bool {
-    let Some(until) = RESTS_UNTIL.get() else {
+/// The jobs that rest by themselves, for longer than is sat out.
+pub fn resting() -> Vec<i64> {
+    let soon = Instant::now() + SHORT_REST;
+    OWN_REST.with_borrow_mut(|rests| {
+        rests.retain(|_, until| *until > soon);
+        rests.keys().copied().collect()
+    })
+}
+
+/// Whether the rest after the last batch, and after the job's own last one, is over; one that is over soon is waited for.
+pub fn has_rested(job: i64) -> bool {
+    let own = OWN_REST.with_borrow(|rests| rests.get(&job).copied());
+    let Some(until) = RESTS_UNTIL.get().max(own) else {
         return true;
     };
     let left = until.saturating_duration_since(Instant::now());
@@ -128,7 +170,6 @@ pub fn has_rested() -> bool {
         return false;
     }
     pg::nap(left.as_millis() as i64);
-    RESTS_UNTIL.set(None);
     true
 }
 
