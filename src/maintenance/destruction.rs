@@ -43,6 +43,11 @@ enum Wait {
     Prepared,
 }
 
+/// Whether a destruction is due, or will be within the worker's patience.
+pub fn is_near() -> bool {
+    matches!(transaction(next_due), Ok(Ok(Some(_))))
+}
+
 /// Does the next step of the destruction that comes next.
 pub fn step() -> Next {
     let due = match transaction(next_due) {

@@ -107,12 +107,12 @@ impl Dispatch {
         self.waiting.remove(at)
     }
 
-    /// Keepers, who are soon done, take no place from those that move rows.
+    /// Keepers, who are soon done, and those that destroy take no place from those that move rows, nor from each other.
     fn has_place(&self, lane: Lane) -> bool {
         let alike = self
             .running
             .iter()
-            .filter(|(post, _)| post.lane.moves_rows() == lane.moves_rows());
+            .filter(|(post, _)| post.lane.shares_places_with(lane));
         alike.count() < gucs::MAX_WORKERS.get() as usize
     }
 

@@ -6,8 +6,10 @@ use super::own::SessionLock;
 /// The workers of a database, the one that is started first above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
-    /// Keeps records and counts, destroys and rotates what is due, and asks for the others. It runs no code of a table's owner.
+    /// Keeps records and counts, rotates what is due, and asks for the others. It runs no code of a table's owner.
     Keeper,
+    /// Destroys what is due. It runs no such code either, but reads every table that may need a key, however large.
+    Destroyer,
     /// Moves rows under a compromised version.
     Urgent,
     /// Does all other jobs.
@@ -15,7 +17,7 @@ pub enum Lane {
 }
 
 impl Lane {
-    pub const ALL: [Self; 3] = [Self::Keeper, Self::Urgent, Self::Mover];
+    pub const ALL: [Self; 4] = [Self::Keeper, Self::Destroyer, Self::Urgent, Self::Mover];
 
     pub fn number(self) -> u32 {
         self as u32
@@ -32,14 +34,19 @@ impl Lane {
 
     /// As `pg_stat_activity` shows it.
     pub fn backend_type(self) -> &'static str {
-        if self.moves_rows() {
-            "colcrypt maintenance worker"
-        } else {
-            "colcrypt keeper"
+        match self {
+            Self::Keeper => "colcrypt keeper",
+            Self::Destroyer => "colcrypt destroyer",
+            Self::Urgent | Self::Mover => "colcrypt maintenance worker",
         }
     }
 
     pub fn moves_rows(self) -> bool {
-        self != Self::Keeper
+        matches!(self, Self::Urgent | Self::Mover)
+    }
+
+    /// Whether both are counted together against `colcrypt.max_workers`.
+    pub fn shares_places_with(self, other: Self) -> bool {
+        self == other || (self.moves_rows() && other.moves_rows())
     }
 }

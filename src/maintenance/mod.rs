@@ -1,8 +1,8 @@
 //! Work that happens by itself.
 //!
 //! A launcher (`launcher`) starts short-lived workers (`worker`), a few at a time (`dispatch`), so that no database is held
-//! open. A database has up to three (`lane`): the keeper writes records and counts, destroys what is due (`destruction`) and
-//! rotates by schedule (`schedule`); the others move registered columns to the current key version, batch by batch (`job`), each
+//! open. A database has up to four (`lane`): the keeper writes records and counts and rotates by schedule (`schedule`); the
+//! destroyer destroys what is due (`destruction`); the others move registered columns to the current key version, batch by batch (`job`), each
 //! batch one transaction that also records how far it got. Only these run code of tables' owners, for a limited time (`limit`).
 
 pub mod breath;

@@ -46,7 +46,8 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
         limit::enable();
         // SAFETY: registers a function that lives as long as the process.
         unsafe { pg_sys::before_shmem_exit(Some(mover_exits), pg_sys::Datum::from(0)) };
-    } else {
+    }
+    if lane == Lane::Keeper {
         ceremony::mark_expired();
     }
     work(lane);
@@ -63,14 +64,15 @@ fn work(lane: Lane) {
         if !lane.lock().take() {
             break;
         }
-        let next = if lane.moves_rows() {
-            job::step(lane)
-        } else {
-            ask_for_movers();
-            writer::step()
-                .max(usage::flush::step())
-                .max(destruction::step())
-                .max(schedule::step())
+        let next = match lane {
+            Lane::Urgent | Lane::Mover => job::step(lane),
+            Lane::Destroyer => destruction::step(),
+            Lane::Keeper => {
+                ask_for_others();
+                writer::step()
+                    .max(usage::flush::step())
+                    .max(schedule::step())
+            }
         };
         match next {
             Next::Again => {
@@ -82,7 +84,11 @@ fn work(lane: Lane) {
             Next::Soon => {
                 let since = *idle_since.get_or_insert_with(pg::boottime_ms);
                 // A keeper that comes again has missed nothing.
-                let turn_ms = if lane.moves_rows() { IDLE_TURN_MS } else { 0 };
+                let turn_ms = if lane == Lane::Keeper {
+                    0
+                } else {
+                    IDLE_TURN_MS
+                };
                 if makes_way(lane, since, turn_ms) || pg::boottime_ms() - since > PATIENCE_MS {
                     break;
                 }
@@ -103,7 +109,10 @@ fn makes_way(lane: Lane, began: i64, turn_ms: i64) -> bool {
     false
 }
 
-fn ask_for_movers() {
+fn ask_for_others() {
+    if destruction::is_near() {
+        super::ask_for(Lane::Destroyer);
+    }
     if let Ok(Ok(lanes)) = transaction(job::lanes_with_work) {
         for lane in lanes {
             super::ask_for(lane);
