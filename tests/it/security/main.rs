@@ -5,6 +5,7 @@ pub use colcrypt_tests::db as common;
 
 mod approval;
 mod brought;
+mod bystanders;
 mod datum;
 mod decisions;
 mod drowning;
