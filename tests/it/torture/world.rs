@@ -159,6 +159,7 @@ pub fn children(world: &World, victim: Victim) -> Vec<i32> {
         Victim::Worker => [
             titled("colcrypt maintenance worker"),
             titled("colcrypt keeper"),
+            titled("colcrypt destroyer"),
         ]
         .concat(),
         Victim::Backend => titled("[local]"),
