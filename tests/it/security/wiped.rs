@@ -64,8 +64,8 @@ fn holds(pid: i32, pieces: &[Vec<u8>]) -> usize {
     in_memory(pid, pieces).iter().map(|(a, b)| a + b).sum()
 }
 
-/// An idle session, one in a transaction, and one in a computation of a minute hold the keys; `end` ends them, and once the
-/// slab is wiped, they have a second.
+/// An idle session, one in a transaction, one in a computation of a minute, one that sleeps in its query and one that waits
+/// for a lock hold the keys; `end` ends them, and once the slab is wiped, they have a second.
 fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, &mut Client)) {
     let (mut idle, idle_pid) = session(cluster);
     idle.run(USE);
@@ -79,7 +79,21 @@ fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, 
                FOR i IN 1..2000000000 LOOP EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 minute'; END LOOP; END $$"
         ),
     );
-    let pids = [idle_pid, open_pid, computing_pid];
+    let mut holder = cluster.client();
+    holder.run("CREATE TABLE public.wanted ()");
+    holder.run("BEGIN; LOCK TABLE public.wanted");
+    let (sleeping, sleeping_pid) = session(cluster);
+    let asleep = busy(sleeping, &format!("{USE}; SELECT pg_sleep(60)"));
+    let (waiting, waiting_pid) = session(cluster);
+    let blocked = busy(waiting, &format!("{USE}; SELECT FROM wanted"));
+    let waits = format!(
+        "SELECT coalesce(string_agg(wait_event, ' ' ORDER BY wait_event), '') FROM pg_stat_activity
+         WHERE pid IN ({sleeping_pid}, {waiting_pid})"
+    );
+    wait_for("both to wait", LONG, || {
+        admin.one(&waits) == "PgSleep relation"
+    });
+    let pids = [idle_pid, open_pid, computing_pid, sleeping_pid, waiting_pid];
     let pieces = pieces(cluster);
     wait_for("the computation", LONG, || {
         pids.iter().all(|pid| holds(*pid, &pieces) >= pieces.len())
@@ -93,8 +107,14 @@ fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, 
     for pid in pids {
         assert_eq!(holds(pid, &pieces), 0, "of {pids:?}: {pid}");
     }
-    admin.run(&format!("SELECT pg_terminate_backend({computing_pid})"));
-    running.join().unwrap();
+    // Nothing woke them.
+    assert_eq!(admin.one(&waits), "PgSleep relation");
+    admin.run(&format!(
+        "SELECT pg_terminate_backend(pid) FROM unnest(ARRAY[{computing_pid}, {sleeping_pid}, {waiting_pid}]) AS pid"
+    ));
+    for thread in [running, asleep, blocked] {
+        thread.join().unwrap();
+    }
 }
 
 #[test]
