@@ -5,7 +5,7 @@ use colcrypt_core::format::parse_header;
 use colcrypt_core::{KeyId, KeyVersion};
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::maintenance::breath;
 use crate::pg::Varlena;
 use crate::relation::Held;
@@ -37,7 +37,7 @@ impl Row {
 /// Visits every row of a relation that has rows of its own.
 ///
 /// # Errors
-/// Of the visitor, which ends the scan.
+/// [`Error::ColumnChanged`] when it has none (any more); of the visitor, which ends the scan.
 pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Result<()> {
     each_row_while(held, |row| visit(row).map(|()| true))
 }
@@ -45,8 +45,14 @@ pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Resul
 /// The same until the visitor has seen enough.
 ///
 /// # Errors
-/// Of the visitor, which ends the scan.
+/// As [`each_row`]; of the visitor, which ends the scan.
 pub fn each_row_while(held: &Held, mut visit: impl FnMut(&Row) -> Result<bool>) -> Result<()> {
+    // Whoever found it in the catalogs had no lock: until PostgreSQL 16 an empty table could become a view meanwhile.
+    if !held.holds_rows() {
+        return Err(Error::ColumnChanged {
+            column: held.shown(),
+        });
+    }
     // SAFETY: the relation is locked until the transaction ends. A plain scan: open, begin, next until there is none, end, close;
     // an ERROR leaves what is open to the transaction's abort. What values are unpacked into is reset between rows.
     unsafe {

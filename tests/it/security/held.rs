@@ -9,10 +9,10 @@ use postgres::Client;
 use crate::common::{Db, LONG, Sql, db, role, unique};
 
 /// Schema `s` is mallory's, table `s.t` the superuser's, with a ciphertext column under key `ka`. `evil2` notes who runs it.
-struct Scene {
-    db: Db,
-    mallory: String,
-    schema: String,
+pub struct Scene {
+    pub db: Db,
+    pub mallory: String,
+    pub schema: String,
 }
 
 /// These look into the catalogs alone.
@@ -22,7 +22,7 @@ const WAITS_FOR_NO_TABLE: [&str; 3] = [
     "SELECT unregister_column('SCHEMA.t', 'c')",
 ];
 
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let mut db = db();
     let mallory = role(&mut db.client);
     let schema = unique("s");
@@ -91,7 +91,7 @@ impl Scene {
         self.nobody_ran_it(call);
     }
 
-    fn nobody_ran_it(&mut self, call: &str) {
+    pub fn nobody_ran_it(&mut self, call: &str) {
         let strangers = format!(
             "SELECT count(*) FROM public.who WHERE name <> '{}'",
             self.mallory

@@ -17,4 +17,6 @@ mod place_default;
 mod place_orders;
 mod power;
 mod sizes;
+mod swapped;
+mod swapped_jobs;
 mod wiped;
