@@ -59,8 +59,9 @@ impl Scene {
     fn swap_when_wanted(&mut self, mut holder: Client, what: &str, swap: &str) {
         let crashes = cluster().crashes();
         let schema = self.schema.clone();
-        wait_for("a worker to wait", LONG, || {
-            holder.yes(&format!(
+        wait_for(&format!("a worker to wait: {what}"), LONG, || {
+            // Not in the holder's transaction, which would see the same processes all the time.
+            self.db.client.yes(&format!(
                 "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
                      WHERE relation = '{schema}.t'::regclass AND NOT granted AND backend_type LIKE 'colcrypt%')"
             ))
