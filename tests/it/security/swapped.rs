@@ -150,3 +150,62 @@ fn a_table_that_becomes_a_view() {
 pub fn can_become_a_view() -> bool {
     cluster().client().one("SHOW server_version_num").as_str() < "160000"
 }
+
+/// What the server plans of it, it folds: a function of a constant runs then, with the rights of who plans.
+#[test]
+fn what_is_planned_for_a_table_full_of_code_runs_as_its_owner() {
+    let mut scene = scene();
+    let schema = scene.schema.clone();
+    let setup = about(&scene, TABLE);
+    scene.db.connect().run(&setup);
+    let whole = about(
+        &scene,
+        "CREATE TABLE SCHEMA.whole (id bigint, c colcrypt.ciphertext, p text)
+             PARTITION BY RANGE ((SCHEMA.sly(id) + SCHEMA.sly(8)));
+         CREATE TABLE SCHEMA.part PARTITION OF SCHEMA.whole FOR VALUES FROM (0) TO (100);
+         ALTER TABLE SCHEMA.part ADD CHECK (SCHEMA.sly(9) > 0);
+         CREATE STATISTICS SCHEMA.parts ON (SCHEMA.sly(id) + SCHEMA.sly(10)), id FROM SCHEMA.part",
+    );
+    scene.db.connect_as(&scene.mallory).run(&whole);
+    scene.db.client.run(&about(
+        &scene,
+        "INSERT INTO SCHEMA.whole SELECT id, c, p FROM SCHEMA.t; UPDATE SCHEMA.whole SET p = 'x'; TRUNCATE public.who",
+    ));
+    let steps = [
+        "SELECT register_column('SCHEMA.t', 'c', 'ka', 'none'), register_column('SCHEMA.whole', 'c', 'ka', 'none')",
+        "SELECT register_column('SCHEMA.t', 'c', 'ka', 'SCHEMA.sly(11)::text::bytea')",
+        "SELECT register_column('SCHEMA.t', 'c', 'ka', 'none')",
+        "SELECT * FROM take_census('SCHEMA.t', 'c'); SELECT * FROM take_census('SCHEMA.whole', 'c')",
+        "SELECT * FROM rows_needing_key('ka', 2)",
+        // With a policy that is forced a job does nothing but say so.
+        "SELECT reencrypt_column('SCHEMA.t', 'c')",
+        "ALTER TABLE SCHEMA.t NO FORCE ROW LEVEL SECURITY",
+        "SELECT rotate_key('ka')",
+        "SELECT move_column('SCHEMA.t', 'c', 'k', accept_unplaced => true), move_column('SCHEMA.whole', 'c', 'k', accept_unplaced => true)",
+        "SELECT rebind_column('SCHEMA.t', 'c', accept_unplaced => true), rebind_column('SCHEMA.whole', 'c', accept_unplaced => true)",
+        "SELECT * FROM encrypt_column('SCHEMA.whole', 'p', 'ka', access_view => false, accept_losses => true);
+         SELECT * FROM encrypt_column('SCHEMA.t', 'p', 'ka', access_view => false, accept_losses => true)",
+        "SELECT * FROM decrypt_column('SCHEMA.whole', 'p', accept_unplaced => true, accept_losses => true);
+         SELECT * FROM decrypt_column('SCHEMA.t', 'p', accept_unplaced => true, accept_losses => true)",
+        "SELECT create_access_view('SCHEMA.t')",
+        "SELECT mark_compromised('k', 1, 'test')",
+    ];
+    for step in steps {
+        let sql = about(&scene, step);
+        // The table's owner owns the views, too; the superuser's own statements are his own affair.
+        scene.db.client.run(&sql);
+        wait_for(step, LONG, || {
+            scene.db.client.yes("SELECT NOT EXISTS (SELECT FROM job_progress WHERE finished_at IS NULL AND last_error IS NULL)")
+        });
+        scene.nobody_ran_it(step);
+    }
+    assert_ne!(
+        scene.db.client.one("SELECT count(*) FROM public.who"),
+        "0",
+        "{schema}: her code ran, as hers"
+    );
+    assert_eq!(
+        scene.db.client.one("SELECT coalesce(string_agg(DISTINCT concat_ws(' ', kind, phase, last_error), '; '), '') FROM job_progress WHERE phase <> 'done'"),
+        ""
+    );
+}
