@@ -237,3 +237,45 @@ fn a_later_trigger_stops_writers_while_a_column_is_decrypted() {
         assert_eq!(error.code().map(|code| code.code()), Some("KC062"));
     }
 }
+
+/// An order to move a column whose values are bound to their place takes nothing along that is put there meanwhile.
+#[test]
+fn what_is_put_into_a_column_while_it_moves_stays_under_its_key() {
+    let mut db = db();
+    let mallory = role(&mut db.client);
+    db.client.run(&format!(
+        "SELECT create_key('other', 'ring');
+         CREATE TABLE notes (id int PRIMARY KEY, v ciphertext);
+         INSERT INTO notes SELECT g, encrypt_col('note ' || g, 'k', place_context('notes.v', g)) FROM generate_series(1, 20) g;
+         SELECT register_column('notes', 'v', 'k', label => 'notes.v');
+         CREATE TABLE payment (id int PRIMARY KEY, v ciphertext);
+         INSERT INTO payment SELECT g, encrypt_col('iban ' || g, 'k', row_context(g)) FROM generate_series(107, 108) g;
+         GRANT INSERT, SELECT ON notes TO {mallory}; GRANT SELECT ON payment TO {mallory};
+         SELECT grant_key('other', '{mallory}', '{{decrypt}}')"
+    ));
+    let mut holder = db.connect();
+    holder.run("BEGIN; SELECT FROM notes WHERE id = 20 FOR UPDATE");
+    db.client.run("SELECT move_column('notes', 'v', 'other')");
+    wait_for("the other rows", LONG, || {
+        db.client
+            .yes("SELECT count(*) = 19 FROM notes WHERE (ciphertext_info(v)).key = 'other'")
+    });
+    let mut mallory = db.connect_as(&mallory);
+    mallory.run("INSERT INTO notes SELECT id, v FROM payment");
+    holder.run("COMMIT");
+    wait_for_jobs(&mut db.client);
+    assert_eq!(
+        db.client
+            .one("SELECT concat_ws(' ', phase, rows_failed) FROM job_progress"),
+        "failed 2"
+    );
+    assert_eq!(
+        db.client
+            .one("SELECT string_agg(id::text, ' ' ORDER BY id) FROM notes WHERE (ciphertext_info(v)).key = 'k'"),
+        "107 108"
+    );
+    mallory.fails(
+        "42501",
+        "SELECT decrypt_col(v, NULL::text, row_context(id)) FROM notes WHERE id = 107",
+    );
+}

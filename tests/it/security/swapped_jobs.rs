@@ -4,7 +4,7 @@
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{LONG, Sql, cluster};
+use crate::common::{LONG, Sql, cluster, wait_for_jobs};
 use crate::held::{Scene, scene};
 use crate::swapped::{BECOMES_A_VIEW, TABLE, VIEW, about, can_become_a_view};
 
@@ -15,6 +15,11 @@ const REBIND: &str = "SELECT rebind_column('SCHEMA.t', 'c', accept_unplaced => t
 const ENCRYPT: &str =
     "SELECT * FROM encrypt_column('SCHEMA.t', 'p', 'ka', 'public.slow(id)', access_view => false)";
 const DECRYPT: &str = "SELECT * FROM decrypt_column('SCHEMA.t', 'c', accept_unplaced => true)";
+
+/// The schema is renamed, and a view of mallory's has the table's name; the table is there, and the work is done on it.
+const RENAME: &str = "SET SESSION AUTHORIZATION MALLORY;
+     ALTER schema SCHEMA RENAME TO SCHEMA_old; CREATE schema SCHEMA;
+     CREATE VIEW SCHEMA.t AS SELECT 1::bigint AS id, SCHEMA_old.evil2() AS c, 'x'::text AS p, SCHEMA_old.evil2() AS p_encrypted";
 
 fn swaps() -> Vec<&'static str> {
     let mut swaps = vec![VIEW, TABLE];
@@ -77,11 +82,23 @@ impl Scene {
         });
         assert_eq!(cluster().crashes(), crashes, "{what}: the server crashed");
         self.nobody_ran_it(what);
+        if swap == RENAME {
+            wait_for_jobs(&mut self.db.client);
+            self.nobody_ran_it(what);
+            assert_eq!(
+                self.db.client.one("SELECT string_agg(DISTINCT concat_ws(' ', phase, last_error), '; ') FROM job_progress"),
+                "done",
+                "{what}"
+            );
+        }
     }
 
-    fn locked(&self) -> Client {
+    fn locked(&self, mode: &str) -> Client {
         let mut holder = self.db.connect();
-        holder.run(&about(self, "BEGIN; LOCK TABLE SCHEMA.t"));
+        holder.run(&about(
+            self,
+            &format!("BEGIN; LOCK TABLE SCHEMA.t IN {mode} MODE"),
+        ));
         holder
     }
 }
@@ -101,7 +118,7 @@ fn while_the_destroyer_looks_for_rows() {
                 "SELECT count(*) = 1 FROM colcrypt.destruction WHERE settle_transactions IS NOT NULL",
             )
         });
-        let holder = scene.locked();
+        let holder = scene.locked("ACCESS EXCLUSIVE");
         bystander.run("COMMIT");
         scene.swap_when_wanted(holder, "the destroyer", swap);
     }
@@ -122,13 +139,35 @@ fn while_a_job_begins() {
                 format!("BEGIN; {order}; SELECT pause_job(max(job_id)) FROM job_progress; COMMIT");
             let order_paused = about(&scene, &order_paused);
             scene.db.client.run(&order_paused);
-            let holder = scene.locked();
+            let holder = scene.locked("ACCESS EXCLUSIVE");
             scene
                 .db
                 .client
                 .run("SELECT resume_job(max(job_id)) FROM job_progress");
             scene.swap_when_wanted(holder, order, swap);
         }
+    }
+}
+
+/// The lock lets whoever looks how large the table is pass, and nobody who writes.
+#[test]
+fn while_a_job_moves() {
+    let mut cases = vec![
+        (REENCRYPT, VIEW),
+        (MOVE, RENAME),
+        (MOVE, TABLE),
+        (REBIND, RENAME),
+    ];
+    if can_become_a_view() {
+        cases.push((REENCRYPT, BECOMES_A_VIEW));
+    }
+    for (order, swap) in cases {
+        let mut scene = big_scene();
+        let holder = scene.locked("SHARE");
+        let sql = about(&scene, order);
+        scene.db.client.run(&sql);
+        wait_for_phase(&mut scene, "moving");
+        scene.swap_when_wanted(holder, order, swap);
     }
 }
 
@@ -145,7 +184,7 @@ fn while_a_job_verifies() {
             let order = about(&scene, order);
             scene.db.client.run(&order);
             wait_for_phase(&mut scene, "waiting for old transactions");
-            let holder = scene.locked();
+            let holder = scene.locked("ACCESS EXCLUSIVE");
             bystander.run("COMMIT");
             scene.swap_when_wanted(holder, &order, swap);
         }
@@ -155,7 +194,12 @@ fn while_a_job_verifies() {
 /// Row 20 is held, so the passes do not end; whoever holds it locks the table.
 #[test]
 fn while_a_migration_verifies() {
-    for (order, swap) in [(DECRYPT, TABLE), (ENCRYPT, VIEW)] {
+    for (order, swap, mode) in [
+        (DECRYPT, TABLE, "ACCESS EXCLUSIVE"),
+        (ENCRYPT, VIEW, "SHARE"),
+        (DECRYPT, RENAME, "SHARE"),
+        (ENCRYPT, RENAME, "SHARE"),
+    ] {
         let mut scene = under_way(order);
         let mut holder = scene.db.connect();
         holder.run(&about(
@@ -163,7 +207,10 @@ fn while_a_migration_verifies() {
             "BEGIN; SELECT FROM SCHEMA.t WHERE id = 20 FOR UPDATE",
         ));
         wait_for_phase(&mut scene, "verifying");
-        holder.run(&about(&scene, "LOCK TABLE SCHEMA.t"));
+        holder.run(&about(
+            &scene,
+            &format!("LOCK TABLE SCHEMA.t IN {mode} MODE"),
+        ));
         scene.swap_when_wanted(holder, order, swap);
     }
 }
@@ -171,7 +218,7 @@ fn while_a_migration_verifies() {
 /// A reader keeps the swap from its lock, and takes the whole table then.
 #[test]
 fn while_a_migration_swaps() {
-    for (order, swap) in [(DECRYPT, VIEW), (ENCRYPT, TABLE)] {
+    for (order, swap) in [(DECRYPT, VIEW), (ENCRYPT, TABLE), (ENCRYPT, RENAME)] {
         let mut scene = under_way(order);
         let mut holder = scene.db.connect();
         holder.run(&about(&scene, "BEGIN; SELECT FROM SCHEMA.t LIMIT 1"));
@@ -187,7 +234,7 @@ fn while_a_migrated_table_is_vacuumed() {
         let mut scene = under_way(ENCRYPT);
         let mut bystander = bystander(&scene);
         wait_for_phase(&mut scene, "waiting for old transactions");
-        let holder = scene.locked();
+        let holder = scene.locked("ACCESS EXCLUSIVE");
         bystander.run("COMMIT");
         // Of what was swapped in, column p is a ciphertext by now.
         let swap = swap.replace("'x'::text AS p", "NULL::colcrypt.ciphertext AS p");

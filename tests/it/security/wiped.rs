@@ -64,13 +64,16 @@ fn holds(pid: i32, pieces: &[Vec<u8>]) -> usize {
     in_memory(pid, pieces).iter().map(|(a, b)| a + b).sum()
 }
 
-/// An idle session, one in a transaction, one in a computation of a minute, one that sleeps in its query and one that waits
+/// An idle session, one in a transaction, one in a failed transaction, one in a computation of a minute, one that sleeps in its query and one that waits
 /// for a lock hold the keys; `end` ends them, and once the slab is wiped, they have a second.
 fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, &mut Client)) {
     let (mut idle, idle_pid) = session(cluster);
     idle.run(USE);
     let (mut open, open_pid) = session(cluster);
     open.run(&format!("BEGIN; {USE}"));
+    let (mut failed, failed_pid) = session(cluster);
+    failed.run(&format!("BEGIN; {USE}"));
+    failed.fails("22012", "SELECT 1 / 0");
     let (computing, computing_pid) = session(cluster);
     let running = busy(
         computing,
@@ -93,7 +96,14 @@ fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, 
     wait_for("both to wait", LONG, || {
         admin.one(&waits) == "PgSleep relation"
     });
-    let pids = [idle_pid, open_pid, computing_pid, sleeping_pid, waiting_pid];
+    let pids = [
+        idle_pid,
+        open_pid,
+        failed_pid,
+        computing_pid,
+        sleeping_pid,
+        waiting_pid,
+    ];
     let pieces = pieces(cluster);
     wait_for("the computation", LONG, || {
         pids.iter().all(|pid| holds(*pid, &pieces) >= pieces.len())
