@@ -80,6 +80,27 @@ pub fn safe_search_path() -> SafePath {
     }
 }
 
+impl SafePath {
+    /// Has statements run uncompiled, too, for as long as the guard lives: where the planner expects far more rows than
+    /// the catalogs have, compiling takes a hundred times as long as what is compiled.
+    pub fn without_jit(self) -> Self {
+        // SAFETY: as safe_search_path, in its settings level.
+        unsafe {
+            pg_sys::set_config_option(
+                c"jit".as_ptr(),
+                c"off".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        self
+    }
+}
+
 impl Drop for SafePath {
     fn drop(&mut self) {
         if !std::thread::panicking() {
