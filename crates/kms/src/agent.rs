@@ -22,7 +22,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    KmsError, Provider, WrappedKek, error, keks::Keks, provider, provider::Registry, retry, roots,
+    KmsError, Provider, WrappedKek, error, keks::Keks, registry, registry::Registry, retry, roots,
     stuck,
 };
 
@@ -170,14 +170,14 @@ impl Agent {
     async fn handle(&self, request: Request) -> Answer {
         match request {
             Request::Configure { .. } => Ok((Reply::Configured, None)),
-            Request::ValidateProvider { provider } => match provider::connect(&provider) {
+            Request::ValidateProvider { provider } => match registry::connect(&provider) {
                 Ok(_) => Ok((Reply::ProviderValid, None)),
                 Err(error) => Err(error.of_provider(&provider.name)),
             },
             Request::CheckProvider { provider, root_key } => {
                 // Not through the registry: a check shows what a fresh connection meets.
                 let report =
-                    provider::check(&provider, root_key.as_deref(), &self.settings()).await?;
+                    registry::check(&provider, root_key.as_deref(), &self.settings()).await?;
                 Ok((Reply::ProviderChecked { report }, None))
             }
             Request::CreateKek {

@@ -32,7 +32,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{clock::Moment, provider::Registry, retry, roots};
+use crate::{clock::Moment, registry::Registry, retry, roots};
 
 /// No soft TTL or backoff makes the agent ask a provider more often than this.
 const SHORTEST_REST: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use colcrypt_core::{DataKey, KeyCheckValue, KeyEncryptionKey, wrap};
 use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, RootAnswer, Settings};
 use tokio::task::JoinSet;
 
-use crate::{KmsError, WrappedKek, provider::Registry, retry};
+use crate::{KmsError, WrappedKek, registry::Registry, retry};
 
 /// What came of asking.
 pub(crate) struct Asked {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::{
-    Bytes, Error,
-    error::ErrorKind,
+    Bytes,
     http::{
         AsyncRawResponse, Body, ClientOptions, HttpClient, Request, RetryOptions, StatusCode,
         Transport,
@@ -22,8 +21,9 @@ use reqwest::{Client, Method};
 use crate::{
     KmsError,
     azure_keyvault::{
-        identity::{Tokens, foreign_scope},
+        cause::{foreign_scope, in_sdk},
         login,
+        tokens::Tokens,
     },
     http_client,
 };
@@ -158,11 +158,6 @@ async fn exchange(client: &Client, request: &Request) -> Result<Answer, KmsError
         headers,
         body,
     })
-}
-
-/// Our own failure inside the SDK's, to be found there again. Of a kind that the SDK does not try again.
-pub(crate) fn in_sdk(error: KmsError) -> Error {
-    Error::new(ErrorKind::Other, error)
 }
 
 #[cfg(test)]

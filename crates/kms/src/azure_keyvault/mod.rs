@@ -5,12 +5,14 @@
 //! is kept as the root key's version is the algorithm and the id of the key's version that did it, and that
 //! version alone unwraps it.
 
+mod cause;
 mod http;
 mod identity;
 mod key;
 mod login;
 mod name;
 mod reply;
+mod tokens;
 
 use std::{fmt::Write, future::Future, sync::Arc};
 

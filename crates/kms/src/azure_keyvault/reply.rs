@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::{
     KmsError,
-    azure_keyvault::identity::known_cause,
+    azure_keyvault::cause::known_cause,
     quote::{self, presentable},
 };
 

@@ -5,6 +5,7 @@
 
 mod fault;
 mod key;
+mod library;
 mod mechanism;
 mod module;
 mod pin;
@@ -22,10 +23,11 @@ use zeroize::Zeroizing;
 use self::{
     fault::Fault,
     key::{KeyName, Root, Version},
+    library::{Library, TokenName},
     mechanism::Mechanism,
-    module::{Library, Module},
+    module::Module,
     pin::{EnvName, PinSource},
-    token::{Token, TokenName, at_token},
+    token::{Token, at_token},
 };
 use crate::{
     Findings, KmsError, Provider, WrappedKek,

@@ -1,4 +1,4 @@
-//! One vendor library, loaded once a process, and the one thread that calls it.
+//! The one thread that calls a vendor's library, which is loaded once a process.
 //!
 //! PKCS#11 keeps sessions and logins per process, so providers that name the same library share it.
 //! Nothing is ever called from the agent's own threads: a library that hangs costs its callers their
@@ -7,7 +7,6 @@
 use std::{
     collections::HashMap,
     fs,
-    os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
@@ -16,13 +15,9 @@ use std::{
 };
 
 use colcrypt_protocol::FailureKind;
-use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    error::{Error, RvError},
-};
 use tokio::sync::oneshot;
 
-use super::token::Tokens;
+use super::library::Library;
 use crate::{KmsError, stuck};
 
 /// A call that has been running for so many times another's time limit will not return.
@@ -140,85 +135,6 @@ fn start(path: &Path, running: &Running) -> mpsc::Sender<Job> {
     // Without a thread the sender's other end is gone, which each call notices and tries again.
     let _ = thread::Builder::new().name("pkcs11".to_owned()).spawn(run);
     sender
-}
-
-/// The library itself; lives in its thread.
-pub(super) struct Library {
-    path: PathBuf,
-    context: Option<Pkcs11>,
-    pub(super) tokens: Tokens,
-}
-
-impl Library {
-    fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            context: None,
-            tokens: Tokens::default(),
-        }
-    }
-
-    /// The library, loaded and initialised at the first call that needs it.
-    pub(super) fn context(&mut self) -> Result<Pkcs11, KmsError> {
-        if let Some(context) = &self.context {
-            return Ok(context.clone());
-        }
-        trustworthy(&self.path)?;
-        let shown = self.path.display();
-        let context = Pkcs11::new(&self.path).map_err(|error| match error {
-            Error::LibraryLoading(error) => {
-                KmsError::config(format!("PKCS#11 module {shown} cannot be loaded: {error}"))
-            }
-            Error::MissingSymbol(name) => {
-                KmsError::config(format!("{shown} is not a PKCS#11 module: it has no {name}"))
-            }
-            error => KmsError::new(
-                FailureKind::Unavailable,
-                format!("PKCS#11 module {shown} does not start: {error}"),
-            ),
-        })?;
-        self.initialize(&context)?;
-        self.context = Some(context.clone());
-        Ok(context)
-    }
-
-    fn initialize(&self, context: &Pkcs11) -> Result<(), KmsError> {
-        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
-            Err(error) => Err(KmsError::new(
-                FailureKind::Unavailable,
-                format!(
-                    "PKCS#11 module {} does not start: {error}; is its own configuration in place?",
-                    self.path.display()
-                ),
-            )),
-        }
-    }
-
-    /// Ends the library and begins anew: many see only at their start which tokens there are.
-    pub(super) fn begin_anew(&mut self) {
-        self.tokens.forget_all();
-        if let Some(context) = self.context.take() {
-            // What is to be mended may be the reason why this fails.
-            let _ = context.finalize();
-        }
-    }
-}
-
-/// Whoever may write the library's file runs code in the agent.
-fn trustworthy(path: &Path) -> Result<(), KmsError> {
-    let shown = path.display();
-    let meta = fs::metadata(path).map_err(|error| {
-        KmsError::config(format!("PKCS#11 module {shown} cannot be loaded: {error}"))
-    })?;
-    let user = rustix::process::geteuid().as_raw();
-    if meta.mode() & 0o022 != 0 || (meta.uid() != 0 && meta.uid() != user) {
-        return Err(KmsError::config(format!(
-            "PKCS#11 module {shown} can be changed by others than root and the server's user, who could \
-             then run code beside the keys: chown root and chmod 0755 it"
-        )));
-    }
-    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

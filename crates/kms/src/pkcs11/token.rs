@@ -1,9 +1,6 @@
 //! Tokens: found by label or serial number, opened, and logged in to with exactly one try a PIN.
 
-use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    time::{Duration, Instant},
-};
+use std::collections::hash_map::Entry;
 
 use colcrypt_protocol::FailureKind;
 use cryptoki::{
@@ -15,39 +12,10 @@ use cryptoki::{
 
 use super::{
     fault::Fault,
-    module::Library,
-    pin::{Mark, PinSource},
+    library::{Library, Open, TokenName, Tokens},
+    pin::PinSource,
 };
 use crate::KmsError;
-
-/// No more often is a library started anew to look for a token that is not there.
-const BETWEEN_STARTS: Duration = Duration::from_secs(3);
-
-/// Which token, as the configuration names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct TokenName {
-    pub(super) label: Option<String>,
-    pub(super) serial: Option<String>,
-}
-
-impl TokenName {
-    fn fits(&self, info: &TokenInfo) -> bool {
-        let is = |wanted: &Option<String>, found: &str| {
-            wanted.as_deref().is_none_or(|wanted| wanted == found)
-        };
-        is(&self.label, info.label()) && is(&self.serial, info.serial_number())
-    }
-}
-
-impl std::fmt::Display for TokenName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.label, &self.serial) {
-            (Some(label), None) => write!(f, "token \"{label}\""),
-            (Some(label), Some(serial)) => write!(f, "token \"{label}\" (serial {serial})"),
-            (None, serial) => write!(f, "token of serial {}", serial.as_deref().unwrap_or("?")),
-        }
-    }
-}
 
 /// A token that is open and, where it asks for it, logged in to.
 pub(super) struct Token<'a> {
@@ -59,47 +27,6 @@ pub(super) struct Token<'a> {
 /// What a token says of itself and its keeper should know.
 pub(super) fn info(token: &Token<'_>) -> Result<TokenInfo, Fault> {
     Ok(token.context.get_token_info(token.slot)?)
-}
-
-struct Open {
-    session: Session,
-    /// The PIN that the token accepted.
-    logged_in: Option<Mark>,
-}
-
-/// Every token in use of one library.
-#[derive(Default)]
-pub(super) struct Tokens {
-    slots: HashMap<TokenName, Slot>,
-    open: HashMap<Slot, Open>,
-    /// PINs that a token (by serial number) refused: none is tried twice, since a token locks itself
-    /// after a few.
-    refused: HashSet<(String, Mark)>,
-    started: Option<Instant>,
-}
-
-impl Tokens {
-    pub(super) fn forget_all(&mut self) {
-        self.slots.clear();
-        self.open.clear();
-    }
-
-    fn forget(&mut self, name: &TokenName) {
-        if let Some(slot) = self.slots.remove(name) {
-            self.open.remove(&slot);
-        }
-    }
-
-    fn may_start(&mut self) -> bool {
-        let now = Instant::now();
-        let may = self
-            .started
-            .is_none_or(|last| now.duration_since(last) >= BETWEEN_STARTS);
-        if may {
-            self.started = Some(now);
-        }
-        may
-    }
 }
 
 /// Does something at a token. What a lost session, login or token broke is tried once more.
