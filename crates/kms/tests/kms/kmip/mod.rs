@@ -1,15 +1,13 @@
 //! Provider `kmip` against PyKMIP, and against servers that answer nonsense.
 
 mod broken;
-#[path = "../common/mod.rs"]
-mod common;
 mod keys;
 mod stand_in;
 mod tls;
 
+use crate::common::{Agent, ok, provider};
 use colcrypt_protocol::{CheckReport, ProviderConfig, Reply, Request};
 use colcrypt_tests::pykmip::{CLIENT, PyKmip};
-use common::{Agent, ok, provider};
 use serde_json::Value;
 
 const KEY: &str = "app-root";

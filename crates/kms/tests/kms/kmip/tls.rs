@@ -17,13 +17,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{
-    KEY,
-    common::{self, SETTINGS, agent, fails, ok},
-    kmip,
-    stand_in::acceptor,
-    with_key,
-};
+use super::{KEY, kmip, stand_in::acceptor, with_key};
+use crate::common::{self, SETTINGS, agent, fails, ok};
 
 async fn refused(root: &ProviderConfig, kind: FailureKind, parts: &[&str]) {
     fails(

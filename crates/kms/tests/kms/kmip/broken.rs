@@ -11,13 +11,11 @@ use colcrypt_core::KeySource;
 use colcrypt_protocol::{Failure, FailureKind, Settings};
 use tokio::time::Instant;
 
-use crate::{
-    common::{SETTINGS, agent, fails, ok},
-    stand_in::{
-        Act, Asked, Broken, DECRYPT, DISCOVER, ENCRYPT, ID, RANDOM, ROOT, failure, id, item,
-        number, response, serve, sound, sound_answer, success, version,
-    },
+use super::stand_in::{
+    Act, Asked, Broken, DECRYPT, DISCOVER, ENCRYPT, ID, RANDOM, ROOT, failure, id, item, number,
+    response, serve, sound, sound_answer, success, version,
 };
+use crate::common::{SETTINGS, agent, fails, ok};
 
 /// What creating a KEK meets at a server that is broken where Encrypt is concerned.
 async fn at_encrypt(

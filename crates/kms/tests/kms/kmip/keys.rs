@@ -11,11 +11,8 @@ use colcrypt_tests::{
 use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::{
-    KEY, check, checked,
-    common::{self, PATIENCE, SETTINGS, agent, fails, ok, revoked},
-    kmip, with_key,
-};
+use super::{KEY, check, checked, kmip, with_key};
+use crate::common::{self, PATIENCE, SETTINGS, agent, fails, ok, revoked};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_rights_suffice_in_both_versions() {

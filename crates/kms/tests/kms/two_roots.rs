@@ -1,16 +1,14 @@
 //! KEKs under two root keys, on real servers: which one is asked, what the loss of one costs, and what
 //! the agent tells of it.
 
-mod common;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::common::{self, Agent, Dir, PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_kms::file::keygen;
 use colcrypt_protocol::{
     Event, FailureKind, KekRef, ProviderConfig, Reply, Request, RootAnswer, Settings,
 };
 use colcrypt_tests::openbao::OpenBao;
-use common::{Agent, Dir, PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -1,13 +1,11 @@
 //! Every login of `vault-transit` at a real OpenBao over TLS, in the root namespace and in another: with
 //! the least policy, with rotated credentials, and refused.
 
-mod common;
-
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
+use crate::common::{self, Agent, SETTINGS, fails, ok, provider};
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig};
 use colcrypt_tests::{client_ca::ClientCa, jwt::Issuer, kubernetes::Kubernetes, openbao::OpenBao};
-use common::{Agent, SETTINGS, fails, ok, provider};
 use serde_json::{Value, json};
 
 const KEY: &str = "app-root";

@@ -1,8 +1,7 @@
 //! The agent against a server that answers as Azure does, with its logins, roles and key versions: what works, what is
 //! refused, and what comes back by itself. What Azure would never answer is in `azure_keyvault_broken.rs`.
 
-#[path = "../common/mod.rs"]
-mod common;
+mod broken;
 mod faults;
 mod keys;
 mod login;
@@ -12,9 +11,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use crate::common::{self, Agent, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_protocol::{CheckReport, Failure, KekRef, ProviderConfig, Reply, Request};
 use colcrypt_tests::fake_azure::{FakeAzure, Kind, documented_role};
-use common::{Agent, SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::Value;
 
 const CLIENT: &str = "a6ea8f14-5a0b-4a3c-9d5e-d5b5b0f7c1aa";

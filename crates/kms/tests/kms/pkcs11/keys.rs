@@ -262,7 +262,7 @@ fn keys_come_from_the_tokens_generator_where_asked() {
 #[test]
 fn the_documented_commands_make_a_key_that_serves() {
     alone(async |hsm| {
-        let page = include_str!("../../../../docs/providers/pkcs11.md");
+        let page = include_str!("../../../../../docs/providers/pkcs11.md");
         let block = |language: &str| {
             let from = page.split_once(&format!("```{language}\n")).unwrap().1;
             from.split_once("```").unwrap().0

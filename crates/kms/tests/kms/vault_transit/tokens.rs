@@ -1,7 +1,5 @@
 //! The life of `vault-transit`'s tokens, on a real OpenBao: renewed, replaced, revoked, of every type.
 
-mod common;
-
 use std::{
     fs,
     sync::{
@@ -11,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
-use colcrypt_tests::openbao::{AppRole, OpenBao};
-use common::{
-    Agent, Dir, SETTINGS, fails, ok, provider,
+use crate::common::{
+    self, Agent, Dir, SETTINGS, fails, ok, provider,
     raw::{Act, json_reply, listen},
 };
+use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
+use colcrypt_tests::openbao::{AppRole, OpenBao};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 

@@ -1,17 +1,15 @@
 //! Who the agent is to Google Cloud: every kind of credentials file, tokens that end, and logins that are refused.
 //! What the environment says is for `crates/cli/tests/gcp.rs`, since it is a matter of the whole process.
 
-mod common;
-
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
 };
 
+use crate::common::{SETTINGS, agent, fails, ok, provider};
 use colcrypt_protocol::{Failure, FailureKind, KekRef, ProviderConfig, Reply, Request};
 use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp, documented_permissions};
-use common::{SETTINGS, agent, fails, ok, provider};
 use serde_json::{Value, json};
 
 const USER: &str = "user:dba@example.com";

@@ -1,17 +1,15 @@
 //! The agent against servers that answer garbage, too much, too slowly, or not at all.
 
-mod common;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use colcrypt_core::KeySource;
-use colcrypt_protocol::{FailureKind, Settings};
-use common::{
+use crate::common::{
     Dir, SETTINGS, agent,
     broken::{Kind, Reaction},
     fails, provider,
     raw::{Act, http, json_reply},
 };
+use colcrypt_core::KeySource;
+use colcrypt_protocol::{FailureKind, Settings};
 use serde_json::json;
 
 const TOKEN: &str = "s.tokenOfATestThatNobodySees";

@@ -1,7 +1,5 @@
 //! Provider `pkcs11` against SoftHSM, each test in a process of its own: PKCS#11 is one state per process.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod keys;
 mod module;
 mod tokens;
@@ -16,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::common::{self, Agent, PATIENCE, SETTINGS, agent, fails, kek_id, ok, provider, revoked};
 use colcrypt_core::KeySource;
 use colcrypt_protocol::{
     CheckReport, Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
 };
 use colcrypt_tests::softhsm::SoftHsm;
-use common::{Agent, PATIENCE, SETTINGS, agent, fails, kek_id, ok, provider, revoked};
 use serde_json::{Value, json};
 
 /// Runs the test's body in another process, in whose environment SoftHSM finds the test's own tokens.

@@ -1,17 +1,15 @@
 //! The agent against a server that checks signatures and policies as AWS does: what works, what is
 //! refused, and what comes back by itself. What AWS would never answer is in `aws_kms_broken.rs`.
 
-mod common;
-
 use std::{fs, time::Duration};
 
+use crate::common::{self, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_core::{KeySource, KeyVersion};
 use colcrypt_protocol::{Event, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings};
 use colcrypt_tests::{
     fake_aws::{Credentials, FakeAws, REGION, key_policy, policy},
     openbao::OpenBao,
 };
-use common::{SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

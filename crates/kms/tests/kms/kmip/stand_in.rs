@@ -21,7 +21,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{common::Dir, kmip};
+use super::kmip;
+use crate::common::Dir;
 
 pub const LOCATE: u32 = 0x08;
 pub const QUERY: u32 = 0x18;

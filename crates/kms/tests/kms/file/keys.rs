@@ -1,20 +1,18 @@
 //! The agent with key files: what it makes, what it refuses, and what each refusal says.
 
-mod common;
-
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt, symlink},
     process::Command,
 };
 
+use crate::common::{self, Dir, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_core::{DataKey, KeyCheckValue, KeySource};
 use colcrypt_kms::{
     agent::ServeError,
     file::{KeygenError, keygen},
 };
 use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
-use common::{Dir, SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::json;
 
 fn key_file(dir: &Dir, name: &str) -> ProviderConfig {

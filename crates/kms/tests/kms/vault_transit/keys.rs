@@ -1,13 +1,11 @@
 //! The agent against a real OpenBao: logins, namespaces, TLS, refusals, outages and the way back.
 
-mod common;
-
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
+use crate::common::{self, PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_core::KeySource;
 use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
 use colcrypt_tests::openbao::{OpenBao, generator_policy, key_policy};
-use common::{PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 

@@ -1,15 +1,13 @@
 //! The provider `azure-keyvault` against servers that answer what Azure would only on a bad day, or never.
 
-mod common;
-
 use std::{os::unix::fs::PermissionsExt, sync::atomic::Ordering, time::Duration};
 
-use colcrypt_protocol::{Failure, FailureKind, Settings};
-use colcrypt_tests::tls_server::TlsFront;
-use common::{
+use crate::common::{
     Dir, SETTINGS, agent, provider,
     raw::{Act, http, json_reply, listen},
 };
+use colcrypt_protocol::{Failure, FailureKind, Settings};
+use colcrypt_tests::tls_server::TlsFront;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

@@ -2,10 +2,9 @@
 //! works, what is refused, and what comes back by itself. What Google would never answer is in
 //! `gcp_kms_broken.rs`, who asks in `gcp_kms_login.rs`.
 
-mod common;
-
 use std::time::Duration;
 
+use crate::common::{self, Agent, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_core::{KeySource, KeyVersion};
 use colcrypt_protocol::{
     CheckReport, Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
@@ -16,7 +15,6 @@ use colcrypt_tests::{
     openbao::OpenBao,
     provider_bed::{ProviderBed, Route, Trouble},
 };
-use common::{Agent, SETTINGS, agent, fails, ok, provider, revoked};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

@@ -1,15 +1,13 @@
 //! The provider `aws-kms` against servers that answer what AWS would only on a bad day, or never.
 
-mod common;
-
-use colcrypt_core::{KeyCheckValue, KeyEncryptionKey, WrapMethod};
-use colcrypt_protocol::{FailureKind, KekCopy, KekRef, ProviderConfig};
-use common::{
-    Dir, SETTINGS, agent,
+use crate::common::{
+    self, Dir, SETTINGS, agent,
     broken::{Kind, Reaction},
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use colcrypt_core::{KeyCheckValue, KeyEncryptionKey, WrapMethod};
+use colcrypt_protocol::{FailureKind, KekCopy, KekRef, ProviderConfig};
 use serde_json::{Value, json};
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";

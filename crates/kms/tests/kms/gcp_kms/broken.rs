@@ -1,18 +1,16 @@
 //! The provider `gcp-kms` against servers that answer what Google would only on a bad day, or never.
 
-mod common;
-
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
-use colcrypt_protocol::{Failure, FailureKind, ProviderConfig, Settings};
-use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp};
-use common::{
+use crate::common::{
     SETTINGS, agent, provider,
     raw::{Act, http, json_reply, listen},
 };
+use colcrypt_protocol::{Failure, FailureKind, ProviderConfig, Settings};
+use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
