@@ -78,11 +78,21 @@ impl PyKmip {
         Self::start_with(Options::default())
     }
 
-    /// With two root keys, as the suites over every kind of provider use it.
+    /// With two root keys, as the suites over every kind of provider use it, for the server's user.
     #[must_use]
     pub fn bed() -> Self {
+        Self::bed_of(server_user())
+    }
+
+    /// The same for an agent in this process.
+    #[must_use]
+    pub fn local_bed() -> Self {
+        Self::bed_of(None)
+    }
+
+    fn bed_of(owner: Option<(u32, u32)>) -> Self {
         let kmip = Self::start_with(Options {
-            owner: server_user(),
+            owner,
             ..Options::default()
         });
         kmip.create_key(ROOT_KEY);

@@ -3,6 +3,8 @@
 //! One program, since each links every provider's client.
 
 mod common;
+#[macro_use]
+mod conformance;
 mod two_roots;
 
 #[cfg(feature = "aws-kms")]

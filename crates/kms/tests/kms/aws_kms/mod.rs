@@ -2,3 +2,10 @@
 
 mod broken;
 mod keys;
+
+use colcrypt_tests::fake_aws_bed::FakeAwsBed;
+
+use crate::conformance::run;
+
+conforms! { run, |()| FakeAwsBed::start() }
+conforms_over_network! { run, |()| FakeAwsBed::start() }

@@ -12,8 +12,12 @@ use std::{
 };
 
 use crate::common::{self, Agent, SETTINGS, agent, fails, ok, provider, revoked};
+use crate::conformance::run;
 use colcrypt_protocol::{CheckReport, Failure, KekRef, ProviderConfig, Reply, Request};
-use colcrypt_tests::fake_azure::{FakeAzure, Kind, documented_role};
+use colcrypt_tests::{
+    fake_azure::{FakeAzure, Kind, documented_role},
+    fake_azure_bed::FakeAzureBed,
+};
 use serde_json::Value;
 
 const CLIENT: &str = "a6ea8f14-5a0b-4a3c-9d5e-d5b5b0f7c1aa";
@@ -71,3 +75,6 @@ fn in_days(days: i64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.as_secs().saturating_add_signed(days * 86_400)
 }
+
+conforms! { run, |()| FakeAzureBed::local() }
+conforms_over_network! { run, |()| FakeAzureBed::local() }

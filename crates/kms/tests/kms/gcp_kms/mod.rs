@@ -3,3 +3,10 @@
 mod broken;
 mod keys;
 mod login;
+
+use colcrypt_tests::fake_gcp_bed::FakeGcpBed;
+
+use crate::conformance::run;
+
+conforms! { run, |()| FakeGcpBed::start() }
+conforms_over_network! { run, |()| FakeGcpBed::start() }

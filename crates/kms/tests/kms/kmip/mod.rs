@@ -6,6 +6,7 @@ mod stand_in;
 mod tls;
 
 use crate::common::{Agent, ok, provider};
+use crate::conformance::run;
 use colcrypt_protocol::{CheckReport, ProviderConfig, Reply, Request};
 use colcrypt_tests::pykmip::{CLIENT, PyKmip};
 use serde_json::Value;
@@ -35,3 +36,6 @@ async fn checked(agent: &Agent, provider: &ProviderConfig, root_key: &str) -> Ch
         other => panic!("{other:?}"),
     }
 }
+
+conforms! { run, |()| PyKmip::local_bed() }
+conforms_over_network! { run, |()| PyKmip::local_bed() }

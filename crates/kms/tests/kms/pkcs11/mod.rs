@@ -19,7 +19,7 @@ use colcrypt_core::KeySource;
 use colcrypt_protocol::{
     CheckReport, Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
 };
-use colcrypt_tests::softhsm::SoftHsm;
+use colcrypt_tests::{softhsm::SoftHsm, softhsm_bed::SoftHsmBed};
 use serde_json::{Value, json};
 
 /// Runs the test's body in another process, in whose environment SoftHSM finds the test's own tokens.
@@ -137,3 +137,5 @@ async fn until(dek: &Request, fits: impl Fn(&Failure) -> bool) -> Failure {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+conforms! { alone, SoftHsmBed::on }

@@ -4,3 +4,10 @@ mod broken;
 mod keys;
 mod logins;
 mod tokens;
+
+use colcrypt_tests::openbao_bed::OpenBaoBed;
+
+use crate::conformance::run;
+
+conforms! { run, |()| OpenBaoBed::start() }
+conforms_over_network! { run, |()| OpenBaoBed::start() }
