@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use crate::authority::{Authority, Identity};
 use crate::openbao::server_user;
-use crate::process::signal;
 use crate::provider_bed::{ProviderBed, Route, Trouble};
 use crate::proxy::Upstream;
 
@@ -185,21 +184,6 @@ impl PyKmip {
             running.child.kill().expect("kill");
             running.child.wait().expect("wait");
         }
-    }
-
-    /// SIGSTOP: connections are accepted by the kernel and nothing answers.
-    pub fn pause(&self) {
-        signal(self.pid(), "STOP");
-    }
-
-    /// Ends [`Self::pause`].
-    pub fn resume(&self) {
-        signal(self.pid(), "CONT");
-    }
-
-    fn pid(&self) -> i32 {
-        let server = self.server.lock().expect("not poisoned");
-        server.as_ref().expect("running").child.id().cast_signed()
     }
 
     fn command(&self, command: &Value) -> Value {

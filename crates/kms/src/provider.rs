@@ -10,28 +10,28 @@ use crate::KmsError;
 /// A KEK as a provider wrapped it.
 pub struct WrappedKek {
     pub wrapped: Vec<u8>,
-    /// The version of the root key that did it, as the provider names versions.
+    /// The version of the root key that wrapped it, in the provider's own terms.
     pub root_key_version: String,
 }
 
 /// What a check of a provider found.
 pub struct Findings {
-    /// What answered: server, version.
+    /// The server that answered, and its version.
     pub server: String,
     /// The root key's newest version, where one was asked for.
     pub root_key_version: Option<String>,
-    /// Things to know that are not errors.
+    /// What the administrator should know and what is no error.
     pub warnings: Vec<String>,
 }
 
-/// One root of trust. Calls may be dropped at any await: the caller bounds them in time, tries again
-/// and compares key check values, so a provider does none of these.
+/// One root of trust. The caller limits the time of each call, repeats it and compares key check values, so
+/// a provider does none of these. A call may be dropped at any await.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Where it is, for messages.
+    /// The provider's address, for messages.
     fn endpoint(&self) -> &str;
 
-    /// Round trip; with a root key, a wrap and unwrap of random bytes under it.
+    /// Asks the server whether it serves. With a root key, wraps and unwraps random bytes under it.
     async fn check(&self, root_key: Option<&str>) -> Result<Findings, KmsError>;
 
     /// Wraps a KEK under the newest version of the root key, authenticating `aad`.
@@ -42,7 +42,7 @@ pub trait Provider: Send + Sync {
         kek: &KeyEncryptionKey,
     ) -> Result<WrappedKek, KmsError>;
 
-    /// A KEK from the provider's own generator, and the same as [`Provider::wrap_kek`] gives it.
+    /// Generates a KEK by the provider's own generator. Returns it and what [`Provider::wrap_kek`] makes of it.
     async fn generate_kek(
         &self,
         _root_key: &str,
@@ -51,7 +51,7 @@ pub trait Provider: Send + Sync {
         Err(no_generator(self.endpoint()))
     }
 
-    /// A DEK from the provider's own generator.
+    /// Generates a DEK by the provider's own generator.
     async fn generate_dek(&self) -> Result<DataKey, KmsError> {
         Err(no_generator(self.endpoint()))
     }
@@ -71,7 +71,7 @@ pub(crate) fn no_generator(endpoint: &str) -> KmsError {
     ))
 }
 
-/// The identity of a KEK that is not in use, for checks.
+/// A random identity that no KEK has, for checks.
 #[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
 pub(crate) fn nobodys_kek() -> Result<KekId, KmsError> {
     let mut keyring = [0; 16];

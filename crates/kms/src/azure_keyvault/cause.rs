@@ -1,4 +1,4 @@
-//! Our own failures inside the SDK's errors: how they get in, and how they are found again.
+//! Puts our own failures into the SDK's errors, and finds them there again.
 
 use std::error::Error as _;
 
@@ -7,12 +7,12 @@ use colcrypt_protocol::FailureKind;
 
 use crate::{KmsError, quote::presentable};
 
-/// Our own failure inside the SDK's, to be found there again. Of a kind that the SDK does not try again.
+/// Wraps our own failure in an error of the SDK. Its kind is one that the SDK does not retry.
 pub(crate) fn in_sdk(error: KmsError) -> Error {
     Error::new(ErrorKind::Other, error)
 }
 
-/// Our own failure, where it is inside the SDK's.
+/// Returns our own failure if the SDK's error holds one.
 pub(crate) fn known_cause(error: &Error) -> Option<&KmsError> {
     let mut next = error.source();
     while let Some(this) = next {
@@ -24,7 +24,7 @@ pub(crate) fn known_cause(error: &Error) -> Option<&KmsError> {
     None
 }
 
-/// For a vault that asks for a token of another service.
+/// The failure for a vault that asks for a token of another service.
 pub(crate) fn foreign_scope(vault: &str, asked: &str, ours: &str) -> KmsError {
     KmsError::new(
         FailureKind::BadReply,

@@ -1,7 +1,7 @@
 //! Who the agent is to Azure: the SDK's credentials, made anew for each token, so that a new secret or a new
 //! federated token counts at once.
 //!
-//! A token is kept until shortly before its end or until the vault refuses it, and is given out for the
+//! A token is kept until shortly before its end or until the vault refuses it ([`Tokens`]). It is sent to the
 //! vault's own service only, whatever the vault asks for.
 
 use std::{env, error::Error as _, fmt, io::Read, sync::Arc};
@@ -126,7 +126,7 @@ impl Source {
     }
 }
 
-/// For the SDK, which asks for a token before each request.
+/// The agent's identity. The SDK asks it for a token before each request.
 pub(crate) struct Identity {
     source: Source,
     client: Client,
@@ -220,7 +220,7 @@ impl TokenCredential for Identity {
         scopes: &[&str],
         _: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        // A vault that asks for a token of another service would be given the keys to that.
+        // A token of another service would give the vault access to that service.
         if scopes != [self.scope.as_str()] {
             let asked = scopes.join(" ");
             return Err(in_sdk(foreign_scope("the vault", &asked, &self.scope)));
@@ -270,7 +270,7 @@ fn failure(error: &azure_core::Error) -> KmsError {
     )
 }
 
-/// Such an error may quote what it could not read.
+/// Whether reading JSON failed: such an error may quote the text.
 fn is_of_json(error: &(dyn std::error::Error + 'static)) -> bool {
     error
         .downcast_ref::<azure_core::Error>()

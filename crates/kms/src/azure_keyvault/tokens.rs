@@ -1,4 +1,4 @@
-//! The token in use: kept until shortly before its end, or until the vault refuses it.
+//! The token in use. It is kept until shortly before its end, or until the vault refuses it.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use crate::KmsError;
 
-/// New ones are fetched so long before the old ones end, or halfway where they do not live as long.
+/// A new token is fetched so long before the old one ends, or at half its life if that is shorter.
 const EARLY: Duration = Duration::from_secs(5 * 60);
 
 struct Kept {
@@ -18,12 +18,12 @@ struct Kept {
 /// The token in use.
 #[derive(Default)]
 pub(crate) struct Tokens {
-    /// Locked while one is fetched, so that many who ask make one call.
+    /// Locked while a token is fetched, so that many callers make one call.
     kept: Mutex<Option<Kept>>,
 }
 
 impl Tokens {
-    /// The token in use, or a new one where that is about to end.
+    /// Returns the token in use, or a new one when that is about to end.
     ///
     /// # Errors
     /// What `fetch` failed with, unless the token in use is still valid.
@@ -45,7 +45,7 @@ impl Tokens {
                 });
                 Ok(token)
             }
-            // Not yet over: a login service that is away for a moment does no harm.
+            // The old token is still valid, so a login service that is away for a moment does no harm.
             Err(error) => match kept.as_ref() {
                 Some(kept) if OffsetDateTime::now_utc() < kept.token.expires_on => {
                     Ok(kept.token.clone())

@@ -19,7 +19,7 @@ use cryptoki::{
 use super::pin::Mark;
 use crate::KmsError;
 
-/// No more often is a library started anew to look for a token that is not there.
+/// The shortest time between two restarts of the library in search of an absent token.
 const BETWEEN_STARTS: Duration = Duration::from_secs(3);
 
 /// Which token, as the configuration names it.
@@ -60,8 +60,8 @@ pub(super) struct Open {
 pub(super) struct Tokens {
     pub(super) slots: HashMap<TokenName, Slot>,
     pub(super) open: HashMap<Slot, Open>,
-    /// PINs that a token (by serial number) refused: none is tried twice, since a token locks itself
-    /// after a few.
+    /// PINs that a token (by serial number) refused. None is tried twice, since a token locks itself after a few
+    /// wrong ones.
     pub(super) refused: HashSet<(String, Mark)>,
     started: Option<Instant>,
 }
@@ -143,17 +143,17 @@ impl Library {
         }
     }
 
-    /// Ends the library and begins anew: many see only at their start which tokens there are.
+    /// Finalises the library, so that the next call initialises it again: many look for tokens only then.
     pub(super) fn begin_anew(&mut self) {
         self.tokens.forget_all();
         if let Some(context) = self.context.take() {
-            // What is to be mended may be the reason why this fails.
+            // An error here is ignored: it may have the same cause as what the restart is to mend.
             let _ = context.finalize();
         }
     }
 }
 
-/// Whoever may write the library's file runs code in the agent.
+/// Refuses a library that others can write: they could run code in the agent.
 fn trustworthy(path: &Path) -> Result<(), KmsError> {
     let shown = path.display();
     let meta = fs::metadata(path).map_err(|error| {

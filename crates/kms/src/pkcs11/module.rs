@@ -1,8 +1,8 @@
 //! The one thread that calls a vendor's library, which is loaded once a process.
 //!
 //! PKCS#11 keeps sessions and logins per process, so providers that name the same library share it.
-//! Nothing is ever called from the agent's own threads: a library that hangs costs its callers their
-//! time limit, and when it does not come back, the process ([`stuck`]).
+//! The agent's own threads never call the library: when it hangs, its callers wait for their time limit and no
+//! longer. When it does not return at all, the process must end ([`stuck`]).
 
 use std::{
     collections::HashMap,
@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 use super::library::Library;
 use crate::{KmsError, stuck};
 
-/// A call that has been running for so many times another's time limit will not return.
+/// A call is taken for hung when it has been running for so many time limits of a waiting call.
 const TIME_LIMITS: u32 = 5;
-/// Nor is less than this a hang, however short the time limit.
+/// No call that has run for less than this is taken for hung, however short the time limit is.
 const SHORTEST_HANG: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(&mut Library) + Send>;
@@ -31,17 +31,17 @@ type Job = Box<dyn FnOnce(&mut Library) + Send>;
 pub(super) struct Module {
     path: PathBuf,
     jobs: Mutex<mpsc::Sender<Job>>,
-    /// Since when the call that is running now is.
+    /// When the call that is running now began.
     running: Running,
 }
 
 type Running = Arc<Mutex<Option<Instant>>>;
 
 impl Module {
-    /// The one of this path.
+    /// Returns the module of this path.
     pub(super) fn at(path: &Path) -> Arc<Self> {
         static MODULES: OnceLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = OnceLock::new();
-        // A link and what it leads to are one library to the loader.
+        // The loader takes a link and its target for one library.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut modules = lock(MODULES.get_or_init(Mutex::default));
         let new = || {
@@ -62,7 +62,7 @@ impl Module {
     ) -> Result<T, KmsError> {
         let (tell, answer) = oneshot::channel();
         let job: Job = Box::new(move |library| {
-            // Nobody waits for a call that was given up before its turn.
+            // A call that was dropped before its turn is not made.
             if !tell.is_closed() {
                 let _ = tell.send(job(library));
             }
@@ -103,7 +103,7 @@ impl Module {
     }
 }
 
-/// Notices a call that its time limit ended.
+/// Notices when a call is dropped by its time limit.
 struct Watch<'a> {
     module: &'a Module,
     since: Instant,
@@ -125,14 +125,14 @@ fn start(path: &Path, running: &Running) -> mpsc::Sender<Job> {
         let mut library = Library::new(path);
         while let Ok(job) = jobs.recv() {
             *lock(&running) = Some(Instant::now());
-            // A panic ends its job, whose caller is told by the dropped channel, and no other.
+            // A panic ends its own job only. The dropped channel tells the job's caller.
             if catch_unwind(AssertUnwindSafe(|| job(&mut library))).is_err() {
                 library.tokens.forget_all();
             }
             *lock(&running) = None;
         }
     };
-    // Without a thread the sender's other end is gone, which each call notices and tries again.
+    // If no thread starts, the receiver is gone: the next call notices it and starts one again.
     let _ = thread::Builder::new().name("pkcs11".to_owned()).spawn(run);
     sender
 }

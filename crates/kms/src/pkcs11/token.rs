@@ -1,4 +1,4 @@
-//! Tokens: found by label or serial number, opened, and logged in to with exactly one try a PIN.
+//! Finds tokens by label or serial number, opens them, and logs in. Each PIN is tried once only.
 
 use std::collections::hash_map::Entry;
 
@@ -29,7 +29,7 @@ pub(super) fn info(token: &Token<'_>) -> Result<TokenInfo, Fault> {
     Ok(token.context.get_token_info(token.slot)?)
 }
 
-/// Does something at a token. What a lost session, login or token broke is tried once more.
+/// Does something at a token. If a session, a login or the token was lost, tries once more.
 pub(super) fn at_token<T>(
     library: &mut Library,
     name: &TokenName,
@@ -71,8 +71,8 @@ fn once<T>(
         session: &open.session,
     };
     let result = act(&token);
-    // "No such key" is the kill switch, so it counts only from a token that is still there and has not
-    // lost the login, without which it hides its keys.
+    // "No such key" wipes keys in use. It counts only if the token is still present and logged in: without a
+    // login, a token hides its keys.
     if let Err(Fault::Said(error)) = &result
         && error.kind == FailureKind::KeyNotFound
         && let Some(code) = lost(&token)
@@ -82,7 +82,7 @@ fn once<T>(
     result
 }
 
-/// What became of a token that answered.
+/// Returns why a token that answered cannot be believed, if so.
 fn lost(token: &Token<'_>) -> Option<RvError> {
     let Ok(info) = token.context.get_token_info(token.slot) else {
         return Some(RvError::TokenNotPresent);
@@ -101,8 +101,8 @@ pub(super) fn is_user(session: &SessionInfo) -> bool {
     )
 }
 
-/// The token's slot. Where it is not known or not right any more, all are looked at, and where it is
-/// in none, the library is started anew, since many learn of tokens only then.
+/// Returns the token's slot. If the known slot is no longer right, looks at all slots. If the token is in none,
+/// restarts the library, since many look for tokens only when they start.
 fn find(library: &mut Library, name: &TokenName) -> Result<Slot, Fault> {
     let context = library.context()?;
     if let Some(slot) = library.tokens.slots.get(name).copied() {
@@ -205,7 +205,7 @@ fn log_in(
         );
     }
     if open.logged_in.take().is_some() {
-        // Whoever has another PIN must show that it is right.
+        // Another PIN must prove itself by a login of its own.
         let _ = open.session.logout();
     }
     let mut result = open.session.login(UserType::User, Some(&pin.text));

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::common::{self, Agent, Dir, PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 use colcrypt_kms::file::keygen;
 use colcrypt_protocol::{
     Event, FailureKind, KekRef, ProviderConfig, Reply, Request, RootAnswer, Settings,
@@ -11,6 +10,8 @@ use colcrypt_protocol::{
 use colcrypt_tests::openbao::OpenBao;
 use serde_json::json;
 use tokio::time::Instant;
+
+use crate::common::{self, Agent, Dir, PATIENCE, SETTINGS, agent, fails, ok, provider, revoked};
 
 const KEY: &str = "app-root";
 const DECRYPT: &str = "transit/decrypt/app-root";

@@ -1,14 +1,15 @@
 //! The provider `aws-kms` against servers that answer what AWS would only on a bad day, or never.
 
+use colcrypt_core::{KeyCheckValue, KeyEncryptionKey, WrapMethod};
+use colcrypt_protocol::{FailureKind, KekCopy, KekRef, ProviderConfig};
+use serde_json::{Value, json};
+
 use crate::common::{
     self, Dir, SETTINGS, agent,
     broken::{Kind, Reaction},
     provider,
     raw::{Act, http, json_reply, listen},
 };
-use colcrypt_core::{KeyCheckValue, KeyEncryptionKey, WrapMethod};
-use colcrypt_protocol::{FailureKind, KekCopy, KekRef, ProviderConfig};
-use serde_json::{Value, json};
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 const KEY: &str = "arn:aws:kms:eu-west-1:111122223333:key/k";

@@ -1,17 +1,14 @@
 //! The agent against a server that checks signatures and policies as AWS does: what works, what is
-//! refused, and what comes back by itself. What AWS would never answer is in `aws_kms_broken.rs`.
+//! refused, and what comes back by itself. What AWS would never answer is in `broken.rs`.
 
-use std::{fs, time::Duration};
+use std::fs;
 
-use crate::common::{self, SETTINGS, agent, fails, ok, provider, revoked};
-use colcrypt_core::{KeySource, KeyVersion};
+use colcrypt_core::KeySource;
 use colcrypt_protocol::{Event, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings};
-use colcrypt_tests::{
-    fake_aws::{Credentials, FakeAws, REGION, key_policy, policy},
-    openbao::OpenBao,
-};
+use colcrypt_tests::fake_aws::{Credentials, FakeAws, REGION, key_policy, policy};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+
+use crate::common::{self, SETTINGS, agent, fails, ok, provider};
 
 const USER: &str = "db";
 
@@ -135,52 +132,23 @@ async fn keys_from_the_generator_of_aws() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrapped_kek_is_for_its_keyring_version_and_root_key_alone() {
+async fn a_wrapped_kek_names_its_key() {
     let aws = FakeAws::start();
     let (key, root, _) = with_key(&aws);
-    let agent = agent(SETTINGS).await;
-    let one = ok(agent.create_kek(&root, &key).await);
-    let other = ok(agent.create_kek(&root, &key).await);
-
-    let mut swapped = one.clone();
-    swapped
-        .preferred
-        .wrapped
-        .clone_from(&other.preferred.wrapped);
-    fails(cold(&swapped).await, FailureKind::Corrupt, &["altered"]);
-    let mut moved = one.clone();
-    moved.id.version = KeyVersion::new(2).unwrap();
-    fails(
-        cold(&moved).await,
-        FailureKind::Corrupt,
-        &["another keyring"],
-    );
-    for at in [
-        0,
-        one.preferred.wrapped.len() / 2,
-        one.preferred.wrapped.len() - 1,
-    ] {
-        let mut damaged = one.clone();
-        damaged.preferred.wrapped[at] ^= 1;
-        fails(cold(&damaged).await, FailureKind::Corrupt, &[]);
-    }
-    let mut cut = one.clone();
-    cut.preferred.wrapped.truncate(20);
-    fails(cold(&cut).await, FailureKind::Corrupt, &[]);
-
+    let kek = ok(agent(SETTINGS).await.create_kek(&root, &key).await);
     let second = aws.create_key();
     aws.user_policy(USER, &key_policy("*"));
-    let mut elsewhere = one.clone();
+    let mut elsewhere = kek.clone();
     elsewhere.preferred.root_key_version.clone_from(&second);
     fails(
         cold(&elsewhere).await,
         FailureKind::WrongRootKey,
         &["wrong root key", &second],
     );
-    let mut altered = one.clone();
+    let mut altered = kek.clone();
     altered.preferred.root_key_version = "v1".to_owned();
     fails(cold(&altered).await, FailureKind::Corrupt, &["ARN"]);
-    ok(cold(&one).await);
+    ok(cold(&kek).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -452,125 +420,4 @@ async fn a_profile_may_assume_a_role() {
     );
     aws.user_policy(USER, &policy(&role, &["sts:AssumeRole"]));
     ok(cold(&kek).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disabled_key_is_the_kill_switch() {
-    let aws = FakeAws::start();
-    let (key, root, who) = with_key(&aws);
-    let agent = agent(Settings {
-        soft_ttl_ms: 100,
-        ..SETTINGS
-    })
-    .await;
-    let kek = ok(agent.create_kek(&root, &key).await);
-    let dek = ok(agent.create_dek(&kek).await);
-    for refusal in [FailureKind::KeyDisabled, FailureKind::Denied] {
-        agent
-            .event(|event| matches!(event, Event::KekLease { .. }))
-            .await;
-        match refusal {
-            FailureKind::KeyDisabled => drop(aws.kms("DisableKey", &id_of(&key))),
-            _ => aws.set_active(USER, &who, false),
-        }
-        let (id, failure) = revoked(&agent).await;
-        assert_eq!((id, failure.kind), (kek.id, refusal), "{failure}");
-        fails(agent.load(&dek).await, refusal, &[]);
-        aws.kms("EnableKey", &id_of(&key));
-        aws.set_active(USER, &who, true);
-        // Asked for again, it is there again: nothing has to be restarted.
-        ok(agent.load(&dek).await);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_bridged_and_ends_by_itself() {
-    let mut aws = FakeAws::start();
-    let (key, root, _) = with_key(&aws);
-    let settings = Settings {
-        soft_ttl_ms: 100,
-        kms_timeout_ms: 500,
-        kms_retries: 3,
-        ..SETTINGS
-    };
-    let agent = agent(settings).await;
-    let kek = ok(agent.create_kek(&root, &key).await);
-    let dek = ok(agent.create_dek(&kek).await);
-    let throttling = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
-    let broken = r#"{"__type":"KMSInternalException","message":"oops"}"#;
-    for outage in [
-        FailureKind::Throttled,
-        FailureKind::Unavailable,
-        FailureKind::Timeout,
-    ] {
-        agent
-            .event(|event| matches!(event, Event::KekLease { .. }))
-            .await;
-        match outage {
-            FailureKind::Throttled => aws.fault(400, 3, throttling),
-            FailureKind::Unavailable => aws.fault(500, 3, broken),
-            _ => aws.pause(),
-        }
-        let failed = agent
-            .event(|event| matches!(event, Event::RefreshFailed { .. }))
-            .await;
-        let Event::RefreshFailed { failure, .. } = failed else {
-            unreachable!()
-        };
-        assert_eq!(failure.kind, outage, "{failure}");
-        ok(agent.load(&dek).await);
-        aws.resume();
-    }
-    agent
-        .event(|event| matches!(event, Event::KekLease { .. }))
-        .await;
-
-    // Throttled, then fine: within one request, by its retries.
-    aws.fault(400, 2, throttling);
-    let busy = common::agent(settings).await;
-    ok(busy.create_dek(&kek).await);
-
-    aws.stop();
-    let began = Instant::now();
-    fails(
-        common::agent(settings).await.create_dek(&kek).await,
-        FailureKind::Unreachable,
-        &["cannot connect to http://127.0.0.1"],
-    );
-    assert!(began.elapsed() < Duration::from_secs(5));
-    ok(agent.load(&dek).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_is_checked() {
-    let tls = OpenBao::start_tls();
-    let aws = FakeAws::start();
-    let (key, root, _) = with_key(&aws);
-    let agent = agent(SETTINGS).await;
-    let mut config = root.config.clone();
-    config["endpoint"] = json!(tls.tls_address());
-    fails(
-        agent.create_kek(&kms(config.clone()), &key).await,
-        FailureKind::Unreachable,
-        &["certificate", "ca_file"],
-    );
-    config["ca_file"] = json!(tls.ca_file());
-    // Trusted now, but it is not AWS.
-    fails(
-        agent.create_kek(&kms(config.clone()), &key).await,
-        FailureKind::BadReply,
-        &["is \"endpoint\" right?"],
-    );
-    config["endpoint"] = json!(tls.tls_address().replace("127.0.0.1", "localhost"));
-    fails(
-        agent.create_kek(&kms(config.clone()), &key).await,
-        FailureKind::Unreachable,
-        &["certificate"],
-    );
-    config["ca_file"] = json!(aws.private_file("not-a-ca", "hello"));
-    fails(
-        agent.create_kek(&kms(config), &key).await,
-        FailureKind::Config,
-        &["PEM"],
-    );
 }

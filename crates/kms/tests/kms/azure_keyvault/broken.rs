@@ -2,14 +2,15 @@
 
 use std::{os::unix::fs::PermissionsExt, sync::atomic::Ordering, time::Duration};
 
-use crate::common::{
-    Dir, SETTINGS, agent, provider,
-    raw::{Act, http, json_reply, listen},
-};
 use colcrypt_protocol::{Failure, FailureKind, Settings};
 use colcrypt_tests::tls_server::TlsFront;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::common::{
+    Dir, SETTINGS, agent, provider,
+    raw::{Act, http, json_reply, listen},
+};
 
 const SECRET: &str = "Q~b8Q~sX3nRkT5uYw2pLq7vZc9fGh1jKm4eDa6";
 const TOKEN: &str = "eyJ0eXAiOiJKV1QifQ.c29tZSBib2R5IG9mIGEgdG9rZW4.c2lnbmF0dXJl";

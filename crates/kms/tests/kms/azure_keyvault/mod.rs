@@ -1,5 +1,5 @@
 //! The agent against a server that answers as Azure does, with its logins, roles and key versions: what works, what is
-//! refused, and what comes back by itself. What Azure would never answer is in `azure_keyvault_broken.rs`.
+//! refused, and what comes back by itself. What Azure would never answer is in `broken.rs`.
 
 mod broken;
 mod faults;
@@ -11,14 +11,15 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::common::{self, Agent, SETTINGS, agent, fails, ok, provider, revoked};
-use crate::conformance::run;
 use colcrypt_protocol::{CheckReport, Failure, KekRef, ProviderConfig, Reply, Request};
 use colcrypt_tests::{
     fake_azure::{FakeAzure, Kind, documented_role},
     fake_azure_bed::FakeAzureBed,
 };
 use serde_json::Value;
+
+use crate::common::{self, Agent, SETTINGS, agent, fails, ok, provider};
+use crate::conformance::run;
 
 const CLIENT: &str = "a6ea8f14-5a0b-4a3c-9d5e-d5b5b0f7c1aa";
 const SECRET: &str = "Q~b8Q~sX3nRkT5uYw2pLq7vZc9fGh1jKm4eDa6";

@@ -103,7 +103,9 @@ async fn request(socket: &mut TcpStream) -> Option<Request> {
 
 pub fn http(status: &str, headers: &str, body: &str) -> Act {
     let length = body.len();
-    Act::Send(format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}").into())
+    let head =
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}");
+    Act::Send(format!("{head}\r\n{body}").into())
 }
 
 pub fn json_reply(status: &str, body: &str) -> Act {

@@ -5,14 +5,15 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{
-    SETTINGS, agent, provider,
-    raw::{Act, http, json_reply, listen},
-};
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig, Settings};
 use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::common::{
+    SETTINGS, agent, provider,
+    raw::{Act, http, json_reply, listen},
+};
 
 const KEY: &str = "projects/p-1/locations/europe-west1/keyRings/db/cryptoKeys/root";
 const BAD: &str = "400 Bad Request";

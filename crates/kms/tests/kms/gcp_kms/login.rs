@@ -7,10 +7,11 @@ use std::{
     path::Path,
 };
 
-use crate::common::{SETTINGS, agent, fails, ok, provider};
 use colcrypt_protocol::{Failure, FailureKind, KekRef, ProviderConfig, Reply, Request};
 use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp, documented_permissions};
 use serde_json::{Value, json};
+
+use crate::common::{SETTINGS, agent, fails, ok, provider};
 
 const USER: &str = "user:dba@example.com";
 const WORKLOAD: &str = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/subject/db";

@@ -1,5 +1,5 @@
-//! Servers that answer garbage, too much, too slowly, out of step, or not at all; and one with a generator, which PyKMIP
-//! has not.
+//! Servers that answer garbage, too much, too slowly, out of step, or not at all; and one with a generator, which
+//! PyKMIP does not have.
 
 use std::{
     collections::HashSet,

@@ -5,11 +5,12 @@ mod keys;
 mod stand_in;
 mod tls;
 
-use crate::common::{Agent, ok, provider};
-use crate::conformance::run;
 use colcrypt_protocol::{CheckReport, ProviderConfig, Reply, Request};
 use colcrypt_tests::pykmip::{CLIENT, PyKmip};
 use serde_json::Value;
+
+use crate::common::{Agent, ok, provider};
+use crate::conformance::run;
 
 const KEY: &str = "app-root";
 

@@ -29,37 +29,6 @@ async fn refused(root: &ProviderConfig, kind: FailureKind, parts: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_servers_certificate_is_checked() {
-    let server = PyKmip::start_with(Options {
-        names: &["localhost"],
-        ..Options::default()
-    });
-    let good = with_key(&server);
-    ok(agent(SETTINGS).await.create_kek(&good, KEY).await);
-    let certificate = ["TLS certificate", "ca_file"];
-
-    let stranger = server.write("stranger.pem", &Authority::new().pem());
-    let mut unknown = good.clone();
-    unknown.config["ca_file"] = json!(stranger);
-    refused(&unknown, FailureKind::Unreachable, &certificate).await;
-
-    let mut name = good.clone();
-    name.config["address"] = json!(server.address().replace("localhost", "127.0.0.1"));
-    refused(&name, FailureKind::Unreachable, &certificate).await;
-
-    let expired = PyKmip::start_with(Options {
-        expired: true,
-        ..Options::default()
-    });
-    refused(
-        &kmip(expired.config(CLIENT)),
-        FailureKind::Unreachable,
-        &["TLS certificate", "xpired"],
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_client_the_server_does_not_know_is_not_let_in() {
     // In TLS 1.2 the server says so before it has proved who it is, so that is no refusal.
     for (tls, kind, part) in [

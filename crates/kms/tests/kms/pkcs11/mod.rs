@@ -14,13 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{self, Agent, PATIENCE, SETTINGS, agent, fails, kek_id, ok, provider, revoked};
 use colcrypt_core::KeySource;
 use colcrypt_protocol::{
     CheckReport, Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
 };
 use colcrypt_tests::{softhsm::SoftHsm, softhsm_bed::SoftHsmBed};
 use serde_json::{Value, json};
+
+use crate::common::{self, Agent, PATIENCE, SETTINGS, agent, fails, kek_id, ok, provider, revoked};
 
 /// Runs the test's body in another process, in whose environment SoftHSM finds the test's own tokens.
 fn alone<B, F>(body: B)
@@ -51,8 +52,8 @@ where
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    // Not the exit code: a thread that hangs in the module is there to the end, and the library's destructors, which run
-    // when the process exits, may pull its memory away under it.
+    // Not the exit code: a thread may hang in the module to the end, and the library's destructors, which run when the
+    // process exits, may free memory that it uses.
     assert!(
         said.contains("test result: ok. 1 passed"),
         "{}: {said}",

@@ -2,15 +2,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use colcrypt_core::KeySource;
+use colcrypt_protocol::{FailureKind, Settings};
+use serde_json::json;
+
 use crate::common::{
     Dir, SETTINGS, agent,
     broken::{Kind, Reaction},
     fails, provider,
     raw::{Act, http, json_reply},
 };
-use colcrypt_core::KeySource;
-use colcrypt_protocol::{FailureKind, Settings};
-use serde_json::json;
 
 const TOKEN: &str = "s.tokenOfATestThatNobodySees";
 
@@ -31,7 +32,8 @@ const VAULT: Kind = Kind {
     operation: |request| &request.path,
 };
 
-const KEY: &str = r#"{"data":{"type":"aes256-gcm96","derived":false,"exportable":false,"allow_plaintext_backup":false,"deletion_allowed":false}}"#;
+const KEY: &str = r#"{"data":{"type":"aes256-gcm96","derived":false,"exportable":false,
+    "allow_plaintext_backup":false,"deletion_allowed":false}}"#;
 const ENCRYPTED: &str = r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#;
 
 #[tokio::test]
@@ -134,7 +136,9 @@ async fn every_answer_has_its_meaning() {
             "a body that ends early",
             Unreachable,
             Box::new(|| {
-                Act::Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"data\"".to_vec())
+                let head =
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500";
+                Act::Send(format!("{head}\r\n\r\n{{\"data\"").into())
             }),
         ),
         ("no answer", Unreachable, Box::new(|| Act::Close)),

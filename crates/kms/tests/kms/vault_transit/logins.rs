@@ -3,10 +3,11 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::common::{self, Agent, SETTINGS, fails, ok, provider};
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig};
 use colcrypt_tests::{client_ca::ClientCa, jwt::Issuer, kubernetes::Kubernetes, openbao::OpenBao};
 use serde_json::{Value, json};
+
+use crate::common::{self, Agent, SETTINGS, fails, ok, provider};
 
 const KEY: &str = "app-root";
 const HOUR: Duration = Duration::from_secs(3600);

@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{
-    self, Agent, Dir, SETTINGS, fails, ok, provider,
-    raw::{Act, json_reply, listen},
-};
 use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
 use colcrypt_tests::openbao::{AppRole, OpenBao};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
+
+use crate::common::{
+    self, Agent, Dir, SETTINGS, fails, ok, provider,
+    raw::{Act, json_reply, listen},
+};
 
 const KEY: &str = "app-root";
 const LOGIN: &str = "auth/approle/login";
