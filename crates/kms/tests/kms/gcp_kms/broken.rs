@@ -98,7 +98,10 @@ async fn every_error_of_google_has_its_meaning() {
     use FailureKind::{BadReply, Config, Denied, KeyDisabled, KeyNotFound, Throttled, Unavailable};
     let forbidden = "403 Forbidden";
     let refused = "FAILED_PRECONDITION";
-    let reason = |reason: &str| json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com"}]);
+    let reason = |reason: &str| {
+        let kind = "type.googleapis.com/google.rpc.ErrorInfo";
+        json!([{"@type": kind, "reason": reason, "domain": "googleapis.com"}])
+    };
     let violation = |kind: &str| {
         json!([{"@type": "type.googleapis.com/google.rpc.PreconditionFailure",
                 "violations": [{"type": kind, "subject": KEY}]}])

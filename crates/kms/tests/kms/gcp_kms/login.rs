@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use crate::common::{SETTINGS, agent, fails, ok, provider};
 
 const USER: &str = "user:dba@example.com";
-const WORKLOAD: &str = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/subject/db";
+const WORKLOAD: &str = "principal://iam.googleapis.com/projects/1/locations/global/\
+    workloadIdentityPools/pool/subject/db";
 
 fn with_file(gcp: &FakeGcp, file: &Path) -> ProviderConfig {
     provider("gcp-kms", gcp.config(file))
