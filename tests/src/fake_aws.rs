@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::openbao::server_user;
-use crate::process::{signal, wait_for};
+use crate::process::wait_for;
 
 /// The region of everything that is made without another.
 pub const REGION: &str = "eu-west-1";
@@ -284,22 +284,6 @@ impl FakeAws {
     #[must_use]
     pub fn config(&self, credentials_file: &Path) -> Value {
         json!({"region": REGION, "endpoint": self.endpoint(), "credentials_file": credentials_file})
-    }
-
-    /// SIGSTOP: connections are accepted by the kernel and nothing answers.
-    pub fn pause(&self) {
-        signal(self.server.id().cast_signed(), "STOP");
-    }
-
-    /// Ends [`Self::pause`].
-    pub fn resume(&self) {
-        signal(self.server.id().cast_signed(), "CONT");
-    }
-
-    /// Kills the server for good: connections are refused from now on.
-    pub fn stop(&mut self) {
-        self.server.kill().expect("kill");
-        self.server.wait().expect("wait");
     }
 }
 

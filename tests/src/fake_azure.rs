@@ -22,7 +22,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use crate::fake_azure_login::TENANT;
 use crate::fake_azure_login::{Application, Login, json_of};
@@ -53,12 +53,7 @@ struct Fault {
     retry_after: Option<u64>,
 }
 
-struct Served {
-    azure: Mutex<Azure>,
-    paused: watch::Sender<bool>,
-}
-
-type Shared = Arc<Served>;
+type Shared = Arc<Mutex<Azure>>;
 
 /// A running server.
 pub struct FakeAzure {
@@ -95,10 +90,7 @@ impl FakeAzure {
         let acceptor = acceptor(&dir);
         let mut azure = Azure::default();
         azure.vault.managed_hsm = managed_hsm;
-        let served = Arc::new(Served {
-            azure: Mutex::new(azure),
-            paused: watch::Sender::new(false),
-        });
+        let served = Arc::new(Mutex::new(azure));
         // Not tokio's: a test may be asynchronous itself, and could not wait for that.
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         listener.set_nonblocking(true).expect("a mode");
@@ -371,24 +363,6 @@ impl FakeAzure {
     pub fn secret_auth(&self, client: &str, secret_file: &Path) -> Value {
         json!({"method": "client-secret", "tenant_id": TENANT, "client_id": client, "client_secret_file": secret_file})
     }
-
-    /// Takes requests and answers none.
-    pub fn pause(&self) {
-        self.served.paused.send_replace(true);
-    }
-
-    /// Ends [`Self::pause`].
-    pub fn resume(&self) {
-        self.served.paused.send_replace(false);
-    }
-
-    /// Ends the server for good: connections are refused from now on.
-    pub fn stop(&mut self) {
-        self.running.take();
-        if let Some(server) = self.server.take() {
-            server.join().expect("the server's end");
-        }
-    }
 }
 
 impl Drop for FakeAzure {
@@ -396,7 +370,10 @@ impl Drop for FakeAzure {
         if std::thread::panicking() {
             eprintln!("--- the server was asked: {:?}", self.azure().requests);
         }
-        self.stop();
+        self.running.take();
+        if let Some(server) = self.server.take() {
+            server.join().expect("the server's end");
+        }
         if std::env::var_os("COLCRYPT_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }
@@ -418,8 +395,8 @@ pub fn documented_role() -> Vec<String> {
         .collect()
 }
 
-fn lock(served: &Served) -> MutexGuard<'_, Azure> {
-    served.azure.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(served: &Mutex<Azure>) -> MutexGuard<'_, Azure> {
+    served.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn answer(
@@ -429,11 +406,6 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let mut paused = served.paused.subscribe();
-    paused
-        .wait_for(|paused| !paused)
-        .await
-        .expect("the server lives");
     lock(&served).answer(&method, &uri, &headers, &body)
 }
 

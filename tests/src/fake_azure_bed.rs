@@ -26,8 +26,19 @@ pub struct FakeAzureBed {
 }
 
 impl FakeAzureBed {
+    /// For the server's user.
     #[must_use]
     pub fn start() -> Self {
+        let bed = Self::local();
+        if let Some((uid, gid)) = server_user() {
+            chown(&bed.secret_file, Some(uid), Some(gid)).expect("chown");
+        }
+        bed
+    }
+
+    /// For an agent in this process.
+    #[must_use]
+    pub fn local() -> Self {
         let azure = FakeAzure::start();
         azure.create_key(ROOT, Kind::Rsa);
         azure.create_key(OTHER, Kind::Rsa);
@@ -35,9 +46,6 @@ impl FakeAzureBed {
         let role = documented_role();
         azure.set_role(CLIENT, &role.iter().map(String::as_str).collect::<Vec<_>>());
         let secret_file = azure.private_file("client-secret", SECRET);
-        if let Some((uid, gid)) = server_user() {
-            chown(&secret_file, Some(uid), Some(gid)).expect("chown");
-        }
         Self { azure, secret_file }
     }
 

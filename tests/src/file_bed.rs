@@ -19,25 +19,37 @@ pub struct FileBed {
 }
 
 impl FileBed {
+    /// For the server's user.
     #[must_use]
     pub fn start() -> Self {
+        let install = Installation::find();
+        let bed = Self::with(|path| {
+            run(install
+                .command("colcrypt")
+                .arg("keygen")
+                .arg("--out")
+                .arg(path));
+        });
+        if let Some((uid, gid)) = install.user.ids() {
+            for path in [&bed.dir, &bed.key(), &bed.stranger()] {
+                chown(path, Some(uid), Some(gid)).expect("chown");
+            }
+        }
+        bed
+    }
+
+    /// With keys that the caller makes, in files of the caller's own.
+    #[must_use]
+    pub fn with(keygen: impl Fn(&Path)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir =
             std::env::temp_dir().join(format!("colcrypt-file-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).expect("directory");
-        let install = Installation::find();
-        if let Some((uid, gid)) = install.user.ids() {
-            chown(&dir, Some(uid), Some(gid)).expect("chown");
-        }
         let bed = Self { dir };
         for path in [bed.key(), bed.stranger()] {
-            run(install
-                .command("colcrypt")
-                .arg("keygen")
-                .arg("--out")
-                .arg(path));
+            keygen(&path);
         }
         bed
     }

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use crate::authority::{Authority, Identity};
 use crate::openbao::server_user;
-use crate::process::signal;
 use crate::provider_bed::{ProviderBed, Route, Trouble};
 use crate::proxy::Upstream;
 
@@ -78,11 +77,21 @@ impl PyKmip {
         Self::start_with(Options::default())
     }
 
-    /// With two root keys, as the suites over every kind of provider use it.
+    /// With two root keys, as the suites over every kind of provider use it, for the server's user.
     #[must_use]
     pub fn bed() -> Self {
+        Self::bed_of(server_user())
+    }
+
+    /// The same for an agent in this process.
+    #[must_use]
+    pub fn local_bed() -> Self {
+        Self::bed_of(None)
+    }
+
+    fn bed_of(owner: Option<(u32, u32)>) -> Self {
         let kmip = Self::start_with(Options {
-            owner: server_user(),
+            owner,
             ..Options::default()
         });
         kmip.create_key(ROOT_KEY);
@@ -175,21 +184,6 @@ impl PyKmip {
             running.child.kill().expect("kill");
             running.child.wait().expect("wait");
         }
-    }
-
-    /// SIGSTOP: connections are accepted by the kernel and nothing answers.
-    pub fn pause(&self) {
-        signal(self.pid(), "STOP");
-    }
-
-    /// Ends [`Self::pause`].
-    pub fn resume(&self) {
-        signal(self.pid(), "CONT");
-    }
-
-    fn pid(&self) -> i32 {
-        let server = self.server.lock().expect("not poisoned");
-        server.as_ref().expect("running").child.id().cast_signed()
     }
 
     fn command(&self, command: &Value) -> Value {

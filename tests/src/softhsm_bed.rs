@@ -32,9 +32,15 @@ struct Version {
 }
 
 impl SoftHsmBed {
+    /// For the server's user.
     #[must_use]
     pub fn start() -> Self {
-        let hsm = SoftHsm::start_for_server();
+        Self::on(SoftHsm::start_for_server())
+    }
+
+    /// On tokens of the caller's.
+    #[must_use]
+    pub fn on(hsm: SoftHsm) -> Self {
         hsm.create_token(TOKEN);
         let module = hsm.shim();
         let bed = Self {

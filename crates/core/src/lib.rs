@@ -12,6 +12,7 @@ pub mod cipher;
 pub mod compression;
 pub mod context;
 pub mod error;
+mod fingerprint;
 pub mod format;
 pub mod ids;
 pub mod jsonb;

@@ -22,11 +22,11 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    KmsError, Provider, WrappedKek, error, keks::Keks, provider, provider::Registry, retry, roots,
+    KmsError, Provider, WrappedKek, error, keks::Keks, registry, registry::Registry, retry, roots,
     stuck,
 };
 
-/// Beyond the calls' own bounds: time to schedule tasks on a busy machine.
+/// Added to the calls' own limits: time to schedule tasks on a busy machine.
 const GRACE: Duration = Duration::from_millis(500);
 /// Calls to a provider that one request makes at most, each with its retries.
 const CALLS_PER_REQUEST: u32 = 2;
@@ -38,7 +38,7 @@ pub enum ServeError {
     Socket(#[from] io::Error),
     #[error("the broker sent what is not a request: {0}")]
     Frame(#[from] FrameError),
-    /// The process cannot be saved, and a new one can: its keeper starts one.
+    /// The process cannot recover. The broker starts a new one.
     #[error("{0}")]
     Stuck(String),
 }
@@ -100,7 +100,7 @@ async fn read(
         while let Some((Numbered { id, request }, _)) = decoder.next_frame::<Numbered>()? {
             while tasks.try_join_next().is_some() {}
             if let Request::Configure { settings } = request {
-                // Here and not in a task, so that it holds for every request after it.
+                // Here and not in a task, so that the settings hold for every later request.
                 configure.send_replace(settings);
                 answer(frames, id, Ok((Reply::Configured, None)));
                 continue;
@@ -170,14 +170,14 @@ impl Agent {
     async fn handle(&self, request: Request) -> Answer {
         match request {
             Request::Configure { .. } => Ok((Reply::Configured, None)),
-            Request::ValidateProvider { provider } => match provider::connect(&provider) {
+            Request::ValidateProvider { provider } => match registry::connect(&provider) {
                 Ok(_) => Ok((Reply::ProviderValid, None)),
                 Err(error) => Err(error.of_provider(&provider.name)),
             },
             Request::CheckProvider { provider, root_key } => {
                 // Not through the registry: a check shows what a fresh connection meets.
                 let report =
-                    provider::check(&provider, root_key.as_deref(), &self.settings()).await?;
+                    registry::check(&provider, root_key.as_deref(), &self.settings()).await?;
                 Ok((Reply::ProviderChecked { report }, None))
             }
             Request::CreateKek {
@@ -197,7 +197,7 @@ impl Agent {
                 provider,
                 root_key,
             } => {
-                // From the cache if it is there: a root that is away does not hold the move up.
+                // From the cache if possible: a root that is away does not delay the move.
                 let held = self.keks.get(&kek).await?;
                 let reply = self
                     .rewrap_kek(&held.key, kek.id, &provider, &root_key)

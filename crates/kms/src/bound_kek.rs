@@ -1,5 +1,5 @@
-//! A KEK bound to what it is for, where a root key's mechanism authenticates nothing beside the plaintext
-//! (RSA-OAEP, AES key wrap): a digest of the additional data is wrapped along and looked at afterwards.
+//! Binds a KEK to its identity under mechanisms that authenticate no additional data (RSA-OAEP, AES key wrap):
+//! a digest of that data is wrapped together with the KEK, and compared after unwrapping.
 
 use aws_lc_rs::digest;
 use colcrypt_core::{KeyEncryptionKey, secret::KEY_LEN};
@@ -7,16 +7,16 @@ use zeroize::Zeroizing;
 
 const DIGEST_LEN: usize = 32;
 
-/// Why what was unwrapped is not the KEK.
+/// Why unwrapped bytes are not the KEK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotBound {
-    /// It is a KEK with other additional data.
+    /// They are a KEK with the digest of other additional data.
     Elsewhere,
-    /// It is no KEK with a digest.
+    /// They are not a KEK and a digest.
     Shape,
 }
 
-/// What is wrapped: the KEK and the digest.
+/// Returns what is to be wrapped: the KEK and the digest.
 pub(crate) fn bind(aad: &[u8], kek: &KeyEncryptionKey) -> Zeroizing<[u8; KEY_LEN + DIGEST_LEN]> {
     let mut plain = Zeroizing::new([0; KEY_LEN + DIGEST_LEN]);
     plain[..KEY_LEN].copy_from_slice(kek.expose());
@@ -24,10 +24,10 @@ pub(crate) fn bind(aad: &[u8], kek: &KeyEncryptionKey) -> Zeroizing<[u8; KEY_LEN
     plain
 }
 
-/// The KEK out of what was unwrapped.
+/// Returns the KEK in unwrapped bytes.
 ///
 /// # Errors
-/// When it is something else, or was bound to something else.
+/// When they are something else, or the KEK was bound to something else.
 pub(crate) fn unbind(aad: &[u8], plain: &[u8]) -> Result<KeyEncryptionKey, NotBound> {
     let (key, digest) = plain
         .split_first_chunk::<KEY_LEN>()

@@ -1,5 +1,5 @@
-//! The clock by which keys age: it goes on while the machine is suspended, unlike [`std::time::Instant`],
-//! so a laptop or a paused virtual machine does not wake up with keys beyond their hard TTL.
+//! The clock that measures the age of keys. Unlike [`std::time::Instant`], it runs while the machine is suspended,
+//! so a laptop or a paused virtual machine does not resume with keys beyond their hard TTL.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Where the agent finds what proves it to a provider: files and environment variables, read anew each
-//! time, so that what another program replaced counts at once.
+//! The agent's credentials for a provider: files and environment variables, read each time, so that a credential
+//! that another program replaces is used at once.
 
 use std::{env, fs::File, io::Read, path::Path, str};
 
@@ -46,8 +46,8 @@ impl EnvName {
     }
 }
 
-/// What a file holds, without white space around it. Never a refusal: a credential that is not there yet
-/// says nothing about the root key. `what` names the file in messages.
+/// Reads a file, without white space around its content. A failure is never a refusal: a missing credential says
+/// nothing about the root key. `what` names the file in messages.
 pub(crate) async fn read(what: &'static str, file: &Path) -> Result<Secret, KmsError> {
     let file = file.to_owned();
     tokio::task::spawn_blocking(move || read_blocking(what, &file))

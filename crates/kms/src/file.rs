@@ -198,7 +198,8 @@ impl RootKey {
 #[derive(Debug, Error)]
 enum ParseError {
     #[error(
-        "not a root key file: one line \"colcrypt-root-key-1:<64 hex digits>:<check value>\" expected, as `colcrypt keygen` writes it"
+        "not a root key file: one line \"colcrypt-root-key-1:<64 hex digits>:<check value>\" expected, as \
+         `colcrypt keygen` writes it"
     )]
     Malformed,
     #[error(

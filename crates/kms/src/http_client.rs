@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{KmsError, config::AbsolutePath};
 
-/// Larger than any answer about one key, small enough to bound a server that has gone mad.
+/// Larger than any answer about one key, and small enough to bound a broken server.
 const MAX_BODY: usize = 64 * 1024;
 /// Below the idle time-outs of common load balancers, so that a connection is not found dead.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ pub(crate) fn new(ca_file: Option<&AbsolutePath>) -> Result<Client, KmsError> {
 /// The same, presenting a certificate: a private key and certificates, in PEM.
 ///
 /// # Errors
-/// [`FailureKind::Config`] when they are not that, too.
+/// [`FailureKind::Config`] when a file holds no certificate, or these are no key and certificates.
 #[cfg(feature = "vault-transit")]
 pub(crate) fn with_certificate(
     ca_file: Option<&AbsolutePath>,
@@ -43,7 +43,7 @@ pub(crate) fn with_certificate(
 fn build(ca_file: Option<&AbsolutePath>, identity: Option<Identity>) -> Result<Client, KmsError> {
     use_aws_lc();
     let mut builder = Client::builder()
-        // A request that timed out takes its connection along; with HTTP/2 all later requests would go on
+        // A request that timed out closes its connection. With HTTP/2 all later requests would go on
         // using the dead one.
         .http1_only()
         .no_proxy()
@@ -129,7 +129,7 @@ fn read_certificates(file: &AbsolutePath) -> Result<Vec<Certificate>, KmsError> 
 fn use_aws_lc() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
-        // An error says that one is installed already, which serves as well.
+        // The error means that one is installed already, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
 }

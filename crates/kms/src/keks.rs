@@ -1,5 +1,5 @@
-//! The KEK cache: one provider call however many ask, refreshed in the background, dropped when every
-//! root refuses it or when it could not be refreshed for the hard TTL.
+//! The KEK cache: one provider call for any number of requests. A KEK is refreshed in the background, and
+//! dropped when every root refuses it or when no refresh succeeded for the hard TTL.
 //!
 //! Each KEK has one task, which unwraps it, hands it to all who wait, and then keeps it fresh:
 //!
@@ -10,13 +10,13 @@
 //!                                        └─ hard TTL over ───► dropped
 //! ```
 //!
-//! A KEK nobody asked for during the hard TTL gets no further lease, but is still refreshed until the
-//! last lease given is over: keys under it may be in use in the slab, and a refusal must reach them.
-//! One whose catalog entry was changed since (another root key, another address) ends with the soft TTL.
+//! A KEK that nobody asked for during the hard TTL gets no further lease. It is still refreshed until its
+//! last lease ends: keys under it may be in use in the slab, and a refusal must reach them. A KEK whose
+//! catalog entry has changed since (another root key, another address) ends with the soft TTL.
 //!
-//! A KEK with several roots is loaded from the first that gives it, and refreshed from all of them at
-//! once (`roots`): the lease goes on with the first that answers, and a root that is away, or back,
-//! is noticed.
+//! A KEK with several roots is loaded from the first that unwraps it, and refreshed from all of them at
+//! once (`roots`): the first that answers extends the lease, and the agent notices each root that goes
+//! away or returns.
 
 use std::{
     collections::HashMap,
@@ -32,14 +32,14 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{clock::Moment, provider::Registry, retry, roots};
+use crate::{clock::Moment, registry::Registry, retry, roots};
 
-/// No soft TTL or backoff makes the agent ask a provider more often than this.
+/// The shortest time between two refreshes, whatever the soft TTL and the backoff are.
 const SHORTEST_REST: Duration = Duration::from_millis(10);
-/// Nor does it wait longer than this to see whether an outage is over.
+/// The longest time between two tries during an outage.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// A KEK that may be used now, and for how long keys under it may be.
+/// A KEK that may be used now, and when a root was last in contact: keys under it have a lease from then.
 #[derive(Clone)]
 pub(crate) struct Held {
     pub(crate) key: Arc<KeyEncryptionKey>,
@@ -81,7 +81,7 @@ enum State {
 }
 
 struct Slot {
-    /// Tells a slot from an earlier one under the same key, whose task may still be ending.
+    /// Distinguishes a slot from an earlier one under the same key, whose task may still be ending.
     generation: u64,
     state: State,
 }
@@ -89,7 +89,7 @@ struct Slot {
 #[derive(Default)]
 struct Slots {
     by_key: HashMap<CacheKey, Slot>,
-    /// Of several configurations of one KEK, the one last asked for: it alone speaks for the KEK.
+    /// The configuration of each KEK that was last asked for. Only its task sends events about the KEK.
     current: HashMap<KekId, CacheKey>,
     generations: u64,
 }
@@ -154,7 +154,7 @@ impl Keks {
                 *last_used = Moment::now();
                 return Found::Ready(held.clone());
             }
-            // A sender that is gone without a word: its task was torn down.
+            // The sender is gone and sent nothing: its task was aborted.
             Some(State::Loading(flight))
                 if flight.has_changed().is_ok() || flight.borrow().is_some() =>
             {
@@ -225,7 +225,7 @@ impl Task {
                 }
             }
             Err(failure) => {
-                // Forgotten before it is told: whoever asks next asks the provider again.
+                // Removed before the failure is sent, so that the next request asks the provider again.
                 self.forget();
                 if failure.kind.is_refusal() {
                     self.say(|kek| Event::KekRevoked {
@@ -288,7 +288,7 @@ impl Task {
         }
     }
 
-    /// Until the next try: the soft TTL, or sooner while the provider fails.
+    /// The time until the next try: the soft TTL, or less while the provider fails.
     fn rest(&self, settings: &Settings, failures: u32) -> Duration {
         let soft = Duration::from_millis(settings.soft_ttl_ms);
         match failures.checked_sub(1) {
@@ -353,7 +353,7 @@ impl Task {
         self.keks.slots().current.get(&self.key.id) == Some(&self.key)
     }
 
-    /// An event, unless another configuration of the same KEK is the one in use.
+    /// Sends an event, unless another configuration of the same KEK is in use.
     fn say(&self, event: impl FnOnce(KekId) -> Event) {
         if self.is_current() {
             // The receiver is gone only when the agent is ending.

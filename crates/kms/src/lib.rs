@@ -42,6 +42,7 @@ mod private_file;
 mod provider;
 #[cfg(any(feature = "http", feature = "kmip"))]
 mod quote;
+mod registry;
 mod retry;
 mod roots;
 mod stuck;
@@ -50,4 +51,5 @@ mod vault_transit;
 
 pub use agent::serve;
 pub use error::KmsError;
-pub use provider::{Findings, Provider, WrappedKek, check, connect};
+pub use provider::{Findings, Provider, WrappedKek};
+pub use registry::{check, connect};

@@ -11,7 +11,7 @@ use crate::KmsError;
 
 /// Why a private file was not opened.
 pub(crate) enum NotOpened {
-    /// It is missing or cannot be read: what that means is the caller's to say.
+    /// It is missing or cannot be read. The caller decides what that means.
     Io(io::Error),
     /// It is not as it must be.
     Refused(KmsError),
@@ -27,8 +27,8 @@ pub(crate) fn open(what: &str, path: &Path) -> Result<File, NotOpened> {
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
         .open(path)
         .map_err(NotOpened::Io)?;
-    // Of the opened file, not of the path: what is checked is what is read, and a symbolic link
-    // (as Kubernetes mounts secrets) is judged by what it leads to.
+    // The metadata of the opened file, not of the path: the file that is read is the one that is checked. For a
+    // symbolic link (as Kubernetes mounts secrets), it is the link's target.
     let meta = file.metadata().map_err(NotOpened::Io)?;
     if !meta.is_file() {
         return Err(refused(format!("{what} {shown} is not a regular file")));

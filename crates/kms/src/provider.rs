@@ -1,44 +1,37 @@
-//! What every root of trust can do, and the list of those built in.
-
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+//! What every root of trust can do.
 
 use async_trait::async_trait;
 use colcrypt_core::{DataKey, KeyEncryptionKey};
 #[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
 use colcrypt_core::{KekId, KeyVersion, KeyringId, secret::fill_random};
-use colcrypt_protocol::{CheckReport, Failure, FailureKind, ProviderConfig, Settings};
 
-use crate::{KmsError, retry};
+use crate::KmsError;
 
 /// A KEK as a provider wrapped it.
 pub struct WrappedKek {
     pub wrapped: Vec<u8>,
-    /// The version of the root key that did it, as the provider names versions.
+    /// The version of the root key that wrapped it, in the provider's own terms.
     pub root_key_version: String,
 }
 
 /// What a check of a provider found.
 pub struct Findings {
-    /// What answered: server, version.
+    /// The server that answered, and its version.
     pub server: String,
     /// The root key's newest version, where one was asked for.
     pub root_key_version: Option<String>,
-    /// Things to know that are not errors.
+    /// What the administrator should know and what is no error.
     pub warnings: Vec<String>,
 }
 
-/// One root of trust. Calls may be dropped at any await: the caller bounds them in time, tries again
-/// and compares key check values, so a provider does none of these.
+/// One root of trust. The caller limits the time of each call, repeats it and compares key check values, so
+/// a provider does none of these. A call may be dropped at any await.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Where it is, for messages.
+    /// The provider's address, for messages.
     fn endpoint(&self) -> &str;
 
-    /// Round trip; with a root key, a wrap and unwrap of random bytes under it.
+    /// Asks the server whether it serves. With a root key, wraps and unwraps random bytes under it.
     async fn check(&self, root_key: Option<&str>) -> Result<Findings, KmsError>;
 
     /// Wraps a KEK under the newest version of the root key, authenticating `aad`.
@@ -49,7 +42,7 @@ pub trait Provider: Send + Sync {
         kek: &KeyEncryptionKey,
     ) -> Result<WrappedKek, KmsError>;
 
-    /// A KEK from the provider's own generator, and the same as [`Provider::wrap_kek`] gives it.
+    /// Generates a KEK by the provider's own generator. Returns it and what [`Provider::wrap_kek`] makes of it.
     async fn generate_kek(
         &self,
         _root_key: &str,
@@ -58,7 +51,7 @@ pub trait Provider: Send + Sync {
         Err(no_generator(self.endpoint()))
     }
 
-    /// A DEK from the provider's own generator.
+    /// Generates a DEK by the provider's own generator.
     async fn generate_dek(&self) -> Result<DataKey, KmsError> {
         Err(no_generator(self.endpoint()))
     }
@@ -78,7 +71,7 @@ pub(crate) fn no_generator(endpoint: &str) -> KmsError {
     ))
 }
 
-/// The identity of a KEK that is not in use, for checks.
+/// A random identity that no KEK has, for checks.
 #[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
 pub(crate) fn nobodys_kek() -> Result<KekId, KmsError> {
     let mut keyring = [0; 16];
@@ -87,132 +80,4 @@ pub(crate) fn nobodys_kek() -> Result<KekId, KmsError> {
         keyring: KeyringId(keyring),
         version: KeyVersion::FIRST,
     })
-}
-
-/// Parses a provider's configuration. No connection is made yet.
-///
-/// # Errors
-/// [`FailureKind::Config`] naming what is wrong.
-pub fn connect(provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError> {
-    match provider.kind.as_str() {
-        #[cfg(feature = "aws-kms")]
-        "aws-kms" => Ok(Arc::new(crate::aws_kms::AwsKms::connect(&provider.config)?)),
-        #[cfg(feature = "azure-keyvault")]
-        "azure-keyvault" => Ok(Arc::new(crate::azure_keyvault::AzureKeyVault::connect(
-            &provider.config,
-        )?)),
-        #[cfg(feature = "file")]
-        "file" => Ok(Arc::new(crate::file::FileProvider::connect(
-            &provider.config,
-        )?)),
-        #[cfg(feature = "gcp-kms")]
-        "gcp-kms" => Ok(Arc::new(crate::gcp_kms::GcpKms::connect(&provider.config)?)),
-        #[cfg(feature = "kmip")]
-        "kmip" => Ok(Arc::new(crate::kmip::Kmip::connect(&provider.config)?)),
-        #[cfg(feature = "pkcs11")]
-        "pkcs11" => Ok(Arc::new(crate::pkcs11::Pkcs11Provider::connect(
-            &provider.config,
-        )?)),
-        #[cfg(feature = "vault-transit")]
-        "vault-transit" => Ok(Arc::new(crate::vault_transit::VaultTransit::connect(
-            &provider.config,
-        )?)),
-        kind => Err(KmsError::config(format!(
-            "unknown provider kind \"{kind}\": this agent knows {}",
-            KINDS.join(", ")
-        ))),
-    }
-}
-
-const KINDS: &[&str] = &[
-    #[cfg(feature = "aws-kms")]
-    "aws-kms",
-    #[cfg(feature = "azure-keyvault")]
-    "azure-keyvault",
-    #[cfg(feature = "file")]
-    "file",
-    #[cfg(feature = "gcp-kms")]
-    "gcp-kms",
-    #[cfg(feature = "kmip")]
-    "kmip",
-    #[cfg(feature = "pkcs11")]
-    "pkcs11",
-    #[cfg(feature = "vault-transit")]
-    "vault-transit",
-];
-
-/// Connects, and asks the provider whether it answers and may do what is needed.
-///
-/// # Errors
-/// The provider's failure, under its name.
-pub async fn check(
-    provider: &ProviderConfig,
-    root_key: Option<&str>,
-    settings: &Settings,
-) -> Result<CheckReport, Failure> {
-    async {
-        let connected = connect(provider)?;
-        retry::with_retries(settings, connected.endpoint(), || async {
-            let began = Instant::now();
-            let found = connected.check(root_key).await?;
-            Ok(CheckReport {
-                server: found.server,
-                root_key_version: found.root_key_version,
-                latency_us: began.elapsed().as_micros() as u64,
-                warnings: found.warnings,
-            })
-        })
-        .await
-    }
-    .await
-    .map_err(|error: KmsError| error.of_provider(&provider.name))
-}
-
-/// More configurations than any cluster has; beyond it the list starts anew.
-const MAX_CONNECTED: usize = 256;
-
-/// Providers in use, so that connections and logins are shared.
-#[derive(Default)]
-pub(crate) struct Registry {
-    connected: Mutex<HashMap<(String, String), Arc<dyn Provider>>>,
-}
-
-impl Registry {
-    pub(crate) fn connect(&self, provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError> {
-        let mut connected = self
-            .connected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let key = Self::key(provider);
-        if let Some(known) = connected.get(&key) {
-            return Ok(Arc::clone(known));
-        }
-        if connected.len() >= MAX_CONNECTED {
-            connected.clear();
-        }
-        let new = connect(provider)?;
-        connected.insert(key, Arc::clone(&new));
-        Ok(new)
-    }
-
-    /// Starts afresh after a failure that a new CA file, a new address of the host or a new login may
-    /// mend.
-    fn note(&self, provider: &ProviderConfig, error: &KmsError) {
-        if matches!(error.kind, FailureKind::Unreachable | FailureKind::Config) {
-            self.connected
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&Self::key(provider));
-        }
-    }
-
-    /// A provider's failure in its name, which the registry has [taken note](Self::note) of.
-    pub(crate) fn failure(&self, provider: &ProviderConfig, error: KmsError) -> Failure {
-        self.note(provider, &error);
-        error.of_provider(&provider.name)
-    }
-
-    fn key(provider: &ProviderConfig) -> (String, String) {
-        (provider.kind.clone(), provider.config.to_string())
-    }
 }

@@ -8,9 +8,8 @@ const LONGEST_WORD: usize = 20;
 #[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
 const LONGEST_CODE: usize = 40;
 
-/// Whether a run of characters that tokens, ids and base64 are made of may be shown. A slash is such a
-/// character, but paths ought to stay readable: they are words in lower case between slashes, which
-/// base64 of any length worth hiding is not.
+/// Whether a run of the characters of tokens, ids and base64 may be shown. Paths may, though a slash is such a
+/// character: they are words in lower case between slashes, and base64 of the length of a secret never is.
 fn is_harmless(run: &str) -> bool {
     let words = run.split('/').all(|word| word.len() <= LONGEST_WORD);
     let path = !run.contains(|c: char| c.is_ascii_uppercase() || matches!(c, '+' | '='));

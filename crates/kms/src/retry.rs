@@ -1,4 +1,4 @@
-//! Tries again what may pass by itself, and nothing else: bounded in tries, in pauses and in all.
+//! Repeats calls whose failure may pass by itself, and no others. Tries, pauses and the whole are bounded.
 
 use std::{future::Future, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::KmsError;
 
-/// Pauses stop growing here: 2¹⁶ times the first would be hours.
+/// Pauses stop growing after so many doublings: 2¹⁶ times the first would be hours.
 const MAX_DOUBLINGS: u32 = 16;
 
 /// The longest all tries of one call can take, pauses included.
@@ -29,13 +29,13 @@ fn longest_pause(settings: &Settings, retry: u32) -> Duration {
     )
 }
 
-/// A pause before try `retry + 2`: between half and all of the doubled span, so that many agents do
-/// not come back in step.
+/// The pause before try `retry + 2`: a random part of the doubled span, at least half of it, so that many
+/// agents do not return at the same moment.
 pub(crate) fn pause(settings: &Settings, retry: u32) -> Duration {
     longest_pause(settings, retry).mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
-/// One call, cut off after a time.
+/// Runs one call, and ends it after `limit`.
 ///
 /// # Errors
 /// The call's own, or [`FailureKind::Timeout`].
@@ -55,7 +55,7 @@ pub(crate) async fn within<T>(
 /// Calls until it succeeds, fails for good, or the tries or the time are used up.
 ///
 /// # Errors
-/// The last try's. A server that asks for a longer rest than there is time fails at once, unasked.
+/// The last try's. When a server asks for a longer rest than there is time, the call fails at once.
 pub(crate) async fn with_retries<T, F, Fut>(
     settings: &Settings,
     endpoint: &str,
@@ -71,7 +71,7 @@ where
         .map_err(|mut errors| errors.swap_remove(0))
 }
 
-/// What one of several roots gave.
+/// The result of the first of several roots that succeeded.
 pub(crate) struct Served<T> {
     pub(crate) root: usize,
     pub(crate) value: T,
@@ -79,10 +79,10 @@ pub(crate) struct Served<T> {
     pub(crate) failed: Vec<(usize, KmsError)>,
 }
 
-/// Asks the first of several roots; when it fails, the next one at once. The further tries then go
-/// round among those whose failure may pass. All of it takes no longer than the tries of a single
-/// root would: a call is bounded by the configured time, and by its share of what is left for the
-/// roots not yet asked. `call` keeps to the limit it is given.
+/// Asks the first of several roots and, when it fails, the next one at once. Further tries take turns among
+/// the roots whose failure may pass. The whole takes no longer than the tries of a single root: each call is
+/// limited to the configured time, and to its share of the time left for the roots that were not asked yet.
+/// `call` must keep to the limit in its argument.
 ///
 /// # Errors
 /// The last of each root.

@@ -1,9 +1,9 @@
-//! Asking the root keys that a KEK is wrapped under: any one of them gives it, so the loss of one is
-//! survived.
+//! Asks the root keys that a KEK is wrapped under. Any one of them can unwrap it, so the KEK survives the
+//! loss of one.
 //!
-//! A refusal by one root is no different from its loss: the others are asked, and only when every
-//! root refuses is the KEK refused. A copy that gives another key than the expected one is passed
-//! over like a root that is away, and told of in the same way.
+//! A refusal by one root counts as its loss: the others are asked, and the KEK is refused only when every
+//! root refuses. A copy that unwraps to another key than the expected one is skipped and reported, as a
+//! root that is away is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,19 +11,19 @@ use colcrypt_core::{DataKey, KeyCheckValue, KeyEncryptionKey, wrap};
 use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, RootAnswer, Settings};
 use tokio::task::JoinSet;
 
-use crate::{KmsError, WrappedKek, provider::Registry, retry};
+use crate::{KmsError, WrappedKek, registry::Registry, retry};
 
-/// What came of asking.
+/// The result of asking the roots of one KEK.
 pub(crate) struct Asked {
     pub(crate) key: Result<KeyEncryptionKey, Failure>,
-    /// Of the roots that were asked, in the order of preference.
+    /// One for each root that was asked, in the order of preference.
     pub(crate) answers: Vec<RootAnswer>,
 }
 
-/// By root, in the order of preference; none was not asked.
+/// One for each root, in the order of preference; `None` for a root that was not asked.
 type Results = Vec<Option<Result<KeyEncryptionKey, KmsError>>>;
 
-/// The KEK from the first root that gives it, in the order of preference. The rest are not asked.
+/// Returns the KEK from the first root that unwraps it, in the order of preference. The rest are not asked.
 pub(crate) async fn first(registry: &Registry, settings: &Settings, kek: &KekRef) -> Asked {
     let copies: Vec<&KekCopy> = kek.copies().collect();
     let mut results: Results = copies.iter().map(|_| None).collect();
@@ -44,8 +44,8 @@ pub(crate) async fn first(registry: &Registry, settings: &Settings, kek: &KekRef
     conclude(registry, kek, results)
 }
 
-/// The same from all roots, each asked once and all at the same time: so the loss of one that is not
-/// needed now is noticed. `given` is called as soon as one gives the KEK, without waiting for the rest.
+/// Asks all roots once and at the same time, so that the loss of a root that is not needed now is noticed.
+/// Calls `given` as soon as one root returns the KEK, without waiting for the rest.
 pub(crate) async fn all(
     registry: &Arc<Registry>,
     settings: &Settings,
@@ -62,7 +62,7 @@ pub(crate) async fn all(
     }
     let mut is_given = false;
     while let Some(ended) = calls.join_next().await {
-        // One that panicked has said nothing.
+        // A call that panicked has no answer.
         let Ok((root, result)) = ended else { continue };
         if result.is_ok() && !std::mem::replace(&mut is_given, true) {
             given();
@@ -72,7 +72,7 @@ pub(crate) async fn all(
     conclude(registry, kek, results)
 }
 
-/// A DEK from the generator of the first provider that has one to give.
+/// Returns a DEK from the generator of the first provider that can generate one.
 pub(crate) async fn generate_dek(
     registry: &Registry,
     settings: &Settings,
@@ -149,8 +149,8 @@ fn conclude(registry: &Registry, kek: &KekRef, results: Results) -> Asked {
     }
 }
 
-/// One failure out of every root's. It is a refusal only if all of them refuse: as long as one may
-/// come back, what is cached serves on.
+/// Makes one failure of all roots' failures. It is a refusal only if all of them refuse: while one root may
+/// come back, cached keys stay in use.
 fn together(failures: impl IntoIterator<Item = Failure>) -> Failure {
     let failures: Vec<Failure> = failures.into_iter().collect();
     let one = |fits: fn(FailureKind) -> bool| {

@@ -1,5 +1,5 @@
-//! How a provider says that only a new process helps: a vendor's library hangs in a thread that
-//! nothing can end. The agent ends, and the broker starts another.
+//! How a provider reports that only a new process helps, since a vendor's library hangs in a thread that
+//! nothing can end. The agent then ends, and the broker starts another.
 
 use std::sync::OnceLock;
 

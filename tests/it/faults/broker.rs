@@ -53,6 +53,7 @@ fn a_session_that_asks_while_there_is_no_broker_waits_for_the_next() {
     process::signal(former, "TERM");
     wait_for("the broker to end", MOMENT, || !process::is_alive(former));
     encrypt(&mut bed.cluster.client(), "cold").unwrap();
+    assert_ne!(bed.pids().1, former, "another broker answered");
 }
 
 #[test]

@@ -71,6 +71,13 @@ fn many_sessions_fight_for_few_slots() {
             });
         }
     });
+    // They did fight: each key that has no slot takes another's.
+    let evictions = number(
+        &mut client,
+        "SELECT evictions FROM colcrypt.broker_status()",
+    );
+    let least = (2 * (values.len() - SLOTS)) as i64;
+    assert!(evictions >= least, "{evictions} evictions");
 }
 
 #[test]

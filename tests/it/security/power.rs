@@ -73,19 +73,20 @@ impl Scene {
     fn rotate(&mut self, context: Option<&str>, fire_triggers: bool) {
         let home = self.home.clone();
         let context = context.map_or("NULL".into(), |text| format!("'{text}'"));
+        let register =
+            format!("SELECT colcrypt.register_column('{home}.mine', 'c', 'kb', {context})");
         self.owner().run("DELETE FROM told; DELETE FROM loot");
-        self.admin().run(&format!(
-            "SELECT colcrypt.register_column('{home}.mine', 'c', 'kb', {context})"
-        ));
         if fire_triggers {
+            // Registered after the new version, which would otherwise have a job of its own that fires none.
             self.admin().run(
                 "SELECT colcrypt.create_key_version('kb'); SELECT colcrypt.activate_key('kb', 2)",
             );
-            wait_for_jobs(self.admin());
+            self.admin().run(&register);
             self.admin().run(&format!(
                 "SELECT colcrypt.reencrypt_column('{home}.mine', 'c', true)"
             ));
         } else {
+            self.admin().run(&register);
             self.admin().run("SELECT colcrypt.rotate_key('kb')");
         }
         wait_for_jobs(self.admin());
@@ -199,7 +200,7 @@ fn a_job_that_fires_triggers_lends_them_nothing() {
          CREATE TRIGGER fires AFTER UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION fires()"
     ));
     scene.rotate(None, true);
-    scene.got_nothing("fired trigger", false);
+    scene.got_nothing("fired trigger", true);
 }
 
 /// A partition that belongs to somebody else does not run the context of the whole's owner with his rights.

@@ -1,7 +1,7 @@
-//! Who the agent is to AWS: the SDK's credential chain, asked again whenever what it gave may be old.
+//! The agent's credentials for AWS, from the SDK's credential chain.
 //!
-//! Credentials that do not say when they end (of a file, of the environment) are looked up at each use,
-//! so that a new file counts at once. Those that do are kept until shortly before.
+//! Credentials without an end (from a file or the environment) are looked up at each use, so that a new file is
+//! used at once. Others are kept until shortly before their end.
 
 use std::{
     error::Error,
@@ -34,7 +34,7 @@ use crate::{
     quote::presentable,
 };
 
-/// New ones are fetched so long before the old ones end. The metadata services have theirs ready five
+/// New credentials are fetched so long before the old ones end. The metadata services have them ready five
 /// minutes before.
 const EARLY: Duration = Duration::from_secs(4 * 60);
 
@@ -57,7 +57,7 @@ pub(crate) struct Identity {
     source: Source,
     region: Region,
     http: AwsHttp,
-    /// Locked while they are fetched, so that many who ask make one call.
+    /// Locked while credentials are fetched, so that many callers make one call.
     kept: Mutex<Option<Credentials>>,
 }
 
@@ -83,7 +83,7 @@ impl Identity {
                 *kept = credentials.expiry().map(|_| credentials.clone());
                 Ok(credentials)
             }
-            // Not yet over: a metadata service that is away for a moment does no harm.
+            // The old ones are still valid, so a metadata service that is away for a moment does no harm.
             Err(_)
                 if kept
                     .as_ref()
@@ -95,7 +95,7 @@ impl Identity {
         }
     }
 
-    /// Forgets credentials that were refused. Whether asking again may give others.
+    /// Forgets credentials that were refused. Returns whether the chain may return others.
     pub(crate) async fn forget(&self, refused: &Credentials) -> bool {
         let mut kept = self.kept.lock().await;
         if kept.as_ref() == Some(refused) {
@@ -163,7 +163,7 @@ fn failure(error: &CredentialsError) -> KmsError {
             Some(this)
         })
     };
-    // The way to STS or a metadata service failed: that is told already.
+    // STS or a metadata service was not reached: the error says so already.
     if let Some(known) = chain().find_map(|error| error.downcast_ref::<KmsError>()) {
         return KmsError {
             message: format!("no AWS credentials: {}", known.message),

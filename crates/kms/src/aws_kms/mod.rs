@@ -1,9 +1,9 @@
 //! The provider `aws-kms`: a symmetric key of AWS KMS.
 //!
 //! The root key never leaves AWS. The wrapped KEK is KMS's own ciphertext, with the KEK's identity as its
-//! encryption context, which CloudTrail shows and policies can name. What is kept as the root key's
-//! version is the ARN of the key that did it: an alias that points elsewhere later changes nothing for
-//! old KEKs.
+//! encryption context, which CloudTrail shows and policies can name. The stored root key version
+//! is the ARN of the key that wrapped the KEK, so an alias that later points to another key changes nothing
+//! for old KEKs.
 
 mod arn;
 mod credentials;
@@ -92,7 +92,7 @@ impl AwsKms {
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(region.clone())
             .http_client(http.clone())
-            // Both are the caller's: see the trait.
+            // The caller limits the time and retries: see the trait.
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
             .identity_cache(config::IdentityCache::no_cache());
@@ -122,7 +122,7 @@ impl AwsKms {
         }
     }
 
-    /// Asks as whoever the server is now, and once more if other credentials may fare better.
+    /// Sends a request with the current credentials, and once more if other credentials may succeed.
     async fn ask<T, E, F>(
         &self,
         question: Question<'_>,
@@ -234,7 +234,7 @@ impl AwsKms {
             .ok_or_else(|| bad_reply(question, "without the key's properties"))
     }
 
-    /// Every how many days AWS replaces the key's material, if it says so.
+    /// After how many days AWS replaces the key's material, if it does.
     async fn rotation(&self, arn: &str) -> Result<Option<i32>, KmsError> {
         let question = self.question("kms:GetKeyRotationStatus", arn);
         let request = || self.client.get_key_rotation_status().key_id(arn);
@@ -423,7 +423,7 @@ fn bad_reply(question: Question, what: &str) -> KmsError {
     )
 }
 
-/// Denied this one action, by somebody who knows who asks.
+/// Whether AWS knows the caller and denies it this one action.
 fn is_about_rights(error: &KmsError) -> bool {
     error.kind == FailureKind::Denied && error.message.contains(" denies kms:")
 }

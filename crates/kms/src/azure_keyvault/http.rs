@@ -1,5 +1,5 @@
-//! The SDK's requests over the HTTP client that all providers share: to the vault, and to whoever gives the
-//! tokens.
+//! Sends the SDK's requests by the HTTP client that all providers share: to the vault, and to the login
+//! service.
 //!
 //! What cannot be wiped here: the SDK's and rustls' own buffers, through which every request and reply
 //! passes. They are freed at once, in a process without core dumps or swap.
@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::{
-    Bytes, Error,
-    error::ErrorKind,
+    Bytes,
     http::{
         AsyncRawResponse, Body, ClientOptions, HttpClient, Request, RetryOptions, StatusCode,
         Transport,
@@ -22,13 +21,14 @@ use reqwest::{Client, Method};
 use crate::{
     KmsError,
     azure_keyvault::{
-        identity::{Tokens, foreign_scope},
+        cause::{foreign_scope, in_sdk},
         login,
+        tokens::Tokens,
     },
     http_client,
 };
 
-/// Options of a client of the SDK that sends by way of this. Trying again is the caller's: see the trait
+/// Options for a client of the SDK that sends its requests here. The SDK does not retry; the caller does: see
 /// [`Provider`](crate::Provider).
 pub(crate) fn options(http: impl HttpClient + 'static) -> ClientOptions {
     ClientOptions {
@@ -38,8 +38,8 @@ pub(crate) fn options(http: impl HttpClient + 'static) -> ClientOptions {
     }
 }
 
-/// To the vault. Tokens that it refuses are forgotten; a challenge for another service's token is not shown
-/// to the SDK, which would remember it for good.
+/// Sends requests to the vault. Forgets tokens that it refuses. Hides a challenge for another service's token from
+/// the SDK, which would remember it for good.
 #[derive(Debug)]
 pub(crate) struct VaultHttp {
     pub(crate) client: Client,
@@ -70,8 +70,9 @@ impl HttpClient for VaultHttp {
     }
 }
 
-/// Out of `Bearer authorization="https://login.microsoftonline.com/TENANT", resource="https://vault.azure.net"`.
-/// Where to log in is not for the vault to say.
+/// Reads the scope in a challenge such as
+/// `Bearer authorization="https://login.microsoftonline.com/TENANT", resource="https://vault.azure.net"`.
+/// The address for logins in it is ignored: the vault does not decide where to log in.
 fn scope_asked_for(challenge: &str) -> Option<String> {
     challenge.split([' ', ',']).find_map(|part| {
         let (name, value) = part.split_once('=')?;
@@ -84,8 +85,8 @@ fn scope_asked_for(challenge: &str) -> Option<String> {
     })
 }
 
-/// To Entra ID or a managed identity's endpoint. Their refusals become ours here, with all they say, of
-/// which the SDK would keep but a part.
+/// Sends requests to Entra ID or a managed identity's endpoint. Turns refusals into our own failures here, since the
+/// SDK would keep only a part of the answer.
 #[derive(Debug)]
 pub(crate) struct LoginHttp {
     pub(crate) client: Client,
@@ -158,11 +159,6 @@ async fn exchange(client: &Client, request: &Request) -> Result<Answer, KmsError
         headers,
         body,
     })
-}
-
-/// Our own failure inside the SDK's, to be found there again. Of a kind that the SDK does not try again.
-pub(crate) fn in_sdk(error: KmsError) -> Error {
-    Error::new(ErrorKind::Other, error)
 }
 
 #[cfg(test)]

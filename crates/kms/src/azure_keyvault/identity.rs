@@ -1,10 +1,10 @@
 //! Who the agent is to Azure: the SDK's credentials, made anew for each token, so that a new secret or a new
 //! federated token counts at once.
 //!
-//! A token is kept until shortly before its end or until the vault refuses it, and is given out for the
+//! A token is kept until shortly before its end or until the vault refuses it ([`Tokens`]). It is sent to the
 //! vault's own service only, whatever the vault asks for.
 
-use std::{env, error::Error as _, fmt, io::Read, sync::Arc, time::Duration};
+use std::{env, error::Error as _, fmt, io::Read, sync::Arc};
 
 use async_trait::async_trait;
 use azure_core::{
@@ -12,7 +12,6 @@ use azure_core::{
     credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions},
     error::ErrorKind,
     http::ClientOptions,
-    time::OffsetDateTime,
 };
 use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
@@ -22,19 +21,20 @@ use azure_identity::{
 use colcrypt_protocol::FailureKind;
 use reqwest::Client;
 use serde::Deserialize;
-use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::{
     KmsError,
-    azure_keyvault::http::{self, LoginHttp, in_sdk},
+    azure_keyvault::{
+        cause::{foreign_scope, in_sdk, known_cause},
+        http::{self, LoginHttp},
+        tokens::Tokens,
+    },
     config::AbsolutePath,
     private_file::{self, NotOpened},
     quote::presentable,
 };
 
-/// New ones are fetched so long before the old ones end, or halfway where they do not live as long.
-const EARLY: Duration = Duration::from_secs(5 * 60);
 /// Longer than any secret: a wrong path must not read a whole disk into memory.
 const MAX_SECRET: u64 = 16 * 1024;
 /// Set in pods that have a workload identity.
@@ -126,35 +126,7 @@ impl Source {
     }
 }
 
-struct Kept {
-    token: AccessToken,
-    renew: OffsetDateTime,
-}
-
-/// The token in use.
-#[derive(Default)]
-pub(crate) struct Tokens {
-    /// Locked while one is fetched, so that many who ask make one call.
-    kept: Mutex<Option<Kept>>,
-}
-
-impl Tokens {
-    /// Forgets a token that was refused.
-    pub(crate) async fn forget(&self, refused: &str) {
-        self.kept
-            .lock()
-            .await
-            .take_if(|kept| kept.token.token.secret() == refused);
-    }
-}
-
-impl fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tokens")
-    }
-}
-
-/// For the SDK, which asks for a token before each request.
+/// The agent's identity. The SDK asks it for a token before each request.
 pub(crate) struct Identity {
     source: Source,
     client: Client,
@@ -189,31 +161,6 @@ impl Identity {
 
     pub(crate) fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
-    }
-
-    async fn token(&self) -> Result<AccessToken, KmsError> {
-        let mut kept = self.tokens.kept.lock().await;
-        let now = OffsetDateTime::now_utc();
-        if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew) {
-            return Ok(kept.token.clone());
-        }
-        match self.fetch().await {
-            Ok(token) => {
-                let life = Duration::try_from(token.expires_on - now).unwrap_or_default();
-                *kept = Some(Kept {
-                    token: token.clone(),
-                    renew: token.expires_on - EARLY.min(life / 2),
-                });
-                Ok(token)
-            }
-            // Not yet over: a login service that is away for a moment does no harm.
-            Err(error) => match kept.as_ref() {
-                Some(kept) if OffsetDateTime::now_utc() < kept.token.expires_on => {
-                    Ok(kept.token.clone())
-                }
-                _ => Err(error),
-            },
-        }
     }
 
     async fn fetch(&self) -> Result<AccessToken, KmsError> {
@@ -273,25 +220,13 @@ impl TokenCredential for Identity {
         scopes: &[&str],
         _: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        // A vault that asks for a token of another service would be given the keys to that.
+        // A token of another service would give the vault access to that service.
         if scopes != [self.scope.as_str()] {
             let asked = scopes.join(" ");
             return Err(in_sdk(foreign_scope("the vault", &asked, &self.scope)));
         }
-        self.token().await.map_err(in_sdk)
+        self.tokens.get(self.fetch()).await.map_err(in_sdk)
     }
-}
-
-/// For a vault that asks for a token of another service.
-pub(crate) fn foreign_scope(vault: &str, asked: &str, ours: &str) -> KmsError {
-    KmsError::new(
-        FailureKind::BadReply,
-        format!(
-            "{vault} asks for a token for {}, which is not sent there: it should be {ours}; are \"vault\" and \
-             \"resource\" right?",
-            presentable(asked)
-        ),
-    )
 }
 
 fn read_secret(file: &AbsolutePath) -> Result<Secret, KmsError> {
@@ -335,22 +270,10 @@ fn failure(error: &azure_core::Error) -> KmsError {
     )
 }
 
-/// Such an error may quote what it could not read.
+/// Whether reading JSON failed: such an error may quote the text.
 fn is_of_json(error: &(dyn std::error::Error + 'static)) -> bool {
     error
         .downcast_ref::<azure_core::Error>()
         .is_some_and(|error| matches!(error.kind(), ErrorKind::DataConversion))
         || error.source().is_some_and(is_of_json)
-}
-
-/// Our own failure, where it is inside the SDK's.
-pub(crate) fn known_cause(error: &azure_core::Error) -> Option<&KmsError> {
-    let mut next = error.source();
-    while let Some(this) = next {
-        if let Some(known) = this.downcast_ref::<KmsError>() {
-            return Some(known);
-        }
-        next = this.source();
-    }
-    None
 }

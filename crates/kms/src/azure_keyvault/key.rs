@@ -44,8 +44,8 @@ pub(crate) fn newest(name: &str, key: &Key) -> Result<Newest, KmsError> {
         KeyType::Oct | KeyType::OctHsm => Algorithm::A256Kw,
         _ => {
             return Err(KmsError::config(format!(
-                "the root key {name} is not for wrapping keys: create an RSA key, or a 256-bit oct-HSM key on a Managed \
-                 HSM"
+                "the root key {name} is not for wrapping keys: create an RSA key, or a 256-bit oct-HSM key on a \
+                 Managed HSM"
             )));
         }
     };

@@ -1,4 +1,4 @@
-//! What it means that Entra ID or a managed identity's endpoint gives no token.
+//! What it means when Entra ID or a managed identity's endpoint returns no token.
 //!
 //! Only an answer in Entra's own form, with a number of its own, is believed when it refuses: a 401 page of
 //! some proxy in between must not wipe keys. An endpoint of managed identities refuses nobody: it knows the
@@ -73,7 +73,8 @@ fn of_entra(address: &str, answer: &Answer) -> (FailureKind, String) {
     } else if has(&[700_024, 700_021]) {
         (
             FailureKind::Config,
-            "the assertion is not valid at this time: has the federated token expired, and is this machine's clock right?",
+            "the assertion is not valid at this time: has the federated token expired, and is this \
+             machine's clock right?",
         )
     } else if has(&[90_002, 900_021, 900_023]) {
         (FailureKind::Config, "is \"tenant_id\" right?")

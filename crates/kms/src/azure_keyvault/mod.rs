@@ -1,16 +1,18 @@
 //! The provider `azure-keyvault`: a key of an Azure Key Vault or of a Managed HSM.
 //!
 //! The root key never leaves Azure. A KEK is wrapped with RSA-OAEP-256 or, by a symmetric key of a Managed
-//! HSM, with AES key wrap; neither authenticates anything else, so the KEK's identity is wrapped along. What
-//! is kept as the root key's version is the algorithm and the id of the key's version that did it, and that
-//! version alone unwraps it.
+//! HSM, with AES key wrap. Neither authenticates additional data, so a digest of the KEK's identity is wrapped
+//! with it. The stored root key version is the algorithm and the id of the key version that wrapped the KEK;
+//! no other version can unwrap it.
 
+mod cause;
 mod http;
 mod identity;
 mod key;
 mod login;
 mod name;
 mod reply;
+mod tokens;
 
 use std::{fmt::Write, future::Future, sync::Arc};
 
@@ -82,7 +84,7 @@ impl AzureKeyVault {
                 tokens: Arc::clone(identity.tokens()),
                 scope: vault.scope(),
             }),
-            // Ours is stricter: there are tokens for one service only.
+            // Our own check is stricter: tokens are for one service only.
             verify_challenge_resource: Some(false),
             ..KeyClientOptions::default()
         };
@@ -123,8 +125,8 @@ impl AzureKeyVault {
         }
     }
 
-    /// Wraps under a version that is known, or else under the newest one, as keys of this kind of vault are
-    /// meant to.
+    /// Wraps under the version that is known. If none is known, wraps under the newest one, with the usual algorithm
+    /// for this kind of vault.
     async fn wrap(
         &self,
         name: &KeyName<'_>,
@@ -194,7 +196,7 @@ impl AzureKeyVault {
         })
     }
 
-    /// That a key is not in a vault it never was in is a mistake, and no refusal.
+    /// Makes an error of configuration when the vault never had the key: its absence is then no refusal.
     fn elsewhere(&self, key: &KeyVersion, error: KmsError) -> KmsError {
         if error.kind != FailureKind::KeyNotFound || self.vault.holds(key) {
             return error;
@@ -345,7 +347,7 @@ impl Provider for AzureKeyVault {
     }
 }
 
-/// What the vault answers, read.
+/// Sends the request and parses the answer.
 async fn model<T: DeserializeOwned>(
     question: Question<'_>,
     asked: impl Future<Output = azure_core::Result<Response<T>>>,

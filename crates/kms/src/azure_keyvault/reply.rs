@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::{
     KmsError,
-    azure_keyvault::identity::known_cause,
+    azure_keyvault::cause::known_cause,
     quote::{self, presentable},
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Question<'a> {
 /// Why a call failed.
 pub(crate) struct Failed {
     pub(crate) error: KmsError,
-    /// The caller is known, and this is not among what it may do.
+    /// The server knows the caller, but does not allow it this operation.
     pub(crate) lacks_right: bool,
 }
 
@@ -252,7 +252,8 @@ fn meaning(
         ("BadParameter", _) if status == 400 && operation == "unwrapKey" => told(
             FailureKind::Corrupt,
             format!(
-                "{endpoint} cannot unwrap the KEK{quoted}: it was altered, or wrapped by another version of the root key"
+                "{endpoint} cannot unwrap the KEK{quoted}: it was altered, or wrapped by another version of the \
+                 root key"
             ),
         ),
         _ if status == 400 => told(

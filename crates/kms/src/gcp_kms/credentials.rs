@@ -1,9 +1,9 @@
 //! Who the agent is to Google Cloud: google-cloud-auth's application default credentials, or a file of any kind
 //! that it knows.
 //!
-//! The library keeps tokens and renews them four minutes before they end. What it has once failed with it goes on
-//! failing with, so a login that failed is thrown away, and so is one whose token was refused: the next call logs
-//! in anew, from the file as it is then.
+//! The library keeps tokens and renews them four minutes before they end. It repeats an old failure for ever, so a
+//! login that failed is discarded, and so is one whose token was refused: the next call logs in again, with the
+//! file as it is then.
 //!
 //! What cannot be wiped here: the library's copies of the file and of its tokens.
 
@@ -63,9 +63,9 @@ pub(crate) struct Identity {
 
 struct Login {
     credentials: Credentials,
-    /// Since when its token has been waited for, by callers that were cut off.
+    /// When callers that were cut off began to wait for its token.
     waiting: Option<Moment>,
-    /// What it gave last.
+    /// The headers that it returned last.
     given: HeaderMap,
 }
 
@@ -129,7 +129,7 @@ impl Identity {
         }
     }
 
-    /// The file that counts: what the library looks for itself is looked at here before.
+    /// Returns the file that the library would use, so that it can be checked first.
     fn path(&self) -> Option<PathBuf> {
         if let Some(file) = &self.file {
             return Some(file.as_path().to_owned());

@@ -64,7 +64,7 @@ impl GcpHttp {
         self.ask(question, Method::POST, verb, Some(json)).await
     }
 
-    /// Asks as whoever the server is now, and once more with a new token if that one is refused.
+    /// Sends a request with the current token, and once more with a new one if that token is refused.
     async fn ask(
         &self,
         question: Question<'_>,
@@ -130,7 +130,7 @@ fn date(response: &Response) -> Option<SystemTime> {
     httpdate::parse_http_date(date).ok()
 }
 
-/// Whether an answer of this date came between these moments, give or take a little.
+/// Whether an answer of this date was sent between these moments, with some tolerance.
 fn agree(date: SystemTime, sent: SystemTime, received: SystemTime) -> bool {
     date + CLOCKS_AGREE >= sent && date <= received + CLOCKS_AGREE
 }

@@ -1,8 +1,8 @@
 //! The provider `gcp-kms`: a symmetric key of Google Cloud KMS.
 //!
 //! The root key never leaves Google. The wrapped KEK is Cloud KMS's own ciphertext, with the KEK's identity as
-//! its additional authenticated data. What is kept as the root key's version is the full name of the version that
-//! did it. What is sent and what comes back carries CRC32C checksums, as Google asks its callers to.
+//! its additional authenticated data. The stored root key version is the full name of the version that wrapped
+//! the KEK. Requests and answers carry CRC32C checksums, as Google recommends.
 
 mod credentials;
 mod http;
@@ -328,7 +328,7 @@ fn bad_checksum(question: Question, what: &str) -> KmsError {
     )
 }
 
-/// Denied this one permission, by somebody who knows who asks.
+/// Whether Google knows the caller and denies it this one permission.
 fn is_about_rights(error: &KmsError) -> bool {
     error.kind == FailureKind::Denied && error.message.contains(" denies cloudkms.")
 }

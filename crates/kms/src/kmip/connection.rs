@@ -1,7 +1,7 @@
 //! Connections to one KMIP server: mutual TLS, one request at a time on each, kept for a while.
 //!
-//! A call owns its connection and gives it back when it has read a whole answer, so one that is
-//! dropped or fails half-way takes its connection along, and no answer meets another's request.
+//! A call owns its connection and returns it after reading a whole answer. A call that is dropped or fails midway
+//! closes its connection, so no answer can be read by another request.
 //!
 //! What cannot be wiped here: rustls' own buffers, through which every request and reply passes. They
 //! are freed at once, in a process without core dumps or swap.
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::KmsError;
 
-/// Larger than any answer about one key, small enough to bound a server that has gone mad.
+/// Larger than any answer about one key, and small enough to bound a broken server.
 const MAX_REPLY: usize = 64 * 1024;
 /// Connections kept while idle.
 const MAX_IDLE: usize = 2;
@@ -57,8 +57,8 @@ struct Connection {
 /// A failed exchange.
 struct Lost {
     fault: Fault,
-    /// Nothing came back: as a connection that was idle may be found closed, the request is worth
-    /// another one.
+    /// Nothing came back. The server may have closed an idle connection, so the request is sent again on a new
+    /// one.
     unanswered: bool,
 }
 
@@ -77,7 +77,7 @@ impl Server {
         &self.endpoint
     }
 
-    /// One operation. `read` makes of the payload what is wanted, or nothing of one that makes no sense.
+    /// Performs one operation. `read` parses the payload; it returns `None` for one that makes no sense.
     ///
     /// # Errors
     /// A [`Refusal`], or [`FailureKind::Unreachable`], [`FailureKind::BadReply`] and
@@ -173,8 +173,8 @@ impl Server {
         Ok(connection)
     }
 
-    /// Before TLS has proved who the server is, nothing it says is a refusal: anyone on the way could
-    /// say it.
+    /// Until TLS has proved the server's identity, nothing counts as a refusal: anyone on the network path could
+    /// have sent it.
     fn handshake(&self, error: &io::Error) -> String {
         let endpoint = &self.endpoint;
         match tls_error(error) {
@@ -225,7 +225,7 @@ impl Server {
         ))
     }
 
-    /// The outer error takes the connection along; the inner one leaves it in order.
+    /// After the outer error the connection is closed; after the inner one it can be used again.
     async fn exchange<T>(
         &self,
         connection: &mut Connection,
@@ -236,7 +236,7 @@ impl Server {
         let version = connection.version;
         let bytes = request.encode(version);
         let stream = &mut connection.stream;
-        // What cannot be written may have been answered already, by an alert that says why: reading tells.
+        // If the write fails, the server may already have sent an alert with the reason, so the answer is read anyway.
         let _ = async {
             stream.write_all(&bytes).await?;
             stream.flush().await

@@ -9,7 +9,7 @@ use crate::{KmsError, quote::presentable};
 pub(super) enum Fault {
     /// The server's own word.
     Refused(Refusal),
-    /// Something we found out ourselves.
+    /// A failure that this provider found itself.
     Said(KmsError),
 }
 
@@ -20,7 +20,7 @@ impl From<KmsError> for Fault {
 }
 
 impl Fault {
-    /// As it is told when nothing more is to be found out.
+    /// The failure that is reported when nothing more can be found out.
     pub(super) fn into_error(self, server: &str) -> KmsError {
         match self {
             Self::Refused(refusal) => refusal.error(server),

@@ -39,7 +39,7 @@ use crate::{
 const KIND: &str = "kmip";
 const NONCE_LEN: usize = 12;
 const WRAPPED_LEN: usize = NONCE_LEN + KEY_LEN + TAG_LEN;
-/// What stands in for a keyring's identity where only the server is tried.
+/// The additional data of checks, which belong to no keyring.
 const CHECK_AAD: &[u8] = b"colcrypt check";
 
 #[derive(Deserialize)]
@@ -104,8 +104,8 @@ impl Kmip {
                 .map(str::to_owned)
                 .map_err(|_| self.bad_reply(Operation::Locate, "no identifier")),
             (Some(_), false) => Err(KmsError::config(format!(
-                "{server} has several keys of the name \"{root_key}\": leave it to the newest alone, or give id: and the unique \
-                 identifier of one"
+                "{server} has several keys of the name \"{root_key}\": leave it to the newest alone, or give id: and \
+                 the unique identifier of one"
             ))),
             (None, _) => Err(KmsError::new(
                 FailureKind::KeyNotFound,
@@ -202,8 +202,8 @@ impl Kmip {
         }
     }
 
-    /// Finds out what a server's refusal to use the key is about: servers give the same reason for a
-    /// key in the wrong state and for a right that is missing, and PyKMIP one for everything else.
+    /// Finds the cause of a server's refusal to use the key. Servers return one reason both for a key in the wrong
+    /// state and for a missing right, and PyKMIP another for everything else.
     async fn explain(&self, id: &str, fault: Fault) -> KmsError {
         let refusal = match fault {
             Fault::Refused(refusal) if refusal.may_be_about_state() => refusal,
@@ -235,7 +235,7 @@ impl Kmip {
         Ok(self.decrypt(id, CHECK_AAD, &made.wrapped).await? == random)
     }
 
-    /// A key's worth of the server's own random bytes.
+    /// Draws as many random bytes from the server as a key has.
     async fn random<K>(&self, key: fn(&[u8]) -> Result<K, CryptoError>) -> Result<K, KmsError> {
         if !self.server_information().await?.has_generator {
             return Err(provider::no_generator(self.server.endpoint()));

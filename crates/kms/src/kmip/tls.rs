@@ -1,5 +1,5 @@
-//! Who the agent is to a KMIP server, and which servers it believes: files, read anew for each
-//! connection, so that a renewed certificate counts without further ado.
+//! The agent's certificate for a KMIP server, and the CAs it trusts. Their files are read for each connection, so
+//! a renewed certificate is used at once.
 
 use std::{fs, io::Read, path::Path, sync::Arc};
 

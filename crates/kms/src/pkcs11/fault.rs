@@ -10,7 +10,7 @@ use crate::KmsError;
 pub(super) enum Fault {
     /// A return code, or the binding's own complaint.
     Token(Error),
-    /// Something we found out ourselves.
+    /// A failure that this provider found itself.
     Said(KmsError),
 }
 
@@ -61,8 +61,8 @@ impl Fault {
         )
     }
 
-    /// The token did not like what it was to unwrap, or just says that something failed: it may be
-    /// another key, an altered ciphertext, or a defect. SoftHSM answers GeneralError to all of these.
+    /// The token cannot unwrap the bytes, or says only that something failed: the cause may be another key, an
+    /// altered ciphertext, or a defect. SoftHSM answers GeneralError to all of these.
     pub(super) fn is_ambiguous(&self) -> bool {
         matches!(
             self.code(),
@@ -97,7 +97,7 @@ impl Fault {
         matches!(self.code(), Some(RvError::KeyFunctionNotPermitted))
     }
 
-    /// For whoever asked. `place` names the token.
+    /// Makes the provider's failure of it. `place` names the token.
     pub(super) fn into_error(self, place: &str) -> KmsError {
         let error = match self {
             Self::Said(error) => {

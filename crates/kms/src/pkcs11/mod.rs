@@ -5,6 +5,7 @@
 
 mod fault;
 mod key;
+mod library;
 mod mechanism;
 mod module;
 mod pin;
@@ -22,10 +23,11 @@ use zeroize::Zeroizing;
 use self::{
     fault::Fault,
     key::{KeyName, Root, Version},
+    library::{Library, TokenName},
     mechanism::Mechanism,
-    module::{Library, Module},
+    module::Module,
     pin::{EnvName, PinSource},
-    token::{Token, TokenName, at_token},
+    token::{Token, at_token},
 };
 use crate::{
     Findings, KmsError, Provider, WrappedKek,
@@ -119,8 +121,8 @@ impl SlotConfig {
     }
 }
 
-/// Asks one token after the other until one serves. A refusal counts only if all refuse: as long as
-/// one is merely away, the key may still be there.
+/// Asks one token after the other until one serves. A refusal counts only if all tokens refuse: a token that is
+/// away may still have the key.
 fn first_that_serves<T>(
     library: &mut Library,
     places: &[Place],
@@ -148,8 +150,8 @@ fn joined(failures: Vec<KmsError>) -> KmsError {
     KmsError::new(kind, messages.join("; "))
 }
 
-/// Wraps at one token, and lets every other that is there show that it holds the same key: a spare
-/// whose key is another would fail only on the day it is needed.
+/// Wraps at one token, and unwraps at every other that is present, which proves that it has the same key. A spare
+/// token with another key would otherwise fail only when it is needed.
 fn wrap_everywhere(
     library: &mut Library,
     places: &[Place],
@@ -266,7 +268,7 @@ impl Provider for Pkcs11Provider {
     }
 }
 
-/// A key's worth of the token's own random bytes.
+/// Draws as many random bytes from the token as a key has.
 fn random(
     library: &mut Library,
     places: &[Place],
@@ -285,7 +287,7 @@ fn random(
     drawn.map(|(_, bytes)| bytes)
 }
 
-/// The thread that calls the library outlives a call that is given up, so it has its own copy.
+/// Copies the KEK for the library's thread, which may still use it after the caller has given up.
 fn copy(kek: &KeyEncryptionKey) -> Result<KeyEncryptionKey, KmsError> {
     KeyEncryptionKey::from_slice(kek.expose()).map_err(|error| error::crypto("the KEK", error))
 }

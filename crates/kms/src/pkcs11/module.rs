@@ -1,13 +1,12 @@
-//! One vendor library, loaded once a process, and the one thread that calls it.
+//! The one thread that calls a vendor's library, which is loaded once a process.
 //!
 //! PKCS#11 keeps sessions and logins per process, so providers that name the same library share it.
-//! Nothing is ever called from the agent's own threads: a library that hangs costs its callers their
-//! time limit, and when it does not come back, the process ([`stuck`]).
+//! The agent's own threads never call the library: when it hangs, its callers wait for their time limit and no
+//! longer. When it does not return at all, the process must end ([`stuck`]).
 
 use std::{
     collections::HashMap,
     fs,
-    os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
@@ -16,18 +15,14 @@ use std::{
 };
 
 use colcrypt_protocol::FailureKind;
-use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    error::{Error, RvError},
-};
 use tokio::sync::oneshot;
 
-use super::token::Tokens;
+use super::library::Library;
 use crate::{KmsError, stuck};
 
-/// A call that has been running for so many times another's time limit will not return.
+/// A call is taken for hung when it has been running for so many time limits of a waiting call.
 const TIME_LIMITS: u32 = 5;
-/// Nor is less than this a hang, however short the time limit.
+/// No call that has run for less than this is taken for hung, however short the time limit is.
 const SHORTEST_HANG: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(&mut Library) + Send>;
@@ -36,17 +31,17 @@ type Job = Box<dyn FnOnce(&mut Library) + Send>;
 pub(super) struct Module {
     path: PathBuf,
     jobs: Mutex<mpsc::Sender<Job>>,
-    /// Since when the call that is running now is.
+    /// When the call that is running now began.
     running: Running,
 }
 
 type Running = Arc<Mutex<Option<Instant>>>;
 
 impl Module {
-    /// The one of this path.
+    /// Returns the module of this path.
     pub(super) fn at(path: &Path) -> Arc<Self> {
         static MODULES: OnceLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = OnceLock::new();
-        // A link and what it leads to are one library to the loader.
+        // The loader takes a link and its target for one library.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut modules = lock(MODULES.get_or_init(Mutex::default));
         let new = || {
@@ -67,7 +62,7 @@ impl Module {
     ) -> Result<T, KmsError> {
         let (tell, answer) = oneshot::channel();
         let job: Job = Box::new(move |library| {
-            // Nobody waits for a call that was given up before its turn.
+            // A call that was dropped before its turn is not made.
             if !tell.is_closed() {
                 let _ = tell.send(job(library));
             }
@@ -108,7 +103,7 @@ impl Module {
     }
 }
 
-/// Notices a call that its time limit ended.
+/// Notices when a call is dropped by its time limit.
 struct Watch<'a> {
     module: &'a Module,
     since: Instant,
@@ -130,95 +125,16 @@ fn start(path: &Path, running: &Running) -> mpsc::Sender<Job> {
         let mut library = Library::new(path);
         while let Ok(job) = jobs.recv() {
             *lock(&running) = Some(Instant::now());
-            // A panic ends its job, whose caller is told by the dropped channel, and no other.
+            // A panic ends its own job only. The dropped channel tells the job's caller.
             if catch_unwind(AssertUnwindSafe(|| job(&mut library))).is_err() {
                 library.tokens.forget_all();
             }
             *lock(&running) = None;
         }
     };
-    // Without a thread the sender's other end is gone, which each call notices and tries again.
+    // If no thread starts, the receiver is gone: the next call notices it and starts one again.
     let _ = thread::Builder::new().name("pkcs11".to_owned()).spawn(run);
     sender
-}
-
-/// The library itself; lives in its thread.
-pub(super) struct Library {
-    path: PathBuf,
-    context: Option<Pkcs11>,
-    pub(super) tokens: Tokens,
-}
-
-impl Library {
-    fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            context: None,
-            tokens: Tokens::default(),
-        }
-    }
-
-    /// The library, loaded and initialised at the first call that needs it.
-    pub(super) fn context(&mut self) -> Result<Pkcs11, KmsError> {
-        if let Some(context) = &self.context {
-            return Ok(context.clone());
-        }
-        trustworthy(&self.path)?;
-        let shown = self.path.display();
-        let context = Pkcs11::new(&self.path).map_err(|error| match error {
-            Error::LibraryLoading(error) => {
-                KmsError::config(format!("PKCS#11 module {shown} cannot be loaded: {error}"))
-            }
-            Error::MissingSymbol(name) => {
-                KmsError::config(format!("{shown} is not a PKCS#11 module: it has no {name}"))
-            }
-            error => KmsError::new(
-                FailureKind::Unavailable,
-                format!("PKCS#11 module {shown} does not start: {error}"),
-            ),
-        })?;
-        self.initialize(&context)?;
-        self.context = Some(context.clone());
-        Ok(context)
-    }
-
-    fn initialize(&self, context: &Pkcs11) -> Result<(), KmsError> {
-        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
-            Err(error) => Err(KmsError::new(
-                FailureKind::Unavailable,
-                format!(
-                    "PKCS#11 module {} does not start: {error}; is its own configuration in place?",
-                    self.path.display()
-                ),
-            )),
-        }
-    }
-
-    /// Ends the library and begins anew: many see only at their start which tokens there are.
-    pub(super) fn begin_anew(&mut self) {
-        self.tokens.forget_all();
-        if let Some(context) = self.context.take() {
-            // What is to be mended may be the reason why this fails.
-            let _ = context.finalize();
-        }
-    }
-}
-
-/// Whoever may write the library's file runs code in the agent.
-fn trustworthy(path: &Path) -> Result<(), KmsError> {
-    let shown = path.display();
-    let meta = fs::metadata(path).map_err(|error| {
-        KmsError::config(format!("PKCS#11 module {shown} cannot be loaded: {error}"))
-    })?;
-    let user = rustix::process::geteuid().as_raw();
-    if meta.mode() & 0o022 != 0 || (meta.uid() != 0 && meta.uid() != user) {
-        return Err(KmsError::config(format!(
-            "PKCS#11 module {shown} can be changed by others than root and the server's user, who could \
-             then run code beside the keys: chown root and chmod 0755 it"
-        )));
-    }
-    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

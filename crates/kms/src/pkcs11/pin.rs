@@ -76,7 +76,7 @@ impl PinSource {
         }
     }
 
-    /// Never a refusal: a PIN that is not there yet says nothing about the root key.
+    /// Reads the PIN. A failure is never a refusal: a missing PIN says nothing about the root key.
     pub(super) fn read(&self) -> Result<Pin, KmsError> {
         match self {
             Self::File(path) => read_file(path),

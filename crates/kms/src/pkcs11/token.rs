@@ -1,9 +1,6 @@
-//! Tokens: found by label or serial number, opened, and logged in to with exactly one try a PIN.
+//! Finds tokens by label or serial number, opens them, and logs in. Each PIN is tried once only.
 
-use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    time::{Duration, Instant},
-};
+use std::collections::hash_map::Entry;
 
 use colcrypt_protocol::FailureKind;
 use cryptoki::{
@@ -15,39 +12,10 @@ use cryptoki::{
 
 use super::{
     fault::Fault,
-    module::Library,
-    pin::{Mark, PinSource},
+    library::{Library, Open, TokenName, Tokens},
+    pin::PinSource,
 };
 use crate::KmsError;
-
-/// No more often is a library started anew to look for a token that is not there.
-const BETWEEN_STARTS: Duration = Duration::from_secs(3);
-
-/// Which token, as the configuration names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct TokenName {
-    pub(super) label: Option<String>,
-    pub(super) serial: Option<String>,
-}
-
-impl TokenName {
-    fn fits(&self, info: &TokenInfo) -> bool {
-        let is = |wanted: &Option<String>, found: &str| {
-            wanted.as_deref().is_none_or(|wanted| wanted == found)
-        };
-        is(&self.label, info.label()) && is(&self.serial, info.serial_number())
-    }
-}
-
-impl std::fmt::Display for TokenName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.label, &self.serial) {
-            (Some(label), None) => write!(f, "token \"{label}\""),
-            (Some(label), Some(serial)) => write!(f, "token \"{label}\" (serial {serial})"),
-            (None, serial) => write!(f, "token of serial {}", serial.as_deref().unwrap_or("?")),
-        }
-    }
-}
 
 /// A token that is open and, where it asks for it, logged in to.
 pub(super) struct Token<'a> {
@@ -61,48 +29,7 @@ pub(super) fn info(token: &Token<'_>) -> Result<TokenInfo, Fault> {
     Ok(token.context.get_token_info(token.slot)?)
 }
 
-struct Open {
-    session: Session,
-    /// The PIN that the token accepted.
-    logged_in: Option<Mark>,
-}
-
-/// Every token in use of one library.
-#[derive(Default)]
-pub(super) struct Tokens {
-    slots: HashMap<TokenName, Slot>,
-    open: HashMap<Slot, Open>,
-    /// PINs that a token (by serial number) refused: none is tried twice, since a token locks itself
-    /// after a few.
-    refused: HashSet<(String, Mark)>,
-    started: Option<Instant>,
-}
-
-impl Tokens {
-    pub(super) fn forget_all(&mut self) {
-        self.slots.clear();
-        self.open.clear();
-    }
-
-    fn forget(&mut self, name: &TokenName) {
-        if let Some(slot) = self.slots.remove(name) {
-            self.open.remove(&slot);
-        }
-    }
-
-    fn may_start(&mut self) -> bool {
-        let now = Instant::now();
-        let may = self
-            .started
-            .is_none_or(|last| now.duration_since(last) >= BETWEEN_STARTS);
-        if may {
-            self.started = Some(now);
-        }
-        may
-    }
-}
-
-/// Does something at a token. What a lost session, login or token broke is tried once more.
+/// Does something at a token. If a session, a login or the token was lost, tries once more.
 pub(super) fn at_token<T>(
     library: &mut Library,
     name: &TokenName,
@@ -144,8 +71,8 @@ fn once<T>(
         session: &open.session,
     };
     let result = act(&token);
-    // "No such key" is the kill switch, so it counts only from a token that is still there and has not
-    // lost the login, without which it hides its keys.
+    // "No such key" wipes keys in use. It counts only if the token is still present and logged in: without a
+    // login, a token hides its keys.
     if let Err(Fault::Said(error)) = &result
         && error.kind == FailureKind::KeyNotFound
         && let Some(code) = lost(&token)
@@ -155,7 +82,7 @@ fn once<T>(
     result
 }
 
-/// What became of a token that answered.
+/// Returns why a token that answered cannot be believed, if so.
 fn lost(token: &Token<'_>) -> Option<RvError> {
     let Ok(info) = token.context.get_token_info(token.slot) else {
         return Some(RvError::TokenNotPresent);
@@ -174,8 +101,8 @@ pub(super) fn is_user(session: &SessionInfo) -> bool {
     )
 }
 
-/// The token's slot. Where it is not known or not right any more, all are looked at, and where it is
-/// in none, the library is started anew, since many learn of tokens only then.
+/// Returns the token's slot. If the known slot is no longer right, looks at all slots. If the token is in none,
+/// restarts the library, since many look for tokens only when they start.
 fn find(library: &mut Library, name: &TokenName) -> Result<Slot, Fault> {
     let context = library.context()?;
     if let Some(slot) = library.tokens.slots.get(name).copied() {
@@ -278,7 +205,7 @@ fn log_in(
         );
     }
     if open.logged_in.take().is_some() {
-        // Whoever has another PIN must show that it is right.
+        // Another PIN must prove itself by a login of its own.
         let _ = open.session.logout();
     }
     let mut result = open.session.login(UserType::User, Some(&pin.text));

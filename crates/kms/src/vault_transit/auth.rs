@@ -1,8 +1,8 @@
 //! How the agent keeps a token for Vault or OpenBao: read from outside at every use, or of a login.
 //!
-//! Nobody waits for a token that is still good: it is renewed, or replaced by a new login, in the
-//! background, by whoever first needs it late in its life. One who needs a token when there is none logs
-//! in, and the others wait for that. Failures are never remembered.
+//! A token that is still valid is renewed, or replaced by a new login, in the background: the first caller that
+//! uses it late in its life starts this, and nobody waits. When there is no token, the first caller logs in and
+//! the others wait for that. Failures are never remembered.
 
 use std::{
     borrow::Cow,
@@ -59,7 +59,7 @@ impl Auth {
             Source::Login(login) => return self.logged_in(login, None).await,
         };
         let mut slot = self.session();
-        // It is used whatever it looks like: the server will tell.
+        // Any text is accepted here: the server judges it.
         let session = match slot.take_if(|known| known.is_of(&outside)) {
             Some(known) => known,
             None => Session::new(Arc::new(outside), Life::Unknown),
@@ -89,12 +89,12 @@ impl Auth {
         Some(self.cared_for(session))
     }
 
-    /// The session's token; what it needs is done in the background.
+    /// Returns the session's token, and starts its renewal in the background if it is due.
     fn cared_for(self: &Arc<Self>, session: &mut Session) -> Arc<Secret> {
         let token = Arc::clone(&session.token);
         if let Some((care, time)) = session.take_care() {
             let (auth, token) = (Arc::clone(self), Arc::clone(&token));
-            // Bounded here, since no caller does it.
+            // Limited here, since no caller waits for it.
             tokio::spawn(async move { tokio::time::timeout(time, auth.care(care, &token)).await });
         }
         token
@@ -119,7 +119,7 @@ impl Auth {
         Ok(Arc::clone(&self.session().insert(new).token))
     }
 
-    /// A failure is left for the next try, or for the one who needs the token when it is over.
+    /// A failure is ignored: the next try, or the next login when the token has ended, reports it.
     async fn care(self: &Arc<Self>, care: Care, token: &Arc<Secret>) {
         let told = match (care, &self.source) {
             (Care::LookUp, _) => self.look_up(token).await,

@@ -105,7 +105,7 @@ pub(crate) enum Source {
     Login(Login),
 }
 
-/// A login that gives a token.
+/// A login that returns a token.
 pub(crate) struct Login {
     pub(crate) path: String,
     method: Method,

@@ -12,8 +12,8 @@ use colcrypt_core::Secret;
 
 use crate::clock::Moment;
 
-/// Bounds on the pause from one try to renew or replace a token to the next, and on a try: it ends before
-/// the next, and soon, since one who has no token must wait for a login that hangs.
+/// Bounds on the pause between two tries to renew or replace a token, and on the time of one try. A try ends
+/// before the next begins, and soon: a caller without a token waits for a login that hangs.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_TRY: Duration = Duration::from_secs(5);
@@ -82,8 +82,8 @@ impl Session {
         }
     }
 
-    /// What is to be done now, for the one caller who is told, and within what time: whoever asks
-    /// meanwhile is told nothing.
+    /// Returns what is to be done now, and within what time. Only one caller is told; others get `None` until
+    /// that time is over.
     pub(crate) fn take_care(&mut self) -> Option<(Care, Duration)> {
         let (care, pause) = match self.life {
             Life::LeftAlone => return None,
@@ -114,7 +114,7 @@ impl Session {
     /// The server's answer to a renewal or a look-up.
     pub(crate) fn prolong(&mut self, new: Life) {
         self.life = match (self.life, new) {
-            // Near its maximum age a renewal gives ever less: what follows is another token.
+            // Near the maximum age each renewal adds less time, so the next step is a new login.
             (
                 Life::Ends { lease: before, .. },
                 Life::Ends {
@@ -181,7 +181,7 @@ mod tests {
             let mut refused = session(aged(part, true));
             refused.refuse_care();
             assert_eq!(care(&mut refused), wanted);
-            // A renewal that gave less than there was before.
+            // A renewal that left less time than there was before.
             let mut long = session(Life::new(Moment::now(), LEASE * 2, true));
             long.prolong(aged(part, true));
             assert_eq!(care(&mut long), wanted);

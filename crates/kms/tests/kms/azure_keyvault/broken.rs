@@ -1,0 +1,526 @@
+//! The provider `azure-keyvault` against servers that answer what Azure would only on a bad day, or never.
+
+use std::{os::unix::fs::PermissionsExt, sync::atomic::Ordering, time::Duration};
+
+use colcrypt_protocol::{Failure, FailureKind, Settings};
+use colcrypt_tests::tls_server::TlsFront;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::common::{
+    Dir, SETTINGS, agent, provider,
+    raw::{Act, http, json_reply, listen},
+};
+
+const SECRET: &str = "Q~b8Q~sX3nRkT5uYw2pLq7vZc9fGh1jKm4eDa6";
+const TOKEN: &str = "eyJ0eXAiOiJKV1QifQ.c29tZSBib2R5IG9mIGEgdG9rZW4.c2lnbmF0dXJl";
+const KID: &str = "https://app.vault.azure.net/keys/root/78deebed173b48e48f55abf87ed4cf71";
+/// 64 bytes, as long as a KEK with its digest.
+const ZEROS: &str =
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+type Reaction = Box<dyn Fn() -> Act + Send + Sync>;
+
+fn key() -> Act {
+    let key = json!({"key": {"kid": KID, "kty": "RSA", "key_ops": ["wrapKey", "unwrapKey"]},
+                     "attributes": {"enabled": true}});
+    json_reply("200 OK", &key.to_string())
+}
+
+fn result(kid: &str, value: &str) -> Act {
+    json_reply("200 OK", &json!({"kid": kid, "value": value}).to_string())
+}
+
+fn token() -> Act {
+    let token = json!({"token_type": "Bearer", "expires_in": 3600, "access_token": TOKEN});
+    json_reply("200 OK", &token.to_string())
+}
+
+fn challenge() -> Act {
+    let challenge = "www-authenticate: Bearer authorization=\"https://login.windows.net/t\", \
+                     resource=\"https://vault.azure.net\"\r\n";
+    http("401 Unauthorized", challenge, "")
+}
+
+/// What creating a KEK meets at a server that is Azure's login and its vault in one: the operations are `token`,
+/// `get`, `wrapkey` and `unwrapkey`, and what comes without a token is challenged.
+async fn failure(
+    settings: Settings,
+    act: impl Fn(&str, &str) -> Act + Send + Sync + 'static,
+) -> (Failure, usize) {
+    let (port, count) = listen(move |request| {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let operation = path.rsplit('/').next().unwrap_or_default();
+        let has_token = request
+            .head
+            .to_ascii_lowercase()
+            .contains("\r\nauthorization:");
+        match operation {
+            "token" => act("token", &request.body),
+            _ if !has_token => challenge(),
+            "wrapkey" | "unwrapkey" => act(operation, &request.body),
+            _ => act("get", ""),
+        }
+    })
+    .await;
+    let front = TlsFront::start(port).await;
+    let dir = Dir::new();
+    let secret_file = dir.path("secret");
+    std::fs::write(&secret_file, SECRET).unwrap();
+    std::fs::set_permissions(&secret_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = json!({
+        "vault": front.url(), "authority": front.url(), "resource": "https://vault.azure.net",
+        "ca_file": front.ca_file(),
+        "auth": {"method": "client-secret", "tenant_id": "t", "client_id": "c", "client_secret_file": secret_file},
+    });
+    let agent = agent(settings).await;
+    let began = Instant::now();
+    let failure = agent
+        .create_kek(&provider("azure-keyvault", config), "root")
+        .await
+        .expect_err("a failure");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        began.elapsed()
+    );
+    for secret in [SECRET, TOKEN] {
+        assert!(!failure.message.contains(secret), "{failure}");
+    }
+    assert!(failure.message.len() < 700, "{failure}");
+    (failure, count.load(Ordering::Relaxed))
+}
+
+/// The same, where only one operation goes wrong.
+async fn failure_at(
+    settings: Settings,
+    broken: &'static str,
+    act: impl Fn() -> Act + Send + Sync + 'static,
+) -> (Failure, usize) {
+    failure(settings, move |operation, _| match operation {
+        _ if operation == broken => act(),
+        "token" => token(),
+        "get" => key(),
+        _ => result(KID, ZEROS),
+    })
+    .await
+}
+
+fn azure_error(status: &str, code: &str, inner: Option<&str>, message: &str) -> Act {
+    let mut error = json!({"code": code, "message": message});
+    if let Some(inner) = inner {
+        error["innererror"] = json!({"code": inner});
+    }
+    json_reply(status, &json!({"error": error}).to_string())
+}
+
+#[tokio::test]
+async fn every_error_of_azure_has_its_meaning() {
+    use FailureKind::{BadReply, Config, Denied, KeyDisabled, KeyNotFound, Throttled, Unavailable};
+    let (bad, no, gone) = ("400 Bad Request", "403 Forbidden", "404 Not Found");
+    let (conflict, broken) = ("409 Conflict", "500 Internal Server Error");
+    for (operation, status, code, inner, message, kind) in [
+        (
+            "get",
+            no,
+            "Forbidden",
+            Some("ForbiddenByFirewall"),
+            "Client address is not",
+            Denied,
+        ),
+        (
+            "get",
+            gone,
+            "KeyNotFound",
+            None,
+            "A key with (name/id) root was not found",
+            KeyNotFound,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            Some("ForbiddenByRbac"),
+            "Caller is not authorized",
+            Denied,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            Some("AccessDenied"),
+            "does not have keys wrapKey",
+            Denied,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            None,
+            "The user does not have permission",
+            Denied,
+        ),
+        (
+            "wrapkey",
+            no,
+            "AccessDenied",
+            None,
+            "not permitted by RBAC",
+            Denied,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            Some("ForbiddenByPolicy"),
+            "no",
+            Denied,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            Some("KeyDisabled"),
+            "on a disabled key.",
+            KeyDisabled,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            None,
+            "Operation wrapKey is not allowed on a disabled key.",
+            KeyDisabled,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            None,
+            "not allowed on an expired key.",
+            KeyDisabled,
+        ),
+        (
+            "wrapkey",
+            no,
+            "Forbidden",
+            None,
+            "on a key that is not yet valid.",
+            KeyDisabled,
+        ),
+        (
+            "wrapkey",
+            conflict,
+            "Conflict",
+            Some("ObjectIsDeletedButRecoverable"),
+            "deleted",
+            KeyDisabled,
+        ),
+        (
+            "wrapkey",
+            conflict,
+            "Conflict",
+            Some("ObjectIsBeingDeleted"),
+            "deleted",
+            KeyDisabled,
+        ),
+        (
+            "wrapkey",
+            conflict,
+            "Conflict",
+            Some("ObjectIsBeingRecovered"),
+            "later",
+            Unavailable,
+        ),
+        (
+            "wrapkey",
+            "429 Too Many Requests",
+            "Throttled",
+            None,
+            "too many requests",
+            Throttled,
+        ),
+        (
+            "wrapkey",
+            "429 Too Many Requests",
+            "Unheard",
+            None,
+            "of",
+            Throttled,
+        ),
+        (
+            "wrapkey",
+            bad,
+            "BadParameter",
+            None,
+            "Property  has invalid value",
+            Config,
+        ),
+        (
+            "wrapkey",
+            broken,
+            "InternalError",
+            None,
+            "oops",
+            Unavailable,
+        ),
+        (
+            "wrapkey",
+            "503 Service Unavailable",
+            "ServiceUnavailable",
+            None,
+            "",
+            Unavailable,
+        ),
+        (
+            "wrapkey",
+            "418 I'm a teapot",
+            "Unheard",
+            None,
+            "of",
+            BadReply,
+        ),
+    ] {
+        let act = move || azure_error(status, code, inner, message);
+        let (failure, requests) = failure_at(SETTINGS, operation, act).await;
+        assert_eq!(failure.kind, kind, "{code} {inner:?}: {failure}");
+        // A challenge, a token, and each operation once: the SDK does not try again by itself.
+        let expected = if operation == "get" { 3 } else { 4 };
+        assert_eq!(requests, expected, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_fresh_token_is_believed() {
+    use FailureKind::{BadReply, Config, Denied};
+    for (message, kind) in [
+        (
+            "AKV10046: Unable to resolve the key used for signature validation.",
+            Denied,
+        ),
+        ("[TokenExpired] Error validating token: 'S2S12086'.", Config),
+        (
+            "AKV10032: Invalid issuer. Expected one of https://sts.windows.net/",
+            Config,
+        ),
+        (
+            "AKV10022: Invalid audience. Expected https://vault.azure.net",
+            Config,
+        ),
+    ] {
+        let unauthorized = move || {
+            let body = json!({"error": {"code": "Unauthorized", "message": message}}).to_string();
+            let headers = "www-authenticate: Bearer authorization=\"https://login.windows.net/t\", \
+                           resource=\"https://vault.azure.net\"\r\n";
+            http("401 Unauthorized", headers, &body)
+        };
+        let (failure, requests) = failure_at(SETTINGS, "get", unauthorized).await;
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert_eq!(requests, 3, "a challenge, a token and its refusal");
+    }
+    // A refusal of somebody in between.
+    let html = || {
+        http(
+            "401 Unauthorized",
+            "www-authenticate: Basic realm=\"proxy\"\r\n",
+            "<html>",
+        )
+    };
+    assert_eq!(failure_at(SETTINGS, "get", html).await.0.kind, BadReply);
+    let html = || http("401 Unauthorized", "", "<html>");
+    assert_eq!(failure_at(SETTINGS, "get", html).await.0.kind, BadReply);
+}
+
+#[tokio::test]
+async fn what_is_not_of_azure_is_not_believed() {
+    use FailureKind::{BadReply, Unavailable, Unreachable};
+    let html = "<html>go away</html>";
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"kid\"";
+    let cases: Vec<(&str, FailureKind, Reaction)> = vec![
+        (
+            "a proxy's 403",
+            BadReply,
+            Box::new(move || http("403 Forbidden", "content-type: text/html\r\n", html)),
+        ),
+        (
+            "JSON of someone else",
+            BadReply,
+            Box::new(|| json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)),
+        ),
+        (
+            "an error without a code",
+            BadReply,
+            Box::new(|| json_reply("403 Forbidden", r#"{"error":{"code":"","message":"no"}}"#)),
+        ),
+        (
+            "a gateway's error",
+            Unavailable,
+            Box::new(move || http("502 Bad Gateway", "", html)),
+        ),
+        (
+            "a redirect",
+            BadReply,
+            Box::new(|| {
+                http(
+                    "307 Temporary Redirect",
+                    "location: https://localhost:1/\r\n",
+                    "",
+                )
+            }),
+        ),
+        (
+            "not JSON",
+            BadReply,
+            Box::new(move || http("200 OK", "", html)),
+        ),
+        (
+            "cut JSON",
+            BadReply,
+            Box::new(|| json_reply("200 OK", r#"{"kid":"#)),
+        ),
+        ("nothing", BadReply, Box::new(|| json_reply("200 OK", "{}"))),
+        (
+            "a huge body",
+            BadReply,
+            Box::new(|| json_reply("200 OK", &" ".repeat(1 << 20))),
+        ),
+        (
+            "a body that ends early",
+            Unreachable,
+            Box::new(move || Act::Send(cut.into())),
+        ),
+        ("no answer", Unreachable, Box::new(|| Act::Close)),
+        (
+            "no HTTP",
+            BadReply,
+            Box::new(|| Act::Send(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())),
+        ),
+    ];
+    for (name, kind, act) in cases {
+        let act = std::sync::Arc::new(act);
+        for operation in ["token", "get", "wrapkey", "unwrapkey"] {
+            let act = std::sync::Arc::clone(&act);
+            let (failure, _) = failure_at(SETTINGS, operation, move || act()).await;
+            assert_eq!(failure.kind, kind, "{name} at {operation}: {failure}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn slow_answers_end_in_a_timeout() {
+    let settings = Settings {
+        kms_timeout_ms: 500,
+        kms_retries: 1,
+        ..SETTINGS
+    };
+    for trickle in [true, false] {
+        for operation in ["token", "wrapkey"] {
+            let act = move || if trickle { Act::Trickle } else { Act::Hang };
+            let (failure, _) = failure_at(settings, operation, act).await;
+            assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_content_of_the_right_form_is_refused() {
+    let other = KID.replace("78de", "0000");
+    let elsewhere = KID.replace("keys/root", "keys/other");
+    let bodies = |all: &[Value]| all.iter().map(Value::to_string).collect::<Vec<_>>();
+    let keys = bodies(&[
+        json!({"key": {"kid": KID}}),
+        json!({"key": {"kty": "RSA"}}),
+        json!({"key": {"kid": elsewhere, "kty": "RSA"}}),
+        json!({"key": {"kid": "https://app.vault.azure.net/keys/root", "kty": "RSA"}}),
+        json!({"key": "RSA"}),
+    ]);
+    let wrapped = bodies(&[
+        json!({"kid": KID}),
+        json!({"kid": KID, "value": ""}),
+        json!({"kid": KID, "value": "!"}),
+        json!({"value": ZEROS}),
+        json!({"kid": other, "value": ZEROS}),
+        json!({"kid": elsewhere, "value": ZEROS}),
+    ]);
+    let unwrapped = bodies(&[
+        json!({"kid": KID}),
+        json!({"kid": KID, "value": "AAAA"}),
+        // A key without what it is bound to.
+        json!({"kid": KID, "value": &ZEROS[..43]}),
+        json!({"value": ZEROS}),
+        json!({"kid": other, "value": ZEROS}),
+        // Something, but not what was wrapped.
+        json!({"kid": KID, "value": ZEROS}),
+    ]);
+    let tokens = bodies(&[
+        json!({"access_token": 1, "expires_in": 3600, "token_type": "Bearer"}),
+        json!({"access_token": TOKEN, "expires_in": TOKEN, "token_type": "Bearer"}),
+        json!([TOKEN]),
+    ]);
+    for (operation, bodies) in [
+        ("get", keys),
+        ("wrapkey", wrapped),
+        ("unwrapkey", unwrapped),
+        ("token", tokens),
+    ] {
+        for body in bodies {
+            let sent = body.clone();
+            let (failure, _) =
+                failure_at(SETTINGS, operation, move || json_reply("200 OK", &sent)).await;
+            assert_eq!(
+                failure.kind,
+                FailureKind::BadReply,
+                "{operation} {body}: {failure}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_echo_of_the_request_is_not_repeated() {
+    let echo = |operation: &str, body: &str| match operation {
+        "get" => key(),
+        "token" => token(),
+        _ => azure_error(
+            "400 Bad Request",
+            "BadParameter",
+            None,
+            &format!("cannot parse: {body}"),
+        ),
+    };
+    let (failed, _) = failure(SETTINGS, echo).await;
+    assert!(failed.message.contains("cannot parse"), "{failed}");
+    let value = failed.message.split_once("value").map(|(_, value)| value);
+    assert!(value.is_none_or(|value| value.contains('…')), "{failed}");
+    let echo = |_: &str, body: &str| {
+        let words = format!("AADSTS900144: cannot parse {body} Trace ID: 1");
+        let body = json!({"error": "invalid_request", "error_description": words, "error_codes": [900_144]});
+        json_reply("400 Bad Request", &body.to_string())
+    };
+    let (failed, _) = failure(SETTINGS, echo).await;
+    assert_eq!(failed.kind, FailureKind::Config, "{failed}");
+}
+
+#[tokio::test]
+async fn a_throttling_server_is_left_alone_as_long_as_it_asks() {
+    let settings = Settings {
+        kms_retries: 1,
+        ..SETTINGS
+    };
+    let rest = |seconds: &'static str| {
+        move || {
+            let headers = format!("content-type: application/json\r\nretry-after: {seconds}\r\n");
+            let body = r#"{"error":{"code":"Throttled","message":"later"}}"#;
+            http("429 Too Many Requests", &headers, body)
+        }
+    };
+    let began = Instant::now();
+    failure_at(settings, "wrapkey", rest("1")).await;
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    for operation in ["wrapkey", "token"] {
+        let began = Instant::now();
+        let (failure, _) = failure_at(settings, operation, rest("3600")).await;
+        assert_eq!(failure.kind, FailureKind::Throttled, "{failure}");
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+}

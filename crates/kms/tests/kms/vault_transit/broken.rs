@@ -1,0 +1,308 @@
+//! The agent against servers that answer garbage, too much, too slowly, or not at all.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use colcrypt_core::KeySource;
+use colcrypt_protocol::{FailureKind, Settings};
+use serde_json::json;
+
+use crate::common::{
+    Dir, SETTINGS, agent,
+    broken::{Kind, Reaction},
+    fails, provider,
+    raw::{Act, http, json_reply},
+};
+
+const TOKEN: &str = "s.tokenOfATestThatNobodySees";
+
+const VAULT: Kind = Kind {
+    root_key: "k",
+    secret: TOKEN,
+    provider: |port, dir| {
+        std::fs::write(dir.path("token"), TOKEN).unwrap();
+        let address = format!("http://127.0.0.1:{port}");
+        let auth = json!({"method": "token", "token_file": dir.path("token")});
+        provider("vault-transit", json!({"address": address, "auth": auth}))
+    },
+    // How long the token lives it never tells.
+    aside: |request| {
+        let of_token = request.path.ends_with("/lookup-self");
+        of_token.then(|| json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#))
+    },
+    operation: |request| &request.path,
+};
+
+const KEY: &str = r#"{"data":{"type":"aes256-gcm96","derived":false,"exportable":false,
+    "allow_plaintext_backup":false,"deletion_allowed":false}}"#;
+const ENCRYPTED: &str = r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#;
+
+#[tokio::test]
+async fn every_answer_has_its_meaning() {
+    use FailureKind::{BadReply, Config, Denied, KeyNotFound, Throttled, Unavailable, Unreachable};
+    let html = "<html>go away</html>";
+    let cases: Vec<(&str, FailureKind, Reaction)> = vec![
+        (
+            "throttled",
+            Throttled,
+            Box::new(|| json_reply("429 Too Many Requests", r#"{"errors":["slow down"]}"#)),
+        ),
+        (
+            "an internal error",
+            Unavailable,
+            Box::new(|| json_reply("500 Internal Server Error", r#"{"errors":["oops"]}"#)),
+        ),
+        (
+            "a gateway's error",
+            Unavailable,
+            Box::new(move || http("502 Bad Gateway", "", html)),
+        ),
+        (
+            "sealed",
+            Unavailable,
+            Box::new(|| {
+                json_reply(
+                    "503 Service Unavailable",
+                    r#"{"errors":["Vault is sealed"]}"#,
+                )
+            }),
+        ),
+        (
+            "a redirect",
+            Unavailable,
+            Box::new(|| {
+                http(
+                    "307 Temporary Redirect",
+                    "location: http://127.0.0.1:1/\r\n",
+                    "",
+                )
+            }),
+        ),
+        (
+            "denied",
+            Denied,
+            Box::new(|| json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)),
+        ),
+        (
+            "denied by something in between",
+            BadReply,
+            Box::new(move || http("403 Forbidden", "content-type: text/html\r\n", html)),
+        ),
+        (
+            "no such key",
+            KeyNotFound,
+            Box::new(|| json_reply("404 Not Found", r#"{"errors":[]}"#)),
+        ),
+        (
+            "no such page",
+            BadReply,
+            Box::new(move || http("404 Not Found", "content-type: text/html\r\n", html)),
+        ),
+        (
+            "JSON of someone else",
+            BadReply,
+            Box::new(|| json_reply("404 Not Found", r#"{"message":"no"}"#)),
+        ),
+        (
+            "no such operation",
+            Config,
+            Box::new(|| json_reply("405 Method Not Allowed", r#"{"errors":[]}"#)),
+        ),
+        (
+            "not JSON",
+            BadReply,
+            Box::new(move || http("200 OK", "content-type: text/html\r\n", html)),
+        ),
+        (
+            "JSON called text",
+            BadReply,
+            Box::new(|| http("200 OK", "content-type: text/plain\r\n", KEY)),
+        ),
+        (
+            "cut JSON",
+            BadReply,
+            Box::new(|| json_reply("200 OK", &KEY[..40])),
+        ),
+        (
+            "a missing field",
+            BadReply,
+            Box::new(|| json_reply("200 OK", r#"{"data":{}}"#)),
+        ),
+        (
+            "a huge body",
+            BadReply,
+            Box::new(|| json_reply("200 OK", &" ".repeat(1 << 20))),
+        ),
+        (
+            "a body that ends early",
+            Unreachable,
+            Box::new(|| {
+                let head =
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500";
+                Act::Send(format!("{head}\r\n\r\n{{\"data\"").into())
+            }),
+        ),
+        ("no answer", Unreachable, Box::new(|| Act::Close)),
+        (
+            "no HTTP",
+            BadReply,
+            Box::new(|| Act::Send(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())),
+        ),
+        (
+            "a teapot",
+            BadReply,
+            Box::new(|| json_reply("418 I'm a teapot", r#"{"errors":[]}"#)),
+        ),
+    ];
+    VAULT.are_called(cases).await;
+}
+
+#[tokio::test]
+async fn slow_answers_end_in_a_timeout() {
+    VAULT.slow_answers_end_in_a_timeout().await;
+}
+
+#[tokio::test]
+async fn wrong_content_of_the_right_form_is_refused() {
+    for (encrypt, decrypt) in [
+        (r#"{"data":{"ciphertext":"hello"}}"#, "{}"),
+        (r#"{"data":{"ciphertext":"vault:v1:"}}"#, "{}"),
+        (r#"{"data":{}}"#, "{}"),
+        (ENCRYPTED, r#"{"data":{"plaintext":"AAAA"}}"#),
+        (ENCRYPTED, r#"{"data":{"plaintext":"!!!!"}}"#),
+        (ENCRYPTED, r#"{"data":{"plaintext":""}}"#),
+        (ENCRYPTED, r#"{"data":{"plaintext":12}}"#),
+        // A key, but not the one that was wrapped.
+        (
+            ENCRYPTED,
+            r#"{"data":{"plaintext":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}"#,
+        ),
+    ] {
+        let (failure, _) = VAULT
+            .failure(SETTINGS, move |path, _| {
+                let body = match path {
+                    path if path.contains("/encrypt/") => encrypt,
+                    path if path.contains("/decrypt/") => decrypt,
+                    _ => KEY,
+                };
+                json_reply("200 OK", body)
+            })
+            .await;
+        assert_eq!(failure.kind, FailureKind::BadReply, "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_generator_that_gives_no_key_is_refused() {
+    const ZEROS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let unbound = r#"{"errors":["cipher: message authentication failed"]}"#;
+    for (generated, decrypted) in [
+        (r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#.to_owned(), ""),
+        (format!(r#"{{"data":{{"plaintext":"{ZEROS}"}}}}"#), ""),
+        (
+            format!(r#"{{"data":{{"plaintext":"{ZEROS}","ciphertext":"AAAA"}}}}"#),
+            "",
+        ),
+        (
+            r#"{"data":{"plaintext":"AAAA","ciphertext":"vault:v1:AAAA"}}"#.to_owned(),
+            "",
+        ),
+        // A server that does not bind what it generates to the keyring.
+        (
+            format!(r#"{{"data":{{"plaintext":"{ZEROS}","ciphertext":"vault:v1:AAAA"}}}}"#),
+            unbound,
+        ),
+    ] {
+        let server = VAULT
+            .server(move |path, _| match path {
+                path if path.contains("/datakey/plaintext/") => json_reply("200 OK", &generated),
+                path if path.contains("/decrypt/") => json_reply("400 Bad Request", decrypted),
+                _ => json_reply("200 OK", KEY),
+            })
+            .await;
+        let agent = agent(SETTINGS).await;
+        fails(
+            agent
+                .create_kek_from(KeySource::Provider, &server.provider, "k")
+                .await,
+            FailureKind::BadReply,
+            &[],
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_echo_of_the_request_is_not_repeated() {
+    let failure = VAULT
+        .echoes_are_not_repeated(|path, body| {
+            if path.contains("/encrypt/") {
+                let said = json!({"errors": [format!("cannot parse: {body}")]});
+                json_reply("400 Bad Request", &said.to_string())
+            } else {
+                json_reply("200 OK", KEY)
+            }
+        })
+        .await;
+    assert_eq!(failure.kind, FailureKind::BadReply);
+}
+
+#[tokio::test]
+async fn a_throttling_server_is_left_alone_as_long_as_it_asks() {
+    let throttled = |seconds: &'static str| {
+        move |_: &str, _: &str| {
+            let headers = format!("content-type: application/json\r\nretry-after: {seconds}\r\n");
+            http("429 Too Many Requests", &headers, r#"{"errors":[]}"#)
+        }
+    };
+    VAULT.rests_are_kept(throttled).await;
+}
+
+#[tokio::test]
+async fn a_passing_error_passes() {
+    let left = AtomicUsize::new(2);
+    let server = VAULT
+        .server(move |_, _| {
+            if left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+            {
+                json_reply("500 Internal Server Error", r#"{"errors":[]}"#)
+            } else {
+                json_reply("403 Forbidden", r#"{"errors":["enough"]}"#)
+            }
+        })
+        .await;
+    let agent = agent(Settings {
+        kms_retries: 5,
+        ..SETTINGS
+    })
+    .await;
+    fails(
+        agent.create_kek(&server.provider, "k").await,
+        FailureKind::Denied,
+        &["enough"],
+    );
+    assert_eq!(server.requests(), 3);
+}
+
+#[tokio::test]
+async fn addresses_that_lead_nowhere_are_named() {
+    let dir = Dir::new();
+    std::fs::write(dir.path("token"), TOKEN).unwrap();
+    let agent = agent(SETTINGS).await;
+    for (address, why) in [
+        ("http://127.0.0.1:1", "cannot connect to http://127.0.0.1:1"),
+        ("https://no-such-host.invalid:8200", "cannot be resolved"),
+    ] {
+        let root = provider(
+            "vault-transit",
+            json!({"address": address, "auth": {"method": "token", "token_file": dir.path("token")}}),
+        );
+        fails(
+            agent.create_kek(&root, "k").await,
+            FailureKind::Unreachable,
+            &[why],
+        );
+    }
+}
