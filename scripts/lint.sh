@@ -70,17 +70,11 @@ short_files() {
     return "$bad"
 }
 
-# The same files build the SQL in two ways: install-extension.sh reads the list, cargo-pgrx the macros.
-same_sql() {
-    diff <(grep -v '^#' sql/ORDER) <(grep -o '"\.\./sql/[^"]*"' src/lib.rs | sed 's|"../sql/||; s|"$||') >&2
-}
-
 tools
 check "rustfmt" cargo fmt --all --check
 check "clippy, warnings denied" clippy
 check "licences, banned crates, sources" deny
 check "known vulnerabilities" advisories
-check "sql/ORDER agrees with src/lib.rs" same_sql
 check "shellcheck" shells
 check "no file over $MAX_LINES lines" short_files
 [ "${#failed[@]}" = 0 ] || die "lint: ${failed[*]}"

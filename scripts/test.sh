@@ -24,6 +24,8 @@ unit_targets() {
     local file
     for file in crates/*/tests/*.rs; do echo "--test $(basename "$file" .rs)"; done
     for file in crates/*/tests/*/main.rs; do echo "--test $(basename "$(dirname "$file")")"; done
+    # Of those in tests/it, the ones that are one file need no server.
+    for file in tests/it/*.rs; do echo "--test $(basename "$file" .rs)"; done
 }
 
 what="${1:-}"

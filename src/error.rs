@@ -1,7 +1,8 @@
-//! Everything that can go wrong. What the user reads of it is in `report`. No variant carries a key, a
+//! Everything that can go wrong. What the user reads of it is in `words`. No variant carries a key, a
 //! plaintext or a credential.
 
 mod report;
+mod words;
 
 use std::cell::Cell;
 
@@ -11,6 +12,9 @@ use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::Failure;
 
 pub use report::Report;
+
+/// Longest argument that is no value and no context, in bytes.
+pub const LONGEST_ARGUMENT: usize = 64 * 1024;
 
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -1,96 +1,56 @@
 //! colcrypt: column encryption for PostgreSQL.
 //!
-//! This crate is the part that PostgreSQL loads. `docs/architecture.md` is the map: sessions encrypt
-//! and decrypt with keys from the slab in shared memory (`session`, `slab`), the key broker brings
-//! keys there (`broker`), and maintenance workers move rows to new keys (`maintenance`). Everything
-//! that can be said without a server is in `crates/core`.
+//! This crate is the part that PostgreSQL loads, and this file its roof: what PostgreSQL calls when it loads it. The rooms
+//! below stand on floors, and import from those below them only; `docs/architecture.md` has the list and the map. Everything
+//! that can be said without a server is in `crates/`.
 
 use pgrx::{pg_guard, pg_sys};
 
 mod audit;
 mod broker;
 mod catalog;
-mod catalog_trigger;
-mod ceremony;
-mod ciphertext;
-mod enclosure;
-mod encoding;
-mod epoch;
+mod columns;
 mod error;
-mod gucs;
-mod hidden;
-mod legacy;
-mod lifecycle;
-mod maintenance;
-mod meant;
-// The harness of the unit tests is a program of its own, without a server to speak of.
-#[cfg(not(test))]
-mod memory;
-mod migration;
-mod pg;
-mod plaintext;
-mod relation;
-mod scan;
+mod jobs;
+mod keys;
+mod rights;
+mod rows;
+mod server;
 mod session;
+mod settings;
 mod slab;
-mod sql_api;
+mod sql;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod usage;
+mod values;
+mod worker;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("varlena headers are read as on little-endian machines");
 
 ::pgrx::pg_module_magic!(name, version);
 
-pgrx::extension_sql_file!("../sql/10_types.sql", name = "types", bootstrap);
-pgrx::extension_sql_file!(
-    "../sql/20_catalog.sql",
-    name = "catalog",
-    requires = ["types"]
-);
-pgrx::extension_sql_file!("../sql/30_data.sql", name = "data", requires = ["catalog"]);
-pgrx::extension_sql_file!("../sql/40_keys.sql", name = "keys", requires = ["data"]);
-pgrx::extension_sql_file!(
-    "../sql/42_lifecycle.sql",
-    name = "lifecycle",
-    requires = ["keys"]
-);
-pgrx::extension_sql_file!(
-    "../sql/44_ceremony.sql",
-    name = "ceremony",
-    requires = ["lifecycle"]
-);
-pgrx::extension_sql_file!("../sql/50_jobs.sql", name = "jobs", requires = ["ceremony"]);
-pgrx::extension_sql_file!(
-    "../sql/52_migration.sql",
-    name = "migration",
-    requires = ["jobs"]
-);
-pgrx::extension_sql_file!(
-    "../sql/55_access.sql",
-    name = "access",
-    requires = ["migration"]
-);
-pgrx::extension_sql_file!(
-    "../sql/60_status.sql",
-    name = "status",
-    requires = ["access"]
-);
-pgrx::extension_sql_file!("../sql/70_audit.sql", name = "audit", requires = ["status"]);
-pgrx::extension_sql_file!(
-    "../sql/80_usage.sql",
-    name = "usage",
-    requires = ["audit"],
-    finalize
-);
+// The SQL of an installation, for cargo-pgrx: see build.rs.
+include!(concat!(env!("OUT_DIR"), "/sql_files.rs"));
 
 /// Called when the library is loaded: by the postmaster (shared_preload_libraries), or by a session
 /// that called a function, in which case there is no shared memory to be had.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    hidden::use_for_ciphers();
-    gucs::define();
+    server::hidden::use_for_ciphers();
+    settings::define();
+    server::xact::register(
+        &[
+            server::enclosure::at_end,
+            jobs::wake::at_end,
+            audit::pending::at_end,
+            usage::at_end,
+            usage::flush::at_end,
+            keys::wipe::at_end,
+        ],
+        &[server::enclosure::at_part_end, audit::pending::at_part_end],
+    );
     // SAFETY: a flag of the postmaster's.
     if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         return;
@@ -102,11 +62,11 @@ pub extern "C-unwind" fn _PG_init() {
         PREVIOUS_STARTUP_HOOK = pg_sys::shmem_startup_hook;
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
-    enclosure::register();
-    meant::register();
+    server::enclosure::register();
+    server::meant::register();
     audit::ring::register();
     broker::worker::register();
-    maintenance::launcher::register();
+    worker::launcher::register();
 }
 
 static mut PREVIOUS_REQUEST_HOOK: Option<unsafe extern "C-unwind" fn()> = None;
@@ -120,7 +80,9 @@ unsafe extern "C-unwind" fn shmem_request() {
             previous();
         }
     }
+    jobs::wake::request();
     slab::layout::request();
+    broker::shared::request();
     usage::shared::request();
     audit::ring::request();
 }
@@ -133,7 +95,9 @@ unsafe extern "C-unwind" fn shmem_startup() {
             previous();
         }
     }
+    jobs::wake::startup();
     slab::startup();
+    broker::shared::startup();
     usage::shared::startup();
     audit::ring::startup();
 }

@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use pgrx::pg_sys;
 use serde_json::json;
 
-use crate::pg;
+use crate::server::{process, roles};
 
 /// A short text, cut where it is too long; absent or of `N` bytes at most.
 #[derive(Clone, Copy)]
@@ -137,7 +137,7 @@ impl Event {
         Self {
             at,
             key_id: 0,
-            database: pg::my_database().to_u32(),
+            database: process::my_database().to_u32(),
             pid: session_pid(),
             version: 0,
             repeats: 1,
@@ -145,8 +145,8 @@ impl Event {
             outcome: outcome as u8,
             is_alike: 0,
             event: Text::new(Some(event)),
-            session_role: Text::new(Some(&pg::role_name(session))),
-            current_role: Text::new(Some(&pg::role_name(pg::current_user()))),
+            session_role: Text::new(Some(&roles::role_name(session))),
+            current_role: Text::new(Some(&roles::role_name(roles::current_user()))),
             client_addr: client_addr(),
             database_name: database_name(),
             key: Text::new(None),
@@ -237,7 +237,7 @@ fn session_pid() -> i32 {
     unsafe {
         let leader = (*pg_sys::MyProc).lockGroupLeader;
         if leader.is_null() {
-            pg::my_pid()
+            process::my_pid()
         } else {
             (*leader).pid
         }
@@ -265,7 +265,7 @@ fn database_name() -> Text<64> {
         *cell.get_or_init(|| {
             // SAFETY: a catalog look-up; palloc's a C string or gives null.
             let name = unsafe {
-                let name = pg_sys::get_database_name(pg::my_database());
+                let name = pg_sys::get_database_name(process::my_database());
                 (!name.is_null()).then(|| {
                     std::ffi::CStr::from_ptr(name)
                         .to_string_lossy()

@@ -4,54 +4,31 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::event::{Event, Outcome, Text};
-use super::ring::{self, Patience};
+use crate::audit::event::{Event, Outcome, Text};
+use crate::audit::ring::{self, Patience};
 use crate::catalog::read;
 use crate::error::{Error, Report};
-use crate::pg::Call;
+use crate::server::call::Call;
 
-/// Functions that use keys.
-const USES: [&str; 4] = [
-    "encrypt_col",
-    "decrypt_col",
-    "reencrypt_col",
-    "keep_in_step",
-];
-/// Functions that use none and change nothing; input and output of the types apart.
-const HARMLESS: [&str; 18] = [
-    "row_context",
-    "place_context",
-    "either_context",
-    "ciphertext",
-    "context",
-    "catalog_changed",
-    "cache_slots",
-    "broker_status",
-    "audit_status",
-    "verify_audit_log",
-    "has_key_privilege",
-    "root_state",
-    "may_read_column",
-    "rows_needing_key",
-    "suite_bound",
-    "unflushed_uses",
-    "unflushed_versions",
-    "write_access_view",
-];
+/// What a call was that went wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It would have decided or changed something.
+    OfAnAct,
+    /// It would have used a key.
+    OfAUse,
+}
 
 /// Records that a call ends with this error. Before it is raised, in a transaction that still lives.
 #[cold]
-pub fn failed(call: Call, error: &Error, report: &Report) {
+pub fn failed(call: Call, failure: Failure, error: &Error, report: &Report) {
+    let uses = failure == Failure::OfAUse;
+    if uses && error.is_callers_slip() {
+        return;
+    }
     let Some(function) = function_name(call) else {
         return;
     };
-    let uses = USES.contains(&function.as_str());
-    let harmless = HARMLESS.contains(&function.as_str())
-        || function.starts_with("ciphertext_")
-        || function.starts_with("context_");
-    if harmless || (uses && error.is_callers_slip()) {
-        return;
-    }
     let outcome = if error.is_denial() {
         Outcome::Denied
     } else {

@@ -2,17 +2,15 @@
 //! and raises an alarm. A value is known by its authentication tag, which re-encryption carries over to
 //! a new one; the old stays marked, since old copies of the value may turn up.
 
+use colcrypt_core::{KeyId, Value};
 use pgrx::pg_sys;
 
-use colcrypt_core::{KeyId, Value};
-
-use super::Act;
-use super::event::{Event, Outcome};
-use super::ring::{self, Patience};
+use crate::audit::event::{Event, Outcome};
+use crate::audit::ring::{self, Patience};
+use crate::catalog::read;
 use crate::catalog::scan::{Equals, each};
-use crate::catalog::{read, write};
-use crate::error::{Error, Result};
-use crate::pg::{self, Call, Varlena};
+use crate::error::Result;
+use crate::server::{report, spi};
 
 /// A value's authentication tag.
 pub type Tag = [u8; 16];
@@ -74,7 +72,7 @@ pub fn alarm(function: &str, value: &Value<'_>) {
     }));
     // SAFETY: reads a flag in shared memory. On a standby the ring itself writes to the server log.
     if ring::post(&event, Patience::Wait) && !unsafe { pg_sys::RecoveryInProgress() } {
-        pg::server_log(&format!("colcrypt: alarm {}", event.json()));
+        report::server_log(&format!("colcrypt: alarm {}", event.json()));
     }
 }
 
@@ -116,9 +114,9 @@ pub fn follow(old: &Value<'_>, new: &[u8]) -> Result<()> {
     let by_job = unsafe { !pg_sys::MyBgworkerEntry.is_null() };
     // A key's first mark is news for every session; another one is found when it is looked for.
     let run = if guards(key)? {
-        write::execute_quietly
+        spi::execute_quietly
     } else {
-        write::execute
+        spi::execute
     };
     run(
         "WITH marked AS (SELECT origin, note, marked_at, marked_by FROM colcrypt.honeytoken WHERE key_id = $1 AND tag = $2), \
@@ -140,62 +138,4 @@ pub fn follow(old: &Value<'_>, new: &[u8]) -> Result<()> {
         ],
     )?;
     Ok(())
-}
-
-fn with_value<R>(call: Call, body: impl FnOnce(&Value<'_>, &read::Key) -> Result<R>) -> Result<R> {
-    let datum = call.datum(0).ok_or(Error::NullArgument("value"))?;
-    // SAFETY: declared as ciphertext.
-    let stored = unsafe { Varlena::from_datum(datum) };
-    let value = Value::parse(stored.bytes())?;
-    let key = read::key_by_id(value.header.key)?;
-    read::require(&key, crate::error::Privilege::Manage)?;
-    body(&value, &key)
-}
-
-fn mark(call: Call) -> Result<pg_sys::Datum> {
-    with_value(call, |value, key| {
-        // SAFETY: declared as text.
-        let note = unsafe { call.long::<String>(1, "note")? };
-        write::execute(
-            "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note) VALUES ($1, $2, $2, $3) \
-             ON CONFLICT (key_id, tag) DO UPDATE SET note = EXCLUDED.note",
-            &[
-                (key.id.0 as i64).into(),
-                value.tag.to_vec().into(),
-                note.into(),
-            ],
-        )?;
-        record("mark_honeytoken", value, key)
-    })
-}
-
-fn unmark(call: Call) -> Result<pg_sys::Datum> {
-    with_value(call, |value, key| {
-        let marks = write::execute(
-            "DELETE FROM colcrypt.honeytoken h USING colcrypt.honeytoken this \
-             WHERE this.key_id = $1 AND this.tag = $2 AND h.key_id = $1 AND h.origin = this.origin",
-            &[(key.id.0 as i64).into(), value.tag.to_vec().into()],
-        )?;
-        if marks == 0 {
-            return Err(Error::UnknownObject {
-                what: "honeytoken",
-                name: hex::encode(value.tag),
-            });
-        }
-        record("unmark_honeytoken", value, key)
-    })
-}
-
-fn record(event: &'static str, value: &Value<'_>, key: &read::Key) -> Result<pg_sys::Datum> {
-    Act::new(event)
-        .key(key)
-        .version(value.header.version.number())
-        .detail(format!("honeytoken {}", hex::encode(value.tag)))
-        .record()?;
-    Ok(pg_sys::Datum::from(0))
-}
-
-crate::sql_functions! {
-    colcrypt_mark_honeytoken / pg_finfo_colcrypt_mark_honeytoken => mark;
-    colcrypt_unmark_honeytoken / pg_finfo_colcrypt_unmark_honeytoken => unmark;
 }

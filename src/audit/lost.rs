@@ -1,7 +1,7 @@
 //! Events that got no record of their own: how many, of which kind and role, from when to when. They are counted in shared
 //! memory next to the ring, under its lock, and the writer chains one record for each count.
 
-use super::event::{Event, Outcome, Text};
+use crate::audit::event::{Event, Outcome, Text};
 
 /// Counts that are kept at a time, for all databases.
 const PLACES: usize = 128;

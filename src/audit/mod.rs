@@ -11,26 +11,24 @@ mod event;
 mod failure;
 pub mod honeytoken;
 mod lost;
-mod pending;
+pub mod pending;
 pub mod ring;
-mod verify;
+pub mod verify;
 pub mod writer;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use pgrx::pg_sys;
-
-use crate::catalog::read::{Key, Keyring};
-use crate::catalog::write;
-use crate::error::{KeyringPrivilege, Privilege, Result};
-use crate::pg;
-use crate::{maintenance, relation};
-
 use event::{Event, Outcome, Text};
+use pgrx::pg_sys;
 use ring::Patience;
 
-pub use failure::failed;
+use crate::catalog::read::{Key, Keyring};
+use crate::error::{KeyringPrivilege, Privilege, Result};
+use crate::jobs::wake;
+use crate::server::{relation, roles, spi};
+
+pub use failure::{Failure, failed};
 
 thread_local! {
     /// What this session was told of already.
@@ -41,7 +39,7 @@ thread_local! {
 /// A superuser uses a key that nobody granted to him: once a session, key and privilege.
 #[cold]
 pub fn superuser_override(key: &Key, privilege: Privilege) {
-    let this = (pg::current_user(), key.id.0, privilege);
+    let this = (roles::current_user(), key.id.0, privilege);
     if !OVERRIDES.with_borrow_mut(|known| known.insert(this)) {
         return;
     }
@@ -54,7 +52,7 @@ pub fn superuser_override(key: &Key, privilege: Privilege) {
 /// The same of a keyring.
 #[cold]
 pub fn superuser_override_on_keyring(keyring: &Keyring, privilege: KeyringPrivilege) {
-    let this = (pg::current_user(), keyring.id.0, privilege);
+    let this = (roles::current_user(), keyring.id.0, privilege);
     if !KEYRING_OVERRIDES.with_borrow_mut(|known| known.insert(this)) {
         return;
     }
@@ -134,13 +132,13 @@ impl<'a> Act<'a> {
         event.version = self.version.unwrap_or_default();
         event.relation = Text::new(relation.as_deref());
         event.set_detail(self.detail.as_deref());
-        write::execute(
+        spi::execute(
             "INSERT INTO colcrypt.audit_outbox \
              (event, current_role_name, key_id, key_name, version, relation, detail) \
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
             &[
                 self.event.into(),
-                pg::role_name(pg::current_user()).into(),
+                roles::role_name(roles::current_user()).into(),
                 self.key.map(|key| key.id.0 as i64).into(),
                 self.key.map(|key| key.name.clone()).into(),
                 self.version.map(|version| version as i32).into(),
@@ -149,7 +147,7 @@ impl<'a> Act<'a> {
             ],
         )?;
         pending::remember(event);
-        maintenance::wake_at_commit();
+        wake::wake_at_commit();
         Ok(())
     }
 }

@@ -1,12 +1,13 @@
 //! The administrative acts of the running transaction. Their records are rows of the outbox, which a
 //! rollback takes away; that somebody tried is an event all the same.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
-use super::event::{Event, Outcome};
-use super::ring::{self, Patience};
+use crate::audit::event::{Event, Outcome};
+use crate::audit::ring::{self, Patience};
+use crate::server::xact::{End, PartEnd};
 
 /// A subtransaction and how many acts it has.
 type Counted = (pg_sys::SubTransactionId, u64);
@@ -15,7 +16,6 @@ thread_local! {
     static ACTS: RefCell<Vec<(pg_sys::SubTransactionId, Event)>> = const { RefCell::new(Vec::new()) };
     /// Those beyond [`MOST`], counted: by subtransaction, and the last of them.
     static MORE: RefCell<(Vec<Counted>, Option<Event>)> = const { RefCell::new((Vec::new(), None)) };
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Most acts of a transaction that are remembered one by one.
@@ -23,13 +23,6 @@ const MOST: usize = 1000;
 
 /// Remembers an act of the current subtransaction.
 pub fn remember(event: Event) {
-    if !REGISTERED.replace(true) {
-        // SAFETY: functions that live as long as the process.
-        unsafe {
-            pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
-            pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), std::ptr::null_mut());
-        }
-    }
     // SAFETY: in a transaction.
     let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
     if ACTS.with_borrow(Vec::len) < MOST {
@@ -78,28 +71,23 @@ fn forget_all() {
     MORE.with_borrow_mut(|(counts, _)| counts.clear());
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn at_transaction_end(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => forget_all(),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => post_all(Outcome::RolledBack, |_| true),
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => post_all(Outcome::Prepared, |_| true),
-        _ => {}
+/// At the end of each transaction.
+pub fn at_end(end: End) {
+    match end {
+        End::Commit => forget_all(),
+        End::Abort => post_all(Outcome::RolledBack, |_| true),
+        End::Prepare => post_all(Outcome::Prepared, |_| true),
+        End::OfParallelWorker => {}
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn at_subtransaction_end(
-    event: pg_sys::SubXactEvent::Type,
-    ended: pg_sys::SubTransactionId,
-    parent: pg_sys::SubTransactionId,
-    _argument: *mut std::ffi::c_void,
-) {
-    match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+/// At the end of each subtransaction.
+pub fn at_part_end(end: PartEnd) {
+    match end {
+        PartEnd::Commit {
+            part: ended,
+            into: parent,
+        } => {
             ACTS.with_borrow_mut(|acts| {
                 for (subtransaction, _) in acts.iter_mut().filter(|(s, _)| *s == ended) {
                     *subtransaction = parent;
@@ -111,11 +99,10 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
                 }
             });
         }
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+        PartEnd::Abort { part: ended } => {
             post_all(Outcome::RolledBack, |subtransaction| {
                 subtransaction == ended
             });
         }
-        _ => {}
     }
 }

@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 use colcrypt_core::rate::Rates;
 use pgrx::{pg_guard, pg_sys};
 
-use super::event::{Event, Outcome};
-use super::lost::{Counts, Lost, Why};
-use crate::slab::lock::{exclusive, shared};
-use crate::{gucs, maintenance, pg};
+use crate::audit::event::{Event, Outcome};
+use crate::audit::lost::{Counts, Lost, Why};
+use crate::jobs::wake;
+use crate::server::lwlock::{exclusive, shared};
+use crate::server::{clock, report};
+use crate::settings;
 
 const TRANCHE: &std::ffi::CStr = c"colcrypt audit";
 
@@ -78,7 +80,7 @@ thread_local! {
 }
 
 fn capacity() -> usize {
-    gucs::AUDIT_RING_EVENTS.get().max(1) as usize
+    settings::AUDIT_RING_EVENTS.get().max(1) as usize
 }
 
 fn size() -> usize {
@@ -169,7 +171,7 @@ unsafe extern "C-unwind" fn log_saved(_code: i32, _argument: pg_sys::Datum) {
         log(event);
     }
     for lost in &saved.lost {
-        pg::server_log(&format!(
+        report::server_log(&format!(
             "colcrypt: audit {} events of outcome \"{}\" of role \"{}\" got no record: {}",
             lost.count,
             lost.outcome().name(),
@@ -200,7 +202,7 @@ fn entries() -> &'static [Entry] {
 }
 
 fn log(event: &Event) {
-    pg::server_log(&format!("colcrypt: audit {}", event.json()));
+    report::server_log(&format!("colcrypt: audit {}", event.json()));
 }
 
 /// Whether the caller may wait for room.
@@ -222,13 +224,13 @@ pub fn post(event: &Event, patience: Patience) -> bool {
     for step in 0..WAIT_STEPS {
         match ring.place(event, step == 0) {
             Placed::New => {
-                maintenance::wake_now();
+                wake::wake_now();
                 return true;
             }
             Placed::Same | Placed::TooMany => return false,
             Placed::Full => {}
         }
-        maintenance::wake_now();
+        wake::wake_now();
         // SAFETY: a flag that signal handlers set.
         if patience == Patience::None || unsafe { pg_sys::InterruptPending } != 0 {
             break;
@@ -307,7 +309,7 @@ impl Ring {
                 let who = pg_sys::GetSessionUserId().to_u32();
                 if is_first
                     && is_a_try(event)
-                    && !(*self.rates.get()).allows(who, pg::boottime_ms())
+                    && !(*self.rates.get()).allows(who, clock::boottime_ms())
                 {
                     (*self.lost.get()).add(event, event.repeats.into(), Why::TooMany);
                     return Placed::TooMany;

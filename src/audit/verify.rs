@@ -4,13 +4,13 @@ use colcrypt_core::audit::{Anchor, Hash, Record, Verifier};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{Spi, pg_sys};
 
-use crate::catalog::write::{AsRole, safe_search_path};
+use crate::audit::ring;
+use crate::audit::writer::NOT_RECORDED;
 use crate::error::{Error, Result};
-use crate::pg::Call;
-use crate::sql_api::record;
-
-use super::ring;
-use super::writer::NOT_RECORDED;
+use crate::server::call::Call;
+use crate::server::record;
+use crate::server::roles::AsRole;
+use crate::server::spi::safe_search_path;
 
 /// Records that are in memory at a time.
 const BATCH: i64 = 1000;
@@ -131,7 +131,7 @@ fn wrong_anchor() -> Error {
     }
 }
 
-fn verify(call: Call) -> Result<pg_sys::Datum> {
+pub fn verify(call: Call) -> Result<pg_sys::Datum> {
     let mut anchors: Vec<Anchor> = given_anchor(call)?.into_iter().collect();
     anchors.extend(written_head()?);
     let mut verifier = Verifier::new(anchors);
@@ -178,7 +178,7 @@ fn verify(call: Call) -> Result<pg_sys::Datum> {
     row.into_datum(call)
 }
 
-fn status(call: Call) -> Result<pg_sys::Datum> {
+pub fn status(call: Call) -> Result<pg_sys::Datum> {
     let (capacity, used, posted, logged, lost) = ring::figures().ok_or(Error::NotPreloaded)?;
     let mut row = record::Record::default();
     row.push(capacity as i32)
@@ -189,12 +189,6 @@ fn status(call: Call) -> Result<pg_sys::Datum> {
     row.into_datum(call)
 }
 
-fn append_only(_call: Call) -> Result<pg_sys::Datum> {
+pub fn append_only(_call: Call) -> Result<pg_sys::Datum> {
     Err(Error::AuditAppendOnly)
-}
-
-crate::sql_functions! {
-    colcrypt_verify_audit_log / pg_finfo_colcrypt_verify_audit_log => verify;
-    colcrypt_audit_status / pg_finfo_colcrypt_audit_status => status;
-    colcrypt_audit_append_only / pg_finfo_colcrypt_audit_append_only => append_only;
 }

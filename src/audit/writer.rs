@@ -7,14 +7,13 @@ use colcrypt_core::audit::{GENESIS_EVENT, Hash, Record, genesis};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{log, pg_sys};
 
-use super::event::Outcome;
-use super::lost::Lost;
-use super::ring::{self, Ticketed};
-use crate::catalog::write;
+use crate::audit::event::Outcome;
+use crate::audit::lost::Lost;
+use crate::audit::ring::{self, Ticketed};
 use crate::error::{Error, Result};
-use crate::maintenance::job::Next;
-use crate::maintenance::txn::{transaction, wait_for_locks};
-use crate::{gucs, pg};
+use crate::server::txn::{Next, transaction, wait_for_locks};
+use crate::server::{clock, process, report, roles, spi};
+use crate::settings;
 
 /// Most events of either source in one transaction.
 const BATCH: usize = 200;
@@ -67,7 +66,7 @@ pub fn step() -> Next {
             ring::release(&batch.tickets);
             ring::release_lost(&batch.lost);
             if let Some(head) = batch.anchor {
-                pg::server_log(&format!(
+                report::server_log(&format!(
                     "colcrypt: audit log of database \"{}\" stands at seq {}, hash {}",
                     database(),
                     head.seq,
@@ -100,7 +99,7 @@ fn database() -> String {
 fn database_name() -> String {
     // SAFETY: a catalog look-up of the database we are connected to.
     unsafe {
-        std::ffi::CStr::from_ptr(pg_sys::get_database_name(pg::my_database()))
+        std::ffi::CStr::from_ptr(pg_sys::get_database_name(process::my_database()))
             .to_string_lossy()
             .into_owned()
     }
@@ -128,13 +127,13 @@ fn extension_stays() -> bool {
 
 fn write_batch() -> Result<Batch> {
     wait_for_locks();
-    let here = pg::my_database().to_u32();
+    let here = process::my_database().to_u32();
     if !extension_stays() {
         ring::forsake(here);
         return Ok(Batch::default());
     }
-    let interval = gucs::AUDIT_ANCHOR_INTERVAL.get();
-    let due = write::query(
+    let interval = settings::AUDIT_ANCHOR_INTERVAL.get();
+    let due = spi::query(
         "SELECT EXISTS (SELECT FROM colcrypt.audit_outbox), \
                 EXISTS (SELECT FROM colcrypt.audit_state WHERE $1 > 0 AND seq > anchored_seq \
                         AND anchored_at + $1 * interval '1 second' <= clock_timestamp())",
@@ -175,7 +174,7 @@ fn write_batch() -> Result<Batch> {
     save(&head, identity, &batch.tickets)?;
     let anchor = anchor || (interval > 0 && batch.written > 0 && anchor_is_due(interval)?);
     if anchor {
-        write::execute(
+        spi::execute(
             "UPDATE colcrypt.audit_state SET anchored_seq = seq, anchored_at = clock_timestamp()",
             &[],
         )?;
@@ -189,7 +188,7 @@ fn write_batch() -> Result<Batch> {
 }
 
 fn anchor_is_due(interval: i32) -> Result<bool> {
-    let rows = write::query(
+    let rows = spi::query(
         "SELECT seq > anchored_seq AND anchored_at + $1 * interval '1 second' <= clock_timestamp() \
          FROM colcrypt.audit_state",
         &[interval.into()],
@@ -199,7 +198,7 @@ fn anchor_is_due(interval: i32) -> Result<bool> {
 }
 
 fn notify(channel: &str, payload: &str) -> Result<()> {
-    write::execute(
+    spi::execute(
         "SELECT pg_catalog.pg_notify($1, $2)",
         &[channel.into(), payload.into()],
     )?;
@@ -208,7 +207,7 @@ fn notify(channel: &str, payload: &str) -> Result<()> {
 
 /// The head of the chain, which is begun where there is none, and what the last batch held.
 fn state() -> Result<(Head, Option<i64>, Vec<i64>)> {
-    let kept = write::query(
+    let kept = spi::query(
         "SELECT seq, hash, ring, tickets FROM colcrypt.audit_state",
         &[],
         |row| {
@@ -224,7 +223,7 @@ fn state() -> Result<(Head, Option<i64>, Vec<i64>)> {
         return Ok((head(seq, hash)?, ring, tickets.unwrap_or_default()));
     }
     // A new log, or one that was restored.
-    let last = write::query(
+    let last = spi::query(
         "SELECT seq, hash FROM colcrypt.audit_log ORDER BY seq DESC LIMIT 1",
         &[],
         |row| Ok((row.get::<i64>(1)?, row.get::<Vec<u8>>(2)?)),
@@ -233,7 +232,7 @@ fn state() -> Result<(Head, Option<i64>, Vec<i64>)> {
         Some((seq, hash)) => head(seq, hash)?,
         None => begin()?,
     };
-    write::execute(
+    spi::execute(
         "INSERT INTO colcrypt.audit_state (seq, hash) VALUES ($1, $2)",
         &[head.seq.into(), head.hash.0.to_vec().into()],
     )?;
@@ -257,7 +256,7 @@ fn begin() -> Result<Head> {
     }
     // SAFETY: reads the clock.
     let (at, database) = unsafe { (pg_sys::GetCurrentTimestamp(), database_name()) };
-    let role = pg::role_name(pg::current_user());
+    let role = roles::role_name(roles::current_user());
     let mut head = Head {
         seq: 0,
         hash: genesis(&log),
@@ -272,7 +271,7 @@ fn begin() -> Result<Head> {
             current_role: role,
             client_addr: None,
             database,
-            pid: pg::my_pid(),
+            pid: process::my_pid(),
             key_id: None,
             key: None,
             version: None,
@@ -317,7 +316,7 @@ fn from_lost(lost: &Lost, database: &str) -> Entry {
         current_role: role.into(),
         client_addr: None,
         database: database.into(),
-        pid: pg::my_pid(),
+        pid: process::my_pid(),
         key_id: None,
         key: None,
         version: None,
@@ -326,8 +325,8 @@ fn from_lost(lost: &Lost, database: &str) -> Entry {
         detail: Some(format!(
             "{} events between {} and {} have no record of their own: {}",
             lost.count,
-            pg::timestamp(lost.first),
-            pg::timestamp(lost.last),
+            clock::timestamp(lost.first),
+            clock::timestamp(lost.last),
             lost.why()
         )),
         sqlstate: None,
@@ -335,7 +334,7 @@ fn from_lost(lost: &Lost, database: &str) -> Entry {
 }
 
 fn from_outbox() -> Result<Vec<Entry>> {
-    write::query(
+    spi::query(
         "WITH gone AS (DELETE FROM colcrypt.audit_outbox WHERE event_id IN \
              (SELECT event_id FROM colcrypt.audit_outbox ORDER BY event_id LIMIT $1) RETURNING *) \
          SELECT at, event, session_role, current_role_name, pg_catalog.host(client_addr), \
@@ -388,7 +387,7 @@ fn append(head: &mut Head, entry: &Entry) -> Result<()> {
     .hash(head.hash);
     let at = TimestampWithTimeZone::try_from(entry.at)
         .map_err(|_| Error::CatalogCorrupt("the time of an event".into()))?;
-    write::execute(
+    spi::execute(
         "INSERT INTO colcrypt.audit_log \
          (seq, at, event, outcome, session_role, current_role_name, client_addr, database, pid, key_id, key, \
           version, relation, repeats, detail, sqlstate, previous_hash, hash) \
@@ -423,7 +422,7 @@ fn append(head: &mut Head, entry: &Entry) -> Result<()> {
 
 fn save(head: &Head, identity: u64, tickets: &[u64]) -> Result<()> {
     let tickets: Vec<i64> = tickets.iter().map(|ticket| *ticket as i64).collect();
-    write::execute(
+    spi::execute(
         "UPDATE colcrypt.audit_state SET seq = $1, hash = $2, ring = $3, tickets = $4",
         &[
             head.seq.into(),

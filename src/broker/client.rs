@@ -6,12 +6,12 @@ use colcrypt_core::slab_index::SlotKey;
 use colcrypt_protocol::{Failure, FailureKind, Reply, Request};
 use pgrx::pg_sys;
 
-use super::queue::{self, Purpose, Reserved};
+use crate::broker::queue::{self, Purpose, Reserved};
+use crate::broker::shared::{self, Control};
 use crate::error::{Error, Result};
-use crate::gucs;
-use crate::pg;
+use crate::server::clock;
 use crate::slab::table::{self, Flight, Found};
-use crate::slab::{Control, control};
+use crate::{settings, slab};
 
 /// Asks the agent and waits for the answer.
 ///
@@ -19,8 +19,7 @@ use crate::slab::{Control, control};
 /// [`Error::Kms`] with the agent's failure; [`Error::KeyWaitTimeout`] and [`Error::QueueFull`] when
 /// nobody answers.
 pub fn call(request: &Request) -> Result<Reply> {
-    let control = control()?;
-    let mut wait = Wait::start(control);
+    let mut wait = Wait::start(shared::control()?);
     let mut reserved = wait.for_queue_slot()?;
     reserved.submit(Purpose::Call, &to_json(request))?;
     loop {
@@ -51,8 +50,8 @@ pub fn load(
     keyring: &str,
     request: impl Fn() -> Result<Request>,
 ) -> Result<Found> {
-    let control = control()?;
-    let mut wait = Wait::start(control);
+    let control = slab::control()?;
+    let mut wait = Wait::start(shared::control()?);
     loop {
         let (slot, ticket) = match table::find(control, wanted) {
             ready @ Found::Ready { .. } => return Ok(ready),
@@ -114,8 +113,8 @@ impl Wait {
     fn start(control: &'static Control) -> Self {
         Self {
             control,
-            started: pg::boottime_ms(),
-            limit_ms: i64::from(gucs::KEY_WAIT_TIMEOUT.get()),
+            started: clock::boottime_ms(),
+            limit_ms: i64::from(settings::KEY_WAIT_TIMEOUT.get()),
         }
     }
 
@@ -133,12 +132,12 @@ impl Wait {
     /// bounded all the same, for a broker that dies without a broadcast.
     fn sleep(&mut self) -> Result<()> {
         const LONGEST_MS: i64 = 1_000;
-        let waited = pg::boottime_ms() - self.started;
+        let waited = clock::boottime_ms() - self.started;
         let left = self.limit_ms - waited;
         if left <= 0 {
             return Err(Error::KeyWaitTimeout {
                 waited_ms: waited as u64,
-                broker_running: self.control.broker_pid.load(Relaxed) != 0,
+                broker_running: self.control.pid.load(Relaxed) != 0,
             });
         }
         // SAFETY: the condition variable lives in shared memory; the call handles interrupts, and an
@@ -160,5 +159,16 @@ impl Drop for Wait {
             // SAFETY: leaves the condition variable, if it was joined; after an ERROR the abort does.
             unsafe { pg_sys::ConditionVariableCancelSleep() };
         }
+    }
+}
+
+/// The agent answered another question.
+pub fn unexpected_reply() -> Error {
+    Error::Kms {
+        keyring: None,
+        failure: Failure {
+            kind: FailureKind::BadRequest,
+            message: "the agent answered another question".into(),
+        },
     }
 }

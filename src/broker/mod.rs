@@ -7,4 +7,5 @@
 mod agent;
 pub mod client;
 pub mod queue;
+pub mod shared;
 pub mod worker;

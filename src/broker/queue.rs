@@ -1,17 +1,11 @@
 //! The request queue: fixed slots in shared memory that carry a request to the broker and, for calls,
 //! the reply back. No secret passes through it.
 
-use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
+use crate::broker::shared::{Control, PAYLOAD, QUEUE_SLOTS, RequestSlot};
 use crate::error::{Error, Result};
-use crate::pg;
-use crate::slab::{Control, lock};
-
-/// Requests that can be on their way at once; more sessions wait their turn.
-pub const QUEUE_SLOTS: usize = 64;
-/// Longest request or reply in bytes: provider settings and a wrapped KEK fit many times.
-pub const PAYLOAD: usize = 16 * 1024;
+use crate::server::{lwlock, process};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -36,25 +30,6 @@ pub enum Purpose {
     Load { slab_slot: usize, ticket: u64 },
 }
 
-#[repr(C)]
-pub struct RequestSlot {
-    state: AtomicU32,
-    owner: AtomicI32,
-    /// Counts reservations, so that the answer to a question nobody waits for any more cannot reach
-    /// the next one in this slot.
-    serial: AtomicU32,
-    body: UnsafeCell<Body>,
-}
-
-#[repr(C)]
-struct Body {
-    is_load: bool,
-    slab_slot: u32,
-    ticket: u64,
-    length: u32,
-    payload: [u8; PAYLOAD],
-}
-
 /// A slot of the queue, held by a session until it is handed to the broker or dropped.
 pub struct Reserved {
     control: &'static Control,
@@ -63,9 +38,7 @@ pub struct Reserved {
 }
 
 fn slot(control: &Control, at: usize) -> &RequestSlot {
-    assert!(at < QUEUE_SLOTS);
-    // SAFETY: in bounds of the array that the startup hook laid out.
-    unsafe { &*control.queue.add(at) }
+    &control.queue[at]
 }
 
 fn state_of(slot: &RequestSlot) -> State {
@@ -84,11 +57,11 @@ fn set(slot: &RequestSlot, state: State) {
 
 /// Takes a free slot, `None` when there is none.
 pub fn reserve(control: &'static Control) -> Option<Reserved> {
-    let _guard = lock::exclusive(control.queue_lock);
+    let _guard = lwlock::exclusive(control.lock);
     let at = (0..QUEUE_SLOTS).find(|&at| state_of(slot(control, at)) == State::Free)?;
     let slot = slot(control, at);
     set(slot, State::Reserved);
-    slot.owner.store(pg::my_pid(), Relaxed);
+    slot.owner.store(process::my_pid(), Relaxed);
     slot.serial.fetch_add(1, Relaxed);
     Some(Reserved {
         control,
@@ -114,7 +87,7 @@ impl Reserved {
             });
         }
         {
-            let _guard = lock::exclusive(self.control.queue_lock);
+            let _guard = lwlock::exclusive(self.control.lock);
             let slot = slot(self.control, self.at);
             write(slot, purpose, request);
             set(slot, State::Submitted);
@@ -126,7 +99,7 @@ impl Reserved {
 
     /// The reply to a call, `None` while there is none.
     pub fn reply(&self) -> Option<Vec<u8>> {
-        let _guard = lock::shared(self.control.queue_lock);
+        let _guard = lwlock::shared(self.control.lock);
         let slot = slot(self.control, self.at);
         (state_of(slot) == State::Done).then(|| payload(slot).to_vec())
     }
@@ -137,14 +110,14 @@ impl Drop for Reserved {
         if self.handed_over {
             return;
         }
-        let _guard = lock::exclusive(self.control.queue_lock);
+        let _guard = lwlock::exclusive(self.control.lock);
         set(slot(self.control, self.at), State::Free);
     }
 }
 
 /// Sets the broker's latch.
 pub fn wake_broker(control: &Control) {
-    let latch = control.broker_latch.load(Relaxed);
+    let latch = control.latch.load(Relaxed);
     if !latch.is_null() {
         // SAFETY: a process latch lies in shared memory for the server's life.
         unsafe { pgrx::pg_sys::SetLatch(latch) };
@@ -167,7 +140,7 @@ pub struct Taken {
 
 /// For the broker: the next submitted request. A load's slot is free again at once.
 pub fn take(control: &Control) -> Option<Taken> {
-    let _guard = lock::exclusive(control.queue_lock);
+    let _guard = lwlock::exclusive(control.lock);
     let at = (0..QUEUE_SLOTS).find(|&at| state_of(slot(control, at)) == State::Submitted)?;
     let slot = slot(control, at);
     // SAFETY: exclusive lock held.
@@ -197,7 +170,7 @@ pub fn take(control: &Control) -> Option<Taken> {
 
 /// For the broker: answers a call, if somebody still waits for it.
 pub fn answer(control: &Control, at: Ticket, reply: &[u8]) {
-    let _guard = lock::exclusive(control.queue_lock);
+    let _guard = lwlock::exclusive(control.lock);
     let slot = slot(control, at.slot);
     if state_of(slot) == State::Taken && slot.serial.load(Relaxed) == at.serial {
         write(slot, Purpose::Call, &reply[..reply.len().min(PAYLOAD)]);
@@ -207,7 +180,7 @@ pub fn answer(control: &Control, at: Ticket, reply: &[u8]) {
 
 /// For a broker that starts: loads that no former one took. It will.
 pub fn untaken_loads(control: &Control) -> Vec<u64> {
-    let _guard = lock::shared(control.queue_lock);
+    let _guard = lwlock::shared(control.lock);
     (0..QUEUE_SLOTS)
         .map(|at| slot(control, at))
         .filter(|slot| state_of(slot) == State::Submitted)
@@ -220,7 +193,7 @@ pub fn untaken_loads(control: &Control) -> Vec<u64> {
 
 /// For a broker that starts: calls that a former one took will not be answered by it.
 pub fn taken_by_former_broker(control: &Control) -> Vec<Ticket> {
-    let _guard = lock::shared(control.queue_lock);
+    let _guard = lwlock::shared(control.lock);
     (0..QUEUE_SLOTS)
         .filter(|&at| state_of(slot(control, at)) == State::Taken)
         .map(|at| Ticket {
@@ -232,7 +205,7 @@ pub fn taken_by_former_broker(control: &Control) -> Vec<Ticket> {
 
 /// For the broker: frees slots whose session is gone: a FATAL error ends it without unwinding.
 pub fn free_orphans(control: &Control) {
-    let _guard = lock::exclusive(control.queue_lock);
+    let _guard = lwlock::exclusive(control.lock);
     for at in 0..QUEUE_SLOTS {
         let slot = slot(control, at);
         let owned = matches!(state_of(slot), State::Reserved | State::Taken | State::Done);

@@ -12,12 +12,13 @@ use pgrx::bgworkers::{
 };
 use pgrx::{log, pg_guard, pg_sys, warning};
 
-use super::agent::{Agent, Gone};
-use super::queue::{self, Purpose};
-use crate::gucs;
-use crate::pg;
+use crate::broker::agent::{Agent, Gone};
+use crate::broker::queue::{self, Purpose};
+use crate::broker::shared::{Control, control};
+use crate::server::{clock, process, report};
+use crate::settings;
 use crate::slab::roots::{self, Change};
-use crate::slab::{Control, control, table};
+use crate::slab::{self, table};
 
 const FIRST_RESTART_MS: i64 = 100;
 const LONGEST_RESTART_MS: i64 = 10_000;
@@ -66,6 +67,7 @@ enum Destination {
 
 struct Broker {
     control: &'static Control,
+    slab: &'static slab::Control,
     agent: Option<Agent>,
     /// Whether this agent has answered at all: a program that never did is none.
     answered: bool,
@@ -90,29 +92,29 @@ struct KnownKek {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
-    let control = control().unwrap_or_else(|error| pg::raise(&error));
-    control.broker_pid.store(pg::my_pid(), Relaxed);
+    let control = control().unwrap_or_else(|error| report::raise(&error));
+    let slab = slab::control().unwrap_or_else(|error| report::raise(&error));
+    control.pid.store(process::my_pid(), Relaxed);
     // SAFETY: MyLatch is this process's latch in shared memory.
-    control
-        .broker_latch
-        .store(unsafe { pg_sys::MyLatch }, Relaxed);
+    control.latch.store(unsafe { pg_sys::MyLatch }, Relaxed);
     // SAFETY: registers a callback that only writes atomics.
     unsafe { pg_sys::on_shmem_exit(Some(broker_exits), pg_sys::Datum::from(0)) };
     // Keys in the slab outlive a broker, but the new one cannot refresh what it does not know.
-    table::cap(control, gucs::agent_settings().soft_ttl_ms);
+    table::cap(slab, settings::agent_settings().soft_ttl_ms);
     let restarted = failure(FailureKind::Agent, "the key broker was restarted");
-    table::fail_loading(control, &queue::untaken_loads(control), &restarted);
+    table::fail_loading(slab, &queue::untaken_loads(control), &restarted);
     for at in queue::taken_by_former_broker(control) {
         queue::answer(control, at, &reply_json(&Err(restarted.clone())));
     }
     Broker {
         control,
+        slab,
         agent: None,
         answered: false,
         started_at: 0,
         next_start: 0,
         pause_ms: FIRST_RESTART_MS,
-        settings: gucs::agent_settings(),
+        settings: settings::agent_settings(),
         next_id: 1,
         pending: HashMap::new(),
         known: HashMap::new(),
@@ -128,9 +130,9 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
 #[pg_guard]
 unsafe extern "C-unwind" fn broker_exits(_code: i32, _argument: pg_sys::Datum) {
     if let Ok(control) = control() {
-        control.broker_pid.store(0, Relaxed);
+        control.pid.store(0, Relaxed);
         control.agent_pid.store(0, Relaxed);
-        control.broker_latch.store(std::ptr::null_mut(), Relaxed);
+        control.latch.store(std::ptr::null_mut(), Relaxed);
     }
 }
 
@@ -143,10 +145,10 @@ impl Broker {
                 unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
                 self.reconfigure();
             }
-            let now = pg::boottime_ms();
+            let now = clock::boottime_ms();
             if now >= next_tick {
-                next_tick = now + TICK_MS.min(i64::from(gucs::HARD_TTL.get()) / 4).max(10);
-                table::expire(self.control);
+                next_tick = now + TICK_MS.min(i64::from(settings::HARD_TTL.get()) / 4).max(10);
+                table::expire(self.slab);
                 queue::free_orphans(self.control);
             }
             self.ensure_agent(now);
@@ -162,7 +164,7 @@ impl Broker {
         // Perhaps colcrypt.agent_path was mended: try at once.
         self.next_start = 0;
         self.pause_ms = FIRST_RESTART_MS;
-        let settings = gucs::agent_settings();
+        let settings = settings::agent_settings();
         if settings != self.settings {
             self.settings = settings;
             self.configure_agent();
@@ -180,7 +182,7 @@ impl Broker {
         if self.agent.is_some() || now < self.next_start {
             return;
         }
-        match Agent::start(&gucs::agent_path()) {
+        match Agent::start(&settings::agent_path()) {
             Ok(agent) => {
                 self.control.agent_pid.store(agent.pid(), Relaxed);
                 self.control.agent_starts.fetch_add(1, Relaxed);
@@ -206,7 +208,7 @@ impl Broker {
         log!("colcrypt: {reason}");
         let was_running = self.agent.take().is_some() && self.answered;
         self.control.agent_pid.store(0, Relaxed);
-        let now = pg::boottime_ms();
+        let now = clock::boottime_ms();
         self.pause_ms = if now - self.started_at > STEADY_MS {
             FIRST_RESTART_MS
         } else {
@@ -239,7 +241,7 @@ impl Broker {
                 queue::answer(self.control, taken.at, &reply_json(&Err(refusal)));
             }
             Purpose::Load { slab_slot, ticket } => {
-                table::fail(self.control, slab_slot, ticket, &refusal);
+                table::fail(self.slab, slab_slot, ticket, &refusal);
             }
         }
         self.broadcast();
@@ -291,7 +293,7 @@ impl Broker {
             Pending {
                 request: numbered.request,
                 destination,
-                deadline: pg::boottime_ms().saturating_add_unsigned(longest),
+                deadline: clock::boottime_ms().saturating_add_unsigned(longest),
                 tries: tries + 1,
             },
         );
@@ -339,7 +341,7 @@ impl Broker {
         match pending.destination {
             Destination::Nobody => self.answered |= result.is_ok(),
             Destination::Lease(kek) => match result {
-                Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.control, kek, lease_ms),
+                Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.slab, kek, lease_ms),
                 Err(failure) if failure.kind.is_refusal() => {
                     self.note(Event::KekRevoked { kek, failure });
                 }
@@ -360,7 +362,7 @@ impl Broker {
                 });
                 match loaded {
                     Ok((key, lease_ms)) => {
-                        table::complete(self.control, slab_slot, ticket, &key, kek, lease_ms);
+                        table::complete(self.slab, slab_slot, ticket, &key, kek, lease_ms);
                         self.known.insert(
                             kek,
                             KnownKek {
@@ -369,7 +371,7 @@ impl Broker {
                             },
                         );
                     }
-                    Err(failure) => table::fail(self.control, slab_slot, ticket, &failure),
+                    Err(failure) => table::fail(self.slab, slab_slot, ticket, &failure),
                 }
             }
         }
@@ -396,7 +398,7 @@ impl Broker {
             return;
         }
         self.next_keepalive = now.saturating_add_unsigned(self.settings.soft_ttl_ms / 2);
-        let uses = table::uses_by_kek(self.control);
+        let uses = table::uses_by_kek(self.slab);
         self.known.retain(|kek, _| uses.contains_key(kek));
         let used: Vec<KekId> = self
             .known
@@ -413,10 +415,10 @@ impl Broker {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::KekLease { kek, lease_ms } => table::extend(self.control, kek, lease_ms),
+            Event::KekLease { kek, lease_ms } => table::extend(self.slab, kek, lease_ms),
             Event::RootsAsked { kek, answers } => self.note_answers(kek, &answers),
             Event::KekRevoked { kek, failure } => {
-                let wiped = table::revoke(self.control, kek);
+                let wiped = table::revoke(self.slab, kek);
                 log!(
                     "colcrypt: the provider refuses version {} of the key encryption key of keyring {}: {}; {wiped} cached keys were wiped",
                     kek.version,
@@ -436,7 +438,7 @@ impl Broker {
     /// Of a keyring with one root key only, what else is logged of a failure says it all.
     fn note_answers(&self, kek: KekId, answers: &[RootAnswer]) {
         for answer in answers {
-            let change = roots::remember(self.control, answer);
+            let change = roots::remember(self.slab, answer);
             if answers.len() < 2 {
                 continue;
             }
@@ -459,7 +461,7 @@ impl Broker {
 
     /// An agent that answers late by its own bounds hangs: only killing it helps.
     fn end_overdue(&mut self) {
-        let now = pg::boottime_ms();
+        let now = clock::boottime_ms();
         if self.agent.is_some() && self.pending.values().any(|p| p.deadline <= now) {
             self.lost(Gone("the KMS agent hangs and was killed".into()));
         }
@@ -471,7 +473,7 @@ impl Broker {
     }
 
     fn sleep(&self, next_tick: i64) {
-        let now = pg::boottime_ms();
+        let now = clock::boottime_ms();
         let mut until = next_tick;
         if self.agent.is_none() {
             until = until.min(self.next_start);

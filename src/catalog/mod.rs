@@ -4,6 +4,6 @@
 //! no SPI, works in parallel workers and on standbys, and always sees the latest commit. Writing goes
 //! through SPI as the extension's owner (`write`).
 
+pub mod epoch;
 pub mod read;
 pub mod scan;
-pub mod write;

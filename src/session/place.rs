@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use colcrypt_core::{DataCipher, DataKey, Suite};
+use colcrypt_core::{DataCipher, DataKey, KeyCheckValue, Suite, VersionId};
 
-use super::Identity;
-use crate::hidden::{self, Blocks, Hold};
-use crate::pg;
+use crate::server::clock;
+use crate::server::hidden::{self, Blocks, Hold};
 use crate::slab::SlotMeta;
+
+/// A key version and which key it is: see [`SlotKey`].
+pub type Identity = (VersionId, KeyCheckValue);
 
 /// A cipher and the slab slot it stands for. Places are never freed, only refilled, so a pointer to
 /// one stays valid for the life of the process; `serial` tells whether it still is the same cipher.
@@ -87,7 +89,7 @@ impl Cipher {
 
     /// Whether it is still that cipher, live, and its key's time not over: for a statement that begins.
     pub fn serves(&self, serial: u64) -> bool {
-        let serves = self.is_live(serial) && self.is_within_lease(pg::boottime_ms());
+        let serves = self.is_live(serial) && self.is_within_lease(clock::boottime_ms());
         if serves && let Some(meta) = self.meta.get() {
             meta.hits.fetch_add(1, Relaxed);
         }

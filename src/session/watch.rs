@@ -17,9 +17,9 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
 
-use super::place::Cipher;
 use crate::error::{Error, Result};
-use crate::{hidden, pg};
+use crate::server::{clock, hidden, process};
+use crate::session::place::Cipher;
 
 /// How often it looks, in ms. What `docs/security.md` says of a second rests on it.
 const TICK_MS: i64 = 500;
@@ -70,7 +70,7 @@ pub fn add(place: &'static Cipher) {
 /// # Errors
 /// When the system gives no timer: without one no key would leave in time, so none comes.
 pub fn start() -> Result<()> {
-    let pid = pg::my_pid();
+    let pid = process::my_pid();
     if OWNER.load(Relaxed) != pid {
         // SAFETY: once a process; see there.
         let timer = unsafe { make()? };
@@ -196,7 +196,7 @@ enum Found {
 fn wipe_dead() -> Found {
     let held = hidden::is_held();
     let mut found = if held { Found::Live } else { Found::None };
-    let now = pg::boottime_ms();
+    let now = clock::boottime_ms();
     let mut at = PLACES.load(Acquire).cast_const();
     // SAFETY: places are never freed and linked before they are seen.
     while let Some(place) = unsafe { at.as_ref() } {

@@ -2,27 +2,20 @@
 //! pages of their own, locked into memory and left out of core files.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
-};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use colcrypt_core::secret::KEY_LEN;
 use colcrypt_core::slab_index::{Slot, bucket_count};
-use colcrypt_protocol::{Failure, FailureKind};
+use colcrypt_protocol::CopyId;
 use pgrx::pg_sys;
 
-use crate::broker::queue::{QUEUE_SLOTS, RequestSlot};
 use crate::error::{Error, Result};
-use crate::gucs;
-use crate::maintenance::lane::Lane;
+use crate::settings;
+use crate::slab::failure::StoredFailure;
 
 const PAGE: usize = 4096;
 const TRANCHE: &std::ffi::CStr = c"colcrypt";
 
-use super::roots::{Place, ROOTS};
-
-/// Longest error text kept about a failure, in bytes: enough for two roots that fail at once.
-const FAILURE_TEXT: usize = 600;
 /// How many failed loads are remembered for the sessions that wait for them and for cache_status.
 pub const FAILURES: usize = 128;
 
@@ -31,36 +24,20 @@ pub const FAILURES: usize = 128;
 pub struct Control {
     /// Protects index, slots' metadata, keys and failures.
     pub slab_lock: *mut pg_sys::LWLock,
-    /// Protects the request queue.
-    pub queue_lock: *mut pg_sys::LWLock,
-    /// Broadcast whenever a load or a call ends.
-    pub done: UnsafeCell<pg_sys::ConditionVariable>,
-    pub broker_pid: AtomicI32,
-    pub broker_latch: AtomicPtr<pg_sys::Latch>,
-    pub launcher_latch: AtomicPtr<pg_sys::Latch>,
-    pub agent_pid: AtomicI32,
-    pub agent_starts: AtomicU64,
     pub memory_locked: AtomicBool,
     pub next_ticket: AtomicU64,
     pub hits: AtomicU64,
     pub evictions: AtomicU64,
     pub loads: AtomicU64,
     pub loads_failed: AtomicU64,
-    /// Databases that asked the launcher for a worker of a lane; 0 is an empty place.
-    pub work_requests: [[AtomicU32; 64]; Lane::ALL.len()],
-    /// Set when `work_requests` was full: look everywhere.
-    pub work_anywhere: AtomicBool,
-    /// Databases that wait for a maintenance worker's place.
-    pub databases_waiting: AtomicU32,
     pub slots: u32,
     pub(super) hand: UnsafeCell<u32>,
     pub(super) failures: UnsafeCell<[LoadFailure; FAILURES]>,
-    pub(super) roots: UnsafeCell<[Place; ROOTS]>,
+    pub(super) roots: UnsafeCell<[RootPlace; ROOTS]>,
     pub(super) buckets: *mut u32,
     pub(super) index: *mut Slot,
     pub(super) meta: *mut SlotMeta,
     pub(super) keys: *mut [u8; KEY_LEN],
-    pub queue: *mut RequestSlot,
 }
 
 /// A slot's public part.
@@ -68,7 +45,7 @@ pub struct Control {
 pub struct SlotMeta {
     /// Changes whenever the slot's key is wiped: a cipher made before is void.
     pub generation: AtomicU64,
-    /// When the key must not be used any more, in [`crate::pg::boottime_ms`].
+    /// When the key must not be used any more, in [`crate::server::clock::boottime_ms`].
     pub hard_expiry_ms: AtomicI64,
     pub hits: AtomicU64,
     pub misses: AtomicU64,
@@ -90,66 +67,20 @@ pub struct LoadFailure {
     pub why: StoredFailure,
 }
 
-/// A [`Failure`] in shared memory, its text cut to what there is room for.
+/// How many wrapped copies of KEKs are remembered. Those not heard of for longest give way.
+pub const ROOTS: usize = 512;
+
+/// What is remembered of one. Times are TimestampTz; 0 is never.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct StoredFailure {
-    /// Index into [`KINDS`].
-    kind: u8,
-    length: u16,
-    text: [u8; FAILURE_TEXT],
-}
-
-/// Every failure kind, to pass one through shared memory as a number.
-const KINDS: [FailureKind; 13] = [
-    FailureKind::Config,
-    FailureKind::Unreachable,
-    FailureKind::Timeout,
-    FailureKind::Unavailable,
-    FailureKind::Throttled,
-    FailureKind::Denied,
-    FailureKind::KeyNotFound,
-    FailureKind::KeyDisabled,
-    FailureKind::BadReply,
-    FailureKind::WrongRootKey,
-    FailureKind::Corrupt,
-    FailureKind::BadRequest,
-    FailureKind::Agent,
-];
-
-impl StoredFailure {
-    pub const NONE: Self = Self {
-        kind: 0,
-        length: 0,
-        text: [0; FAILURE_TEXT],
-    };
-
-    pub fn of(failure: &Failure) -> Self {
-        let mut length = failure.message.len().min(FAILURE_TEXT);
-        while !failure.message.is_char_boundary(length) {
-            length -= 1;
-        }
-        let mut text = [0; FAILURE_TEXT];
-        text[..length].copy_from_slice(&failure.message.as_bytes()[..length]);
-        let kind = KINDS.iter().position(|kind| *kind == failure.kind);
-        Self {
-            kind: kind.unwrap_or_default() as u8,
-            length: length as u16,
-            text,
-        }
-    }
-
-    pub fn kind(&self) -> FailureKind {
-        KINDS[usize::from(self.kind) % KINDS.len()]
-    }
-
-    pub fn failure(&self) -> Failure {
-        let text = &self.text[..usize::from(self.length)];
-        Failure {
-            kind: self.kind(),
-            message: String::from_utf8_lossy(text).into_owned(),
-        }
-    }
+pub struct RootPlace {
+    pub(super) copy: CopyId,
+    /// 0 is an empty place.
+    pub(super) asked_at: i64,
+    /// 0 while it gives the KEK.
+    pub(super) failing_since: i64,
+    pub(super) served_at: i64,
+    pub(super) why: StoredFailure,
 }
 
 /// Set by the startup hook, inherited by every child.
@@ -175,7 +106,7 @@ pub fn request() {
     // SAFETY: called in the postmaster's shmem request phase.
     unsafe {
         pg_sys::RequestAddinShmemSpace(sizes().total);
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 2);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
     }
 }
 
@@ -184,19 +115,17 @@ struct Sizes {
     buckets: usize,
     meta: usize,
     index: usize,
-    queue: usize,
     keys: usize,
     total: usize,
 }
 
 fn sizes() -> Sizes {
-    let slots = gucs::SLAB_KEYS.get().max(16) as usize;
+    let slots = settings::SLAB_KEYS.get().max(16) as usize;
     let line_up = |bytes: usize| bytes.next_multiple_of(128);
     let page_up = |bytes: usize| bytes.next_multiple_of(PAGE);
     let buckets = line_up(bucket_count(slots) * size_of::<u32>());
     let meta = line_up(slots * size_of::<SlotMeta>());
     let index = line_up(slots * size_of::<Slot>());
-    let queue = line_up(QUEUE_SLOTS * size_of::<RequestSlot>());
     let keys = page_up(slots * KEY_LEN);
     let control = line_up(size_of::<Control>());
     Sizes {
@@ -204,10 +133,9 @@ fn sizes() -> Sizes {
         buckets,
         meta,
         index,
-        queue,
         keys,
         // One page more, since the server aligns to cache lines and the keys need whole pages.
-        total: control + buckets + meta + index + queue + keys + 2 * PAGE,
+        total: control + buckets + meta + index + keys + 2 * PAGE,
     }
 }
 
@@ -228,24 +156,20 @@ pub fn startup() {
             at = at.add(bytes);
             here
         };
-        let (buckets, meta, index, queue) = (
+        let (buckets, meta, index) = (
             take(sizes.buckets).cast::<u32>(),
             take(sizes.meta).cast::<SlotMeta>(),
             take(sizes.index).cast::<Slot>(),
-            take(sizes.queue).cast::<RequestSlot>(),
         );
         let keys = at.add(at.align_offset(PAGE));
         let tranche = pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr());
         let control = base.cast::<Control>();
         (*control).slab_lock = &raw mut (*tranche).lock;
-        (*control).queue_lock = &raw mut (*tranche.add(1)).lock;
-        pg_sys::ConditionVariableInit((*control).done.get());
         (*control).slots = sizes.slots as u32;
         (*control).next_ticket.store(1, Ordering::Relaxed);
         (*control).buckets = buckets;
         (*control).meta = meta;
         (*control).index = index;
-        (*control).queue = queue;
         (*control).keys = keys.cast();
         let locked = protect(keys, sizes.keys);
         (*control).memory_locked.store(locked, Ordering::Relaxed);
@@ -275,7 +199,7 @@ unsafe fn protect(keys: *mut u8, length: usize) -> bool {
         let cause = std::io::Error::last_os_error();
         let message = format!("colcrypt: the key slab cannot be {what}: {cause}");
         let hint = "Raise the locked-memory limit of the server (LimitMEMLOCK of its systemd unit, or ulimit -l), or lower colcrypt.slab_keys.";
-        if gucs::REQUIRE_MLOCK.get() {
+        if settings::REQUIRE_MLOCK.get() {
             pgrx::ereport!(
                 pgrx::PgLogLevel::FATAL,
                 pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,

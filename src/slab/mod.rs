@@ -4,8 +4,8 @@
 //! how the root keys behind them stand, `lock` is the guard around its lightweight lock. Readers check a cached cipher with one atomic read of its
 //! slot's generation, which changes whenever the slot's key is wiped.
 
+mod failure;
 pub mod layout;
-pub mod lock;
 pub mod roots;
 pub mod table;
 

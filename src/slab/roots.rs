@@ -3,24 +3,9 @@
 use colcrypt_protocol::{CopyId, Failure, RootAnswer};
 use pgrx::pg_sys;
 
-use super::layout::{Control, StoredFailure};
-use super::lock;
-
-/// How many wrapped copies of KEKs are remembered. Those not heard of for longest give way.
-pub const ROOTS: usize = 512;
-
-/// A place in shared memory. Times are TimestampTz; 0 is never.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Place {
-    copy: CopyId,
-    /// 0 is an empty place.
-    asked_at: i64,
-    /// 0 while it gives the KEK.
-    failing_since: i64,
-    served_at: i64,
-    why: StoredFailure,
-}
+use crate::server::lwlock;
+use crate::slab::failure::StoredFailure;
+use crate::slab::layout::{Control, ROOTS, RootPlace};
 
 /// How one root key stands.
 pub struct RootState {
@@ -43,13 +28,13 @@ pub enum Change {
 pub fn remember(control: &Control, answer: &RootAnswer) -> Change {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     // SAFETY: exclusive lock held.
     let places = unsafe { &mut *control.roots.get() };
     let at = position(places, answer.copy).unwrap_or_else(|| {
         let oldest = (0..ROOTS).min_by_key(|&at| places[at].asked_at);
         let at = oldest.unwrap_or_default();
-        places[at] = Place {
+        places[at] = RootPlace {
             copy: answer.copy,
             asked_at: now,
             failing_since: 0,
@@ -83,7 +68,7 @@ pub fn remember(control: &Control, answer: &RootAnswer) -> Change {
 
 /// How the root key of this copy stands; none if it was not asked, or too long ago to be remembered.
 pub fn state(control: &Control, copy: CopyId) -> Option<RootState> {
-    let _guard = lock::shared(control.slab_lock);
+    let _guard = lwlock::shared(control.slab_lock);
     // SAFETY: shared lock held.
     let places = unsafe { &*control.roots.get() };
     let place = &places[position(places, copy)?];
@@ -94,7 +79,7 @@ pub fn state(control: &Control, copy: CopyId) -> Option<RootState> {
     })
 }
 
-fn position(places: &[Place; ROOTS], copy: CopyId) -> Option<usize> {
+fn position(places: &[RootPlace; ROOTS], copy: CopyId) -> Option<usize> {
     places
         .iter()
         .position(|place| place.asked_at != 0 && place.copy == copy)

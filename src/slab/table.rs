@@ -13,9 +13,9 @@ use colcrypt_core::{DataKey, KekId, KeyVersion, KeyringId};
 use colcrypt_protocol::Failure;
 use zeroize::Zeroize;
 
-use super::layout::{Control, FAILURES, LoadFailure, SlotMeta, StoredFailure};
-use super::lock;
-use crate::pg;
+use crate::server::{clock, lwlock};
+use crate::slab::failure::StoredFailure;
+use crate::slab::layout::{Control, FAILURES, LoadFailure, SlotMeta};
 
 /// What a look-up found.
 pub enum Found {
@@ -89,7 +89,7 @@ fn meta(control: &Control, slot: usize) -> &'static SlotMeta {
 
 /// Looks a key up and copies it out.
 pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
-    let _guard = lock::shared(control.slab_lock);
+    let _guard = lwlock::shared(control.slab_lock);
     let reader = reader(control);
     let Some(slot) = reader.find(wanted) else {
         return Found::Missing;
@@ -103,7 +103,7 @@ pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
         };
     }
     let hard_expiry_ms = meta.hard_expiry_ms.load(Relaxed);
-    if hard_expiry_ms <= pg::boottime_ms() {
+    if hard_expiry_ms <= clock::boottime_ms() {
         // The broker wipes it presently; until then it is as good as gone.
         return Found::Missing;
     }
@@ -121,14 +121,14 @@ pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
 
 /// Reserves a slot for a load, or joins the one in flight. `true` means the caller must submit it.
 pub fn reserve(control: &'static Control, wanted: SlotKey) -> Result<(usize, u64, bool), SlabFull> {
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     if let Some(slot) = reader(control).find(wanted) {
         let state = reader(control).slots[slot].state();
         let meta = meta(control, slot);
         if state == SlotState::Loading {
             return Ok((slot, meta.ticket.load(Relaxed), false));
         }
-        if meta.hard_expiry_ms.load(Relaxed) > pg::boottime_ms() {
+        if meta.hard_expiry_ms.load(Relaxed) > clock::boottime_ms() {
             // Loaded between our look and our lock: the ticket is over, the caller looks again.
             return Ok((slot, meta.ticket.load(Relaxed), false));
         }
@@ -157,7 +157,7 @@ pub fn complete(
     kek: KekId,
     lease_ms: u64,
 ) {
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     let meta = meta(control, slot);
     if meta.ticket.load(Relaxed) != ticket
         || reader(control).slots[slot].state() != SlotState::Loading
@@ -170,8 +170,10 @@ pub fn complete(
         *meta.keyring.get() = kek.keyring.0;
     }
     meta.kek_version.store(kek.version.number(), Relaxed);
-    meta.hard_expiry_ms
-        .store(pg::boottime_ms().saturating_add_unsigned(lease_ms), Relaxed);
+    meta.hard_expiry_ms.store(
+        clock::boottime_ms().saturating_add_unsigned(lease_ms),
+        Relaxed,
+    );
     // SAFETY: reads the clock.
     meta.loaded_at
         .store(unsafe { pgrx::pg_sys::GetCurrentTimestamp() }, Relaxed);
@@ -181,7 +183,7 @@ pub fn complete(
 
 /// The broker's answer: no key.
 pub fn fail(control: &Control, slot: usize, ticket: u64, failure: &Failure) {
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     let slot_key = reader(control).slots[slot].slot_key();
     let loading = reader(control).slots[slot].state() == SlotState::Loading
         && meta(control, slot).ticket.load(Relaxed) == ticket;
@@ -202,7 +204,7 @@ pub fn fail(control: &Control, slot: usize, ticket: u64, failure: &Failure) {
 
 /// How the load `ticket` in `slot` stands.
 pub fn flight(control: &Control, slot: usize, ticket: u64) -> Flight {
-    let _guard = lock::shared(control.slab_lock);
+    let _guard = lwlock::shared(control.slab_lock);
     if reader(control).slots[slot].state() == SlotState::Loading
         && meta(control, slot).ticket.load(Relaxed) == ticket
     {
@@ -221,14 +223,14 @@ pub fn flight(control: &Control, slot: usize, ticket: u64) -> Flight {
 /// waits for it asks again.
 pub fn forget(control: &Control, keys: &[SlotKey]) {
     let there = {
-        let _guard = lock::shared(control.slab_lock);
+        let _guard = lwlock::shared(control.slab_lock);
         let reader = reader(control);
         keys.iter().any(|&key| reader.find(key).is_some())
     };
     if !there {
         return;
     }
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     for &key in keys {
         if let Some(slot) = reader(control).find(key) {
             wipe(control, slot);
@@ -238,7 +240,7 @@ pub fn forget(control: &Control, keys: &[SlotKey]) {
 
 /// Extends the life of every key under a KEK.
 pub fn extend(control: &Control, kek: KekId, lease_ms: u64) {
-    let until = pg::boottime_ms().saturating_add_unsigned(lease_ms);
+    let until = clock::boottime_ms().saturating_add_unsigned(lease_ms);
     for_ready(control, |slot| {
         let meta = meta(control, slot);
         if is_under(meta, kek) {
@@ -250,7 +252,7 @@ pub fn extend(control: &Control, kek: KekId, lease_ms: u64) {
 
 /// Wipes every key of a database, which is loaded again at its next use.
 pub fn forget_database(control: &Control, database: u32) {
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     for at in 0..control.slots as usize {
         let slot = &reader(control).slots[at];
         if slot.state() != SlotState::Free && slot.slot_key().database == database {
@@ -266,7 +268,7 @@ pub fn revoke(control: &Control, kek: KekId) -> usize {
 
 /// Wipes every key whose time is over.
 pub fn expire(control: &Control) -> usize {
-    let now = pg::boottime_ms();
+    let now = clock::boottime_ms();
     for_ready(control, |slot| {
         meta(control, slot).hard_expiry_ms.load(Relaxed) <= now
     })
@@ -274,7 +276,7 @@ pub fn expire(control: &Control) -> usize {
 
 /// Shortens every key's life: nobody is known to refresh it any more.
 pub fn cap(control: &Control, lease_ms: u64) {
-    let until = pg::boottime_ms().saturating_add_unsigned(lease_ms);
+    let until = clock::boottime_ms().saturating_add_unsigned(lease_ms);
     for_ready(control, |slot| {
         meta(control, slot).hard_expiry_ms.fetch_min(until, Relaxed);
         false
@@ -302,7 +304,7 @@ pub fn uses_by_kek(control: &Control) -> HashMap<KekId, u64> {
 /// Ends the loads in flight that a broker which starts will not hear of: all but the given tickets.
 pub fn fail_loading(control: &Control, but: &[u64], failure: &Failure) {
     let loading: Vec<(usize, u64)> = {
-        let _guard = lock::shared(control.slab_lock);
+        let _guard = lwlock::shared(control.slab_lock);
         let reader = reader(control);
         (0..reader.slots.len())
             .filter(|&slot| reader.slots[slot].state() == SlotState::Loading)
@@ -317,7 +319,7 @@ pub fn fail_loading(control: &Control, but: &[u64], failure: &Failure) {
 
 /// Slots of one database, and its most recent failures.
 pub fn status(control: &Control, database: u32) -> (Vec<SlotStatus>, Vec<(SlotKey, Failure)>) {
-    let _guard = lock::shared(control.slab_lock);
+    let _guard = lwlock::shared(control.slab_lock);
     let reader = reader(control);
     let slots = reader
         .slots
@@ -351,7 +353,7 @@ pub fn status(control: &Control, database: u32) -> (Vec<SlotStatus>, Vec<(SlotKe
 
 /// What went wrong last, whatever the database.
 pub fn last_failure(control: &Control) -> Option<String> {
-    let _guard = lock::shared(control.slab_lock);
+    let _guard = lwlock::shared(control.slab_lock);
     // SAFETY: shared lock held.
     unsafe { &*control.failures.get() }
         .iter()
@@ -362,7 +364,7 @@ pub fn last_failure(control: &Control) -> Option<String> {
 
 /// Used slots, and those in flight, of the whole slab.
 pub fn used(control: &Control) -> (usize, usize) {
-    let _guard = lock::shared(control.slab_lock);
+    let _guard = lwlock::shared(control.slab_lock);
     let reader = reader(control);
     let count = |state| {
         reader
@@ -383,7 +385,7 @@ fn is_under(meta: &SlotMeta, kek: KekId) -> bool {
 
 /// Visits every ready slot under the exclusive lock and wipes those for which `wipes` says so.
 fn for_ready(control: &Control, mut wipes: impl FnMut(usize) -> bool) -> usize {
-    let _guard = lock::exclusive(control.slab_lock);
+    let _guard = lwlock::exclusive(control.slab_lock);
     let mut wiped = 0;
     for slot in 0..control.slots as usize {
         if reader(control).slots[slot].state() == SlotState::Ready && wipes(slot) {

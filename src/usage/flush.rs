@@ -4,17 +4,16 @@
 //! a worker that is ended before it has counted nothing, one that is ended after it all. A process that
 //! is killed takes shared memory with it, so nothing is counted twice.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
-use super::shared::{self, Unflushed};
-use crate::catalog::write;
 use crate::error::Result;
-use crate::gucs;
-use crate::maintenance::job::Next;
-use crate::maintenance::txn::transaction;
-use crate::pg;
+use crate::server::txn::{Next, transaction};
+use crate::server::xact::End;
+use crate::server::{process, spi};
+use crate::settings;
+use crate::usage::shared::{self, Unflushed};
 
 struct Written {
     counts: Unflushed,
@@ -24,14 +23,13 @@ struct Written {
 
 thread_local! {
     static WRITTEN: RefCell<Option<Written>> = const { RefCell::new(None) };
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Flushes when it is time to, or somebody waits for it.
 pub fn step() -> Next {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    if !shared::due(now).contains(&pg::my_database().to_u32()) {
+    if !shared::due(now).contains(&process::my_database().to_u32()) {
         return Next::Nothing;
     }
     match transaction(|| flush(now)) {
@@ -47,10 +45,6 @@ fn failed(message: &str) -> Next {
 }
 
 fn flush(now: i64) -> Result<()> {
-    if !REGISTERED.replace(true) {
-        // SAFETY: registers a function that lives as long as the process.
-        unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
-    }
     let counts = shared::unflushed()?;
     write_uses(&counts)?;
     let totals = write_totals(&counts)?;
@@ -66,7 +60,7 @@ fn flush(now: i64) -> Result<()> {
 fn write_uses(counts: &Unflushed) -> Result<()> {
     let column =
         |value: fn(&shared::Used) -> i64| counts.uses.iter().map(value).collect::<Vec<_>>();
-    write::execute(
+    spi::execute(
         "INSERT INTO colcrypt.usage_count AS c (minute, key_id, version, role, encryptions, decryptions) \
          SELECT date_trunc('minute', timestamptz '2000-01-01 00:00+00' + u.since * interval '1 microsecond'), \
                 u.key_id, u.version, \
@@ -96,7 +90,7 @@ fn write_totals(counts: &Unflushed) -> Result<Vec<i64>> {
     let column = |value: fn(&shared::VersionCount) -> i64| {
         counts.versions.iter().map(value).collect::<Vec<_>>()
     };
-    let written = write::query(
+    let written = spi::query(
         "INSERT INTO colcrypt.version_usage AS t (key_id, version, encryptions) \
          SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u(key_id, version, encryptions) \
          WHERE u.encryptions > 0 \
@@ -126,7 +120,7 @@ fn write_totals(counts: &Unflushed) -> Result<Vec<i64>> {
 
 /// Minutes that are old enough become days (of UTC), and counts of keys that are gone go.
 fn compact() -> Result<()> {
-    write::execute(
+    spi::execute(
         "WITH old AS (\
              DELETE FROM colcrypt.usage_count \
              WHERE NOT whole_day AND minute < date_trunc('day', now(), 'UTC') - $1 * interval '1 day' \
@@ -136,23 +130,20 @@ fn compact() -> Result<()> {
          FROM old GROUP BY 1, 2, 3, 4 \
          ON CONFLICT (minute, key_id, version, role) DO UPDATE \
          SET encryptions = c.encryptions + excluded.encryptions, decryptions = c.decryptions + excluded.decryptions",
-        &[gucs::USAGE_DAYS.get().into()],
+        &[settings::USAGE_DAYS.get().into()],
     )?;
     Ok(())
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn at_transaction_end(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+/// At the end of each transaction: what a worker wrote down is off the counts in memory.
+pub fn at_end(end: End) {
+    match end {
+        End::Commit => {
             if let Some(Written { counts, totals, at }) = WRITTEN.take() {
                 shared::subtract(&counts, &totals, at);
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_ABORT => WRITTEN.set(None),
-        _ => {}
+        End::Abort => WRITTEN.set(None),
+        End::Prepare | End::OfParallelWorker => {}
     }
 }

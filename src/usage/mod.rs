@@ -14,12 +14,15 @@ use std::collections::HashMap;
 
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{Suite, VersionId};
-use pgrx::{PgLogLevel, ereport, pg_guard, pg_sys};
+use pgrx::{PgLogLevel, ereport, pg_sys};
 
-use self::shared::{Report, Reserved, VersionKey};
 use crate::catalog::read::{self, Key};
 use crate::error::{Error, Result};
-use crate::{gucs, hidden, maintenance, pg};
+use crate::jobs::wake;
+use crate::server::xact::End;
+use crate::server::{clock, hidden, process};
+use crate::settings;
+use crate::usage::shared::{Report, Reserved, VersionKey};
 
 /// Decryptions of a transaction that are not told yet, at most.
 const DECRYPTIONS: u32 = 1 << 16;
@@ -46,7 +49,6 @@ thread_local! {
     static COUNTERS: RefCell<HashMap<(VersionId, pg_sys::Oid), &'static Counter>> = RefCell::default();
     /// Those that hold or did something in this transaction.
     static TOUCHED: RefCell<Vec<&'static Counter>> = const { RefCell::new(Vec::new()) };
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The counter of this role and version.
@@ -117,7 +119,7 @@ impl Counter {
         self.tell();
         let here = VersionKey::here(self.id);
         let limits = self.limits();
-        let mut patience = i64::from(gucs::KEY_WAIT_TIMEOUT.get());
+        let mut patience = i64::from(settings::KEY_WAIT_TIMEOUT.get());
         loop {
             match shared::reserve(here, &limits, oldest_reading())? {
                 Reserved::Granted {
@@ -131,7 +133,7 @@ impl Counter {
                     return Ok(());
                 }
                 Reserved::TotalUnknown => {
-                    let now = pg::statement_start();
+                    let now = clock::statement_start();
                     if shared::learn(here, read::encryptions(self.id)?, now)? {
                         continue;
                     }
@@ -158,8 +160,8 @@ impl Counter {
             // What this process holds back might be what the flush needs.
             tell_all();
             shared::want_flush()?;
-            maintenance::wake_now();
-            pg::nap(PAUSE_MS);
+            wake::wake_now();
+            process::nap(PAUSE_MS);
             self.touch();
             patience -= PAUSE_MS;
         }
@@ -170,14 +172,14 @@ impl Counter {
     }
 
     fn key_name(&self) -> String {
-        crate::session::key_name(self.id.key)
+        read::key_name(self.id.key).unwrap_or_else(|| self.id.key.to_string())
     }
 
     fn look_at_limits(&self, limits: &Limits, before: u64, after: u64) {
         if before < limits.rotate && after >= limits.rotate {
-            // The worker rotates it; see maintenance::schedule.
+            // The worker rotates it; see wake::schedule.
             let _ = shared::want_flush();
-            maintenance::wake_now();
+            wake::wake_now();
         }
         if after >= limits.warn && !self.warned.replace(true) {
             ereport!(
@@ -198,10 +200,6 @@ impl Counter {
     fn touch(&'static self) {
         if self.touched.replace(true) {
             return;
-        }
-        if !REGISTERED.replace(true) {
-            // SAFETY: registers a function that lives as long as the process.
-            unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
         }
         TOUCHED.with_borrow_mut(|touched| touched.push(self));
     }
@@ -231,7 +229,7 @@ impl Counter {
             cell.set(0);
         }
         if urgent {
-            maintenance::wake_now();
+            wake::wake_now();
         }
         true
     }
@@ -243,16 +241,16 @@ pub fn limits(suite: Suite, bound: Option<i64>) -> Limits {
     let share = |setting: &pgrx::GucSetting<i32>| setting.get() as u32;
     Limits::new(
         own.map_or(suite.bound(), |own| own.min(suite.bound())),
-        share(&gucs::USAGE_WARN),
-        share(&gucs::USAGE_ROTATE),
-        share(&gucs::USAGE_REFUSE),
+        share(&settings::USAGE_WARN),
+        share(&settings::USAGE_ROTATE),
+        share(&settings::USAGE_REFUSE),
     )
 }
 
 /// A total read before this is read again: on a standby the primary counts on, and a restore may bring
 /// a total along.
 fn oldest_reading() -> i64 {
-    pg::statement_start() - i64::from(gucs::USAGE_FLUSH_INTERVAL.get()) * 1000
+    clock::statement_start() - i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000
 }
 
 fn tell_all() {
@@ -266,22 +264,8 @@ fn tell_all() {
 }
 
 /// The end of a transaction, in whatever process and way: what was encrypted was, rolled back or not.
-#[pg_guard]
-unsafe extern "C-unwind" fn at_transaction_end(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    use pg_sys::XactEvent::*;
-    if matches!(
-        event,
-        XACT_EVENT_COMMIT
-            | XACT_EVENT_ABORT
-            | XACT_EVENT_PREPARE
-            | XACT_EVENT_PARALLEL_COMMIT
-            | XACT_EVENT_PARALLEL_ABORT
-    ) {
-        tell_all();
-        // Every use of a cipher in this transaction came by here.
-        hidden::wipe_registers();
-    }
+pub fn at_end(_end: End) {
+    tell_all();
+    // Every use of a cipher in this transaction came by here.
+    hidden::wipe_registers();
 }

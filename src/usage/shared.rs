@@ -16,8 +16,8 @@ use colcrypt_core::{KeyId, VersionId};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::gucs;
-use crate::slab::lock::{self, Guard};
+use crate::server::lwlock::{self, Guard};
+use crate::settings;
 
 const TRANCHE: &CStr = c"colcrypt_usage";
 /// Places beyond the setting, for the "(other)" of as many databases.
@@ -39,7 +39,7 @@ impl VersionKey {
     pub fn here(id: VersionId) -> Self {
         Self {
             key: id.key.0,
-            database: crate::pg::my_database().to_u32(),
+            database: crate::server::process::my_database().to_u32(),
             version: id.version.number(),
         }
     }
@@ -107,7 +107,7 @@ static VERSIONS: AtomicPtr<pg_sys::HTAB> = AtomicPtr::new(std::ptr::null_mut());
 static USES: AtomicPtr<pg_sys::HTAB> = AtomicPtr::new(std::ptr::null_mut());
 
 fn capacity() -> i64 {
-    i64::from(gucs::USAGE_ENTRIES.get())
+    i64::from(settings::USAGE_ENTRIES.get())
 }
 
 /// Asks for the memory and the lock. From the shmem request hook.
@@ -184,11 +184,11 @@ impl Tables {
     }
 
     fn change() -> Result<Self> {
-        Self::locked(lock::exclusive)
+        Self::locked(lwlock::exclusive)
     }
 
     fn look() -> Result<Self> {
-        Self::locked(lock::shared)
+        Self::locked(lwlock::shared)
     }
 
     fn version(&mut self, id: VersionKey) -> Option<&mut Version> {
@@ -336,7 +336,7 @@ pub enum Reserved {
 
 /// Takes encryptions of a version: never beyond its limit, whoever else asks at the same time.
 pub fn reserve(id: VersionKey, limits: &Limits, read_after: i64) -> Result<Reserved> {
-    let most = i64::from(gucs::USAGE_MAX_UNFLUSHED.get());
+    let most = i64::from(settings::USAGE_MAX_UNFLUSHED.get());
     let mut tables = Tables::change()?;
     let Some(version) = tables.version(id) else {
         return Ok(Reserved::TotalUnknown);
@@ -387,7 +387,7 @@ pub struct Report {
 /// Counts what a process did; gives whether a flush should not wait. `None`: there is no place, keep it
 /// for later.
 pub fn report(report: &Report) -> Option<bool> {
-    let most = i64::from(gucs::USAGE_MAX_UNFLUSHED.get());
+    let most = i64::from(settings::USAGE_MAX_UNFLUSHED.get());
     let mut tables = Tables::change().ok()?;
     let mut urgent = false;
     if report.encryptions > 0 || report.decryptions > 0 {
@@ -422,7 +422,10 @@ fn want(tables: &Tables, database: u32) {
 
 /// Asks for a flush of this database without waiting for the interval's end.
 pub fn want_flush() -> Result<()> {
-    want(&Tables::change()?, crate::pg::my_database().to_u32());
+    want(
+        &Tables::change()?,
+        crate::server::process::my_database().to_u32(),
+    );
     Ok(())
 }
 
@@ -452,7 +455,7 @@ pub struct Unflushed {
 }
 
 pub fn unflushed() -> Result<Unflushed> {
-    let database = crate::pg::my_database().to_u32();
+    let database = crate::server::process::my_database().to_u32();
     let mut found = Unflushed::default();
     let tables = Tables::look()?;
     // SAFETY: the tables' own entry types, under their lock; only read.
@@ -515,7 +518,7 @@ pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
     }
     let mut wanted = tables.header.wanted.get();
     for place in &mut wanted {
-        if *place == crate::pg::my_database().to_u32() {
+        if *place == crate::server::process::my_database().to_u32() {
             *place = 0;
         }
     }
@@ -524,7 +527,7 @@ pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
 
 /// Databases whose counts are due to be flushed.
 pub fn due(now: i64) -> Vec<u32> {
-    let before = now - i64::from(gucs::USAGE_FLUSH_INTERVAL.get()) * 1000;
+    let before = now - i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000;
     let mut databases = Vec::new();
     let Ok(tables) = Tables::look() else {
         return databases;

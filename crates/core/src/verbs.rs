@@ -187,12 +187,12 @@ pub const ASKS: &[&str] = &[
     "verify_audit_log",
 ];
 
-/// Whether the function behind this C symbol is one of [`VERBS`].
+/// Whether a function of this name is one of [`VERBS`]. Its C symbol is `colcrypt_` and the name.
 #[must_use]
-pub const fn is_verb_symbol(symbol: &str) -> bool {
+pub const fn is_verb(name: &str) -> bool {
     let mut index = 0;
     while index < VERBS.len() {
-        if is_symbol_of(symbol.as_bytes(), VERBS[index].name.as_bytes()) {
+        if is_same(name.as_bytes(), VERBS[index].name.as_bytes()) {
             return true;
         }
         index += 1;
@@ -200,20 +200,14 @@ pub const fn is_verb_symbol(symbol: &str) -> bool {
     false
 }
 
-const PREFIX: &[u8] = b"colcrypt_";
-
-const fn is_symbol_of(symbol: &[u8], name: &[u8]) -> bool {
-    if symbol.len() != PREFIX.len() + name.len() {
+/// `==` of slices is not for constants yet.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
         return false;
     }
     let mut at = 0;
-    while at < symbol.len() {
-        let wanted = if at < PREFIX.len() {
-            PREFIX[at]
-        } else {
-            name[at - PREFIX.len()]
-        };
-        if symbol[at] != wanted {
+    while at < one.len() {
+        if one[at] != other[at] {
             return false;
         }
         at += 1;
@@ -226,12 +220,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_symbol_belongs_to_its_verb_only() {
-        assert!(is_verb_symbol("colcrypt_approve_request"));
-        assert!(is_verb_symbol("colcrypt_revoke_key"));
-        assert!(!is_verb_symbol("colcrypt_revoke_ke"));
-        assert!(!is_verb_symbol("approve_request"));
-        assert!(!is_verb_symbol("colcrypt_encrypt"));
+    fn a_verb_is_known_by_its_whole_name() {
+        assert!(is_verb("approve_request"));
+        assert!(is_verb("revoke_key"));
+        assert!(!is_verb("revoke_ke"));
+        assert!(!is_verb("revoke_keys"));
+        assert!(!is_verb("encrypt_col"));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use aws_lc_rs::digest;
 use colcrypt_core::{KekId, KeyCheckValue, WrapMethod};
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, ProviderConfig, hex_bytes};
+use crate::failure::Failure;
+use crate::hex_bytes;
+use crate::provider::ProviderConfig;
 
 /// Everything needed to unwrap one KEK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,12 +6,16 @@
 //! can answer any of them. Nothing here blocks, allocates a thread or knows pgrx.
 #![forbid(unsafe_code)]
 
+mod failure;
 pub mod frame;
 mod hex_bytes;
 mod kek;
 mod message;
+mod provider;
 mod words;
 
-pub use kek::*;
-pub use message::*;
+pub use failure::{Failure, FailureKind};
+pub use kek::{CopyId, KekCopy, KekRef, RootAnswer};
+pub use message::{CheckReport, Event, FromAgent, Numbered, Reply, Request, Settings};
+pub use provider::ProviderConfig;
 pub use words::Words;

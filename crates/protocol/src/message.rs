@@ -2,20 +2,11 @@
 
 use colcrypt_core::{KekId, KeyCheckValue, KeySource, Suite, VersionId};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::{KekRef, RootAnswer, hex_bytes};
-
-/// A provider as the catalog describes it: where to find credentials, never the credentials.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ProviderConfig {
-    /// The name the DBA gave it, for messages.
-    pub name: String,
-    /// `file`, `vault-transit`, …
-    pub kind: String,
-    /// The kind's own settings.
-    pub config: serde_json::Value,
-}
+use crate::failure::Failure;
+use crate::hex_bytes;
+use crate::kek::{KekRef, RootAnswer};
+use crate::provider::ProviderConfig;
 
 /// How long keys are kept and how hard a provider is tried. Milliseconds throughout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,60 +161,4 @@ pub enum FromAgent {
         result: Result<Reply, Failure>,
     },
     Event(Event),
-}
-
-/// Why a request failed, in the terms a DBA can act on. Maps to one SQLSTATE each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The provider's configuration is wrong, incomplete or of an unknown kind.
-    Config,
-    /// No answer: refused, DNS, TLS, connection lost.
-    Unreachable,
-    /// No answer in time.
-    Timeout,
-    /// Answered, but cannot serve now: sealed, 5xx, standby.
-    Unavailable,
-    /// Answered 429 or its like.
-    Throttled,
-    /// Answered that these credentials may not.
-    Denied,
-    /// The root key does not exist.
-    KeyNotFound,
-    /// The root key is disabled, deleted or pending deletion.
-    KeyDisabled,
-    /// An answer that is not what the protocol promises.
-    BadReply,
-    /// The unwrapped key's check value is another key's.
-    WrongRootKey,
-    /// The wrapped key does not authenticate under this root key or KEK.
-    Corrupt,
-    /// The request itself makes no sense to this agent.
-    BadRequest,
-    /// The agent itself is missing, died or hung. Said by the broker, never by the agent.
-    Agent,
-}
-
-impl FailureKind {
-    /// A refusal is final until a person acts, and is the kill switch: cached keys are wiped.
-    /// Anything else is an outage: cached keys serve on.
-    pub fn is_refusal(self) -> bool {
-        matches!(self, Self::Denied | Self::KeyNotFound | Self::KeyDisabled)
-    }
-
-    /// Whether another try may succeed by itself.
-    pub fn is_transient(self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable | Self::Timeout | Self::Unavailable | Self::Throttled | Self::Agent
-        )
-    }
-}
-
-/// A failed request: its kind, and a sentence without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
-#[error("{message}")]
-pub struct Failure {
-    pub kind: FailureKind,
-    pub message: String,
 }

@@ -1,6 +1,6 @@
 //! What a person reads of each kind of failure, in SQL and from the shell alike.
 
-use crate::FailureKind;
+use crate::failure::FailureKind;
 
 /// The same for every failure of a kind; what happened in particular is [`Failure::message`](crate::Failure).
 pub struct Words {

@@ -1,0 +1,5 @@
+//! What colcrypt decides and needs no server for: the extension asks, with what it read and the clock passed in.
+
+#![forbid(unsafe_code)]
+
+pub mod phase;

@@ -1,0 +1,508 @@
+//! The three changes of a table's definition that a migration makes, each in one short transaction: the twin comes
+//! (`prepare`), takes the column's place (`swap`), or goes again (`undo`).
+//!
+//! All run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
+//! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
+
+use pgrx::spi::quote_identifier;
+use pgrx::{Spi, pg_sys};
+
+use crate::audit::Act;
+use crate::columns::migration::tree::{self, Member};
+use crate::columns::migration::{Kind, Migration, survey};
+use crate::columns::place;
+use crate::columns::view::order::order_of;
+use crate::columns::view::{self, Column};
+use crate::error::{Error, Result};
+use crate::server::relation::{Held, Lock, Named};
+use crate::server::roles::AsRole;
+use crate::server::spi::{self, safe_search_path};
+use crate::server::txn::set_local;
+
+/// No longer than this for a lock, and autovacuum makes way before.
+pub fn hurry() {
+    set_local(c"lock_timeout", c"100ms");
+    set_local(c"deadlock_timeout", c"20ms");
+}
+
+/// Runs statements as the table's owner.
+fn run(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
+    let _role = AsRole::restricted(owner);
+    let _path = safe_search_path();
+    for statement in statements {
+        Spi::run(statement)?;
+    }
+    Ok(())
+}
+
+/// The table, its tree and the views that show it, locked against everybody: views first, as those do who read through them.
+struct LockedOut {
+    table: Named,
+    members: Vec<(Member, Named)>,
+    views: Vec<(pg_sys::Oid, String)>,
+}
+
+fn lock_out(migration: &Migration, with_views: bool) -> Result<LockedOut> {
+    let locked = lock_out_whatever_the_type(migration, with_views)?;
+    match changed_type(migration, &locked.table.held) {
+        Some(why) => Err(Error::OutOfStep { why }),
+        None => Ok(locked),
+    }
+}
+
+fn lock_out_whatever_the_type(migration: &Migration, with_views: bool) -> Result<LockedOut> {
+    let views_now = || -> Result<Vec<(pg_sys::Oid, String)>> {
+        if with_views {
+            view::views_of(migration.table)
+        } else {
+            Ok(Vec::new())
+        }
+    };
+    let before = views_now()?;
+    let mut views = Vec::new();
+    for (view, _) in &before {
+        let held = Named::take(*view, Lock::Exclusive)?;
+        views.push((*view, held.sql));
+    }
+    let table = Named::take(migration.table, Lock::Exclusive)?;
+    let members = tree::held(migration, Lock::Exclusive)?;
+    if views_now()? != views {
+        return Err(Error::OutOfStep {
+            why: "a view of the table has come or gone just now".into(),
+        });
+    }
+    Ok(LockedOut {
+        table,
+        members,
+        views,
+    })
+}
+
+/// Whether a column of the migration has another type than it began with, in words.
+fn changed_type(migration: &Migration, table: &Held) -> Option<String> {
+    let is_as_ordered = |name: &str, is_plaintext: bool| {
+        table.attribute(name).is_none_or(|attribute| {
+            if is_plaintext {
+                attribute.type_oid == migration.plaintext_type
+            } else {
+                attribute.holds_ciphertext()
+            }
+        })
+    };
+    let encrypts = migration.kind == Kind::Encrypt;
+    let is_whole =
+        is_as_ordered(&migration.attribute, encrypts) && is_as_ordered(&migration.twin, !encrypts);
+    (!is_whole).then(|| "the column's type was changed".into())
+}
+
+fn create_triggers(migration: &Migration, members: &[(Member, Named)]) -> Vec<String> {
+    let trigger = quote_identifier(migration.trigger());
+    let mut statements: Vec<String> = members
+        .iter()
+        .filter(|(member, _)| !member.is_partition && !member.has_trigger)
+        .map(|(_, table)| {
+            format!(
+                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW \
+                 EXECUTE FUNCTION colcrypt.keep_in_step('{}')",
+                table.sql, migration.job
+            )
+        })
+        .collect();
+    // Also for those who apply what was replicated to here, and for our own worker.
+    statements.extend(
+        members
+            .iter()
+            .map(|(_, table)| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", table.sql)),
+    );
+    statements
+}
+
+fn drop_triggers(migration: &Migration, members: &[(Member, Named)]) -> Vec<String> {
+    let trigger = quote_identifier(migration.trigger());
+    members
+        .iter()
+        .filter(|(member, _)| !member.is_partition && member.has_trigger)
+        .map(|(_, table)| format!("DROP TRIGGER {trigger} ON {}", table.sql))
+        .collect()
+}
+
+/// Drops a column wherever it is in the tree: what a child has in its own right stays when its parent's goes.
+fn drop_column(members: &[(Member, Named)], name: &str) -> Result<()> {
+    for (member, table) in members {
+        let left = spi::query(
+            "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+            &[member.oid.into(), name.into()],
+            |row| row.get::<i16>(1),
+        )?;
+        if !left.is_empty() {
+            run(
+                table.owner(),
+                &[format!(
+                    "ALTER TABLE {} DROP COLUMN {}",
+                    table.sql,
+                    quote_identifier(name)
+                )],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn is_not_null(migration: &Migration) -> Result<bool> {
+    let found = spi::query(
+        "SELECT attnotnull FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+        &[migration.table.into(), migration.attribute.clone().into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(found.into_iter().flatten().next() == Some(true))
+}
+
+/// The privileges that others have on a table or one of its columns, as GRANTs on something else.
+fn grants(table: pg_sys::Oid, column: Option<&str>, on: &str) -> Result<Vec<String>> {
+    let found = spi::query(
+        "SELECT format('GRANT %s%s ON %s TO %s%s', a.privilege_type, a.columns, $3::text, \
+                CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END, \
+                CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) \
+         FROM (SELECT x.*, '' AS columns, c.relowner FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND $2 IS NULL \
+               UNION ALL SELECT x.*, format(' (%I)', t.attname), c.relowner \
+               FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) x \
+               WHERE c.oid = $1 AND NOT t.attisdropped AND ($2 IS NULL OR t.attname = $2::text::name)) a \
+         LEFT JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE a.grantee <> a.relowner AND (a.grantee = 0 OR r.oid IS NOT NULL) \
+           AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'REFERENCES')",
+        &[table.into(), column.map(String::from).into(), on.into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn without(columns: Vec<Column>, name: &str) -> Vec<Column> {
+    columns
+        .into_iter()
+        .filter(|column| column.name != name)
+        .collect()
+}
+
+/// The tables of the tree in which rows lie.
+fn leaves(members: &[(Member, Named)]) -> Vec<pg_sys::Oid> {
+    let leaves = members.iter().filter(|(member, _)| member.is_leaf);
+    leaves.map(|(member, _)| member.oid).collect()
+}
+
+/// Adds the twin and what keeps it in step, and puts the access view in the table's place.
+///
+/// # Errors
+/// Of the survey and of DDL; the lock's among them.
+pub fn prepare(migration: &Migration) -> Result<()> {
+    hurry();
+    let LockedOut { table, members, .. } = lock_out(migration, false)?;
+    survey::check(migration)?;
+    let (name, twin) = (&table.sql, migration.quoted_twin());
+    let type_name = match migration.kind {
+        Kind::Encrypt => "colcrypt.ciphertext",
+        Kind::Decrypt => &migration.declared,
+    };
+    let mut statements = vec![format!("ALTER TABLE {name} ADD COLUMN {twin} {type_name}")];
+    if is_not_null(migration)? {
+        statements.push(format!(
+            "ALTER TABLE {name} ADD CONSTRAINT {} CHECK ({twin} IS NOT NULL) NOT VALID",
+            quote_identifier(migration.not_null())
+        ));
+    }
+    statements.extend(create_triggers(migration, &members));
+    run(table.owner(), &statements)?;
+    spi::execute(
+        "UPDATE colcrypt.migration SET began_with = $2::oid[]::regclass[], origins = $3 WHERE job_id = $1",
+        &[
+            migration.job.into(),
+            leaves(&members).into(),
+            tree::origins(migration)?.into(),
+        ],
+    )?;
+    if let Some((view, renamed)) = &migration.names {
+        put_view(migration, &table, view, renamed)?;
+    }
+    Ok(())
+}
+
+fn put_view(migration: &Migration, table: &Named, view: &str, renamed: &str) -> Result<()> {
+    run(
+        table.owner(),
+        &[format!(
+            "ALTER TABLE {} RENAME TO {}",
+            table.sql,
+            quote_identifier(renamed)
+        )],
+    )?;
+    let table = Named::take(migration.table, Lock::Exclusive)?;
+    let view = table.beside(view);
+    let columns = without(view::columns_of(migration.table)?, &migration.twin);
+    let mut statements = view::statements(migration.table, &table.sql, &view, &columns);
+    statements.extend(grants(migration.table, None, &view)?);
+    run(table.owner(), &statements)
+}
+
+/// Makes triggers where a child has come to lack one; whether any did.
+///
+/// # Errors
+/// Of DDL.
+pub fn mend(migration: &Migration) -> Result<bool> {
+    let members = tree::members(migration)?;
+    if members
+        .iter()
+        .all(|member| member.is_partition || member.has_trigger)
+    {
+        return Ok(false);
+    }
+    if migration.kind == Kind::Decrypt {
+        // Its rows were brought by nobody who was asked for his right to decrypt them.
+        return Err(Error::OutOfStep {
+            why: "a partition or child came after the order: detach it, or cancel the job and order it anew".into(),
+        });
+    }
+    hurry();
+    let LockedOut { table, members, .. } = lock_out(migration, false)?;
+    run(table.owner(), &create_triggers(migration, &members))?;
+    Ok(true)
+}
+
+/// Proves that the twin holds no NULL, so that the swap has nothing to look for. Writers are not held up.
+///
+/// # Errors
+/// Of DDL.
+pub fn prove_not_null(migration: &Migration) -> Result<()> {
+    if !is_not_null(migration)? {
+        return Ok(());
+    }
+    // Autovacuum makes way sooner than that.
+    set_local(c"deadlock_timeout", c"20ms");
+    let table = Named::take(migration.table, Lock::Write)?;
+    run(
+        table.owner(),
+        &[format!(
+            "ALTER TABLE {} VALIDATE CONSTRAINT {}",
+            table.sql,
+            quote_identifier(migration.not_null())
+        )],
+    )
+}
+
+/// Puts the twin in the column's place and drops the column. False when something has changed since the rows were
+/// verified; then nothing is done.
+///
+/// # Errors
+/// Of the survey and of DDL; the lock's among them.
+pub fn swap(migration: &Migration) -> Result<bool> {
+    hurry();
+    let LockedOut {
+        table,
+        members,
+        views,
+    } = lock_out(migration, true)?;
+    if migration.fence.as_ref() != Some(&tree::fence(migration)?) || !tree::are_as_known(migration)?
+    {
+        return Ok(false);
+    }
+    if let Some(why) = tree::out_of_step(migration)? {
+        return Err(Error::OutOfStep { why });
+    }
+    survey::check(migration)?;
+    let not_null = is_not_null(migration)?;
+    let orders = orders_after(migration, &views)?;
+    let (name, attribute) = (&table.sql, migration.source());
+    let grants = grants(migration.table, Some(&migration.attribute), name)?;
+    let mut statements = drop_triggers(migration, &members);
+    statements.extend([
+        format!(
+            "ALTER TABLE {name} RENAME COLUMN {attribute} TO {}",
+            quote_identifier(migration.old_name())
+        ),
+        format!(
+            "ALTER TABLE {name} RENAME COLUMN {} TO {attribute}",
+            migration.quoted_twin()
+        ),
+    ]);
+    if not_null {
+        statements.extend([
+            format!("ALTER TABLE {name} ALTER COLUMN {attribute} SET NOT NULL"),
+            format!(
+                "ALTER TABLE {name} DROP CONSTRAINT {}",
+                quote_identifier(migration.not_null())
+            ),
+        ]);
+    }
+    statements.extend(comment(migration, name)?);
+    statements.extend(grants);
+    run(table.owner(), &statements)?;
+    register(migration)?;
+    for ((oid, view), order) in views.iter().zip(&orders) {
+        let columns: Vec<Column> = view::in_order(view::columns_of(migration.table)?, order)
+            .into_iter()
+            .filter(|column| order.contains(&column.number))
+            .collect();
+        run(
+            table.owner(),
+            &view::statements(migration.table, name, view, &columns),
+        )?;
+        if view::table_of(*oid)? != Some(migration.table) {
+            return Err(Error::Column {
+                message: format!("the context expression of {attribute} reads another table"),
+                hint: "Give a context made of its own row's columns.".into(),
+            });
+        }
+    }
+    drop_column(&members, &migration.old_name())?;
+    record(migration, &members)?;
+    Ok(true)
+}
+
+/// The views' columns by number, with the twin where the column was.
+fn orders_after(migration: &Migration, views: &[(pg_sys::Oid, String)]) -> Result<Vec<Vec<i16>>> {
+    let number = |name: &str| -> Result<i16> {
+        let found = spi::query(
+            "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+            &[migration.table.into(), name.into()],
+            |row| row.get::<i16>(1),
+        )?;
+        Ok(found.into_iter().flatten().next().unwrap_or_default())
+    };
+    let (old, new) = (number(&migration.attribute)?, number(&migration.twin)?);
+    views
+        .iter()
+        .map(|(view, _)| {
+            let replaced = |shown: i16| if shown == old { new } else { shown };
+            Ok(order_of(*view)?.into_iter().map(replaced).collect())
+        })
+        .collect()
+}
+
+/// The column's comment, for the one in its place.
+fn comment(migration: &Migration, table: &str) -> Result<Option<String>> {
+    let found = spi::query(
+        "SELECT col_description(attrelid, attnum) FROM pg_attribute \
+         WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+        &[migration.table.into(), migration.attribute.clone().into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().map(|text| {
+        format!(
+            "COMMENT ON COLUMN {table}.{} IS {}",
+            migration.source(),
+            pgrx::spi::quote_literal(text)
+        )
+    }))
+}
+
+/// Puts the column into, or out of, the care of rotation.
+fn register(migration: &Migration) -> Result<()> {
+    let job = migration.job.into();
+    if migration.kind == Kind::Encrypt {
+        place::free_label(
+            migration.label.as_ref(),
+            migration.table,
+            &migration.attribute,
+        )?;
+    }
+    match migration.kind {
+        Kind::Encrypt => spi::execute(
+            "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, declared, label) \
+             SELECT relation, attribute, key_id, context, readers, plaintext_type, declared, label \
+             FROM colcrypt.migration WHERE job_id = $1",
+            &[job],
+        )?,
+        Kind::Decrypt => spi::execute(
+            "DELETE FROM colcrypt.protected_column p USING colcrypt.migration m \
+             WHERE m.job_id = $1 AND p.relation = m.relation AND p.attribute = m.attribute",
+            &[job],
+        )?,
+    };
+    Ok(())
+}
+
+fn record(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {
+    let job = || migration.job.into();
+    spi::execute(
+        "UPDATE colcrypt.migration SET swapped_in = pg_current_xact_id(), swapped_at = clock_timestamp(), \
+                swapped_lsn = pg_current_wal_insert_lsn(), swapped_with = $2::oid[]::regclass[] WHERE job_id = $1",
+        &[job(), leaves(members).into()],
+    )?;
+    // Rows that were filled before a rotation are under the older version: from here on that is its affair.
+    spi::execute(
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
+         SELECT m.relation, m.attribute, m.key_id, k.current_version \
+         FROM colcrypt.migration m JOIN colcrypt.job j USING (job_id) JOIN colcrypt.key k ON k.key_id = m.key_id \
+         WHERE m.job_id = $1 AND m.kind = 'encrypt' AND k.current_version > j.target_version",
+        &[job()],
+    )?;
+    Act::new(migration.kind.function())
+        .key(&migration.key()?)
+        .relation(migration.table)
+        .detail(format!(
+            "job {}: {}, swapped: the old column is dropped",
+            migration.job, migration.attribute
+        ))
+        .record()
+}
+
+/// Takes back what `prepare` did.
+///
+/// # Errors
+/// Of DDL; the lock's among them.
+pub fn undo(migration: &Migration) -> Result<()> {
+    hurry();
+    let LockedOut {
+        table,
+        members,
+        views,
+    } = lock_out_whatever_the_type(migration, true)?;
+    run(table.owner(), &drop_triggers(migration, &members))?;
+    drop_column(&members, &migration.twin)?;
+    let Some((view, renamed)) = &migration.names else {
+        return Ok(());
+    };
+    let view_name = table.beside(view);
+    if table.held.bare_name() != renamed {
+        // Not by us, or not any more.
+        return Ok(());
+    }
+    let ours: Vec<String> = views
+        .iter()
+        .filter(|(_, name)| *name == view_name)
+        .map(|(_, name)| format!("DROP VIEW {name}"))
+        .collect();
+    run(table.owner(), &ours)?;
+    run(
+        table.owner(),
+        &[format!(
+            "ALTER TABLE {} RENAME TO {}",
+            table.sql,
+            quote_identifier(view)
+        )],
+    )
+}
+
+/// Whether column and table of a migration are still there and of the types that it began with, in words if not.
+///
+/// # Errors
+/// Of the lock.
+pub fn missing(migration: &Migration) -> Result<Option<String>> {
+    let gone = || Some("the column or its table was dropped".into());
+    let table = match Held::take(migration.table, Lock::Read) {
+        Ok(table) => table,
+        Err(Error::UnknownObject { .. }) => return Ok(gone()),
+        Err(error) => return Err(error),
+    };
+    if table.attribute(&migration.attribute).is_none() {
+        return Ok(gone());
+    }
+    Ok(None)
+}
+
+/// Whether a column was given another type since, in words. After the swap the column is the twin.
+///
+/// # Errors
+/// Of the lock.
+pub fn retyped(migration: &Migration) -> Result<Option<String>> {
+    let table = Held::take(migration.table, Lock::Read)?;
+    Ok(changed_type(migration, &table))
+}

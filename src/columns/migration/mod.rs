@@ -1,0 +1,162 @@
+//! Columns encrypted or decrypted in place, while the application runs.
+//!
+//! A *twin* column is added and kept in step by a trigger (`in_step`), a job fills and verifies it, and in one
+//! short transaction it takes the column's name and the column is dropped (`ddl`). `survey` tells beforehand
+//! what becomes of everything that hangs on the column; `values` is the one place where plaintext and
+//! ciphertext meet. The job's phases are in `maintenance::job::migrate`.
+//!
+//! Who orders a migration is asked for his rights then, and the job and the trigger act on that order: a
+//! session that writes the table needs no right on the key until the swap.
+
+pub mod ddl;
+pub mod in_step;
+pub mod orders;
+pub mod survey;
+pub mod tree;
+pub mod values;
+
+use colcrypt_core::KeyId;
+use pgrx::pg_sys;
+use pgrx::spi::quote_identifier;
+
+use crate::catalog::read::{self, Key};
+use crate::catalog::scan::{Equals, one};
+use crate::error::Result;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Encrypt,
+    Decrypt,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+        }
+    }
+
+    /// The SQL function that orders it.
+    pub fn function(self) -> &'static str {
+        match self {
+            Self::Encrypt => "encrypt_column",
+            Self::Decrypt => "decrypt_column",
+        }
+    }
+}
+
+/// What a migration job has to do.
+pub struct Migration {
+    pub job: i64,
+    pub kind: Kind,
+    pub table: pg_sys::Oid,
+    pub attribute: String,
+    pub twin: String,
+    pub key: KeyId,
+    pub context: Option<String>,
+    /// Of a new column the label in its context; of one that is to be decrypted the one that its values are bound to.
+    pub label: Option<String>,
+    /// Whether values that are bound to no place are decrypted too.
+    pub accepts_unplaced: bool,
+    pub plaintext_type: pg_sys::Oid,
+    pub declared: String,
+    /// The name that an access view takes over from the table, and the table's new one; none without such a view.
+    pub names: Option<(String, String)>,
+    pub accepted: Vec<String>,
+    pub fence: Option<String>,
+    /// What the job began with: see [`tree::origins`].
+    pub origins: Vec<String>,
+}
+
+impl Migration {
+    /// The migration of a job, if it is one.
+    ///
+    /// # Errors
+    /// Of the catalog scan.
+    pub fn of_job(job: i64) -> Result<Option<Self>> {
+        one(
+            "migration",
+            "migration_pkey",
+            &[Equals::int8(1, job)],
+            |row| {
+                let name = |column: &str| row.optional::<&std::ffi::CStr>(column);
+                let text = |value: Option<&std::ffi::CStr>| {
+                    value.map(|name| name.to_string_lossy().into_owned())
+                };
+                let kind: String = row.get("kind")?;
+                Ok(Self {
+                    job,
+                    kind: if kind == "decrypt" {
+                        Kind::Decrypt
+                    } else {
+                        Kind::Encrypt
+                    },
+                    table: row.get("relation")?,
+                    attribute: text(name("attribute")?).unwrap_or_default(),
+                    twin: text(name("twin")?).unwrap_or_default(),
+                    key: KeyId(row.get::<i64>("key_id")? as u64),
+                    context: row.optional("context")?,
+                    label: row.optional("label")?,
+                    accepts_unplaced: row.get("accept_unplaced")?,
+                    plaintext_type: row.get("plaintext_type")?,
+                    declared: row.get("declared")?,
+                    names: text(name("view_name")?).zip(text(name("table_name")?)),
+                    accepted: row
+                        .get::<Vec<Option<String>>>("accepted")?
+                        .into_iter()
+                        .flatten()
+                        .collect(),
+                    fence: row.optional("fence")?,
+                    origins: row
+                        .optional::<Vec<Option<String>>>("origins")?
+                        .unwrap_or_default()
+                        .into_iter()
+                        .flatten()
+                        .collect(),
+                })
+            },
+        )
+    }
+
+    /// Its key.
+    ///
+    /// # Errors
+    /// When the key is gone.
+    pub fn key(&self) -> Result<Key> {
+        read::key_by_id(self.key)
+    }
+
+    /// The column that is the origin of the other's values, quoted.
+    pub fn source(&self) -> String {
+        quote_identifier(&self.attribute)
+    }
+
+    pub fn quoted_twin(&self) -> String {
+        quote_identifier(&self.twin)
+    }
+
+    /// The names of plaintext and ciphertext column, quoted.
+    pub fn plaintext_and_ciphertext(&self) -> (String, String) {
+        match self.kind {
+            Kind::Encrypt => (self.source(), self.quoted_twin()),
+            Kind::Decrypt => (self.quoted_twin(), self.source()),
+        }
+    }
+
+    /// The trigger that keeps the twin in step. Triggers fire in the order of their names, and it must see what
+    /// the others made of the row: no ASCII character comes after a tilde.
+    pub fn trigger(&self) -> String {
+        format!("~colcrypt_{}", self.job)
+    }
+
+    /// The constraint that stands in for NOT NULL until the swap.
+    pub fn not_null(&self) -> String {
+        format!("colcrypt_{}_not_null", self.job)
+    }
+
+    /// What the old column is called for the instant between its renaming and its end.
+    pub fn old_name(&self) -> String {
+        format!("colcrypt_{}_old", self.job)
+    }
+}

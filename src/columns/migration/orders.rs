@@ -1,0 +1,492 @@
+//! encrypt_column and decrypt_column: who may order a migration, what it would do, and the order itself.
+
+use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::{Spi, pg_sys};
+
+use crate::audit::Act;
+use crate::catalog::read::{self, Key};
+use crate::columns::migration::Kind;
+use crate::columns::migration::survey::{self, Fate, Line, Question};
+use crate::columns::migration::tree::{self, TREE};
+use crate::columns::place::{self, Asked};
+use crate::columns::registered;
+use crate::columns::registration::{self, Bound};
+use crate::columns::view::shape::key_of;
+use crate::columns::view::{self, relation_name};
+use crate::error::{Error, Privilege, Result};
+use crate::jobs::wake;
+use crate::rights;
+use crate::server::call::Call;
+use crate::server::record::{Record, return_set};
+use crate::server::relation::{self, Lock, Named};
+use crate::server::roles::AsRole;
+use crate::server::spi;
+use crate::values::codec::Codec;
+
+/// What is asked for, once it is known to be allowed.
+struct Order {
+    kind: Kind,
+    table: pg_sys::Oid,
+    attribute: String,
+    key: Key,
+    context: Option<String>,
+    /// Of a new column the label in its context; of one that is to be decrypted the one that its values are bound to.
+    label: Option<String>,
+    /// Whether values that are bound to no place are decrypted too, and how many there are.
+    accepts_unplaced: bool,
+    unplaced: i64,
+    readers: Option<Vec<String>>,
+    plaintext_type: pg_sys::Oid,
+    declared: String,
+    /// The name that a view takes over, and the table's new one.
+    names: Option<(String, String)>,
+}
+
+/// The table of an access view; any other relation is itself.
+fn table_behind(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    match view::table_of(relation)? {
+        Some(table) if view::is_access_view(relation, table)? => Ok(table),
+        _ => Ok(relation),
+    }
+}
+
+/// A column's type: itself, and as SQL with length and collation.
+fn type_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<(pg_sys::Oid, String)>> {
+    let found = spi::query(
+        "SELECT a.atttypid, format_type(a.atttypid, a.atttypmod) || \
+                CASE WHEN c.oid IS NULL OR c.oid = t.typcollation THEN '' ELSE format(' COLLATE %I.%I', n.nspname, c.collname) END \
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+         LEFT JOIN pg_collation c ON c.oid = a.attcollation LEFT JOIN pg_namespace n ON n.oid = c.collnamespace \
+         WHERE a.attrelid = $1 AND a.attname = $2::text::name AND a.attnum > 0 AND NOT a.attisdropped",
+        &[table.into(), attribute.into()],
+        |row| {
+            Ok((
+                row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    Ok(found.into_iter().next())
+}
+
+fn no_such_column(attribute: &str, table: &str) -> Error {
+    Error::Column {
+        message: format!(
+            "column {} of table {table} does not exist",
+            quote_identifier(attribute)
+        ),
+        hint: "Give the column's name as it is stored, without quotes.".into(),
+    }
+}
+
+fn flag(call: Call, index: usize) -> bool {
+    // SAFETY: declared as boolean.
+    unsafe { call.get::<bool>(index) }.unwrap_or_default()
+}
+
+pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
+    let (relation, attribute) = registered::target(call)?;
+    let table = table_behind(relation)?;
+    let name = relation::shown(table)?;
+    registration::refuse_foreign_table(table)?;
+    let key = read::key_by_name(&call.text(2, "key")?)?;
+    rights::require(&key, Privilege::Manage)?;
+    rights::require(&key, Privilege::Encrypt)?;
+    // SAFETY: declared as text, text[], boolean and name.
+    let (context, readers, wants_view) = unsafe {
+        (
+            call.long::<String>(3, "context")?,
+            call.long::<Vec<Option<String>>>(4, "readers")?,
+            call.get::<bool>(5).unwrap_or(true),
+        )
+    };
+    let (plaintext_type, declared) =
+        type_of(table, &attribute)?.ok_or_else(|| no_such_column(&attribute, &name))?;
+    // SAFETY: the memory of this call is the server's to name; the codec is not kept.
+    Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
+    // SAFETY: declared as text, where it is declared.
+    let asked = Asked::of(context, unsafe { call.long::<String>(9, "label")? })?;
+    let Bound { context, label } = place::choose(table, &attribute, asked)?;
+    if let Some(expression) = &context {
+        check_context(table, &attribute, expression)?;
+    }
+    let names = if wants_view && view::views_of(table)?.is_empty() {
+        let now = relation_name(table);
+        let wanted = match call.datum(6) {
+            // SAFETY: declared as name, whose datum points to NAMEDATALEN bytes.
+            Some(name) => unsafe {
+                pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
+            },
+            None => with_suffix(&now, "_encrypted"),
+        };
+        Some((now, wanted))
+    } else {
+        None
+    };
+    let order = Order {
+        kind: Kind::Encrypt,
+        table,
+        attribute,
+        key,
+        context,
+        label,
+        accepts_unplaced: false,
+        unplaced: 0,
+        readers: readers.map(registered::existing_roles).transpose()?,
+        plaintext_type,
+        declared,
+        names,
+    };
+    decide(call, &order, flag(call, 7), flag(call, 8))
+}
+
+pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
+    let (relation, attribute) = registered::target(call)?;
+    let table = table_behind(relation)?;
+    let key = registration::managed_column(table, &attribute)?;
+    rights::require(&key, Privilege::Decrypt)?;
+    // Whoever reads the table will read the values.
+    for former in registration::keys_of_values(table, &attribute)? {
+        registration::refuse_way_out(&former)?;
+    }
+    let registered = spi::query(
+        "SELECT context, readers, plaintext_type::oid, coalesce(declared, format_type(plaintext_type, -1)) \
+         FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[table.into(), attribute.clone().into()],
+        |row| {
+            Ok((
+                row.get::<String>(1)?,
+                row.get::<Vec<Option<String>>>(2)?,
+                row.get(3)?.unwrap_or(pg_sys::Oid::INVALID),
+                row.get::<String>(4)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    let Some((context, readers, plaintext_type, declared)) = registered.into_iter().next() else {
+        return Err(registration::not_registered(table, &attribute)?);
+    };
+    place::refuse_half_bound(table, &attribute)?;
+    let place = place::place_bound(context.as_deref());
+    let order = Order {
+        kind: Kind::Decrypt,
+        unplaced: place::unplaced(table, &attribute, place.as_ref())?,
+        accepts_unplaced: flag(call, 4),
+        table,
+        attribute,
+        key,
+        context,
+        label: place.map(|place| place.label),
+        readers: readers.map(|names| names.into_iter().flatten().collect()),
+        plaintext_type,
+        declared,
+        names: None,
+    };
+    decide(call, &order, flag(call, 2), flag(call, 3))
+}
+
+/// Has the server parse the context expression as the trigger will use it: over what is known before a row is
+/// written and is there afterwards. As the table's owner, since his code may be in it.
+fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Result<()> {
+    let held = Named::take(table, Lock::Read)?;
+    let known: Vec<String> = tree::known_columns(table, &[attribute])?
+        .into_iter()
+        .map(quote_identifier)
+        .collect();
+    let sql = format!(
+        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {} FROM ONLY {}) AS {} LIMIT 0",
+        known.join(", "),
+        held.sql,
+        quote_identifier(relation_name(table))
+    );
+    let _role = AsRole::restricted(held.owner());
+    let _path = spi::safe_search_path();
+    Spi::run(&sql)?;
+    Ok(())
+}
+
+/// A name and a suffix, cut to what a name may be.
+fn with_suffix(name: &str, suffix: &str) -> String {
+    let mut end = name
+        .len()
+        .min(pg_sys::NAMEDATALEN as usize - 1 - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
+}
+
+/// A name for the new column that no table of the tree has.
+fn twin_name(order: &Order) -> Result<String> {
+    let taken = spi::query(
+        &format!(
+            "{} SELECT DISTINCT a.attname::text FROM pg_attribute a JOIN tree t ON t.relid = a.attrelid",
+            tree::TREE
+        ),
+        &[order.table.into()],
+        |row| row.get::<String>(1),
+    )?;
+    let names = (1..).map(|number| {
+        let number = if number == 1 {
+            String::new()
+        } else {
+            number.to_string()
+        };
+        with_suffix(
+            &order.attribute,
+            &format!("_{}ed{number}", order.kind.name()),
+        )
+    });
+    Ok(names
+        .into_iter()
+        .find(|name| !taken.iter().flatten().any(|other| other == name))
+        .unwrap_or_default())
+}
+
+/// Refuses a second migration of the table.
+pub fn refuse_second(table: pg_sys::Oid) -> Result<()> {
+    let others = spi::query(
+        "SELECT j.job_id, j.phase FROM colcrypt.job j JOIN colcrypt.migration m USING (job_id) \
+         WHERE m.relation = $1::oid::regclass AND (j.finished_at IS NULL OR j.phase = 'failed') LIMIT 1",
+        &[table.into()],
+        |row| Ok((row.get::<i64>(1)?, row.get::<String>(2)?)),
+    )?;
+    match others.into_iter().next() {
+        None => Ok(()),
+        Some((job, phase)) => Err(Error::MigrationUnderWay {
+            table: relation::shown(table)?,
+            job: job.unwrap_or_default(),
+            phase: phase.unwrap_or_default(),
+        }),
+    }
+}
+
+/// What a view in the table's place needs.
+fn view_lines(order: &Order, view: &str, renamed: &str) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    let mut block = |object: &str, why: &str| lines.push(Line::block(object, why));
+    let columns = view::columns_of(order.table)?;
+    let names: Vec<String> = columns.iter().map(|column| column.quoted()).collect();
+    if key_of(order.table, &columns, &names)?.is_none() {
+        block(
+            "the table",
+            "has no primary key, or other tables inherit from it, so an access view could not update it: \
+             access_view => false does without",
+        );
+    }
+    if columns.iter().any(|column| column.encrypted.is_some()) {
+        block(
+            "the table",
+            "has encrypted columns that are read as ciphertext by its name, and a view would show them as plaintext: \
+             access_view => false, or colcrypt.create_access_view first",
+        );
+    }
+    let found = spi::query(
+        "SELECT to_regclass(format('%I.%I', n.nspname, $2)) IS NOT NULL, \
+                has_schema_privilege(c.relowner, n.oid, 'CREATE'), c.relhasrules \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+        &[order.table.into(), renamed.into()],
+        |row| {
+            Ok([
+                row.get::<bool>(1)?.unwrap_or_default(),
+                row.get::<bool>(2)?.unwrap_or_default(),
+            ])
+        },
+    )?;
+    for [taken, may_create] in found {
+        if taken {
+            block(
+                &format!("the name {}", quote_identifier(renamed)),
+                "is taken: give the table another with table_name",
+            );
+        }
+        if !may_create {
+            block(
+                "the table's owner",
+                "may create nothing in its schema: GRANT CREATE, or access_view => false",
+            );
+        }
+    }
+    // A view that runs with the caller's rights asks for all the columns that it shows.
+    let by_column = spi::query(
+        "SELECT DISTINCT coalesce(r.rolname::text, 'PUBLIC') FROM pg_attribute t, aclexplode(t.attacl) a \
+         LEFT JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE t.attrelid = $1 AND NOT t.attisdropped AND (a.grantee = 0 OR r.oid IS NOT NULL) ORDER BY 1",
+        &[order.table.into()],
+        |row| row.get::<String>(1),
+    )?;
+    lines.extend(by_column.into_iter().flatten().map(|role| {
+        Line::lose(
+            format!("role {}", quote_identifier(role)),
+            "has privileges on single columns, which are not enough for an access view: it needs them on the table",
+        )
+    }));
+    lines.push(Line::keep(
+        format!("table {}", quote_identifier(view)),
+        format!(
+            "is called {} from the beginning on, and an access view has its name",
+            quote_identifier(renamed)
+        ),
+    ));
+    Ok(lines)
+}
+
+/// Who may read or write the table, and will not be able to use its column.
+fn people(order: &Order) -> Result<Vec<Line>> {
+    let found = spi::query(
+        "SELECT DISTINCT coalesce(r.rolname::text, 'PUBLIC'), w.needs FROM pg_class c, aclexplode(c.relacl) a \
+         LEFT JOIN pg_roles r ON r.oid = a.grantee \
+         JOIN (VALUES ('SELECT', 'decrypt'), ('INSERT', 'encrypt'), ('UPDATE', 'encrypt')) AS w(has, needs) ON w.has = a.privilege_type \
+         WHERE c.oid = $1 AND (a.grantee = 0 OR r.oid IS NOT NULL) \
+           AND NOT colcrypt.has_key_privilege( \
+               CASE WHEN lower(r.rolname::text) = 'public' THEN '\"' || r.rolname::text || '\"' ELSE coalesce(r.rolname::text, 'public') END, $2, w.needs) ORDER BY 1, 2",
+        &[order.table.into(), order.key.name.clone().into()],
+        |row| {
+            Ok((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    Ok(found
+        .into_iter()
+        .map(|(role, privilege)| {
+            Line::keep(
+                format!("role {}", quote_identifier(role)),
+                format!(
+                    "cannot {privilege} with key {}: from the swap on the column is closed to it, unless grant_key allows it",
+                    quote_literal(&order.key.name)
+                ),
+            )
+        })
+        .collect())
+}
+
+fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_sys::Datum> {
+    refuse_second(order.table)?;
+    let column = quote_identifier(&order.attribute);
+    let becomes = match order.kind {
+        Kind::Encrypt => format!(
+            "ciphertext under key {}; the plaintext is dropped at the swap",
+            quote_literal(&order.key.name)
+        ),
+        Kind::Decrypt => format!("{}, in plaintext", order.declared),
+    };
+    let mut lines = vec![Line::keep(format!("column {column}"), becomes)];
+    let viewed = order.names.is_some() || !view::views_of(order.table)?.is_empty();
+    match &order.names {
+        Some((view, renamed)) => lines.extend(view_lines(order, view, renamed)?),
+        None => lines.push(Line::keep(
+            format!("table {}", quote_identifier(relation_name(order.table))),
+            match order.kind {
+                Kind::Encrypt => {
+                    "keeps its name: by it the column is ciphertext from the swap on, and the twin is seen until then"
+                }
+                Kind::Decrypt => "keeps its name, and so do its access views",
+            },
+        )),
+    }
+    lines.extend(survey::survey(&Question {
+        kind: order.kind,
+        table: order.table,
+        attribute: &order.attribute,
+        // No number comes after a nine.
+        trigger: "~colcrypt_0",
+        viewed,
+    })?);
+    if order.kind == Kind::Encrypt {
+        lines.extend(people(order)?);
+    }
+    if has_no_room(order.table)? {
+        lines.push(Line::block(
+            "the table",
+            "has 1600 columns, dropped ones included, and the new one would be one too many",
+        ));
+    }
+    if order.unplaced > 0 {
+        lines.push(Line::keep(
+            format!("{} values", order.unplaced),
+            "are not bound to their place, and may have been put here from another table (accept_unplaced)",
+        ));
+    }
+    let mut job = None;
+    if !dry_run {
+        survey::refuse(&lines, &column, |_| accepts)?;
+        place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?;
+        job = Some(queue(order, &lines)?);
+    }
+    let rows = lines
+        .into_iter()
+        .map(|line| {
+            let mut row = Record::default();
+            row.push(job)
+                .push(line.object.clone())
+                .push(line.in_words());
+            row
+        })
+        .collect();
+    Ok(return_set(call, rows))
+}
+
+/// Whether a column more is more than PostgreSQL can do, in the table or in one below it.
+fn has_no_room(table: pg_sys::Oid) -> Result<bool> {
+    let full = spi::query(
+        &format!(
+            "{TREE} SELECT EXISTS (SELECT FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relnatts >= {})",
+            pg_sys::MaxHeapAttributeNumber
+        ),
+        &[table.into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(full.into_iter().flatten().next() == Some(true))
+}
+
+fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
+    let accepted: Vec<String> = lines
+        .iter()
+        .filter(|line| line.fate == Fate::Lost)
+        .map(|line| line.token.clone())
+        .collect();
+    let twin = twin_name(order)?;
+    let (view, renamed) = order.names.clone().unzip();
+    let jobs = spi::query(
+        "WITH queued AS (INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
+             SELECT $1::oid::regclass, $3::text::name, key_id, current_version FROM colcrypt.key WHERE key_id = $4 RETURNING job_id) \
+         INSERT INTO colcrypt.migration (job_id, kind, relation, attribute, twin, key_id, context, readers, \
+             plaintext_type, declared, view_name, table_name, accepted, label, accept_unplaced) \
+         SELECT job_id, $5, $1::oid::regclass, $2::text::name, $3::text::name, $4, $6, $7, $8::oid::regtype, $9, \
+             $10::text::name, $11::text::name, $12, $13, $14 FROM queued RETURNING job_id",
+        &[
+            order.table.into(),
+            order.attribute.clone().into(),
+            twin.into(),
+            (order.key.id.0 as i64).into(),
+            order.kind.name().into(),
+            order.context.clone().into(),
+            order.readers.clone().into(),
+            order.plaintext_type.into(),
+            order.declared.clone().into(),
+            view.into(),
+            renamed.into(),
+            accepted.into(),
+            order.label.clone().into(),
+            order.accepts_unplaced.into(),
+        ],
+        |row| row.get::<i64>(1),
+    )?;
+    let job = jobs
+        .into_iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| Error::CatalogCorrupt("a job was not queued".into()))?;
+    wake::wake_at_commit();
+    Act::new(order.kind.function())
+        .key(&order.key)
+        .relation(order.table)
+        .detail(format!(
+            "job {job}: {}{}",
+            order.attribute,
+            place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?
+        ))
+        .record()?;
+    Ok(job)
+}

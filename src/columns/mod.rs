@@ -1,0 +1,10 @@
+//! Columns under a key: registered, bound to a place, shown through views, and encrypted or decrypted in place.
+
+pub mod batch_rows;
+pub mod migration;
+pub mod moved;
+pub mod place;
+pub mod rebind;
+pub mod registered;
+pub mod registration;
+pub mod view;

@@ -1,0 +1,230 @@
+//! What the statement at hand writes, worked out before it runs: for each row of a batch the value that was read and the one
+//! that takes its place. The statement, in which the table owner's code runs along, only looks values up here: it knows
+//! this batch's own values and nothing else, so it lends nothing to whoever calls it meanwhile.
+//!
+//! A value is found by its row's address, its column's number and its image as stored. A row that was written in
+//! between has another: compare and swap.
+
+use std::cell::{Cell, RefCell};
+
+use colcrypt_core::memory;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use crate::error::{Error, Result};
+use crate::server::breath;
+use crate::server::call::Call;
+
+/// A row's address in a table, as one number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address(u64);
+
+impl Address {
+    /// # Safety
+    /// The pointer is to an item pointer.
+    pub unsafe fn of(pointer: *const pg_sys::ItemPointerData) -> Self {
+        // SAFETY: the caller vouches for it; it may lie unaligned.
+        let tid = unsafe { pointer.read_unaligned() };
+        let block = u64::from(tid.ip_blkid.bi_hi) << 16 | u64::from(tid.ip_blkid.bi_lo);
+        Self(block << 16 | u64::from(tid.ip_posid))
+    }
+
+    /// As SQL writes it.
+    pub fn text(self) -> String {
+        format!("({},{})", self.0 >> 16, self.0 & 0xffff)
+    }
+}
+
+/// The bytes of a varlena as they are stored, be it inline, compressed or a pointer to somewhere else.
+///
+/// # Safety
+/// The datum is a varlena.
+pub unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the caller vouches for a varlena, whose header says how long it is.
+    unsafe {
+        let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+        std::slice::from_raw_parts(pointer.cast(), pgrx::varlena::varsize_any(pointer))
+    }
+}
+
+struct Entry {
+    row: Address,
+    /// Where the image of the value that was read ends; it begins where the one before ends.
+    read_until: usize,
+    /// What takes its place, in the batch's memory, or by value.
+    becomes: pg_sys::Datum,
+}
+
+/// The values of one column, by the address of their row, which is the order in which a scan meets them.
+#[derive(Default)]
+struct Column {
+    entries: Vec<Entry>,
+    images: Vec<u8>,
+    /// The one that was asked for last: the next question is about it or the next one.
+    last: Cell<usize>,
+}
+
+impl Column {
+    fn find(&self, row: Address) -> Option<usize> {
+        let last = self.last.get();
+        let near = [last, last + 1];
+        let is_it = |&at: &usize| self.entries.get(at).is_some_and(|entry| entry.row == row);
+        let at = match near.into_iter().find(is_it) {
+            Some(at) => at,
+            None => self
+                .entries
+                .binary_search_by_key(&row, |entry| entry.row)
+                .ok()?,
+        };
+        self.last.set(at);
+        Some(at)
+    }
+
+    fn image(&self, at: usize) -> &[u8] {
+        let from = at
+            .checked_sub(1)
+            .map_or(0, |before| self.entries[before].read_until);
+        &self.images[from..self.entries[at].read_until]
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    /// The job that a trigger must be of to ask; 0 is none.
+    job: i64,
+    columns: Vec<Column>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::default();
+}
+
+/// The values of one batch, known to [`look_up`] from [`publish`](Self::publish) to the drop.
+pub struct Batch {
+    memory: PgMemoryContexts,
+    columns: Vec<Column>,
+}
+
+impl Batch {
+    pub fn new() -> Self {
+        Self {
+            memory: PgMemoryContexts::new("colcrypt batch"),
+            columns: Vec::new(),
+        }
+    }
+
+    /// The memory that new values are to be made in.
+    pub fn memory(&self) -> pg_sys::MemoryContext {
+        self.memory.value()
+    }
+
+    /// Rows are added in the order of their addresses.
+    ///
+    /// # Safety
+    /// `read` is a varlena; `becomes` is by value or lies in [`memory`](Self::memory).
+    pub unsafe fn add(
+        &mut self,
+        column: usize,
+        row: Address,
+        read: pg_sys::Datum,
+        becomes: pg_sys::Datum,
+    ) -> Result<()> {
+        if self.columns.len() <= column {
+            self.columns.resize_with(column + 1, Column::default);
+        }
+        let column = &mut self.columns[column];
+        debug_assert!(column.entries.last().is_none_or(|last| last.row < row));
+        // SAFETY: the caller vouches for a varlena.
+        let image = unsafe { image(read) };
+        memory::reserve_amortised(&mut column.images, image.len())?;
+        column.images.extend_from_slice(image);
+        column.entries.push(Entry {
+            row,
+            read_until: column.images.len(),
+            becomes,
+        });
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.columns.iter().all(|column| column.entries.is_empty())
+    }
+
+    /// Lets [`look_up`] know them for as long as what is returned lives.
+    pub fn publish(&mut self, job: i64) -> Published<'_> {
+        KNOWN.set(Known {
+            job,
+            columns: std::mem::take(&mut self.columns),
+        });
+        Published(self)
+    }
+}
+
+/// While it lives, its batch can be looked up.
+pub struct Published<'a>(#[allow(dead_code, reason = "keeps the batch's memory")] &'a mut Batch);
+
+impl Drop for Published<'_> {
+    fn drop(&mut self) {
+        KNOWN.set(Known::default());
+    }
+}
+
+/// What takes the place of a value of the batch at hand; none of any other.
+///
+/// # Safety
+/// `value` is a varlena.
+unsafe fn look_up(
+    known: &Known,
+    column: usize,
+    row: Address,
+    value: pg_sys::Datum,
+) -> Option<pg_sys::Datum> {
+    let column = known.columns.get(column)?;
+    let at = column.find(row)?;
+    // SAFETY: the caller vouches for a varlena.
+    (column.image(at) == unsafe { image(value) }).then(|| column.entries[at].becomes)
+}
+
+/// The same, for a trigger of the job whose batch is at hand.
+///
+/// # Safety
+/// As [`look_up`].
+pub unsafe fn look_up_for(job: i64, row: Address, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
+    KNOWN.with_borrow(|known| {
+        if known.job != job {
+            return None;
+        }
+        // SAFETY: the caller vouches for a varlena.
+        unsafe { look_up(known, 0, row, value) }
+    })
+}
+
+fn found(call: Call) -> Result<Option<pg_sys::Datum>> {
+    let (Some(row), Some(column)) = (call.datum(0), call.datum(1)) else {
+        return Err(Error::NullArgument("row_address"));
+    };
+    let Some(value) = call.datum(2) else {
+        return Ok(None);
+    };
+    // SAFETY: declared as tid, smallint and ciphertext.
+    Ok(KNOWN.with_borrow(|known| unsafe {
+        // What a migration's trigger is to find is plaintext, of any type.
+        if known.job != 0 {
+            return None;
+        }
+        let row = Address::of(row.cast_mut_ptr());
+        look_up(known, column.value() as i16 as usize, row, value)
+    }))
+}
+
+pub fn is_in_batch(call: Call) -> Result<pg_sys::Datum> {
+    // Asked of rows that are passed by, too.
+    breath::take();
+    Ok(pg_sys::Datum::from(found(call)?.is_some()))
+}
+
+pub fn batch_value(call: Call) -> Result<pg_sys::Datum> {
+    Ok(match found(call)?.or(call.datum(2)) {
+        Some(value) => value,
+        None => call.null(),
+    })
+}

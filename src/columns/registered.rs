@@ -1,0 +1,186 @@
+//! Registered columns.
+
+use pgrx::spi::quote_identifier;
+use pgrx::{Spi, pg_sys};
+
+use crate::audit::Act;
+use crate::catalog::read;
+use crate::columns::place::{self, Asked};
+use crate::columns::registration::{self, Bound};
+use crate::error::{Error, Privilege, Result};
+use crate::keys::grants;
+use crate::rights;
+use crate::server::call::Call;
+use crate::server::relation::{Lock, Named};
+use crate::server::roles::AsRole;
+use crate::server::spi;
+use crate::values::codec::Codec;
+
+pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
+    // SAFETY: declared as regclass and name.
+    let (table, attribute) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
+    let table = table.ok_or(Error::NullArgument("relation"))?;
+    let attribute = attribute.ok_or(Error::NullArgument("attribute"))?;
+    // SAFETY: a name datum points to NAMEDATALEN bytes.
+    let attribute = unsafe {
+        pgrx::name_data_to_str(&*attribute.cast_mut_ptr::<pg_sys::NameData>()).to_string()
+    };
+    Ok((table, attribute))
+}
+
+pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = target(call)?;
+    let key = read::key_by_name(&call.text(2, "key")?)?;
+    // SAFETY: declared as text, text[] and regtype.
+    let (context, readers, plaintext_type) = unsafe {
+        (
+            call.long::<String>(3, "context")?,
+            call.long::<Vec<Option<String>>>(4, "readers")?,
+            call.get::<pg_sys::Oid>(5),
+        )
+    };
+    let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
+    // SAFETY: declared as text, where it is declared.
+    let asked = Asked::of(context, unsafe { call.long::<String>(6, "label")? })?;
+    let held = Named::take(table, Lock::Read)?;
+    registration::refuse_foreign_table(table)?;
+    rights::require(&key, Privilege::Manage)?;
+    if let Some(former) = registration::key_of(table, &attribute)? {
+        rights::require(&former, Privilege::Manage)?;
+    }
+    // Registered with another key, the values would be moved to it by the next rotation.
+    for former in registration::keys_of_values(table, &attribute)? {
+        if former.id != key.id {
+            registration::refuse_way_out(&former)?;
+        }
+    }
+    check_column(&held, &attribute)?;
+    let Bound { context, label } = bound_to(table, &attribute, asked)?;
+    if let Some(expression) = &context {
+        check_context(&held, expression)?;
+    }
+    place::free_label(label.as_ref(), table, &attribute)?;
+    let readers = readers.map(existing_roles).transpose()?;
+    // SAFETY: the memory of this call is the server's to name; the codec is not kept.
+    Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
+    spi::execute(
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7) \
+         ON CONFLICT (relation, attribute) DO UPDATE \
+         SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, label = EXCLUDED.label, readers = EXCLUDED.readers, \
+             plaintext_type = EXCLUDED.plaintext_type, \
+             declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
+        &[
+            table.into(),
+            attribute.clone().into(),
+            (key.id.0 as i64).into(),
+            context.into(),
+            readers.clone().into(),
+            plaintext_type.into(),
+            label.into(),
+        ],
+    )?;
+    let detail = match readers {
+        Some(readers) => format!("{attribute}, read by: {}", readers.join(", ")),
+        None => attribute,
+    };
+    Act::new("register_column")
+        .key(&key)
+        .relation(table)
+        .detail(detail)
+        .record()?;
+    Ok(pg_sys::Datum::from(0))
+}
+
+/// A registration that is there keeps its context, unless another is given.
+fn bound_to(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<Bound> {
+    match (registration::registered(table, attribute)?, asked) {
+        (Some((bound, _)), Asked::Place(None)) => Ok(bound),
+        (Some(_), asked) => {
+            place::refuse_half_bound(table, attribute)?;
+            place::choose(table, attribute, asked)
+        }
+        (None, Asked::Place(label)) => place::choose_by_values(table, attribute, label),
+        (None, asked) => place::choose(table, attribute, asked),
+    }
+}
+
+/// The roles that see plaintext, by name: a dump must restore where they do not exist.
+pub fn existing_roles(names: Vec<Option<String>>) -> Result<Vec<String>> {
+    names
+        .into_iter()
+        .map(|name| {
+            let name = name.ok_or(Error::NullArgument("a reader"))?;
+            let role = grants::role_named(&name)?;
+            if role == pg_sys::Oid::INVALID {
+                return Err(Error::InvalidParameter {
+                    message: "PUBLIC cannot be a reader".into(),
+                    hint: "Leave readers out: then whoever may decrypt with the key is one.".into(),
+                });
+            }
+            Ok(crate::server::roles::role_name(role))
+        })
+        .collect()
+}
+
+fn check_column(table: &Named, attribute: &str) -> Result<()> {
+    let name = &table.sql;
+    if !table.held.is_table() {
+        return Err(Error::Column {
+            message: format!("{name} is not a table"),
+            hint: "Register columns of tables and partitioned tables.".into(),
+        });
+    }
+    let column = quote_identifier(attribute);
+    match table.held.attribute(attribute) {
+        Some(found) if found.holds_ciphertext() => Ok(()),
+        Some(_) => Err(Error::Column {
+            message: format!("column {column} of table {name} is not of type ciphertext"),
+            hint: "Add a column of type colcrypt.ciphertext and fill it with encrypt_col.".into(),
+        }),
+        None => Err(Error::Column {
+            message: format!("column {column} of table {name} does not exist"),
+            hint: "Give the column's name as it is stored, without quotes.".into(),
+        }),
+    }
+}
+
+/// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since planning alone
+/// may run code of his.
+pub fn check_context(table: &Named, expression: &str) -> Result<()> {
+    let _role = AsRole::restricted(table.owner());
+    let _path = spi::safe_search_path();
+    Spi::connect(|client| {
+        client
+            .select(
+                &format!(
+                    "SELECT ({expression})::pg_catalog.bytea FROM ONLY {} LIMIT 0",
+                    table.sql
+                ),
+                None,
+                &[],
+            )
+            .map(|_| ())
+    })?;
+    Ok(())
+}
+
+pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = target(call)?;
+    let key = registration::managed_column(table, &attribute)?;
+    spi::execute(
+        "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[table.into(), attribute.clone().into()],
+    )?;
+    spi::execute(
+        "UPDATE colcrypt.job SET phase = 'failed', finished_at = clock_timestamp(), last_error = 'the column was unregistered' \
+         WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND finished_at IS NULL",
+        &[table.into(), attribute.clone().into()],
+    )?;
+    Act::new("unregister_column")
+        .key(&key)
+        .relation(table)
+        .detail(attribute)
+        .record()?;
+    Ok(pg_sys::Datum::from(0))
+}

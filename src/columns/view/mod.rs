@@ -1,0 +1,402 @@
+//! Access views: a table as those see it who may read its encrypted columns, made by create_access_view.
+//!
+//! The view is a security barrier and runs with the rights of who uses it, so the grants on the key, on
+//! the table and its row security decide as they do without it. The readers of a column narrow further
+//! what the view shows. What is written goes through one trigger (`access_write`), and a dump carries
+//! the rows of the table only, as ciphertext.
+
+pub mod order;
+pub mod shape;
+pub mod write;
+
+use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
+use pgrx::{IntoDatum, Spi, pg_sys};
+
+use crate::audit::Act;
+use crate::catalog::scan::{Equals, one};
+use crate::columns::view::order::order_of;
+use crate::columns::{registered, registration};
+use crate::error::{Error, Result};
+use crate::server::call::Call;
+use crate::server::relation::{Held, Lock, Named};
+use crate::server::roles::{self, AsRole};
+use crate::server::spi;
+
+/// Behind the table's name, unless the view is given another.
+const SUFFIX: &str = "_access";
+const TRIGGER: &str = "colcrypt_write";
+
+/// How an encrypted column was registered.
+pub struct Registered {
+    pub key: String,
+    pub context: Option<String>,
+    pub plaintext_type: String,
+    /// That type as the column is to be shown, with its length and collation.
+    declared: Option<String>,
+}
+
+/// A column of the table.
+pub struct Column {
+    pub number: i16,
+    pub name: String,
+    /// Its type in the view.
+    pub type_oid: pg_sys::Oid,
+    pub encrypted: Option<Registered>,
+    /// Computed by the table from other columns.
+    pub is_generated: bool,
+    /// The sequence of an identity column.
+    pub identity: Option<pg_sys::Oid>,
+    /// An identity column that takes no value from outside.
+    pub is_always: bool,
+    default: Option<String>,
+    comment: Option<String>,
+}
+
+impl Column {
+    pub fn quoted(&self) -> String {
+        quote_identifier(&self.name)
+    }
+}
+
+/// The table's columns in order.
+pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<Column>> {
+    spi::query(
+        "SELECT a.attname::text, coalesce(p.plaintext_type::oid, a.atttypid), k.name, p.context, format_type(p.plaintext_type, -1), \
+                a.attgenerated <> '', a.attidentity = 'a', \
+                CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(a.attrelid::regclass::text, a.attname::text)::regclass::oid END, \
+                pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum), a.attnum, p.declared \
+         FROM pg_attribute a \
+         LEFT JOIN colcrypt.protected_column p ON p.relation = a.attrelid AND p.attribute = a.attname \
+         LEFT JOIN colcrypt.key k USING (key_id) \
+         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        &[table.into()],
+        |row| {
+            let encrypted = match row.get::<String>(3)? {
+                None => None,
+                Some(key) => Some(Registered {
+                    key,
+                    context: row.get(4)?,
+                    plaintext_type: row.get(5)?.unwrap_or_default(),
+                    declared: row.get(12)?,
+                }),
+            };
+            Ok(Column {
+                number: row.get(11)?.unwrap_or_default(),
+                name: row.get(1)?.unwrap_or_default(),
+                type_oid: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
+                encrypted,
+                is_generated: row.get(6)?.unwrap_or_default(),
+                is_always: row.get(7)?.unwrap_or_default(),
+                identity: row.get(8)?,
+                default: row.get(9)?,
+                comment: row.get(10)?,
+            })
+        },
+    )
+}
+
+/// The one table that a view reads; `None` for any other kind of view.
+pub fn table_of(view: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
+    let mut tables = spi::query(
+        "SELECT DISTINCT c.oid FROM pg_rewrite r \
+         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass \
+         JOIN pg_class c ON c.oid = d.refobjid AND c.oid <> r.ev_class AND c.relkind <> 'c' \
+         WHERE r.ev_class = $1",
+        &[view.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?;
+    Ok(match tables.len() {
+        1 => tables.pop().flatten(),
+        _ => None,
+    })
+}
+
+/// The name that a context expression may qualify its columns with.
+pub fn relation_name(table: pg_sys::Oid) -> String {
+    // SAFETY: palloc's a C string, or gives null for a relation that is gone.
+    unsafe {
+        let name = pg_sys::get_rel_name(table);
+        if name.is_null() {
+            return String::new();
+        }
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// `may_read_column(…)` as a subquery, so that it is asked once a statement.
+pub fn may_read(table: &str, column: &Column) -> String {
+    format!(
+        "(SELECT colcrypt.may_read_column({}::pg_catalog.regclass, {}::pg_catalog.name))",
+        quote_literal(table),
+        quote_literal(&column.name)
+    )
+}
+
+pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: declared as regclass and name.
+    let (table, view) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
+    let table = table.ok_or(Error::NullArgument("relation"))?;
+    let held = Named::take(table, Lock::Read)?;
+    registration::refuse_foreign_table(table)?;
+    if !held.held.is_table() {
+        return Err(Error::Column {
+            message: format!("{} is not a table", held.sql),
+            hint: "Make access views of tables and partitioned tables.".into(),
+        });
+    }
+    let view = match view {
+        // SAFETY: a name datum points to NAMEDATALEN bytes.
+        Some(name) => unsafe {
+            pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
+        },
+        None => default_name(&relation_name(table)),
+    };
+    let columns = columns_of(table)?;
+    if columns.iter().all(|column| column.encrypted.is_none()) {
+        return Err(Error::Column {
+            message: format!("table {} has no registered column", held.sql),
+            hint: "Register its encrypted columns with colcrypt.register_column.".into(),
+        });
+    }
+    // SAFETY: a look-up in the relation catalog.
+    let schema = unsafe { pg_sys::get_rel_namespace(table) };
+    let qualified = held.beside(&view);
+    let mut columns = columns;
+    if let Some(existing) = find(schema, &view) {
+        if !is_access_view(existing, table)? {
+            return Err(Error::NotAccessView { name: qualified });
+        }
+        columns = in_order(columns, &order_of(existing)?);
+    }
+    {
+        // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
+        let _role = AsRole::restricted(held.owner());
+        let _path = spi::safe_search_path();
+        for statement in statements(table, &held.sql, &qualified, &columns) {
+            Spi::run(&statement)?;
+        }
+    }
+    let made = find(schema, &view)
+        .ok_or_else(|| Error::CatalogCorrupt(format!("view {qualified} was not made")))?;
+    // The schema's owner may have made one of that name in between, which only seems to be ours.
+    let view = Held::take(made, Lock::Read)?;
+    if view.owner != held.owner() {
+        return Err(Error::NotAccessView { name: qualified });
+    }
+    if table_of(made)? != Some(table) {
+        return Err(Error::Column {
+            message: format!(
+                "a context expression of table {} reads another table",
+                held.sql
+            ),
+            hint: "Register the column with a context made of its own row's columns.".into(),
+        });
+    }
+    Act::new("create_access_view")
+        .relation(table)
+        .detail(qualified)
+        .record()?;
+    Ok(made.into_datum().expect("an OID has a datum"))
+}
+
+/// The table's name, cut where it must be, and the suffix.
+fn default_name(table: &str) -> String {
+    let mut end = table
+        .len()
+        .min(pg_sys::NAMEDATALEN as usize - 1 - SUFFIX.len());
+    while !table.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{SUFFIX}", &table[..end])
+}
+
+/// The columns in the order of these numbers, and the others after them.
+pub fn in_order(columns: Vec<Column>, order: &[i16]) -> Vec<Column> {
+    let mut columns = columns;
+    // Stable, so that those that are in no place keep theirs.
+    columns.sort_by_key(|column| {
+        let place = order.iter().position(|&number| number == column.number);
+        place.unwrap_or(order.len())
+    });
+    columns
+}
+
+/// The access views of a table: each one's OID and qualified name.
+pub fn views_of(table: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, String)>> {
+    let found = spi::query(
+        "SELECT DISTINCT c.oid, n.nspname::text, c.relname::text FROM pg_depend d \
+         JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid \
+         JOIN pg_class c ON c.oid = r.ev_class AND c.relkind = 'v' \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgfoid = 'colcrypt.write_access_view()'::regprocedure \
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 ORDER BY 1",
+        &[table.into()],
+        |row| {
+            Ok((
+                row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                quote_qualified_identifier(
+                    row.get::<String>(2)?.unwrap_or_default(),
+                    row.get::<String>(3)?.unwrap_or_default(),
+                ),
+            ))
+        },
+    )?;
+    let mut views = Vec::new();
+    for (view, name) in found {
+        if table_of(view)? == Some(table) {
+            views.push((view, name));
+        }
+    }
+    Ok(views)
+}
+
+fn find(schema: pg_sys::Oid, name: &str) -> Option<pg_sys::Oid> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a look-up by name.
+    let found = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (found != pg_sys::Oid::INVALID).then_some(found)
+}
+
+/// Whether the relation is a view that writes to the table through our trigger.
+pub fn is_access_view(relation: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool> {
+    let ours = spi::query(
+        "SELECT 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = 'colcrypt.write_access_view()'::regprocedure",
+        &[relation.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    Ok(!ours.is_empty() && table_of(relation)? == Some(table))
+}
+
+/// Everything there is to run, in order.
+pub fn statements(table: pg_sys::Oid, name: &str, view: &str, columns: &[Column]) -> Vec<String> {
+    let alias = quote_identifier(relation_name(table));
+    // A context is made anew from the row that is written: only from columns that are known before.
+    let known: Vec<String> = columns
+        .iter()
+        .filter(|column| column.encrypted.is_none() && !column.is_generated)
+        .map(Column::quoted)
+        .collect();
+    let mut all: Vec<String> = columns
+        .iter()
+        .filter_map(|column| column.encrypted.as_ref()?.context.as_ref())
+        .map(|context| {
+            format!(
+                "SELECT ({context})::pg_catalog.bytea FROM (SELECT {} FROM {name}) AS {alias} LIMIT 0",
+                known.join(", ")
+            )
+        })
+        .collect();
+    let shown: Vec<String> = columns.iter().map(|column| shown(name, column)).collect();
+    all.push(format!(
+        "CREATE OR REPLACE VIEW {view} WITH (security_barrier = true, security_invoker = true) AS \
+         SELECT {} FROM {name} AS {alias}",
+        shown.join(", ")
+    ));
+    all.push(format!(
+        "CREATE OR REPLACE TRIGGER {TRIGGER} INSTEAD OF INSERT OR UPDATE OR DELETE ON {view} \
+         FOR EACH ROW EXECUTE FUNCTION colcrypt.write_access_view()"
+    ));
+    for column in columns {
+        let quoted = column.quoted();
+        // The default of an encrypted column is the view's own: in the table it would be ciphertext.
+        if column.encrypted.is_none() {
+            let default = match &column.default {
+                Some(default) if !column.is_generated => format!("SET DEFAULT {default}"),
+                _ => "DROP DEFAULT".into(),
+            };
+            all.push(format!("ALTER VIEW {view} ALTER COLUMN {quoted} {default}"));
+        }
+        let comment = column
+            .comment
+            .as_ref()
+            .map_or_else(|| "NULL".into(), quote_literal);
+        all.push(format!("COMMENT ON COLUMN {view}.{quoted} IS {comment}"));
+    }
+    let comment = format!("{name} with its encrypted columns as plaintext");
+    all.push(format!(
+        "COMMENT ON VIEW {view} IS {}",
+        quote_literal(comment)
+    ));
+    all
+}
+
+/// Makes the table's access views anew, with the columns that they show, after a registration has changed.
+///
+/// # Errors
+/// Of DDL, the lock's among them.
+pub fn make_anew(table: &Named) -> Result<()> {
+    let oid = table.held.oid;
+    for (view, _) in views_of(oid)? {
+        let view = Named::take(view, Lock::Exclusive)?;
+        let order = order_of(view.held.oid)?;
+        let columns: Vec<Column> = in_order(columns_of(oid)?, &order)
+            .into_iter()
+            .filter(|column| order.contains(&column.number))
+            .collect();
+        {
+            let _role = AsRole::restricted(table.owner());
+            let _path = spi::safe_search_path();
+            for statement in statements(oid, &table.sql, &view.sql, &columns) {
+                Spi::run(&statement)?;
+            }
+        }
+        if table_of(view.held.oid)? != Some(oid) {
+            return Err(Error::Column {
+                message: format!(
+                    "a context expression of table {} reads another table",
+                    table.sql
+                ),
+                hint: "Give a context made of its own row's columns.".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The column's expression in the view.
+fn shown(table: &str, column: &Column) -> String {
+    let quoted = column.quoted();
+    let Some(registered) = &column.encrypted else {
+        return quoted;
+    };
+    let context = match &registered.context {
+        Some(expression) => format!(", ({expression})::pg_catalog.bytea"),
+        None => String::new(),
+    };
+    let type_name = &registered.plaintext_type;
+    let declared = registered.declared.as_ref().unwrap_or(type_name);
+    format!(
+        // The outer cast is for domains, which CASE takes for what is under them, and for lengths.
+        "(CASE WHEN {} THEN colcrypt.decrypt_col({quoted}, NULL::{type_name}{context}) END)::{declared} AS {quoted}",
+        may_read(table, column)
+    )
+}
+
+pub fn may_read_column(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = registered::target(call)?;
+    let readers = one(
+        "protected_column",
+        "protected_column_pkey",
+        &[Equals::oid(1, table), Equals::name(2, &attribute)],
+        |row| row.optional::<Vec<Option<String>>>("readers"),
+    )?;
+    let Some(readers) = readers else {
+        return Err(registration::not_registered(table, &attribute)?);
+    };
+    let user = roles::current_user();
+    let may = match readers {
+        None => true,
+        Some(names) => names.into_iter().flatten().any(|name| {
+            let name = std::ffi::CString::new(name).unwrap_or_default();
+            // SAFETY: look-ups in the role catalogs; a role that does not exist is no reader.
+            unsafe {
+                let role = pg_sys::get_role_oid(name.as_ptr(), true);
+                role != pg_sys::Oid::INVALID && pg_sys::has_privs_of_role(user, role)
+            }
+        }),
+    };
+    Ok(pg_sys::Datum::from(may))
+}

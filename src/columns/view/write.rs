@@ -1,0 +1,376 @@
+//! Writing through an access view: the one INSTEAD OF trigger that they all have.
+//!
+//! The view gives whole rows, in plaintext, as the statement's snapshot saw them. An INSERT encrypts and writes in one
+//! statement where no context is registered, in two where one is. An UPDATE or DELETE goes in steps, each with the rights
+//! of who writes:
+//!
+//! 1. *current*: the row's ciphertexts as they are now, found by its key.
+//! 2. *compute*: what has changed, and the new ciphertexts. A value is encrypted again only when it or
+//!    its context changed. Runs with a safe search path, since the context expression is in it.
+//! 3. *write*: the changed columns only, on the condition that the row still is what it was.
+//!
+//! A row that another transaction changed is a serialization failure, as the trigger cannot evaluate
+//! the statement's conditions again. One that a maintenance worker re-encrypted meanwhile holds the
+//! same plaintext, and is tried again. The table's own triggers see the writer's search path.
+
+use std::ffi::c_char;
+use std::rc::Rc;
+
+use pgrx::{FromDatum, pg_sys};
+
+use crate::columns::view::shape::{Operation, Shape, Step, shape_of, view_descriptor};
+use crate::error::{Error, Result};
+use crate::server::call::Call;
+use crate::server::relation::{Held, Lock};
+use crate::server::{roles, spi};
+
+/// Times that a row is looked at again because its ciphertext changed and its plaintext did not.
+const TRIES: usize = 10;
+
+/// The values of a statement's parameters.
+struct Values {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<c_char>,
+}
+
+impl Values {
+    fn new(shape: &Shape) -> Self {
+        let count = 2 + 2 * shape.encrypted.len();
+        Self {
+            values: vec![pg_sys::Datum::from(0); count],
+            nulls: vec![b'n' as c_char; count],
+        }
+    }
+
+    fn set(&mut self, at: usize, value: Option<pg_sys::Datum>) {
+        self.nulls[at] = if value.is_some() { b' ' } else { b'n' } as c_char;
+        self.values[at] = value.unwrap_or(pg_sys::Datum::from(0));
+    }
+}
+
+/// What a statement gave: the number of rows, and the first.
+struct Outcome {
+    rows: u64,
+    first: Option<(pg_sys::HeapTuple, pg_sys::TupleDesc)>,
+}
+
+impl Outcome {
+    /// The column's value, counted from 0.
+    fn datum(&self, at: usize) -> Option<pg_sys::Datum> {
+        let (tuple, descriptor) = self.first?;
+        let mut is_null = false;
+        // SAFETY: a row of the SPI connection that is open; the column exists by the statement's text.
+        let datum =
+            unsafe { pg_sys::SPI_getbinval(tuple, descriptor, at as i32 + 1, &mut is_null) };
+        (!is_null).then_some(datum)
+    }
+
+    fn yes(&self, at: usize) -> bool {
+        self.datum(at)
+            // SAFETY: the statement gives a boolean there.
+            .and_then(|datum| unsafe { bool::from_datum(datum, false) })
+            .unwrap_or(false)
+    }
+}
+
+fn run(shape: &Shape, step: Step, values: &mut Values) -> Result<Outcome> {
+    let computes = matches!(step, Step::Compute(_));
+    let plan = shape.plan(step)?;
+    let _path = computes.then(spi::safe_search_path);
+    // SAFETY: connected to SPI; as many values as the statement has parameters. The result is read at
+    // once, before another statement replaces it.
+    unsafe {
+        let code = plan.execute(values.values.as_mut_ptr(), values.nulls.as_ptr())?;
+        if code < 0 {
+            return Err(Error::Spi("an access view's statement failed".into()));
+        }
+        let table = pg_sys::SPI_tuptable;
+        let first = (!table.is_null() && pg_sys::SPI_processed > 0)
+            .then(|| (*(*table).vals, (*table).tupdesc));
+        Ok(Outcome {
+            rows: pg_sys::SPI_processed,
+            first,
+        })
+    }
+}
+
+/// One firing of the trigger.
+struct Firing {
+    shape: Rc<Shape>,
+    descriptor: pg_sys::TupleDesc,
+    values: Values,
+}
+
+/// A tuple for the executor, or none: then the row does not count.
+type Written = Option<pg_sys::HeapTuple>;
+
+impl Firing {
+    fn set_row(&mut self, at: usize, tuple: pg_sys::HeapTuple) {
+        // SAFETY: a tuple of the view.
+        let row = unsafe { pg_sys::heap_copy_tuple_as_datum(tuple, self.descriptor) };
+        self.values.set(at, Some(row));
+    }
+
+    fn run(&mut self, step: Step) -> Result<Outcome> {
+        run(&self.shape, step, &mut self.values)
+    }
+
+    fn insert(&mut self, new: pg_sys::HeapTuple) -> Result<Written> {
+        let new = self.with_identity(new)?;
+        self.set_row(1, new);
+        if self.shape.has_contexts() {
+            let count = self.shape.encrypted.len();
+            let computed = self.run(Step::Compute(Operation::Insert))?;
+            for nth in 0..count {
+                self.values.set(2 + count + nth, computed.datum(nth));
+            }
+        }
+        let returning = self.may_see_what_it_inserts();
+        let written = self.run(Step::Insert { returning })?;
+        Ok(match (written.rows, returning) {
+            (0, _) => None,
+            (_, false) => Some(new),
+            (_, true) => Some(self.as_stored(new, &written)),
+        })
+    }
+
+    /// RETURNING asks for the right to select, and has policies for SELECT applied to the new row. The
+    /// trigger cannot know whether anybody asked for it, so it must not fail an INSERT that did not.
+    fn may_see_what_it_inserts(&self) -> bool {
+        let table = self.shape.table;
+        // SAFETY: look-ups in the catalogs.
+        unsafe {
+            pg_sys::pg_class_aclcheck(
+                table,
+                roles::current_user(),
+                pg_sys::ACL_SELECT as pg_sys::AclMode,
+            ) == pg_sys::AclResult::ACLCHECK_OK
+                && pg_sys::check_enable_rls(table, pg_sys::Oid::INVALID, true)
+                    != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+        }
+    }
+
+    /// Draws identity values before the row exists, since contexts are made from them. As in an INSERT
+    /// into the table, the right to insert is enough for that.
+    fn with_identity(&self, new: pg_sys::HeapTuple) -> Result<pg_sys::HeapTuple> {
+        let mut tuple = new;
+        for (at, column) in self.shape.columns.iter().enumerate() {
+            let mut is_null = false;
+            // SAFETY: a tuple of the view, which has these columns.
+            unsafe { pg_sys::heap_getattr(tuple, at as i32 + 1, self.descriptor, &mut is_null) };
+            if !is_null && (column.is_generated || column.is_always) {
+                return Err(Error::GeneratedColumn {
+                    column: column.quoted(),
+                });
+            }
+            if let Some(sequence) = column.identity
+                && is_null
+                && self.may_insert()
+            {
+                tuple = self.replaced(tuple, at, next_value(sequence, column.type_oid)?);
+            }
+        }
+        Ok(tuple)
+    }
+
+    fn may_insert(&self) -> bool {
+        let (table, user) = (self.shape.table, roles::current_user());
+        // SAFETY: look-ups in the catalogs.
+        unsafe {
+            pg_sys::pg_class_aclcheck(table, user, pg_sys::ACL_INSERT as pg_sys::AclMode)
+                == pg_sys::AclResult::ACLCHECK_OK
+                || pg_sys::pg_attribute_aclcheck_all(
+                    table,
+                    user,
+                    pg_sys::ACL_INSERT as pg_sys::AclMode,
+                    pg_sys::AclMaskHow::ACLMASK_ANY,
+                ) == pg_sys::AclResult::ACLCHECK_OK
+        }
+    }
+
+    fn replaced(
+        &self,
+        tuple: pg_sys::HeapTuple,
+        at: usize,
+        value: pg_sys::Datum,
+    ) -> pg_sys::HeapTuple {
+        let (mut column, mut value, mut is_null) = (at as i32 + 1, value, false);
+        // SAFETY: a tuple of the view, one of its columns, a value of that column's type.
+        unsafe {
+            pg_sys::heap_modify_tuple_by_cols(
+                tuple,
+                self.descriptor,
+                1,
+                &mut column,
+                &mut value,
+                &mut is_null,
+            )
+        }
+    }
+
+    /// The row with the columns that the table gave back.
+    fn as_stored(&self, new: pg_sys::HeapTuple, written: &Outcome) -> pg_sys::HeapTuple {
+        let count = self.shape.columns.len();
+        let (mut values, mut nulls, mut replace) = (
+            vec![pg_sys::Datum::from(0); count],
+            vec![true; count],
+            vec![false; count],
+        );
+        for at in 0..count {
+            if self.shape.columns[at].encrypted.is_none() {
+                let value = written.datum(at);
+                nulls[at] = value.is_none();
+                values[at] = value.unwrap_or(pg_sys::Datum::from(0));
+                replace[at] = true;
+            }
+        }
+        // SAFETY: as many values as the view has columns, of the table's types, which are the view's.
+        unsafe {
+            pg_sys::heap_modify_tuple(
+                new,
+                self.descriptor,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                replace.as_mut_ptr(),
+            )
+        }
+    }
+
+    /// Takes in the row's present ciphertexts; false when the row is gone.
+    fn take_current(&mut self) -> Result<bool> {
+        self.shape.key()?;
+        if self.shape.encrypted.is_empty() {
+            return Ok(self.run(Step::There)?.rows > 0);
+        }
+        let current = self.run(Step::Current)?;
+        for nth in 0..self.shape.encrypted.len() {
+            self.values.set(2 + nth, current.datum(nth));
+        }
+        Ok(current.rows > 0)
+    }
+
+    fn changed(&self) -> Error {
+        Error::RowChanged {
+            table: self.shape.table_name.clone(),
+        }
+    }
+
+    fn update(
+        &mut self,
+        operation: Operation,
+        old: pg_sys::HeapTuple,
+        new: pg_sys::HeapTuple,
+    ) -> Result<Written> {
+        self.set_row(0, old);
+        self.set_row(1, new);
+        let encrypted = self.shape.encrypted.clone();
+        for _ in 0..TRIES {
+            if !self.take_current()? {
+                return Ok(None);
+            }
+            let computed = self.run(Step::Compute(operation))?;
+            let mut changed: Vec<bool> = (0..self.shape.columns.len())
+                .map(|at| computed.yes(3 * encrypted.len() + at))
+                .collect();
+            for (nth, &at) in encrypted.iter().enumerate() {
+                if !computed.yes(3 * nth) {
+                    return Err(self.changed());
+                }
+                changed[at] = computed.yes(3 * nth + 1);
+                self.values
+                    .set(2 + encrypted.len() + nth, computed.datum(3 * nth + 2));
+            }
+            let written = match operation {
+                Operation::Delete => self.run(Step::Delete)?,
+                _ if changed.contains(&true) => self.run(Step::Update(changed))?,
+                // Nothing to write, if the row is what it was.
+                _ => match self.run(Step::Unchanged)?.rows {
+                    0 => return Err(self.changed()),
+                    _ => return Ok(Some(new)),
+                },
+            };
+            if written.rows > 0 {
+                return Ok(Some(match operation {
+                    Operation::Delete => old,
+                    _ => self.as_stored(new, &written),
+                }));
+            }
+            // Not written: held back by the table's own trigger or policy, gone, or changed.
+            if self.run(Step::Unchanged)?.rows > 0 || self.run(Step::There)?.rows == 0 {
+                return Ok(None);
+            }
+            if encrypted.is_empty() {
+                return Err(self.changed());
+            }
+        }
+        Err(self.changed())
+    }
+}
+
+/// The next value of an identity column's sequence, as its type.
+fn next_value(sequence: pg_sys::Oid, type_oid: pg_sys::Oid) -> Result<pg_sys::Datum> {
+    let drawn = spi::query(
+        "SELECT nextval($1::oid::regclass)",
+        &[sequence.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    let value = drawn
+        .into_iter()
+        .next()
+        .flatten()
+        .ok_or_else(|| Error::CatalogCorrupt("a sequence gave nothing".into()))?;
+    Ok(match type_oid {
+        pg_sys::INT2OID => pg_sys::Datum::from(value as i16),
+        pg_sys::INT4OID => pg_sys::Datum::from(value as i32),
+        _ => pg_sys::Datum::from(value),
+    })
+}
+
+pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
+    let misuse = || Error::InvalidParameter {
+        message:
+            "write_access_view is a trigger INSTEAD OF writing to an access view, for each row"
+                .into(),
+        hint: "colcrypt.create_access_view makes the view and its trigger.".into(),
+    };
+    // SAFETY: the context of a call is null or a node; a TriggerData says so in its tag.
+    let trigger = unsafe {
+        let context = (*call.fcinfo()).context.cast::<pg_sys::TriggerData>();
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            return Err(misuse());
+        }
+        &*context
+    };
+    let wanted = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_INSTEAD;
+    if trigger.tg_event & (pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK) != wanted {
+        return Err(misuse());
+    }
+    // SAFETY: connects to SPI; an ERROR before the end leaves it to the transaction's abort.
+    unsafe { pg_sys::SPI_connect() };
+    let written = fire(trigger);
+    // SAFETY: the tuple is copied into the caller's memory before what SPI holds is freed.
+    unsafe {
+        let kept = written.map(|tuple| tuple.map(|tuple| pg_sys::SPI_copytuple(tuple)));
+        pg_sys::SPI_finish();
+        // A trigger function gives a null pointer that is not SQL NULL.
+        Ok(kept?.map_or(pg_sys::Datum::from(0), pg_sys::Datum::from))
+    }
+}
+
+fn fire(trigger: &pg_sys::TriggerData) -> Result<Written> {
+    let table = shape_of(trigger.tg_relation)?.table;
+    // What is believed of the table is looked up again if it changed before the lock was granted.
+    Held::lock(table, Lock::Write)?;
+    let shape = shape_of(trigger.tg_relation)?;
+    let mut firing = Firing {
+        values: Values::new(&shape),
+        descriptor: view_descriptor(trigger.tg_relation),
+        shape,
+    };
+    let old = trigger.tg_trigtuple;
+    match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT => firing.insert(old),
+        pg_sys::TRIGGER_EVENT_DELETE => firing.update(Operation::Delete, old, old),
+        _ => firing.update(Operation::Update, old, trigger.tg_newtuple),
+    }
+}

@@ -1,0 +1,178 @@
+//! The table `job`: read, and how far a job got.
+
+use colcrypt_domain::phase::Phase;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::jobs::lane::Lane;
+use crate::server::txn::Next;
+use crate::server::{relation, spi};
+
+#[derive(Clone)]
+pub struct Job {
+    pub id: i64,
+    pub table: pg_sys::Oid,
+    pub attribute: String,
+    pub key: i64,
+    pub target: i32,
+    /// Other keys whose values go to this one.
+    pub from_keys: Vec<i64>,
+    pub phase: Phase,
+    pub leaf: Option<pg_sys::Oid>,
+    pub next_block: i64,
+    pub rows_failed: i64,
+    /// How often the table was gone through, this time counted.
+    pub passes: i32,
+    pub tries: i32,
+    pub context: Option<String>,
+    pub registered: bool,
+    /// Rows under a compromised version: no brake holds it.
+    pub urgent: bool,
+    pub fires_triggers: bool,
+    pub held_by: Option<String>,
+    pub due: bool,
+    /// Whether it encrypts or decrypts a column in place.
+    pub migrates: bool,
+    /// Whether it binds values to another context.
+    pub rebinds: bool,
+    /// The label that values are bound to when they go to another key or context, and whether others go too.
+    pub label: Option<String>,
+    pub accepts_unplaced: bool,
+    /// The table's, as it is now.
+    pub owner: pg_sys::Oid,
+}
+
+/// The lanes in which a job is due, or will be soon.
+///
+/// # Errors
+/// Of SPI.
+pub fn lanes_with_work() -> Result<Vec<Lane>> {
+    let found = spi::look(
+        "SELECT DISTINCT priority > 0 FROM colcrypt.job WHERE finished_at IS NULL AND NOT paused \
+         AND coalesce(retry_at <= clock_timestamp() + interval '30 seconds', true)",
+        &[],
+        |row| row.get::<bool>(1),
+    )?;
+    let lane = |urgent| if urgent { Lane::Urgent } else { Lane::Mover };
+    Ok(found.into_iter().flatten().map(lane).collect())
+}
+
+/// DROP EXTENSION locks our tables before those that have a column of our type. In the same order here,
+/// it waits for the batch that is under way, and nobody waits in a circle.
+pub fn lock_jobs() -> Result<()> {
+    spi::execute("LOCK TABLE colcrypt.job IN ROW EXCLUSIVE MODE", &[])?;
+    Ok(())
+}
+
+impl Job {
+    /// The lane's job that comes next, in turn after the job that had the last one. Those of `owners` go behind the others, and
+    /// those that rest move nothing; one that waits for old transactions
+    /// holds up no other; of several that wait, the one that began first has the fewest to wait for.
+    pub fn next(
+        lane: Lane,
+        after: i64,
+        owners: Vec<pg_sys::Oid>,
+        resting: Vec<i64>,
+    ) -> Result<Option<Self>> {
+        let mut jobs = spi::look(
+            "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
+                            j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
+                            c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
+                            coalesce(j.retry_at <= clock_timestamp(), true) \
+                                AND NOT (j.job_id = ANY ($4) AND j.phase IN ('moving', 'retrying', 'scrubbing')) AS due, \
+                            EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
+                            j.rebinds, j.label, j.accept_unplaced, o.relowner \
+                     FROM colcrypt.job j \
+                     LEFT JOIN pg_class o ON o.oid = j.relation \
+                     LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
+                     LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
+                     WHERE j.finished_at IS NULL AND NOT j.paused AND (j.priority > 0) = $2 \
+                     ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = 'waiting for old transactions', \
+                              CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
+                              j.job_id <= $1, j.job_id LIMIT 1",
+            &[
+                after.into(),
+                (lane == Lane::Urgent).into(),
+                owners.into(),
+                resting.into(),
+            ],
+            |row| {
+                let phase: String = row.get(6)?.unwrap_or_default();
+                Ok((
+                    phase,
+                    Job {
+                        id: row.get(1)?.unwrap_or_default(),
+                        table: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
+                        attribute: row.get(3)?.unwrap_or_default(),
+                        key: row.get(4)?.unwrap_or_default(),
+                        target: row.get(5)?.unwrap_or_default(),
+                        phase: Phase::Failed,
+                        leaf: row.get(7)?,
+                        next_block: row.get(8)?.unwrap_or_default(),
+                        rows_failed: row.get(9)?.unwrap_or_default(),
+                        tries: row.get(10)?.unwrap_or_default(),
+                        context: row.get(11)?,
+                        registered: row.get(12)?.unwrap_or_default(),
+                        urgent: row.get(13)?.unwrap_or_default(),
+                        fires_triggers: row.get(14)?.unwrap_or_default(),
+                        held_by: row.get(15)?,
+                        due: row.get(16)?.unwrap_or_default(),
+                        migrates: row.get(17)?.unwrap_or_default(),
+                        passes: row.get(18)?.unwrap_or_default(),
+                        from_keys: row.get(19)?.unwrap_or_default(),
+                        rebinds: row.get(20)?.unwrap_or_default(),
+                        label: row.get(21)?,
+                        accepts_unplaced: row.get(22)?.unwrap_or_default(),
+                        owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
+                    },
+                ))
+            },
+        )?;
+        let Some((phase, job)) = jobs.pop() else {
+            return Ok(None);
+        };
+        let phase = phase
+            .parse()
+            .map_err(|_| Error::CatalogCorrupt(format!("job {} is in phase {phase:?}", job.id)))?;
+        Ok(Some(Self {
+            phase,
+            // A registration outlives a change of the column's type.
+            registered: job.registered && relation::holds_ciphertext(job.table, &job.attribute),
+            ..job
+        }))
+    }
+
+    /// Updates the job's row: `assignments` may use $2, $3, … for `arguments`. A job that was cancelled, or sent
+    /// after another version, since it was read is left as it is now: what was found out is about the former one.
+    pub fn record<const N: usize>(
+        &self,
+        assignments: &str,
+        arguments: [DatumWithOid; N],
+    ) -> Result<()> {
+        let mut all: Vec<DatumWithOid> = vec![self.id.into()];
+        all.extend(arguments);
+        all.extend([self.phase.name().into(), self.target.into()]);
+        spi::execute(
+            &format!(
+                "UPDATE colcrypt.job SET {assignments}, taken = false, deaths = 0 WHERE job_id = $1 AND phase = ${} AND target_version = ${}",
+                N + 2,
+                N + 3
+            ),
+            &all,
+        )?;
+        Ok(())
+    }
+
+    /// Ends the job.
+    ///
+    /// # Errors
+    /// Of SPI.
+    pub fn finish(&self, phase: Phase, last_error: Option<String>) -> Result<Next> {
+        self.record(
+            "phase = $2, finished_at = clock_timestamp(), held_by = NULL, last_error = coalesce($3, last_error)",
+            [phase.name().into(), last_error.into()],
+        )?;
+        Ok(Next::Again)
+    }
+}

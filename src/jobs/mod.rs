@@ -1,0 +1,5 @@
+//! Work that happens by itself: who does it (`lane`), and how it is asked for (`wake`).
+
+pub mod job;
+pub mod lane;
+pub mod wake;

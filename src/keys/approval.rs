@@ -1,0 +1,447 @@
+//! Four eyes: what one role asks for, another one does.
+//!
+//! An act that a keyring may want two roles for comes here as a value ([`Gated`], `acts`). On an
+//! ordinary keyring [`gate`] does it at once. On one that asks for four eyes it is checked, written
+//! down as a request, and done by whoever approves it: in that role's transaction and name, and
+//! against the state of that moment. A new kind of act is an implementation of the trait and a line
+//! in `acts`.
+
+use colcrypt_core::{KeyId, KeyringId};
+use pgrx::{JsonB, pg_sys};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::json;
+
+use crate::audit::Act;
+use crate::catalog::read::{self, Key, Keyring};
+use crate::error::{Error, KeyringPrivilege, Privilege, Result};
+use crate::rights;
+use crate::server::txn::transaction;
+use crate::server::{roles, spi};
+
+/// An act as its parsed arguments, which a request keeps until it is approved.
+pub trait Gated {
+    /// The SQL function's name.
+    fn function(&self) -> &'static str;
+
+    /// What it concerns.
+    fn target(&self) -> Result<Target>;
+
+    /// What else it concerns: of each, whoever asks and whoever approves has to be a manager, and any may ask for four eyes.
+    fn others(&self) -> Result<Vec<Target>> {
+        Ok(Vec::new())
+    }
+
+    /// Refuses what the current role may not do, or what could not be done now. Gives the arguments
+    /// with what the caller left out filled in, so that what was asked for is what is approved.
+    fn check(&self) -> Result<Value>;
+
+    /// Checks, does and records it. Answers what the SQL function returns.
+    fn perform(&self) -> Result<String>;
+}
+
+/// The key an act concerns, or the keyring.
+pub struct Target {
+    pub keyring: Keyring,
+    key: Option<Key>,
+}
+
+impl Target {
+    pub fn key(key: Key) -> Result<Self> {
+        Ok(Self {
+            keyring: read::keyring_by_id(key.keyring)?,
+            key: Some(key),
+        })
+    }
+
+    pub fn keyring(keyring: Keyring) -> Self {
+        Self { keyring, key: None }
+    }
+
+    /// Refuses who may not manage the key, or for a keyring the keyring itself.
+    ///
+    /// # Errors
+    /// [`Error::KeyDenied`], [`Error::KeyringDenied`].
+    pub fn require_manage(&self) -> Result<()> {
+        match &self.key {
+            Some(key) => rights::require(key, Privilege::Manage),
+            None => rights::require_on_keyring(&self.keyring, KeyringPrivilege::Manage),
+        }
+    }
+
+    fn may_manage(&self, role: pg_sys::Oid) -> Result<bool> {
+        match &self.key {
+            Some(key) => rights::may(role, key, Privilege::Manage),
+            None => rights::may_on_keyring(role, &self.keyring, KeyringPrivilege::Manage),
+        }
+    }
+}
+
+fn uuid(keyring: KeyringId) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(keyring.0)
+}
+
+/// Does the act, or on a keyring that asks for four eyes writes it down. Answers what the SQL
+/// function returns.
+pub fn gate<A: Gated>(act: &A) -> Result<String> {
+    if waits_for_another(act)? {
+        Ok(waiting(request(act)?))
+    } else {
+        act.perform()
+    }
+}
+
+/// Whether one of the keyrings that the act concerns asks for four eyes.
+pub fn waits_for_another<A: Gated>(act: &A) -> Result<bool> {
+    let mut asked = is_asked_for(act.target()?.keyring.id)?;
+    for other in act.others()? {
+        asked |= is_asked_for(other.keyring.id)?;
+    }
+    Ok(asked)
+}
+
+/// What a function answers whose act waits.
+pub fn waiting(request: i64) -> String {
+    format!("waiting for approval {request}")
+}
+
+/// Whether the keyring asks for four eyes; stays true or false until this transaction ends.
+pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
+    let asked = spi::query(
+        "SELECT four_eyes FROM colcrypt.keyring WHERE keyring_id = $1 FOR SHARE",
+        &[uuid(keyring).into()],
+        |row| row.get::<bool>(1),
+    )?;
+    asked
+        .into_iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| Error::CatalogCorrupt(format!("keyring {keyring} is missing")))
+}
+
+/// Writes the act down for another role to approve, and gives the request's number.
+pub fn request<A: Gated>(act: &A) -> Result<i64> {
+    let arguments = act.check()?;
+    let target = act.target()?;
+    let me = Identity::current();
+    let inserted = spi::query(
+        "INSERT INTO colcrypt.approval_request \
+         (keyring_id, key_id, function, arguments, requested_by, requested_as, \
+          login_role, session_role, acting_role, expires_at) \
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp() + approval_window \
+         FROM colcrypt.keyring WHERE keyring_id = $1 RETURNING request_id",
+        &[
+            uuid(target.keyring.id).into(),
+            target.key.as_ref().map(|key| key.id.0 as i64).into(),
+            act.function().into(),
+            JsonB(arguments.clone()).into(),
+            roles::role_name(me.session).into(),
+            roles::role_name(me.acting).into(),
+            me.login.into(),
+            me.session.into(),
+            me.acting.into(),
+        ],
+        |row| row.get::<i64>(1),
+    )?;
+    let number = inserted
+        .into_iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| Error::CatalogCorrupt("the keyring of a request is missing".into()))?;
+    let detail = format!("request {number}: {} {arguments}", act.function());
+    record("request_approval", target.key.as_ref(), detail)?;
+    Ok(number)
+}
+
+/// Does what another role asked for. Answers what that function returns.
+///
+/// `kept` makes the act of its function and the arguments that the request kept.
+///
+/// # Errors
+/// A request of the caller's own, or that nobody may decide any more; whatever keeps the act from being done.
+pub fn approve(
+    number: i64,
+    reason: Option<String>,
+    kept: impl Fn(&str, Value) -> Result<Box<dyn Gated>>,
+) -> Result<String> {
+    let request = Request::open(number)?;
+    request.refuse_own()?;
+    let act = kept(&request.function, request.arguments.clone())?;
+    let others = act.others()?;
+    others.iter().try_for_each(Target::require_manage)?;
+    request.refuse_if_requester_lost_rights(&others)?;
+    request.decide("approved", reason)?;
+    act.perform()
+}
+
+/// Refuses for good what another role asked for.
+pub fn reject(number: i64, reason: String) -> Result<()> {
+    let request = Request::open(number)?;
+    request.refuse_own()?;
+    request.decide("rejected", Some(reason))
+}
+
+/// Takes one's own request back.
+pub fn withdraw(number: i64) -> Result<()> {
+    let request = Request::open(number)?;
+    if request.requester.login != Identity::current().login {
+        return Err(Error::NotOwnRequest { request: number });
+    }
+    request.decide("withdrawn", None)
+}
+
+/// The roles a person acts through: whom he logged in as, what SET SESSION AUTHORIZATION and what
+/// SET ROLE or a SECURITY DEFINER function made of it.
+#[derive(Clone, Copy)]
+struct Identity {
+    login: pg_sys::Oid,
+    session: pg_sys::Oid,
+    acting: pg_sys::Oid,
+}
+
+impl Identity {
+    fn current() -> Self {
+        // SAFETY: these read variables of the session.
+        unsafe {
+            Self {
+                login: pg_sys::GetAuthenticatedUserId(),
+                session: pg_sys::GetSessionUserId(),
+                acting: roles::current_user(),
+            }
+        }
+    }
+
+    /// By OID, so that a new name makes no new person.
+    fn shares_a_role_with(&self, other: &Self) -> bool {
+        let others = [other.login, other.session, other.acting];
+        [self.login, self.session, self.acting]
+            .iter()
+            .any(|role| others.contains(role))
+    }
+}
+
+/// An undecided request, its row locked.
+struct Request {
+    number: i64,
+    target: Target,
+    function: String,
+    arguments: Value,
+    requested_by: String,
+    requester: Identity,
+}
+
+impl Request {
+    /// Locks it, so that of two who decide at once the second sees what the first one did.
+    fn open(number: i64) -> Result<Self> {
+        struct Row {
+            keyring: pgrx::Uuid,
+            key: Option<i64>,
+            function: String,
+            arguments: JsonB,
+            requested_by: String,
+            requester: Identity,
+            outcome: Option<String>,
+            expired: bool,
+        }
+        let rows = spi::query(
+            "SELECT keyring_id, key_id, function, arguments, requested_by, login_role, session_role, \
+                    acting_role, outcome, expires_at <= clock_timestamp() \
+             FROM colcrypt.approval_request WHERE request_id = $1 FOR UPDATE",
+            &[number.into()],
+            |row| {
+                let oid = |column| {
+                    Ok::<_, pgrx::spi::Error>(row.get(column)?.unwrap_or(pg_sys::Oid::INVALID))
+                };
+                Ok(Row {
+                    keyring: row.get(1)?.unwrap_or(pgrx::Uuid::from_bytes([0; 16])),
+                    key: row.get(2)?,
+                    function: row.get(3)?.unwrap_or_default(),
+                    arguments: row.get(4)?.unwrap_or(JsonB(Value::Null)),
+                    requested_by: row.get(5)?.unwrap_or_default(),
+                    requester: Identity {
+                        login: oid(6)?,
+                        session: oid(7)?,
+                        acting: oid(8)?,
+                    },
+                    outcome: row.get(9)?,
+                    expired: row.get(10)?.unwrap_or(true),
+                })
+            },
+        )?;
+        let row = rows
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::UnknownObject {
+                what: "approval request",
+                name: number.to_string(),
+            })?;
+        let target = match row.key {
+            Some(id) => Target::key(read::key_by_id(KeyId(id as u64))?)?,
+            None => Target::keyring(read::keyring_by_id(KeyringId(*row.keyring.as_bytes()))?),
+        };
+        target.require_manage()?;
+        match row.outcome {
+            None if row.expired => return Err(Error::RequestExpired { request: number }),
+            None => {}
+            Some(outcome) if outcome == "expired" => {
+                return Err(Error::RequestExpired { request: number });
+            }
+            Some(outcome) => {
+                return Err(Error::RequestDecided {
+                    request: number,
+                    outcome,
+                });
+            }
+        }
+        Ok(Self {
+            number,
+            target,
+            function: row.function,
+            arguments: row.arguments.0,
+            requested_by: row.requested_by,
+            requester: row.requester,
+        })
+    }
+
+    fn refuse_own(&self) -> Result<()> {
+        if Identity::current().shares_a_role_with(&self.requester) {
+            return Err(Error::OwnRequest {
+                request: self.number,
+                requested_by: self.requested_by.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Two roles that may: what the first one asked for counts for nothing once he may not any more.
+    fn refuse_if_requester_lost_rights(&self, others: &[Target]) -> Result<()> {
+        let Identity {
+            login,
+            session,
+            acting,
+        } = self.requester;
+        let all_exist = [login, session, acting]
+            .into_iter()
+            .all(|role| roles::existing_role_name(role).is_some());
+        let mut may = all_exist && self.target.may_manage(acting)?;
+        for other in others {
+            may = may && other.may_manage(acting)?;
+        }
+        if may {
+            return Ok(());
+        }
+        let what = match self.target.key {
+            Some(_) => "key",
+            None => "keyring",
+        };
+        Err(Error::RequestVoid {
+            request: self.number,
+            why: format!("{} may not manage the {what} any more.", self.requested_by),
+        })
+    }
+
+    fn decide(&self, outcome: &'static str, reason: Option<String>) -> Result<()> {
+        let me = Identity::current();
+        spi::execute(
+            "UPDATE colcrypt.approval_request SET outcome = $2, decided_by = $3, decided_as = $4, \
+             decided_at = clock_timestamp(), reason = $5 WHERE request_id = $1",
+            &[
+                self.number.into(),
+                outcome.into(),
+                roles::role_name(me.session).into(),
+                roles::role_name(me.acting).into(),
+                reason.clone().into(),
+            ],
+        )?;
+        let event = match outcome {
+            "approved" => "approve_request",
+            "rejected" => "reject_request",
+            _ => "withdraw_request",
+        };
+        let mut detail = format!(
+            "request {} of {}: {} {}",
+            self.number, self.requested_by, self.function, self.arguments
+        );
+        if let Some(reason) = reason {
+            detail = format!("{detail}; {reason}");
+        }
+        record(event, self.target.key.as_ref(), detail)
+    }
+}
+
+fn record(event: &'static str, key: Option<&Key>, detail: String) -> Result<()> {
+    let mut act = Act::new(event).detail(detail);
+    act.key = key;
+    act.record()
+}
+
+/// Marks the requests nobody decided in time, and records it. The worker's; a request whose time is
+/// over is refused and shown so before that, too.
+pub fn mark_expired() {
+    let marked = transaction(|| -> Result<()> {
+        let expired = spi::query(
+            "UPDATE colcrypt.approval_request SET outcome = 'expired', decided_at = clock_timestamp() \
+             WHERE request_id IN (SELECT request_id FROM colcrypt.approval_request \
+                                  WHERE outcome IS NULL AND expires_at <= clock_timestamp() FOR UPDATE SKIP LOCKED) \
+             RETURNING format('request %s of %s: %s %s', request_id, requested_by, function, arguments)",
+            &[],
+            |row| row.get::<String>(1),
+        )?;
+        for detail in expired.into_iter().flatten() {
+            record("request_expired", None, detail)?;
+        }
+        Ok(())
+    });
+    let problem = match marked {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.report().message,
+        Err(message) => message,
+    };
+    pgrx::log!("colcrypt: marking expired requests: {problem}");
+}
+
+/// The rule itself, which is loosened by two roles as well.
+#[derive(Serialize, Deserialize)]
+pub struct RequireFourEyes {
+    pub keyring: String,
+    pub keyring_id: KeyringId,
+    pub enabled: bool,
+    /// None keeps the present one.
+    pub window_seconds: Option<i64>,
+}
+
+impl Gated for RequireFourEyes {
+    fn function(&self) -> &'static str {
+        "require_four_eyes"
+    }
+
+    fn target(&self) -> Result<Target> {
+        Ok(Target::keyring(read::keyring_by_id(self.keyring_id)?))
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        self.check()?;
+        spi::execute(
+            "UPDATE colcrypt.keyring SET four_eyes = $2, \
+             approval_window = coalesce(make_interval(secs => $3), approval_window) WHERE keyring_id = $1",
+            &[
+                pgrx::Uuid::from_bytes(self.keyring_id.0).into(),
+                self.enabled.into(),
+                self.window_seconds.map(|seconds| seconds as f64).into(),
+            ],
+        )?;
+        let state = if self.enabled { "enabled" } else { "disabled" };
+        let window = self
+            .window_seconds
+            .map_or_else(String::new, |seconds| format!(", window {seconds} s"));
+        Act::new(self.function())
+            .detail(format!("keyring {}: {state}{window}", self.keyring))
+            .record()?;
+        Ok(state.into())
+    }
+}

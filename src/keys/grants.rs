@@ -1,0 +1,317 @@
+//! Who may encrypt with, decrypt with and manage a key.
+
+use colcrypt_core::KeyId;
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::audit::Act;
+use crate::catalog::read::{self, Key};
+use crate::error::{Error, Privilege, Result};
+use crate::keys::approval::{self, Gated, Target};
+use crate::rights;
+use crate::server::call::Call;
+use crate::server::spi;
+use crate::server::varlena::varlena_from;
+
+/// A privilege list and a role as GRANT would take them.
+pub struct Grant {
+    pub key: Key,
+    pub role: pg_sys::Oid,
+    pub encrypt: bool,
+    pub decrypt: bool,
+    pub manage: bool,
+}
+
+impl Grant {
+    /// As it stands in the audit log.
+    fn describe(&self) -> String {
+        format!("{}: {}", self.role_name(), self.privileges().join(", "))
+    }
+
+    pub fn role_name(&self) -> String {
+        named_or_public(self.role)
+    }
+
+    pub fn privileges(&self) -> Vec<&'static str> {
+        [
+            (self.encrypt, Privilege::Encrypt),
+            (self.decrypt, Privilege::Decrypt),
+            (self.manage, Privilege::Manage),
+        ]
+        .into_iter()
+        .filter_map(|(given, privilege)| given.then_some(privilege.name()))
+        .collect()
+    }
+}
+
+/// A grantee as [`role_named`] takes it.
+pub fn named_or_public(role: pg_sys::Oid) -> String {
+    if role == pg_sys::Oid::INVALID {
+        "PUBLIC".into()
+    } else {
+        quoted_if_public(crate::server::roles::role_name(role))
+    }
+}
+
+/// A role's name as [`role_named`] takes it.
+fn quoted_if_public(name: String) -> String {
+    if name.eq_ignore_ascii_case("public") {
+        format!("\"{name}\"")
+    } else {
+        name
+    }
+}
+
+/// The privilege with this name.
+fn privilege_named(name: &str) -> Result<Privilege> {
+    [Privilege::Encrypt, Privilege::Decrypt, Privilege::Manage]
+        .into_iter()
+        .find(|privilege| privilege.name() == name)
+        .ok_or_else(|| unknown_privilege(name))
+}
+
+fn unknown_privilege(name: &str) -> Error {
+    Error::InvalidParameter {
+        message: format!("unknown privilege {name:?}"),
+        hint: "Privileges are encrypt, decrypt and manage.".into(),
+    }
+}
+
+/// The role's OID. As in GRANT the word PUBLIC, in any case, is everybody; but a role may be called that, in quotes, and then
+/// the word alone would give to everybody what was meant for one. So while there is such a role only "public" in double
+/// quotes is a role's name, and the bare word is refused.
+pub fn role_named(name: &str) -> Result<pg_sys::Oid> {
+    let quoted = name
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .filter(|inner| inner.eq_ignore_ascii_case("public"));
+    if name.eq_ignore_ascii_case("public") {
+        return match oid_of(name) {
+            pg_sys::Oid::INVALID => Ok(pg_sys::Oid::INVALID),
+            _ => Err(Error::InvalidParameter {
+                message: format!("{name} is everybody, and there is a role of that name"),
+                hint: format!(
+                    "For the role say '\"{name}\"'; for everybody write the word in another case."
+                ),
+            }),
+        };
+    }
+    match oid_of(quoted.unwrap_or(name)) {
+        pg_sys::Oid::INVALID => Err(Error::UnknownObject {
+            what: "role",
+            name: name.into(),
+        }),
+        role => Ok(role),
+    }
+}
+
+fn oid_of(name: &str) -> pg_sys::Oid {
+    let c_name = std::ffi::CString::new(name).unwrap_or_default();
+    // SAFETY: looks a role up by name, missing_ok.
+    unsafe { pg_sys::get_role_oid(c_name.as_ptr(), true) }
+}
+
+/// The arguments of grant_key and revoke_key, once the caller has shown the right to manage the key.
+fn grant_arguments(call: Call) -> Result<Grant> {
+    let key = read::key_by_name(&call.text(0, "key")?)?;
+    rights::require(&key, Privilege::Manage)?;
+    let role_name = call.text(1, "role")?;
+    // SAFETY: declared as text[].
+    let privileges = unsafe { call.long::<Vec<Option<String>>>(2, "privileges")? }
+        .ok_or(Error::NullArgument("privileges"))?;
+    let (mut encrypt, mut decrypt, mut manage) = (false, false, false);
+    for privilege in privileges {
+        let name = privilege.ok_or_else(|| unknown_privilege("null"))?;
+        match privilege_named(&name)? {
+            Privilege::Encrypt => encrypt = true,
+            Privilege::Decrypt => decrypt = true,
+            Privilege::Manage => manage = true,
+        }
+    }
+    Ok(Grant {
+        key,
+        role: role_named(&role_name)?,
+        encrypt,
+        decrypt,
+        manage,
+    })
+}
+
+pub fn grant_key(call: Call) -> Result<pg_sys::Datum> {
+    let grant = grant_arguments(call)?;
+    refuse_public_manager(&grant)?;
+    varlena_from(approval::gate(&GrantKey::of(&grant))?.as_bytes())
+}
+
+/// Everybody as manager of a key is nobody's intention.
+fn refuse_public_manager(grant: &Grant) -> Result<()> {
+    if grant.manage && grant.role == pg_sys::Oid::INVALID {
+        return Err(Error::InvalidParameter {
+            message: format!("PUBLIC cannot manage key \"{}\"", grant.key.name),
+            hint: "Grant manage to the roles that administer the key.".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Gives it, and records it.
+pub fn give(grant: &Grant) -> Result<()> {
+    add(grant)?;
+    Act::new("grant_key")
+        .key(&grant.key)
+        .detail(grant.describe())
+        .record()
+}
+
+/// Adds what is given to what the role has.
+pub fn add(grant: &Grant) -> Result<()> {
+    forget_dropped_roles(&grant.key)?;
+    spi::execute(
+        "INSERT INTO colcrypt.key_grant AS g (key_id, grantee, can_encrypt, can_decrypt, can_manage) \
+         VALUES ($1, $2::bigint::oid::regrole, $3, $4, $5) \
+         ON CONFLICT (key_id, grantee) DO UPDATE SET can_encrypt = g.can_encrypt OR EXCLUDED.can_encrypt, \
+                                                     can_decrypt = g.can_decrypt OR EXCLUDED.can_decrypt, \
+                                                     can_manage = g.can_manage OR EXCLUDED.can_manage",
+        &[
+            (grant.key.id.0 as i64).into(),
+            i64::from(grant.role.to_u32()).into(),
+            grant.encrypt.into(),
+            grant.decrypt.into(),
+            grant.manage.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// DROP ROLE cannot see our grants. What it left is a number, which after four billion others may be
+/// given to a new role; it goes at the next change of the key's grants.
+fn forget_dropped_roles(key: &Key) -> Result<()> {
+    spi::execute(
+        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee::oid <> 0 \
+         AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = grantee)",
+        &[(key.id.0 as i64).into()],
+    )?;
+    Ok(())
+}
+
+pub fn revoke_key(call: Call) -> Result<pg_sys::Datum> {
+    let grant = grant_arguments(call)?;
+    take(&grant)?;
+    Act::new("revoke_key")
+        .key(&grant.key)
+        .detail(grant.describe())
+        .record()?;
+    varlena_from(b"revoked")
+}
+
+/// Takes what is given from what the role has.
+pub fn take(grant: &Grant) -> Result<()> {
+    forget_dropped_roles(&grant.key)?;
+    // PUBLIC is role 0, which as an Oid would become NULL.
+    let key_and_role = || {
+        [
+            (grant.key.id.0 as i64).into(),
+            i64::from(grant.role.to_u32()).into(),
+        ]
+    };
+    let [key, role] = key_and_role();
+    spi::execute(
+        "UPDATE colcrypt.key_grant SET can_encrypt = can_encrypt AND NOT $3, can_decrypt = can_decrypt AND NOT $4, \
+                                       can_manage = can_manage AND NOT $5 \
+         WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole",
+        &[
+            key,
+            role,
+            grant.encrypt.into(),
+            grant.decrypt.into(),
+            grant.manage.into(),
+        ],
+    )?;
+    spi::execute(
+        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole \
+         AND NOT can_encrypt AND NOT can_decrypt AND NOT can_manage",
+        &key_and_role(),
+    )?;
+    Ok(())
+}
+
+/// has_key_privilege([role,] key, privilege): as the server's has_…_privilege functions, any of a list.
+pub fn has_key_privilege(call: Call) -> Result<pg_sys::Datum> {
+    let named = call.len() == 3;
+    let role = if named {
+        role_named(&call.text(0, "role")?)?
+    } else {
+        crate::server::roles::current_user()
+    };
+    let at = usize::from(named);
+    let key = read::key_by_name(&call.text(at, "key")?)?;
+    let mut allowed = false;
+    for name in call.text(at + 1, "privilege")?.split(',') {
+        let privilege = privilege_named(&name.trim().to_ascii_lowercase())?;
+        allowed |= rights::may(role, &key, privilege)?;
+    }
+    Ok(pg_sys::Datum::from(allowed))
+}
+
+/// A grant that waits: roles by name and OID.
+#[derive(Serialize, Deserialize)]
+pub struct GrantKey {
+    key: String,
+    key_id: KeyId,
+    role: String,
+    role_id: u32,
+    privileges: Vec<String>,
+}
+
+impl GrantKey {
+    pub fn of(grant: &Grant) -> Self {
+        Self {
+            key: grant.key.name.clone(),
+            key_id: grant.key.id,
+            role: grant.role_name(),
+            role_id: grant.role.to_u32(),
+            privileges: grant.privileges().into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl Gated for GrantKey {
+    fn function(&self) -> &'static str {
+        "grant_key"
+    }
+
+    fn target(&self) -> Result<Target> {
+        Target::key(read::key_by_id(self.key_id)?)
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        refuse_another_role(&self.role, self.role_id)?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        self.check()?;
+        let has = |privilege: Privilege| self.privileges.iter().any(|it| it == privilege.name());
+        give(&Grant {
+            key: read::key_by_id(self.key_id)?,
+            role: pg_sys::Oid::from(self.role_id),
+            encrypt: has(Privilege::Encrypt),
+            decrypt: has(Privilege::Decrypt),
+            manage: has(Privilege::Manage),
+        })?;
+        Ok("granted".into())
+    }
+}
+
+/// Another role of the same name is not the one that was meant.
+pub fn refuse_another_role(name: &str, id: u32) -> Result<()> {
+    if role_named(name)?.to_u32() == id {
+        return Ok(());
+    }
+    Err(Error::UnknownObject {
+        what: "role",
+        name: name.into(),
+    })
+}

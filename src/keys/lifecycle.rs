@@ -1,0 +1,408 @@
+//! What the verbs of the life cycle do. `colcrypt_core::state` judges; here the outcome is recorded, with
+//! who and why, and takes effect: jobs are queued, keys wiped, exposed rows listed.
+//!
+//! A verb locks its key's row, so that verbs on one key happen one after the other. An [`Order`] is a verb
+//! with its arguments, so that one which waits for approval can be carried out later.
+
+use colcrypt_core::VersionId;
+use colcrypt_core::state::{Place, Standing, Verb};
+use colcrypt_core::{KeyState, KeyVersion};
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
+
+use crate::audit::Act;
+use crate::catalog::read::{self, Key, KeyVersionRow};
+use crate::error::{Error, Result};
+use crate::jobs::wake;
+use crate::keys::{version, wipe};
+use crate::rows::{exposure, holders};
+use crate::server::{clock, roles, spi};
+use crate::settings;
+
+/// A verb with its arguments.
+pub struct Order {
+    pub verb: Verb,
+    pub key: String,
+    /// `None` is what the verb says it is, see [`Order::targets`].
+    pub version: Option<i32>,
+    pub reason: Option<String>,
+    /// Time until a destruction; `None` is the setting's.
+    pub destroy_after_ms: Option<i64>,
+}
+
+/// The version as the judge sees it.
+fn standing(key: &Key, row: &KeyVersionRow) -> Standing {
+    Standing {
+        state: row.state,
+        former: row.former,
+        compromised: row.compromised,
+        place: match row.id.version.number().cmp(&key.current.number()) {
+            std::cmp::Ordering::Less => Place::Older,
+            std::cmp::Ordering::Equal => Place::Current,
+            std::cmp::Ordering::Greater => Place::Newer,
+        },
+    }
+}
+
+fn judge(key: &Key, row: &KeyVersionRow, verb: Verb) -> Result<Standing> {
+    standing(key, row)
+        .apply(verb)
+        .map_err(|refused| Error::TransitionRefused {
+            key: key.name.clone(),
+            version: row.id.version,
+            by: row.changed_by.clone(),
+            at: clock::timestamp(row.changed_at),
+            refused,
+        })
+}
+
+/// Who acts: the session's role, and the one it acts as where that is another.
+fn actor() -> String {
+    // SAFETY: reads a static.
+    let session = roles::role_name(unsafe { pg_sys::GetSessionUserId() });
+    let current = roles::role_name(roles::current_user());
+    if session == current {
+        session
+    } else {
+        format!("{session} as {current}")
+    }
+}
+
+/// Records a version's new standing.
+fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.key_version SET state = $3, former_state = $4, \
+            state_changed_at = clock_timestamp(), state_changed_by = $5, state_reason = $6, \
+            activated_at = CASE WHEN $3 = 'active' THEN coalesce(activated_at, clock_timestamp()) ELSE activated_at END, \
+            deactivated_at = CASE WHEN activated_at IS NOT NULL AND $3 NOT IN ('active', 'suspended') \
+                             THEN coalesce(deactivated_at, clock_timestamp()) ELSE deactivated_at END, \
+            compromised_at = CASE WHEN $7 THEN coalesce(compromised_at, clock_timestamp()) END, \
+            destroy_at = CASE WHEN $3 = 'destruction scheduled' THEN destroy_at END \
+         WHERE key_id = $1 AND version = $2",
+        &[
+            (row.id.key.0 as i64).into(),
+            (row.id.version.number() as i32).into(),
+            after.state.name().into(),
+            after.former.map(KeyState::name).into(),
+            actor().into(),
+            reason.map(str::to_owned).into(),
+            after.compromised.into(),
+        ],
+    )?;
+    if !after.state.may_decrypt() {
+        wipe::at_commit(crate::session::slot_key(row));
+    }
+    Ok(())
+}
+
+impl Order {
+    /// Does it; gives the new state, of several versions the newest one's.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done; nothing is done then.
+    pub fn carry_out(&self) -> Result<KeyState> {
+        let reason = self.reason()?;
+        let key = version::lock(&self.key)?;
+        let versions = read::key_versions(&key)?;
+        let targets = self.targets(&key, &versions)?;
+        let mut state = KeyState::PreActive;
+        for row in &targets {
+            let after = judge(&key, row, self.verb)?;
+            match self.verb {
+                Verb::Activate => activate(&key, row, reason)?,
+                Verb::ScheduleDestruction => self.schedule(&key, row, after, reason)?,
+                Verb::CancelDestruction => {
+                    record(row, after, reason)?;
+                    forget_destruction(row.id)?;
+                }
+                _ => record(row, after, reason)?,
+            }
+            let mut act = Act::new(self.verb.name())
+                .key(&key)
+                .version(row.id.version.number());
+            if let Some(reason) = reason {
+                act = act.detail(reason);
+            }
+            act.record()?;
+            state = after.state;
+        }
+        match self.verb {
+            Verb::MarkCompromised => move_away(&key, &targets)?,
+            Verb::Archive => warn_of_unreadable_rows(&key, &targets)?,
+            // Jobs that met the versions while these could not be read have given up.
+            Verb::Resume | Verb::Recover | Verb::CancelDestruction => queue_again(&key)?,
+            _ => {}
+        }
+        Ok(state)
+    }
+
+    /// Refuses what could not be carried out now. Gives the version, if it is about one.
+    ///
+    /// # Errors
+    /// As [`Order::carry_out`].
+    pub fn check(&self) -> Result<Option<i32>> {
+        self.reason()?;
+        let key = version::lock(&self.key)?;
+        let versions = read::key_versions(&key)?;
+        let targets = self.targets(&key, &versions)?;
+        for row in &targets {
+            judge(&key, row, self.verb)?;
+            if self.verb == Verb::ScheduleDestruction {
+                self.refuse_rash_destruction(&key, row)?;
+            }
+        }
+        Ok(match targets[..] {
+            [only] => Some(only.id.version.number() as i32),
+            _ => None,
+        })
+    }
+
+    fn reason(&self) -> Result<Option<&str>> {
+        let reason = self
+            .reason
+            .as_deref()
+            .map(str::trim)
+            .filter(|reason| !reason.is_empty());
+        if self.verb.needs_reason() && reason.is_none() {
+            return Err(Error::ReasonMissing(self.verb));
+        }
+        Ok(reason)
+    }
+
+    /// The versions it is about, oldest first.
+    fn targets<'a>(
+        &self,
+        key: &Key,
+        versions: &'a [KeyVersionRow],
+    ) -> Result<Vec<&'a KeyVersionRow>> {
+        if let Some(number) = self.version {
+            let wanted = u32::try_from(number)
+                .ok()
+                .and_then(KeyVersion::new)
+                .ok_or_else(|| Error::InvalidParameter {
+                    message: format!("{number} is no key version"),
+                    hint: "Versions are numbered from 1.".into(),
+                })?;
+            let row = versions
+                .iter()
+                .find(|row| row.id.version == wanted)
+                .ok_or_else(|| Error::UnknownObject {
+                    what: "key version",
+                    name: format!("{} version {number}", key.name),
+                })?;
+            return Ok(vec![row]);
+        }
+        let applicable: Vec<&KeyVersionRow> = match self.verb {
+            // The whole key: every version that can be.
+            Verb::Suspend | Verb::Resume | Verb::MarkCompromised | Verb::Activate => versions
+                .iter()
+                .filter(|row| standing(key, row).apply(self.verb).is_ok())
+                .collect(),
+            Verb::Deactivate => versions
+                .iter()
+                .filter(|row| row.id.version == key.current)
+                .collect(),
+            Verb::Archive
+            | Verb::Recover
+            | Verb::ScheduleDestruction
+            | Verb::CancelDestruction
+            | Verb::Destroy => {
+                return Err(Error::InvalidParameter {
+                    message: format!("name the version of key \"{}\" to {}", key.name, self.verb),
+                    hint: "See the view colcrypt.key_status.".into(),
+                });
+            }
+        };
+        if self.verb == Verb::Activate && applicable.len() > 1 {
+            return Err(Error::InvalidParameter {
+                message: format!(
+                    "key \"{}\" has {} versions that could be activated",
+                    key.name,
+                    applicable.len()
+                ),
+                hint: "Name the version; see the view colcrypt.key_status.".into(),
+            });
+        }
+        if applicable.is_empty() {
+            return Err(Error::NothingToDo {
+                key: key.name.clone(),
+                verb: self.verb,
+                versions: versions
+                    .iter()
+                    .map(|row| format!("Version {} is {}.", row.id.version, row.state.in_words()))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            });
+        }
+        Ok(applicable)
+    }
+
+    /// Refuses too short a window, and to lose rows. Gives the window in milliseconds.
+    fn refuse_rash_destruction(&self, key: &Key, row: &KeyVersionRow) -> Result<i64> {
+        let floor = i64::from(settings::DESTRUCTION_WINDOW_FLOOR.get()) * 1000;
+        let window = self
+            .destroy_after_ms
+            .unwrap_or_else(|| (i64::from(settings::DESTRUCTION_WINDOW.get()) * 1000).max(floor));
+        if window < floor {
+            return Err(Error::WindowTooShort {
+                asked: duration(window),
+                floor: duration(floor),
+            });
+        }
+        let holders = holders::needing(key, row.id.version.number() as i32)?;
+        if !holders.is_empty() {
+            return Err(Error::RowsNeedVersion {
+                key: key.name.clone(),
+                version: row.id.version,
+                holders: holders::describe(&holders),
+            });
+        }
+        Ok(window)
+    }
+
+    fn schedule(
+        &self,
+        key: &Key,
+        row: &KeyVersionRow,
+        after: Standing,
+        reason: Option<&str>,
+    ) -> Result<()> {
+        let window = self.refuse_rash_destruction(key, row)?;
+        record(row, after, reason)?;
+        let due = spi::query(
+            "UPDATE colcrypt.key_version SET destroy_at = clock_timestamp() + $3 * interval '1 millisecond' \
+             WHERE key_id = $1 AND version = $2 RETURNING destroy_at::text",
+            &[
+                (row.id.key.0 as i64).into(),
+                (row.id.version.number() as i32).into(),
+                window.into(),
+            ],
+            |row| row.get::<String>(1),
+        )?;
+        let due = due.into_iter().next().flatten().unwrap_or_default();
+        forget_destruction(row.id)?;
+        wake::wake_at_commit();
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "version {} of key \"{}\" will be destroyed at {due}; backups are not looked into",
+                row.id.version, key.name
+            ),
+            "A backup, dump or WAL archive whose values are under this version can be read after that only together with its own key catalog. Until then colcrypt.cancel_key_destruction brings the version back."
+        );
+        Ok(())
+    }
+}
+
+/// A time span for messages.
+fn duration(ms: i64) -> String {
+    let (days, seconds) = (ms / 86_400_000, ms % 86_400_000 / 1000);
+    match (days, seconds) {
+        (0, 0) => format!("{ms} ms"),
+        (0, seconds) => format!("{seconds} s"),
+        (days, 0) => format!("{days} days"),
+        (days, seconds) => format!("{days} days and {seconds} s"),
+    }
+}
+
+/// Makes a version the one that the key encrypts with. The former one only decrypts from here on; if it is
+/// suspended it stays so.
+pub fn activate(key: &Key, row: &KeyVersionRow, reason: Option<&str>) -> Result<()> {
+    let after = judge(key, row, Verb::Activate)?;
+    if row.id.version != key.current {
+        let former = read::key_version(key, key.current)?;
+        if former.state == KeyState::Active {
+            let reason = format!("version {} took its place", row.id.version);
+            record(
+                &former,
+                judge(key, &former, Verb::Deactivate)?,
+                Some(&reason),
+            )?;
+        }
+    }
+    record(row, after, reason)?;
+    let number = row.id.version.number() as i32;
+    spi::execute(
+        "UPDATE colcrypt.key SET current_version = $2 WHERE key_id = $1",
+        &[(key.id.0 as i64).into(), number.into()],
+    )?;
+    version::queue_jobs(key, number)
+}
+
+/// Has the rows under older versions moved, if there is a version to move them to.
+fn queue_again(key: &Key) -> Result<()> {
+    let key = read::key_by_id(key.id)?;
+    if read::key_version(&key, key.current)?.state.may_encrypt() {
+        version::queue_jobs(&key, key.current.number() as i32)?;
+    }
+    Ok(())
+}
+
+/// After versions were marked as compromised: lists their rows, gives the key a new version if it encrypted
+/// with one of them, and has their rows moved before all others.
+fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
+    for row in marked {
+        exposure::list(key, row)?;
+    }
+    let in_use = marked.iter().any(|row| {
+        row.id.version == key.current && matches!(row.state, KeyState::Active | KeyState::Suspended)
+    });
+    if !in_use {
+        return queue_again(key);
+    }
+    // The mark must not wait for a provider that is down.
+    match version::add_version(key) {
+        Ok(version) => {
+            let row = read::key_version(key, version)?;
+            activate(key, &row, Some("its predecessor was marked as compromised"))?;
+            Act::new("rotate_key")
+                .key(key)
+                .version(version.number())
+                .detail("its predecessor was marked as compromised")
+                .record()
+        }
+        Err(error) => {
+            let report = error.report();
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!(
+                    "key \"{}\" has no new version yet and cannot encrypt: {}",
+                    key.name, report.message
+                ),
+                "Rotate it with colcrypt.rotate_key as soon as the provider answers; the rows are moved then."
+            );
+            Ok(())
+        }
+    }
+}
+
+fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()> {
+    for row in archived {
+        let holders = holders::needing(key, row.id.version.number() as i32)?;
+        if !holders.is_empty() {
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!(
+                    "rows under version {} of key \"{}\" cannot be read while it is archived",
+                    row.id.version, key.name
+                ),
+                holders::describe(&holders)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Forgets how far the destruction of a version got: it was cancelled, scheduled anew, or is done.
+pub fn forget_destruction(id: VersionId) -> Result<()> {
+    spi::execute(
+        "DELETE FROM colcrypt.destruction WHERE key_id = $1 AND version = $2",
+        &[
+            (id.key.0 as i64).into(),
+            (id.version.number() as i32).into(),
+        ],
+    )?;
+    Ok(())
+}

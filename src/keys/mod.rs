@@ -1,0 +1,17 @@
+//! Keys and what may be done with them: providers and root keys (`providers`, `roots`), versions and their life (`rotation`,
+//! `lifecycle`), rules (`policy`), grants, and acts that wait for a second role (`approval`, `acts`).
+
+pub mod acts;
+pub mod approval;
+pub mod grants;
+pub mod kek;
+pub mod keyring_grants;
+pub mod lifecycle;
+pub mod names;
+pub mod orders;
+pub mod policy;
+pub mod providers;
+pub mod roots;
+pub mod rotation;
+pub mod version;
+pub mod wipe;

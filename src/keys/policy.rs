@@ -1,0 +1,272 @@
+//! What an administrator asks of a key: cryptoperiods, how often it is rotated, how much it may encrypt, whether it
+//! compresses.
+
+use colcrypt_core::KeyId;
+use colcrypt_core::compression::Method;
+use pgrx::datum::{DatumWithOid, Interval};
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::audit::Act;
+use crate::catalog::read::{self, Key};
+use crate::error::{Error, Privilege, Result};
+use crate::jobs::wake;
+use crate::keys::approval::{self, Gated, Target};
+use crate::keys::version;
+use crate::rights;
+use crate::server::call::Call;
+use crate::server::spi;
+use crate::server::varlena::varlena_from;
+
+/// The lowest bound: so that one percent of it is a value, and no share is reached by none.
+const LEAST_BOUND: u64 = 100;
+
+fn key(call: Call) -> Result<Key> {
+    let key = read::key_by_name(&call.text(0, "key")?)?;
+    rights::require(&key, Privilege::Manage)?;
+    Ok(key)
+}
+
+/// The same, its row locked: what holds is compared with what is asked for.
+fn locked(call: Call) -> Result<Key> {
+    version::lock(&call.text(0, "key")?)
+}
+
+/// Changes the key's row, records the act, and has the worker look at the schedule.
+fn change<const N: usize>(
+    key: &Key,
+    event: &'static str,
+    assignments: &str,
+    values: [DatumWithOid; N],
+    detail: String,
+) -> Result<()> {
+    let mut arguments: Vec<DatumWithOid> = vec![(key.id.0 as i64).into()];
+    arguments.extend(values);
+    spi::execute(
+        &format!("UPDATE colcrypt.key SET {assignments} WHERE key_id = $1"),
+        &arguments,
+    )?;
+    // What hindered the last rotation may be what was changed.
+    spi::execute(
+        "DELETE FROM colcrypt.rotation_try WHERE key_id = $1",
+        &[(key.id.0 as i64).into()],
+    )?;
+    Act::new(event).key(key).detail(detail).record()?;
+    wake::wake_at_commit();
+    Ok(())
+}
+
+fn interval(call: Call, index: usize) -> Option<Interval> {
+    // SAFETY: declared as interval.
+    unsafe { call.get::<Interval>(index) }
+}
+
+fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
+    let Some(interval) = interval else {
+        return Ok(());
+    };
+    let (start, end) = (0, crate::server::clock::add_interval(0, interval));
+    if end > start || (zero_allowed && end == start) {
+        return Ok(());
+    }
+    Err(Error::InvalidParameter {
+        message: format!("the {what} must be positive, not {}", shown(Some(interval))),
+        hint: "Pass null for one without end.".into(),
+    })
+}
+
+fn shown(interval: Option<Interval>) -> String {
+    let Some(interval) = interval else {
+        return "none".into();
+    };
+    crate::server::clock::interval_text(interval)
+}
+
+/// What may wait on a four-eyes keyring: it makes a key usable for longer, for more, or in a way that tells more. The opposite
+/// never waits.
+#[derive(Serialize, Deserialize)]
+pub struct SetPolicy {
+    key: String,
+    key_id: KeyId,
+    #[serde(flatten)]
+    policy: Policy,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Policy {
+    Cryptoperiods {
+        originator: Option<String>,
+        recipient: Option<String>,
+    },
+    UsageBound {
+        bound: Option<i64>,
+    },
+    Compression {
+        method: Option<String>,
+    },
+}
+
+impl Gated for SetPolicy {
+    fn function(&self) -> &'static str {
+        match self.policy {
+            Policy::Cryptoperiods { .. } => "set_cryptoperiods",
+            Policy::UsageBound { .. } => "set_usage_bound",
+            Policy::Compression { .. } => "set_compression",
+        }
+    }
+
+    fn target(&self) -> Result<Target> {
+        Target::key(read::key_by_id(self.key_id)?)
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        self.check()?;
+        let key = version::lock(&self.key)?;
+        let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
+        match &self.policy {
+            Policy::Cryptoperiods {
+                originator,
+                recipient,
+            } => change(
+                &key,
+                self.function(),
+                "originator_usage_period = $2::interval, recipient_usage_period = $3::interval",
+                [originator.clone().into(), recipient.clone().into()],
+                format!(
+                    "originator {}, recipient {}",
+                    shown(originator),
+                    shown(recipient)
+                ),
+            )?,
+            Policy::UsageBound { bound } => change(
+                &key,
+                self.function(),
+                "usage_bound = $2",
+                [(*bound).into()],
+                bound.map_or_else(|| "the suite's".into(), |bound| bound.to_string()),
+            )?,
+            Policy::Compression { method } => change(
+                &key,
+                self.function(),
+                "compression = $2",
+                [method.clone().into()],
+                shown(method),
+            )?,
+        }
+        Ok("set".into())
+    }
+}
+
+/// Does it, or has it wait where it loosens what holds.
+fn set(key: Key, policy: Policy, loosens: bool) -> Result<pg_sys::Datum> {
+    let act = SetPolicy {
+        key: key.name,
+        key_id: key.id,
+        policy,
+    };
+    let answer = if loosens {
+        approval::gate(&act)?
+    } else {
+        act.perform()?
+    };
+    varlena_from(answer.as_bytes())
+}
+
+/// The months, days and microseconds of an interval.
+fn parts(interval: Interval) -> [i64; 3] {
+    [
+        interval.months().into(),
+        interval.days().into(),
+        interval.micros(),
+    ]
+}
+
+/// Whether one interval may reach further than another, from whatever moment they are counted. None is without end.
+fn may_be_longer(new: Option<Interval>, old: Option<Interval>) -> bool {
+    match (new, old) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(new), Some(old)) => colcrypt_core::period::may_be_longer(parts(new), parts(old)),
+    }
+}
+
+pub fn set_cryptoperiods(call: Call) -> Result<pg_sys::Datum> {
+    let key = locked(call)?;
+    let (originator, recipient) = (interval(call, 1), interval(call, 2));
+    refuse_negative("originator-usage period", originator, false)?;
+    refuse_negative("recipient-usage period", recipient, true)?;
+    let loosens = may_be_longer(originator, key.originator_usage_period)
+        || may_be_longer(recipient, key.recipient_usage_period);
+    let policy = Policy::Cryptoperiods {
+        originator: originator.map(crate::server::clock::interval_text),
+        recipient: recipient.map(crate::server::clock::interval_text),
+    };
+    set(key, policy, loosens)
+}
+
+pub fn set_rotation_interval(call: Call) -> Result<pg_sys::Datum> {
+    let key = key(call)?;
+    let every = interval(call, 1);
+    refuse_negative("rotation interval", every, false)?;
+    change(
+        &key,
+        "set_rotation_interval",
+        "rotation_interval = $2",
+        [every.into()],
+        shown(every),
+    )?;
+    Ok(call.null())
+}
+
+pub fn set_usage_bound(call: Call) -> Result<pg_sys::Datum> {
+    let key = locked(call)?;
+    // SAFETY: declared as bigint.
+    let bound = unsafe { call.get::<i64>(1) };
+    if let Some(bound) = bound {
+        let most = key.suite.bound();
+        if !u64::try_from(bound).is_ok_and(|bound| (LEAST_BOUND..=most).contains(&bound)) {
+            return Err(Error::InvalidParameter {
+                message: format!("the bound must be {LEAST_BOUND} to {most}, not {bound}"),
+                hint: format!(
+                    "Suite {} sets the highest; pass null for it.",
+                    key.suite.name()
+                ),
+            });
+        }
+    }
+    let highest = |bound: Option<i64>| {
+        bound.map_or(key.suite.bound(), |bound| u64::try_from(bound).unwrap_or(0))
+    };
+    let loosens = highest(bound) > highest(key.usage_bound);
+    set(key, Policy::UsageBound { bound }, loosens)
+}
+
+pub fn set_compression(call: Call) -> Result<pg_sys::Datum> {
+    let key = locked(call)?;
+    let method = call
+        .datum(1)
+        .map(|_| call.text(1, "method"))
+        .transpose()?
+        .map(|name| name.parse::<Method>().map_err(|_| unknown_method(&name)))
+        .transpose()?;
+    // A value's length tells more once it is compressed.
+    let loosens = method.is_some() && key.compression.is_none();
+    let policy = Policy::Compression {
+        method: method.map(|method| method.name().to_owned()),
+    };
+    set(key, policy, loosens)
+}
+
+fn unknown_method(name: &str) -> Error {
+    Error::InvalidParameter {
+        message: format!("unknown compression method \"{name}\""),
+        hint: "Pass 'lz4', or null for none.".into(),
+    }
+}

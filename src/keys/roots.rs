@@ -1,0 +1,414 @@
+//! The root keys that keyrings stand on: one or more, each of which opens the keyring. Moving a keyring
+//! to another, adding and dropping one, and taking their newest versions.
+
+use colcrypt_core::{KekId, KeyVersion, KeyringId};
+use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, ProviderConfig, Reply, Request};
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::audit::Act;
+use crate::broker::client::unexpected_reply;
+use crate::catalog::read::{self, Copy, Keyring};
+use crate::error::{Error, Result};
+use crate::keys::approval::{self, Gated, Target};
+use crate::keys::{kek, providers, wipe};
+use crate::server::call::Call;
+use crate::server::record::{Record, return_set};
+use crate::server::spi;
+use crate::server::varlena::varlena_from;
+
+/// A keyring's way to another root key. The keyring by identity: another of its name is another one.
+#[derive(Serialize, Deserialize)]
+struct Way {
+    keyring: String,
+    keyring_id: KeyringId,
+    provider: String,
+    root_key: String,
+    /// The provider's settings when it was asked for: what is approved is what was asked for.
+    #[serde(default)]
+    config: Value,
+}
+
+impl Way {
+    fn of(call: Call) -> Result<Self> {
+        let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
+        let provider = call.text(1, "provider")?;
+        Ok(Self {
+            keyring: keyring.name,
+            keyring_id: keyring.id,
+            config: read::provider_by_name(&provider)
+                .map_or(Value::Null, |(_, provider)| provider.config),
+            provider,
+            root_key: call.text(2, "root_key")?,
+        })
+    }
+
+    fn target(&self) -> Result<Target> {
+        Ok(Target::keyring(read::keyring_by_id(self.keyring_id)?))
+    }
+
+    fn provider(&self) -> Result<(pgrx::Uuid, ProviderConfig)> {
+        let found = read::provider_by_name(&self.provider)?;
+        if found.1.config == self.config {
+            return Ok(found);
+        }
+        Err(Error::InvalidParameter {
+            message: format!(
+                "the settings of provider \"{}\" are not those that were asked for",
+                self.provider
+            ),
+            hint: "They were changed since: reject the request and ask again.".into(),
+        })
+    }
+
+    fn root(&self) -> String {
+        root_name(&self.provider, &self.root_key)
+    }
+
+    /// Refuses a root key that is one of the keyring's, but for the first `but` of them.
+    fn refuse_known(&self, but: usize) -> Result<()> {
+        let keyring = read::keyring_by_id(self.keyring_id)?;
+        let (_, provider) = self.provider()?;
+        let copies = read::kek_copies(&keyring, keyring.current)?;
+        let is_it = |copy: &&Copy| {
+            let known = &copy.wrapped;
+            known.root_key == self.root_key
+                && known.provider.kind == provider.kind
+                && known.provider.config == provider.config
+        };
+        match copies.iter().skip(but).find(is_it) {
+            None => Ok(()),
+            Some(copy) => Err(Error::RootExists {
+                keyring: keyring.name,
+                root: name_of(copy),
+            }),
+        }
+    }
+
+    fn record(&self, event: &'static str) -> Result<()> {
+        Act::new(event)
+            .detail(format!("keyring {}: {}", self.keyring, self.root()))
+            .record()
+    }
+}
+
+/// A root key, as messages call it.
+fn root_name(provider: &str, root_key: &str) -> String {
+    if root_key.is_empty() {
+        format!("provider \"{provider}\"")
+    } else {
+        format!("provider \"{provider}\", root key \"{root_key}\"")
+    }
+}
+
+fn name_of(copy: &Copy) -> String {
+    root_name(&copy.wrapped.provider.name, &copy.wrapped.root_key)
+}
+
+fn names_of(copies: &[Copy]) -> String {
+    copies.iter().map(name_of).collect::<Vec<_>>().join("; ")
+}
+
+/// To another root key in the place of the first.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MoveKeyring(Way);
+
+impl Gated for MoveKeyring {
+    fn function(&self) -> &'static str {
+        "move_keyring"
+    }
+
+    fn target(&self) -> Result<Target> {
+        self.0.target()
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        self.0.refuse_known(1)?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        providers::lock(&self.0.provider, "FOR SHARE")?;
+        self.check()?;
+        let keyring = read::keyring_by_id(self.0.keyring_id)?;
+        let versions = lock(&keyring)?;
+        self.0.refuse_known(1)?;
+        let (provider_id, provider) = self.0.provider()?;
+        for version in versions {
+            let kek = read::kek(&keyring, version)?;
+            let first = first(&keyring, version)?;
+            let wrapped = rewrap(kek, provider.clone(), self.0.root_key.clone())?;
+            store(&keyring, version, first.preference, provider_id, &wrapped)?;
+        }
+        self.0.record(self.function())?;
+        Ok("moved".into())
+    }
+}
+
+/// To one more root key, after those it has.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AddRoot(Way);
+
+impl Gated for AddRoot {
+    fn function(&self) -> &'static str {
+        "add_root"
+    }
+
+    fn target(&self) -> Result<Target> {
+        self.0.target()
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        self.0.refuse_known(0)?;
+        Ok(json!(self))
+    }
+
+    fn perform(&self) -> Result<String> {
+        providers::lock(&self.0.provider, "FOR SHARE")?;
+        self.check()?;
+        let keyring = read::keyring_by_id(self.0.keyring_id)?;
+        let versions = lock(&keyring)?;
+        self.0.refuse_known(0)?;
+        let (provider_id, provider) = self.0.provider()?;
+        for version in versions {
+            let kek = read::kek(&keyring, version)?;
+            let last = read::kek_copies(&keyring, version)?;
+            let last = last.last().map_or(0, |copy| copy.preference);
+            let wrapped = rewrap(kek, provider.clone(), self.0.root_key.clone())?;
+            spi::execute(
+                "INSERT INTO colcrypt.kek_copy \
+                 (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                &[
+                    uuid(&keyring).into(),
+                    (version.number() as i32).into(),
+                    (last + 1).into(),
+                    provider_id.into(),
+                    wrapped.root_key.into(),
+                    wrapped.root_key_version.into(),
+                    wrapped.bytes.into(),
+                ],
+            )?;
+        }
+        self.0.record(self.function())?;
+        Ok("added".into())
+    }
+}
+
+fn uuid(keyring: &Keyring) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(keyring.id.0)
+}
+
+/// Locks the keyring against another change of its root keys; gives the versions of its KEK. At commit
+/// every key under them leaves the slab, to be loaded anew with the root keys there are then.
+fn lock(keyring: &Keyring) -> Result<Vec<KeyVersion>> {
+    spi::query(
+        "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR NO KEY UPDATE",
+        &[uuid(keyring).into()],
+        |row| row.get::<i32>(1),
+    )?;
+    let versions = read::kek_versions(keyring)?;
+    for &version in &versions {
+        wipe::under_kek_at_commit(KekId {
+            keyring: keyring.id,
+            version,
+        });
+    }
+    Ok(versions)
+}
+
+fn first(keyring: &Keyring, version: KeyVersion) -> Result<Copy> {
+    let copies = read::kek_copies(keyring, version)?;
+    copies
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::CatalogCorrupt(format!("keyring {:?} has no root key", keyring.name)))
+}
+
+/// A KEK, wrapped anew.
+struct Rewrapped {
+    root_key: String,
+    root_key_version: String,
+    bytes: Vec<u8>,
+}
+
+/// Has the agent wrap a KEK anew. The check value is compared: it must be the same KEK.
+fn rewrap(kek: KekRef, provider: ProviderConfig, root_key: String) -> Result<Rewrapped> {
+    let (keyring, expected) = (kek.keyring.clone(), kek.kcv);
+    let reply = kek::call(
+        &keyring,
+        &Request::RewrapKek {
+            kek,
+            provider,
+            root_key: root_key.clone(),
+        },
+    )?;
+    let Reply::KekCreated {
+        wrapped,
+        kcv,
+        root_key_version,
+    } = reply
+    else {
+        return Err(unexpected_reply());
+    };
+    if kcv != expected {
+        let failure = Failure {
+            kind: FailureKind::BadReply,
+            message: format!("another key came back: expected check value {expected}, got {kcv}"),
+        };
+        return Err(kek::of_keyring(&keyring, failure));
+    }
+    Ok(Rewrapped {
+        root_key,
+        root_key_version,
+        bytes: wrapped,
+    })
+}
+
+/// Puts a newly wrapped KEK in the place of an old one.
+fn store(
+    keyring: &Keyring,
+    version: KeyVersion,
+    preference: i32,
+    provider: pgrx::Uuid,
+    new: &Rewrapped,
+) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.kek_copy SET provider_id = $4, root_key = $5, root_key_version = $6, wrapped = $7 \
+         WHERE keyring_id = $1 AND version = $2 AND preference = $3",
+        &[
+            uuid(keyring).into(),
+            (version.number() as i32).into(),
+            preference.into(),
+            provider.into(),
+            new.root_key.clone().into(),
+            new.root_key_version.clone().into(),
+            new.bytes.clone().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn move_keyring(call: Call) -> Result<pg_sys::Datum> {
+    let answer = approval::gate(&MoveKeyring(Way::of(call)?))?;
+    varlena_from(answer.as_bytes())
+}
+
+pub fn add_root(call: Call) -> Result<pg_sys::Datum> {
+    let answer = approval::gate(&AddRoot(Way::of(call)?))?;
+    varlena_from(answer.as_bytes())
+}
+
+/// Takes a way into the keyring away, and so never waits for a second role; but the keyring must be
+/// open to a root key that stays, as it is now and not as it was once.
+pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
+    let way = Way::of(call)?;
+    way.target()?.require_manage()?;
+    let keyring = read::keyring_by_id(way.keyring_id)?;
+    let mut left = String::new();
+    for version in lock(&keyring)? {
+        let (dropped, kept): (Vec<Copy>, Vec<Copy>) = read::kek_copies(&keyring, version)?
+            .into_iter()
+            .partition(|copy| {
+                copy.wrapped.provider.name == way.provider && copy.wrapped.root_key == way.root_key
+            });
+        let needed = |why: String| Error::RootNeeded {
+            keyring: keyring.name.clone(),
+            root: way.root(),
+            why,
+        };
+        let Some(copy) = dropped.first() else {
+            return Err(Error::UnknownRoot {
+                keyring: keyring.name.clone(),
+                root: way.root(),
+                roots: names_of(&kept),
+            });
+        };
+        let mut others = kept.iter().map(|copy| copy.wrapped.clone());
+        let Some(preferred) = others.next() else {
+            return Err(needed("It has no other.".into()));
+        };
+        let answers = kek::ask(KekRef {
+            preferred,
+            others: others.collect(),
+            ..read::kek(&keyring, version)?
+        })?;
+        if answers.iter().all(|answer| answer.result.is_err()) {
+            let problems: Vec<String> = answers
+                .into_iter()
+                .filter_map(|answer| answer.result.err())
+                .map(|failure| failure.message)
+                .collect();
+            return Err(needed(problems.join("; ")));
+        }
+        spi::execute(
+            "DELETE FROM colcrypt.kek_copy WHERE keyring_id = $1 AND version = $2 AND preference = $3",
+            &[
+                uuid(&keyring).into(),
+                (version.number() as i32).into(),
+                copy.preference.into(),
+            ],
+        )?;
+        left = names_of(&kept);
+    }
+    way.record("drop_root")?;
+    varlena_from(format!("left: {left}").as_bytes())
+}
+
+pub fn rotate_root(call: Call) -> Result<pg_sys::Datum> {
+    let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
+    Target::keyring(read::keyring_by_id(keyring.id)?).require_manage()?;
+    let mut newest = String::new();
+    for version in lock(&keyring)? {
+        let kek = read::kek(&keyring, version)?;
+        let mut taken = Vec::new();
+        for copy in read::kek_copies(&keyring, version)? {
+            let KekCopy {
+                provider, root_key, ..
+            } = copy.wrapped;
+            let wrapped = rewrap(kek.clone(), provider, root_key)?;
+            store(
+                &keyring,
+                version,
+                copy.preference,
+                copy.provider_id,
+                &wrapped,
+            )?;
+            taken.push(wrapped.root_key_version);
+        }
+        newest = taken.join(", ");
+    }
+    Act::new("rotate_root")
+        .detail(format!("keyring {}: version {newest}", keyring.name))
+        .record()?;
+    varlena_from(newest.as_bytes())
+}
+
+pub fn check_roots(call: Call) -> Result<pg_sys::Datum> {
+    let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
+    let mut rows = Vec::new();
+    for version in read::kek_versions(&keyring)? {
+        let answers = kek::ask(read::kek(&keyring, version)?)?;
+        for copy in read::kek_copies(&keyring, version)? {
+            let id = copy.wrapped.id();
+            let Some(answer) = answers.iter().find(|answer| answer.copy == id) else {
+                continue;
+            };
+            let problem = answer.result.as_ref().err();
+            let mut row = Record::default();
+            row.push(version.number() as i32)
+                .push(copy.preference)
+                .push(copy.wrapped.provider.name)
+                .push(copy.wrapped.root_key)
+                .push(problem.is_none())
+                .push(problem.map(|failure| failure.message.clone()));
+            rows.push(row);
+        }
+    }
+    Ok(return_set(call, rows))
+}

@@ -1,0 +1,214 @@
+//! Keyrings, keys and rotation.
+
+use colcrypt_core::state::Verb;
+use colcrypt_core::{
+    KekId, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
+};
+use colcrypt_protocol::{Reply, Request};
+use pgrx::{IntoDatum, PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
+
+use crate::audit::Act;
+use crate::broker::client;
+use crate::catalog::read::{self, Key};
+use crate::error::{Error, KeyringPrivilege, Result};
+use crate::keys::grants::{self, Grant};
+use crate::keys::lifecycle::{self, Order};
+use crate::keys::{approval, keyring_grants, names, providers, version};
+use crate::rights;
+use crate::server::call::Call;
+use crate::server::spi;
+
+pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
+    let name = call.text(0, "name")?;
+    let provider = call.text(1, "provider")?;
+    providers::lock(&provider, "FOR SHARE")?;
+    let (provider_id, provider) = read::provider_by_name(&provider)?;
+    let root_key = call.text(2, "root_key")?;
+    let dek_wrap: WrapMethod = one_of(
+        &call.text(3, "dek_wrap")?,
+        "wrap method",
+        "aes-256-gcm, aes-kwp",
+    )?;
+    let key_source: KeySource = one_of(
+        &call.text(4, "key_source")?,
+        "key source",
+        "system, provider",
+    )?;
+    names::refuse_bad_name("keyring", &name)?;
+    if read::keyring_by_name(&name).is_ok() {
+        return Err(Error::Duplicate {
+            what: "keyring",
+            name,
+        });
+    }
+    let mut id = [0; 16];
+    colcrypt_core::secret::fill_random(&mut id)?;
+    // Version 4, variant 1 of RFC 9562.
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    let reply = client::call(&Request::CreateKek {
+        provider,
+        root_key: root_key.clone(),
+        id: KekId {
+            keyring: KeyringId(id),
+            version: KeyVersion::FIRST,
+        },
+        source: key_source,
+    })?;
+    let Reply::KekCreated {
+        wrapped,
+        kcv,
+        root_key_version,
+    } = reply
+    else {
+        return Err(client::unexpected_reply());
+    };
+    let uuid = pgrx::Uuid::from_bytes(id);
+    spi::execute(
+        "INSERT INTO colcrypt.keyring (keyring_id, name, current_version, dek_wrap, key_source) VALUES ($1, $2, 1, $3, $4)",
+        &[
+            uuid.into(),
+            name.clone().into(),
+            dek_wrap.name().into(),
+            key_source.name().into(),
+        ],
+    )?;
+    spi::execute(
+        "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv) VALUES ($1, 1, $2)",
+        &[uuid.into(), kcv.to_string().into()],
+    )?;
+    spi::execute(
+        "INSERT INTO colcrypt.kek_copy (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
+         VALUES ($1, 1, 1, $2, $3, $4, $5)",
+        &[
+            uuid.into(),
+            provider_id.into(),
+            root_key.into(),
+            root_key_version.into(),
+            wrapped.into(),
+        ],
+    )?;
+    // Who made it may manage it, and may be revoked like anybody.
+    keyring_grants::add(&keyring_grants::Grant {
+        keyring: read::keyring_by_id(KeyringId(id))?,
+        role: crate::server::roles::current_user(),
+        create: true,
+        manage: true,
+    })?;
+    Act::new("create_keyring").detail(name).record()?;
+    Ok(uuid.into_datum().expect("a uuid has a datum"))
+}
+
+pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
+    let name = call.text(0, "name")?;
+    let keyring = read::keyring_by_name(&call.text(1, "keyring")?)?;
+    rights::require_on_keyring(&keyring, KeyringPrivilege::Create)?;
+    let suite: Suite = one_of(
+        &call.text(2, "suite")?,
+        "suite",
+        "aes-256-gcm, xaes-256-gcm",
+    )?;
+    names::refuse_bad_name("key", &name)?;
+    if read::key_by_name(&name).is_ok() {
+        return Err(Error::Duplicate { what: "key", name });
+    }
+    let id = VersionId {
+        key: KeyId::random()?,
+        version: KeyVersion::FIRST,
+    };
+    let row = version::new_version(&keyring, id, suite)?;
+    spi::execute(
+        "INSERT INTO colcrypt.key (key_id, name, keyring_id, suite, current_version) \
+         VALUES ($1, $2, $3, $4, 1)",
+        &[
+            (id.key.0 as i64).into(),
+            name.into(),
+            pgrx::Uuid::from_bytes(keyring.id.0).into(),
+            suite.name().into(),
+        ],
+    )?;
+    let waits = approval::is_asked_for(keyring.id)?;
+    let state = if waits {
+        KeyState::PreActive
+    } else {
+        KeyState::Active
+    };
+    version::insert_version(id, &row, state)?;
+    // Who made it may use it, and may be revoked like anybody: there is no owner beyond the grants.
+    let key = read::key_by_id(id.key)?;
+    grants::add(&Grant {
+        key: key.clone(),
+        role: crate::server::roles::current_user(),
+        encrypt: true,
+        decrypt: true,
+        manage: true,
+    })?;
+    Act::new("create_key").key(&key).version(1).record()?;
+    if waits {
+        ask_for_activation(&key, KeyVersion::FIRST, "created")?;
+    }
+    Ok(id.key.to_string().into_datum().expect("a text has a datum"))
+}
+
+pub fn rotate_key(call: Call) -> Result<pg_sys::Datum> {
+    let version = rotate(&call.text(0, "key")?, "rotated")?;
+    Ok(pg_sys::Datum::from(version.number() as usize))
+}
+
+/// Makes a version and activates it.
+///
+/// # Errors
+/// Unknown key, no right to manage it, a suspended key, or no new key to be had.
+pub fn rotate(name: &str, reason: &str) -> Result<KeyVersion> {
+    // Two rotations of one key at once: the second waits here and sees the first one's version.
+    let key = version::lock(name)?;
+    let current = read::key_version(&key, key.current)?;
+    if current.state == KeyState::Suspended {
+        return Err(Error::KeySuspended {
+            key: key.name,
+            version: key.current,
+            by: current.changed_by,
+            at: crate::server::clock::timestamp(current.changed_at),
+        });
+    }
+    let version = version::add_version(&key)?;
+    Act::new("rotate_key")
+        .key(&key)
+        .version(version.number())
+        .detail(reason)
+        .record()?;
+    if approval::is_asked_for(key.keyring)? {
+        ask_for_activation(&key, version, reason)?;
+    } else {
+        lifecycle::activate(&key, &read::key_version(&key, version)?, Some(reason))?;
+    }
+    Ok(version)
+}
+
+/// On a four-eyes keyring a new version is of use only once another role has approved it.
+fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()> {
+    let request = approval::request(&Order {
+        verb: Verb::Activate,
+        key: key.name.clone(),
+        version: Some(version.number() as i32),
+        reason: Some(reason.into()),
+        destroy_after_ms: None,
+    })?;
+    ereport!(
+        PgLogLevel::NOTICE,
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!(
+            "version {version} of key \"{}\" is {}",
+            key.name,
+            approval::waiting(request)
+        )
+    );
+    Ok(())
+}
+
+fn one_of<T: std::str::FromStr>(text: &str, what: &str, choices: &str) -> Result<T> {
+    text.parse().map_err(|_| Error::InvalidParameter {
+        message: format!("unknown {what} {text:?}"),
+        hint: format!("Known are: {choices}."),
+    })
+}

@@ -1,0 +1,120 @@
+//! Versions of a key: made by the agent, written down, and rows sent after them.
+
+use colcrypt_core::{KeyState, KeyVersion, Suite, VersionId};
+use colcrypt_protocol::{Reply, Request};
+
+use crate::broker::client::{self, unexpected_reply};
+use crate::catalog::read::{self, Key};
+use crate::error::{Error, Privilege, Result};
+use crate::jobs::wake;
+use crate::rights;
+use crate::server::spi;
+
+/// Locks the key against other verbs and rotations, and reads it as it is then.
+///
+/// # Errors
+/// Unknown key, no right to manage it.
+pub fn lock(name: &str) -> Result<Key> {
+    let key = read::key_by_name(name)?;
+    rights::require(&key, Privilege::Manage)?;
+    spi::query(
+        "SELECT 1 FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
+        &[(key.id.0 as i64).into()],
+        |row| row.get::<i32>(1),
+    )?;
+    read::key_by_id(key.id)
+}
+
+/// A wrapped DEK on its way into the catalog.
+pub struct NewVersion {
+    kek_version: KeyVersion,
+    wrapped: Vec<u8>,
+    kcv: String,
+}
+
+/// Has the agent make a DEK. It unwraps and checks what it wrapped before it answers.
+pub fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Result<NewVersion> {
+    let reply = client::call(&Request::CreateDek {
+        kek: read::kek(keyring, keyring.current)?,
+        id,
+        suite,
+        source: keyring.key_source,
+    })
+    .map_err(|error| match error {
+        Error::Kms { failure, .. } => Error::Kms {
+            keyring: Some(keyring.name.clone()),
+            failure,
+        },
+        other => other,
+    })?;
+    let Reply::DekCreated { wrapped, kcv } = reply else {
+        return Err(unexpected_reply());
+    };
+    Ok(NewVersion {
+        kek_version: keyring.current,
+        wrapped,
+        kcv: kcv.to_string(),
+    })
+}
+
+pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Result<()> {
+    spi::execute(
+        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, wrapped, kcv) \
+         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $5, $6)",
+        &[
+            (id.key.0 as i64).into(),
+            (id.version.number() as i32).into(),
+            state.name().into(),
+            (row.kek_version.number() as i32).into(),
+            row.wrapped.clone().into(),
+            row.kcv.clone().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Makes a pre-active version of a locked key.
+pub fn add_version(key: &Key) -> Result<KeyVersion> {
+    let newest = read::key_versions(key)?
+        .last()
+        .map_or(key.current.number(), |row| row.id.version.number());
+    let version = newest
+        .checked_add(1)
+        .filter(|&next| i32::try_from(next).is_ok())
+        .and_then(KeyVersion::new)
+        .ok_or_else(|| Error::InvalidParameter {
+            message: format!("key \"{}\" has no version number left", key.name),
+            hint: "Make a new key and move the data to it.".into(),
+        })?;
+    let id = VersionId {
+        key: key.id,
+        version,
+    };
+    let row = new_version(&read::keyring_by_id(key.keyring)?, id, key.suite)?;
+    insert_version(id, &row, KeyState::PreActive)?;
+    Ok(version)
+}
+
+/// Queues a job for each registered column of the key, or sends an open one after the newer version.
+/// The worker sees it only after commit, as it does the version. While rows may be under a compromised
+/// version, the key's jobs go before all others.
+pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
+    // A dropped table leaves its registration behind; here is where it would be missed.
+    spi::execute(
+        "DELETE FROM colcrypt.protected_column c WHERE key_id = $1 \
+         AND NOT EXISTS (SELECT FROM pg_class p WHERE p.oid = c.relation)",
+        &[(key.id.0 as i64).into()],
+    )?;
+    spi::execute(
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, priority) \
+         SELECT relation, attribute, key_id, $2, EXISTS (SELECT FROM colcrypt.key_version v \
+             WHERE v.key_id = $1 AND v.state = 'compromised')::int \
+         FROM colcrypt.protected_column WHERE key_id = $1 \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
+         DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
+                       next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",
+        &[(key.id.0 as i64).into(), version.into()],
+    )?;
+    wake::wake_at_commit();
+    Ok(())
+}

@@ -1,0 +1,503 @@
+//! Which rows need a key version: asked of the rows themselves.
+//!
+//! Every stored column counts whose type is `ciphertext` or holds one (domains, arrays and composites, in
+//! any depth), registered or not, in every table, partition, child and materialized view. Temporary tables
+//! do not: nobody else can read them.
+//!
+//! Tables are read by scans without SQL, in which nobody's code, policies and privileges have a part: a row that nobody
+//! sees is lost all the same.
+
+use std::collections::HashMap;
+
+use pgrx::spi::quote_identifier;
+use pgrx::{Spi, pg_sys};
+
+use crate::catalog::read::Key;
+use crate::error::{Error, Result};
+use crate::server::relation::{Held, Lock};
+use crate::server::roles::AsRole;
+use crate::server::scan;
+use crate::server::spi::{self, safe_search_path};
+
+/// Rows that are listed at a time.
+const CHUNK: usize = 4096;
+
+/// A column that can hold ciphertexts.
+pub struct Column {
+    pub relation: pg_sys::Oid,
+    /// The relation's name, qualified and quoted, as it was when it was found: for messages and records.
+    pub name: String,
+    pub attribute: String,
+    /// Whether rotation takes care of it, by its own registration or a parent's.
+    pub registered: bool,
+    holds: pg_sys::Oid,
+}
+
+impl Column {
+    /// The column's name as errors and records have it.
+    pub fn describe(&self) -> String {
+        format!("{}.{}", self.name, quote_identifier(&self.attribute))
+    }
+}
+
+/// How a type holds ciphertexts.
+enum Shape {
+    Ciphertext,
+    Domain(pg_sys::Oid),
+    Array(pg_sys::Oid),
+    /// Fields that hold some, by name and type.
+    Composite(Vec<(String, pg_sys::Oid)>),
+}
+
+/// Every column that can hold ciphertexts, and how to look into it.
+pub struct Columns {
+    pub all: Vec<Column>,
+    shapes: HashMap<pg_sys::Oid, Shape>,
+}
+
+const HOLDING: &str = "WITH RECURSIVE holding(type) AS (\
+    SELECT t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+    WHERE n.nspname = 'colcrypt' AND t.typname = 'ciphertext' \
+    UNION SELECT t.oid FROM holding h JOIN pg_type t \
+        ON (t.typtype = 'd' AND t.typbasetype = h.type) \
+        OR (t.typcategory = 'A' AND t.typelem = h.type) \
+        OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid \
+            AND a.atttypid = h.type AND a.attnum > 0 AND NOT a.attisdropped)))";
+
+impl Columns {
+    /// Finds them in the catalogs.
+    ///
+    /// # Errors
+    /// Of SPI.
+    pub fn find() -> Result<Self> {
+        let _path = safe_search_path().without_jit();
+        let _role = AsRole::owner();
+        Ok(Self {
+            shapes: shapes()?,
+            all: columns()?,
+        })
+    }
+
+    /// How many rows of the column need one of these versions; none when its table is gone. By a scan without SQL: whatever
+    /// the owner's code, policies and privileges are.
+    ///
+    /// # Errors
+    /// [`Error::ColumnChanged`]; when a value has no header.
+    pub fn count(&self, column: &Column, key: &Key, versions: &[i32]) -> Result<i64> {
+        let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
+            return Ok(0);
+        };
+        let Some(attribute) = table.attribute(&column.attribute) else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        scan::each_row(&table, |row| {
+            let needs = match row.value(attribute.number) {
+                // SAFETY: of the type that the column has, as was just looked at under the lock.
+                Some(value) => unsafe { self.needs(column.holds, value, key, versions)? },
+                None => false,
+            };
+            count += i64::from(needs);
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Whether a value of a type that holds ciphertexts holds one under one of these versions.
+    ///
+    /// # Safety
+    /// The value is of that type.
+    unsafe fn needs(
+        &self,
+        holds: pg_sys::Oid,
+        value: pg_sys::Datum,
+        key: &Key,
+        versions: &[i32],
+    ) -> Result<bool> {
+        // SAFETY: the caller vouches for the type, and each part's type is its container's say.
+        unsafe {
+            match self.shapes.get(&holds) {
+                Some(Shape::Ciphertext) => {
+                    let (of, version) = scan::version_of(value)?;
+                    Ok(of == key.id && versions.contains(&(version.number() as i32)))
+                }
+                Some(Shape::Domain(base)) => self.needs(*base, value, key, versions),
+                Some(Shape::Array(element)) => {
+                    for part in elements(*element, value) {
+                        if self.needs(*element, part, key, versions)? {
+                            return Ok(true);
+                        }
+                    }
+                    Ok(false)
+                }
+                Some(Shape::Composite(parts)) => {
+                    for (holds, part) in fields(value, parts)? {
+                        if self.needs(holds, part, key, versions)? {
+                            return Ok(true);
+                        }
+                    }
+                    Ok(false)
+                }
+                None => Ok(false),
+            }
+        }
+    }
+
+    /// Hands over address and primary key of the rows that need the version, [`CHUNK`] at a time. By a scan, as [`count`](Self::count).
+    ///
+    /// # Errors
+    /// As [`count`](Self::count); of SPI; of the taker.
+    pub fn list(
+        &self,
+        column: &Column,
+        key: &Key,
+        version: i32,
+        mut take: impl FnMut(&PrimaryKey, Vec<Listed>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
+            return Ok(());
+        };
+        let Some(attribute) = table.attribute(&column.attribute) else {
+            return Ok(());
+        };
+        let primary_key = PrimaryKey::of(&table)?;
+        let mut found = Vec::new();
+        scan::each_row(&table, |row| {
+            let Some(value) = row.value(attribute.number) else {
+                return Ok(());
+            };
+            // SAFETY: of the type that the column has, as was just looked at under the lock.
+            if unsafe { self.needs(column.holds, value, key, &[version])? } {
+                found.push(Listed {
+                    address: row.address(),
+                    // SAFETY: as above, of each part's type.
+                    key: unsafe { primary_key.values(row) },
+                });
+            }
+            if found.len() == CHUNK {
+                take(&primary_key, std::mem::take(&mut found))?;
+            }
+            Ok(())
+        })?;
+        take(&primary_key, found)
+    }
+}
+
+/// A row that needs a version.
+pub struct Listed {
+    /// Its ctid, as text.
+    pub address: String,
+    /// Its primary key's values, as text.
+    pub key: Vec<Option<String>>,
+}
+
+/// A table's primary key, without parts if it has none.
+pub struct PrimaryKey(Vec<Part>);
+
+struct Part {
+    name: String,
+    number: i16,
+    /// The type, where its conversion to jsonb is the server's own code. Other values stay text.
+    built_in: Option<String>,
+    output: pg_sys::Oid,
+}
+
+impl PrimaryKey {
+    fn of(table: &Held) -> Result<Self> {
+        let rows = spi::query(
+            "SELECT a.attname::text, a.attnum FROM pg_index i \
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
+             WHERE i.indrelid = $1 AND i.indisprimary ORDER BY a.attnum",
+            &[table.oid.into()],
+            |row| Ok((row.get::<String>(1)?, row.get::<i16>(2)?)),
+        )?;
+        Ok(Self(
+            rows.into_iter()
+                .filter_map(|(name, number)| {
+                    let (name, number) = (name?, number?);
+                    let type_oid = table.attribute(&name)?.type_oid;
+                    let (mut output, mut varlena) = (pg_sys::Oid::INVALID, false);
+                    // SAFETY: look-ups in the catalogs; the type is there as long as the column is.
+                    let shown = unsafe {
+                        pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut varlena);
+                        let shown = pg_sys::format_type_be_qualified(type_oid);
+                        std::ffi::CStr::from_ptr(shown)
+                            .to_string_lossy()
+                            .into_owned()
+                    };
+                    Some(Part {
+                        name,
+                        number,
+                        built_in: (type_oid.to_u32() < pg_sys::FirstNormalObjectId)
+                            .then_some(shown),
+                        output,
+                    })
+                })
+                .collect(),
+        ))
+    }
+
+    /// The number of its parts.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// SQL for the key as jsonb, of these expressions for its parts' text.
+    pub fn as_jsonb(&self, parts: &[String]) -> String {
+        if self.0.is_empty() {
+            return "NULL".into();
+        }
+        let pairs: Vec<String> = self
+            .0
+            .iter()
+            .zip(parts)
+            .map(|(part, text)| {
+                let label = pgrx::spi::quote_literal(&part.name);
+                match &part.built_in {
+                    Some(of) => format!("{label}, {text}::{of}"),
+                    None => format!("{label}, {text}"),
+                }
+            })
+            .collect();
+        format!("pg_catalog.jsonb_build_object({})", pairs.join(", "))
+    }
+
+    /// # Safety
+    /// A row of the table, which is held.
+    unsafe fn values(&self, row: &scan::Row) -> Vec<Option<String>> {
+        self.0
+            .iter()
+            .map(|part| {
+                let value = row.value(part.number)?;
+                // SAFETY: the output function of the column's type, which is C code of the server's or of a superuser's; the
+                // text is copied.
+                Some(unsafe {
+                    let text = pg_sys::OidOutputFunctionCall(part.output, value);
+                    std::ffi::CStr::from_ptr(text)
+                        .to_string_lossy()
+                        .into_owned()
+                })
+            })
+            .collect()
+    }
+}
+
+/// A column's table as it is now: the column was found under no lock. None when the table is gone.
+fn held(column: &Column, table: Result<Held>) -> Result<Option<Held>> {
+    let table = match table {
+        Err(Error::UnknownObject { .. }) => return Ok(None),
+        other => other?,
+    };
+    let is_the_same = table.holds_rows()
+        && table
+            .attribute(&column.attribute)
+            .is_some_and(|attribute| attribute.type_oid == column.holds);
+    if is_the_same {
+        return Ok(Some(table));
+    }
+    Err(Error::ColumnChanged {
+        column: column.describe(),
+    })
+}
+
+/// The elements of an array that are not NULL.
+///
+/// # Safety
+/// The value is an array of this type.
+unsafe fn elements(element: pg_sys::Oid, array: pg_sys::Datum) -> Vec<pg_sys::Datum> {
+    let (mut length, mut by_value, mut align) = (0, false, 0);
+    let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: the caller vouches for the array; the server allocates two arrays of `count`.
+    unsafe {
+        pg_sys::get_typlenbyvalalign(element, &mut length, &mut by_value, &mut align);
+        let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            length.into(),
+            by_value,
+            align,
+            &mut values,
+            &mut nulls,
+            &mut count,
+        );
+        (0..count as usize)
+            .filter(|&at| !*nulls.add(at))
+            .map(|at| *values.add(at))
+            .collect()
+    }
+}
+
+/// Those fields of a composite value that hold ciphertexts and are not NULL, with their types.
+///
+/// # Safety
+/// The value is of a composite type with these fields.
+unsafe fn fields(
+    value: pg_sys::Datum,
+    parts: &[(String, pg_sys::Oid)],
+) -> Result<Vec<(pg_sys::Oid, pg_sys::Datum)>> {
+    let mut found = Vec::new();
+    // SAFETY: the caller vouches for the composite; its own header says which row type it was made with.
+    unsafe {
+        let header =
+            pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
+        let datum_fields = (*header).t_choice.t_datum;
+        let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(
+            datum_fields.datum_typeid,
+            datum_fields.datum_typmod,
+        );
+        let mut tuple = pg_sys::HeapTupleData {
+            t_len: pgrx::varlena::varsize_any(header.cast()) as u32,
+            t_data: header,
+            ..Default::default()
+        };
+        for (name, holds) in parts {
+            let name = std::ffi::CString::new(name.as_str()).unwrap_or_default();
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            if number <= 0 || pg_sys::SPI_gettypeid(descriptor, number) != *holds {
+                return Err(Error::ColumnChanged {
+                    column: name.to_string_lossy().into_owned(),
+                });
+            }
+            let mut is_null = false;
+            let part = pg_sys::heap_getattr(&mut tuple, number, descriptor, &mut is_null);
+            if !is_null {
+                found.push((*holds, part));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What still needs a version: the columns that hold such rows, and how many.
+///
+/// # Errors
+/// Of SPI.
+pub fn needing(key: &Key, version: i32) -> Result<Vec<(Column, i64)>> {
+    let columns = Columns::find()?;
+    let counts: Vec<i64> = columns
+        .all
+        .iter()
+        .map(|column| columns.count(column, key, &[version]))
+        .collect::<Result<_>>()?;
+    Ok(columns
+        .all
+        .into_iter()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .collect())
+}
+
+/// One line a column, for errors and records.
+pub fn describe(holders: &[(Column, i64)]) -> String {
+    holders
+        .iter()
+        .map(|(column, count)| {
+            let rows = if *count == 1 { "row" } else { "rows" };
+            format!("{}: {count} {rows}", column.describe())
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Runs a query with the snapshot that is active, whatever this transaction did before: tables that are
+/// read one after the other are seen at one instant, and no row slips from one to the other unseen.
+pub fn read_only(sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    let c_sql = std::ffi::CString::new(sql).map_err(|_| Error::Spi("a name holds NUL".into()))?;
+    Spi::connect(|_| {
+        // SAFETY: connected; the result is read before the connection ends. SPI_getvalue gives a C string
+        // or null.
+        unsafe {
+            let code = pg_sys::SPI_execute(c_sql.as_ptr(), true, 0);
+            if code != pg_sys::SPI_OK_SELECT as i32 {
+                return Err(Error::Spi(format!("SPI_execute gave {code}")));
+            }
+            let table = pg_sys::SPI_tuptable;
+            let descriptor = (*table).tupdesc;
+            let columns = (*descriptor).natts;
+            Ok((0..pg_sys::SPI_processed as usize)
+                .map(|at| {
+                    let tuple = *(*table).vals.add(at);
+                    (1..=columns)
+                        .map(|column| {
+                            let text = pg_sys::SPI_getvalue(tuple, descriptor, column);
+                            (!text.is_null()).then(|| {
+                                std::ffi::CStr::from_ptr(text)
+                                    .to_string_lossy()
+                                    .into_owned()
+                            })
+                        })
+                        .collect()
+                })
+                .collect())
+        }
+    })
+}
+
+fn shapes() -> Result<HashMap<pg_sys::Oid, Shape>> {
+    let rows = read_only(&format!(
+        "{HOLDING} SELECT t.oid, t.typtype, t.typbasetype, t.typelem, a.attname, a.atttypid \
+         FROM holding h JOIN pg_type t ON t.oid = h.type \
+         LEFT JOIN (pg_attribute a JOIN holding f ON f.type = a.atttypid) \
+             ON t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped \
+         ORDER BY t.oid, a.attnum"
+    ))?;
+    let mut shapes = HashMap::new();
+    for row in rows {
+        let oid = |at: usize| oid(row.get(at).cloned().flatten());
+        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let this = oid(0);
+        match (text(1).as_str(), oid(3)) {
+            ("d", _) => {
+                shapes.insert(this, Shape::Domain(oid(2)));
+            }
+            ("c", _) => {
+                let fields = shapes
+                    .entry(this)
+                    .or_insert_with(|| Shape::Composite(Vec::new()));
+                if let Shape::Composite(fields) = fields {
+                    fields.push((text(4), oid(5)));
+                }
+            }
+            (_, pg_sys::Oid::INVALID) => {
+                shapes.insert(this, Shape::Ciphertext);
+            }
+            (_, element) => {
+                shapes.insert(this, Shape::Array(element));
+            }
+        }
+    }
+    Ok(shapes)
+}
+
+fn columns() -> Result<Vec<Column>> {
+    let rows = read_only(&format!(
+        "{HOLDING} SELECT c.oid, a.attname, a.atttypid, EXISTS (\
+             WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
+                 SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
+             SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
+             n.nspname, c.relname \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
+         WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated \
+           AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' \
+         ORDER BY c.oid, a.attnum"
+    ))?;
+    rows.into_iter()
+        .map(|row| {
+            let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+            let relation = oid(Some(text(0)));
+            Ok(Column {
+                relation,
+                name: pgrx::spi::quote_qualified_identifier(text(4), text(5)),
+                attribute: text(1),
+                holds: oid(Some(text(2))),
+                registered: text(3) == "t",
+            })
+        })
+        .collect()
+}
+
+fn oid(text: Option<String>) -> pg_sys::Oid {
+    text.and_then(|text| text.parse::<u32>().ok())
+        .map_or(pg_sys::Oid::INVALID, pg_sys::Oid::from)
+}

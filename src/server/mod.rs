@@ -1,0 +1,33 @@
+//! What we need of PostgreSQL. Nothing here knows what a key is.
+//!
+//! Calls and their values (`call`, `varlena`, `types`, `record`, `report`), who acts (`roles`, `enclosure`), statements of ours (`spi`,
+//! `meant`), transactions (`txn`, `limit`), relations held under a lock and read without SQL (`relation`, `scan`), locks, and
+//! what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`, `memory`).
+
+pub mod breath;
+pub mod call;
+pub mod clock;
+pub mod enclosure;
+pub mod encoding;
+pub mod hidden;
+pub mod limit;
+pub mod lwlock;
+pub mod meant;
+// The harness of the unit tests is a program of its own, without a server to speak of.
+#[cfg(not(test))]
+pub mod memory;
+pub mod priority;
+pub mod process;
+pub mod record;
+pub mod relation;
+pub mod report;
+pub mod roles;
+pub mod scan;
+pub mod session_lock;
+pub mod shmem;
+pub mod spi;
+pub mod txn;
+pub mod types;
+pub mod varlena;
+pub mod watched;
+pub mod xact;

@@ -1,0 +1,42 @@
+//! This process, its latch and its signals.
+
+use pgrx::pg_sys;
+
+/// The server's own handlers for SIGTERM, SIGINT and SIGHUP, as plain functions.
+pub mod signal_handlers {
+    use std::ffi::c_int;
+
+    unsafe extern "C-unwind" {
+        pub fn die(signal: c_int);
+        #[link_name = "StatementCancelHandler"]
+        pub fn cancel(signal: c_int);
+        #[link_name = "SignalHandlerForConfigReload"]
+        pub fn reload(signal: c_int);
+    }
+}
+
+#[inline(always)]
+pub fn my_pid() -> i32 {
+    // SAFETY: set at process start, never written again.
+    unsafe { pg_sys::MyProcPid }
+}
+
+pub fn my_database() -> pg_sys::Oid {
+    // SAFETY: set at connection, never written again.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Waits a moment; can be cancelled, and ends early when the latch is set.
+pub fn nap(ms: i64) {
+    // SAFETY: waits on this process's latch; interrupts are handled after it.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            ms as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}

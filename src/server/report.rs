@@ -1,0 +1,150 @@
+//! Errors as the server reports them: with every SQLSTATE, message, detail and hint. pgrx 0.18 rebuilds a report with the
+//! SQLSTATEs it knows, and would turn `KC0xx` into `XX000`.
+
+use std::ffi::{CString, c_char, c_int};
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+
+use crate::error::{Error, Report};
+
+/// Raises an error from code that runs under a pgrx guard but not as an SQL function (workers).
+pub fn raise(error: &Error) -> ! {
+    let report = error.report();
+    let message = format!("{} ({})", report.message, report.sqlstate);
+    let mut out = pgrx::pg_sys::panic::ErrorReport::new(
+        pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        message,
+        "colcrypt",
+    );
+    if let Some(detail) = report.detail {
+        out = out.set_detail(detail);
+    }
+    if let Some(hint) = report.hint {
+        out = out.set_hint(hint);
+    }
+    out.report(pgrx::PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// Raises an error from a function of the server's that no guard of pgrx's surrounds.
+///
+/// # Safety
+/// No frame between here and the server may have a pending destructor.
+pub unsafe fn raise_native(error: Error) -> ! {
+    let report = NativeReport::new(&error.report());
+    drop(error);
+    // SAFETY: the caller's promise; what this frame held is dropped.
+    unsafe { report.raise() }
+}
+
+/// A report as C strings in server memory: no destructor, so a longjmp may pass it.
+#[derive(Clone, Copy)]
+pub struct NativeReport {
+    sqlstate: c_int,
+    message: *const c_char,
+    detail: *const c_char,
+    hint: *const c_char,
+}
+
+impl NativeReport {
+    pub fn new(report: &Report) -> Self {
+        let copy = |text: &str| -> *const c_char {
+            let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+            // SAFETY: ErrorContext lives as long as the backend; pstrdup copies the string there.
+            unsafe {
+                let before = pg_sys::MemoryContextSwitchTo(pg_sys::ErrorContext);
+                let copied = pg_sys::pstrdup(text.as_ptr());
+                pg_sys::MemoryContextSwitchTo(before);
+                copied
+            }
+        };
+        let optional = |text: &Option<String>| text.as_deref().map_or(std::ptr::null(), copy);
+        Self {
+            sqlstate: encode_sqlstate(report.sqlstate),
+            message: copy(&report.message),
+            detail: optional(&report.detail),
+            hint: optional(&report.hint),
+        }
+    }
+
+    /// # Safety
+    /// No frame between here and PostgreSQL may have a pending destructor.
+    pub unsafe fn raise(self) -> ! {
+        unsafe extern "C-unwind" {
+            fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+            fn errcode(sqlerrcode: c_int) -> c_int;
+            fn errmsg_internal(fmt: *const c_char, ...) -> c_int;
+            fn errdetail_internal(fmt: *const c_char, ...) -> c_int;
+            fn errhint(fmt: *const c_char, ...) -> c_int;
+            fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+        }
+        // SAFETY: the sequence of ereport(); every string is NUL-terminated and goes through "%s".
+        unsafe {
+            errstart(pgrx::PgLogLevel::ERROR as c_int, std::ptr::null());
+            errcode(self.sqlstate);
+            errmsg_internal(c"%s".as_ptr(), self.message);
+            if !self.detail.is_null() {
+                errdetail_internal(c"%s".as_ptr(), self.detail);
+            }
+            if !self.hint.is_null() {
+                errhint(c"%s".as_ptr(), self.hint);
+            }
+            errfinish(c"colcrypt".as_ptr(), 0, c"colcrypt".as_ptr());
+        }
+        unreachable!("an ERROR does not return")
+    }
+}
+
+/// Writes a line to the server log, and to it alone: no client sees it, and no statement goes with it.
+pub fn server_log(line: &str) {
+    unsafe extern "C-unwind" {
+        fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+        fn errmsg_internal(fmt: *const c_char, ...) -> c_int;
+        fn errhidestmt(hide: bool) -> c_int;
+        fn errhidecontext(hide: bool) -> c_int;
+        fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+    }
+    let line = CString::new(line.replace('\0', "")).unwrap_or_default();
+    // SAFETY: the sequence of ereport() at a level that returns; the text goes through "%s".
+    unsafe {
+        if errstart(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) {
+            errmsg_internal(c"%s".as_ptr(), line.as_ptr());
+            errhidestmt(true);
+            errhidecontext(true);
+            errfinish(c"colcrypt".as_ptr(), 0, c"colcrypt".as_ptr());
+        }
+    }
+}
+
+/// MAKE_SQLSTATE: five characters, six bits each.
+pub fn encode_sqlstate(code: &str) -> c_int {
+    code.bytes().enumerate().fold(0, |packed, (index, byte)| {
+        packed | ((c_int::from(byte) - c_int::from(b'0')) & 0x3f) << (6 * index)
+    })
+}
+
+/// Whether an error raised by code that was given a plaintext is about something else: the session's
+/// end or a cancel. Any other may quote the plaintext.
+pub fn may_be_shown(error: &CaughtError) -> bool {
+    match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => matches!(
+            report.sql_error_code(),
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+        ),
+        CaughtError::RustPanic { .. } => true,
+    }
+}
+
+/// What such an error is when it is about sizes alone, said without a word of its own.
+pub fn of_size(error: &CaughtError, bytes: usize) -> Option<Error> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else {
+        return None;
+    };
+    match report.sql_error_code() {
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY => Some(Error::OutOfMemory { bytes }),
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED => Some(Error::ValueTooLarge { bytes }),
+        _ => None,
+    }
+}

@@ -1,0 +1,124 @@
+//! Transactions of a worker, with the abort path that pgrx's own lack.
+
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+use crate::server::limit::{self, Limit};
+
+/// Longest wait for a lock. Others lock what we do in an order of their own: DROP EXTENSION our tables, DETACH PARTITION the
+/// whole before the part. Shorter than the default of deadlock_timeout, after which PostgreSQL looks for a circle, so
+/// that it is always the worker that steps back and comes again, and never their statement that fails.
+pub const PATIENCE: &std::ffi::CStr = c"500ms";
+
+thread_local! {
+    static FAILED_FOR_A_LOCK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// In the transaction at hand: wait for a lock for as long as it takes. For who locks everything in the order in which
+/// others do.
+pub fn wait_for_locks() {
+    set_local(c"lock_timeout", c"0");
+}
+
+/// Whether the last transaction that failed did so because somebody else held a lock.
+pub fn failed_for_a_lock() -> bool {
+    FAILED_FOR_A_LOCK.get()
+}
+
+/// What a caught ERROR or panic said.
+pub fn message_of(error: &CaughtError) -> String {
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic {
+        ereport: report, ..
+    }) = error;
+    FAILED_FOR_A_LOCK.set(matches!(
+        report.sql_error_code(),
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+    ));
+    report.message().to_string()
+}
+
+/// Runs `body` in a transaction of its own, which rather fails, and comes again, than wait for a lock for long. An ERROR
+/// aborts it and becomes its message.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    FAILED_FOR_A_LOCK.set(false);
+    let limit = Limit::begin();
+    // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+            set_local(c"lock_timeout", PATIENCE);
+            let result = body();
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+            Ok(result)
+        }))
+        .catch_others(|error| {
+            let message = message_of(&error);
+            Err(if limit::has_struck() {
+                limit::message()
+            } else {
+                message
+            })
+        })
+        .execute();
+        drop(limit);
+        if outcome.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        outcome
+    }
+}
+
+/// SET LOCAL with the worker's own rights.
+pub fn set_local(name: &std::ffi::CStr, value: &std::ffi::CStr) {
+    // SAFETY: C strings; the change ends with the transaction.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// What the worker does next, the least to do first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Next {
+    Nothing,
+    /// Something is due soon.
+    Soon,
+    Again,
+}
+
+/// The transactions of this database that are under way, as an array in SQL.
+pub const RUNNING_TRANSACTIONS: &str = "ARRAY(\
+    SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+    WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid() \
+      AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+      AND a.backend_type NOT IN ('autovacuum worker', 'walsender'))";
+
+/// The transactions of this database that are prepared, by their ids, as an array in SQL.
+pub const PREPARED_TRANSACTIONS: &str = "ARRAY(SELECT p.transaction::text FROM pg_prepared_xacts p WHERE p.database = current_database())";
+
+/// Whether transactions are still under way that a row of table `alias` waits for, as SQL: those that ran, or those that
+/// had been prepared. Nothing is compared with a clock, which may have been set back.
+pub fn old_transactions(alias: &str) -> String {
+    format!(
+        "(EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'virtualxid' \
+                  AND l.virtualtransaction = ANY ({alias}.settle_transactions)) \
+          OR EXISTS (SELECT FROM pg_prepared_xacts p \
+                     WHERE p.database = current_database() AND p.transaction::text = ANY ({alias}.settle_prepared)))"
+    )
+}

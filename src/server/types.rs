@@ -1,0 +1,81 @@
+//! Types by name and OID.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+
+thread_local! {
+    static CIPHERTEXT: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::Oid::INVALID) };
+}
+
+/// The OID of the type `ciphertext` in this database, `None` before CREATE EXTENSION.
+pub fn ciphertext_oid() -> Option<pg_sys::Oid> {
+    let cached = CIPHERTEXT.get();
+    // SAFETY: catalog look-ups in a transaction. The cached OID is checked, since the extension may
+    // have been dropped and created again.
+    unsafe {
+        if cached != pg_sys::Oid::INVALID && pg_sys::get_typisdefined(cached) {
+            return Some(cached);
+        }
+        let schema = pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true);
+        if schema == pg_sys::Oid::INVALID {
+            return None;
+        }
+        let oid = pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+            pg_sys::Anum_pg_type_oid as i16,
+            pg_sys::Datum::from(c"ciphertext".as_ptr()),
+            pg_sys::Datum::from(schema),
+            pg_sys::Datum::from(0),
+            pg_sys::Datum::from(0),
+        );
+        CIPHERTEXT.set(oid);
+        (oid != pg_sys::Oid::INVALID).then_some(oid)
+    }
+}
+
+/// The name of a type as SQL writes it, for messages; a header may name one that does not exist.
+pub fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: palloc's a C string, or gives null for an unknown type.
+    unsafe {
+        let name =
+            pg_sys::format_type_extended(oid, -1, pg_sys::FORMAT_TYPE_INVALID_AS_NULL as u16);
+        if name.is_null() {
+            return format!("unknown type {}", oid.to_u32());
+        }
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// The name of a type that no setting changes: its catalog name, qualified and quoted where needed
+/// unless it is built in. `int4`, `_text`, `shop.mood`.
+pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
+    // SAFETY: reads the type's row, copies what it needs, and releases it.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::TYPEOID as i32,
+            pg_sys::Datum::from(oid),
+        );
+        if tuple.is_null() {
+            return Err(Error::CatalogCorrupt(format!(
+                "type {} does not exist",
+                oid.to_u32()
+            )));
+        }
+        let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
+        let name = pgrx::name_data_to_str(&row.typname).to_string();
+        let schema = row.typnamespace;
+        pg_sys::ReleaseSysCache(tuple);
+        if oid.to_u32() < colcrypt_core::PlaintextType::FIRST_UNSTABLE_OID {
+            return Ok(name);
+        }
+        let schema = std::ffi::CStr::from_ptr(pg_sys::get_namespace_name_or_temp(schema))
+            .to_string_lossy()
+            .into_owned();
+        Ok(pgrx::spi::quote_qualified_identifier(schema, name))
+    }
+}

@@ -1,0 +1,573 @@
+//! What one process knows: resolved keys, checked privileges, expanded ciphers.
+//!
+//! Three ages of knowledge:
+//!
+//! * A [`Cipher`] is good while its slab slot keeps its generation (one atomic read). The watch (`watch`) zeroes it
+//!   within half a second of the end of that, whatever the process is doing.
+//! * A [`Permit`] says that a role may use a key version now. It is good for one client statement,
+//!   and in a long one until the watch's next tick: then, pending invalidations are taken in, so a rotation, a suspension or a revoked
+//!   grant shows at the next statement. Where they bring no change of the catalog, all that can have
+//!   changed otherwise is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
+//! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
+
+mod place;
+mod watch;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use colcrypt_core::compression::Method;
+use colcrypt_core::nonce::NoncePool;
+use colcrypt_core::slab_index::SlotKey;
+use colcrypt_core::{DataCipher, KeyId, KeyVersion, Suite, VersionId, wipe_dead_stack};
+use pgrx::pg_sys;
+use place::{Cipher, Identity, fill};
+
+use crate::audit::honeytoken::{self, Tag, tag_of};
+use crate::broker::client;
+use crate::catalog::epoch;
+use crate::catalog::read::{self, Key, KeyVersionRow};
+use crate::error::{Error, Privilege, Result};
+use crate::rights;
+use crate::server::hidden::{self, Hold};
+use crate::server::{clock, process, roles};
+use crate::slab::table::{self, Found};
+use crate::usage::{self, Counter};
+
+/// Ciphers a process keeps; beyond that the oldest place is used again.
+const CIPHERS: usize = 4096;
+
+/// Leave to use a cipher, for the rest of the statement.
+#[derive(Clone, Copy)]
+pub struct Permit {
+    place: &'static Cipher,
+    serial: u64,
+    statement: i64,
+    user: pg_sys::Oid,
+    epoch: u64,
+    /// The end of the version's cryptoperiod for this use: a statement that begins later is refused.
+    until: Option<i64>,
+    privilege: Privilege,
+    pub key: KeyId,
+    pub version: KeyVersion,
+    pub suite: Suite,
+    /// What is done to a plaintext before encryption.
+    pub compression: Option<Method>,
+    /// Where its uses are counted.
+    pub counter: &'static Counter,
+    /// Whether any value of the key is a honeytoken.
+    pub guarded: bool,
+}
+
+impl Permit {
+    /// Whether it is still good: same statement, same role, no catalog change seen, key not wiped.
+    #[inline(always)]
+    pub fn is_good(&self) -> bool {
+        self.statement == clock::statement_start()
+            && self.user == roles::current_user()
+            && self.epoch == epoch::current()
+            && self.place.is_live(self.serial)
+            && !watch::is_due()
+    }
+
+    /// A permit of an earlier statement, for this one; none when anything that it rests on has changed.
+    fn renewed(&self, epoch: u64) -> Option<Self> {
+        let statement = clock::statement_start();
+        let good = self.user == roles::current_user()
+            && self.epoch == epoch
+            && self.until.is_none_or(|end| statement < end)
+            && self.place.serves(self.serial);
+        good.then_some(Self { statement, ..*self })
+    }
+
+    /// Uses the cipher. Only right after [`is_good`](Self::is_good) or after it was given out. Where it was wiped in
+    /// that moment, the key is asked for once more.
+    ///
+    /// # Errors
+    /// What is in the way of the key then.
+    #[inline(always)]
+    pub fn with<R>(&self, mut body: impl FnMut(&DataCipher) -> R) -> Result<R> {
+        match self.place.using(self.serial, &mut body) {
+            Some(done) => Ok(done),
+            None => self.once_more(&mut body),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn once_more<R>(&self, body: &mut impl FnMut(&DataCipher) -> R) -> Result<R> {
+        let epoch = refresh();
+        let key = SESSION.with_borrow_mut(|session| session.key_by_id(self.key))?;
+        let again = unchecked(epoch, &key, self.version, self.privilege)?;
+        again
+            .place
+            .using(again.serial, body)
+            .ok_or(Error::KeyWiped {
+                key: key.name,
+                version: self.version,
+            })
+    }
+}
+
+#[derive(Default)]
+struct Session {
+    epoch: u64,
+    names: HashMap<String, KeyId>,
+    keys: HashMap<KeyId, Key>,
+    versions: HashMap<VersionId, KeyVersionRow>,
+    /// Whether any value of a key is marked, and which of those that were met are.
+    honeytokens: HashMap<KeyId, bool>,
+    met: HashMap<(KeyId, Tag), bool>,
+    privileges: HashMap<(pg_sys::Oid, KeyId, Privilege), bool>,
+    /// Permits that were given out, for a query that meets many keys and for the next statement.
+    encrypting: HashMap<String, Permit>,
+    decrypting: HashMap<VersionId, Permit>,
+    places: Vec<&'static Cipher>,
+    by_version: HashMap<Identity, usize>,
+    next_place: usize,
+}
+
+thread_local! {
+    static SESSION: RefCell<Session> = RefCell::new(Session::default());
+    static NONCES: RefCell<NoncePool> = const { RefCell::new(NoncePool::new()) };
+}
+
+/// Draws a nonce and uses it.
+#[inline(always)]
+pub fn with_nonce<R>(length: usize, body: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    NONCES.with_borrow_mut(|pool| Ok(body(pool.draw(process::my_pid(), length)?)))
+}
+
+/// The version that values are encrypted with now.
+///
+/// # Errors
+/// Unknown key, no privilege, a state that does not encrypt, or no key to be had.
+pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
+    let epoch = refresh();
+    let given =
+        SESSION.with_borrow_mut(|session| renew(session.encrypting.get_mut(key_name), epoch));
+    if let Some(permit) = given {
+        return Ok(permit);
+    }
+    let key = SESSION.with_borrow_mut(|session| session.key_by_name(key_name))?;
+    let permit = with_current(key, |key| {
+        permit(epoch, key, key.current, Privilege::Encrypt)
+    })?;
+    SESSION.with_borrow_mut(|session| {
+        if session.encrypting.len() >= CIPHERS {
+            session.encrypting.clear();
+        }
+        session.encrypting.insert(key_name.into(), permit);
+    });
+    Ok(permit)
+}
+
+/// What was given out before, if it still holds.
+fn renew(given: Option<&mut Permit>, epoch: u64) -> Option<Permit> {
+    let given = given?;
+    if !given.is_good() {
+        *given = given.renewed(epoch)?;
+    }
+    Some(*given)
+}
+
+/// Uses the key's current version. A key and its versions are read one after the other: a rotation that commits in
+/// between makes the version that was current one that encrypts no more.
+fn with_current<R>(mut key: Key, mut body: impl FnMut(&Key) -> Result<R>) -> Result<R> {
+    loop {
+        let outcome = body(&key);
+        if !matches!(outcome, Err(Error::KeyState { .. })) {
+            return outcome;
+        }
+        let now = read::key_by_id(key.id)?;
+        if now.current == key.current {
+            return outcome;
+        }
+        key = now;
+    }
+}
+
+/// The version that a value was encrypted with.
+///
+/// # Errors
+/// As [`permit_encrypt`].
+pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
+    let epoch = refresh();
+    let given = SESSION.with_borrow_mut(|session| renew(session.decrypting.get_mut(&id), epoch));
+    if let Some(permit) = given {
+        return Ok(permit);
+    }
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    let permit = permit(epoch, &key, id.version, Privilege::Decrypt)?;
+    SESSION.with_borrow_mut(|session| {
+        if session.decrypting.len() >= CIPHERS {
+            session.decrypting.clear();
+        }
+        session.decrypting.insert(id, permit);
+    });
+    Ok(permit)
+}
+
+/// The two versions of a re-encryption: the value's own for reading, the key's current for writing.
+/// It needs the right to encrypt only, since no plaintext comes out.
+///
+/// # Errors
+/// As [`permit_encrypt`].
+pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
+    let read = |key| unchecked(epoch, key, id.version, Privilege::Decrypt);
+    let from = read(&key)?;
+    let to = with_current(key.clone(), |key| {
+        unchecked(epoch, key, key.current, Privilege::Encrypt)
+    })?;
+    // Where all places are taken, the one may have been filled anew for the other.
+    let from = if from.is_good() { from } else { read(&key)? };
+    Ok((from, to))
+}
+
+/// The version of a value, for reading, and the current one of a key, for writing: for a job, whose orderer was asked for his
+/// rights then. The caller holds to the order's keys, and lets nobody else's code run while it has the permits.
+///
+/// # Errors
+/// As [`permit_encrypt`].
+pub fn permit_move(id: VersionId, to: KeyId) -> Result<(Permit, Permit)> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    let read = || unchecked(epoch, &key, id.version, Privilege::Decrypt);
+    let from = read()?;
+    let to = SESSION.with_borrow_mut(|session| session.key_by_id(to))?;
+    let to = with_current(to, |key| {
+        unchecked(epoch, key, key.current, Privilege::Encrypt)
+    })?;
+    // As above.
+    let from = if from.is_good() { from } else { read()? };
+    Ok((from, to))
+}
+
+/// The key's current version, for a migration: whoever ordered it was asked for his rights then.
+///
+/// # Errors
+/// Unknown key, a state that does not encrypt, or no key to be had.
+pub fn permit_ordered_encryption(id: KeyId) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id))?;
+    let version = key.current;
+    unchecked(epoch, &key, version, Privilege::Encrypt)
+}
+
+/// The version that a value was encrypted with, for a migration.
+///
+/// # Errors
+/// As [`permit_ordered_encryption`].
+pub fn permit_ordered_decryption(id: VersionId) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    unchecked(epoch, &key, id.version, Privilege::Decrypt)
+}
+
+/// The key's name, for messages.
+pub fn key_name(id: KeyId) -> String {
+    SESSION
+        .with_borrow_mut(|session| session.key_by_id(id))
+        .map_or_else(|_| id.to_string(), |key| key.name)
+}
+
+fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
+    SESSION.with_borrow_mut(|session| session.check(key, privilege))?;
+    if privilege == Privilege::Encrypt {
+        return unchecked(epoch, key, version, privilege);
+    }
+    // Re-encryption is not asked this: it is the way out.
+    let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
+    within(row.decrypts_until, key, version, privilege)?;
+    let permit = unchecked(epoch, key, version, privilege)?;
+    Ok(Permit {
+        until: row.decrypts_until,
+        ..permit
+    })
+}
+
+fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
+    let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
+    check_state(key, &row, privilege)?;
+    let until = match privilege {
+        Privilege::Encrypt => row.encrypts_until,
+        Privilege::Decrypt | Privilege::Manage => None,
+    };
+    within(until, key, version, privilege)?;
+    let guarded = privilege == Privilege::Decrypt && has_honeytokens(key.id)?;
+    let place = cipher(key, &row, privilege)?;
+    let user = roles::current_user();
+    Ok(Permit {
+        place,
+        serial: place.serial.get(),
+        statement: clock::statement_start(),
+        user,
+        epoch,
+        until,
+        privilege,
+        key: key.id,
+        version,
+        suite: key.suite,
+        compression: key.compression,
+        counter: usage::counter(key, row.id, user),
+        guarded,
+    })
+}
+
+fn check_state(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<()> {
+    let allowed = match privilege {
+        Privilege::Encrypt => row.state.may_encrypt(),
+        Privilege::Decrypt => row.state.may_decrypt(),
+        // Managing a key uses none of its versions.
+        Privilege::Manage => false,
+    };
+    if allowed {
+        return Ok(());
+    }
+    if !row.state.may_decrypt() {
+        // On a standby nobody else tells the slab.
+        table::forget(crate::slab::control()?, &[slot_key(row)]);
+    }
+    Err(Error::KeyState {
+        key: key.name.clone(),
+        version: row.id.version,
+        state: row.state,
+        by: row.changed_by.clone(),
+        at: clock::timestamp(row.changed_at),
+        privilege,
+    })
+}
+
+/// How the slab knows a version.
+pub fn slot_key(row: &KeyVersionRow) -> SlotKey {
+    SlotKey {
+        key: row.id.key.0,
+        database: process::my_database().to_u32(),
+        version: row.id.version.number(),
+        kcv: row.kcv.0,
+    }
+}
+
+/// Refuses what a cryptoperiod has ended, as of the statement's start.
+fn within(end: Option<i64>, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<()> {
+    match end {
+        Some(end) if clock::statement_start() >= end => Err(Error::PeriodOver {
+            key: key.name.clone(),
+            version,
+            privilege,
+            end: clock::timestamp(end),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn has_honeytokens(key: KeyId) -> Result<bool> {
+    if let Some(known) = SESSION.with_borrow(|session| session.honeytokens.get(&key).copied()) {
+        return Ok(known);
+    }
+    let guards = honeytoken::guards(key)?;
+    SESSION.with_borrow_mut(|session| session.honeytokens.insert(key, guards));
+    Ok(guards)
+}
+
+/// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since what a
+/// marked value is re-encrypted to is marked without a word to anybody; what is known of a tag stays so until the catalog
+/// changes, as nobody met a value before it was made.
+pub fn is_honeytoken(key: KeyId, tag: &[u8]) -> bool {
+    let Some(tag) = tag_of(tag) else { return false };
+    let met = SESSION.with_borrow(|session| session.met.get(&(key, tag)).copied());
+    if let Some(marked) = met {
+        return marked;
+    }
+    let Ok(marked) = honeytoken::is_marked(key, &tag) else {
+        // Rather an alarm too many.
+        return true;
+    };
+    SESSION.with_borrow_mut(|session| {
+        if session.met.len() >= CIPHERS {
+            session.met.clear();
+        }
+        session.met.insert((key, tag), marked);
+    });
+    marked
+}
+
+/// A live cipher for the version: ours if it still is, else from the slab, else through the broker.
+fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'static Cipher> {
+    let kept = SESSION.with_borrow(|session| {
+        session
+            .by_version
+            .get(&(row.id, row.kcv))
+            .map(|&place| session.places[place])
+    });
+    if let Some(place) = kept
+        && place.serves(place.serial.get())
+    {
+        return Ok(place);
+    }
+    let wanted = slot_key(row);
+    let found = match table::find(crate::slab::control()?, wanted) {
+        ready @ Found::Ready { .. } => ready,
+        Found::Loading { .. } | Found::Missing => {
+            let keyring = read::keyring_by_id(key.keyring)?;
+            client::load(wanted, &keyring.name, || {
+                // It may have been wiped because it was suspended or destroyed in the middle of this
+                // statement: what this process remembers of it must not bring it back.
+                let row = read::key_version(key, row.id.version)?;
+                check_state(key, &row, privilege)?;
+                read::load_request(key, &keyring, &row)
+            })?
+        }
+    };
+    let Found::Ready {
+        key: data_key,
+        meta,
+        generation,
+        hard_expiry_ms,
+    } = found
+    else {
+        unreachable!("client::load gives a ready key or an error");
+    };
+    watch::start()?;
+    let place = SESSION.with_borrow_mut(|session| session.place_for((row.id, row.kcv)));
+    let hold = Hold::new(&place.memory);
+    fill(place, key.suite, &data_key);
+    drop(data_key);
+    wipe_dead_stack::<16384>();
+    hidden::wipe_registers();
+    place.version.set(Some((row.id, row.kcv)));
+    place.meta.set(Some(meta));
+    place.generation.set(generation);
+    place.hard_expiry_ms.set(hard_expiry_ms);
+    place.serial.set(place.serial.get() + 1);
+    drop(hold);
+    // Again: it may have found nothing to watch in between, and ended.
+    watch::start()?;
+    Ok(place)
+}
+
+impl Session {
+    fn key_by_name(&mut self, name: &str) -> Result<Key> {
+        if let Some(key) = self.names.get(name).and_then(|id| self.keys.get(id)) {
+            return Ok(key.clone());
+        }
+        let key = read::key_by_name(name)?;
+        self.names.insert(name.into(), key.id);
+        self.keys.insert(key.id, key.clone());
+        Ok(key)
+    }
+
+    fn key_by_id(&mut self, id: KeyId) -> Result<Key> {
+        if let Some(key) = self.keys.get(&id) {
+            return Ok(key.clone());
+        }
+        let key = read::key_by_id(id)?;
+        self.keys.insert(id, key.clone());
+        Ok(key)
+    }
+
+    fn version(&mut self, key: &Key, version: KeyVersion) -> Result<KeyVersionRow> {
+        let id = VersionId {
+            key: key.id,
+            version,
+        };
+        if let Some(row) = self.versions.get(&id) {
+            return Ok(row.clone());
+        }
+        let row = read::key_version(key, version)?;
+        self.versions.insert(id, row.clone());
+        Ok(row)
+    }
+
+    fn check(&mut self, key: &Key, privilege: Privilege) -> Result<()> {
+        let user = roles::current_user();
+        let question = (user, key.id, privilege);
+        let allowed = match self.privileges.get(&question) {
+            Some(&allowed) => allowed,
+            None => {
+                let allowed = rights::exercise(user, key, privilege)?;
+                self.privileges.insert(question, allowed);
+                allowed
+            }
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(Error::KeyDenied {
+                key: key.name.clone(),
+                role: roles::role_name(user),
+                privilege,
+            })
+        }
+    }
+
+    /// A cleared place for the version's cipher.
+    fn place_for(&mut self, id: Identity) -> &'static Cipher {
+        let at = match self.by_version.get(&id) {
+            Some(&at) => at,
+            None if self.places.len() < CIPHERS => {
+                let place: &'static Cipher = hidden::leak(Cipher::new());
+                watch::add(place);
+                self.places.push(place);
+                self.places.len() - 1
+            }
+            None => {
+                self.next_place = (self.next_place + 1) % CIPHERS;
+                self.next_place
+            }
+        };
+        let place = self.places[at];
+        if let Some(former) = place.version.get() {
+            self.by_version.remove(&former);
+        }
+        place.clear();
+        self.by_version.insert(id, at);
+        place
+    }
+
+    /// Drops ciphers whose key was wiped, so that they do not linger in this process.
+    fn sweep(&mut self) {
+        let places = &self.places;
+        self.by_version.retain(|_, &mut at| {
+            let place = places[at];
+            let live = place.is_live(place.serial.get());
+            if !live {
+                place.clear();
+            }
+            live
+        });
+    }
+}
+
+/// Takes in what other sessions committed; forgets what is out of date. Gives the epoch that holds.
+fn refresh() -> u64 {
+    let due = watch::take_due();
+    if due {
+        // A copy of this process in a cloned machine has the same block: it must not be an old one.
+        NONCES.with(|pool| match pool.try_borrow_mut() {
+            Ok(mut pool) => pool.forget(),
+            Err(_) => watch::put_off(),
+        });
+    }
+    let epoch = epoch::refresh(due);
+    let changed = SESSION.with_borrow(|session| session.epoch != epoch);
+    if changed {
+        epoch::learn_marker();
+        SESSION.with_borrow_mut(|session| {
+            session.epoch = epoch;
+            session.names.clear();
+            session.keys.clear();
+            session.versions.clear();
+            session.privileges.clear();
+            session.honeytokens.clear();
+            session.met.clear();
+            session.encrypting.clear();
+            session.decrypting.clear();
+            session.sweep();
+        });
+    }
+    epoch
+}

@@ -1,0 +1,18 @@
+//! Columns under a key: registered, bound anew, encrypted and decrypted in place.
+
+use crate::columns::migration::{in_step, orders};
+use crate::columns::{rebind, registered};
+use crate::sql::entry::sql_functions;
+
+sql_functions! {
+    Decides {
+        decrypt_column => orders::decrypt_column;
+        encrypt_column => orders::encrypt_column;
+        rebind_column => rebind::rebind_column;
+        register_column => registered::register_column;
+        unregister_column => registered::unregister_column;
+    }
+    UsesKeys {
+        keep_in_step => in_step::keep_in_step;
+    }
+}

@@ -1,0 +1,344 @@
+//! encrypt_col, decrypt_col, reencrypt_col and their relatives: the call sites.
+//!
+//! Each keeps its codec, its permit and, for encryption, the finished header in the function's own memory (fn_extra). A row
+//! then costs a few comparisons, one atomic read, and what `values::seal` does with it.
+
+use std::mem::MaybeUninit;
+
+use colcrypt_core::context::{self};
+use colcrypt_core::format::EncodedHeader;
+use colcrypt_core::{Header, Value, VersionId};
+use pgrx::pg_sys;
+
+use crate::audit::honeytoken;
+use crate::columns::moved;
+use crate::error::{Error, Result};
+use crate::server::call::Call;
+use crate::server::types;
+use crate::server::varlena::Varlena;
+use crate::session::{self, Permit};
+use crate::sql::entry::sql_functions;
+use crate::values::codec::Codec;
+use crate::values::seal::{Form, check_domain, described, open, seal, unpack, unpack_into};
+use crate::values::{context as contexts, reseal};
+
+/// Longest key name that a call site remembers; the catalog allows 200.
+const NAME: usize = 200;
+
+/// Longest type name that a header holds.
+const TYPE_NAME: usize = 255;
+
+/// A short string without a destructor, for fn_extra.
+#[derive(Clone, Copy)]
+struct Short<const N: usize> {
+    length: usize,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Short<N> {
+    fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; N];
+        bytes
+            .get_mut(..text.len())?
+            .copy_from_slice(text.as_bytes());
+        Some(Self {
+            length: text.len(),
+            bytes,
+        })
+    }
+
+    #[inline(always)]
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+/// What an encrypting call site remembers.
+#[derive(Clone, Copy)]
+struct EncryptSite {
+    codec: Codec,
+    type_name: Short<TYPE_NAME>,
+    current: Option<Prepared>,
+}
+
+/// A key ready to encrypt with.
+#[derive(Clone, Copy)]
+struct Prepared {
+    key_name: Short<NAME>,
+    context: Form,
+    permit: Permit,
+    header: EncodedHeader,
+}
+
+/// What a decrypting call site remembers.
+#[derive(Clone, Copy)]
+struct DecryptSite {
+    codec: Codec,
+    type_name: Short<TYPE_NAME>,
+    wanted: pg_sys::Oid,
+    permit: Option<Permit>,
+}
+
+/// What a re-encrypting call site remembers: leave to read the old version and to write the new one.
+#[derive(Clone, Copy)]
+struct ReencryptSite {
+    permits: Option<(Permit, Permit)>,
+}
+
+/// The call site's memory, made by `make` at the first call.
+///
+/// # Safety
+/// One call site uses one type, and the type has no destructor (it is Copy).
+#[inline(always)]
+unsafe fn site<T: Copy>(call: Call, make: impl FnOnce() -> Result<T>) -> Result<&'static mut T> {
+    // SAFETY: fn_extra lies in fn_mcxt, which lives as long as the FmgrInfo; only we set it.
+    unsafe {
+        let flinfo = call.flinfo();
+        if (*flinfo).fn_extra.is_null() {
+            let made = make()?;
+            let memory = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<T>())
+                .cast::<MaybeUninit<T>>();
+            (*memory).write(made);
+            (*flinfo).fn_extra = memory.cast();
+        }
+        Ok(&mut *(*flinfo).fn_extra.cast::<T>())
+    }
+}
+
+fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
+    if declared == pg_sys::Oid::INVALID {
+        return Err(Error::NoBinaryIo("of this argument".into()));
+    }
+    // SAFETY: the call site's own memory context, where the codec is kept.
+    let codec = Codec::for_type(declared, unsafe { (*call.flinfo()).fn_mcxt })?;
+    let name = if codec.is_built_in() {
+        String::new()
+    } else {
+        types::canonical_type_name(codec.base_type)?
+    };
+    let short = Short::new(&name).ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
+    Ok((codec, short))
+}
+
+/// The context argument: absent in the shorter overloads, never NULL.
+#[inline(always)]
+fn context(call: Call, index: usize) -> Result<Option<Varlena>> {
+    if index >= call.len() {
+        return Ok(None);
+    }
+    let datum = call.datum(index).ok_or(Error::NullArgument("context"))?;
+    // SAFETY: declared as bytea or context, which is the same.
+    Ok(Some(unsafe { Varlena::from_datum(datum) }))
+}
+
+#[inline(always)]
+fn bytes_of(context: &Option<Varlena>) -> &[u8] {
+    context.as_ref().map_or(&[], Varlena::bytes)
+}
+
+fn encrypt(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: this call site only ever uses EncryptSite.
+    let site = unsafe {
+        site(call, || {
+            let (codec, type_name) = codec_of(call, call.argument_type(0))?;
+            Ok(EncryptSite {
+                codec,
+                type_name,
+                current: None,
+            })
+        })?
+    };
+    let key_name = call.datum(1).ok_or(Error::NullArgument("key"))?;
+    let context = context(call, 2)?;
+    let Some(value) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as text.
+    let key_name = unsafe { Varlena::from_datum(key_name) };
+    let context = context::written(bytes_of(&context));
+    let form = Form::of(context);
+    let prepared = match &site.current {
+        Some(prepared)
+            if prepared.key_name.as_bytes() == key_name.bytes()
+                && prepared.context == form
+                && prepared.permit.is_good() =>
+        {
+            prepared
+        }
+        _ => {
+            let prepared = prepare(site, key_name.bytes(), form)?;
+            site.current.insert(prepared)
+        }
+    };
+    site.codec.with_written(value, |plaintext| {
+        seal(&prepared.permit, &prepared.header, context, plaintext)
+    })
+}
+
+#[cold]
+fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepared> {
+    let key_name = std::str::from_utf8(key_name).map_err(|_| Error::NoKeyNamedSo)?;
+    let short = Short::new(key_name).ok_or(Error::NoKeyNamedSo)?;
+    // With the arguments in the wrong order the name is the value: no message may repeat it.
+    let permit = session::permit_encrypt(key_name).map_err(|error| match error {
+        Error::UnknownKey(_) => Error::NoKeyNamedSo,
+        other => other,
+    })?;
+    let header = Header {
+        suite: permit.suite,
+        key: permit.key,
+        version: permit.version,
+        plaintext_type: site.codec.written_type(site.type_name.as_str())?,
+        has_context: context != Form::None,
+        canonical_context: context == Form::Canonical,
+        compressed: false,
+    };
+    Ok(Prepared {
+        key_name: short,
+        context,
+        header: header.encode()?,
+        permit,
+    })
+}
+
+fn decrypt_text(call: Call) -> Result<pg_sys::Datum> {
+    decrypt(call, pg_sys::TEXTOID, 1)
+}
+
+fn decrypt_typed(call: Call) -> Result<pg_sys::Datum> {
+    if call.datum(1).is_some() {
+        return Err(Error::WitnessNotNull);
+    }
+    let wanted = call.result_type();
+    decrypt(call, wanted, 2)
+}
+
+#[inline(always)]
+fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys::Datum> {
+    // SAFETY: this call site only ever uses DecryptSite.
+    let site = unsafe {
+        site(call, || {
+            let (codec, type_name) = codec_of(call, wanted)?;
+            Ok(DecryptSite {
+                codec,
+                type_name,
+                wanted,
+                permit: None,
+            })
+        })?
+    };
+    let context = context(call, context_at)?;
+    let Some(datum) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let value = Value::parse(stored.bytes())?;
+    let permit = match &site.permit {
+        Some(permit)
+            if permit.key == value.header.key
+                && permit.version == value.header.version
+                && permit.is_good() =>
+        {
+            permit
+        }
+        _ => {
+            let id = VersionId {
+                key: value.header.key,
+                version: value.header.version,
+            };
+            site.permit.insert(session::permit_decrypt(id)?)
+        }
+    };
+    let written = value.header.plaintext_type;
+    if !site.codec.reads(written, site.type_name.as_bytes()) {
+        return Err(wrong_type(&value, site));
+    }
+    let context = bytes_of(&context);
+    let plaintext = if value.header.compressed {
+        unpack(permit, &value, context, |packed| {
+            site.codec.value_of(written, packed.len(), |out| {
+                unpack_into(&value, packed, out)
+            })
+        })?
+    } else {
+        site.codec
+            .value_of(written, value.ciphertext.len(), |out| {
+                open(permit, &value, context, out)
+            })?
+    };
+    permit.counter.decryption();
+    if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
+        honeytoken::alarm("decrypt_col", &value);
+    }
+    if site.wanted != site.codec.base_type {
+        check_domain(plaintext, site.wanted)?;
+    }
+    Ok(plaintext)
+}
+
+#[cold]
+fn wrong_type(value: &Value<'_>, site: &DecryptSite) -> Error {
+    Error::WrongType {
+        stored: described(value.header.plaintext_type),
+        asked: types::type_name(site.wanted),
+    }
+}
+
+fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
+    let context = context(call, 1)?;
+    let Some(datum) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let value = Value::parse(stored.bytes())?;
+    let context = bytes_of(&context);
+    // SAFETY: this call site only ever uses ReencryptSite.
+    let site = unsafe { site(call, || Ok(ReencryptSite { permits: None }))? };
+    let (from, to) = match &site.permits {
+        Some((from, to))
+            if from.key == value.header.key
+                && from.version == value.header.version
+                && from.is_good()
+                && to.is_good() =>
+        {
+            (from, to)
+        }
+        _ => {
+            let id = VersionId {
+                key: value.header.key,
+                version: value.header.version,
+            };
+            let (from, to) = site.permits.insert(session::permit_reencrypt(id)?);
+            (&*from, &*to)
+        }
+    };
+    let sealed = reseal::reseal(from, to, &value, context)?;
+    if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
+        honeytoken::alarm("reencrypt_col", &value);
+    }
+    Ok(sealed)
+}
+
+sql_functions! {
+    UsesKeys {
+        decrypt_text => decrypt_text;
+        decrypt_typed => decrypt_typed;
+        encrypt => encrypt;
+        reencrypt => reencrypt;
+    }
+    Asks {
+        batch_value => moved::batch_value;
+        is_in_batch => moved::is_in_batch;
+    }
+    Harmless {
+        either_context => contexts::either_context;
+        place_context => contexts::place_context;
+        row_context => contexts::row_context;
+    }
+}

@@ -1,0 +1,33 @@
+//! Providers, keyrings, keys and grants.
+
+use crate::keys::{grants, keyring_grants, policy, providers, roots, rotation};
+use crate::sql::entry::sql_functions;
+
+sql_functions! {
+    Decides {
+        add_provider => providers::add_provider;
+        add_root => roots::add_root;
+        alter_provider => providers::alter_provider;
+        create_key => rotation::create_key;
+        create_keyring => rotation::create_keyring;
+        drop_root => roots::drop_root;
+        grant_key => grants::grant_key;
+        grant_keyring => keyring_grants::grant_keyring;
+        move_keyring => roots::move_keyring;
+        revoke_key => grants::revoke_key;
+        revoke_keyring => keyring_grants::revoke_keyring;
+        rotate_key => rotation::rotate_key;
+        rotate_root => roots::rotate_root;
+        set_compression => policy::set_compression;
+        set_cryptoperiods => policy::set_cryptoperiods;
+        set_rotation_interval => policy::set_rotation_interval;
+        set_usage_bound => policy::set_usage_bound;
+    }
+    Asks {
+        check_provider => providers::check_provider;
+        check_roots => roots::check_roots;
+    }
+    Harmless {
+        has_key_privilege => grants::has_key_privilege;
+    }
+}

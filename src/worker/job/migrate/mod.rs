@@ -1,0 +1,169 @@
+//! The jobs of encrypt_column and decrypt_column, one step at a time.
+//!
+//! ```text
+//! queued → moving → verifying → swapping → scrubbing → waiting for old transactions → vacuuming → done
+//!                      ↑  │         │
+//!                      └──┴─ out of ┘            cancelling → cancelled
+//!                            step
+//! ```
+//!
+//! Each step is one transaction that also records how far it got. *Moving* touches the rows whose twin is empty, and
+//! the trigger fills it (`migration::in_step`), with what `decrypted` has made of the value where that is a ciphertext. *Verifying* reads every row, decrypts, and compares; what is out of
+//! step is touched too, and then all of it is read again. What that rests on is kept as a *fence*: should a trigger, a
+//! column's type or a table's file change, the swap is off and the rows are read again.
+//!
+//! DROP COLUMN leaves the values in the rows until they are written anew. So after encrypting, *scrubbing* writes
+//! every row that is older than the swap, and at last the table is vacuumed.
+
+mod blocks;
+mod decrypted;
+mod rows;
+mod scrub;
+mod verify;
+
+use colcrypt_domain::phase::Phase;
+
+use crate::columns::migration::{Kind, Migration, ddl};
+use crate::error::{self, Error, Result};
+use crate::jobs::job::Job;
+use crate::server::limit;
+use crate::server::txn::{Next, failed_for_a_lock, transaction};
+use crate::worker::job::batch;
+use crate::worker::job::migrate::blocks::{from_the_start, in_words, still, through_blocks};
+use crate::worker::job::migrate::rows::{one_by_one, touch};
+use crate::worker::job::step::{BATCH_TRIES, paced, postpone};
+
+pub fn step(job: &Job) -> Next {
+    let known = transaction(|| -> Result<_> {
+        let Some(migration) = Migration::of_job(job.id)? else {
+            return Err(Error::CatalogCorrupt("a migration is missing".into()));
+        };
+        let mut missing = ddl::missing(&migration)?;
+        if missing.is_none() && job.phase.is_before_the_swap() {
+            missing = ddl::retyped(&migration)?;
+        }
+        Ok((migration, missing))
+    });
+    let migration = match known {
+        Ok(Ok((_, Some(why)))) => {
+            return match transaction(|| job.finish(Phase::Failed, Some(why))) {
+                Ok(Ok(next)) => next,
+                _ => Next::Nothing,
+            };
+        }
+        Ok(Ok((migration, None))) => migration,
+        Ok(Err(error)) => return postpone(job, &error.report().message),
+        Err(message) => return postpone(job, &message),
+    };
+    match job.phase {
+        Phase::Queued => shortly(job, || prepare(job, &migration)),
+        Phase::Moving => paced(job, |job| fill(job, &migration)),
+        Phase::Verifying => paced(job, |job| verify::verify(job, &migration)),
+        Phase::Swapping => shortly(job, || swap(job, &migration)),
+        Phase::Scrubbing => paced(job, |job| scrub::scrub(job, &migration)),
+        Phase::WaitingForOld => shortly(job, || scrub::wait_for_old(job)),
+        Phase::Vacuuming => scrub::vacuum_all(job),
+        Phase::Cancelling => shortly(job, || {
+            ddl::undo(&migration)?;
+            batch::forget_errors(job)?;
+            job.finish(Phase::Cancelled, None)
+        }),
+        Phase::Retrying | Phase::Done | Phase::Failed | Phase::Cancelled => Next::Nothing,
+    }
+}
+
+/// A step that wants a lock for a moment: what it does not get it tries again for soon, at odd intervals.
+fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
+    let outcome = transaction(|| {
+        if !still(job)? {
+            return Ok(Next::Again);
+        }
+        limit::allow(batch::size(job)?.blocks);
+        step()
+    });
+    if limit::has_struck() {
+        return postpone(job, &limit::message());
+    }
+    let message = match outcome {
+        Ok(Ok(next)) => return next,
+        Ok(Err(error)) => in_words(&error),
+        Err(message) => message,
+    };
+    let recorded = transaction(|| {
+        job.record(
+            "last_error = $2, tries = tries + 1, retry_at = clock_timestamp() + \
+             least(0.05 * power(2, least(tries, 20)), 10) * (0.5 + random()) * interval '1 second'",
+            [message.into()],
+        )
+    });
+    match recorded {
+        Ok(Ok(())) => Next::Soon,
+        _ => Next::Nothing,
+    }
+}
+
+fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
+    ddl::prepare(migration)?;
+    let on_table = Job {
+        table: migration.table,
+        ..job.clone()
+    };
+    let size = batch::size(&on_table)?;
+    job.record(
+        &format!(
+            "{}, started_at = clock_timestamp(), passes = 1, rows_failed = 0, last_error = NULL, \
+             blocks_total = $2, rows_estimate = $3",
+            from_the_start(Phase::Moving)
+        ),
+        [size.blocks.into(), size.rows.into()],
+    )?;
+    Ok(Next::Again)
+}
+
+fn fill(job: &Job, migration: &Migration) -> Next {
+    let empty = format!(
+        "{} IS NULL AND {} IS NOT NULL",
+        migration.quoted_twin(),
+        migration.source()
+    );
+    let outcome = through_blocks(
+        job,
+        |place| {
+            touch(
+                migration,
+                place.leaf,
+                &format!("{} AND {empty}", batch::in_blocks(place)),
+            )
+        },
+        || verify::begin(job, migration, 0),
+    );
+    match outcome {
+        Ok(next) => next,
+        Err(message)
+            if error::last_raised_concerns_a_value()
+                || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) =>
+        {
+            one_by_one(job, migration, &empty, &message)
+        }
+        Err(message) => postpone(job, &message),
+    }
+}
+
+fn swap(job: &Job, migration: &Migration) -> Result<Next> {
+    if !ddl::swap(migration)? {
+        return verify::begin(job, migration, 0);
+    }
+    match migration.kind {
+        Kind::Encrypt => {
+            job.record(
+                &format!("{}, last_error = NULL", from_the_start(Phase::Scrubbing)),
+                [],
+            )?;
+            Ok(Next::Again)
+        }
+        Kind::Decrypt => {
+            job.record("last_error = NULL", [])?;
+            job.finish(Phase::Done, None)
+        }
+    }
+}

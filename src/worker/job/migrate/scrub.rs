@@ -1,0 +1,149 @@
+//! After the swap: DROP COLUMN leaves the old values in the rows, and an UPDATE leaves the old rows, so every row is
+//! written anew and the dead ones are vacuumed away.
+
+use colcrypt_domain::phase::Phase;
+use pgrx::spi::quote_identifier;
+use pgrx::{Spi, pg_sys};
+
+use crate::columns::migration::Migration;
+use crate::error::Result;
+use crate::jobs::job::Job;
+use crate::server::limit;
+use crate::server::relation::{self, Lock, Named};
+use crate::server::roles::AsRole;
+use crate::server::spi::{self, safe_search_path};
+use crate::server::txn::{Next, RUNNING_TRANSACTIONS, transaction};
+use crate::worker::job::batch;
+use crate::worker::job::migrate::blocks::{among, from_the_start, locked, run, through_blocks};
+use crate::worker::job::step::{has_settled, postpone};
+use crate::worker::vacuum;
+
+/// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
+fn is_old(job: &Job) -> Result<String> {
+    let found = spi::query(
+        "SELECT age(swapped_in::xid) FROM colcrypt.migration WHERE job_id = $1",
+        &[job.id.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    let age = found.into_iter().flatten().next().unwrap_or_default();
+    Ok(format!(
+        "(pg_catalog.age(xmin) > {age} OR pg_catalog.age(xmin) < -1000000000)"
+    ))
+}
+
+/// A column that can be set to what it is: the migrated one, unless somebody renamed or dropped it in a table that was
+/// detached.
+fn any_column(leaf: pg_sys::Oid, attribute: &str) -> Result<Option<String>> {
+    let found = spi::query(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
+           AND attgenerated = '' AND attidentity <> 'a' ORDER BY attname <> $2::text::name, attnum LIMIT 1",
+        &[leaf.into(), attribute.into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(found.into_iter().flatten().next().map(quote_identifier))
+}
+
+pub fn scrub(job: &Job, migration: &Migration) -> Next {
+    let outcome = through_blocks(
+        job,
+        |place| {
+            let table = Named::take(place.leaf, Lock::Write)?;
+            let Some(column) = any_column(place.leaf, &migration.attribute)? else {
+                return Ok(0);
+            };
+            let rows = format!("{} AND {}", batch::in_blocks(place), is_old(job)?);
+            let rows = locked(&table, &rows)?;
+            if rows.is_empty() {
+                return Ok(0);
+            }
+            run(
+                table.owner(),
+                &format!(
+                    "UPDATE ONLY {} SET {column} = {column} WHERE {}",
+                    table.sql,
+                    among(&rows)
+                ),
+            )
+        },
+        || end(job),
+    );
+    match outcome {
+        Ok(next) => next,
+        Err(message) => postpone(job, &message),
+    }
+}
+
+fn end(job: &Job) -> Result<Next> {
+    let old = is_old(job)?;
+    let mut left = 0;
+    for leaf in batch::leaves(job)? {
+        let table = Named::take(leaf, Lock::Read)?;
+        limit::allow(relation::blocks(&[leaf])?);
+        let _path = safe_search_path();
+        let _role = AsRole::unfiltered(table.owner());
+        left += Spi::get_one::<i64>(&format!(
+            "SELECT pg_catalog.count(*) FROM ONLY {} WHERE {old}",
+            table.sql
+        ))?
+        .unwrap_or_default();
+    }
+    if left > 0 {
+        // Rows that were locked: another pass, after a breath that grows.
+        job.record(&format!(
+                "{}, passes = passes + 1",
+                from_the_start(Phase::Scrubbing).replace(
+                    "retry_at = NULL",
+                    "retry_at = clock_timestamp() + least(power(2, least(passes, 20)), 300) * interval '200 milliseconds'"
+                )
+            ),
+            [],
+        )?;
+        return Ok(Next::Again);
+    }
+    job.record(&format!(
+            "phase = 'waiting for old transactions', tries = 0, retry_at = NULL, \
+             settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL"
+        ),
+        [],
+    )?;
+    Ok(Next::Again)
+}
+
+/// A vacuum takes only what no transaction can see any more.
+pub fn wait_for_old(job: &Job) -> Result<Next> {
+    if !has_settled(job)? {
+        return Ok(Next::Soon);
+    }
+    job.record("phase = 'vacuuming', tries = 0, retry_at = NULL", [])?;
+    Ok(Next::Again)
+}
+
+/// The table, and the catalogs that held samples and defaults of the column.
+pub fn vacuum_all(job: &Job) -> Next {
+    let found = transaction(|| -> Result<Vec<pg_sys::Oid>> {
+        let catalogs = [c"pg_statistic", c"pg_attrdef", c"pg_constraint"].map(|name| {
+            // SAFETY: a look-up in the catalogs, whose schema nobody renames.
+            unsafe {
+                pg_sys::get_relname_relid(
+                    name.as_ptr(),
+                    pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE),
+                )
+            }
+        });
+        Ok(batch::leaves(job)?.into_iter().chain(catalogs).collect())
+    });
+    let relations = match found {
+        Ok(Ok(relations)) => relations,
+        Ok(Err(error)) => return postpone(job, &error.report().message),
+        Err(message) => return postpone(job, &message),
+    };
+    for relation in relations {
+        if let Err(message) = vacuum::vacuum(relation) {
+            return postpone(job, &message);
+        }
+    }
+    match transaction(|| job.finish(Phase::Done, None)) {
+        Ok(Ok(next)) => next,
+        _ => Next::Nothing,
+    }
+}

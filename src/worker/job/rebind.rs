@@ -1,0 +1,100 @@
+//! The end of a rebinding. The header of a value does not say what it is bound to, so every value is opened once more, batch by
+//! batch; when all are bound to the new context, that alone is registered, and access views open nothing else.
+
+use colcrypt_core::VersionId;
+use colcrypt_domain::phase::Phase;
+
+use crate::columns::migration::ddl;
+use crate::columns::view;
+use crate::error::Result;
+use crate::jobs::job::{Job, lock_jobs};
+use crate::rows::census::{self, Counts};
+use crate::server::relation::{Lock, Named};
+use crate::server::txn::{Next, transaction};
+use crate::server::{limit, spi};
+use crate::session;
+use crate::values::reseal;
+use crate::worker::job::batch::{self, in_blocks, once_more};
+use crate::worker::job::statement::Statement;
+use crate::worker::job::step::{postpone, stale_rows, without_column};
+
+/// One batch of the verification, or its end.
+pub fn verify(job: &Job) -> Next {
+    match transaction(|| step(job)) {
+        Ok(Ok(next)) => next,
+        Ok(Err(error)) => postpone(job, &error.report().message),
+        Err(message) => postpone(job, &message),
+    }
+}
+
+fn step(job: &Job) -> Result<Next> {
+    if !job.registered {
+        return without_column(job);
+    }
+    lock_jobs()?;
+    let Some(place) = batch::place(job)? else {
+        return end(job);
+    };
+    let mut strays = 0i64;
+    Statement::new(job, place.leaf)?.each_value(&in_blocks(&place), |value, context| {
+        let id = VersionId {
+            key: value.header.key,
+            version: value.header.version,
+        };
+        let permit = session::permit_ordered_decryption(id)?;
+        if !reseal::is_bound_to_first(&permit, value, context)? {
+            strays += 1;
+        }
+        Ok(())
+    })?;
+    job.record(
+        "current_relation = $2, next_block = $3, strays = strays + $4, tries = 0, retry_at = NULL, \
+         blocks_done = least(blocks_done + $5, blocks_total)",
+        [
+            place.leaf.into(),
+            place.to.into(),
+            strays.into(),
+            (place.to - place.from).into(),
+        ],
+    )?;
+    Ok(Next::Again)
+}
+
+fn end(job: &Job) -> Result<Next> {
+    // A scan of ours: however long it takes, nobody else's code is to blame.
+    limit::lift();
+    let mut counts = Counts::new();
+    for leaf in batch::leaves(job)? {
+        census::count(leaf, &job.attribute, &mut counts)?;
+    }
+    let by = format!("job {}", job.id);
+    census::keep(job.table, &job.attribute, &counts, &by)?;
+    let found = spi::query(
+        "SELECT strays FROM colcrypt.job WHERE job_id = $1",
+        &[job.id.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    let strays = found.into_iter().flatten().next().unwrap_or_default();
+    let left = strays.max(stale_rows(job, &counts));
+    if left > 0 && left <= job.rows_failed {
+        return job.finish(Phase::Failed, None);
+    }
+    if left > 0 {
+        return once_more(job);
+    }
+    limit::allow(0);
+    settle(job)?;
+    batch::forget_errors(job)?;
+    job.finish(Phase::Done, None)
+}
+
+/// Registers the new context alone. Sessions queue up behind whoever waits for a view's lock, so it is rather tried again later.
+fn settle(job: &Job) -> Result<()> {
+    ddl::hurry();
+    spi::execute(
+        "UPDATE colcrypt.protected_column SET context = becomes, becomes = NULL \
+         WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND becomes IS NOT NULL",
+        &[job.table.into(), job.attribute.clone().into()],
+    )?;
+    view::make_anew(&Named::take(job.table, Lock::Read)?)
+}

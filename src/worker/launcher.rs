@@ -1,0 +1,171 @@
+//! The launcher: one process for the cluster, connected to no database.
+
+use std::time::Duration;
+
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+};
+use pgrx::{FromDatum, pg_guard, pg_sys};
+
+use crate::audit::ring;
+use crate::jobs::lane::Lane;
+use crate::jobs::wake;
+use crate::server::clock;
+use crate::worker::dispatch::{Dispatch, Post};
+use crate::{settings, usage};
+
+/// Pause before another worker is sent for events that one has left behind: it failed, or was killed.
+const RETRY_MS: i64 = 5000;
+
+/// Registers the launcher with the postmaster. It starts when the server is no standby (any more).
+pub fn register() {
+    // What pg_upgrade is putting in place is not to be worked on yet.
+    // SAFETY: a flag of the postmaster's.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
+    BackgroundWorkerBuilder::new("colcrypt launcher")
+        .set_type("colcrypt launcher")
+        .set_library("colcrypt")
+        .set_function("colcrypt_launcher_main")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(5)))
+        .load();
+}
+
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    // SAFETY: a connection to no database: only the shared catalogs can be read.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+        wake::listen(true);
+        pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
+    }
+    let mut dispatch = Dispatch::new();
+    let mut everywhere = true;
+    let mut last_round = 0;
+    let mut last_retry = 0;
+    loop {
+        if BackgroundWorker::sighup_received() {
+            // SAFETY: in the main loop of a worker, outside any transaction.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
+        let nap_ms = i64::from(settings::NAPTIME.get()) * 1000;
+        everywhere |= wake::take_anywhere() || clock::boottime_ms() - last_round >= nap_ms;
+        let mut posts = requested();
+        let mut keepers = Vec::new();
+        if everywhere {
+            // In this order: what is counted for or has an event was there before, so it is gone if it is
+            // missing.
+            let counted = usage::shared::databases();
+            let waiting = ring::databases();
+            let existing = catalog_databases();
+            for database in counted {
+                if !existing.iter().any(|(oid, _)| oid.to_u32() == database) {
+                    usage::shared::forget_database(database);
+                }
+            }
+            keepers = existing
+                .into_iter()
+                .filter_map(|(oid, usable)| usable.then_some(oid))
+                .collect();
+            forsake_gone(&waiting, &keepers);
+            last_round = clock::boottime_ms();
+        }
+        everywhere = false;
+        // SAFETY: reads the clock.
+        let now = unsafe { pg_sys::GetCurrentTimestamp() };
+        let mut due = usage::shared::due(now);
+        if clock::boottime_ms() - last_retry >= RETRY_MS {
+            due.extend(ring::databases());
+            last_retry = clock::boottime_ms();
+        }
+        keepers.extend(due.into_iter().map(pg_sys::Oid::from));
+        posts.extend(keepers.into_iter().map(|database| Post {
+            database,
+            lane: Lane::Keeper,
+        }));
+        for post in posts {
+            dispatch.add(post);
+        }
+        dispatch.advance();
+        let left = (last_round + nap_ms - clock::boottime_ms())
+            .min(settings::USAGE_FLUSH_INTERVAL.get().into())
+            .min(dispatch.pause_ms().unwrap_or(RETRY_MS))
+            .clamp(1, RETRY_MS);
+        if !BackgroundWorker::wait_latch(Some(Duration::from_millis(left as u64))) {
+            break;
+        }
+    }
+    // So that pg_terminate_backend means a restart; see the broker.
+    // SAFETY: the normal way to end a worker.
+    unsafe { pg_sys::proc_exit(1) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn launcher_exits(_code: i32, _argument: pg_sys::Datum) {
+    wake::listen(false);
+}
+
+/// Nobody will write the events of a database that is gone or lets nobody in.
+fn forsake_gone(waiting: &[u32], databases: &[pg_sys::Oid]) {
+    for &database in waiting {
+        if !databases.contains(&database.into()) {
+            ring::forsake(database);
+        }
+    }
+}
+
+fn requested() -> Vec<Post> {
+    let post = |(database, lane)| Post { database, lane };
+    wake::take().into_iter().map(post).collect()
+}
+
+/// Every database, and whether it takes connections and is no template.
+fn catalog_databases() -> Vec<(pg_sys::Oid, bool)> {
+    let mut databases = Vec::new();
+    // SAFETY: a transaction around a scan of a shared catalog, which is all a process without a
+    // database can read; column numbers are the server's own constants.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        let catalog =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::systable_beginscan(
+            catalog,
+            pg_sys::Oid::INVALID,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let column = |number: u32| {
+                let mut is_null = false;
+                let datum =
+                    pg_sys::heap_getattr(tuple, number as i32, (*catalog).rd_att, &mut is_null);
+                (datum, is_null)
+            };
+            let flag = |number: u32| {
+                let (datum, is_null) = column(number);
+                bool::from_datum(datum, is_null).unwrap_or(false)
+            };
+            let (oid, is_null) = column(pg_sys::Anum_pg_database_oid);
+            let usable = flag(pg_sys::Anum_pg_database_datallowconn)
+                && !flag(pg_sys::Anum_pg_database_datistemplate);
+            if let Some(oid) = pg_sys::Oid::from_datum(oid, is_null) {
+                databases.push((oid, usable));
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, pg_sys::AccessShareLock as i32);
+        pg_sys::CommitTransactionCommand();
+    }
+    databases
+}
