@@ -19,34 +19,35 @@ pub struct FileBed {
 }
 
 impl FileBed {
-    /// For the server's user.
+    /// For the server's user, with keys that the installed program makes.
     #[must_use]
     pub fn start() -> Self {
         let install = Installation::find();
-        let bed = Self::with(|path| {
+        Self::make(install.user.ids(), |path| {
             run(install
                 .command("colcrypt")
                 .arg("keygen")
                 .arg("--out")
                 .arg(path));
-        });
-        if let Some((uid, gid)) = install.user.ids() {
-            for path in [&bed.dir, &bed.key(), &bed.stranger()] {
-                chown(path, Some(uid), Some(gid)).expect("chown");
-            }
-        }
-        bed
+        })
     }
 
-    /// With keys that the caller makes, in files of the caller's own.
+    /// For an agent in this process, with keys that the caller makes.
     #[must_use]
     pub fn with(keygen: impl Fn(&Path)) -> Self {
+        Self::make(None, keygen)
+    }
+
+    fn make(owner: Option<(u32, u32)>, keygen: impl Fn(&Path)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir =
             std::env::temp_dir().join(format!("colcrypt-file-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).expect("directory");
+        if let Some((uid, gid)) = owner {
+            chown(&dir, Some(uid), Some(gid)).expect("chown");
+        }
         let bed = Self { dir };
         for path in [bed.key(), bed.stranger()] {
             keygen(&path);
