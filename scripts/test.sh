@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# test.sh unit | integration, with the features and the server of PostgreSQL $PG. More arguments go to cargo test.
+# test.sh unit | integration, with the features and the server of PostgreSQL $PG. More arguments go to run_tests.py, as cargo test
+# takes them: --test sql jobs -- --nocapture.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 use_postgres
@@ -28,19 +29,27 @@ unit_targets() {
     for file in tests/it/*.rs; do echo "--test $(basename "$file" .rs)"; done
 }
 
+# The suites in tests/it that run servers; the one between two PostgreSQLs has a script of its own.
+suites() {
+    local file
+    for file in tests/it/*/main.rs; do
+        [ "$file" = tests/it/upgrade/main.rs ] || echo "--test $(basename "$(dirname "$file")")"
+    done
+}
+
 what="${1:-}"
 shift || true
 case "$what" in
 unit)
     read -ra targets <<<"$(unit_targets | tr '\n' ' ')"
     # Tests in a server's process are cargo pgrx's to run.
-    cargo test "${selection[@]}" --lib --bins "${targets[@]}" "$@" -- --skip tests::pg_
+    python3 scripts/run_tests.py "${selection[@]}" --lib --bins "${targets[@]}" "$@" -- --skip tests::pg_
     ;;
 integration)
     # A target in the arguments (--test sql) takes the place of all.
-    targets=(--test docs --test providers --test sql --test security --test faults --test torture)
+    read -ra targets <<<"$(suites | tr '\n' ' ')"
     if [[ " $* " == *" --test "* || " $* " == *" --lib "* ]]; then targets=(); fi
-    cargo test "${selection[@]}" "${targets[@]}" "$@"
+    python3 scripts/run_tests.py "${selection[@]}" "${targets[@]}" "$@"
     ;;
 *) die "usage: test.sh unit|integration [cargo test arguments]" ;;
 esac

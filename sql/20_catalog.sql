@@ -284,7 +284,6 @@ COMMENT ON TABLE colcrypt.audit_outbox IS
 CREATE FUNCTION colcrypt.catalog_changed() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_catalog_changed' LANGUAGE c;
 COMMENT ON FUNCTION colcrypt.catalog_changed() IS 'trigger: makes every session look at the key catalog again';
-REVOKE ALL ON FUNCTION colcrypt.catalog_changed() FROM PUBLIC;
 
 DO $$
 DECLARE

@@ -2,13 +2,11 @@
 
 CREATE FUNCTION colcrypt.add_provider(name text, kind text, config jsonb DEFAULT '{}') RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_add_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.add_provider(text, text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.add_provider(text, text, jsonb) IS
     'names a place where root keys live; config says where credentials are found and never holds one';
 
 CREATE FUNCTION colcrypt.alter_provider(name text, config jsonb) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_alter_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.alter_provider(text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.alter_provider(text, jsonb) IS
     'gives a provider other settings, such as the new place of the same root key; refused unless every key encryption key there opens to the same check value; needs the right to manage each keyring there, and waits where one asks for four eyes; says altered';
 
@@ -16,7 +14,6 @@ CREATE FUNCTION colcrypt.check_provider(
         name text, root_key text DEFAULT NULL,
         OUT server text, OUT root_key_version text, OUT latency interval, OUT warnings text[])
     AS 'MODULE_PATHNAME', 'colcrypt_check_provider' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.check_provider(text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.check_provider(text, text) IS
     'asks the provider for a round trip; with a root key, also wraps and unwraps random bytes under it';
 
@@ -24,25 +21,21 @@ CREATE FUNCTION colcrypt.create_keyring(
         name text, provider text, root_key text DEFAULT '', dek_wrap text DEFAULT 'aes-256-gcm',
         key_source text DEFAULT 'system') RETURNS uuid
     AS 'MODULE_PATHNAME', 'colcrypt_create_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.create_keyring(text, text, text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.create_keyring(text, text, text, text, text) IS
     'makes a keyring: a new key encryption key, wrapped by a root key that must exist; dek_wrap is aes-256-gcm or aes-kwp; key_source says whose generator makes the keyring''s keys: system or provider';
 
 CREATE FUNCTION colcrypt.move_keyring(keyring text, provider text, root_key text DEFAULT '') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_move_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.move_keyring(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.move_keyring(text, text, text) IS
     'wraps the keyring''s key encryption key under another root key, at any provider, in the place of its first; no data is touched, and the old root key is needed no more';
 
 CREATE FUNCTION colcrypt.add_root(keyring text, provider text, root_key text DEFAULT '') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_add_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.add_root(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.add_root(text, text, text) IS
     'wraps the keyring''s key encryption key under one more root key, at any provider, which opens the keyring when those before it do not; says added';
 
 CREATE FUNCTION colcrypt.drop_root(keyring text, provider text, root_key text DEFAULT '') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_drop_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.drop_root(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.drop_root(text, text, text) IS
     'takes a root key away from a keyring, if one that stays opens it at this moment; says which stay';
 
@@ -52,52 +45,44 @@ CREATE FUNCTION colcrypt.check_roots(
         OUT opens boolean, OUT problem text)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_check_roots' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.check_roots(text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.check_roots(text) IS
     'asks every root key of the keyring for its key encryption key, whatever is cached, and says which of them give it';
 
 CREATE FUNCTION colcrypt.rotate_root(keyring text) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.rotate_root(text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.rotate_root(text) IS
     'wraps the keyring''s key encryption key under the newest version of its root key, or of each of them; returns the versions; changes nothing unless all can be done';
 
 CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_create_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.create_key(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
     'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm; returns the key id';
 
 CREATE FUNCTION colcrypt.rotate_key(key text) RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.rotate_key(text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.rotate_key(text) IS
     'makes a new version for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';
 
 CREATE FUNCTION colcrypt.grant_key(
         key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_grant_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.grant_key(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
     'lets a role encrypt with, decrypt with or manage a key; PUBLIC may be given the first two; says granted';
 
 CREATE FUNCTION colcrypt.revoke_key(
         key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_revoke_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.revoke_key(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.revoke_key(text, text, text[]) IS
     'takes privileges on a key away; every session sees it at its next statement; says revoked';
 
 CREATE FUNCTION colcrypt.grant_keyring(
         keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_grant_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.grant_keyring(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.grant_keyring(text, text, text[]) IS
     'lets a role make keys in a keyring (create), or change its root keys, its rules and these grants (manage); PUBLIC may be given the first; says granted';
 
 CREATE FUNCTION colcrypt.revoke_keyring(
         keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_revoke_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) IS
     'takes privileges on a keyring away; says revoked';

@@ -31,25 +31,21 @@ REVOKE ALL ON colcrypt.approval_request FROM PUBLIC;
 CREATE FUNCTION colcrypt.require_four_eyes(
         keyring text, enabled boolean DEFAULT true, approval_window interval DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_require_four_eyes' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.require_four_eyes(text, boolean, interval) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.require_four_eyes(text, boolean, interval) IS
     'makes activation, destruction, moves and grants on a keyring''s keys wait for a second role''s approval; switching it off, or another window, waits for one itself';
 
 CREATE FUNCTION colcrypt.approve_request(request bigint, reason text DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_approve_request' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.approve_request(bigint, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.approve_request(bigint, text) IS
     'does what another role asked for, if it can still be done; returns what the function asked for would have';
 
 CREATE FUNCTION colcrypt.reject_request(request bigint, reason text) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_reject_request' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.reject_request(bigint, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.reject_request(bigint, text) IS
     'refuses for good what another role asked for, and says why';
 
 CREATE FUNCTION colcrypt.withdraw_request(request bigint) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_withdraw_request' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.withdraw_request(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.withdraw_request(bigint) IS 'takes one''s own request back';
 
 CREATE VIEW colcrypt.approval_requests AS

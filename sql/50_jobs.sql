@@ -4,20 +4,17 @@ CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
         readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) IS
     'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view';
 
 CREATE FUNCTION colcrypt.unregister_column(relation regclass, attribute name) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unregister_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.unregister_column(regclass, name) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.unregister_column(regclass, name) IS
     'takes a column out of the care of rotation; its values stay as they are';
 
 CREATE FUNCTION colcrypt.reencrypt_column(
         relation regclass, attribute name, fire_triggers boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_reencrypt_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.reencrypt_column(regclass, name, boolean) IS
     'queues a job that moves the column''s values to the current version of its key, with or without the table''s triggers; returns the job';
 
@@ -25,7 +22,6 @@ CREATE FUNCTION colcrypt.move_column(
         relation regclass, attribute name, key text, fire_triggers boolean DEFAULT false,
         accept_unplaced boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_move_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.move_column(regclass, name, text, boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.move_column(regclass, name, text, boolean, boolean) IS
     'registers the column for another key, of whatever suite, and queues a job that moves the values of its former key there; needs the right to manage both, and accept_unplaced for values that are not bound to their place; returns the job';
 
@@ -33,31 +29,26 @@ CREATE FUNCTION colcrypt.rebind_column(
         relation regclass, attribute name, context text DEFAULT NULL, label text DEFAULT NULL,
         fire_triggers boolean DEFAULT false, accept_unplaced boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_rebind_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.rebind_column(regclass, name, text, text, boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.rebind_column(regclass, name, text, text, boolean, boolean) IS
     'queues a job that binds the column''s values to another context, by default to their place: place_context of the label and the primary key; until it is done, what is registered opens both kinds; returns the job';
 
 CREATE FUNCTION colcrypt.pause_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_pause_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.pause_job(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.pause_job(bigint) IS
     'stops a job after the batch at hand until resume_job; says paused';
 
 CREATE FUNCTION colcrypt.resume_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_resume_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.resume_job(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.resume_job(bigint) IS
     'lets a paused job go on where it was; says resumed';
 
 CREATE FUNCTION colcrypt.cancel_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_cancel_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.cancel_job(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.cancel_job(bigint) IS
     'ends a job after the batch at hand; rows that it moved stay moved; says cancelled';
 
 CREATE FUNCTION colcrypt.retry_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_retry_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.retry_job(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.retry_job(bigint) IS
     'tries again the rows of a failed job that are listed in job_error; says queued';
 
@@ -71,7 +62,6 @@ CREATE FUNCTION colcrypt.is_in_window(time_window text, moment timestamptz) RETU
                      coalesce(nullif(split_part(s, '-', 2), '')::time, split_part(s, '-', 1)::time + '1 hour') AS closes
               FROM trim(time_window) s) w
     $$;
-REVOKE ALL ON FUNCTION colcrypt.is_in_window(text, timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.is_in_window(text, timestamptz) IS
     'whether a moment is in a daily window such as 22:00-04:00, in log_timezone';
 
@@ -116,6 +106,5 @@ GRANT SELECT ON colcrypt.key_version_census TO pg_monitor;
 CREATE FUNCTION colcrypt.take_census(
         relation regclass, attribute name, OUT key text, OUT version int, OUT "rows" bigint, OUT kept bigint) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_take_census' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.take_census(regclass, name) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.take_census(regclass, name) IS
     'counts a registered column''s rows by key version now, in one snapshot, for key_version_census; kept is what that said before';

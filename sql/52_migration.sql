@@ -12,7 +12,6 @@ CREATE FUNCTION colcrypt.encrypt_column(
         accept_losses boolean DEFAULT false, dry_run boolean DEFAULT false, label text DEFAULT NULL,
         OUT job bigint, OUT object text, OUT becomes text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_encrypt_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean, text) IS
     'queues a job that encrypts a column in place while the application runs, and drops the plaintext; values are bound to their place, or to another context, or with ''none'' to nothing; says what becomes of everything that hangs on the column; dry_run only says it';
 
@@ -21,7 +20,6 @@ CREATE FUNCTION colcrypt.decrypt_column(
         accept_unplaced boolean DEFAULT false,
         OUT job bigint, OUT object text, OUT becomes text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_decrypt_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.decrypt_column(regclass, name, boolean, boolean, boolean) IS
     'queues a job that turns a registered column into plaintext in place, while the application runs; needs the right to decrypt, and accept_unplaced for values that are not bound to their place; dry_run only says what becomes of everything that hangs on the column';
 
@@ -88,7 +86,6 @@ CREATE FUNCTION colcrypt.plaintext_left(job bigint) RETURNS TABLE (place text, s
             (11, 'copies elsewhere', 'not looked for: other tables, materialized views, subscribers, exports, caches', 'yours to know')
         ) AS l(nr, place, state, remedy) ORDER BY l.nr
     $$;
-REVOKE ALL ON FUNCTION colcrypt.plaintext_left(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.plaintext_left(bigint) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.plaintext_left(bigint) IS
     'where plaintext of a column that a job encrypted in place may still lie, and what to do about each place';

@@ -5,7 +5,6 @@ CREATE FUNCTION colcrypt.root_state(
         OUT state text, OUT asked_at timestamptz, OUT failing_since timestamptz, OUT problem text,
         OUT served_at timestamptz)
     AS 'MODULE_PATHNAME', 'colcrypt_root_state' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION colcrypt.root_state(uuid, int, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.root_state(uuid, int, int) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.root_state(uuid, int, int) IS
     'what this server''s agent last heard from one of a keyring''s root keys; see the view root_status';
@@ -86,7 +85,6 @@ CREATE FUNCTION colcrypt.cache_slots(
         OUT loaded_at timestamptz, OUT expires_at timestamptz, OUT last_error text)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_cache_slots' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION colcrypt.cache_slots() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.cache_slots() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.cache_slots() IS
     'this database''s part of the key slab, and the loads that failed last; see the view cache_status';
@@ -104,7 +102,6 @@ CREATE FUNCTION colcrypt.broker_status(
         OUT evictions bigint, OUT loads bigint, OUT loads_failed bigint, OUT loads_in_flight int,
         OUT memory_locked boolean, OUT last_error text)
     AS 'MODULE_PATHNAME', 'colcrypt_broker_status' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION colcrypt.broker_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.broker_status() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.broker_status() IS
     'the key broker, its agent and the key slab as a whole';

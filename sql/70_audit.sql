@@ -42,7 +42,6 @@ COMMENT ON TABLE colcrypt.audit_state IS 'the last record of the audit log, and 
 CREATE FUNCTION colcrypt.audit_append_only() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_audit_append_only' LANGUAGE c;
 COMMENT ON FUNCTION colcrypt.audit_append_only() IS 'trigger: refuses to change the audit log';
-REVOKE ALL ON FUNCTION colcrypt.audit_append_only() FROM PUBLIC;
 
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON colcrypt.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.audit_append_only();
@@ -76,7 +75,6 @@ CREATE FUNCTION colcrypt.verify_audit_log(
         OUT ok boolean, OUT events bigint, OUT head_seq bigint, OUT head_hash text,
         OUT first_bad bigint, OUT problem text, OUT not_recorded bigint)
     AS 'MODULE_PATHNAME', 'colcrypt_verify_audit_log' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.verify_audit_log(bigint, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.verify_audit_log(bigint, text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
     'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew; not_recorded is how many events have no record of their own';
@@ -84,20 +82,17 @@ COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
 CREATE FUNCTION colcrypt.audit_status(
         OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint, OUT not_recorded bigint)
     AS 'MODULE_PATHNAME', 'colcrypt_audit_status' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION colcrypt.audit_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.audit_status() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.audit_status() IS
     'events on their way into the audit log through shared memory, how many went to the server log instead, and how many were only counted';
 
 CREATE FUNCTION colcrypt.mark_honeytoken(value colcrypt.ciphertext, note text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_mark_honeytoken' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
     'raises an alarm in the audit log whenever this value is decrypted, which whoever does so cannot tell';
 
 CREATE FUNCTION colcrypt.unmark_honeytoken(value colcrypt.ciphertext) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unmark_honeytoken' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.unmark_honeytoken(colcrypt.ciphertext) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.unmark_honeytoken(colcrypt.ciphertext) IS
     'takes the mark off a value, whatever it was re-encrypted from or to';
 
@@ -106,7 +101,6 @@ CREATE FUNCTION colcrypt.changed_by_hand() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_changed_by_hand' LANGUAGE c;
 COMMENT ON FUNCTION colcrypt.changed_by_hand() IS
     'trigger: records in the audit log what somebody changed in the key catalog past the functions';
-REVOKE ALL ON FUNCTION colcrypt.changed_by_hand() FROM PUBLIC;
 DO $$
 DECLARE
     t text;

@@ -30,25 +30,21 @@ SELECT pg_catalog.pg_extension_config_dump('colcrypt.usage_count', '');
 
 CREATE FUNCTION colcrypt.set_cryptoperiods(key text, originator interval, recipient interval) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_cryptoperiods' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_cryptoperiods(text, interval, interval) IS
     'how long a version of the key may encrypt after its activation, and how long after that it may decrypt; null is without end; on a four-eyes keyring a longer one waits; says set';
 
 CREATE FUNCTION colcrypt.set_rotation_interval(key text, every interval) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_set_rotation_interval' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.set_rotation_interval(text, interval) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_rotation_interval(text, interval) IS
     'how often the worker rotates the key, at colcrypt.rotation_time; null is only when its cryptoperiod or a usage limit asks for it';
 
 CREATE FUNCTION colcrypt.set_usage_bound(key text, bound bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_usage_bound' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.set_usage_bound(text, bigint) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_usage_bound(text, bigint) IS
     'how many values a version of the key may encrypt, of which colcrypt.usage_refuse percent are allowed; null is the suite''s bound, which is the highest; on a four-eyes keyring a higher one waits; says set';
 
 CREATE FUNCTION colcrypt.set_compression(key text, method text) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_compression' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.set_compression(text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.set_compression(text, text) IS
     'whether values written from now on are compressed before encryption, by lz4, or not, null; their length then tells something of their content, see docs/security.md, so on a four-eyes keyring it waits; says set';
 
@@ -56,7 +52,6 @@ CREATE FUNCTION colcrypt.unflushed_uses(
         OUT key_id bigint, OUT version int, OUT role oid, OUT encryptions bigint, OUT decryptions bigint, OUT since timestamptz)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_unflushed_uses' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION colcrypt.unflushed_uses() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.unflushed_uses() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.unflushed_uses() IS
     'uses of keys by finished transactions that shared memory holds until the next flush; those that had no place of their own have key 0 and no role';
@@ -65,14 +60,12 @@ CREATE FUNCTION colcrypt.unflushed_versions(
         OUT key_id bigint, OUT version int, OUT encryptions bigint, OUT reserved bigint)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_unflushed_versions' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION colcrypt.unflushed_versions() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.unflushed_versions() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.unflushed_versions() IS
     'encryptions that shared memory holds until the next flush, and those that transactions under way have reserved';
 
 CREATE FUNCTION colcrypt.suite_bound(suite text) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_suite_bound' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
-REVOKE ALL ON FUNCTION colcrypt.suite_bound(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.suite_bound(text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.suite_bound(text) IS
     'how many values one version of a key of this suite may encrypt';
@@ -129,7 +122,6 @@ CREATE FUNCTION colcrypt.rotation_windows(around timestamptz, OUT opens timestam
                              AT TIME ZONE current_setting('log_timezone') AS opens) w
         ORDER BY 1
     $$;
-REVOKE ALL ON FUNCTION colcrypt.rotation_windows(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.rotation_windows(timestamptz) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.rotation_windows(timestamptz) IS
     'when colcrypt.rotation_time is, on the days around a moment; no row when it is any time';
@@ -140,7 +132,6 @@ CREATE FUNCTION colcrypt.rotation_time_from(moment timestamptz) RETURNS timestam
         SELECT coalesce((SELECT greatest(w.opens, moment) FROM colcrypt.rotation_windows(moment) w
                          WHERE w.closes > moment ORDER BY w.opens LIMIT 1), moment)
     $$;
-REVOKE ALL ON FUNCTION colcrypt.rotation_time_from(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.rotation_time_from(timestamptz) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.rotation_time_from(timestamptz) IS 'the first moment from this one on at which scheduled rotations run';
 
@@ -151,7 +142,6 @@ CREATE FUNCTION colcrypt.rotation_time_until(moment timestamptz) RETURNS timesta
                          FROM colcrypt.rotation_windows(moment) w
                          WHERE w.opens <= moment ORDER BY w.opens DESC LIMIT 1), moment)
     $$;
-REVOKE ALL ON FUNCTION colcrypt.rotation_time_until(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.rotation_time_until(timestamptz) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.rotation_time_until(timestamptz) IS
     'this moment if scheduled rotations run then, or else when they last began to';

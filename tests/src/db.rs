@@ -9,7 +9,7 @@ use crate::{Cluster, wait_for};
 use postgres::{Client, Error, NoTls, SimpleQueryMessage};
 
 /// A wait that no condition here comes near, unless it never comes.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(300);
 
 /// The cluster that most tests share. It ends with the process.
 pub fn cluster() -> &'static Cluster {

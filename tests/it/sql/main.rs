@@ -1,44 +1,10 @@
-//! What an SQL user, a DBA and an attacker with a login can see of the extension, on real clusters.
+//! What an SQL user, a DBA and an attacker with a login can see of the extension, on real clusters: a folder a noun.
 
-mod access_view;
-mod access_write;
-mod attempts;
-mod audit;
-mod bad_input;
-mod census;
-mod ceremony;
-mod ceremony_acts;
 pub use colcrypt_tests::db as common;
-mod compression;
-mod copies;
-mod extension;
-mod grants;
-mod honeytoken;
-mod in_place;
-mod in_place_drivers;
-mod in_place_tables;
-mod in_place_trouble;
-mod job_control;
+
+mod columns;
 mod jobs;
-mod jsonb;
 mod keys;
-mod lifecycle;
-mod lifecycle_compromise;
-mod lifecycle_destruction;
-mod lifecycle_effect;
-mod limits;
-mod managing;
-mod move_column;
-mod moving;
-mod races;
-mod releases;
-mod replicas;
-mod schedule;
-mod scrubbing;
-mod shapes;
-mod turns;
-mod two_roots;
-mod under_fire;
-mod under_jobs;
-mod usage;
-mod values;
+mod migration;
+mod security;
+mod server;

@@ -1,0 +1,42 @@
+-- Who may call what. Nobody calls a function of ours but those who are granted it; these are everybody's: what they do to values,
+-- the grants on the key decide. crates/core/src/verbs.rs has the same list, and a test compares them.
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA colcrypt FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION
+    colcrypt.batch_value(row_address tid, column_number smallint, value colcrypt.ciphertext),
+    colcrypt.ciphertext(bytea),
+    colcrypt.ciphertext_in(cstring),
+    colcrypt.ciphertext_info(value colcrypt.ciphertext, OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int, OUT has_context boolean, OUT key_id text, OUT compressed boolean),
+    colcrypt.ciphertext_is_stale(value colcrypt.ciphertext, key_id bigint, current_version int),
+    colcrypt.ciphertext_key(value colcrypt.ciphertext),
+    colcrypt.ciphertext_out(colcrypt.ciphertext),
+    colcrypt.ciphertext_recv(internal),
+    colcrypt.ciphertext_send(colcrypt.ciphertext),
+    colcrypt.ciphertext_version(value colcrypt.ciphertext, key_id bigint),
+    colcrypt.context_in(cstring),
+    colcrypt.context_out(colcrypt.context),
+    colcrypt.context_recv(internal),
+    colcrypt.context_send(colcrypt.context),
+    colcrypt.decrypt_col(value colcrypt.ciphertext),
+    colcrypt.decrypt_col(value colcrypt.ciphertext, context colcrypt.context),
+    colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement),
+    colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea),
+    colcrypt.either_context(context bytea, former bytea),
+    colcrypt.encrypt_col(value anyelement, key text),
+    colcrypt.encrypt_col(value anyelement, key text, context bytea),
+    colcrypt.encrypt_col(value text, key text),
+    colcrypt.encrypt_col(value text, key text, context bytea),
+    colcrypt.has_key_privilege(key text, privilege text),
+    colcrypt.has_key_privilege(role text, key text, privilege text),
+    colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext),
+    colcrypt.is_settled(transaction xid),
+    colcrypt.keep_in_step(),
+    colcrypt.may_read_column(relation regclass, attribute name),
+    colcrypt.place_context(label text),
+    colcrypt.place_context(label text, VARIADIC "any"),
+    colcrypt.reencrypt_col(value colcrypt.ciphertext),
+    colcrypt.reencrypt_col(value colcrypt.ciphertext, context bytea),
+    colcrypt.row_context(VARIADIC "any"),
+    colcrypt.write_access_view()
+TO PUBLIC;

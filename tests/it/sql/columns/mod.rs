@@ -1,0 +1,10 @@
+//! Columns and their values: shown through views, of every type, shape and encoding.
+
+mod access_view;
+mod access_write;
+mod bad_input;
+mod census;
+mod compression;
+mod jsonb;
+mod shapes;
+mod values;

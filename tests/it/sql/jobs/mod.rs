@@ -1,0 +1,9 @@
+//! Jobs that move rows to newer versions and other keys.
+
+mod job_control;
+mod move_column;
+mod moving;
+mod races;
+mod reencryption;
+mod turns;
+mod under_jobs;

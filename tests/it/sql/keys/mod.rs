@@ -1,0 +1,15 @@
+//! Keys: their life, grants, rules, counts and root keys.
+
+mod ceremony;
+mod ceremony_acts;
+mod creation;
+mod grants;
+mod lifecycle;
+mod lifecycle_compromise;
+mod lifecycle_destruction;
+mod lifecycle_effect;
+mod limits;
+mod managing;
+mod schedule;
+mod two_roots;
+mod usage;

@@ -1,0 +1,5 @@
+//! What is tried, and what is recorded.
+
+mod attempts;
+mod audit;
+mod honeytoken;

@@ -1,0 +1,275 @@
+//! Copies of a server made in the middle of a rotation, by every means there is: each decrypts everything, and
+//! goes on with what was left to do.
+
+use colcrypt_tests::of_jobs::{phases, rotate, slow_table, versions, wait_until_under_way};
+use std::fs;
+use std::path::PathBuf;
+
+use colcrypt_tests::cluster::Builder;
+use colcrypt_tests::process::{self, run};
+use colcrypt_tests::{Cluster, wait_for};
+use postgres::Client;
+
+use crate::common::{self, LONG, Sql, wait_for_jobs};
+
+const ROWS: u32 = 2000;
+const RIGHT: &str = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v, NULL::text, int4send(id)) = 'secret ' || id";
+const MIXED: &str = "SELECT count(DISTINCT (colcrypt.ciphertext_info(v)).version) = 2 FROM t";
+
+/// A server whose table `t` is being moved to version 2, and will be for seconds.
+fn in_mid_rotation(builder: Builder) -> (Cluster, Client) {
+    let cluster = common::settings(builder)
+        .conf("colcrypt.batch_blocks = 1")
+        .start();
+    let mut client = cluster.create_database("work");
+    common::make_key(&cluster, &mut client);
+    slow_table(&mut client, ROWS);
+    client.run("SELECT colcrypt.rotate_key('k')");
+    wait_until_under_way(&mut client);
+    (cluster, client)
+}
+
+/// All rows are right as they are, some of them still under the old version; the job ends by itself, and the next
+/// rotation works, too.
+fn goes_on(copy: &Cluster, how: &str) {
+    let mut client = copy.client_db("work");
+    assert!(
+        client.yes(MIXED),
+        "{how}: not in the middle of the rotation"
+    );
+    assert_eq!(client.one(RIGHT), ROWS.to_string(), "{how}");
+    wait_for_jobs(&mut client);
+    assert_eq!(phases(&mut client), ["done"], "{how}");
+    assert_eq!(
+        versions(&mut client, "t", "v"),
+        format!("2:{ROWS}"),
+        "{how}"
+    );
+    assert_eq!(client.one(RIGHT), ROWS.to_string(), "{how}");
+    client.run("CREATE OR REPLACE FUNCTION slow(id int) RETURNS bytea LANGUAGE sql AS $$ SELECT pg_catalog.int4send(id) $$");
+    rotate(&mut client);
+    assert_eq!(
+        versions(&mut client, "t", "v"),
+        format!("3:{ROWS}"),
+        "{how}"
+    );
+    assert_eq!(client.one(RIGHT), ROWS.to_string(), "{how}");
+    assert!(client.yes("SELECT ok FROM colcrypt.verify_audit_log()"));
+}
+
+/// The worker is not to finish while a copy is looked at.
+fn still_under_way(client: &mut Client) {
+    assert!(
+        client.yes("SELECT finished_at IS NULL FROM colcrypt.job_progress"),
+        "the job was over too soon for this test"
+    );
+}
+
+#[test]
+fn a_standby_promoted_in_mid_rotation() {
+    let (primary, mut client) = in_mid_rotation(Cluster::builder());
+    let standby = primary.standby();
+    // The job goes on on the primary, and the standby sees it do so.
+    let done = "SELECT rows_done FROM colcrypt.job_progress";
+    let before: i64 = client.one(done).parse().unwrap();
+    let mut watcher = standby.client_db("work");
+    wait_for("progress to be replayed", LONG, || {
+        watcher.one(done).parse::<i64>().unwrap() > before
+    });
+    still_under_way(&mut client);
+    drop(client);
+    process::kill9(primary.postmaster_pid());
+    standby.promote();
+    goes_on(&standby, "standby");
+    assert_eq!(
+        watcher.one(RIGHT),
+        ROWS.to_string(),
+        "a session that was there before"
+    );
+}
+
+#[test]
+fn a_base_backup_taken_during_a_rotation() {
+    let (original, mut client) = in_mid_rotation(Cluster::builder().durable());
+    let copy = original.base_backup(&[]);
+    still_under_way(&mut client);
+    copy.start();
+    goes_on(&copy, "base backup");
+    // Neither knows of the other.
+    wait_for_jobs(&mut client);
+    assert_eq!(versions(&mut client, "t", "v"), format!("2:{ROWS}"));
+}
+
+#[test]
+fn recovery_to_a_point_in_the_middle_of_a_rotation() {
+    let archive = std::env::temp_dir().join(format!("colcrypt-archive-{}", std::process::id()));
+    let archive = Archive::new(archive);
+    let (original, mut client) = in_mid_rotation(
+        Cluster::builder()
+            .durable()
+            .conf("archive_mode = on")
+            .conf(format!(
+                "archive_command = 'cp %p {}/%f'",
+                archive.0.display()
+            )),
+    );
+    let copy = original.base_backup(&[]);
+    let version = "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 2";
+    let in_backup: i64 = client.one(version).parse().unwrap();
+    wait_for("more rows to be moved", LONG, || {
+        client.one(version).parse::<i64>().unwrap() > in_backup + 200
+    });
+    client.run("SELECT pg_create_restore_point('middle')");
+    still_under_way(&mut client);
+    // Afterwards the rotation ends, and another one; none of it must be seen.
+    wait_for_jobs(&mut client);
+    client.run("SELECT colcrypt.rotate_key('k'); SELECT pg_switch_wal()");
+    let last = client.one("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    wait_for("the archive", LONG, || {
+        client.yes(&format!("SELECT last_archived_wal >= '{last}' OR last_archived_wal >= pg_walfile_name(pg_switch_wal()) FROM pg_stat_archiver"))
+    });
+    original.stop();
+
+    for line in [
+        format!("restore_command = 'cp {}/%f %p'", archive.0.display()),
+        "recovery_target_name = 'middle'".into(),
+        "recovery_target_action = promote".into(),
+        "archive_mode = off".into(),
+    ] {
+        copy.append_conf(&line);
+    }
+    fs::write(copy.data().join("recovery.signal"), "").unwrap();
+    copy.start();
+    let mut restored = copy.client_db("work");
+    wait_for("the end of recovery", LONG, || {
+        !restored.yes("SELECT pg_is_in_recovery()")
+    });
+    assert_eq!(
+        restored.one("SELECT max(version) FROM colcrypt.key_version"),
+        "2",
+        "recovered past the point"
+    );
+    goes_on(&copy, "recovery to a point in time");
+}
+
+/// A directory of WAL, gone when dropped.
+struct Archive(PathBuf);
+
+impl Archive {
+    fn new(path: PathBuf) -> Self {
+        fs::create_dir(&path).expect("archive");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(&path, open).expect("mode");
+        Self(path)
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_dump_taken_during_a_rotation_restores_in_every_format() {
+    let (original, mut client) = in_mid_rotation(Cluster::builder());
+    let file = |format: &str| original.dir().join(format!("mid.{format}"));
+    for format in ["plain", "custom", "directory"] {
+        let mut dump = original.command("pg_dump");
+        dump.args(["-d", "work", "-F", format, "-f"])
+            .arg(file(format));
+        if format == "directory" {
+            dump.args(["-j", "2"]);
+        }
+        run(&mut dump);
+    }
+    still_under_way(&mut client);
+    for format in ["plain", "custom", "directory"] {
+        let mut copy = original.create_database(format);
+        let mut restore = if format == "plain" {
+            let mut psql = original.command("psql");
+            psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]);
+            psql
+        } else {
+            let mut restore = original.command("pg_restore");
+            restore.args(["--exit-on-error", "-j", "2"]);
+            restore
+        };
+        run(restore.arg(file(format)).args(["-d", format]));
+        assert!(
+            copy.yes(MIXED),
+            "{format}: not in the middle of the rotation"
+        );
+        assert_eq!(copy.one(RIGHT), ROWS.to_string(), "{format}");
+        // Jobs are not dumped: asking for it goes on where the rotation was.
+        copy.run(
+            "CREATE OR REPLACE FUNCTION slow(id int) RETURNS bytea LANGUAGE sql AS $$ SELECT pg_catalog.int4send(id) $$;
+             SELECT colcrypt.reencrypt_column('t', 'v')",
+        );
+        wait_for_jobs(&mut copy);
+        assert_eq!(phases(&mut copy), ["done"], "{format}");
+        assert_eq!(
+            versions(&mut copy, "t", "v"),
+            format!("2:{ROWS}"),
+            "{format}"
+        );
+        assert_eq!(copy.one(RIGHT), ROWS.to_string(), "{format}");
+    }
+}
+
+/// The tables that carry keys. Grants name roles and jobs belong to a server, so neither is among them.
+const KEY_TABLES: &str = "colcrypt.provider, colcrypt.keyring, colcrypt.kek_version, colcrypt.kek_copy, colcrypt.key, colcrypt.key_version";
+
+#[test]
+fn a_subscriber_gets_the_keys_with_the_rows() {
+    let (publisher, mut client) = in_mid_rotation(Cluster::builder().conf("wal_level = logical"));
+    client.run("ALTER TABLE t ADD PRIMARY KEY (id)");
+    let schema = publisher.dir().join("schema.sql");
+    run(publisher
+        .command("pg_dump")
+        .args(["--schema-only", "-d", "work", "-f"])
+        .arg(&schema));
+    client.run(&format!(
+        "CREATE PUBLICATION everything FOR TABLE t, {KEY_TABLES}"
+    ));
+
+    let subscriber = common::settings(Cluster::builder()).start();
+    let mut reader = subscriber.create_database("work");
+    run(subscriber
+        .command("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "work", "-f"])
+        .arg(&schema));
+    assert_eq!(reader.one("SELECT count(*) FROM colcrypt.key"), "0");
+    reader.run(&format!(
+        "CREATE SUBSCRIPTION everything CONNECTION 'host={} port=5432 user=postgres dbname=work' PUBLICATION everything",
+        publisher.dir().display()
+    ));
+    wait_for("the first copy", LONG, || {
+        reader.yes("SELECT count(*) = 7 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel")
+    });
+    reader.run("CREATE ROLE analyst LOGIN; SELECT colcrypt.grant_key('k', 'analyst', '{decrypt}'); GRANT SELECT ON t TO analyst");
+    let mut analyst = subscriber
+        .config()
+        .dbname("work")
+        .user("analyst")
+        .connect(postgres::NoTls)
+        .unwrap();
+    assert_eq!(analyst.one(RIGHT), ROWS.to_string(), "while rows move");
+
+    // What the job moves arrives as updates; the next version arrives before the first row under it.
+    wait_for_jobs(&mut client);
+    client.run("CREATE OR REPLACE FUNCTION slow(id int) RETURNS bytea LANGUAGE sql AS $$ SELECT pg_catalog.int4send(id) $$");
+    rotate(&mut client);
+    client.run("INSERT INTO t VALUES (2001, colcrypt.encrypt_col('secret 2001', 'k', int4send(2001))); DELETE FROM t WHERE id = 1");
+    let all = format!("3:{ROWS}");
+    wait_for("the rows", LONG, || versions(&mut reader, "t", "v") == all);
+    assert_eq!(
+        analyst.one(RIGHT),
+        ROWS.to_string(),
+        "a warm session reads the new version"
+    );
+    assert_eq!(reader.one("SELECT count(*) FROM colcrypt.key_version"), "3");
+    // Nothing there moves rows by itself.
+    assert_eq!(reader.one("SELECT count(*) FROM colcrypt.job"), "0");
+    reader.run("DROP SUBSCRIPTION everything");
+}

@@ -1,0 +1,6 @@
+//! The extension in a server: installed, updated, copied, replicated.
+
+mod copies;
+mod extension;
+mod releases;
+mod replicas;

@@ -1,0 +1,75 @@
+//! Columns as tests encrypt and decrypt them in place.
+
+use postgres::Client;
+
+use crate::cluster::Cluster;
+use crate::db::{Db, Sql, db, wait_for_jobs};
+use crate::heap;
+
+/// Table `people`, this many rows, some of them NULL or empty.
+pub fn people(rows: u32) -> Db {
+    let mut db = db();
+    db.client.run(&format!(
+        "CREATE TABLE people (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, ssn varchar(40), owner int NOT NULL DEFAULT 0, name text);
+         INSERT INTO people (ssn, owner, name)
+             SELECT CASE g % 10 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE 'plain ' || g END, g % 3, 'name ' || g FROM generate_series(1, {rows}) g;
+         CREATE TABLE shadow AS SELECT id, ssn FROM people"
+    ));
+    db
+}
+
+/// The last migration's phase and error.
+pub fn state(client: &mut Client) -> String {
+    client.one(
+        "SELECT concat_ws(': ', phase, last_error) FROM colcrypt.job_progress WHERE kind <> 'reencrypt_column'
+         ORDER BY job_id DESC LIMIT 1",
+    )
+}
+
+/// Orders a migration and waits for its end, which must be a good one.
+pub fn migrate(client: &mut Client, order: &str) {
+    client.run(&format!("SELECT * FROM colcrypt.{order}"));
+    wait_for_jobs(client);
+    assert_eq!(state(client), "done", "{order}");
+}
+
+/// Columns of a relation in order, with their types.
+pub fn columns(client: &mut Client, relation: &str) -> String {
+    client.one(&format!(
+        "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute
+         WHERE attrelid = '{relation}'::regclass AND attnum > 0 AND NOT attisdropped"
+    ))
+}
+
+pub fn slow(client: &mut Client) {
+    client.run(
+        "CREATE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_catalog.pg_sleep(0.001); RETURN pg_catalog.int4send(id); END $$",
+    );
+}
+
+/// Orders the migration of `people`; a parenthesis is missing, for options.
+pub const SLOWLY: &str = "SELECT colcrypt.encrypt_column('people', 'ssn', 'k', 'public.slow(id)'";
+
+/// What clients read is what the shadow table says.
+pub fn nothing_is_lost(client: &mut Client) {
+    assert_eq!(
+        client.one("SELECT count(*) FROM people p FULL JOIN shadow s USING (id) WHERE p.ssn IS DISTINCT FROM s.ssn"),
+        "0"
+    );
+}
+
+/// Row versions in use, of a table and what is outside its rows, that hold a text.
+pub fn in_use(cluster: &Cluster, client: &mut Client, table: &str, text: &str) -> usize {
+    client.run("CHECKPOINT");
+    let files = client.rows(&format!(
+        "SELECT pg_relation_filepath(c.oid) FROM pg_class c
+         WHERE c.oid IN (SELECT unnest(ARRAY[oid, reltoastrelid]) FROM pg_class WHERE oid = '{table}'::regclass)"
+    ));
+    files
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|file| heap::row_versions_with(&cluster.data().join(file), text.as_bytes()))
+        .sum()
+}
