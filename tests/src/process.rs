@@ -46,6 +46,16 @@ pub fn kill9(pid: i32) {
     signal(pid, "KILL");
 }
 
+/// The same of a process that may have ended by itself; whether it was there.
+pub fn kill9_if_there(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process's number");
+    match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::SRCH) => false,
+        Err(error) => panic!("kill -9 {pid}: {error}"),
+    }
+}
+
 /// Whether the process runs; a zombie does not.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {

@@ -91,8 +91,8 @@ fn kill(world: &World, victim: Victim, aim: &mut Random) -> i32 {
         let pids = children(world, victim);
         if !pids.is_empty() {
             let pid = pids[which as usize % pids.len()];
-            process::kill9(pid);
-            killed = Some(pid);
+            // One that ended between the look and the kill is no victim.
+            killed = process::kill9_if_there(pid).then_some(pid);
         }
         killed.is_some()
     });
