@@ -11,7 +11,7 @@ use crate::audit::event::Outcome;
 use crate::audit::lost::Lost;
 use crate::audit::ring::{self, Ticketed};
 use crate::error::{Error, Result};
-use crate::server::txn::{Next, transaction, wait_for_locks};
+use crate::server::txn::{Next, attempt, transaction, wait_for_locks};
 use crate::server::{clock, process, report, roles, spi};
 use crate::settings;
 
@@ -61,8 +61,8 @@ struct Batch {
 
 /// Writes what waits, if anything does.
 pub fn step() -> Next {
-    match transaction(write_batch) {
-        Ok(Ok(batch)) => {
+    match attempt(write_batch) {
+        Ok(batch) => {
             ring::release(&batch.tickets);
             ring::release_lost(&batch.lost);
             if let Some(head) = batch.anchor {
@@ -79,8 +79,7 @@ pub fn step() -> Next {
                 Next::Nothing
             }
         }
-        Ok(Err(error)) => complain(&error.report().message),
-        Err(message) => complain(&message),
+        Err(failed) => complain(&failed.message),
     }
 }
 

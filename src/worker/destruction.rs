@@ -13,6 +13,7 @@
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::state::{Place, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
+use colcrypt_domain::verdict::Verdict;
 use pgrx::{Spi, log};
 
 use crate::audit::Act;
@@ -21,9 +22,7 @@ use crate::error::{Error, Result};
 use crate::keys::lifecycle;
 use crate::rows::holders;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{
-    Next, PREPARED_TRANSACTIONS, failed_for_a_lock, old_transactions, transaction,
-};
+use crate::server::txn::{Next, PREPARED_TRANSACTIONS, attempt, old_transactions, transaction};
 use crate::session;
 use crate::slab::{control, table};
 
@@ -47,14 +46,14 @@ enum Wait {
 
 /// Whether a destruction is due, or will be within the worker's patience.
 pub fn is_near() -> bool {
-    matches!(transaction(next_due), Ok(Ok(Some(_))))
+    matches!(attempt(next_due), Ok(Some(_)))
 }
 
 /// Does the next step of the destruction that comes next.
 pub fn step() -> Next {
-    let due = match transaction(next_due) {
-        Ok(Ok(Some(due))) => due,
-        Err(_) if failed_for_a_lock() => return Next::Soon,
+    let due = match attempt(next_due) {
+        Ok(Some(due)) => due,
+        Err(failed) if failed.verdict == Verdict::Lock => return Next::Soon,
         // Nothing is due, or the extension is gone.
         _ => return Next::Nothing,
     };
@@ -65,13 +64,13 @@ pub fn step() -> Next {
         return Next::Soon;
     }
     let begun = match due.wait {
-        Wait::NotBegun => Some(transaction(|| wait_for_running(due.id))),
-        Wait::Running => Some(transaction(|| wait_for_prepared(due.id))),
+        Wait::NotBegun => Some(attempt(|| wait_for_running(due.id))),
+        Wait::Running => Some(attempt(|| wait_for_prepared(due.id))),
         Wait::Prepared => None,
     };
     match begun {
         None => {}
-        Some(Ok(Ok(()))) => return Next::Again,
+        Some(Ok(())) => return Next::Again,
         Some(_) => return Next::Nothing,
     }
     let (problem, retry) = match transaction(|| destroy(due.id)) {
@@ -84,11 +83,11 @@ pub fn step() -> Next {
         } // Somebody has to move rows first; anything else may be over soon.
         Ok(Err(error @ Error::RowsNeedVersion { .. })) => (problem(&error), "1 hour"),
         Ok(Err(error)) => (problem(&error), "1 minute"),
-        Err(message) => (message, "1 minute"),
+        Err(failed) => (failed.message, "1 minute"),
     };
     log!("colcrypt: the destruction of a key version is postponed: {problem}");
-    match transaction(|| postpone(due.id, &problem, retry)) {
-        Ok(Ok(())) => Next::Again,
+    match attempt(|| postpone(due.id, &problem, retry)) {
+        Ok(()) => Next::Again,
         _ => Next::Nothing,
     }
 }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
+use colcrypt_domain::lane::{Lane, Post};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::{FromDatum, pg_guard, pg_sys};
 
 use crate::audit::ring;
-use crate::jobs::lane::Lane;
 use crate::jobs::wake;
 use crate::server::clock;
-use crate::worker::dispatch::{Dispatch, Post};
+use crate::worker::dispatch::Dispatch;
 use crate::{settings, usage};
 
 /// Pause before another worker is sent for events that one has left behind: it failed, or was killed.
@@ -85,7 +85,7 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         }
         keepers.extend(due.into_iter().map(pg_sys::Oid::from));
         posts.extend(keepers.into_iter().map(|database| Post {
-            database,
+            database: database.to_u32(),
             lane: Lane::Keeper,
         }));
         for post in posts {
@@ -120,7 +120,10 @@ fn forsake_gone(waiting: &[u32], databases: &[pg_sys::Oid]) {
 }
 
 fn requested() -> Vec<Post> {
-    let post = |(database, lane)| Post { database, lane };
+    let post = |(database, lane): (pg_sys::Oid, Lane)| Post {
+        database: database.to_u32(),
+        lane,
+    };
     wake::take().into_iter().map(post).collect()
 }
 

@@ -2,4 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
+pub mod dispatch;
+pub mod lane;
+pub mod pace;
 pub mod phase;
+pub mod room;
+pub mod sqlstate;
+pub mod turns;
+pub mod verdict;
