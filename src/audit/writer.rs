@@ -4,11 +4,11 @@
 use std::cell::Cell;
 
 use colcrypt_core::audit::{GENESIS_EVENT, Hash, Record, genesis};
+use colcrypt_domain::lost::Lost;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{log, pg_sys};
 
 use crate::audit::event::Outcome;
-use crate::audit::lost::Lost;
 use crate::audit::ring::{self, Ticketed};
 use crate::error::{Error, Result};
 use crate::server::txn::{Next, attempt, transaction, wait_for_locks};

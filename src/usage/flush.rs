@@ -69,12 +69,12 @@ fn write_uses(counts: &Unflushed) -> Result<()> {
          ON CONFLICT (minute, key_id, version, role) DO UPDATE \
          SET encryptions = c.encryptions + excluded.encryptions, decryptions = c.decryptions + excluded.decryptions",
         &[
-            column(|used| used.since).into(),
+            column(|used| used.done.since).into(),
             column(|used| used.id.key()).into(),
             column(|used| used.id.version().into()).into(),
             column(|used| used.role.into()).into(),
-            column(|used| used.encryptions).into(),
-            column(|used| used.decryptions).into(),
+            column(|used| used.done.encryptions).into(),
+            column(|used| used.done.decryptions).into(),
         ],
     )?;
     Ok(())

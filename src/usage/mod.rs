@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{Suite, VersionId};
+use colcrypt_domain::usage::Reserved;
 use pgrx::{PgLogLevel, ereport, pg_sys};
 
 use crate::catalog::read::{self, Key};
@@ -22,7 +23,7 @@ use crate::jobs::wake;
 use crate::server::xact::End;
 use crate::server::{clock, hidden, process};
 use crate::settings;
-use crate::usage::shared::{Report, Reserved, VersionKey};
+use crate::usage::shared::{Report, VersionKey};
 
 /// Decryptions of a transaction that are not told yet, at most.
 const DECRYPTIONS: u32 = 1 << 16;
