@@ -23,6 +23,7 @@ use crate::settings;
 const TRANCHE: &CStr = c"colcrypt_usage";
 /// Places beyond the setting, for the "(other)" of as many databases.
 const OTHERS: i64 = 256;
+
 /// A version of a key in a database.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]

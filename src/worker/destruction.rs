@@ -13,6 +13,7 @@
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::state::{Place, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
+use colcrypt_domain::backoff;
 use colcrypt_domain::verdict::Verdict;
 use pgrx::{Spi, log};
 
@@ -73,20 +74,22 @@ pub fn step() -> Next {
         Some(Ok(())) => return Next::Again,
         Some(_) => return Next::Nothing,
     }
-    let (problem, retry) = match transaction(|| destroy(due.id)) {
+    let (problem, rows_need_it) = match transaction(|| destroy(due.id)) {
         Ok(Ok(slot)) => {
             // Whoever loads it from here on finds it destroyed.
             if let (Some(slot), Ok(control)) = (slot, control()) {
                 table::forget(control, &[slot]);
             }
             return Next::Again;
-        } // Somebody has to move rows first; anything else may be over soon.
-        Ok(Err(error @ Error::RowsNeedVersion { .. })) => (problem(&error), "1 hour"),
-        Ok(Err(error)) => (problem(&error), "1 minute"),
-        Err(failed) => (failed.message, "1 minute"),
+        }
+        Ok(Err(error)) => {
+            let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
+            (problem(&error), rows_need_it)
+        }
+        Err(failed) => (failed.message, false),
     };
     log!("colcrypt: the destruction of a key version is postponed: {problem}");
-    match attempt(|| postpone(due.id, &problem, retry)) {
+    match attempt(|| postpone(due.id, &problem, rows_need_it)) {
         Ok(()) => Next::Again,
         _ => Next::Nothing,
     }
@@ -251,14 +254,15 @@ fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
 }
 
 /// Tries again later, and says why not now.
-fn postpone(id: VersionId, problem: &str, retry: &str) -> Result<()> {
+fn postpone(id: VersionId, problem: &str, rows_need_it: bool) -> Result<()> {
+    let pause = backoff::of_destruction(rows_need_it).as_secs_f64();
     let [key_id, version] = arguments(id);
     let news = spi::query(
-        "UPDATE colcrypt.destruction d SET retry_at = clock_timestamp() + $4::text::interval, settle_before = NULL, \
+        "UPDATE colcrypt.destruction d SET retry_at = clock_timestamp() + $4 * interval '1 second', settle_before = NULL, \
              last_error = $3 FROM colcrypt.destruction o \
          WHERE d.key_id = $1 AND d.version = $2 AND o.key_id = d.key_id AND o.version = d.version \
          RETURNING o.last_error IS DISTINCT FROM d.last_error",
-        &[key_id, version, problem.into(), retry.into()],
+        &[key_id, version, problem.into(), pause.into()],
         |row| row.get::<bool>(1),
     )?;
     if news.into_iter().next().flatten() == Some(true) {

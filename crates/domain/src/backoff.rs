@@ -18,6 +18,11 @@ pub const PASS: Backoff = Backoff::new(200, 60_000);
 /// A rotation that is due.
 pub const ROTATION: Backoff = Backoff::new(1_000, 3_600_000);
 
+/// A destruction that somebody has to move rows for first.
+const ROWS_NEEDED: Duration = Duration::from_secs(3_600);
+/// One that failed for anything else, which may be over soon.
+const DESTRUCTION: Duration = Duration::from_secs(60);
+
 /// So many times in a row the code of a table's owner may take too long; then the job fails.
 const TIMEOUTS: i32 = 5;
 
@@ -56,6 +61,16 @@ impl Backoff {
     }
 }
 
+/// How long a destruction that failed is put off.
+#[must_use]
+pub const fn of_destruction(rows_need_it: bool) -> Duration {
+    if rows_need_it {
+        ROWS_NEEDED
+    } else {
+        DESTRUCTION
+    }
+}
+
 /// Whether a job whose owner's code took too long, so many tries having failed before, has had its chances.
 #[must_use]
 pub const fn is_too_slow(tries: i32) -> bool {
@@ -79,6 +94,14 @@ mod tests {
         assert_eq!(PASS.after(-3), Duration::from_millis(200));
         assert_eq!(PASS.after(8), Duration::from_millis(51_200));
         assert_eq!(PASS.after(9), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_destruction_waits_longer_for_rows_than_for_anything_else() {
+        assert_eq!(
+            [true, false].map(|rows| of_destruction(rows).as_secs()),
+            [3_600, 60]
+        );
     }
 
     #[test]

@@ -87,6 +87,60 @@ impl Book {
     }
 }
 
+/// Longest pause of the launcher, after which it sends another worker for events that one has left behind: it failed, or was
+/// killed.
+const RETRY_MS: i64 = 5000;
+
+/// When the launcher looks where: into all databases once in each naptime, and for what was left behind more often.
+#[derive(Debug)]
+pub struct Rounds {
+    everywhere: bool,
+    last_round: i64,
+    last_retry: i64,
+}
+
+impl Default for Rounds {
+    /// It begins with a round.
+    fn default() -> Self {
+        Self {
+            everywhere: true,
+            last_round: 0,
+            last_retry: 0,
+        }
+    }
+}
+
+impl Rounds {
+    /// Whether to look into all databases now; `asked`: somebody asked for whom there was no room.
+    pub const fn is_round(&mut self, asked: bool, naptime: i64, now: i64) -> bool {
+        let is_due = self.everywhere || asked || now - self.last_round >= naptime;
+        if is_due {
+            self.everywhere = false;
+            self.last_round = now;
+        }
+        is_due
+    }
+
+    /// Whether to look now for events that nobody wrote.
+    pub const fn is_retry(&mut self, now: i64) -> bool {
+        let is_due = now - self.last_retry >= RETRY_MS;
+        if is_due {
+            self.last_retry = now;
+        }
+        is_due
+    }
+
+    /// How long there is nothing to do, in milliseconds, 1 or more: until the next round, the next counts that are due, or the
+    /// [book's own](Book::pause) time.
+    #[must_use]
+    pub fn pause(&self, naptime: i64, flush_interval: i64, book: Option<i64>, now: i64) -> i64 {
+        (self.last_round + naptime - now)
+            .min(flush_interval)
+            .min(book.unwrap_or(RETRY_MS))
+            .clamp(1, RETRY_MS)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -162,6 +216,35 @@ mod tests {
         );
         book.ended(mover);
         assert_eq!(book.next(4, 1), Some(post(2, Lane::Mover)));
+    }
+
+    #[test]
+    fn all_databases_are_looked_into_at_first_then_once_a_naptime() {
+        let mut rounds = Rounds::default();
+        let at = [0, 1, 59_999, 60_000, 60_001];
+        let due = at.map(|now| rounds.is_round(false, 60_000, now));
+        assert_eq!(due, [true, false, false, true, false]);
+        assert!(rounds.is_round(true, 60_000, 60_002), "somebody asked");
+        assert!(!rounds.is_round(false, 60_000, 120_001));
+        assert!(rounds.is_round(false, 60_000, 120_002));
+    }
+
+    #[test]
+    fn what_was_left_behind_is_looked_for_each_five_seconds() {
+        let mut rounds = Rounds::default();
+        let retries = (1..=20).filter(|second| rounds.is_retry(second * 1_000));
+        assert_eq!(retries.collect::<Vec<_>>(), [5, 10, 15, 20]);
+    }
+
+    #[test]
+    fn the_launcher_sleeps_until_the_first_thing_that_is_due() {
+        let mut rounds = Rounds::default();
+        rounds.is_round(false, 60_000, 1_000);
+        assert_eq!(rounds.pause(60_000, 10_000, None, 2_000), 5_000);
+        assert_eq!(rounds.pause(60_000, 300, None, 2_000), 300);
+        assert_eq!(rounds.pause(60_000, 10_000, Some(40), 2_000), 40);
+        assert_eq!(rounds.pause(60_000, 10_000, None, 60_900), 100);
+        assert_eq!(rounds.pause(60_000, 10_000, None, 70_000), 1, "late");
     }
 
     fn posts() -> impl Strategy<Value = Post> {

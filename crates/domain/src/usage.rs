@@ -107,6 +107,26 @@ impl Count {
     }
 }
 
+/// What a process is to do about limits, once it was granted encryptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crossed {
+    /// This grant led to where the version is to be rotated.
+    pub rotates: bool,
+    /// It is beyond where users are warned.
+    pub warns: bool,
+}
+
+impl Crossed {
+    /// With so many taken before the grant and after it.
+    #[must_use]
+    pub const fn between(before: u64, after: u64, limits: &Limits) -> Self {
+        Self {
+            rotates: before < limits.rotate && after >= limits.rotate,
+            warns: after >= limits.warn,
+        }
+    }
+}
+
 /// What is done with a version, in a role, and not flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -249,6 +269,21 @@ mod tests {
             }
         );
         assert!(done.is_due(10, 60) && !done.is_due(10, 59));
+    }
+
+    #[test]
+    fn one_grant_alone_asks_for_the_rotation() {
+        let crossed = |before, after| Crossed::between(before, after, &limits(1_000));
+        let [warned, rotates, beyond] = [crossed(499, 500), crossed(699, 701), crossed(701, 710)];
+        assert_eq!(
+            (warned.warns, rotates.warns, beyond.warns),
+            (true, true, true)
+        );
+        assert_eq!(
+            (warned.rotates, rotates.rotates, beyond.rotates),
+            (false, true, false)
+        );
+        assert!(!crossed(0, 499).warns);
     }
 
     #[test]

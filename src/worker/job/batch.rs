@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::verdict::Fate;
 use pgrx::pg_sys;
 
@@ -178,8 +179,8 @@ pub fn retry_rows(job: &Job) -> Next {
 pub fn once_more(job: &Job) -> Result<Next> {
     // Rows that were locked, or written meanwhile.
     job.record("phase = 'moving', current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
-         passes = passes + 1, retry_at = clock_timestamp() + interval '200 milliseconds'",
-        [],
+         passes = passes + 1, retry_at = clock_timestamp() + $2 * interval '1 second'",
+        [backoff::PASS.seconds_after(0).into()],
     )?;
     forget_errors(job)?;
     Ok(Next::Again)
