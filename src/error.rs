@@ -4,8 +4,6 @@
 mod report;
 mod words;
 
-use std::cell::Cell;
-
 use colcrypt_core::memory::OutOfMemory;
 use colcrypt_core::state::{TransitionError, Verb};
 use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
@@ -17,33 +15,6 @@ pub use report::Report;
 pub const LONGEST_ARGUMENT: usize = 64 * 1024;
 
 pub type Result<T> = std::result::Result<T, Error>;
-
-thread_local! {
-    static LAST_RAISED: Cell<Option<&'static str>> = const { Cell::new(None) };
-}
-
-/// Remembers what an SQL function raised: pgrx keeps only the SQLSTATEs it knows, and the worker
-/// needs to tell an outage from a bad value.
-pub fn note_raised(report: &Report) {
-    LAST_RAISED.set(Some(report.sqlstate));
-}
-
-pub fn forget_last_raised() {
-    LAST_RAISED.set(None);
-}
-
-/// Whether one of our functions raised an error since.
-pub fn was_ours() -> bool {
-    LAST_RAISED.get().is_some()
-}
-
-/// Whether the last error one of our functions raised is about the value and not about its key.
-pub fn last_raised_concerns_a_value() -> bool {
-    matches!(
-        LAST_RAISED.get(),
-        Some("KC001" | "KC002" | "KC003" | "KC030" | "KC063" | "KC064" | "42704" | "54000")
-    )
-}
 
 /// What a role may do with a keyring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,102 +5,13 @@
 
 use std::cell::OnceCell;
 
+use colcrypt_domain::lost::Subject;
+pub use colcrypt_domain::outcome::Outcome;
+pub use colcrypt_domain::text::Text;
 use pgrx::pg_sys;
 use serde_json::json;
 
 use crate::server::{process, roles};
-
-/// A short text, cut where it is too long; absent or of `N` bytes at most.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Text<const N: usize> {
-    length: u16,
-    bytes: [u8; N],
-}
-
-impl<const N: usize> Text<N> {
-    const ABSENT: u16 = u16::MAX;
-
-    pub fn new(text: Option<&str>) -> Self {
-        let mut bytes = [0; N];
-        let Some(text) = text else {
-            return Self {
-                length: Self::ABSENT,
-                bytes,
-            };
-        };
-        let end = (0..=text.len().min(N))
-            .rev()
-            .find(|&end| text.is_char_boundary(end))
-            .unwrap_or(0);
-        bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
-        Self {
-            length: end as u16,
-            bytes,
-        }
-    }
-
-    pub fn get(&self) -> Option<&str> {
-        if self.length == Self::ABSENT {
-            return None;
-        }
-        let bytes = self.bytes.get(..usize::from(self.length))?;
-        std::str::from_utf8(bytes).ok()
-    }
-
-    /// The text, or nothing where there is none.
-    pub fn or_empty(&self) -> &str {
-        self.get().unwrap_or_default()
-    }
-
-    fn same(&self, other: &Self) -> bool {
-        self.length == other.length && self.bytes == other.bytes
-    }
-}
-
-/// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Outcome {
-    Done,
-    /// Its transaction was prepared; a record of it as done follows if that is committed.
-    Prepared,
-    RolledBack,
-    Denied,
-    Failed,
-    /// A honeytoken was decrypted.
-    Alarm,
-}
-
-impl Outcome {
-    const ALL: [Self; 6] = [
-        Self::Done,
-        Self::Prepared,
-        Self::RolledBack,
-        Self::Denied,
-        Self::Failed,
-        Self::Alarm,
-    ];
-
-    /// Of a number in shared memory, which may be any.
-    pub fn of(number: u8) -> Self {
-        Self::ALL
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or(Self::Failed)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Prepared => "prepared",
-            Self::RolledBack => "rolled back",
-            Self::Denied => "denied",
-            Self::Failed => "failed",
-            Self::Alarm => "alarm",
-        }
-    }
-}
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -189,6 +100,16 @@ impl Event {
     }
 
     /// Whether another event says the same, time and count apart.
+    /// What is counted of it where it gets no record of its own.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            at: self.at,
+            database: self.database,
+            outcome: self.outcome(),
+            role: self.session_role,
+        }
+    }
+
     pub fn says_the_same(&self, other: &Self) -> bool {
         self.database == other.database
             && self.pid == other.pid

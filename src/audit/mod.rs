@@ -10,7 +10,6 @@
 mod event;
 mod failure;
 pub mod honeytoken;
-mod lost;
 pub mod pending;
 pub mod ring;
 pub mod verify;

@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use colcrypt_core::rate::Rates;
+use colcrypt_domain::lost::{Counts, Lost, Why};
+use colcrypt_domain::ring::{Recent, adds_to, free_place, has_room};
 use pgrx::{pg_guard, pg_sys};
 
-use crate::audit::event::{Event, Outcome};
-use crate::audit::lost::{Counts, Lost, Why};
+use crate::audit::event::Event;
 use crate::jobs::wake;
 use crate::server::lwlock::{exclusive, shared};
 use crate::server::{clock, report};
@@ -31,15 +32,8 @@ const TAKEN: u32 = 2;
 /// Longest wait of a session for room, in steps of so many milliseconds.
 const WAIT_STEPS: u32 = 30;
 const STEP_MS: i64 = 10;
-/// Within this time the same event again only adds to the count, in microseconds.
-const SAME_US: i64 = 1_000_000;
 /// Roles whose refusals are limited each by itself.
 const ROLES: usize = 64;
-/// One place in so many is kept for what is no refusal, and as many again for alarms.
-const RESERVED: usize = 8;
-/// Events of this process that may still be added to.
-const RECENT: usize = 16;
-
 #[repr(C)]
 struct Ring {
     /// Protects the entries.
@@ -76,7 +70,8 @@ struct Saved {
 static SAVED: Mutex<Option<Saved>> = Mutex::new(None);
 
 thread_local! {
-    static MINE: RefCell<Vec<(usize, u64)>> = const { RefCell::new(Vec::new()) };
+    /// Events of this process that may still be added to.
+    static MINE: RefCell<Recent> = const { RefCell::new(Recent::new()) };
 }
 
 fn capacity() -> usize {
@@ -267,25 +262,11 @@ pub fn lose(event: &Event, count: u64) {
     }
 }
 
-/// What only tells that somebody tried. It is limited, so that it drowns nothing else.
-fn is_a_try(event: &Event) -> bool {
-    !matches!(event.outcome(), Outcome::Alarm | Outcome::Done)
-}
-
-/// Places that an event may not take.
-fn kept_from(event: &Event, places: usize) -> usize {
-    match event.outcome() {
-        Outcome::Alarm => 0,
-        Outcome::Denied | Outcome::Failed => 2 * (places / RESERVED),
-        _ => places / RESERVED,
-    }
-}
-
 impl Ring {
     fn lose(&self, event: &Event, count: u64, why: Why) {
         let _held = exclusive(self.lock);
         // SAFETY: the lock is held.
-        unsafe { (*self.lost.get()).add(event, count, why) };
+        unsafe { (*self.lost.get()).add(&event.subject(), count, why) };
     }
 
     /// The role's share is asked for at the first try alone.
@@ -293,12 +274,12 @@ impl Ring {
         MINE.with_borrow_mut(|mine| {
             let entries = entries();
             let held = exclusive(self.lock);
-            for &(at, ticket) in mine.iter() {
+            for (at, ticket) in mine.iter() {
                 let entry = &entries[at];
                 if entry.state.load(Relaxed) == WAITING && entry.ticket.load(Relaxed) == ticket {
                     // SAFETY: the lock is held.
                     let there = unsafe { &mut *entry.event.get() };
-                    if there.says_the_same(event) && event.at - there.at < SAME_US {
+                    if there.says_the_same(event) && adds_to(there.at, event.at) {
                         there.repeats = there.repeats.saturating_add(event.repeats);
                         return Placed::Same;
                     }
@@ -308,22 +289,21 @@ impl Ring {
             unsafe {
                 let who = pg_sys::GetSessionUserId().to_u32();
                 if is_first
-                    && is_a_try(event)
+                    && event.outcome().is_a_try()
                     && !(*self.rates.get()).allows(who, clock::boottime_ms())
                 {
-                    (*self.lost.get()).add(event, event.repeats.into(), Why::TooMany);
+                    (*self.lost.get()).add(&event.subject(), event.repeats.into(), Why::TooMany);
                     return Placed::TooMany;
                 }
             }
             let used = self.used.load(Relaxed) as usize;
-            if used + kept_from(event, entries.len()) >= entries.len() {
+            if !has_room(event.outcome(), used, entries.len()) {
                 return Placed::Full;
             }
             let ticket = self.next_ticket.load(Relaxed);
-            let start = ticket as usize % entries.len();
-            let place = (0..entries.len())
-                .map(|offset| (start + offset) % entries.len())
-                .find(|&at| entries[at].state.load(Relaxed) == FREE);
+            let place = free_place(ticket, entries.len(), |at| {
+                entries[at].state.load(Relaxed) == FREE
+            });
             let Some(at) = place else {
                 return Placed::Full;
             };
@@ -335,10 +315,7 @@ impl Ring {
             entries[at].ticket.store(ticket, Relaxed);
             entries[at].state.store(WAITING, Release);
             drop(held);
-            if mine.len() == RECENT {
-                mine.remove(0);
-            }
-            mine.push((at, ticket));
+            mine.add(at, ticket);
             Placed::New
         })
     }

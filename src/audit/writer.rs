@@ -4,14 +4,14 @@
 use std::cell::Cell;
 
 use colcrypt_core::audit::{GENESIS_EVENT, Hash, Record, genesis};
+use colcrypt_domain::lost::Lost;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{log, pg_sys};
 
 use crate::audit::event::Outcome;
-use crate::audit::lost::Lost;
 use crate::audit::ring::{self, Ticketed};
 use crate::error::{Error, Result};
-use crate::server::txn::{Next, transaction, wait_for_locks};
+use crate::server::txn::{Next, attempt, transaction, wait_for_locks};
 use crate::server::{clock, process, report, roles, spi};
 use crate::settings;
 
@@ -61,8 +61,8 @@ struct Batch {
 
 /// Writes what waits, if anything does.
 pub fn step() -> Next {
-    match transaction(write_batch) {
-        Ok(Ok(batch)) => {
+    match attempt(write_batch) {
+        Ok(batch) => {
             ring::release(&batch.tickets);
             ring::release_lost(&batch.lost);
             if let Some(head) = batch.anchor {
@@ -79,8 +79,7 @@ pub fn step() -> Next {
                 Next::Nothing
             }
         }
-        Ok(Err(error)) => complain(&error.report().message),
-        Err(message) => complain(&message),
+        Err(failed) => complain(&failed.message),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The broker's main loop: queue → agent → slab.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataKey, KekId, Secret};
+use colcrypt_domain::broker::{self, Bounds, Known, Life, Requests};
 use colcrypt_protocol::{
     Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, RootAnswer, Settings,
 };
@@ -20,16 +20,6 @@ use crate::settings;
 use crate::slab::roots::{self, Change};
 use crate::slab::{self, table};
 
-const FIRST_RESTART_MS: i64 = 100;
-const LONGEST_RESTART_MS: i64 = 10_000;
-/// An agent that lived this long starts anew with the shortest pause.
-const STEADY_MS: i64 = 60_000;
-/// How long the agent may take over its own bounds before it counts as hung.
-const GRACE_MS: u64 = 3_000;
-const TICK_MS: i64 = 1_000;
-/// By when an agent must have taken its settings, which asks no provider.
-const HELLO_MS: u64 = 10_000;
-
 /// Registers the broker with the postmaster.
 pub fn register() {
     BackgroundWorkerBuilder::new("colcrypt key broker")
@@ -42,14 +32,7 @@ pub fn register() {
         .load();
 }
 
-/// A request at the agent.
-struct Pending {
-    request: Request,
-    destination: Destination,
-    deadline: i64,
-    tries: u32,
-}
-
+/// Where an answer goes.
 enum Destination {
     /// A queue slot whose session waits.
     Call(queue::Ticket),
@@ -69,23 +52,10 @@ struct Broker {
     control: &'static Control,
     slab: &'static slab::Control,
     agent: Option<Agent>,
-    /// Whether this agent has answered at all: a program that never did is none.
-    answered: bool,
-    started_at: i64,
-    next_start: i64,
-    pause_ms: i64,
+    life: Life,
     settings: Settings,
-    next_id: u64,
-    pending: HashMap<u64, Pending>,
-    known: HashMap<KekId, KnownKek>,
-    next_keepalive: i64,
-}
-
-/// A KEK that keys in the slab depend on. Its last load is kept (all of it wrapped), to ask again:
-/// an agent that was just started knows no KEK, and one that hears of no use stops refreshing.
-struct KnownKek {
-    load: Request,
-    uses: u64,
+    requests: Requests<Request, Destination>,
+    known: Known<KekId, Request>,
 }
 
 #[pg_guard]
@@ -110,15 +80,10 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
         control,
         slab,
         agent: None,
-        answered: false,
-        started_at: 0,
-        next_start: 0,
-        pause_ms: FIRST_RESTART_MS,
+        life: Life::default(),
         settings: settings::agent_settings(),
-        next_id: 1,
-        pending: HashMap::new(),
-        known: HashMap::new(),
-        next_keepalive: 0,
+        requests: Requests::default(),
+        known: Known::default(),
     }
     .run();
     // A clean exit would tell the postmaster not to start us again; after a shutdown it will not
@@ -147,7 +112,7 @@ impl Broker {
             }
             let now = clock::boottime_ms();
             if now >= next_tick {
-                next_tick = now + TICK_MS.min(i64::from(settings::HARD_TTL.get()) / 4).max(10);
+                next_tick = now + broker::tick(settings::HARD_TTL.get().into());
                 table::expire(self.slab);
                 queue::free_orphans(self.control);
             }
@@ -161,9 +126,7 @@ impl Broker {
     }
 
     fn reconfigure(&mut self) {
-        // Perhaps colcrypt.agent_path was mended: try at once.
-        self.next_start = 0;
-        self.pause_ms = FIRST_RESTART_MS;
+        self.life.try_at_once();
         let settings = settings::agent_settings();
         if settings != self.settings {
             self.settings = settings;
@@ -179,21 +142,20 @@ impl Broker {
     }
 
     fn ensure_agent(&mut self, now: i64) {
-        if self.agent.is_some() || now < self.next_start {
+        if !self.life.is_to_start(now) {
             return;
         }
         match Agent::start(&settings::agent_path()) {
             Ok(agent) => {
                 self.control.agent_pid.store(agent.pid(), Relaxed);
                 self.control.agent_starts.fetch_add(1, Relaxed);
-                self.started_at = now;
+                self.life.started(now);
                 self.agent = Some(agent);
-                self.answered = false;
                 // Whatever was with the agent before goes to the new one; see `lost`.
-                let unanswered: Vec<Pending> = self.pending.drain().map(|(_, p)| p).collect();
+                let unanswered = self.requests.again();
                 self.configure_agent();
-                for pending in unanswered {
-                    self.dispatch(pending.request, pending.destination, pending.tries);
+                for (request, destination, tries) in unanswered {
+                    self.dispatch(request, destination, tries);
                 }
                 self.ask_leases();
             }
@@ -201,30 +163,15 @@ impl Broker {
         }
     }
 
-    /// The agent is gone: start it again after a pause. A request that was with it is tried once
-    /// more, since it may not have been the request's fault; a request is never tried a third time,
-    /// since it may have been.
+    /// The agent is gone: it starts again after a pause. Some of what was with it is given up.
     fn lost(&mut self, Gone(reason): Gone) {
         log!("colcrypt: {reason}");
-        let was_running = self.agent.take().is_some() && self.answered;
+        self.agent = None;
         self.control.agent_pid.store(0, Relaxed);
-        let now = clock::boottime_ms();
-        self.pause_ms = if now - self.started_at > STEADY_MS {
-            FIRST_RESTART_MS
-        } else {
-            (self.pause_ms * 2).min(LONGEST_RESTART_MS)
-        };
-        self.next_start = now + self.pause_ms;
-        let ids: Vec<u64> = self.pending.keys().copied().collect();
-        for id in ids {
-            let retry = was_running && self.pending.get(&id).is_some_and(|p| p.tries < 2);
-            if !retry {
-                self.finish(
-                    id,
-                    Err(failure(FailureKind::Agent, &reason)),
-                    &Secret::default(),
-                );
-            }
+        let was_running = self.life.lost(clock::boottime_ms());
+        for id in self.requests.given_up(was_running) {
+            let failed = failure(FailureKind::Agent, &reason);
+            self.finish(id, Err(failed), &Secret::default());
         }
         if !was_running {
             // It cannot even be started, or never spoke: say so now to everyone who waits.
@@ -277,47 +224,27 @@ impl Broker {
     }
 
     fn dispatch(&mut self, request: Request, destination: Destination, tries: u32) {
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.requests.number();
         let numbered = Numbered { id, request };
         let sent = match &mut self.agent {
             Some(agent) => agent.send(&numbered),
             None => Ok(()),
         };
-        let longest = match destination {
-            Destination::Nobody => self.longest_answer_ms().min(HELLO_MS),
-            _ => self.longest_answer_ms(),
+        let bounds = Bounds {
+            retries: self.settings.kms_retries,
+            timeout_ms: self.settings.kms_timeout_ms,
+            backoff_ms: self.settings.kms_backoff_ms,
         };
-        self.pending.insert(
-            id,
-            Pending {
-                request: numbered.request,
-                destination,
-                deadline: clock::boottime_ms().saturating_add_unsigned(longest),
-                tries: tries + 1,
-            },
-        );
+        let longest = match destination {
+            Destination::Nobody => bounds.longest_hello_ms(),
+            _ => bounds.longest_answer_ms(),
+        };
+        let now = clock::boottime_ms();
+        self.requests
+            .add(id, numbered.request, destination, tries, now, longest);
         if let Err(gone) = sent {
             self.lost(gone);
         }
-    }
-
-    /// By when the agent must have answered, by its own bounds: each try and each pause at its
-    /// longest, and some grace. A create asks the provider several times.
-    fn longest_answer_ms(&self) -> u64 {
-        const CALLS_PER_REQUEST: u64 = 3;
-        let settings = &self.settings;
-        let tries = u64::from(settings.kms_retries) + 1;
-        let pauses: u64 = (0..settings.kms_retries)
-            .map(|retry| settings.kms_backoff_ms.saturating_mul(2 << retry.min(16)))
-            .fold(0, u64::saturating_add);
-        CALLS_PER_REQUEST
-            .saturating_mul(
-                tries
-                    .saturating_mul(settings.kms_timeout_ms)
-                    .saturating_add(pauses),
-            )
-            .saturating_add(GRACE_MS)
     }
 
     fn talk(&mut self) {
@@ -335,11 +262,15 @@ impl Broker {
     }
 
     fn finish(&mut self, id: u64, result: Result<Reply, Failure>, secret: &Secret) {
-        let Some(pending) = self.pending.remove(&id) else {
+        let Some(pending) = self.requests.take(id) else {
             return;
         };
         match pending.destination {
-            Destination::Nobody => self.answered |= result.is_ok(),
+            Destination::Nobody => {
+                if result.is_ok() {
+                    self.life.answered();
+                }
+            }
             Destination::Lease(kek) => match result {
                 Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.slab, kek, lease_ms),
                 Err(failure) if failure.kind.is_refusal() => {
@@ -363,13 +294,7 @@ impl Broker {
                 match loaded {
                     Ok((key, lease_ms)) => {
                         table::complete(self.slab, slab_slot, ticket, &key, kek, lease_ms);
-                        self.known.insert(
-                            kek,
-                            KnownKek {
-                                load: pending.request,
-                                uses: 0,
-                            },
-                        );
+                        self.known.loaded(kek, pending.request);
                     }
                     Err(failure) => table::fail(self.slab, slab_slot, ticket, &failure),
                 }
@@ -380,35 +305,23 @@ impl Broker {
 
     /// Asks an agent that was just started for the lease of every known KEK.
     fn ask_leases(&mut self) {
-        let keks: Vec<KekId> = self.known.keys().copied().collect();
-        for kek in keks {
+        for kek in self.known.all() {
             self.ask_lease(kek);
         }
     }
 
     fn ask_lease(&mut self, kek: KekId) {
-        if let Some(load) = self.known.get(&kek).map(|known| known.load.clone()) {
+        if let Some(load) = self.known.load(kek).cloned() {
             self.dispatch(load, Destination::Lease(kek), 0);
         }
     }
 
     /// Tells the agent which KEKs are in use, and forgets those that no cached key is under.
     fn keep_alive(&mut self, now: i64) {
-        if now < self.next_keepalive {
+        if !self.known.is_due(self.settings.soft_ttl_ms, now) {
             return;
         }
-        self.next_keepalive = now.saturating_add_unsigned(self.settings.soft_ttl_ms / 2);
-        let uses = table::uses_by_kek(self.slab);
-        self.known.retain(|kek, _| uses.contains_key(kek));
-        let used: Vec<KekId> = self
-            .known
-            .iter_mut()
-            .filter_map(|(kek, known)| {
-                let count = uses.get(kek).copied().unwrap_or_default();
-                (std::mem::replace(&mut known.uses, count) != count).then_some(*kek)
-            })
-            .collect();
-        for kek in used {
+        for kek in self.known.used(&table::uses_by_kek(self.slab)) {
             self.ask_lease(kek);
         }
     }
@@ -459,10 +372,8 @@ impl Broker {
         }
     }
 
-    /// An agent that answers late by its own bounds hangs: only killing it helps.
     fn end_overdue(&mut self) {
-        let now = clock::boottime_ms();
-        if self.agent.is_some() && self.pending.values().any(|p| p.deadline <= now) {
+        if self.agent.is_some() && self.requests.is_overdue(clock::boottime_ms()) {
             self.lost(Gone("the KMS agent hangs and was killed".into()));
         }
     }
@@ -474,15 +385,7 @@ impl Broker {
 
     fn sleep(&self, next_tick: i64) {
         let now = clock::boottime_ms();
-        let mut until = next_tick;
-        if self.agent.is_none() {
-            until = until.min(self.next_start);
-        }
-        if self.agent.is_some()
-            && let Some(deadline) = self.pending.values().map(|p| p.deadline).min()
-        {
-            until = until.min(deadline);
-        }
+        let until = self.life.wake_at(next_tick, self.requests.first_deadline());
         let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         let mut socket = pg_sys::PGINVALID_SOCKET;
         if let Some(agent) = &self.agent {

@@ -54,8 +54,7 @@ pub fn lanes_with_work() -> Result<Vec<Lane>> {
         &[],
         |row| row.get::<bool>(1),
     )?;
-    let lane = |urgent| if urgent { Lane::Urgent } else { Lane::Mover };
-    Ok(found.into_iter().flatten().map(lane).collect())
+    Ok(found.into_iter().flatten().map(Lane::of_job).collect())
 }
 
 /// DROP EXTENSION locks our tables before those that have a column of our type. In the same order here,

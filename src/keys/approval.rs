@@ -16,7 +16,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key, Keyring};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::rights;
-use crate::server::txn::transaction;
+use crate::server::txn::attempt;
 use crate::server::{roles, spi};
 
 /// An act as its parsed arguments, which a request keeps until it is approved.
@@ -378,7 +378,7 @@ fn record(event: &'static str, key: Option<&Key>, detail: String) -> Result<()> 
 /// Marks the requests nobody decided in time, and records it. The worker's; a request whose time is
 /// over is refused and shown so before that, too.
 pub fn mark_expired() {
-    let marked = transaction(|| -> Result<()> {
+    let marked = attempt(|| {
         let expired = spi::query(
             "UPDATE colcrypt.approval_request SET outcome = 'expired', decided_at = clock_timestamp() \
              WHERE request_id IN (SELECT request_id FROM colcrypt.approval_request \
@@ -392,12 +392,9 @@ pub fn mark_expired() {
         }
         Ok(())
     });
-    let problem = match marked {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.report().message,
-        Err(message) => message,
-    };
-    pgrx::log!("colcrypt: marking expired requests: {problem}");
+    if let Err(failed) = marked {
+        pgrx::log!("colcrypt: marking expired requests: {failed}");
+    }
 }
 
 /// The rule itself, which is loosened by two roles as well.

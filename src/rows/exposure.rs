@@ -10,8 +10,9 @@ use crate::audit::Act;
 use crate::catalog::read::{Key, KeyVersionRow};
 use crate::error::Result;
 use crate::rows::holders::{Column, Columns, Listed, PrimaryKey};
+use crate::server::failed::Failed;
 use crate::server::spi;
-use crate::server::txn::{self, message_of};
+use crate::server::txn;
 
 /// Longest wait for a table that somebody holds: the mark itself must not wait.
 const PATIENCE: &std::ffi::CStr = c"5s";
@@ -108,7 +109,7 @@ fn subtransaction<R>(body: impl FnOnce() -> Result<R>) -> std::result::Result<R,
         .catch_when(PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN, |error| {
             error.rethrow()
         })
-        .catch_others(|error| Err(message_of(&error)))
+        .catch_others(|error| Err(Failed::caught(&error).message))
         .execute();
         if outcome.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();

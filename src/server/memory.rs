@@ -65,7 +65,7 @@ fn nothing_left(size: usize) {
             return;
         }
         errstart(pgrx::PgLogLevel::FATAL as c_int, std::ptr::null());
-        errcode(crate::server::report::encode_sqlstate("53200"));
+        errcode(colcrypt_domain::sqlstate::pack("53200"));
         errmsg_internal(c"out of memory".as_ptr());
         errdetail_internal(
             c"colcrypt: there is no memory for %zu bytes.".as_ptr(),

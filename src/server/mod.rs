@@ -9,6 +9,7 @@ pub mod call;
 pub mod clock;
 pub mod enclosure;
 pub mod encoding;
+pub mod failed;
 pub mod hidden;
 pub mod limit;
 pub mod lwlock;

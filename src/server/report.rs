@@ -1,13 +1,17 @@
 //! Errors as the server reports them: with every SQLSTATE, message, detail and hint. pgrx 0.18 rebuilds a report with the
 //! SQLSTATEs it knows, and would turn `KC0xx` into `XX000`.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
+use colcrypt_domain::sqlstate;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
 use crate::error::{Error, Report};
+
+/// The file that errors of ours are raised in, as far as the server knows.
+pub const ORIGIN: &CStr = c"colcrypt";
 
 /// Raises an error from code that runs under a pgrx guard but not as an SQL function (workers).
 pub fn raise(error: &Error) -> ! {
@@ -62,7 +66,7 @@ impl NativeReport {
         };
         let optional = |text: &Option<String>| text.as_deref().map_or(std::ptr::null(), copy);
         Self {
-            sqlstate: encode_sqlstate(report.sqlstate),
+            sqlstate: sqlstate::pack(report.sqlstate),
             message: copy(&report.message),
             detail: optional(&report.detail),
             hint: optional(&report.hint),
@@ -91,7 +95,8 @@ impl NativeReport {
             if !self.hint.is_null() {
                 errhint(c"%s".as_ptr(), self.hint);
             }
-            errfinish(c"colcrypt".as_ptr(), 0, c"colcrypt".as_ptr());
+            // The line is the SQLSTATE, for who has only what pgrx leaves of the error: see `failed`.
+            errfinish(ORIGIN.as_ptr(), self.sqlstate, ORIGIN.as_ptr());
         }
         unreachable!("an ERROR does not return")
     }
@@ -116,13 +121,6 @@ pub fn server_log(line: &str) {
             errfinish(c"colcrypt".as_ptr(), 0, c"colcrypt".as_ptr());
         }
     }
-}
-
-/// MAKE_SQLSTATE: five characters, six bits each.
-pub fn encode_sqlstate(code: &str) -> c_int {
-    code.bytes().enumerate().fold(0, |packed, (index, byte)| {
-        packed | ((c_int::from(byte) - c_int::from(b'0')) & 0x3f) << (6 * index)
-    })
 }
 
 /// Whether an error raised by code that was given a plaintext is about something else: the session's

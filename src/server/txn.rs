@@ -1,21 +1,18 @@
 //! Transactions of a worker, with the abort path that pgrx's own lack.
 
-use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+pub use colcrypt_domain::turns::Next;
+use pgrx::{PgTryBuilder, pg_sys};
 
-use crate::server::limit::{self, Limit};
+use crate::error;
+use crate::server::failed::Failed;
+use crate::server::limit::Limit;
 
 /// Longest wait for a lock. Others lock what we do in an order of their own: DROP EXTENSION our tables, DETACH PARTITION the
 /// whole before the part. Shorter than the default of deadlock_timeout, after which PostgreSQL looks for a circle, so
 /// that it is always the worker that steps back and comes again, and never their statement that fails.
 pub const PATIENCE: &std::ffi::CStr = c"500ms";
-
-thread_local! {
-    static FAILED_FOR_A_LOCK: Cell<bool> = const { Cell::new(false) };
-}
 
 /// In the transaction at hand: wait for a lock for as long as it takes. For who locks everything in the order in which
 /// others do.
@@ -23,29 +20,12 @@ pub fn wait_for_locks() {
     set_local(c"lock_timeout", c"0");
 }
 
-/// Whether the last transaction that failed did so because somebody else held a lock.
-pub fn failed_for_a_lock() -> bool {
-    FAILED_FOR_A_LOCK.get()
-}
-
-/// What a caught ERROR or panic said.
-pub fn message_of(error: &CaughtError) -> String {
-    let (CaughtError::PostgresError(report)
-    | CaughtError::ErrorReport(report)
-    | CaughtError::RustPanic {
-        ereport: report, ..
-    }) = error;
-    FAILED_FOR_A_LOCK.set(matches!(
-        report.sql_error_code(),
-        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
-    ));
-    report.message().to_string()
-}
-
 /// Runs `body` in a transaction of its own, which rather fails, and comes again, than wait for a lock for long. An ERROR
-/// aborts it and becomes its message.
-pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
-    FAILED_FOR_A_LOCK.set(false);
+/// aborts it.
+///
+/// # Errors
+/// The ERROR.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failed> {
     let limit = Limit::begin();
     // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
     unsafe {
@@ -59,14 +39,7 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
             pg_sys::CommitTransactionCommand();
             Ok(result)
         }))
-        .catch_others(|error| {
-            let message = message_of(&error);
-            Err(if limit::has_struck() {
-                limit::message()
-            } else {
-                message
-            })
-        })
+        .catch_others(|error| Err(Failed::caught(&error)))
         .execute();
         drop(limit);
         if outcome.is_err() {
@@ -74,6 +47,14 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
         }
         outcome
     }
+}
+
+/// The same for a body that may err. What it did before it erred is committed.
+///
+/// # Errors
+/// The ERROR, or the body's error.
+pub fn attempt<R>(body: impl FnOnce() -> error::Result<R>) -> Result<R, Failed> {
+    transaction(body)?.map_err(|error| Failed::returned(&error))
 }
 
 /// SET LOCAL with the worker's own rights.
@@ -91,15 +72,6 @@ pub fn set_local(name: &std::ffi::CStr, value: &std::ffi::CStr) {
             false,
         );
     }
-}
-
-/// What the worker does next, the least to do first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Next {
-    Nothing,
-    /// Something is due soon.
-    Soon,
-    Again,
 }
 
 /// The transactions of this database that are under way, as an array in SQL.

@@ -4,7 +4,7 @@
 use pgrx::pg_sys;
 
 use crate::audit::{self, Failure};
-use crate::error::{Result, note_raised};
+use crate::error::Result;
 use crate::server::call::Call;
 use crate::server::report::NativeReport;
 
@@ -92,7 +92,6 @@ pub unsafe fn enter(
         pgrx::pg_sys::submodules::panic::pgrx_extern_c_guard(|| {
             body(Call::new(fcinfo)).map_err(|error| {
                 let report = error.report();
-                note_raised(&report);
                 if let Some(failure) = class.failure() {
                     audit::failed(Call::new(fcinfo), failure, &error, &report);
                 }

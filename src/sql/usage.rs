@@ -20,9 +20,9 @@ fn unflushed_uses(call: Call) -> Result<pg_sys::Datum> {
             row.push(used.id.key())
                 .push(used.id.version())
                 .push(pg_sys::Oid::from(used.role))
-                .push(used.encryptions)
-                .push(used.decryptions)
-                .push(Timestamp(used.since));
+                .push(used.done.encryptions)
+                .push(used.done.decryptions)
+                .push(Timestamp(used.done.since));
             row
         })
         .collect();

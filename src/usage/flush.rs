@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::server::txn::{Next, transaction};
+use crate::server::txn::{Next, attempt};
 use crate::server::xact::End;
 use crate::server::{process, spi};
 use crate::settings;
@@ -32,16 +32,11 @@ pub fn step() -> Next {
     if !shared::due(now).contains(&process::my_database().to_u32()) {
         return Next::Nothing;
     }
-    match transaction(|| flush(now)) {
-        Ok(Ok(())) => Next::Again,
-        Ok(Err(error)) => failed(&error.report().message),
-        Err(message) => failed(&message),
+    if let Err(failed) = attempt(|| flush(now)) {
+        pgrx::log!("colcrypt: the use of keys cannot be recorded: {failed}");
+        return Next::Soon;
     }
-}
-
-fn failed(message: &str) -> Next {
-    pgrx::log!("colcrypt: the use of keys cannot be recorded: {message}");
-    Next::Soon
+    Next::Again
 }
 
 fn flush(now: i64) -> Result<()> {
@@ -74,12 +69,12 @@ fn write_uses(counts: &Unflushed) -> Result<()> {
          ON CONFLICT (minute, key_id, version, role) DO UPDATE \
          SET encryptions = c.encryptions + excluded.encryptions, decryptions = c.decryptions + excluded.decryptions",
         &[
-            column(|used| used.since).into(),
+            column(|used| used.done.since).into(),
             column(|used| used.id.key()).into(),
             column(|used| used.id.version().into()).into(),
             column(|used| used.role.into()).into(),
-            column(|used| used.encryptions).into(),
-            column(|used| used.decryptions).into(),
+            column(|used| used.done.encryptions).into(),
+            column(|used| used.done.decryptions).into(),
         ],
     )?;
     Ok(())

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{Suite, VersionId};
+use colcrypt_domain::usage::{Crossed, Reserved};
 use pgrx::{PgLogLevel, ereport, pg_sys};
 
 use crate::catalog::read::{self, Key};
@@ -22,7 +23,7 @@ use crate::jobs::wake;
 use crate::server::xact::End;
 use crate::server::{clock, hidden, process};
 use crate::settings;
-use crate::usage::shared::{Report, Reserved, VersionKey};
+use crate::usage::shared::{Report, VersionKey};
 
 /// Decryptions of a transaction that are not told yet, at most.
 const DECRYPTIONS: u32 = 1 << 16;
@@ -176,12 +177,13 @@ impl Counter {
     }
 
     fn look_at_limits(&self, limits: &Limits, before: u64, after: u64) {
-        if before < limits.rotate && after >= limits.rotate {
+        let crossed = Crossed::between(before, after, limits);
+        if crossed.rotates {
             // The worker rotates it; see wake::schedule.
             let _ = shared::want_flush();
             wake::wake_now();
         }
-        if after >= limits.warn && !self.warned.replace(true) {
+        if crossed.warns && !self.warned.replace(true) {
             ereport!(
                 PgLogLevel::WARNING,
                 pgrx::PgSqlErrorCode::ERRCODE_WARNING,

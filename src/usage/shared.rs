@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{KeyId, VersionId};
+use colcrypt_domain::usage::{Count, Done, Reserved, Wanted};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -22,8 +23,6 @@ use crate::settings;
 const TRANCHE: &CStr = c"colcrypt_usage";
 /// Places beyond the setting, for the "(other)" of as many databases.
 const OTHERS: i64 = 256;
-/// A version is flushed at once when this part of what may be unflushed is.
-const URGENT_PART: i64 = 16;
 
 /// A version of a key in a database.
 #[repr(C)]
@@ -56,24 +55,8 @@ impl VersionKey {
 #[repr(C)]
 struct Version {
     id: VersionKey,
-    /// What table version_usage says, and when it was read.
-    flushed: i64,
-    read_at: i64,
-    /// Used since, and reserved by processes that have not said how much they used.
-    unflushed: i64,
-    reserved: i64,
-}
-
-impl Version {
-    fn total(&self) -> i64 {
-        self.flushed
-            .saturating_add(self.unflushed)
-            .saturating_add(self.reserved)
-    }
-
-    fn idle(&self) -> bool {
-        self.unflushed == 0 && self.reserved == 0
-    }
+    /// The total is that of table version_usage.
+    count: Count,
 }
 
 #[repr(C)]
@@ -89,17 +72,13 @@ struct UseKey {
 #[derive(Clone, Copy)]
 struct Use {
     key: UseKey,
-    encryptions: i64,
-    decryptions: i64,
-    /// TimestampTz of the first of them.
-    since: i64,
+    done: Done,
 }
 
 #[repr(C)]
 struct Header {
     lock: *mut pg_sys::LWLock,
-    /// Somebody waits for a flush: databases, 0 is an empty place.
-    wanted: Cell<[u32; 16]>,
+    wanted: Cell<Wanted>,
 }
 
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
@@ -130,7 +109,7 @@ pub fn startup() {
             .cast::<Header>();
         header.write(Header {
             lock: &raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock,
-            wanted: Cell::new([0; 16]),
+            wanted: Cell::new(Wanted::default()),
         });
         let table = |name: &CStr, key: usize, entry: usize, entries: i64| {
             let mut control = pg_sys::HASHCTL {
@@ -206,10 +185,7 @@ impl Tables {
         unsafe {
             enter(self.versions, &id, |id| Version {
                 id,
-                flushed: 0,
-                read_at: 0,
-                unflushed: 0,
-                reserved: 0,
+                count: Count::default(),
             })
         }
     }
@@ -222,7 +198,7 @@ impl Tables {
         // SAFETY: the table's own entry type.
         unsafe {
             each(self.versions, |version: &mut Version| {
-                if version.idle() && (idle.len() as i64) < most {
+                if version.count.is_idle() && (idle.len() as i64) < most {
                     idle.push(version.id);
                 }
             });
@@ -252,15 +228,13 @@ impl Tables {
             let key = if known || room { key } else { other };
             enter(self.uses, &key, |key| Use {
                 key,
-                encryptions: 0,
-                decryptions: 0,
-                since: pg_sys::GetCurrentTimestamp(),
+                done: Done::nothing(pg_sys::GetCurrentTimestamp()),
             })
         }
     }
 
     fn is_wanted(&self, database: u32) -> bool {
-        self.header.wanted.get().contains(&database)
+        self.header.wanted.get().contains(database)
     }
 }
 
@@ -322,18 +296,6 @@ unsafe fn each<E>(table: *mut pg_sys::HTAB, mut visit: impl FnMut(&mut E)) {
     }
 }
 
-/// The answer to a request for encryptions.
-pub enum Reserved {
-    /// So many are the caller's; so many are taken in all, before and after.
-    Granted { block: u32, before: u64, after: u64 },
-    /// Read the total from the catalog and [`learn`] it.
-    TotalUnknown,
-    /// The limit is reached.
-    Refused { total: u64 },
-    /// Too much would be lost in a crash: wait for a flush.
-    Unflushed,
-}
-
 /// Takes encryptions of a version: never beyond its limit, whoever else asks at the same time.
 pub fn reserve(id: VersionKey, limits: &Limits, read_after: i64) -> Result<Reserved> {
     let most = i64::from(settings::USAGE_MAX_UNFLUSHED.get());
@@ -341,25 +303,7 @@ pub fn reserve(id: VersionKey, limits: &Limits, read_after: i64) -> Result<Reser
     let Some(version) = tables.version(id) else {
         return Ok(Reserved::TotalUnknown);
     };
-    if version.read_at < read_after {
-        return Ok(Reserved::TotalUnknown);
-    }
-    let before = version.total() as u64;
-    let block = limits.block(before);
-    if block == 0 {
-        return Ok(Reserved::Refused { total: before });
-    }
-    let room = most - version.unflushed - version.reserved;
-    let block = i64::from(block).min(room);
-    if block <= 0 {
-        return Ok(Reserved::Unflushed);
-    }
-    version.reserved += block;
-    Ok(Reserved::Granted {
-        block: block as u32,
-        before,
-        after: before + block as u64,
-    })
+    Ok(version.count.reserve(limits, read_after, most))
 }
 
 /// Notes the total that was read from the catalog; `false` when there is no place for it. A total only
@@ -369,8 +313,7 @@ pub fn learn(id: VersionKey, total: i64, read_at: i64) -> Result<bool> {
     let Some(version) = tables.enter_version(id) else {
         return Ok(false);
     };
-    version.flushed = version.flushed.max(total);
-    version.read_at = version.read_at.max(read_at);
+    version.count.learn(total, read_at);
     Ok(true)
 }
 
@@ -392,15 +335,14 @@ pub fn report(report: &Report) -> Option<bool> {
     let mut urgent = false;
     if report.encryptions > 0 || report.decryptions > 0 {
         let place = tables.enter_use(report.id, report.role)?;
-        place.encryptions += i64::from(report.encryptions);
-        place.decryptions += i64::from(report.decryptions);
+        place.done.add(report.encryptions, report.decryptions);
     }
     if report.reserved > 0
         && let Some(version) = tables.version(report.id)
     {
-        version.reserved -= i64::from(report.reserved);
-        version.unflushed += i64::from(report.encryptions);
-        urgent = version.unflushed >= most / URGENT_PART;
+        urgent = version
+            .count
+            .report(report.reserved, report.encryptions, most);
     }
     if urgent {
         want(&tables, report.id.database);
@@ -410,14 +352,8 @@ pub fn report(report: &Report) -> Option<bool> {
 
 fn want(tables: &Tables, database: u32) {
     let mut wanted = tables.header.wanted.get();
-    if wanted.contains(&database) {
-        return;
-    }
-    // Without a place the interval's end comes soon enough.
-    if let Some(place) = wanted.iter_mut().find(|place| **place == 0) {
-        *place = database;
-        tables.header.wanted.set(wanted);
-    }
+    wanted.add(database);
+    tables.header.wanted.set(wanted);
 }
 
 /// Asks for a flush of this database without waiting for the interval's end.
@@ -434,9 +370,7 @@ pub fn want_flush() -> Result<()> {
 pub struct Used {
     pub id: VersionKey,
     pub role: u32,
-    pub encryptions: i64,
-    pub decryptions: i64,
-    pub since: i64,
+    pub done: Done,
 }
 
 /// A version as the flush and the views see it.
@@ -465,18 +399,16 @@ pub fn unflushed() -> Result<Unflushed> {
                 found.uses.push(Used {
                     id: used.key.id,
                     role: used.key.role,
-                    encryptions: used.encryptions,
-                    decryptions: used.decryptions,
-                    since: used.since,
+                    done: used.done,
                 });
             }
         });
         each(tables.versions, |version: &mut Version| {
-            if version.id.database == database && !version.idle() {
+            if version.id.database == database && !version.count.is_idle() {
                 found.versions.push(VersionCount {
                     id: version.id,
-                    unflushed: version.unflushed,
-                    reserved: version.reserved,
+                    unflushed: version.count.unflushed(),
+                    reserved: version.count.reserved(),
                 });
             }
         });
@@ -501,33 +433,24 @@ pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
             else {
                 continue;
             };
-            entry.encryptions -= used.encryptions;
-            entry.decryptions -= used.decryptions;
-            entry.since = now;
-            if entry.encryptions == 0 && entry.decryptions == 0 {
+            if entry.done.flushed(&used.done, now) {
                 search::<_, Use>(tables.uses, &key, pg_sys::HASHACTION::HASH_REMOVE);
             }
         }
     }
     for (count, total) in flushed.versions.iter().zip(totals) {
         if let Some(version) = tables.version(count.id) {
-            version.unflushed -= count.unflushed;
-            version.flushed = version.flushed.max(*total);
-            version.read_at = version.read_at.max(now);
+            version.count.flushed(count.unflushed, *total, now);
         }
     }
     let mut wanted = tables.header.wanted.get();
-    for place in &mut wanted {
-        if *place == crate::server::process::my_database().to_u32() {
-            *place = 0;
-        }
-    }
+    wanted.remove(crate::server::process::my_database().to_u32());
     tables.header.wanted.set(wanted);
 }
 
 /// Databases whose counts are due to be flushed.
 pub fn due(now: i64) -> Vec<u32> {
-    let before = now - i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000;
+    let interval = i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000;
     let mut databases = Vec::new();
     let Ok(tables) = Tables::look() else {
         return databases;
@@ -537,7 +460,7 @@ pub fn due(now: i64) -> Vec<u32> {
         each(tables.uses, |used: &mut Use| {
             let database = used.key.id.database;
             if !databases.contains(&database)
-                && (used.since <= before || tables.is_wanted(database))
+                && (used.done.is_due(interval, now) || tables.is_wanted(database))
             {
                 databases.push(database);
             }
@@ -581,7 +504,7 @@ pub fn forget_database(database: u32) {
         });
         // What a process has reserved it will give back.
         each(tables.versions, |version: &mut Version| {
-            if version.id.database == database && version.reserved == 0 {
+            if version.id.database == database && version.count.reserved() == 0 {
                 versions.push(version.id);
             }
         });

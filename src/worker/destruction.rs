@@ -13,6 +13,8 @@
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::state::{Place, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
+use colcrypt_domain::backoff;
+use colcrypt_domain::verdict::Verdict;
 use pgrx::{Spi, log};
 
 use crate::audit::Act;
@@ -21,9 +23,7 @@ use crate::error::{Error, Result};
 use crate::keys::lifecycle;
 use crate::rows::holders;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{
-    Next, PREPARED_TRANSACTIONS, failed_for_a_lock, old_transactions, transaction,
-};
+use crate::server::txn::{Next, PREPARED_TRANSACTIONS, attempt, old_transactions, transaction};
 use crate::session;
 use crate::slab::{control, table};
 
@@ -47,14 +47,14 @@ enum Wait {
 
 /// Whether a destruction is due, or will be within the worker's patience.
 pub fn is_near() -> bool {
-    matches!(transaction(next_due), Ok(Ok(Some(_))))
+    matches!(attempt(next_due), Ok(Some(_)))
 }
 
 /// Does the next step of the destruction that comes next.
 pub fn step() -> Next {
-    let due = match transaction(next_due) {
-        Ok(Ok(Some(due))) => due,
-        Err(_) if failed_for_a_lock() => return Next::Soon,
+    let due = match attempt(next_due) {
+        Ok(Some(due)) => due,
+        Err(failed) if failed.verdict == Verdict::Lock => return Next::Soon,
         // Nothing is due, or the extension is gone.
         _ => return Next::Nothing,
     };
@@ -65,30 +65,32 @@ pub fn step() -> Next {
         return Next::Soon;
     }
     let begun = match due.wait {
-        Wait::NotBegun => Some(transaction(|| wait_for_running(due.id))),
-        Wait::Running => Some(transaction(|| wait_for_prepared(due.id))),
+        Wait::NotBegun => Some(attempt(|| wait_for_running(due.id))),
+        Wait::Running => Some(attempt(|| wait_for_prepared(due.id))),
         Wait::Prepared => None,
     };
     match begun {
         None => {}
-        Some(Ok(Ok(()))) => return Next::Again,
+        Some(Ok(())) => return Next::Again,
         Some(_) => return Next::Nothing,
     }
-    let (problem, retry) = match transaction(|| destroy(due.id)) {
+    let (problem, rows_need_it) = match transaction(|| destroy(due.id)) {
         Ok(Ok(slot)) => {
             // Whoever loads it from here on finds it destroyed.
             if let (Some(slot), Ok(control)) = (slot, control()) {
                 table::forget(control, &[slot]);
             }
             return Next::Again;
-        } // Somebody has to move rows first; anything else may be over soon.
-        Ok(Err(error @ Error::RowsNeedVersion { .. })) => (problem(&error), "1 hour"),
-        Ok(Err(error)) => (problem(&error), "1 minute"),
-        Err(message) => (message, "1 minute"),
+        }
+        Ok(Err(error)) => {
+            let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
+            (problem(&error), rows_need_it)
+        }
+        Err(failed) => (failed.message, false),
     };
     log!("colcrypt: the destruction of a key version is postponed: {problem}");
-    match transaction(|| postpone(due.id, &problem, retry)) {
-        Ok(Ok(())) => Next::Again,
+    match attempt(|| postpone(due.id, &problem, rows_need_it)) {
+        Ok(()) => Next::Again,
         _ => Next::Nothing,
     }
 }
@@ -252,14 +254,15 @@ fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
 }
 
 /// Tries again later, and says why not now.
-fn postpone(id: VersionId, problem: &str, retry: &str) -> Result<()> {
+fn postpone(id: VersionId, problem: &str, rows_need_it: bool) -> Result<()> {
+    let pause = backoff::of_destruction(rows_need_it).as_secs_f64();
     let [key_id, version] = arguments(id);
     let news = spi::query(
-        "UPDATE colcrypt.destruction d SET retry_at = clock_timestamp() + $4::text::interval, settle_before = NULL, \
+        "UPDATE colcrypt.destruction d SET retry_at = clock_timestamp() + $4 * interval '1 second', settle_before = NULL, \
              last_error = $3 FROM colcrypt.destruction o \
          WHERE d.key_id = $1 AND d.version = $2 AND o.key_id = d.key_id AND o.version = d.version \
          RETURNING o.last_error IS DISTINCT FROM d.last_error",
-        &[key_id, version, problem.into(), retry.into()],
+        &[key_id, version, problem.into(), pause.into()],
         |row| row.get::<bool>(1),
     )?;
     if news.into_iter().next().flatten() == Some(true) {

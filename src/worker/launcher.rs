@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
+use colcrypt_domain::dispatch::Rounds;
+use colcrypt_domain::lane::{Lane, Post};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::{FromDatum, pg_guard, pg_sys};
 
 use crate::audit::ring;
-use crate::jobs::lane::Lane;
 use crate::jobs::wake;
 use crate::server::clock;
-use crate::worker::dispatch::{Dispatch, Post};
+use crate::worker::dispatch::Dispatch;
 use crate::{settings, usage};
-
-/// Pause before another worker is sent for events that one has left behind: it failed, or was killed.
-const RETRY_MS: i64 = 5000;
 
 /// Registers the launcher with the postmaster. It starts when the server is no standby (any more).
 pub fn register() {
@@ -45,19 +43,16 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
     }
     let mut dispatch = Dispatch::new();
-    let mut everywhere = true;
-    let mut last_round = 0;
-    let mut last_retry = 0;
+    let mut rounds = Rounds::default();
     loop {
         if BackgroundWorker::sighup_received() {
             // SAFETY: in the main loop of a worker, outside any transaction.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
         let nap_ms = i64::from(settings::NAPTIME.get()) * 1000;
-        everywhere |= wake::take_anywhere() || clock::boottime_ms() - last_round >= nap_ms;
         let mut posts = requested();
         let mut keepers = Vec::new();
-        if everywhere {
+        if rounds.is_round(wake::take_anywhere(), nap_ms, clock::boottime_ms()) {
             // In this order: what is counted for or has an event was there before, so it is gone if it is
             // missing.
             let counted = usage::shared::databases();
@@ -73,29 +68,28 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
                 .filter_map(|(oid, usable)| usable.then_some(oid))
                 .collect();
             forsake_gone(&waiting, &keepers);
-            last_round = clock::boottime_ms();
         }
-        everywhere = false;
         // SAFETY: reads the clock.
         let now = unsafe { pg_sys::GetCurrentTimestamp() };
         let mut due = usage::shared::due(now);
-        if clock::boottime_ms() - last_retry >= RETRY_MS {
+        if rounds.is_retry(clock::boottime_ms()) {
             due.extend(ring::databases());
-            last_retry = clock::boottime_ms();
         }
         keepers.extend(due.into_iter().map(pg_sys::Oid::from));
         posts.extend(keepers.into_iter().map(|database| Post {
-            database,
+            database: database.to_u32(),
             lane: Lane::Keeper,
         }));
         for post in posts {
             dispatch.add(post);
         }
         dispatch.advance();
-        let left = (last_round + nap_ms - clock::boottime_ms())
-            .min(settings::USAGE_FLUSH_INTERVAL.get().into())
-            .min(dispatch.pause_ms().unwrap_or(RETRY_MS))
-            .clamp(1, RETRY_MS);
+        let left = rounds.pause(
+            nap_ms,
+            settings::USAGE_FLUSH_INTERVAL.get().into(),
+            dispatch.pause_ms(),
+            clock::boottime_ms(),
+        );
         if !BackgroundWorker::wait_latch(Some(Duration::from_millis(left as u64))) {
             break;
         }
@@ -120,7 +114,10 @@ fn forsake_gone(waiting: &[u32], databases: &[pg_sys::Oid]) {
 }
 
 fn requested() -> Vec<Post> {
-    let post = |(database, lane)| Post { database, lane };
+    let post = |(database, lane): (pg_sys::Oid, Lane)| Post {
+        database: database.to_u32(),
+        lane,
+    };
     wake::take().into_iter().map(post).collect()
 }
 

@@ -1,31 +1,26 @@
 //! A maintenance worker: connected to one database, gone when there is nothing left to do.
 
+use colcrypt_domain::lane::Post;
+use colcrypt_domain::turns::{Stay, Then};
 use pgrx::{log, pg_guard, pg_sys};
 
 use crate::audit::{ring, writer};
 use crate::jobs::job::lanes_with_work;
-use crate::jobs::lane::Lane;
+use crate::jobs::lane::{self, Lane};
 use crate::jobs::wake;
 use crate::keys::approval;
 use crate::server::process::{self, signal_handlers};
-use crate::server::txn::{Next, transaction};
+use crate::server::txn::{attempt, transaction};
 use crate::server::{clock, limit, spi};
 use crate::usage;
-use crate::worker::dispatch::Post;
 use crate::worker::{destruction, job, schedule};
 
-/// Longest wait for something that is due soon, before the worker ends and the launcher takes over.
-const PATIENCE_MS: i64 = 30_000;
 const PAUSE_MS: i64 = 100;
-/// How long a job keeps its place while other databases wait for one, and how long something that is due
-/// soon does.
-const TURN_MS: i64 = 10_000;
-const IDLE_TURN_MS: i64 = 1000;
 
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
-    let Some(Post { database, lane }) = Post::from_datum(argument) else {
+    let Some(Post { database, lane }) = Post::unpacked(argument.value() as u64) else {
         return;
     };
     // SAFETY: the launcher passed an OID. The server's own handlers make DROP DATABASE … FORCE and
@@ -33,7 +28,7 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
     unsafe {
         set_signal_handlers();
         pg_sys::BackgroundWorkerUnblockSignals();
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::Oid::INVALID, 0);
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database.into(), pg_sys::Oid::INVALID, 0);
     }
     if let Err(message) = transaction(|| has_work(lane)) {
         log!("colcrypt: maintenance of this database: {message}");
@@ -54,12 +49,11 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
 
 /// What there is to do in the lane, until nothing is left or others want the place.
 fn work(lane: Lane) {
-    let began = clock::boottime_ms();
-    let mut idle_since = None;
+    let mut stay = Stay::begin(lane, clock::boottime_ms());
     while !database_is_wanted() {
         take_in_settings();
         // Somebody's code that it ran may have given it back.
-        if !lane.lock().take() {
+        if !lane::lock_of(lane).take() {
             break;
         }
         let next = match lane {
@@ -72,46 +66,23 @@ fn work(lane: Lane) {
                     .max(schedule::step())
             }
         };
-        match next {
-            Next::Again => {
-                idle_since = None;
-                if makes_way(lane, began, TURN_MS) {
-                    break;
-                }
+        match stay.after(next, wake::others_wait(), clock::boottime_ms()) {
+            Then::Step => {}
+            Then::Pause => process::nap(PAUSE_MS),
+            Then::MakeWay => {
+                wake::ask_for(lane);
+                break;
             }
-            Next::Soon => {
-                let since = *idle_since.get_or_insert_with(clock::boottime_ms);
-                // A keeper that comes again has missed nothing.
-                let turn_ms = if lane == Lane::Keeper {
-                    0
-                } else {
-                    IDLE_TURN_MS
-                };
-                if makes_way(lane, since, turn_ms) || clock::boottime_ms() - since > PATIENCE_MS {
-                    break;
-                }
-                process::nap(PAUSE_MS);
-            }
-            Next::Nothing => break,
+            Then::End => break,
         }
     }
-}
-
-/// Whether this worker has had its turn: its place goes to one that waits, and what is left here comes after.
-fn makes_way(lane: Lane, began: i64, turn_ms: i64) -> bool {
-    let others_wait = wake::others_wait();
-    if others_wait && clock::boottime_ms() - began > turn_ms {
-        wake::ask_for(lane);
-        return true;
-    }
-    false
 }
 
 fn ask_for_others() {
     if destruction::is_near() {
         wake::ask_for(Lane::Destroyer);
     }
-    if let Ok(Ok(lanes)) = transaction(lanes_with_work) {
+    if let Ok(lanes) = attempt(lanes_with_work) {
         for lane in lanes {
             wake::ask_for(lane);
         }
@@ -160,7 +131,7 @@ fn has_work(lane: Lane) {
             usage::shared::forget_database(process::my_database().to_u32());
             ring::forsake(process::my_database().to_u32());
         }
-        let free = extension != pg_sys::Oid::INVALID && lane.lock().take();
+        let free = extension != pg_sys::Oid::INVALID && lane::lock_of(lane).take();
         if !free {
             pg_sys::AbortCurrentTransaction();
             pg_sys::proc_exit(0);

@@ -4,9 +4,11 @@
 
 use std::cell::Cell;
 
+use colcrypt_domain::backoff;
+
 use crate::error::Result;
 use crate::keys::rotation;
-use crate::server::txn::{Next, transaction};
+use crate::server::txn::{Next, attempt, transaction};
 use crate::server::{clock, report, spi};
 
 /// Shortest pause between two looks, for a worker that moves rows all the while.
@@ -36,23 +38,21 @@ pub fn step() -> Next {
     if now < LOOK_NEXT_AT.get() {
         return Next::Nothing;
     }
-    let found = transaction(|| due(None));
-    let due = match found {
-        Ok(Ok(Some(due))) => due,
-        Ok(Ok(None)) => {
+    let due = match attempt(|| due(None)) {
+        Ok(Some(due)) => due,
+        Ok(None) => {
             pause_after(now);
             return Next::Nothing;
         }
-        Ok(Err(error)) => return unreadable(now, &error.report().message),
-        Err(message) => return unreadable(now, &message),
+        Err(failed) => return unreadable(now, &failed.message),
     };
-    if let Err(message) = transaction(|| rotate(&due)) {
+    if let Err(failed) = transaction(|| rotate(&due)) {
         pgrx::log!(
-            "colcrypt: scheduled rotation of key \"{}\" failed: {message}",
+            "colcrypt: scheduled rotation of key \"{}\" failed: {failed}",
             due.name
         );
         // Not recorded, it would be tried again at once.
-        if !matches!(transaction(|| postpone(&due, &message)), Ok(Ok(()))) {
+        if attempt(|| postpone(&due, &failed.message)).is_err() {
             pause_after(now);
             return Next::Nothing;
         }
@@ -119,12 +119,22 @@ fn rotate(wanted: &Due) {
 }
 
 fn postpone(due: &Due, message: &str) -> Result<()> {
+    let found = spi::query(
+        "SELECT tries FROM colcrypt.rotation_try WHERE key_id = $1 FOR UPDATE",
+        &[due.key.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    let tries = found.into_iter().flatten().next().unwrap_or(0);
     spi::execute(
         "INSERT INTO colcrypt.rotation_try AS t (key_id, tries, last_error, retry_at) \
-         VALUES ($1, 1, $2, clock_timestamp() + interval '1 second') \
+         VALUES ($1, 1, $2, clock_timestamp() + $3 * interval '1 second') \
          ON CONFLICT (key_id) DO UPDATE SET tries = t.tries + 1, last_error = excluded.last_error, \
-             retry_at = clock_timestamp() + least(power(2, least(t.tries, 20)), 3600) * interval '1 second'",
-        &[due.key.into(), message.into()],
+             retry_at = excluded.retry_at",
+        &[
+            due.key.into(),
+            message.into(),
+            backoff::ROTATION.seconds_after(tries).into(),
+        ],
     )?;
     Ok(())
 }

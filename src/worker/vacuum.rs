@@ -1,28 +1,24 @@
 //! VACUUM, as a worker can run it: it brings its own transactions, so no function may have begun one.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
+use colcrypt_domain::room::Behind;
 use pgrx::{PgList, PgTryBuilder, pg_sys};
 
+use crate::server::failed::Failed;
 use crate::server::limit::{self, Limit};
 use crate::server::relation;
-use crate::server::txn::{message_of, transaction};
-
-/// Part of a table that a job writes anew before what it leaves behind is made room of.
-const PART: i64 = 8;
-/// Blocks for which it is not worth it.
-const FEW: i64 = 128;
+use crate::server::txn::attempt;
 
 thread_local! {
-    /// Blocks of each table that jobs went through since its last vacuum.
-    static BEHIND: RefCell<HashMap<u32, i64>> = RefCell::default();
+    /// What jobs went through since each table's last vacuum.
+    static BEHIND: RefCell<Behind> = RefCell::default();
 }
 
-/// Vacuums a table. An ERROR becomes its message; one that is gone needs none.
-pub fn vacuum(table: pg_sys::Oid) -> Result<(), String> {
+/// Vacuums a table. An ERROR is returned; one that is gone needs none.
+pub fn vacuum(table: pg_sys::Oid) -> Result<(), Failed> {
     let size = whole_size(table)?;
     run(c"VACUUM (TRUNCATE false)", table, size, false)
 }
@@ -31,17 +27,13 @@ pub fn vacuum(table: pg_sys::Oid) -> Result<(), String> {
 /// rows to come go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing;
 /// what cannot be had, such as the lock, is done without. `gently`: at autovacuum's pace.
 pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
-    let behind = BEHIND.with_borrow_mut(|all| {
-        let behind = all.entry(table.to_u32()).or_default();
-        *behind += blocks;
-        *behind
-    });
-    if behind < FEW {
+    let much = BEHIND.with_borrow_mut(|behind| behind.add(table.to_u32(), blocks));
+    let Some(much) = much else {
         return;
-    }
-    let due = transaction(|| relation::blocks(&[table]).map(|size| behind >= size / PART));
-    if let Ok(Ok(true)) = due {
-        BEHIND.with_borrow_mut(|all| all.remove(&table.to_u32()));
+    };
+    let due = attempt(|| relation::blocks(&[table]).map(|size| much.is_due(size)));
+    if matches!(due, Ok(true)) {
+        BEHIND.with_borrow_mut(|behind| behind.forget(table.to_u32()));
         let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
         if let Ok(size) = whole_size(table) {
             let _ = run(sql, table, size, gently);
@@ -52,19 +44,15 @@ pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
 }
 
 /// Blocks of the table, its indexes and what lies out of line.
-fn whole_size(table: pg_sys::Oid) -> Result<i64, String> {
-    match transaction(|| relation::all_blocks(table)) {
-        Ok(Ok(blocks)) => Ok(blocks),
-        Ok(Err(error)) => Err(error.report().message),
-        Err(message) => Err(message),
-    }
+fn whole_size(table: pg_sys::Oid) -> Result<i64, Failed> {
+    attempt(|| relation::all_blocks(table))
 }
 
 /// Runs the statement on a table that it does not name: a name may mean another relation by the time it is looked up.
 ///
 /// It runs nobody's code, but whoever holds a page of the table or of an index, by an open cursor, makes it wait for as long as he
 /// likes: so it has its time, too.
-fn run(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), String> {
+fn run(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), Failed> {
     let time = Limit::begin();
     limit::allow(blocks);
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves
@@ -108,14 +96,7 @@ fn run(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), 
             pg_sys::MemoryContextSwitchTo(before);
             Ok(())
         }))
-        .catch_others(|error| {
-            let message = message_of(&error);
-            Err(if limit::has_struck() {
-                limit::message()
-            } else {
-                message
-            })
-        })
+        .catch_others(|error| Err(Failed::caught(&error)))
         .execute();
         drop(time);
         if outcome.is_err() {

@@ -11,16 +11,20 @@
 
 mod batch;
 mod migrate;
+mod one_by_one;
 mod pace;
+mod progress;
 mod rebind;
 mod statement;
 mod step;
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::time::Instant;
 
 use colcrypt_domain::phase::Phase;
+use colcrypt_domain::turns::{DEATHS, Turns, is_given_up};
+use colcrypt_domain::verdict::Verdict;
 use pgrx::pg_sys;
 
 use crate::error::Result;
@@ -28,40 +32,33 @@ use crate::jobs::job::{Job, lock_jobs};
 use crate::jobs::lane::Lane;
 use crate::rows::census::{self, Counts};
 use crate::server::session_lock::SessionLock;
-use crate::server::txn::{Next, RUNNING_TRANSACTIONS, failed_for_a_lock, transaction};
+use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
 use crate::server::{limit, spi};
-use crate::worker::job::step::{has_settled, paced, postpone, postpone_for_time, stale_rows};
+use crate::worker::job::one_by_one::forget_errors;
+use crate::worker::job::step::{
+    finish, has_settled, paced, postpone, postpone_for_time, stale_rows,
+};
 
 thread_local! {
-    /// The job that had the last turn.
-    static SERVED: Cell<i64> = const { Cell::new(0) };
     /// The job whose turn it is.
     static AT_HAND: RefCell<Option<Job>> = const { RefCell::new(None) };
-    /// Owners of tables whose jobs took long, and until when others' go first: many tables give one no more turns.
-    static RESTING: RefCell<HashMap<u32, Instant>> = RefCell::default();
+    static TURNS: RefCell<Turns> = RefCell::default();
     /// Jobs that are marked as taken by this worker.
     static TAKEN: RefCell<HashSet<i64>> = RefCell::default();
 }
 
-/// So many times what a step took, the jobs of the table's owner stand behind the others'.
-const REST_TIMES: u32 = 3;
-
-/// So many workers may die over a job.
-const DEATHS: i32 = 3;
-
 /// Does the next step of the job whose turn it is.
 pub fn step(lane: Lane) -> Next {
-    let job = match transaction(|| next_job(lane)) {
-        Ok(Ok(Some(job))) => job,
-        Ok(Ok(None)) => return Next::Nothing,
-        Err(_) if failed_for_a_lock() => return Next::Soon,
-        Ok(Err(error)) => return unreadable(&error.report().message),
-        Err(message) => return unreadable(&message),
+    let job = match attempt(|| next_job(lane)) {
+        Ok(Some(job)) => job,
+        Ok(None) => return Next::Nothing,
+        Err(failed) if failed.verdict == Verdict::Lock => return Next::Soon,
+        Err(failed) => return unreadable(&failed.message),
     };
     if !job.due {
         return Next::Soon;
     }
-    SERVED.set(job.id);
+    TURNS.with_borrow_mut(|turns| turns.begin(job.id));
     // It became urgent, or is not any more, while the other lane's worker is at it.
     let Some(_own) = Own::take(&job) else {
         return Next::Soon;
@@ -73,11 +70,7 @@ pub fn step(lane: Lane) -> Next {
         Err(next) => next,
     };
     AT_HAND.set(None);
-    let until = Instant::now() + began.elapsed() * REST_TIMES;
-    RESTING.with_borrow_mut(|resting| {
-        let known = resting.entry(job.owner.to_u32()).or_insert(until);
-        *known = until.max(*known);
-    });
+    TURNS.with_borrow_mut(|turns| turns.end(job.owner.to_u32(), began, Instant::now()));
     next
 }
 
@@ -92,12 +85,12 @@ fn step_of(job: &Job) -> Next {
         return migrate::step(job);
     }
     let outcome = match job.phase {
-        Phase::Queued => transaction(|| begin(job)),
+        Phase::Queued => attempt(|| begin(job)),
         Phase::Moving => return paced(job, batch::move_batch),
         Phase::Retrying => return paced(job, batch::retry_rows),
-        Phase::WaitingForOld => transaction(|| wait_for_old(job)),
+        Phase::WaitingForOld => attempt(|| wait_for_old(job)),
         Phase::Verifying if job.rebinds => return paced(job, rebind::verify),
-        Phase::Verifying => transaction(|| verify(job)),
+        Phase::Verifying => attempt(|| verify(job)),
         // Those of migrations, and those in which a job is over.
         Phase::Swapping
         | Phase::Scrubbing
@@ -107,11 +100,7 @@ fn step_of(job: &Job) -> Next {
         | Phase::Failed
         | Phase::Cancelled => return Next::Nothing,
     };
-    match outcome {
-        Ok(Ok(next)) => next,
-        Ok(Err(error)) => postpone(job, &error.report().message),
-        Err(message) => postpone(job, &message),
-    }
+    outcome.unwrap_or_else(|failed| postpone(job, &failed))
 }
 
 /// A job in the hands of one worker.
@@ -137,30 +126,25 @@ fn take(job: &Job) -> std::result::Result<(), Next> {
     if job.phase.only_waits() || TAKEN.with_borrow(|taken| taken.contains(&job.id)) {
         return Ok(());
     }
-    let deaths = transaction(|| {
+    let deaths = attempt(|| {
         spi::query(
             "UPDATE colcrypt.job SET deaths = deaths + taken::int, taken = true WHERE job_id = $1 RETURNING deaths",
             &[job.id.into()],
             |row| row.get::<i32>(1),
         )
     });
-    let Ok(Ok(deaths)) = deaths else {
+    let Ok(deaths) = deaths else {
         return Err(Next::Soon);
     };
     TAKEN.with_borrow_mut(|taken| taken.insert(job.id));
-    if deaths.into_iter().flatten().next().unwrap_or(0) < DEATHS {
+    if !is_given_up(deaths.into_iter().flatten().next().unwrap_or(0)) {
         return Ok(());
     }
     let message = format!(
         "{DEATHS} workers in a row died over this job: see the server log for how; other jobs go on, and colcrypt.retry_job tries it again"
     );
     pgrx::log!("colcrypt: job {} is given up: {message}", job.id);
-    Err(
-        match transaction(|| job.finish(Phase::Failed, Some(message))) {
-            Ok(Ok(next)) => next,
-            _ => Next::Nothing,
-        },
-    )
+    Err(finish(job, Phase::Failed, Some(message)))
 }
 
 /// Takes this worker's marks away: it ends in order.
@@ -170,7 +154,7 @@ pub fn give_back() {
         return;
     }
     // What fails leaves a mark, which the next worker takes for a death too many.
-    let _ = transaction(|| {
+    let _ = attempt(|| {
         spi::execute(
             "UPDATE colcrypt.job SET taken = false WHERE job_id = ANY ($1) AND taken",
             &[taken.into()],
@@ -186,16 +170,16 @@ pub fn put_off_for_time() {
 }
 
 fn next_job(lane: Lane) -> Result<Option<Job>> {
-    let now = Instant::now();
-    let owners = RESTING.with_borrow_mut(|resting| {
-        resting.retain(|_, until| *until > now);
-        resting.keys().copied().map(pg_sys::Oid::from).collect()
+    let (last, owners) = TURNS.with_borrow_mut(|turns| {
+        let owners = turns.resting_owners(Instant::now());
+        (turns.last(), owners)
     });
+    let owners = owners.into_iter().map(pg_sys::Oid::from).collect();
     let resting = match lane {
         Lane::Urgent => Vec::new(),
         _ => pace::resting(),
     };
-    Job::next(lane, SERVED.get(), owners, resting)
+    Job::next(lane, last, owners, resting)
 }
 
 fn begin(job: &Job) -> Result<Next> {
@@ -208,7 +192,7 @@ fn begin(job: &Job) -> Result<Next> {
             ),
         );
     }
-    let size = batch::size(job)?;
+    let size = progress::size(job)?;
     job.record(&format!(
             "phase = 'moving', started_at = coalesce(started_at, clock_timestamp()), settle_before = clock_timestamp(), \
          settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL, passes = 1, worked = '0', \
@@ -217,7 +201,7 @@ fn begin(job: &Job) -> Result<Next> {
         ),
         [size.blocks.into(), size.rows.into()],
     )?;
-    batch::forget_errors(job)?;
+    forget_errors(job)?;
     Ok(Next::Again)
 }
 
@@ -245,7 +229,7 @@ fn verify(job: &Job) -> Result<Next> {
     // A scan of ours: however long it takes, nobody else's code is to blame.
     limit::lift();
     let mut counts = Counts::new();
-    for leaf in batch::leaves(job)? {
+    for leaf in progress::leaves(job)? {
         census::count(leaf, &job.attribute, &mut counts)?;
     }
     census::keep(
@@ -256,7 +240,7 @@ fn verify(job: &Job) -> Result<Next> {
     )?;
     let left = stale_rows(job, &counts);
     if left == 0 {
-        batch::forget_errors(job)?;
+        forget_errors(job)?;
         return job.finish(Phase::Done, None);
     }
     if left <= job.rows_failed {

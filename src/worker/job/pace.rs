@@ -1,10 +1,10 @@
-//! How fast rows are moved: batches sized by time, rests between them, and brakes that stop the work while
-//! the server has better things to do. All of it is per worker, which is per database.
+//! How fast rows are moved, as `colcrypt_domain::pace` decides it, and brakes that stop the work while the server has better
+//! things to do. All of it is per worker, which is per database.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use colcrypt_domain::pace::{Pace, Rested, Settings, Spent};
 use pgrx::{Spi, pg_sys};
 
 use crate::error::Result;
@@ -12,39 +12,32 @@ use crate::server::spi::safe_search_path;
 use crate::server::{breath, process};
 use crate::settings;
 
-/// Blocks of a job's first batch, before anything is known of its rows.
-const FIRST_BLOCKS: i64 = 16;
-/// A batch that took much less than it may is followed by one at most this many times as large.
-const GROWTH: f64 = 2.0;
 /// Pause between two looks at the server's load.
 const LOOK: Duration = Duration::from_millis(500);
-/// A batch that takes more than so many times `colcrypt.batch_time` makes other jobs rest no longer.
-const FOR_ALL: f64 = 10.0;
-/// A rest no longer than this is sat out; during a longer one the worker sees to its other duties.
-const SHORT_REST: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// Blocks of each job's next batch.
-    static BLOCKS: RefCell<HashMap<i64, i64>> = RefCell::default();
-    /// Until when all jobs rest.
-    static RESTS_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// Until when each job rests by itself: what its table's owner makes slow is paid for by no other job.
-    static OWN_REST: RefCell<HashMap<i64, Instant>> = RefCell::default();
+    static PACE: RefCell<Pace> = RefCell::default();
     static LOOKED: RefCell<Option<(Instant, Option<String>)>> = const { RefCell::new(None) };
+}
+
+fn settings() -> Settings {
+    Settings {
+        batch_time: Duration::from_millis(settings::BATCH_TIME.get() as u64),
+        batch_blocks: settings::BATCH_BLOCKS.get().into(),
+        share: share(),
+        rows_per_second: settings::JOB_ROWS_PER_SECOND.get(),
+        wal_kb_per_second: settings::JOB_WAL_PER_SECOND.get(),
+    }
 }
 
 /// How many blocks the job's next batch is to have.
 pub fn blocks(job: i64) -> i64 {
-    let known = BLOCKS.with_borrow(|blocks| blocks.get(&job).copied());
-    known
-        .unwrap_or(FIRST_BLOCKS)
-        .clamp(1, settings::BATCH_BLOCKS.get().into())
+    PACE.with_borrow(|pace| pace.blocks(job, &settings()))
 }
 
-/// The job's next batch has a quarter of the blocks.
+/// The job's next batch has a part of the blocks.
 pub fn shrink(job: i64) {
-    let fewer = blocks(job) / 4;
-    BLOCKS.with_borrow_mut(|all| all.insert(job, fewer.max(1)));
+    PACE.with_borrow_mut(|pace| pace.shrink(job, &settings()));
 }
 
 /// A batch under way: its time and the WAL it writes.
@@ -67,63 +60,29 @@ impl Work {
         (wal_written() - self.wal_before) as i64
     }
 
+    fn spent(&self, rows: i64) -> Spent {
+        Spent {
+            time: self.began.elapsed(),
+            rested: breath::rested() - self.rested_before,
+            rows,
+            wal_bytes: self.wal_bytes(),
+        }
+    }
+
     /// How long the batch took so far, and the rest that is due after it.
     pub fn seconds_with_rest(&self, rows: i64) -> f64 {
-        let spent = self.began.elapsed();
-        let (all, own) = self.rest(spent, rows);
-        (spent + all.max(own)).as_secs_f64()
+        let spent = self.spent(rows);
+        let rest = settings().rest_after_batch(&spent).longer();
+        (spent.time + rest).as_secs_f64()
     }
 
     /// Sizes the next batch by this one's blocks, if given, and begins the rest.
     pub fn end(self, job: i64, rows: i64, blocks: Option<i64>) {
-        let spent = self.began.elapsed();
-        if let Some(blocks) = blocks {
-            let wanted = f64::from(settings::BATCH_TIME.get()) / 1000.0;
-            let factor = (wanted / spent.as_secs_f64().max(1e-6)).min(GROWTH);
-            let next = ((blocks as f64 * factor) as i64).max(1);
-            BLOCKS.with_borrow_mut(|all| all.insert(job, next));
-        }
-        let (all, own) = self.rest(spent, rows);
-        begin_rests(job, Instant::now(), all, own);
+        let spent = self.spent(rows);
+        PACE.with_borrow_mut(|pace| {
+            pace.end_batch(job, blocks, &spent, &settings(), Instant::now());
+        });
     }
-
-    /// The rests that are still due after a batch that took so long, rests within it counted: that of all jobs, and the job's own.
-    fn rest(&self, spent: Duration, rows: i64) -> (Duration, Duration) {
-        let rested = breath::rested() - self.rested_before;
-        let worked = spent.saturating_sub(rested);
-        let own = (due_after(worked) - rested.as_secs_f64()).max(0.0);
-        let mut seconds = (due_for_all(worked) - rested.as_secs_f64()).max(0.0);
-        let limits = [
-            (rows, settings::JOB_ROWS_PER_SECOND.get()),
-            (self.wal_bytes() / 1024, settings::JOB_WAL_PER_SECOND.get()),
-        ];
-        for (done, per_second) in limits {
-            if per_second > 0 {
-                let takes = done as f64 / f64::from(per_second);
-                seconds = seconds.max(takes - spent.as_secs_f64());
-            }
-        }
-        (
-            Duration::from_secs_f64(seconds),
-            Duration::from_secs_f64(own),
-        )
-    }
-}
-
-/// The rest that is due after work, in seconds.
-fn due_after(worked: Duration) -> f64 {
-    worked.as_secs_f64() * (1.0 - share()) / share()
-}
-
-/// What of it is every job's.
-fn due_for_all(worked: Duration) -> f64 {
-    let most = f64::from(settings::BATCH_TIME.get()) / 1000.0 * FOR_ALL;
-    due_after(worked.min(Duration::from_secs_f64(most)))
-}
-
-fn begin_rests(job: i64, from: Instant, all: Duration, own: Duration) {
-    RESTS_UNTIL.set(Some(from + all));
-    OWN_REST.with_borrow_mut(|rests| rests.insert(job, from + own));
 }
 
 /// The part of its time that a job works.
@@ -132,16 +91,8 @@ pub fn share() -> f64 {
 }
 
 /// Lengthens the rests by what is due after other work for a job.
-pub fn rest_after(job: i64, spent: Duration) {
-    let now = Instant::now();
-    let longer = |until: Option<Instant>, seconds: f64| {
-        until.map_or(now, |until| until.max(now)) + Duration::from_secs_f64(seconds)
-    };
-    RESTS_UNTIL.set(Some(longer(RESTS_UNTIL.get(), due_for_all(spent))));
-    OWN_REST.with_borrow_mut(|rests| {
-        let until = longer(rests.get(&job).copied(), due_after(spent));
-        rests.insert(job, until);
-    });
+pub fn rest_after(job: i64, worked: Duration) {
+    PACE.with_borrow_mut(|pace| pace.end_work(job, worked, &settings(), Instant::now()));
 }
 
 fn wal_written() -> u64 {
@@ -151,25 +102,19 @@ fn wal_written() -> u64 {
 
 /// The jobs that rest by themselves, for longer than is sat out.
 pub fn resting() -> Vec<i64> {
-    let soon = Instant::now() + SHORT_REST;
-    OWN_REST.with_borrow_mut(|rests| {
-        rests.retain(|_, until| *until > soon);
-        rests.keys().copied().collect()
-    })
+    PACE.with_borrow_mut(|pace| pace.resting(Instant::now()))
 }
 
 /// Whether the rest after the last batch, and after the job's own last one, is over; one that is over soon is waited for.
 pub fn has_rested(job: i64) -> bool {
-    let own = OWN_REST.with_borrow(|rests| rests.get(&job).copied());
-    let Some(until) = RESTS_UNTIL.get().max(own) else {
-        return true;
-    };
-    let left = until.saturating_duration_since(Instant::now());
-    if left > SHORT_REST {
-        return false;
+    match PACE.with_borrow(|pace| pace.has_rested(job, Instant::now())) {
+        Rested::Yes => true,
+        Rested::After(left) => {
+            process::nap(left.as_millis() as i64);
+            true
+        }
+        Rested::No => false,
     }
-    process::nap(left.as_millis() as i64);
-    true
 }
 
 /// What holds jobs now, in words, if anything does. In a transaction.

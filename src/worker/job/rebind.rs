@@ -10,21 +10,19 @@ use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
 use crate::rows::census::{self, Counts};
 use crate::server::relation::{Lock, Named};
-use crate::server::txn::{Next, transaction};
+use crate::server::txn::{Next, attempt};
 use crate::server::{limit, spi};
 use crate::session;
 use crate::values::reseal;
-use crate::worker::job::batch::{self, in_blocks, once_more};
+use crate::worker::job::batch::once_more;
+use crate::worker::job::one_by_one::forget_errors;
+use crate::worker::job::progress::{self, in_blocks};
 use crate::worker::job::statement::Statement;
 use crate::worker::job::step::{postpone, stale_rows, without_column};
 
 /// One batch of the verification, or its end.
 pub fn verify(job: &Job) -> Next {
-    match transaction(|| step(job)) {
-        Ok(Ok(next)) => next,
-        Ok(Err(error)) => postpone(job, &error.report().message),
-        Err(message) => postpone(job, &message),
-    }
+    attempt(|| step(job)).unwrap_or_else(|failed| postpone(job, &failed))
 }
 
 fn step(job: &Job) -> Result<Next> {
@@ -32,7 +30,7 @@ fn step(job: &Job) -> Result<Next> {
         return without_column(job);
     }
     lock_jobs()?;
-    let Some(place) = batch::place(job)? else {
+    let Some(place) = progress::place(job)? else {
         return end(job);
     };
     let mut strays = 0i64;
@@ -64,7 +62,7 @@ fn end(job: &Job) -> Result<Next> {
     // A scan of ours: however long it takes, nobody else's code is to blame.
     limit::lift();
     let mut counts = Counts::new();
-    for leaf in batch::leaves(job)? {
+    for leaf in progress::leaves(job)? {
         census::count(leaf, &job.attribute, &mut counts)?;
     }
     let by = format!("job {}", job.id);
@@ -84,7 +82,7 @@ fn end(job: &Job) -> Result<Next> {
     }
     limit::allow(0);
     settle(job)?;
-    batch::forget_errors(job)?;
+    forget_errors(job)?;
     job.finish(Phase::Done, None)
 }
 

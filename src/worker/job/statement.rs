@@ -11,7 +11,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::columns::batch_rows::selected;
 use crate::columns::moved::{Address, Batch};
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::breath::{self, Breathing};
 use crate::server::priority;
@@ -374,8 +374,6 @@ impl Statement {
             }
             Ok(true)
         })
-        // Not raised by a function of ours, so nobody has taken note.
-        .inspect_err(|error| error::note_raised(&error.report()))
     }
 
     /// Shows the job's own values in some rows, each with its context, as the active snapshot sees them.

@@ -1,19 +1,16 @@
 //! A step of a job: held back by the brakes, and what becomes of the job when it does not succeed.
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
+use colcrypt_domain::verdict::{Fate, Scope, Verdict, fate};
 
 use crate::error::Result;
 use crate::jobs::job::Job;
 use crate::rows::census::Counts;
-use crate::server::txn::{Next, PREPARED_TRANSACTIONS, old_transactions, transaction};
-use crate::server::{limit, spi};
+use crate::server::failed::Failed;
+use crate::server::spi;
+use crate::server::txn::{Next, PREPARED_TRANSACTIONS, attempt, old_transactions};
 use crate::worker::job::pace;
-
-/// Failed tries of a batch before its rows are tried one by one.
-pub const BATCH_TRIES: i32 = 3;
-
-/// So many times in a row a statement may take too long.
-const TIMEOUTS: i32 = 5;
 
 /// The end of a job whose column is not there as it was registered.
 pub fn without_column(job: &Job) -> Result<Next> {
@@ -21,36 +18,46 @@ pub fn without_column(job: &Job) -> Result<Next> {
     job.finish(Phase::Failed, Some(why.into()))
 }
 
+/// Ends the job in a transaction of its own.
+pub fn finish(job: &Job, phase: Phase, last_error: Option<String>) -> Next {
+    attempt(|| job.finish(phase, last_error)).unwrap_or(Next::Nothing)
+}
+
 /// Tries again later, a little later each time.
-pub fn postpone(job: &Job, message: &str) -> Next {
-    if limit::has_struck() {
+pub fn postpone(job: &Job, failed: &Failed) -> Next {
+    if failed.verdict == Verdict::OwnersCode {
         return postpone_for_time(job);
     }
-    let recorded = transaction(|| {
-        job.record(
-            "last_error = $2, tries = tries + 1, \
-             retry_at = clock_timestamp() + least(power(2, tries), 60) * interval '1 second'",
-            [message.into()],
-        )
-    });
-    match recorded {
-        Ok(Ok(())) => Next::Soon,
-        _ => Next::Nothing,
-    }
+    put_off(job, &failed.message)
 }
 
 /// The same, where it is the code of the table's owner that took too long: with a smaller batch, and not for ever.
 pub fn postpone_for_time(job: &Job) -> Next {
     pace::shrink(job.id);
-    let message = limit::message();
-    if job.tries + 1 < TIMEOUTS {
-        limit::forget();
-        return postpone(job, &message);
+    let message = Failed::for_time().message;
+    if backoff::is_too_slow(job.tries) {
+        return finish(job, Phase::Failed, Some(message));
     }
-    match transaction(|| job.finish(Phase::Failed, Some(message))) {
-        Ok(Ok(next)) => next,
-        _ => Next::Nothing,
-    }
+    put_off(job, &message)
+}
+
+fn put_off(job: &Job, message: &str) -> Next {
+    let recorded = attempt(|| {
+        job.record(
+            "last_error = $2, tries = tries + 1, retry_at = clock_timestamp() + $3 * interval '1 second'",
+            [
+                message.into(),
+                backoff::STEP.seconds_after(job.tries).into(),
+            ],
+        )
+    });
+    recorded.map_or(Next::Nothing, |()| Next::Soon)
+}
+
+/// What becomes of the batch at hand.
+pub fn fate_of_batch(job: &Job, failed: &Failed) -> Fate {
+    let blocks = pace::blocks(job.id);
+    fate(failed.verdict, job.tries, Scope::Batch { blocks })
 }
 
 /// Whether the job waits for no transaction any more. First those that ran are over; whichever of them still writes was
@@ -88,15 +95,14 @@ pub fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
     let brake = if job.urgent {
         None
     } else {
-        match transaction(pace::brake) {
-            Ok(Ok(brake)) => brake,
-            Ok(Err(error)) => return postpone(job, &error.report().message),
-            Err(message) => return postpone(job, &message),
+        match attempt(pace::brake) {
+            Ok(brake) => brake,
+            Err(failed) => return postpone(job, &failed),
         }
     };
     if brake != job.held_by {
-        let recorded = transaction(|| job.record("held_by = $2", [brake.clone().into()]));
-        if !matches!(recorded, Ok(Ok(()))) {
+        let recorded = attempt(|| job.record("held_by = $2", [brake.clone().into()]));
+        if recorded.is_err() {
             return Next::Nothing;
         }
     }

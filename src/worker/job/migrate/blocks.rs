@@ -4,22 +4,15 @@ use colcrypt_domain::phase::Phase;
 use pgrx::{Spi, pg_sys};
 
 use crate::columns::migration::Migration;
-use crate::error::{self, Error, Result};
+use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
+use crate::server::failed::Failed;
 use crate::server::relation::Named;
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, set_local, transaction};
-use crate::worker::job::{batch, pace};
+use crate::server::txn::{Next, attempt, set_local};
+use crate::worker::job::{pace, progress};
 use crate::worker::vacuum;
-
-pub fn in_words(error: &Error) -> String {
-    let report = error.report();
-    match report.detail {
-        Some(detail) => format!("{}: {detail}", report.message),
-        None => report.message,
-    }
-}
 
 /// Locks the job's row and says whether it still is in the phase that it was read in: one that was cancelled
 /// meanwhile must do nothing more.
@@ -33,11 +26,16 @@ pub fn still(job: &Job) -> Result<bool> {
     Ok(!found.is_empty())
 }
 
-/// From the first block on, in a phase.
-pub fn from_the_start(phase: Phase) -> String {
+/// From the first block on, in a phase, when the caller says.
+pub fn again_from_the_start(phase: Phase) -> String {
     format!(
-        "phase = '{phase}', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL"
+        "phase = '{phase}', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0"
     )
+}
+
+/// The same, at once.
+pub fn from_the_start(phase: Phase) -> String {
+    format!("{}, retry_at = NULL", again_from_the_start(phase))
 }
 
 /// Runs a statement of ours on one leaf table as its owner, past any policy; gives the number of rows.
@@ -77,36 +75,30 @@ pub fn among(rows: &[String]) -> String {
 /// One batch of a phase that goes through the blocks: `work` does it, and `end` is what comes when there is none left.
 pub fn through_blocks(
     job: &Job,
-    work: impl FnOnce(&batch::Place) -> Result<i64>,
+    work: impl FnOnce(&progress::Place) -> Result<i64>,
     end: impl FnOnce() -> Result<Next>,
-) -> std::result::Result<Next, String> {
-    error::forget_last_raised();
+) -> std::result::Result<Next, Failed> {
     let pace = pace::Work::begin();
-    let outcome = transaction(|| -> Result<(Next, Option<(i64, batch::Place)>)> {
+    let (next, done) = attempt(|| {
         if !still(job)? {
             return Ok((Next::Again, None));
         }
-        let Some(place) = batch::place(job)? else {
+        let Some(place) = progress::place(job)? else {
             return Ok((end()?, None));
         };
         let rows = work(&place)?;
-        batch::advance(job, &place, &pace, rows, 0, None)?;
+        progress::advance(job, &place, &pace, rows, 0, None)?;
         Ok((Next::Again, Some((rows, place))))
-    });
-    match outcome {
-        Ok(Ok((next, done))) => {
-            if let Some((rows, place)) = done {
-                let blocks = place.to - place.from;
-                pace.end(job.id, rows, Some(blocks));
-                if rows > 0 {
-                    vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0);
-                }
-            }
-            Ok(next)
+    })
+    .map_err(Failed::with_detail)?;
+    if let Some((rows, place)) = done {
+        let blocks = place.to - place.from;
+        pace.end(job.id, rows, Some(blocks));
+        if rows > 0 {
+            vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0);
         }
-        Ok(Err(error)) => Err(in_words(&error)),
-        Err(message) => Err(message),
     }
+    Ok(next)
 }
 
 pub fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
@@ -118,16 +110,4 @@ pub fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
             .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
     })?)
-}
-
-/// Puts a row on the list of those that could not be moved.
-pub fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
-    let listed = transaction(|| {
-        spi::execute(
-            "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, reason) VALUES ($1, $2::oid::regclass, $3::tid, $4) \
-             ON CONFLICT (job_id, relation, row_ctid) DO UPDATE SET reason = EXCLUDED.reason, at = EXCLUDED.at",
-            &[job.id.into(), leaf.into(), row.into(), reason.into()],
-        )
-    });
-    matches!(listed, Ok(Ok(_)))
 }

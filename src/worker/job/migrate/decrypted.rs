@@ -12,7 +12,7 @@ use crate::columns::migration::values::{Right, Values};
 use crate::columns::migration::{Migration, tree};
 use crate::columns::moved::{Address, Batch};
 use crate::columns::view::relation_name;
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::server::relation::Named;
 use crate::server::roles::AsRole;
 use crate::server::spi::safe_search_path;
@@ -85,8 +85,7 @@ pub fn context_at(
 /// Of a value, of its key, or of the statements.
 pub fn fill(migration: &Migration, table: &Named, rows: &str) -> Result<i64> {
     let mut batch = Batch::new();
-    let touched = read(migration, table, rows, &mut batch)
-        .inspect_err(|error| error::note_raised(&error.report()))?;
+    let touched = read(migration, table, rows, &mut batch)?;
     if touched.is_empty() {
         return Ok(0);
     }

@@ -21,20 +21,24 @@ mod rows;
 mod scrub;
 mod verify;
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
+use colcrypt_domain::verdict::Fate;
 
 use crate::columns::migration::{Kind, Migration, ddl};
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::jobs::job::Job;
+use crate::server::failed::Failed;
 use crate::server::limit;
-use crate::server::txn::{Next, failed_for_a_lock, transaction};
-use crate::worker::job::batch;
-use crate::worker::job::migrate::blocks::{from_the_start, in_words, still, through_blocks};
-use crate::worker::job::migrate::rows::{one_by_one, touch};
-use crate::worker::job::step::{BATCH_TRIES, paced, postpone};
+use crate::server::txn::{Next, attempt};
+use crate::worker::job::migrate::blocks::{from_the_start, still, through_blocks};
+use crate::worker::job::migrate::rows::{touch, touch_one_by_one};
+use crate::worker::job::one_by_one::forget_errors;
+use crate::worker::job::progress;
+use crate::worker::job::step::{fate_of_batch, finish, paced, postpone};
 
 pub fn step(job: &Job) -> Next {
-    let known = transaction(|| -> Result<_> {
+    let known = attempt(|| {
         let Some(migration) = Migration::of_job(job.id)? else {
             return Err(Error::CatalogCorrupt("a migration is missing".into()));
         };
@@ -45,15 +49,9 @@ pub fn step(job: &Job) -> Next {
         Ok((migration, missing))
     });
     let migration = match known {
-        Ok(Ok((_, Some(why)))) => {
-            return match transaction(|| job.finish(Phase::Failed, Some(why))) {
-                Ok(Ok(next)) => next,
-                _ => Next::Nothing,
-            };
-        }
-        Ok(Ok((migration, None))) => migration,
-        Ok(Err(error)) => return postpone(job, &error.report().message),
-        Err(message) => return postpone(job, &message),
+        Ok((_, Some(why))) => return finish(job, Phase::Failed, Some(why)),
+        Ok((migration, None)) => migration,
+        Err(failed) => return postpone(job, &failed),
     };
     match job.phase {
         Phase::Queued => shortly(job, || prepare(job, &migration)),
@@ -65,7 +63,7 @@ pub fn step(job: &Job) -> Next {
         Phase::Vacuuming => scrub::vacuum_all(job),
         Phase::Cancelling => shortly(job, || {
             ddl::undo(&migration)?;
-            batch::forget_errors(job)?;
+            forget_errors(job)?;
             job.finish(Phase::Cancelled, None)
         }),
         Phase::Retrying | Phase::Done | Phase::Failed | Phase::Cancelled => Next::Nothing,
@@ -74,32 +72,31 @@ pub fn step(job: &Job) -> Next {
 
 /// A step that wants a lock for a moment: what it does not get it tries again for soon, at odd intervals.
 fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
-    let outcome = transaction(|| {
+    let outcome = attempt(|| {
         if !still(job)? {
             return Ok(Next::Again);
         }
-        limit::allow(batch::size(job)?.blocks);
+        limit::allow(progress::size(job)?.blocks);
         step()
     });
     if limit::has_struck() {
-        return postpone(job, &limit::message());
+        return postpone(job, &Failed::for_time());
     }
     let message = match outcome {
-        Ok(Ok(next)) => return next,
-        Ok(Err(error)) => in_words(&error),
-        Err(message) => message,
+        Ok(next) => return next,
+        Err(failed) => failed.with_detail().message,
     };
-    let recorded = transaction(|| {
+    let recorded = attempt(|| {
         job.record(
-            "last_error = $2, tries = tries + 1, retry_at = clock_timestamp() + \
-             least(0.05 * power(2, least(tries, 20)), 10) * (0.5 + random()) * interval '1 second'",
-            [message.into()],
+            "last_error = $2, tries = tries + 1, \
+             retry_at = clock_timestamp() + $3 * (0.5 + random()) * interval '1 second'",
+            [
+                message.into(),
+                backoff::MOMENT.seconds_after(job.tries).into(),
+            ],
         )
     });
-    match recorded {
-        Ok(Ok(())) => Next::Soon,
-        _ => Next::Nothing,
-    }
+    recorded.map_or(Next::Nothing, |()| Next::Soon)
 }
 
 fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
@@ -108,7 +105,7 @@ fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
         table: migration.table,
         ..job.clone()
     };
-    let size = batch::size(&on_table)?;
+    let size = progress::size(&on_table)?;
     job.record(
         &format!(
             "{}, started_at = clock_timestamp(), passes = 1, rows_failed = 0, last_error = NULL, \
@@ -132,20 +129,17 @@ fn fill(job: &Job, migration: &Migration) -> Next {
             touch(
                 migration,
                 place.leaf,
-                &format!("{} AND {empty}", batch::in_blocks(place)),
+                &format!("{} AND {empty}", progress::in_blocks(place)),
             )
         },
         || verify::begin(job, migration, 0),
     );
     match outcome {
         Ok(next) => next,
-        Err(message)
-            if error::last_raised_concerns_a_value()
-                || (job.tries >= BATCH_TRIES && !failed_for_a_lock()) =>
-        {
-            one_by_one(job, migration, &empty, &message)
+        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => {
+            touch_one_by_one(job, migration, &empty, &failed)
         }
-        Err(message) => postpone(job, &message),
+        Err(failed) => postpone(job, &failed),
     }
 }
 

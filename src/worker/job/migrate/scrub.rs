@@ -1,6 +1,7 @@
 //! After the swap: DROP COLUMN leaves the old values in the rows, and an UPDATE leaves the old rows, so every row is
 //! written anew and the dead ones are vacuumed away.
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
@@ -12,10 +13,12 @@ use crate::server::limit;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, RUNNING_TRANSACTIONS, transaction};
-use crate::worker::job::batch;
-use crate::worker::job::migrate::blocks::{among, from_the_start, locked, run, through_blocks};
-use crate::worker::job::step::{has_settled, postpone};
+use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
+use crate::worker::job::migrate::blocks::{
+    again_from_the_start, among, locked, run, through_blocks,
+};
+use crate::worker::job::progress;
+use crate::worker::job::step::{finish, has_settled, postpone};
 use crate::worker::vacuum;
 
 /// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
@@ -51,7 +54,7 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
             let Some(column) = any_column(place.leaf, &migration.attribute)? else {
                 return Ok(0);
             };
-            let rows = format!("{} AND {}", batch::in_blocks(place), is_old(job)?);
+            let rows = format!("{} AND {}", progress::in_blocks(place), is_old(job)?);
             let rows = locked(&table, &rows)?;
             if rows.is_empty() {
                 return Ok(0);
@@ -67,16 +70,13 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
         },
         || end(job),
     );
-    match outcome {
-        Ok(next) => next,
-        Err(message) => postpone(job, &message),
-    }
+    outcome.unwrap_or_else(|failed| postpone(job, &failed))
 }
 
 fn end(job: &Job) -> Result<Next> {
     let old = is_old(job)?;
     let mut left = 0;
-    for leaf in batch::leaves(job)? {
+    for leaf in progress::leaves(job)? {
         let table = Named::take(leaf, Lock::Read)?;
         limit::allow(relation::blocks(&[leaf])?);
         let _path = safe_search_path();
@@ -89,14 +89,12 @@ fn end(job: &Job) -> Result<Next> {
     }
     if left > 0 {
         // Rows that were locked: another pass, after a breath that grows.
-        job.record(&format!(
-                "{}, passes = passes + 1",
-                from_the_start(Phase::Scrubbing).replace(
-                    "retry_at = NULL",
-                    "retry_at = clock_timestamp() + least(power(2, least(passes, 20)), 300) * interval '200 milliseconds'"
-                )
+        job.record(
+            &format!(
+                "{}, passes = passes + 1, retry_at = clock_timestamp() + $2 * interval '1 second'",
+                again_from_the_start(Phase::Scrubbing)
             ),
-            [],
+            [backoff::PASS.seconds_after(job.passes).into()],
         )?;
         return Ok(Next::Again);
     }
@@ -120,7 +118,7 @@ pub fn wait_for_old(job: &Job) -> Result<Next> {
 
 /// The table, and the catalogs that held samples and defaults of the column.
 pub fn vacuum_all(job: &Job) -> Next {
-    let found = transaction(|| -> Result<Vec<pg_sys::Oid>> {
+    let found = attempt(|| -> Result<Vec<pg_sys::Oid>> {
         let catalogs = [c"pg_statistic", c"pg_attrdef", c"pg_constraint"].map(|name| {
             // SAFETY: a look-up in the catalogs, whose schema nobody renames.
             unsafe {
@@ -130,20 +128,16 @@ pub fn vacuum_all(job: &Job) -> Next {
                 )
             }
         });
-        Ok(batch::leaves(job)?.into_iter().chain(catalogs).collect())
+        Ok(progress::leaves(job)?.into_iter().chain(catalogs).collect())
     });
     let relations = match found {
-        Ok(Ok(relations)) => relations,
-        Ok(Err(error)) => return postpone(job, &error.report().message),
-        Err(message) => return postpone(job, &message),
+        Ok(relations) => relations,
+        Err(failed) => return postpone(job, &failed),
     };
     for relation in relations {
-        if let Err(message) = vacuum::vacuum(relation) {
-            return postpone(job, &message);
+        if let Err(failed) = vacuum::vacuum(relation) {
+            return postpone(job, &failed);
         }
     }
-    match transaction(|| job.finish(Phase::Done, None)) {
-        Ok(Ok(next)) => next,
-        _ => Next::Nothing,
-    }
+    finish(job, Phase::Done, None)
 }

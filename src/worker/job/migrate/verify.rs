@@ -1,25 +1,28 @@
 //! Reading every row, decrypting, and comparing: what a swap rests on.
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
+use colcrypt_domain::verdict::Fate;
 use pgrx::pg_sys;
 
 use crate::columns::batch_rows::{selected, type_changed};
 use crate::columns::migration::values::Values;
 use crate::columns::migration::{Kind, Migration, ddl, tree};
 use crate::columns::moved::Address;
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::limit;
 use crate::server::relation::{Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, transaction};
+use crate::server::txn::{Next, attempt};
 use crate::server::varlena::Varlena;
-use crate::worker::job::batch;
 use crate::worker::job::migrate::blocks::{among, from_the_start, through_blocks};
 use crate::worker::job::migrate::decrypted::{context_at, context_of, refuse_brought};
-use crate::worker::job::migrate::rows::{one_by_one, touch};
-use crate::worker::job::step::{BATCH_TRIES, postpone};
+use crate::worker::job::migrate::rows::{touch, touch_one_by_one};
+use crate::worker::job::one_by_one::forget_errors;
+use crate::worker::job::progress;
+use crate::worker::job::step::{fate_of_batch, postpone};
 
 /// Passes of the verification that found rows out of step, after which it says so and takes its time.
 const PASSES: i32 = 5;
@@ -48,7 +51,7 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
         "UPDATE colcrypt.migration SET fence = $2, strays = 0, origins = $3 WHERE job_id = $1",
         &[job.id.into(), fence.into(), origins.into()],
     )?;
-    batch::forget_errors(job)?;
+    forget_errors(job)?;
     job.record(
         &format!(
             "{}, rows_failed = 0, passes = $2",
@@ -130,28 +133,26 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
     );
     match outcome {
         Ok(next) => next,
-        Err(message) if error::last_raised_concerns_a_value() || job.tries >= BATCH_TRIES => {
-            let found = transaction(|| -> Result<Option<String>> {
-                match batch::place(job)? {
-                    Some(place) => {
-                        stays_unknown(migration, place.leaf)?;
-                        Ok(Some(among(&strays(migration, &place)?)))
-                    }
-                    None => Ok(None),
+        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => {
+            let found = attempt(|| match progress::place(job)? {
+                Some(place) => {
+                    stays_unknown(migration, place.leaf)?;
+                    Ok(Some(among(&strays(migration, &place)?)))
                 }
+                None => Ok(None),
             });
             match found {
-                Ok(Ok(Some(which))) => one_by_one(job, migration, &which, &message),
-                _ => postpone(job, &message),
+                Ok(Some(which)) => touch_one_by_one(job, migration, &which, &failed),
+                _ => postpone(job, &failed),
             }
         }
-        Err(message) => postpone(job, &message),
+        Err(failed) => postpone(job, &failed),
     }
 }
 
 /// The rows of some blocks whose two columns do not hold the same. Whether they do is asked only of twins that nobody but the
 /// trigger and the job made: the answer would tell somebody who put another's ciphertext there whether he guessed it.
-fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
+fn strays(migration: &Migration, place: &progress::Place) -> Result<Vec<String>> {
     let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();
     let sql = format!(
@@ -160,7 +161,7 @@ fn strays(migration: &Migration, place: &batch::Place) -> Result<Vec<String>> {
         context_of(migration, &table)?,
         is_before(migration),
         table.sql,
-        batch::in_blocks(place)
+        progress::in_blocks(place)
     );
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(table.owner());
@@ -219,7 +220,7 @@ fn end(job: &Job, migration: &Migration) -> Result<Next> {
     let (strays, passes) = found.into_iter().next().unwrap_or_default();
     if strays == 0 {
         // It reads the whole table at once.
-        limit::allow(batch::size(job)?.blocks);
+        limit::allow(progress::size(job)?.blocks);
         ddl::prove_not_null(migration)?;
         job.record(
             &format!("{}, last_error = NULL", from_the_start(Phase::Swapping)),
@@ -235,9 +236,13 @@ fn end(job: &Job, migration: &Migration) -> Result<Next> {
     // Rows that were locked come soon; for others somebody has to do something.
     spi::execute(
         "UPDATE colcrypt.job SET last_error = coalesce($2, last_error), \
-             retry_at = clock_timestamp() + least(power(2, greatest(passes - $3, 0)), 300) * interval '200 milliseconds' \
+             retry_at = clock_timestamp() + $3 * interval '1 second' \
          WHERE job_id = $1",
-        &[job.id.into(), problem.into(), PASSES.into()],
+        &[
+            job.id.into(),
+            problem.into(),
+            backoff::PASS.seconds_after(passes + 1 - PASSES).into(),
+        ],
     )?;
     Ok(Next::Again)
 }

@@ -411,3 +411,40 @@ fn types_that_changed_since_do_not_show_the_value() {
         "hush_mood"
     );
 }
+
+/// By its line the worker tells what a failure is about, whoever's code it came through: pgrx keeps only the SQLSTATEs it knows.
+#[test]
+fn an_error_is_raised_on_the_line_of_its_sqlstate() {
+    let mut db = db();
+    db.client.run("SELECT create_key('k', 'ring')");
+    let value = hex_of(&mut db.client, "encrypt_col('v', 'k')");
+    let mut broken = hex::decode(value).unwrap();
+    *broken.last_mut().unwrap() ^= 1;
+    db.client.run(&format!(
+        "CREATE FUNCTION broken() RETURNS text LANGUAGE sql PARALLEL SAFE \
+             AS $$SELECT decrypt_col('\\x{0}'::ciphertext)$$; \
+         CREATE FUNCTION passes_on() RETURNS text LANGUAGE plpgsql \
+             AS $$BEGIN RETURN broken(); EXCEPTION WHEN OTHERS THEN RAISE; END$$; \
+         CREATE FUNCTION replaces() RETURNS text LANGUAGE plpgsql \
+             AS $$BEGIN RETURN broken(); EXCEPTION WHEN OTHERS THEN RAISE 'mine' USING ERRCODE = 'KC003'; END$$",
+        hex::encode(broken)
+    ));
+    let line = |client: &mut Client, sql: &str| {
+        let error = client.simple_query(sql).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "KC003", "{error:?}");
+        (error.file() == Some("colcrypt")).then(|| error.line().unwrap())
+    };
+    let packed = Some(colcrypt_domain::sqlstate::pack("KC003") as u32);
+    assert_eq!(line(&mut db.client, "SELECT broken()"), packed);
+    assert_eq!(line(&mut db.client, "SELECT passes_on()"), packed);
+    assert_eq!(
+        line(&mut db.client, "SELECT replaces()"),
+        None,
+        "others' errors are theirs"
+    );
+    let parallel = "SELECT set_config(name, 'on', false) FROM pg_settings \
+                    WHERE name IN ('force_parallel_mode', 'debug_parallel_query')";
+    db.client.run(parallel);
+    assert_eq!(line(&mut db.client, "SELECT broken()"), packed);
+}

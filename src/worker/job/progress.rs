@@ -1,0 +1,97 @@
+//! How far a job is in the blocks of its tables: a batch is the next of them, and is recorded in the transaction that did it.
+
+use pgrx::{Spi, pg_sys};
+
+use crate::error::Result;
+use crate::jobs::job::Job;
+use crate::rows::census;
+use crate::server::relation;
+use crate::server::spi::{self, safe_search_path};
+use crate::worker::job::pace;
+
+/// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
+/// that were among them then, since the old values lie in their rows.
+pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
+    let mut tables = spi::look(
+        "SELECT unnest(swapped_with)::oid FROM colcrypt.migration WHERE job_id = $1",
+        &[job.id.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>();
+    tables.push(job.table);
+    census::leaves(&tables)
+}
+
+/// How much there is to go through.
+pub struct Size {
+    pub blocks: i64,
+    /// As the planner last heard; none where a table was never analyzed.
+    pub rows: Option<i64>,
+}
+
+pub fn size(job: &Job) -> Result<Size> {
+    let leaves = leaves(job)?;
+    let _path = safe_search_path();
+    let rows = Spi::get_one_with_args::<i64>(
+        "SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END FROM pg_class WHERE oid = ANY ($1)",
+        &[leaves.clone().into()],
+    )?;
+    Ok(Size {
+        blocks: relation::blocks(&leaves)?,
+        rows,
+    })
+}
+
+/// Where the next batch is.
+pub struct Place {
+    pub leaf: pg_sys::Oid,
+    pub from: i64,
+    pub to: i64,
+}
+
+pub fn place(job: &Job) -> Result<Option<Place>> {
+    for leaf in leaves(job)? {
+        let from = match job.leaf {
+            Some(current) if leaf.to_u32() < current.to_u32() => continue,
+            Some(current) if leaf == current => job.next_block,
+            _ => 0,
+        };
+        let blocks = relation::blocks(&[leaf])?;
+        if from < blocks {
+            let to = (from + pace::blocks(job.id)).min(blocks);
+            return Ok(Some(Place { leaf, from, to }));
+        }
+    }
+    Ok(None)
+}
+
+pub fn in_blocks(place: &Place) -> String {
+    format!("ctid >= '({},0)' AND ctid < '({},0)'", place.from, place.to)
+}
+
+pub fn advance(
+    job: &Job,
+    place: &Place,
+    work: &pace::Work,
+    moved: i64,
+    failed: i64,
+    problem: Option<String>,
+) -> Result<()> {
+    job.record("current_relation = $2, next_block = $3, rows_done = rows_done + $4, rows_failed = rows_failed + $5, \
+         blocks_done = least(blocks_done + $6, blocks_total), tries = 0, retry_at = NULL, \
+         wal_bytes = wal_bytes + $7, worked = worked + $8 * interval '1 second', \
+         last_error = coalesce($9, CASE WHEN rows_failed = 0 THEN NULL ELSE last_error END)",
+        [
+            place.leaf.into(),
+            place.to.into(),
+            moved.into(),
+            failed.into(),
+            (place.to - place.from).into(),
+            work.wal_bytes().into(),
+            work.seconds_with_rest(moved).into(),
+            problem.into(),
+        ],
+    )
+}
