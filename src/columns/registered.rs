@@ -1,6 +1,6 @@
 //! Registered columns.
 
-use pgrx::spi::quote_identifier;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
@@ -161,7 +161,8 @@ pub fn check_context(table: &Named, expression: &str) -> Result<()> {
                 &[],
             )
             .map(|_| ())
-    })?;
+    })
+    .map_err(crate::error::of_spi)?;
     Ok(())
 }
 

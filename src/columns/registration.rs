@@ -1,8 +1,8 @@
 //! What the catalog knows of a registered column, and who may decide about it.
 
 use colcrypt_core::KeyId;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};

@@ -7,8 +7,8 @@
 
 use std::ffi::CStr;
 
+use colcrypt_domain::quote::{quote_identifier, quote_qualified_identifier};
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use crate::error::{Error, Result};
 use crate::server::types;

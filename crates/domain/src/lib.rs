@@ -2,4 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod error;
 pub mod phase;
+pub mod quote;
+
+#[cfg(test)]
+mod sql_text;

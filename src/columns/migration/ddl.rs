@@ -4,8 +4,8 @@
 //! All run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
 //! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
 
-use pgrx::spi::quote_identifier;
-use pgrx::{Spi, pg_sys};
+use colcrypt_domain::quote::quote_identifier;
+use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::columns::migration::tree::{self, Member};
@@ -15,24 +15,13 @@ use crate::columns::view::order::order_of;
 use crate::columns::view::{self, Column};
 use crate::error::{Error, Result};
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::roles::AsRole;
-use crate::server::spi::{self, safe_search_path};
+use crate::server::spi::{self, run_as};
 use crate::server::txn::set_local;
 
 /// No longer than this for a lock, and autovacuum makes way before.
 pub fn hurry() {
     set_local(c"lock_timeout", c"100ms");
     set_local(c"deadlock_timeout", c"20ms");
-}
-
-/// Runs statements as the table's owner.
-fn run(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
-    let _role = AsRole::restricted(owner);
-    let _path = safe_search_path();
-    for statement in statements {
-        Spi::run(statement)?;
-    }
-    Ok(())
 }
 
 /// The table, its tree and the views that show it, locked against everybody: views first, as those do who read through them.
@@ -135,7 +124,7 @@ fn drop_column(members: &[(Member, Named)], name: &str) -> Result<()> {
             |row| row.get::<i16>(1),
         )?;
         if !left.is_empty() {
-            run(
+            run_as(
                 table.owner(),
                 &[format!(
                     "ALTER TABLE {} DROP COLUMN {}",
@@ -210,7 +199,7 @@ pub fn prepare(migration: &Migration) -> Result<()> {
         ));
     }
     statements.extend(create_triggers(migration, &members));
-    run(table.owner(), &statements)?;
+    run_as(table.owner(), &statements)?;
     spi::execute(
         "UPDATE colcrypt.migration SET began_with = $2::oid[]::regclass[], origins = $3 WHERE job_id = $1",
         &[
@@ -226,7 +215,7 @@ pub fn prepare(migration: &Migration) -> Result<()> {
 }
 
 fn put_view(migration: &Migration, table: &Named, view: &str, renamed: &str) -> Result<()> {
-    run(
+    run_as(
         table.owner(),
         &[format!(
             "ALTER TABLE {} RENAME TO {}",
@@ -239,7 +228,7 @@ fn put_view(migration: &Migration, table: &Named, view: &str, renamed: &str) -> 
     let columns = without(view::columns_of(migration.table)?, &migration.twin);
     let mut statements = view::statements(migration.table, &table.sql, &view, &columns);
     statements.extend(grants(migration.table, None, &view)?);
-    run(table.owner(), &statements)
+    run_as(table.owner(), &statements)
 }
 
 /// Makes triggers where a child has come to lack one; whether any did.
@@ -262,7 +251,7 @@ pub fn mend(migration: &Migration) -> Result<bool> {
     }
     hurry();
     let LockedOut { table, members, .. } = lock_out(migration, false)?;
-    run(table.owner(), &create_triggers(migration, &members))?;
+    run_as(table.owner(), &create_triggers(migration, &members))?;
     Ok(true)
 }
 
@@ -277,7 +266,7 @@ pub fn prove_not_null(migration: &Migration) -> Result<()> {
     // Autovacuum makes way sooner than that.
     set_local(c"deadlock_timeout", c"20ms");
     let table = Named::take(migration.table, Lock::Write)?;
-    run(
+    run_as(
         table.owner(),
         &[format!(
             "ALTER TABLE {} VALIDATE CONSTRAINT {}",
@@ -333,14 +322,14 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     }
     statements.extend(comment(migration, name)?);
     statements.extend(grants);
-    run(table.owner(), &statements)?;
+    run_as(table.owner(), &statements)?;
     register(migration)?;
     for ((oid, view), order) in views.iter().zip(&orders) {
         let columns: Vec<Column> = view::in_order(view::columns_of(migration.table)?, order)
             .into_iter()
             .filter(|column| order.contains(&column.number))
             .collect();
-        run(
+        run_as(
             table.owner(),
             &view::statements(migration.table, name, view, &columns),
         )?;
@@ -388,7 +377,7 @@ fn comment(migration: &Migration, table: &str) -> Result<Option<String>> {
         format!(
             "COMMENT ON COLUMN {table}.{} IS {}",
             migration.source(),
-            pgrx::spi::quote_literal(text)
+            colcrypt_domain::quote::quote_literal(text)
         )
     }))
 }
@@ -455,7 +444,7 @@ pub fn undo(migration: &Migration) -> Result<()> {
         members,
         views,
     } = lock_out_whatever_the_type(migration, true)?;
-    run(table.owner(), &drop_triggers(migration, &members))?;
+    run_as(table.owner(), &drop_triggers(migration, &members))?;
     drop_column(&members, &migration.twin)?;
     let Some((view, renamed)) = &migration.names else {
         return Ok(());
@@ -470,8 +459,8 @@ pub fn undo(migration: &Migration) -> Result<()> {
         .filter(|(_, name)| *name == view_name)
         .map(|(_, name)| format!("DROP VIEW {name}"))
         .collect();
-    run(table.owner(), &ours)?;
-    run(
+    run_as(table.owner(), &ours)?;
+    run_as(
         table.owner(),
         &[format!(
             "ALTER TABLE {} RENAME TO {}",

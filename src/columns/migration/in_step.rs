@@ -12,7 +12,7 @@ use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
 use colcrypt_core::memory;
-use pgrx::spi::quote_identifier;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::catalog::epoch;

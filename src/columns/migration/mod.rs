@@ -16,8 +16,8 @@ pub mod tree;
 pub mod values;
 
 use colcrypt_core::KeyId;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};

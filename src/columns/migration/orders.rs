@@ -1,7 +1,7 @@
 //! encrypt_column and decrypt_column: who may order a migration, what it would do, and the order itself.
 
-use pgrx::spi::{quote_identifier, quote_literal};
-use pgrx::{Spi, pg_sys};
+use colcrypt_domain::quote::{quote_identifier, quote_literal};
+use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
@@ -19,7 +19,6 @@ use crate::rights;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::server::relation::{self, Lock, Named};
-use crate::server::roles::AsRole;
 use crate::server::spi;
 use crate::values::codec::Codec;
 
@@ -198,10 +197,7 @@ fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Resul
         held.sql,
         quote_identifier(relation_name(table))
     );
-    let _role = AsRole::restricted(held.owner());
-    let _path = spi::safe_search_path();
-    Spi::run(&sql)?;
-    Ok(())
+    spi::run_as(held.owner(), &[sql])
 }
 
 /// A name and a suffix, cut to what a name may be.

@@ -138,7 +138,7 @@ fn properties(question: &Question) -> Result<Vec<Line>> {
         return Err(Error::Column {
             message: format!(
                 "column {} does not exist",
-                pgrx::spi::quote_identifier(question.attribute)
+                colcrypt_domain::quote::quote_identifier(question.attribute)
             ),
             hint: "Give the column's name as it is stored, without quotes.".into(),
         });

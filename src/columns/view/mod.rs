@@ -9,8 +9,8 @@ pub mod order;
 pub mod shape;
 pub mod write;
 
-use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
-use pgrx::{IntoDatum, Spi, pg_sys};
+use colcrypt_domain::quote::{quote_identifier, quote_literal, quote_qualified_identifier};
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::scan::{Equals, one};
@@ -19,7 +19,7 @@ use crate::columns::{registered, registration};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::roles::{self, AsRole};
+use crate::server::roles;
 use crate::server::spi;
 
 /// Behind the table's name, unless the view is given another.
@@ -171,14 +171,11 @@ pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
         }
         columns = in_order(columns, &order_of(existing)?);
     }
-    {
-        // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
-        let _role = AsRole::restricted(held.owner());
-        let _path = spi::safe_search_path();
-        for statement in statements(table, &held.sql, &qualified, &columns) {
-            Spi::run(&statement)?;
-        }
-    }
+    // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
+    spi::run_as(
+        held.owner(),
+        &statements(table, &held.sql, &qualified, &columns),
+    )?;
     let made = find(schema, &view)
         .ok_or_else(|| Error::CatalogCorrupt(format!("view {qualified} was not made")))?;
     // The schema's owner may have made one of that name in between, which only seems to be ours.
@@ -336,13 +333,10 @@ pub fn make_anew(table: &Named) -> Result<()> {
             .into_iter()
             .filter(|column| order.contains(&column.number))
             .collect();
-        {
-            let _role = AsRole::restricted(table.owner());
-            let _path = spi::safe_search_path();
-            for statement in statements(oid, &table.sql, &view.sql, &columns) {
-                Spi::run(&statement)?;
-            }
-        }
+        spi::run_as(
+            table.owner(),
+            &statements(oid, &table.sql, &view.sql, &columns),
+        )?;
         if table_of(view.held.oid)? != Some(oid) {
             return Err(Error::Column {
                 message: format!(

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_char};
 use std::rc::Rc;
 
+use colcrypt_domain::quote::{quote_identifier, quote_literal};
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_literal};
 
 use crate::catalog::epoch;
 use crate::columns::view::order::order_of;

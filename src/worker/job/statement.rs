@@ -428,7 +428,8 @@ impl Statement {
                 )?
                 .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
                 .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-        })?)
+        })
+        .map_err(crate::error::of_spi)?)
     }
 
     /// What a row's value says of its key: name and version.
@@ -448,7 +449,8 @@ impl Statement {
                 .next()
                 .map(|row| Ok::<_, pgrx::spi::Error>((row.get(1)?, row.get(2)?)))
                 .transpose()
-        })?)
+        })
+        .map_err(crate::error::of_spi)?)
     }
 }
 
@@ -475,7 +477,8 @@ pub fn refuse_lent_context(top: pg_sys::Oid, leaf: &Named) -> Result<()> {
 
 /// Runs the statement that writes; the number of rows.
 fn write_back(sql: &str) -> Result<i64> {
-    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
+    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))
+        .map_err(crate::error::of_spi)?;
     Ok(count as i64)
 }
 

@@ -45,7 +45,8 @@ pub fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     set_local(c"session_replication_role", c"replica");
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
-    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
+    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))
+        .map_err(crate::error::of_spi)?;
     Ok(count as i64)
 }
 
@@ -117,7 +118,8 @@ pub fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
             .update(sql, None, &[])?
             .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?)
+    })
+    .map_err(crate::error::of_spi)?)
 }
 
 /// Puts a row on the list of those that could not be moved.

@@ -2,7 +2,7 @@
 //! written anew and the dead ones are vacuumed away.
 
 use colcrypt_domain::phase::Phase;
-use pgrx::spi::quote_identifier;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::columns::migration::Migration;
@@ -84,7 +84,8 @@ fn end(job: &Job) -> Result<Next> {
         left += Spi::get_one::<i64>(&format!(
             "SELECT pg_catalog.count(*) FROM ONLY {} WHERE {old}",
             table.sql
-        ))?
+        ))
+        .map_err(crate::error::of_spi)?
         .unwrap_or_default();
     }
     if left > 0 {
