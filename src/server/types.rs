@@ -76,8 +76,6 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
         let schema = std::ffi::CStr::from_ptr(pg_sys::get_namespace_name_or_temp(schema))
             .to_string_lossy()
             .into_owned();
-        Ok(colcrypt_domain::quote::quote_qualified_identifier(
-            schema, name,
-        ))
+        Ok(pgrx::spi::quote_qualified_identifier(schema, name))
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod migration;
 pub mod phase;
 pub mod quote;
 
