@@ -56,7 +56,7 @@ impl Stored {
 fn batch_after(seq: i64) -> Result<Vec<Stored>> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect(|client| {
+    Spi::connect(|client| {
         client
             .select(
                 "SELECT seq, at, event, outcome, session_role, current_role_name, \
@@ -84,7 +84,7 @@ fn batch_after(seq: i64) -> Result<Vec<Stored>> {
                 })
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    }).map_err(crate::error::of_spi)?)
+    }).map_err(crate::error::of_spi)
 }
 
 /// Where the writer says it stands.

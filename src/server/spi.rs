@@ -7,7 +7,7 @@ use std::rc::Rc;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::PgOid;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData, SpiTupleTable};
-use pgrx::{Spi, pg_sys};
+use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use crate::error::{Result, of_spi};
 use crate::server::roles::AsRole;
@@ -202,10 +202,19 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(
-        Spi::connect_mut(|client| run(client, sql, arguments).map(|rows| rows.len()))
-            .map_err(of_spi)?,
-    )
+    Spi::connect_mut(|client| run(client, sql, arguments).map(|rows| rows.len())).map_err(of_spi)
+}
+
+/// A row's value in the column of this name, which is never null.
+///
+/// # Errors
+/// For a null, for no such column and for another type.
+pub fn named<T: FromDatum + IntoDatum>(
+    row: &SpiHeapTupleData,
+    name: &str,
+) -> std::result::Result<T, pgrx::spi::Error> {
+    row.get_by_name(name)?
+        .ok_or(pgrx::spi::Error::InvalidPosition)
 }
 
 /// Runs one statement and reads its rows.
@@ -221,12 +230,12 @@ pub fn query<T>(
     let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect_mut(|client| {
+    Spi::connect_mut(|client| {
         run(client, sql, arguments)?
             .map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
     })
-    .map_err(of_spi)?)
+    .map_err(of_spi)
 }
 
 /// The same of a statement that writes nothing, and asks for no transaction id.
@@ -240,7 +249,7 @@ pub fn look<T>(
 ) -> Result<Vec<T>> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect(|client| {
+    Spi::connect(|client| {
         let rows = match plan_of(client, sql, arguments)? {
             Some(kept) => client.select(&kept.plan, None, arguments)?,
             None => client.select(sql, None, arguments)?,
@@ -248,5 +257,5 @@ pub fn look<T>(
         rows.map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
     })
-    .map_err(of_spi)?)
+    .map_err(of_spi)
 }

@@ -12,6 +12,7 @@ use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
 use colcrypt_core::memory;
+use colcrypt_domain::migration::statements::context_of_row;
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -172,16 +173,11 @@ impl Work {
 
 /// The context of the row $1.
 fn context_query(migration: &Migration, expression: &str) -> Result<String> {
-    let known: Vec<String> =
-        tree::known_columns(migration.table, &[&migration.attribute, &migration.twin])?
-            .into_iter()
-            .map(quote_identifier)
-            .map(|name| format!("($1).{name} AS {name}"))
-            .collect();
-    Ok(format!(
-        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {}) AS {}",
-        known.join(", "),
-        quote_identifier(relation_name(migration.table))
+    let known = tree::known_columns(migration.table, &[&migration.attribute, &migration.twin])?;
+    Ok(context_of_row(
+        &relation_name(migration.table),
+        &known,
+        expression,
     ))
 }
 

@@ -415,7 +415,7 @@ impl Statement {
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.table.owner());
-        Ok(Spi::connect(|client| {
+        Spi::connect(|client| {
             client
                 .select(
                     &format!(
@@ -429,7 +429,7 @@ impl Statement {
                 .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
                 .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
         })
-        .map_err(crate::error::of_spi)?)
+        .map_err(crate::error::of_spi)
     }
 
     /// What a row's value says of its key: name and version.
@@ -443,14 +443,14 @@ impl Statement {
             self.columns[0].name(),
             self.table.sql
         );
-        Ok(Spi::connect(|client| {
+        Spi::connect(|client| {
             client
                 .select(&sql, None, &[])?
                 .next()
                 .map(|row| Ok::<_, pgrx::spi::Error>((row.get(1)?, row.get(2)?)))
                 .transpose()
         })
-        .map_err(crate::error::of_spi)?)
+        .map_err(crate::error::of_spi)
     }
 }
 

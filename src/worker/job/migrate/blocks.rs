@@ -113,13 +113,13 @@ pub fn through_blocks(
 pub fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
-    Ok(Spi::connect_mut(|client| {
+    Spi::connect_mut(|client| {
         client
             .update(sql, None, &[])?
             .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
     })
-    .map_err(crate::error::of_spi)?)
+    .map_err(crate::error::of_spi)
 }
 
 /// Puts a row on the list of those that could not be moved.

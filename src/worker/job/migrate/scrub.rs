@@ -1,8 +1,8 @@
 //! After the swap: DROP COLUMN leaves the old values in the rows, and an UPDATE leaves the old rows, so every row is
 //! written anew and the dead ones are vacuumed away.
 
+use colcrypt_domain::migration::statements;
 use colcrypt_domain::phase::Phase;
-use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::columns::migration::Migration;
@@ -14,11 +14,11 @@ use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, RUNNING_TRANSACTIONS, transaction};
 use crate::worker::job::batch;
-use crate::worker::job::migrate::blocks::{among, from_the_start, locked, run, through_blocks};
+use crate::worker::job::migrate::blocks::{among, locked, run, through_blocks};
 use crate::worker::job::step::{has_settled, postpone};
 use crate::worker::vacuum;
 
-/// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
+/// That a row was written before the swap.
 fn is_old(job: &Job) -> Result<String> {
     let found = spi::query(
         "SELECT age(swapped_in::xid) FROM colcrypt.migration WHERE job_id = $1",
@@ -26,9 +26,7 @@ fn is_old(job: &Job) -> Result<String> {
         |row| row.get::<i32>(1),
     )?;
     let age = found.into_iter().flatten().next().unwrap_or_default();
-    Ok(format!(
-        "(pg_catalog.age(xmin) > {age} OR pg_catalog.age(xmin) < -1000000000)"
-    ))
+    Ok(statements::written_before(age))
 }
 
 /// A column that can be set to what it is: the migrated one, unless somebody renamed or dropped it in a table that was
@@ -40,7 +38,7 @@ fn any_column(leaf: pg_sys::Oid, attribute: &str) -> Result<Option<String>> {
         &[leaf.into(), attribute.into()],
         |row| row.get::<String>(1),
     )?;
-    Ok(found.into_iter().flatten().next().map(quote_identifier))
+    Ok(found.into_iter().flatten().next())
 }
 
 pub fn scrub(job: &Job, migration: &Migration) -> Next {
@@ -58,11 +56,7 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
             }
             run(
                 table.owner(),
-                &format!(
-                    "UPDATE ONLY {} SET {column} = {column} WHERE {}",
-                    table.sql,
-                    among(&rows)
-                ),
+                &statements::touch(&table.sql, &column, &among(&rows)),
             )
         },
         || end(job),
@@ -90,13 +84,9 @@ fn end(job: &Job) -> Result<Next> {
     }
     if left > 0 {
         // Rows that were locked: another pass, after a breath that grows.
-        job.record(&format!(
-                "{}, passes = passes + 1",
-                from_the_start(Phase::Scrubbing).replace(
-                    "retry_at = NULL",
-                    "retry_at = clock_timestamp() + least(power(2, least(passes, 20)), 300) * interval '200 milliseconds'"
-                )
-            ),
+        job.record(
+            "phase = 'scrubbing', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, passes = passes + 1, \
+             retry_at = clock_timestamp() + least(power(2, least(passes, 20)), 300) * interval '200 milliseconds'",
             [],
         )?;
         return Ok(Next::Again);
