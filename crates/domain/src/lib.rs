@@ -2,10 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod approval;
 pub mod error;
+pub mod lifecycle;
 pub mod migration;
 pub mod phase;
+pub mod policy;
 pub mod quote;
+pub mod roots;
+pub mod view;
 
 #[cfg(test)]
 mod sql_text;

@@ -23,6 +23,9 @@ pub const KEYWORDS: [&str; 164] = [
     "xmlserialize", "xmltable",
 ];
 
+/// Longest name in bytes, as PostgreSQL is built by default (`NAMEDATALEN` less the zero at the end).
+pub const LONGEST_NAME: usize = 63;
+
 /// A name as SQL: itself where it is a plain one, else in double quotes. A name holds no zero byte and is not empty, as PostgreSQL's.
 #[must_use]
 pub fn quote_identifier(name: impl AsRef<str>) -> String {
@@ -47,6 +50,16 @@ pub fn quote_literal(text: impl AsRef<str>) -> String {
     let prefix = if text.contains('\\') { "E" } else { "" };
     let inside = text.replace('\'', "''").replace('\\', "\\\\");
     format!("{prefix}'{inside}'")
+}
+
+/// A name and a suffix, cut to what a name may be. The suffix has at most [`LONGEST_NAME`] bytes.
+#[must_use]
+pub fn with_suffix(name: &str, suffix: &str) -> String {
+    let mut end = name.len().min(LONGEST_NAME.saturating_sub(suffix.len()));
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
 }
 
 /// Whether SQL reads the name back as it is.
@@ -112,6 +125,13 @@ mod tests {
         #[test]
         fn whatever_text_goes_in_one_literal_comes_out(text in "[^\0]{0,80}") {
             prop_assert_eq!(tokens(&quote_literal(&text)), vec![Token::Literal(text)]);
+        }
+
+        #[test]
+        fn a_name_with_a_suffix_is_a_name(name in "\\PC{1,70}", suffix in "_[a-z]{0,20}") {
+            let whole = with_suffix(&name, &suffix);
+            prop_assert!(whole.len() <= LONGEST_NAME && whole.ends_with(&suffix));
+            prop_assert!(name.starts_with(&whole[..whole.len() - suffix.len()]));
         }
 
         #[test]

@@ -6,10 +6,7 @@ pub mod survey;
 
 use std::str::FromStr;
 
-use crate::quote::quote_identifier;
-
-/// Longest name in bytes, as PostgreSQL is built by default (`NAMEDATALEN` less the zero at the end).
-pub const LONGEST_NAME: usize = 63;
+use crate::quote::{quote_identifier, with_suffix};
 
 /// Which way a column goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,16 +100,6 @@ impl Pair<'_> {
     }
 }
 
-/// A name and a suffix, cut to what a name may be. The suffix has at most [`LONGEST_NAME`] bytes.
-#[must_use]
-pub fn with_suffix(name: &str, suffix: &str) -> String {
-    let mut end = name.len().min(LONGEST_NAME.saturating_sub(suffix.len()));
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{suffix}", &name[..end])
-}
-
 /// A name for the new column that is none of these.
 #[must_use]
 pub fn twin_name(attribute: &str, kind: Kind, taken: &[String]) -> String {
@@ -176,13 +163,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn a_name_with_a_suffix_is_a_name(name in "\\PC{1,70}", suffix in "_[a-z]{0,20}") {
-            let whole = with_suffix(&name, &suffix);
-            prop_assert!(whole.len() <= LONGEST_NAME && whole.ends_with(&suffix));
-            prop_assert!(name.starts_with(&whole[..whole.len() - suffix.len()]));
-        }
-
         #[test]
         fn a_twin_has_a_name_of_its_own(name in "\\PC{1,70}", count in 0_usize..12) {
             let mut taken = vec![name.clone()];
