@@ -73,7 +73,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         &[
             table.into(),
             attribute.clone().into(),
-            (key.id.0 as i64).into(),
+            key.id.bigint().into(),
             context.into(),
             readers.clone().into(),
             plaintext_type.into(),

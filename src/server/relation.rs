@@ -279,7 +279,7 @@ pub fn shown(oid: pg_sys::Oid) -> Result<String> {
         }
         Ok(quote_qualified_identifier(
             schema_name(pg_sys::get_rel_namespace(oid)),
-            &CStr::from_ptr(name).to_string_lossy(),
+            CStr::from_ptr(name).to_string_lossy(),
         ))
     }
 }

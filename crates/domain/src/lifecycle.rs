@@ -121,11 +121,11 @@ impl Versions<'_> {
             })
     }
 
-    /// Whether the key needs a new version after these were marked as compromised: it encrypts with one of them, or would again.
+    /// Whether the key needs another version after these, of its versions, were marked as compromised: it encrypts with one of them,
+    /// or would again.
     #[must_use]
-    pub fn needs_another(&self, marked: &[usize]) -> bool {
-        marked.iter().any(|&at| {
-            let version = &self.all[at];
+    pub fn needs_another(&self) -> bool {
+        self.all.iter().any(|version| {
             version.number == self.current
                 && matches!(version.state, KeyState::Active | KeyState::Suspended)
         })
@@ -280,19 +280,18 @@ mod tests {
 
     #[test]
     fn only_what_is_in_use_is_replaced_when_it_is_compromised() {
-        let all = [
-            version(1, Active),
-            version(2, Suspended),
-            version(3, Compromised),
-        ];
-        for (current, marked, needs) in [(1, 0, true), (2, 1, true), (3, 2, false), (1, 1, false)] {
-            let current = KeyVersion::new(current).expect("a version");
+        for (current, marked, needs) in [
+            (1, version(1, Active), true),
+            (2, version(2, Suspended), true),
+            (3, version(3, Compromised), false),
+            (1, version(2, Suspended), false),
+        ] {
             let versions = Versions {
                 key: "k",
-                current,
-                all: &all,
+                current: KeyVersion::new(current).expect("a version"),
+                all: &[marked],
             };
-            assert_eq!(versions.needs_another(&[marked]), needs);
+            assert_eq!(versions.needs_another(), needs);
         }
     }
 

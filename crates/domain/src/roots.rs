@@ -22,8 +22,9 @@ pub fn name_of(copy: &KekCopy) -> String {
 
 /// The root keys of copies, as messages call them.
 #[must_use]
-pub fn names_of(copies: &[KekCopy]) -> String {
-    copies.iter().map(name_of).collect::<Vec<_>>().join("; ")
+pub fn names_of<'a>(copies: impl IntoIterator<Item = &'a KekCopy>) -> String {
+    let names: Vec<String> = copies.into_iter().map(name_of).collect();
+    names.join("; ")
 }
 
 /// Refuses a root key that a keyring has already, by this or another provider's name, but for the first `but` of its copies.
@@ -78,11 +79,11 @@ pub struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// The place of its copy, and the copies that stay: at least one.
+    /// The place of its copy; of the copies that stay the first, which is preferred, and the others.
     ///
     /// # Errors
     /// [`Error::UnknownRoot`], and [`Error::RootNeeded`] for the only one.
-    pub fn divide(&self, copies: &[KekCopy]) -> Result<(usize, Vec<KekCopy>)> {
+    pub fn divide(&self, copies: &[KekCopy]) -> Result<(usize, KekCopy, Vec<KekCopy>)> {
         let is_it =
             |copy: &KekCopy| copy.provider.name == self.provider && copy.root_key == self.root_key;
         let kept: Vec<KekCopy> = copies.iter().filter(|copy| !is_it(copy)).cloned().collect();
@@ -93,10 +94,11 @@ impl Removal<'_> {
                 roots: names_of(&kept),
             });
         };
-        if kept.is_empty() {
-            return Err(self.needed("It has no other.".into()));
-        }
-        Ok((dropped, kept))
+        let mut kept = kept.into_iter();
+        let preferred = kept
+            .next()
+            .ok_or_else(|| self.needed("It has no other.".into()))?;
+        Ok((dropped, preferred, kept.collect()))
     }
 
     /// Refuses it unless one of those that stay opens the keyring now. `problems` are what those said that do not.
@@ -196,8 +198,8 @@ mod tests {
             it.divide(std::slice::from_ref(&second)),
             Err(Error::UnknownRoot { .. })
         ));
-        let (at, kept) = it.divide(&[second.clone(), first]).expect("two");
-        assert_eq!((at, kept), (1, vec![second]));
+        let found = it.divide(&[second.clone(), first]).expect("two");
+        assert_eq!(found, (1, second, vec![]));
     }
 
     proptest! {

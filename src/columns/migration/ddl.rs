@@ -6,14 +6,15 @@
 
 use colcrypt_domain::migration::statements::{self, Branch, Privilege};
 use colcrypt_domain::migration::with_twin;
+use colcrypt_domain::view::{ViewColumn, only};
 use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::columns::migration::tree::{self, Member};
 use crate::columns::migration::{Kind, Migration, survey};
 use crate::columns::place;
+use crate::columns::view;
 use crate::columns::view::order::order_of;
-use crate::columns::view::{self, Column};
 use crate::error::{Error, Result};
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::spi::{self, run_as};
@@ -145,7 +146,7 @@ fn grants(table: pg_sys::Oid, column: Option<&str>, on: &str) -> Result<Vec<Stri
     Ok(found.iter().map(|privilege| privilege.grant(on)).collect())
 }
 
-fn without(columns: Vec<Column>, name: &str) -> Vec<Column> {
+fn without(columns: Vec<ViewColumn>, name: &str) -> Vec<ViewColumn> {
     columns
         .into_iter()
         .filter(|column| column.name != name)
@@ -269,10 +270,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     run_as(table.owner(), &statements)?;
     register(migration)?;
     for ((oid, view), order) in views.iter().zip(&orders) {
-        let columns: Vec<Column> = view::in_order(view::columns_of(migration.table)?, order)
-            .into_iter()
-            .filter(|column| order.contains(&column.number))
-            .collect();
+        let columns = only(view::columns_of(migration.table)?, order);
         run_as(
             table.owner(),
             &view::statements(migration.table, name, view, &columns),

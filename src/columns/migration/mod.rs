@@ -72,7 +72,7 @@ impl Migration {
                     table: row.get("relation")?,
                     attribute: text(name("attribute")?).unwrap_or_default(),
                     twin: text(name("twin")?).unwrap_or_default(),
-                    key: KeyId(row.get::<i64>("key_id")? as u64),
+                    key: KeyId::of_bigint(row.get("key_id")?),
                     context: row.optional("context")?,
                     label: row.optional("label")?,
                     accepts_unplaced: row.get("accept_unplaced")?,

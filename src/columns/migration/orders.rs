@@ -3,7 +3,7 @@
 use colcrypt_domain::migration::effects::{self, TakeOver};
 use colcrypt_domain::migration::survey::{Line, losses, refuse};
 use colcrypt_domain::migration::{self, statements};
-use colcrypt_domain::quote::quote_identifier;
+use colcrypt_domain::quote::{quote_identifier, with_suffix};
 use pgrx::pg_sys;
 
 use crate::audit::Act;
@@ -14,7 +14,7 @@ use crate::columns::migration::tree::{self, TREE};
 use crate::columns::place::{self, Asked};
 use crate::columns::registered;
 use crate::columns::registration::{self, Bound};
-use crate::columns::view::shape::key_of;
+use crate::columns::view::known::key_of;
 use crate::columns::view::{self, relation_name};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
@@ -119,7 +119,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
             Some(name) => unsafe {
                 pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
             },
-            None => migration::with_suffix(&now, "_encrypted"),
+            None => with_suffix(&now, "_encrypted"),
         };
         Some((now, wanted))
     } else {
@@ -364,7 +364,7 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
             order.table.into(),
             order.attribute.clone().into(),
             twin.into(),
-            (order.key.id.0 as i64).into(),
+            order.key.id.bigint().into(),
             order.kind.name().into(),
             order.context.clone().into(),
             order.readers.clone().into(),
