@@ -58,7 +58,7 @@ fn claim(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<Claim> {
         Privilege::Decrypt => "can_decrypt",
         Privilege::Manage => "can_manage",
     };
-    let object = Equals::int8(1, key.id.0 as i64);
+    let object = Equals::int8(1, key.id.bigint());
     claim_in("key_grant", "key_grant_pkey", object, user, column)
 }
 

@@ -56,7 +56,7 @@ impl Stored {
 fn batch_after(seq: i64) -> Result<Vec<Stored>> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect(|client| {
+    Spi::connect(|client| {
         client
             .select(
                 "SELECT seq, at, event, outcome, session_role, current_role_name, \
@@ -84,7 +84,7 @@ fn batch_after(seq: i64) -> Result<Vec<Stored>> {
                 })
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?)
+    }).map_err(crate::error::of_spi)
 }
 
 /// Where the writer says it stands.
@@ -96,7 +96,8 @@ fn written_head() -> Result<Option<Anchor>> {
             .select("SELECT seq, hash FROM colcrypt.audit_state", Some(1), &[])?
             .map(|row| Ok((row.get::<i64>(1)?, row.get::<Vec<u8>>(2)?)))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?;
+    })
+    .map_err(crate::error::of_spi)?;
     Ok(rows.into_iter().next().and_then(|(seq, hash)| {
         Some(Anchor {
             seq: seq?,

@@ -75,7 +75,7 @@ pub fn version(number: i32) -> Result<KeyVersion> {
 
 fn key(row: &Row) -> Result<Key> {
     Ok(Key {
-        id: KeyId(row.get::<i64>("key_id")? as u64),
+        id: KeyId::of_bigint(row.get("key_id")?),
         name: row.get("name")?,
         keyring: keyring_id(row)?,
         suite: parse("suite", &row.get::<String>("suite")?)?,
@@ -118,7 +118,7 @@ pub fn encryptions(id: VersionId) -> Result<i64> {
         "version_usage",
         "version_usage_pkey",
         &[
-            Equals::int8(1, id.key.0 as i64),
+            Equals::int8(1, id.key.bigint()),
             Equals::int4(2, id.version.number() as i32),
         ],
         |row| row.get("encryptions"),
@@ -144,7 +144,7 @@ pub fn key_by_name(name: &str) -> Result<Key> {
 /// # Errors
 /// [`Error::UnknownKeyId`].
 pub fn key_by_id(id: KeyId) -> Result<Key> {
-    one("key", "key_pkey", &[Equals::int8(1, id.0 as i64)], key)?.ok_or(Error::UnknownKeyId(id))
+    one("key", "key_pkey", &[Equals::int8(1, id.bigint())], key)?.ok_or(Error::UnknownKeyId(id))
 }
 
 fn key_version_row(key: &Key, row: &Row) -> Result<KeyVersionRow> {
@@ -184,7 +184,7 @@ pub fn key_versions(key: &Key) -> Result<Vec<KeyVersionRow>> {
     each(
         "key_version",
         "key_version_pkey",
-        &[Equals::int8(1, key.id.0 as i64)],
+        &[Equals::int8(1, key.id.bigint())],
         |row| {
             versions.push(key_version_row(key, row)?);
             Ok(())
@@ -202,7 +202,7 @@ pub fn key_version(key: &Key, wanted: KeyVersion) -> Result<KeyVersionRow> {
         "key_version",
         "key_version_pkey",
         &[
-            Equals::int8(1, key.id.0 as i64),
+            Equals::int8(1, key.id.bigint()),
             Equals::int4(2, wanted.number() as i32),
         ],
         |row| key_version_row(key, row),

@@ -2,9 +2,9 @@
 //! table's primary key. And how many values are not bound so.
 
 use colcrypt_core::place::{self, Place};
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::spi::quote_identifier;
 
 use crate::columns::registration::{self, Bound};
 use crate::error::{Error, Result};

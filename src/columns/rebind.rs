@@ -134,7 +134,7 @@ fn queue(
         &[
             table.into(),
             attribute.into(),
-            (key.id.0 as i64).into(),
+            key.id.bigint().into(),
             (key.current.number() as i32).into(),
             fire_triggers.into(),
             label.into(),

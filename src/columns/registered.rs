@@ -1,6 +1,6 @@
 //! Registered columns.
 
-use pgrx::spi::quote_identifier;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
@@ -73,7 +73,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         &[
             table.into(),
             attribute.clone().into(),
-            (key.id.0 as i64).into(),
+            key.id.bigint().into(),
             context.into(),
             readers.clone().into(),
             plaintext_type.into(),
@@ -161,7 +161,8 @@ pub fn check_context(table: &Named, expression: &str) -> Result<()> {
                 &[],
             )
             .map(|_| ())
-    })?;
+    })
+    .map_err(crate::error::of_spi)?;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! What the catalog knows of a registered column, and who may decide about it.
 
 use colcrypt_core::KeyId;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
@@ -24,7 +24,7 @@ pub fn key_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<Key>> {
         "protected_column",
         "protected_column_pkey",
         &[Equals::oid(1, table), Equals::name(2, attribute)],
-        |row| Ok(KeyId(row.get::<i64>("key_id")? as u64)),
+        |row| Ok(KeyId::of_bigint(row.get("key_id")?)),
     )?;
     found.map(read::key_by_id).transpose()
 }
@@ -47,7 +47,7 @@ pub fn keys_of_values(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Key>> {
     )?
     .into_iter()
     .flatten()
-    .map(|id| read::key_by_id(KeyId(id as u64)))
+    .map(|id| read::key_by_id(KeyId::of_bigint(id)))
     .collect()
 }
 

@@ -7,6 +7,7 @@
 //! in `acts`.
 
 use colcrypt_core::{KeyId, KeyringId};
+use colcrypt_domain::approval::{Decision, Outcome, Person, Request, waiting};
 use pgrx::{JsonB, pg_sys};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -100,11 +101,6 @@ pub fn waits_for_another<A: Gated>(act: &A) -> Result<bool> {
     Ok(asked)
 }
 
-/// What a function answers whose act waits.
-pub fn waiting(request: i64) -> String {
-    format!("waiting for approval {request}")
-}
-
 /// Whether the keyring asks for four eyes; stays true or false until this transaction ends.
 pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
     let asked = spi::query(
@@ -123,7 +119,7 @@ pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
 pub fn request<A: Gated>(act: &A) -> Result<i64> {
     let arguments = act.check()?;
     let target = act.target()?;
-    let me = Identity::current();
+    let me = this_person();
     let inserted = spi::query(
         "INSERT INTO colcrypt.approval_request \
          (keyring_id, key_id, function, arguments, requested_by, requested_as, \
@@ -132,14 +128,14 @@ pub fn request<A: Gated>(act: &A) -> Result<i64> {
          FROM colcrypt.keyring WHERE keyring_id = $1 RETURNING request_id",
         &[
             uuid(target.keyring.id).into(),
-            target.key.as_ref().map(|key| key.id.0 as i64).into(),
+            target.key.as_ref().map(|key| key.id.bigint()).into(),
             act.function().into(),
             JsonB(arguments.clone()).into(),
-            roles::role_name(me.session).into(),
-            roles::role_name(me.acting).into(),
-            me.login.into(),
-            me.session.into(),
-            me.acting.into(),
+            name(me.session).into(),
+            name(me.acting).into(),
+            pg_sys::Oid::from_u32(me.login).into(),
+            pg_sys::Oid::from_u32(me.session).into(),
+            pg_sys::Oid::from_u32(me.acting).into(),
         ],
         |row| row.get::<i64>(1),
     )?;
@@ -164,73 +160,55 @@ pub fn approve(
     reason: Option<String>,
     kept: impl Fn(&str, Value) -> Result<Box<dyn Gated>>,
 ) -> Result<String> {
-    let request = Request::open(number)?;
-    request.refuse_own()?;
+    let request = Locked::open(number)?;
+    request.refuse_decider(Decision::Approve)?;
     let act = kept(&request.function, request.arguments.clone())?;
     let others = act.others()?;
     others.iter().try_for_each(Target::require_manage)?;
     request.refuse_if_requester_lost_rights(&others)?;
-    request.decide("approved", reason)?;
+    request.decide(Decision::Approve, reason)?;
     act.perform()
 }
 
 /// Refuses for good what another role asked for.
 pub fn reject(number: i64, reason: String) -> Result<()> {
-    let request = Request::open(number)?;
-    request.refuse_own()?;
-    request.decide("rejected", Some(reason))
+    let request = Locked::open(number)?;
+    request.refuse_decider(Decision::Reject)?;
+    request.decide(Decision::Reject, Some(reason))
 }
 
 /// Takes one's own request back.
 pub fn withdraw(number: i64) -> Result<()> {
-    let request = Request::open(number)?;
-    if request.requester.login != Identity::current().login {
-        return Err(Error::NotOwnRequest { request: number });
-    }
-    request.decide("withdrawn", None)
+    let request = Locked::open(number)?;
+    request.refuse_decider(Decision::Withdraw)?;
+    request.decide(Decision::Withdraw, None)
 }
 
-/// The roles a person acts through: whom he logged in as, what SET SESSION AUTHORIZATION and what
-/// SET ROLE or a SECURITY DEFINER function made of it.
-#[derive(Clone, Copy)]
-struct Identity {
-    login: pg_sys::Oid,
-    session: pg_sys::Oid,
-    acting: pg_sys::Oid,
-}
-
-impl Identity {
-    fn current() -> Self {
-        // SAFETY: these read variables of the session.
-        unsafe {
-            Self {
-                login: pg_sys::GetAuthenticatedUserId(),
-                session: pg_sys::GetSessionUserId(),
-                acting: roles::current_user(),
-            }
+/// Who acts now.
+fn this_person() -> Person {
+    // SAFETY: these read variables of the session.
+    unsafe {
+        Person {
+            login: pg_sys::GetAuthenticatedUserId().to_u32(),
+            session: pg_sys::GetSessionUserId().to_u32(),
+            acting: roles::current_user().to_u32(),
         }
     }
+}
 
-    /// By OID, so that a new name makes no new person.
-    fn shares_a_role_with(&self, other: &Self) -> bool {
-        let others = [other.login, other.session, other.acting];
-        [self.login, self.session, self.acting]
-            .iter()
-            .any(|role| others.contains(role))
-    }
+fn name(role: u32) -> String {
+    roles::role_name(pg_sys::Oid::from_u32(role))
 }
 
 /// An undecided request, its row locked.
-struct Request {
-    number: i64,
+struct Locked {
+    request: Request,
     target: Target,
     function: String,
     arguments: Value,
-    requested_by: String,
-    requester: Identity,
 }
 
-impl Request {
+impl Locked {
     /// Locks it, so that of two who decide at once the second sees what the first one did.
     fn open(number: i64) -> Result<Self> {
         struct Row {
@@ -238,33 +216,33 @@ impl Request {
             key: Option<i64>,
             function: String,
             arguments: JsonB,
-            requested_by: String,
-            requester: Identity,
             outcome: Option<String>,
-            expired: bool,
+            request: Request,
         }
         let rows = spi::query(
             "SELECT keyring_id, key_id, function, arguments, requested_by, login_role, session_role, \
-                    acting_role, outcome, expires_at <= clock_timestamp() \
+                    acting_role, outcome, expires_at <= clock_timestamp() AS is_late \
              FROM colcrypt.approval_request WHERE request_id = $1 FOR UPDATE",
             &[number.into()],
             |row| {
-                let oid = |column| {
-                    Ok::<_, pgrx::spi::Error>(row.get(column)?.unwrap_or(pg_sys::Oid::INVALID))
-                };
+                let oid = |column| spi::named::<pg_sys::Oid>(row, column).map(pg_sys::Oid::to_u32);
                 Ok(Row {
-                    keyring: row.get(1)?.unwrap_or(pgrx::Uuid::from_bytes([0; 16])),
-                    key: row.get(2)?,
-                    function: row.get(3)?.unwrap_or_default(),
-                    arguments: row.get(4)?.unwrap_or(JsonB(Value::Null)),
-                    requested_by: row.get(5)?.unwrap_or_default(),
-                    requester: Identity {
-                        login: oid(6)?,
-                        session: oid(7)?,
-                        acting: oid(8)?,
+                    keyring: spi::named(row, "keyring_id")?,
+                    key: row.get_by_name("key_id")?,
+                    function: spi::named(row, "function")?,
+                    arguments: spi::named(row, "arguments")?,
+                    outcome: row.get_by_name("outcome")?,
+                    request: Request {
+                        number,
+                        requested_by: spi::named(row, "requested_by")?,
+                        requester: Person {
+                            login: oid("login_role")?,
+                            session: oid("session_role")?,
+                            acting: oid("acting_role")?,
+                        },
+                        outcome: None,
+                        is_late: spi::named(row, "is_late")?,
                     },
-                    outcome: row.get(9)?,
-                    expired: row.get(10)?.unwrap_or(true),
                 })
             },
         )?;
@@ -276,96 +254,65 @@ impl Request {
                 name: number.to_string(),
             })?;
         let target = match row.key {
-            Some(id) => Target::key(read::key_by_id(KeyId(id as u64))?)?,
+            Some(id) => Target::key(read::key_by_id(KeyId::of_bigint(id))?)?,
             None => Target::keyring(read::keyring_by_id(KeyringId(*row.keyring.as_bytes()))?),
         };
         target.require_manage()?;
-        match row.outcome {
-            None if row.expired => return Err(Error::RequestExpired { request: number }),
-            None => {}
-            Some(outcome) if outcome == "expired" => {
-                return Err(Error::RequestExpired { request: number });
-            }
-            Some(outcome) => {
-                return Err(Error::RequestDecided {
-                    request: number,
-                    outcome,
-                });
-            }
-        }
+        let outcome = row.outcome.map(|name| name.parse::<Outcome>());
+        let request = Request {
+            outcome: outcome
+                .transpose()
+                .map_err(|_| Error::CatalogCorrupt("the outcome of a request".into()))?,
+            ..row.request
+        };
+        request.refuse_closed()?;
         Ok(Self {
-            number,
+            request,
             target,
             function: row.function,
             arguments: row.arguments.0,
-            requested_by: row.requested_by,
-            requester: row.requester,
         })
     }
 
-    fn refuse_own(&self) -> Result<()> {
-        if Identity::current().shares_a_role_with(&self.requester) {
-            return Err(Error::OwnRequest {
-                request: self.number,
-                requested_by: self.requested_by.clone(),
-            });
-        }
-        Ok(())
+    fn refuse_decider(&self, decision: Decision) -> Result<()> {
+        self.request.refuse_decider(decision, &this_person())
     }
 
     /// Two roles that may: what the first one asked for counts for nothing once he may not any more.
     fn refuse_if_requester_lost_rights(&self, others: &[Target]) -> Result<()> {
-        let Identity {
-            login,
-            session,
-            acting,
-        } = self.requester;
-        let all_exist = [login, session, acting]
+        let requester = self.request.requester;
+        let acting = pg_sys::Oid::from_u32(requester.acting);
+        let all_exist = requester
+            .roles()
             .into_iter()
-            .all(|role| roles::existing_role_name(role).is_some());
+            .all(|role| roles::existing_role_name(pg_sys::Oid::from_u32(role)).is_some());
         let mut may = all_exist && self.target.may_manage(acting)?;
         for other in others {
             may = may && other.may_manage(acting)?;
-        }
-        if may {
-            return Ok(());
         }
         let what = match self.target.key {
             Some(_) => "key",
             None => "keyring",
         };
-        Err(Error::RequestVoid {
-            request: self.number,
-            why: format!("{} may not manage the {what} any more.", self.requested_by),
-        })
+        self.request.refuse_void(may, what)
     }
 
-    fn decide(&self, outcome: &'static str, reason: Option<String>) -> Result<()> {
-        let me = Identity::current();
+    fn decide(&self, decision: Decision, reason: Option<String>) -> Result<()> {
+        let (me, outcome) = (this_person(), decision.outcome());
         spi::execute(
             "UPDATE colcrypt.approval_request SET outcome = $2, decided_by = $3, decided_as = $4, \
              decided_at = clock_timestamp(), reason = $5 WHERE request_id = $1",
             &[
-                self.number.into(),
-                outcome.into(),
-                roles::role_name(me.session).into(),
-                roles::role_name(me.acting).into(),
+                self.request.number.into(),
+                outcome.name().into(),
+                name(me.session).into(),
+                name(me.acting).into(),
                 reason.clone().into(),
             ],
         )?;
-        let event = match outcome {
-            "approved" => "approve_request",
-            "rejected" => "reject_request",
-            _ => "withdraw_request",
-        };
-        let mut detail = format!(
-            "request {} of {}: {} {}",
-            self.number, self.requested_by, self.function, self.arguments
-        );
-        if let Some(reason) = reason {
-            detail = format!("{detail}; {reason}");
-        }
-        record(event, self.target.key.as_ref(), detail)
+        let act = format!("{} {}", self.function, self.arguments);
+        let detail = self.request.detail(&act, reason.as_deref());
+        record(outcome.event(), self.target.key.as_ref(), detail)
     }
 }
 
@@ -388,7 +335,7 @@ pub fn mark_expired() {
             |row| row.get::<String>(1),
         )?;
         for detail in expired.into_iter().flatten() {
-            record("request_expired", None, detail)?;
+            record(Outcome::Expired.event(), None, detail)?;
         }
         Ok(())
     });

@@ -174,7 +174,7 @@ pub fn add(grant: &Grant) -> Result<()> {
                                                      can_decrypt = g.can_decrypt OR EXCLUDED.can_decrypt, \
                                                      can_manage = g.can_manage OR EXCLUDED.can_manage",
         &[
-            (grant.key.id.0 as i64).into(),
+            grant.key.id.bigint().into(),
             i64::from(grant.role.to_u32()).into(),
             grant.encrypt.into(),
             grant.decrypt.into(),
@@ -190,7 +190,7 @@ fn forget_dropped_roles(key: &Key) -> Result<()> {
     spi::execute(
         "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee::oid <> 0 \
          AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = grantee)",
-        &[(key.id.0 as i64).into()],
+        &[key.id.bigint().into()],
     )?;
     Ok(())
 }
@@ -211,7 +211,7 @@ pub fn take(grant: &Grant) -> Result<()> {
     // PUBLIC is role 0, which as an Oid would become NULL.
     let key_and_role = || {
         [
-            (grant.key.id.0 as i64).into(),
+            grant.key.id.bigint().into(),
             i64::from(grant.role.to_u32()).into(),
         ]
     };

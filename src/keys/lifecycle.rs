@@ -4,9 +4,9 @@
 //! A verb locks its key's row, so that verbs on one key happen one after the other. An [`Order`] is a verb
 //! with its arguments, so that one which waits for approval can be carried out later.
 
-use colcrypt_core::VersionId;
-use colcrypt_core::state::{Place, Standing, Verb};
-use colcrypt_core::{KeyState, KeyVersion};
+use colcrypt_core::state::{Standing, Verb};
+use colcrypt_core::{KeyState, VersionId};
+use colcrypt_domain::lifecycle::{self, Version, Versions};
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
 use crate::audit::Act;
@@ -22,29 +22,26 @@ use crate::settings;
 pub struct Order {
     pub verb: Verb,
     pub key: String,
-    /// `None` is what the verb says it is, see [`Order::targets`].
+    /// `None` is what the verb says it is, see [`Versions::targets`].
     pub version: Option<i32>,
     pub reason: Option<String>,
     /// Time until a destruction; `None` is the setting's.
     pub destroy_after_ms: Option<i64>,
 }
 
-/// The version as the judge sees it.
-fn standing(key: &Key, row: &KeyVersionRow) -> Standing {
-    Standing {
+/// The version, as far as the judge asks.
+fn judged(row: &KeyVersionRow) -> Version {
+    Version {
+        number: row.id.version,
         state: row.state,
         former: row.former,
         compromised: row.compromised,
-        place: match row.id.version.number().cmp(&key.current.number()) {
-            std::cmp::Ordering::Less => Place::Older,
-            std::cmp::Ordering::Equal => Place::Current,
-            std::cmp::Ordering::Greater => Place::Newer,
-        },
     }
 }
 
 fn judge(key: &Key, row: &KeyVersionRow, verb: Verb) -> Result<Standing> {
-    standing(key, row)
+    judged(row)
+        .standing(key.current)
         .apply(verb)
         .map_err(|refused| Error::TransitionRefused {
             key: key.name.clone(),
@@ -55,16 +52,11 @@ fn judge(key: &Key, row: &KeyVersionRow, verb: Verb) -> Result<Standing> {
         })
 }
 
-/// Who acts: the session's role, and the one it acts as where that is another.
+/// Who acts, for the record.
 fn actor() -> String {
     // SAFETY: reads a static.
     let session = roles::role_name(unsafe { pg_sys::GetSessionUserId() });
-    let current = roles::role_name(roles::current_user());
-    if session == current {
-        session
-    } else {
-        format!("{session} as {current}")
-    }
+    lifecycle::actor(&session, &roles::role_name(roles::current_user()))
 }
 
 /// Records a version's new standing.
@@ -79,7 +71,7 @@ fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<
             destroy_at = CASE WHEN $3 = 'destruction scheduled' THEN destroy_at END \
          WHERE key_id = $1 AND version = $2",
         &[
-            (row.id.key.0 as i64).into(),
+            row.id.key.bigint().into(),
             (row.id.version.number() as i32).into(),
             after.state.name().into(),
             after.former.map(KeyState::name).into(),
@@ -157,97 +149,32 @@ impl Order {
     }
 
     fn reason(&self) -> Result<Option<&str>> {
-        let reason = self
-            .reason
-            .as_deref()
-            .map(str::trim)
-            .filter(|reason| !reason.is_empty());
-        if self.verb.needs_reason() && reason.is_none() {
-            return Err(Error::ReasonMissing(self.verb));
-        }
-        Ok(reason)
+        lifecycle::reason(self.verb, self.reason.as_deref())
     }
 
-    /// The versions it is about, oldest first.
+    /// The versions it is about, oldest first; see [`Versions::targets`].
     fn targets<'a>(
         &self,
         key: &Key,
         versions: &'a [KeyVersionRow],
     ) -> Result<Vec<&'a KeyVersionRow>> {
-        if let Some(number) = self.version {
-            let wanted = u32::try_from(number)
-                .ok()
-                .and_then(KeyVersion::new)
-                .ok_or_else(|| Error::InvalidParameter {
-                    message: format!("{number} is no key version"),
-                    hint: "Versions are numbered from 1.".into(),
-                })?;
-            let row = versions
-                .iter()
-                .find(|row| row.id.version == wanted)
-                .ok_or_else(|| Error::UnknownObject {
-                    what: "key version",
-                    name: format!("{} version {number}", key.name),
-                })?;
-            return Ok(vec![row]);
-        }
-        let applicable: Vec<&KeyVersionRow> = match self.verb {
-            // The whole key: every version that can be.
-            Verb::Suspend | Verb::Resume | Verb::MarkCompromised | Verb::Activate => versions
-                .iter()
-                .filter(|row| standing(key, row).apply(self.verb).is_ok())
-                .collect(),
-            Verb::Deactivate => versions
-                .iter()
-                .filter(|row| row.id.version == key.current)
-                .collect(),
-            Verb::Archive
-            | Verb::Recover
-            | Verb::ScheduleDestruction
-            | Verb::CancelDestruction
-            | Verb::Destroy => {
-                return Err(Error::InvalidParameter {
-                    message: format!("name the version of key \"{}\" to {}", key.name, self.verb),
-                    hint: "See the view colcrypt.key_status.".into(),
-                });
-            }
+        let all: Vec<Version> = versions.iter().map(judged).collect();
+        let versions_of_key = Versions {
+            key: &key.name,
+            current: key.current,
+            all: &all,
         };
-        if self.verb == Verb::Activate && applicable.len() > 1 {
-            return Err(Error::InvalidParameter {
-                message: format!(
-                    "key \"{}\" has {} versions that could be activated",
-                    key.name,
-                    applicable.len()
-                ),
-                hint: "Name the version; see the view colcrypt.key_status.".into(),
-            });
-        }
-        if applicable.is_empty() {
-            return Err(Error::NothingToDo {
-                key: key.name.clone(),
-                verb: self.verb,
-                versions: versions
-                    .iter()
-                    .map(|row| format!("Version {} is {}.", row.id.version, row.state.in_words()))
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            });
-        }
-        Ok(applicable)
+        let targets = versions_of_key.targets(self.verb, self.version)?;
+        Ok(targets.into_iter().map(|at| &versions[at]).collect())
     }
 
     /// Refuses too short a window, and to lose rows. Gives the window in milliseconds.
     fn refuse_rash_destruction(&self, key: &Key, row: &KeyVersionRow) -> Result<i64> {
-        let floor = i64::from(settings::DESTRUCTION_WINDOW_FLOOR.get()) * 1000;
-        let window = self
-            .destroy_after_ms
-            .unwrap_or_else(|| (i64::from(settings::DESTRUCTION_WINDOW.get()) * 1000).max(floor));
-        if window < floor {
-            return Err(Error::WindowTooShort {
-                asked: duration(window),
-                floor: duration(floor),
-            });
-        }
+        let window = lifecycle::destruction_window(
+            self.destroy_after_ms,
+            settings::DESTRUCTION_WINDOW.get(),
+            settings::DESTRUCTION_WINDOW_FLOOR.get(),
+        )?;
         let holders = holders::needing(key, row.id.version.number() as i32)?;
         if !holders.is_empty() {
             return Err(Error::RowsNeedVersion {
@@ -272,7 +199,7 @@ impl Order {
             "UPDATE colcrypt.key_version SET destroy_at = clock_timestamp() + $3 * interval '1 millisecond' \
              WHERE key_id = $1 AND version = $2 RETURNING destroy_at::text",
             &[
-                (row.id.key.0 as i64).into(),
+                row.id.key.bigint().into(),
                 (row.id.version.number() as i32).into(),
                 window.into(),
             ],
@@ -291,17 +218,6 @@ impl Order {
             "A backup, dump or WAL archive whose values are under this version can be read after that only together with its own key catalog. Until then colcrypt.cancel_key_destruction brings the version back."
         );
         Ok(())
-    }
-}
-
-/// A time span for messages.
-fn duration(ms: i64) -> String {
-    let (days, seconds) = (ms / 86_400_000, ms % 86_400_000 / 1000);
-    match (days, seconds) {
-        (0, 0) => format!("{ms} ms"),
-        (0, seconds) => format!("{seconds} s"),
-        (days, 0) => format!("{days} days"),
-        (days, seconds) => format!("{days} days and {seconds} s"),
     }
 }
 
@@ -324,7 +240,7 @@ pub fn activate(key: &Key, row: &KeyVersionRow, reason: Option<&str>) -> Result<
     let number = row.id.version.number() as i32;
     spi::execute(
         "UPDATE colcrypt.key SET current_version = $2 WHERE key_id = $1",
-        &[(key.id.0 as i64).into(), number.into()],
+        &[key.id.bigint().into(), number.into()],
     )?;
     version::queue_jobs(key, number)
 }
@@ -344,10 +260,13 @@ fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
     for row in marked {
         exposure::list(key, row)?;
     }
-    let in_use = marked.iter().any(|row| {
-        row.id.version == key.current && matches!(row.state, KeyState::Active | KeyState::Suspended)
-    });
-    if !in_use {
+    let all: Vec<Version> = marked.iter().map(|row| judged(row)).collect();
+    let versions = Versions {
+        key: &key.name,
+        current: key.current,
+        all: &all,
+    };
+    if !versions.needs_another() {
         return queue_again(key);
     }
     // The mark must not wait for a provider that is down.
@@ -399,10 +318,7 @@ fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()>
 pub fn forget_destruction(id: VersionId) -> Result<()> {
     spi::execute(
         "DELETE FROM colcrypt.destruction WHERE key_id = $1 AND version = $2",
-        &[
-            (id.key.0 as i64).into(),
-            (id.version.number() as i32).into(),
-        ],
+        &[id.key.bigint().into(), (id.version.number() as i32).into()],
     )?;
     Ok(())
 }

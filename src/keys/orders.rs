@@ -9,15 +9,6 @@ use crate::error::Result;
 use crate::keys::approval::{Gated, Target};
 use crate::keys::lifecycle::Order;
 
-/// Whether the verb is one that two roles may be wanted for: those by which a key comes into use, or
-/// back into it, and the one that ends it. The others protect, and never wait.
-pub fn waits(verb: Verb) -> bool {
-    matches!(
-        verb,
-        Verb::Activate | Verb::Resume | Verb::Recover | Verb::ScheduleDestruction
-    )
-}
-
 /// An [`Order`] but its verb, which is the request's function.
 #[derive(Serialize, Deserialize)]
 pub struct Arguments {

@@ -2,7 +2,7 @@
 //! compresses.
 
 use colcrypt_core::KeyId;
-use colcrypt_core::compression::Method;
+use colcrypt_domain::policy;
 use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -18,9 +18,6 @@ use crate::rights;
 use crate::server::call::Call;
 use crate::server::spi;
 use crate::server::varlena::varlena_from;
-
-/// The lowest bound: so that one percent of it is a value, and no share is reached by none.
-const LEAST_BOUND: u64 = 100;
 
 fn key(call: Call) -> Result<Key> {
     let key = read::key_by_name(&call.text(0, "key")?)?;
@@ -41,7 +38,7 @@ fn change<const N: usize>(
     values: [DatumWithOid; N],
     detail: String,
 ) -> Result<()> {
-    let mut arguments: Vec<DatumWithOid> = vec![(key.id.0 as i64).into()];
+    let mut arguments: Vec<DatumWithOid> = vec![key.id.bigint().into()];
     arguments.extend(values);
     spi::execute(
         &format!("UPDATE colcrypt.key SET {assignments} WHERE key_id = $1"),
@@ -50,7 +47,7 @@ fn change<const N: usize>(
     // What hindered the last rotation may be what was changed.
     spi::execute(
         "DELETE FROM colcrypt.rotation_try WHERE key_id = $1",
-        &[(key.id.0 as i64).into()],
+        &[key.id.bigint().into()],
     )?;
     Act::new(event).key(key).detail(detail).record()?;
     wake::wake_at_commit();
@@ -188,20 +185,14 @@ fn parts(interval: Interval) -> [i64; 3] {
     ]
 }
 
-/// Whether one interval may reach further than another, from whatever moment they are counted. None is without end.
-fn may_be_longer(new: Option<Interval>, old: Option<Interval>) -> bool {
-    match (new, old) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(new), Some(old)) => colcrypt_core::period::may_be_longer(parts(new), parts(old)),
-    }
-}
-
 pub fn set_cryptoperiods(call: Call) -> Result<pg_sys::Datum> {
     let key = locked(call)?;
     let (originator, recipient) = (interval(call, 1), interval(call, 2));
     refuse_negative("originator-usage period", originator, false)?;
     refuse_negative("recipient-usage period", recipient, true)?;
+    let may_be_longer = |new: Option<Interval>, old: Option<Interval>| {
+        policy::may_be_longer(new.map(parts), old.map(parts))
+    };
     let loosens = may_be_longer(originator, key.originator_usage_period)
         || may_be_longer(recipient, key.recipient_usage_period);
     let policy = Policy::Cryptoperiods {
@@ -230,21 +221,9 @@ pub fn set_usage_bound(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as bigint.
     let bound = unsafe { call.get::<i64>(1) };
     if let Some(bound) = bound {
-        let most = key.suite.bound();
-        if !u64::try_from(bound).is_ok_and(|bound| (LEAST_BOUND..=most).contains(&bound)) {
-            return Err(Error::InvalidParameter {
-                message: format!("the bound must be {LEAST_BOUND} to {most}, not {bound}"),
-                hint: format!(
-                    "Suite {} sets the highest; pass null for it.",
-                    key.suite.name()
-                ),
-            });
-        }
+        policy::refuse_bound(key.suite, bound)?;
     }
-    let highest = |bound: Option<i64>| {
-        bound.map_or(key.suite.bound(), |bound| u64::try_from(bound).unwrap_or(0))
-    };
-    let loosens = highest(bound) > highest(key.usage_bound);
+    let loosens = policy::may_encrypt_more(key.suite, bound, key.usage_bound);
     set(key, Policy::UsageBound { bound }, loosens)
 }
 
@@ -254,19 +233,11 @@ pub fn set_compression(call: Call) -> Result<pg_sys::Datum> {
         .datum(1)
         .map(|_| call.text(1, "method"))
         .transpose()?
-        .map(|name| name.parse::<Method>().map_err(|_| unknown_method(&name)))
+        .map(|name| policy::method_named(&name))
         .transpose()?;
-    // A value's length tells more once it is compressed.
-    let loosens = method.is_some() && key.compression.is_none();
+    let loosens = policy::tells_more(method, key.compression);
     let policy = Policy::Compression {
         method: method.map(|method| method.name().to_owned()),
     };
     set(key, policy, loosens)
-}
-
-fn unknown_method(name: &str) -> Error {
-    Error::InvalidParameter {
-        message: format!("unknown compression method \"{name}\""),
-        hint: "Pass 'lz4', or null for none.".into(),
-    }
 }

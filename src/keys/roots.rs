@@ -2,6 +2,7 @@
 //! to another, adding and dropping one, and taking their newest versions.
 
 use colcrypt_core::{KekId, KeyVersion, KeyringId};
+use colcrypt_domain::roots::{self, Removal};
 use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, ProviderConfig, Reply, Request};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -50,40 +51,20 @@ impl Way {
 
     fn provider(&self) -> Result<(pgrx::Uuid, ProviderConfig)> {
         let found = read::provider_by_name(&self.provider)?;
-        if found.1.config == self.config {
-            return Ok(found);
-        }
-        Err(Error::InvalidParameter {
-            message: format!(
-                "the settings of provider \"{}\" are not those that were asked for",
-                self.provider
-            ),
-            hint: "They were changed since: reject the request and ask again.".into(),
-        })
+        roots::refuse_changed(&found.1, &self.config)?;
+        Ok(found)
     }
 
     fn root(&self) -> String {
-        root_name(&self.provider, &self.root_key)
+        roots::name(&self.provider, &self.root_key)
     }
 
     /// Refuses a root key that is one of the keyring's, but for the first `but` of them.
     fn refuse_known(&self, but: usize) -> Result<()> {
         let keyring = read::keyring_by_id(self.keyring_id)?;
         let (_, provider) = self.provider()?;
-        let copies = read::kek_copies(&keyring, keyring.current)?;
-        let is_it = |copy: &&Copy| {
-            let known = &copy.wrapped;
-            known.root_key == self.root_key
-                && known.provider.kind == provider.kind
-                && known.provider.config == provider.config
-        };
-        match copies.iter().skip(but).find(is_it) {
-            None => Ok(()),
-            Some(copy) => Err(Error::RootExists {
-                keyring: keyring.name,
-                root: name_of(copy),
-            }),
-        }
+        let copies = wrapped(&read::kek_copies(&keyring, keyring.current)?);
+        roots::refuse_known(&keyring.name, &copies, but, &provider, &self.root_key)
     }
 
     fn record(&self, event: &'static str) -> Result<()> {
@@ -93,21 +74,9 @@ impl Way {
     }
 }
 
-/// A root key, as messages call it.
-fn root_name(provider: &str, root_key: &str) -> String {
-    if root_key.is_empty() {
-        format!("provider \"{provider}\"")
-    } else {
-        format!("provider \"{provider}\", root key \"{root_key}\"")
-    }
-}
-
-fn name_of(copy: &Copy) -> String {
-    root_name(&copy.wrapped.provider.name, &copy.wrapped.root_key)
-}
-
-fn names_of(copies: &[Copy]) -> String {
-    copies.iter().map(name_of).collect::<Vec<_>>().join("; ")
+/// What the root keys wrapped, in the order in which they are asked.
+fn wrapped(copies: &[Copy]) -> Vec<KekCopy> {
+    copies.iter().map(|copy| copy.wrapped.clone()).collect()
 }
 
 /// To another root key in the place of the first.
@@ -312,49 +281,34 @@ pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
     let keyring = read::keyring_by_id(way.keyring_id)?;
     let mut left = String::new();
     for version in lock(&keyring)? {
-        let (dropped, kept): (Vec<Copy>, Vec<Copy>) = read::kek_copies(&keyring, version)?
-            .into_iter()
-            .partition(|copy| {
-                copy.wrapped.provider.name == way.provider && copy.wrapped.root_key == way.root_key
-            });
-        let needed = |why: String| Error::RootNeeded {
-            keyring: keyring.name.clone(),
-            root: way.root(),
-            why,
+        let removal = Removal {
+            keyring: &keyring.name,
+            provider: &way.provider,
+            root_key: &way.root_key,
         };
-        let Some(copy) = dropped.first() else {
-            return Err(Error::UnknownRoot {
-                keyring: keyring.name.clone(),
-                root: way.root(),
-                roots: names_of(&kept),
-            });
-        };
-        let mut others = kept.iter().map(|copy| copy.wrapped.clone());
-        let Some(preferred) = others.next() else {
-            return Err(needed("It has no other.".into()));
-        };
+        let copies = read::kek_copies(&keyring, version)?;
+        let (dropped, preferred, others) = removal.divide(&wrapped(&copies))?;
+        left = roots::names_of(std::iter::once(&preferred).chain(&others));
         let answers = kek::ask(KekRef {
             preferred,
-            others: others.collect(),
+            others,
             ..read::kek(&keyring, version)?
         })?;
-        if answers.iter().all(|answer| answer.result.is_err()) {
-            let problems: Vec<String> = answers
-                .into_iter()
-                .filter_map(|answer| answer.result.err())
-                .map(|failure| failure.message)
-                .collect();
-            return Err(needed(problems.join("; ")));
-        }
+        let asked = answers.len();
+        let problems: Vec<String> = answers
+            .into_iter()
+            .filter_map(|answer| answer.result.err())
+            .map(|failure| failure.message)
+            .collect();
+        removal.refuse_needed(asked, &problems)?;
         spi::execute(
             "DELETE FROM colcrypt.kek_copy WHERE keyring_id = $1 AND version = $2 AND preference = $3",
             &[
                 uuid(&keyring).into(),
                 (version.number() as i32).into(),
-                copy.preference.into(),
+                copies[dropped].preference.into(),
             ],
         )?;
-        left = names_of(&kept);
     }
     way.record("drop_root")?;
     varlena_from(format!("left: {left}").as_bytes())

@@ -121,7 +121,7 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
         "INSERT INTO colcrypt.key (key_id, name, keyring_id, suite, current_version) \
          VALUES ($1, $2, $3, $4, 1)",
         &[
-            (id.key.0 as i64).into(),
+            id.key.bigint().into(),
             name.into(),
             pgrx::Uuid::from_bytes(keyring.id.0).into(),
             suite.name().into(),
@@ -200,7 +200,7 @@ fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()
         format!(
             "version {version} of key \"{}\" is {}",
             key.name,
-            approval::waiting(request)
+            colcrypt_domain::approval::waiting(request)
         )
     );
     Ok(())

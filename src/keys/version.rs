@@ -19,7 +19,7 @@ pub fn lock(name: &str) -> Result<Key> {
     rights::require(&key, Privilege::Manage)?;
     spi::query(
         "SELECT 1 FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
-        &[(key.id.0 as i64).into()],
+        &[key.id.bigint().into()],
         |row| row.get::<i32>(1),
     )?;
     read::key_by_id(key.id)
@@ -62,7 +62,7 @@ pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Resul
         "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, wrapped, kcv) \
          VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $5, $6)",
         &[
-            (id.key.0 as i64).into(),
+            id.key.bigint().into(),
             (id.version.number() as i32).into(),
             state.name().into(),
             (row.kek_version.number() as i32).into(),
@@ -103,7 +103,7 @@ pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
     spi::execute(
         "DELETE FROM colcrypt.protected_column c WHERE key_id = $1 \
          AND NOT EXISTS (SELECT FROM pg_class p WHERE p.oid = c.relation)",
-        &[(key.id.0 as i64).into()],
+        &[key.id.bigint().into()],
     )?;
     spi::execute(
         "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, priority) \
@@ -113,7 +113,7 @@ pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
          ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
          DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
                        next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",
-        &[(key.id.0 as i64).into(), version.into()],
+        &[key.id.bigint().into(), version.into()],
     )?;
     wake::wake_at_commit();
     Ok(())

@@ -24,7 +24,7 @@ pub fn count(table: pg_sys::Oid, attribute: &str, counts: &mut Counts) -> Result
             // SAFETY: the column's type was just looked at, under a lock that is kept.
             let (key, version) = unsafe { scan::version_of(value)? };
             *counts
-                .entry((key.0 as i64, version.number() as i32))
+                .entry((key.bigint(), version.number() as i32))
                 .or_default() += 1;
         }
         Ok(())

@@ -154,7 +154,7 @@ fn insert(
             .collect::<String>(),
     );
     let mut arguments: Vec<DatumWithOid> = vec![
-        (key.id.0 as i64).into(),
+        key.id.bigint().into(),
         version.into(),
         column.name.clone().into(),
         column.attribute.clone().into(),

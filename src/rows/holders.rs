@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use pgrx::spi::quote_identifier;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::catalog::read::Key;
@@ -252,7 +252,7 @@ impl PrimaryKey {
             .iter()
             .zip(parts)
             .map(|(part, text)| {
-                let label = pgrx::spi::quote_literal(&part.name);
+                let label = colcrypt_domain::quote::quote_literal(&part.name);
                 match &part.built_in {
                     Some(of) => format!("{label}, {text}::{of}"),
                     None => format!("{label}, {text}"),
@@ -488,7 +488,7 @@ fn columns() -> Result<Vec<Column>> {
             let relation = oid(Some(text(0)));
             Ok(Column {
                 relation,
-                name: pgrx::spi::quote_qualified_identifier(text(4), text(5)),
+                name: colcrypt_domain::quote::quote_qualified_identifier(text(4), text(5)),
                 attribute: text(1),
                 holds: oid(Some(text(2))),
                 registered: text(3) == "t",

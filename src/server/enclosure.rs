@@ -462,7 +462,7 @@ fn why_relation(relation: pg_sys::Oid) -> Option<String> {
         (!ours).then(|| {
             format!(
                 "a SELECT around it reads {}, which belongs to another role",
-                pgrx::spi::quote_identifier(name)
+                colcrypt_domain::quote::quote_identifier(name)
             )
         })
     }

@@ -7,8 +7,8 @@
 
 use std::ffi::CStr;
 
+use colcrypt_domain::quote::{quote_identifier, quote_qualified_identifier};
 use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use crate::error::{Error, Result};
 use crate::server::types;
@@ -199,7 +199,7 @@ impl Named {
 
     /// A name in the relation's schema, qualified and quoted.
     pub fn beside(&self, name: &str) -> String {
-        quote_qualified_identifier(schema_name(self.held.schema), name.to_string())
+        quote_qualified_identifier(schema_name(self.held.schema), name)
     }
 }
 
@@ -279,7 +279,7 @@ pub fn shown(oid: pg_sys::Oid) -> Result<String> {
         }
         Ok(quote_qualified_identifier(
             schema_name(pg_sys::get_rel_namespace(oid)),
-            CStr::from_ptr(name).to_string_lossy().into_owned(),
+            CStr::from_ptr(name).to_string_lossy(),
         ))
     }
 }

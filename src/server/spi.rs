@@ -7,9 +7,9 @@ use std::rc::Rc;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::PgOid;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiHeapTupleData, SpiTupleTable};
-use pgrx::{Spi, pg_sys};
+use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
-use crate::error::Result;
+use crate::error::{Result, of_spi};
 use crate::server::roles::AsRole;
 
 thread_local! {
@@ -180,6 +180,19 @@ fn run<'a>(
     }
 }
 
+/// Runs statements as a table's owner, in a security-restricted operation, so that his code in them has only his rights.
+///
+/// # Errors
+/// Of SPI; an ERROR of a statement itself aborts the transaction as ever.
+pub fn run_as(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
+    let _role = AsRole::restricted(owner);
+    let _path = safe_search_path();
+    for statement in statements {
+        Spi::run(statement).map_err(of_spi)?;
+    }
+    Ok(())
+}
+
 /// Runs one statement, gives the number of rows.
 ///
 /// # Errors
@@ -189,9 +202,19 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect_mut(|client| {
-        run(client, sql, arguments).map(|rows| rows.len())
-    })?)
+    Spi::connect_mut(|client| run(client, sql, arguments).map(|rows| rows.len())).map_err(of_spi)
+}
+
+/// A row's value in the column of this name, which is never null.
+///
+/// # Errors
+/// For a null, for no such column and for another type.
+pub fn named<T: FromDatum + IntoDatum>(
+    row: &SpiHeapTupleData,
+    name: &str,
+) -> std::result::Result<T, pgrx::spi::Error> {
+    row.get_by_name(name)?
+        .ok_or(pgrx::spi::Error::InvalidPosition)
 }
 
 /// Runs one statement and reads its rows.
@@ -207,11 +230,12 @@ pub fn query<T>(
     let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect_mut(|client| {
+    Spi::connect_mut(|client| {
         run(client, sql, arguments)?
             .map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
-    })?)
+    })
+    .map_err(of_spi)
 }
 
 /// The same of a statement that writes nothing, and asks for no transaction id.
@@ -225,12 +249,13 @@ pub fn look<T>(
 ) -> Result<Vec<T>> {
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Ok(Spi::connect(|client| {
+    Spi::connect(|client| {
         let rows = match plan_of(client, sql, arguments)? {
             Some(kept) => client.select(&kept.plan, None, arguments)?,
             None => client.select(sql, None, arguments)?,
         };
         rows.map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
-    })?)
+    })
+    .map_err(of_spi)
 }

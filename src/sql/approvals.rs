@@ -1,5 +1,6 @@
 //! Four-eyes keyrings: switching it on and off, and deciding requests.
 
+use colcrypt_domain::approval::refuse_window;
 use pgrx::pg_sys;
 
 use crate::catalog::read;
@@ -9,9 +10,6 @@ use crate::keys::approval::{self, RequireFourEyes};
 use crate::server::call::Call;
 use crate::server::varlena;
 use crate::sql::entry::sql_functions;
-
-/// Shortest and longest window: time to look at a request, and an end to it.
-const WINDOW_SECONDS: std::ops::RangeInclusive<i64> = 60..=366 * 24 * 3600;
 
 fn require_four_eyes(call: Call) -> Result<pg_sys::Datum> {
     let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
@@ -24,12 +22,7 @@ fn require_four_eyes(call: Call) -> Result<pg_sys::Datum> {
     };
     let window_seconds =
         window.map(|window| i64::try_from(window.as_micros() / 1_000_000).unwrap_or(i64::MAX));
-    if window_seconds.is_some_and(|seconds| !WINDOW_SECONDS.contains(&seconds)) {
-        return Err(Error::InvalidParameter {
-            message: "an approval window must be between one minute and 366 days".into(),
-            hint: "Give one such as '24 hours'.".into(),
-        });
-    }
+    refuse_window(window_seconds)?;
     if enabled && window_seconds.is_none() && approval::is_asked_for(keyring.id)? {
         return varlena::varlena_from(b"enabled");
     }

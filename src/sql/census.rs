@@ -26,7 +26,7 @@ fn take_census(call: Call) -> Result<pg_sys::Datum> {
     let rows = all.into_iter().map(|(key, version)| {
         let mut record = Record::default();
         record
-            .push(read::key_name(colcrypt_core::KeyId(key as u64)))
+            .push(read::key_name(colcrypt_core::KeyId::of_bigint(key)))
             .push(version)
             .push(counts.get(&(key, version)).copied().unwrap_or(0))
             .push(

@@ -30,7 +30,7 @@ fn mark(call: Call) -> Result<pg_sys::Datum> {
             "INSERT INTO colcrypt.honeytoken (key_id, tag, origin, note) VALUES ($1, $2, $2, $3) \
              ON CONFLICT (key_id, tag) DO UPDATE SET note = EXCLUDED.note",
             &[
-                (key.id.0 as i64).into(),
+                key.id.bigint().into(),
                 value.tag.to_vec().into(),
                 note.into(),
             ],
@@ -44,7 +44,7 @@ fn unmark(call: Call) -> Result<pg_sys::Datum> {
         let marks = spi::execute(
             "DELETE FROM colcrypt.honeytoken h USING colcrypt.honeytoken this \
              WHERE this.key_id = $1 AND this.tag = $2 AND h.key_id = $1 AND h.origin = this.origin",
-            &[(key.id.0 as i64).into(), value.tag.to_vec().into()],
+            &[key.id.bigint().into(), value.tag.to_vec().into()],
         )?;
         if marks == 0 {
             return Err(Error::UnknownObject {

@@ -67,7 +67,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
         &[
             table.into(),
             attribute.clone().into(),
-            (to.id.0 as i64).into(),
+            to.id.bigint().into(),
         ],
     )?;
     // An open job goes on to the new key. Asked for again after it was cancelled or failed, it takes what is left.
@@ -89,8 +89,8 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
         &[
             table.into(),
             attribute.clone().into(),
-            (to.id.0 as i64).into(),
-            (from.id.0 as i64).into(),
+            to.id.bigint().into(),
+            from.id.bigint().into(),
             (to.current.number() as i32).into(),
             fire_triggers.into(),
             place.map(|place| place.label).into(),
@@ -203,7 +203,7 @@ impl Managed {
             |row| row.get::<i64>(1),
         )?;
         for id in from.into_iter().flatten() {
-            registration::refuse_way_out(&read::key_by_id(colcrypt_core::KeyId(id as u64))?)?;
+            registration::refuse_way_out(&read::key_by_id(colcrypt_core::KeyId::of_bigint(id))?)?;
         }
         Ok(())
     }

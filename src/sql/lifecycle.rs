@@ -7,7 +7,7 @@ use crate::audit::Act;
 use crate::catalog::read;
 use crate::error::{Error, Privilege, Result};
 use crate::keys::lifecycle::Order;
-use crate::keys::{approval, orders, version};
+use crate::keys::{approval, version};
 use crate::rights;
 use crate::rows::holders;
 use crate::server::call::Call;
@@ -28,7 +28,7 @@ fn order(call: Call, verb: Verb) -> Result<Order> {
 }
 
 fn carry_out(order: &Order) -> Result<pg_sys::Datum> {
-    let answer = if orders::waits(order.verb) {
+    let answer = if colcrypt_domain::approval::waits(order.verb) {
         approval::gate(order)?
     } else {
         order.carry_out()?.name().into()

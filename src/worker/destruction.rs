@@ -131,7 +131,7 @@ fn next_due() -> Result<Option<Due>> {
                 ))
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?;
+    }).map_err(crate::error::of_spi)?;
     Ok(due.pop().and_then(|(key, version, now, wait, over)| {
         Some(Due {
             id: VersionId {

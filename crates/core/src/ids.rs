@@ -27,6 +27,18 @@ impl KeyId {
         fill_random(&mut bytes)?;
         Ok(Self(u64::from_be_bytes(bytes)))
     }
+
+    /// As SQL's bigint has it: the same bits, with a sign.
+    #[must_use]
+    pub const fn bigint(self) -> i64 {
+        self.0.cast_signed()
+    }
+
+    /// From SQL's bigint.
+    #[must_use]
+    pub const fn of_bigint(bits: i64) -> Self {
+        Self(bits.cast_unsigned())
+    }
 }
 
 impl fmt::Display for KeyId {

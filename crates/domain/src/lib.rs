@@ -2,18 +2,29 @@
 
 #![forbid(unsafe_code)]
 
+pub mod approval;
 pub mod backoff;
 pub mod broker;
 pub mod dispatch;
+pub mod error;
 pub mod lane;
+pub mod lifecycle;
 pub mod lost;
+pub mod migration;
 pub mod outcome;
 pub mod pace;
 pub mod phase;
+pub mod policy;
+pub mod quote;
 pub mod ring;
 pub mod room;
+pub mod roots;
 pub mod sqlstate;
 pub mod text;
 pub mod turns;
 pub mod usage;
 pub mod verdict;
+pub mod view;
+
+#[cfg(test)]
+mod sql_text;

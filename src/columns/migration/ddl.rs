@@ -4,35 +4,26 @@
 //! All run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
 //! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
 
-use pgrx::spi::quote_identifier;
-use pgrx::{Spi, pg_sys};
+use colcrypt_domain::migration::statements::{self, Branch, Privilege};
+use colcrypt_domain::migration::with_twin;
+use colcrypt_domain::view::{ViewColumn, only};
+use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::columns::migration::tree::{self, Member};
 use crate::columns::migration::{Kind, Migration, survey};
 use crate::columns::place;
+use crate::columns::view;
 use crate::columns::view::order::order_of;
-use crate::columns::view::{self, Column};
 use crate::error::{Error, Result};
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::roles::AsRole;
-use crate::server::spi::{self, safe_search_path};
+use crate::server::spi::{self, run_as};
 use crate::server::txn::set_local;
 
 /// No longer than this for a lock, and autovacuum makes way before.
 pub fn hurry() {
     set_local(c"lock_timeout", c"100ms");
     set_local(c"deadlock_timeout", c"20ms");
-}
-
-/// Runs statements as the table's owner.
-fn run(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
-    let _role = AsRole::restricted(owner);
-    let _path = safe_search_path();
-    for statement in statements {
-        Spi::run(statement)?;
-    }
-    Ok(())
 }
 
 /// The table, its tree and the views that show it, locked against everybody: views first, as those do who read through them.
@@ -95,34 +86,15 @@ fn changed_type(migration: &Migration, table: &Held) -> Option<String> {
     (!is_whole).then(|| "the column's type was changed".into())
 }
 
-fn create_triggers(migration: &Migration, members: &[(Member, Named)]) -> Vec<String> {
-    let trigger = quote_identifier(migration.trigger());
-    let mut statements: Vec<String> = members
-        .iter()
-        .filter(|(member, _)| !member.is_partition && !member.has_trigger)
-        .map(|(_, table)| {
-            format!(
-                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW \
-                 EXECUTE FUNCTION colcrypt.keep_in_step('{}')",
-                table.sql, migration.job
-            )
-        })
-        .collect();
-    // Also for those who apply what was replicated to here, and for our own worker.
-    statements.extend(
-        members
-            .iter()
-            .map(|(_, table)| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", table.sql)),
-    );
-    statements
-}
-
-fn drop_triggers(migration: &Migration, members: &[(Member, Named)]) -> Vec<String> {
-    let trigger = quote_identifier(migration.trigger());
+/// The tree as statements are made for it.
+fn branches(members: &[(Member, Named)]) -> Vec<Branch<'_>> {
     members
         .iter()
-        .filter(|(member, _)| !member.is_partition && member.has_trigger)
-        .map(|(_, table)| format!("DROP TRIGGER {trigger} ON {}", table.sql))
+        .map(|(member, table)| Branch {
+            table: &table.sql,
+            is_partition: member.is_partition,
+            has_trigger: member.has_trigger,
+        })
         .collect()
 }
 
@@ -135,14 +107,7 @@ fn drop_column(members: &[(Member, Named)], name: &str) -> Result<()> {
             |row| row.get::<i16>(1),
         )?;
         if !left.is_empty() {
-            run(
-                table.owner(),
-                &[format!(
-                    "ALTER TABLE {} DROP COLUMN {}",
-                    table.sql,
-                    quote_identifier(name)
-                )],
-            )?;
+            run_as(table.owner(), &[statements::drop_column(&table.sql, name)])?;
         }
     }
     Ok(())
@@ -160,23 +125,28 @@ fn is_not_null(migration: &Migration) -> Result<bool> {
 /// The privileges that others have on a table or one of its columns, as GRANTs on something else.
 fn grants(table: pg_sys::Oid, column: Option<&str>, on: &str) -> Result<Vec<String>> {
     let found = spi::query(
-        "SELECT format('GRANT %s%s ON %s TO %s%s', a.privilege_type, a.columns, $3::text, \
-                CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END, \
-                CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) \
-         FROM (SELECT x.*, '' AS columns, c.relowner FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND $2 IS NULL \
-               UNION ALL SELECT x.*, format(' (%I)', t.attname), c.relowner \
+        "SELECT a.privilege_type AS name, a.attname::text AS attribute, r.rolname::text AS role, a.is_grantable \
+         FROM (SELECT x.*, NULL::name AS attname, c.relowner FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND $2 IS NULL \
+               UNION ALL SELECT x.*, t.attname, c.relowner \
                FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) x \
                WHERE c.oid = $1 AND NOT t.attisdropped AND ($2 IS NULL OR t.attname = $2::text::name)) a \
          LEFT JOIN pg_roles r ON r.oid = a.grantee \
          WHERE a.grantee <> a.relowner AND (a.grantee = 0 OR r.oid IS NOT NULL) \
            AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'REFERENCES')",
-        &[table.into(), column.map(String::from).into(), on.into()],
-        |row| row.get::<String>(1),
+        &[table.into(), column.map(String::from).into()],
+        |row| {
+            Ok(Privilege {
+                name: spi::named(row, "name")?,
+                column: row.get_by_name("attribute")?,
+                role: row.get_by_name("role")?,
+                is_grantable: spi::named(row, "is_grantable")?,
+            })
+        },
     )?;
-    Ok(found.into_iter().flatten().collect())
+    Ok(found.iter().map(|privilege| privilege.grant(on)).collect())
 }
 
-fn without(columns: Vec<Column>, name: &str) -> Vec<Column> {
+fn without(columns: Vec<ViewColumn>, name: &str) -> Vec<ViewColumn> {
     columns
         .into_iter()
         .filter(|column| column.name != name)
@@ -197,20 +167,10 @@ pub fn prepare(migration: &Migration) -> Result<()> {
     hurry();
     let LockedOut { table, members, .. } = lock_out(migration, false)?;
     survey::check(migration)?;
-    let (name, twin) = (&table.sql, migration.quoted_twin());
-    let type_name = match migration.kind {
-        Kind::Encrypt => "colcrypt.ciphertext",
-        Kind::Decrypt => &migration.declared,
-    };
-    let mut statements = vec![format!("ALTER TABLE {name} ADD COLUMN {twin} {type_name}")];
-    if is_not_null(migration)? {
-        statements.push(format!(
-            "ALTER TABLE {name} ADD CONSTRAINT {} CHECK ({twin} IS NOT NULL) NOT VALID",
-            quote_identifier(migration.not_null())
-        ));
-    }
-    statements.extend(create_triggers(migration, &members));
-    run(table.owner(), &statements)?;
+    let pair = migration.pair();
+    let mut statements = pair.add_twin(&table.sql, &migration.declared, is_not_null(migration)?);
+    statements.extend(pair.create_triggers(&branches(&members)));
+    run_as(table.owner(), &statements)?;
     spi::execute(
         "UPDATE colcrypt.migration SET began_with = $2::oid[]::regclass[], origins = $3 WHERE job_id = $1",
         &[
@@ -226,20 +186,16 @@ pub fn prepare(migration: &Migration) -> Result<()> {
 }
 
 fn put_view(migration: &Migration, table: &Named, view: &str, renamed: &str) -> Result<()> {
-    run(
+    run_as(
         table.owner(),
-        &[format!(
-            "ALTER TABLE {} RENAME TO {}",
-            table.sql,
-            quote_identifier(renamed)
-        )],
+        &[statements::rename_table(&table.sql, renamed)],
     )?;
     let table = Named::take(migration.table, Lock::Exclusive)?;
     let view = table.beside(view);
     let columns = without(view::columns_of(migration.table)?, &migration.twin);
     let mut statements = view::statements(migration.table, &table.sql, &view, &columns);
     statements.extend(grants(migration.table, None, &view)?);
-    run(table.owner(), &statements)
+    run_as(table.owner(), &statements)
 }
 
 /// Makes triggers where a child has come to lack one; whether any did.
@@ -262,7 +218,8 @@ pub fn mend(migration: &Migration) -> Result<bool> {
     }
     hurry();
     let LockedOut { table, members, .. } = lock_out(migration, false)?;
-    run(table.owner(), &create_triggers(migration, &members))?;
+    let statements = migration.pair().create_triggers(&branches(&members));
+    run_as(table.owner(), &statements)?;
     Ok(true)
 }
 
@@ -277,13 +234,9 @@ pub fn prove_not_null(migration: &Migration) -> Result<()> {
     // Autovacuum makes way sooner than that.
     set_local(c"deadlock_timeout", c"20ms");
     let table = Named::take(migration.table, Lock::Write)?;
-    run(
+    run_as(
         table.owner(),
-        &[format!(
-            "ALTER TABLE {} VALIDATE CONSTRAINT {}",
-            table.sql,
-            quote_identifier(migration.not_null())
-        )],
+        &[migration.pair().validate_not_null(&table.sql)],
     )
 }
 
@@ -309,49 +262,30 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     survey::check(migration)?;
     let not_null = is_not_null(migration)?;
     let orders = orders_after(migration, &views)?;
-    let (name, attribute) = (&table.sql, migration.source());
+    let (name, pair) = (&table.sql, migration.pair());
     let grants = grants(migration.table, Some(&migration.attribute), name)?;
-    let mut statements = drop_triggers(migration, &members);
-    statements.extend([
-        format!(
-            "ALTER TABLE {name} RENAME COLUMN {attribute} TO {}",
-            quote_identifier(migration.old_name())
-        ),
-        format!(
-            "ALTER TABLE {name} RENAME COLUMN {} TO {attribute}",
-            migration.quoted_twin()
-        ),
-    ]);
-    if not_null {
-        statements.extend([
-            format!("ALTER TABLE {name} ALTER COLUMN {attribute} SET NOT NULL"),
-            format!(
-                "ALTER TABLE {name} DROP CONSTRAINT {}",
-                quote_identifier(migration.not_null())
-            ),
-        ]);
-    }
-    statements.extend(comment(migration, name)?);
+    let mut statements = pair.drop_triggers(&branches(&members));
+    statements.extend(pair.put_in_place(name, not_null, comment(migration)?.as_deref()));
     statements.extend(grants);
-    run(table.owner(), &statements)?;
+    run_as(table.owner(), &statements)?;
     register(migration)?;
     for ((oid, view), order) in views.iter().zip(&orders) {
-        let columns: Vec<Column> = view::in_order(view::columns_of(migration.table)?, order)
-            .into_iter()
-            .filter(|column| order.contains(&column.number))
-            .collect();
-        run(
+        let columns = only(view::columns_of(migration.table)?, order);
+        run_as(
             table.owner(),
             &view::statements(migration.table, name, view, &columns),
         )?;
         if view::table_of(*oid)? != Some(migration.table) {
             return Err(Error::Column {
-                message: format!("the context expression of {attribute} reads another table"),
+                message: format!(
+                    "the context expression of {} reads another table",
+                    pair.source()
+                ),
                 hint: "Give a context made of its own row's columns.".into(),
             });
         }
     }
-    drop_column(&members, &migration.old_name())?;
+    drop_column(&members, &pair.old_name())?;
     record(migration, &members)?;
     Ok(true)
 }
@@ -369,28 +303,18 @@ fn orders_after(migration: &Migration, views: &[(pg_sys::Oid, String)]) -> Resul
     let (old, new) = (number(&migration.attribute)?, number(&migration.twin)?);
     views
         .iter()
-        .map(|(view, _)| {
-            let replaced = |shown: i16| if shown == old { new } else { shown };
-            Ok(order_of(*view)?.into_iter().map(replaced).collect())
-        })
+        .map(|(view, _)| Ok(with_twin(&order_of(*view)?, old, new)))
         .collect()
 }
 
-/// The column's comment, for the one in its place.
-fn comment(migration: &Migration, table: &str) -> Result<Option<String>> {
+fn comment(migration: &Migration) -> Result<Option<String>> {
     let found = spi::query(
         "SELECT col_description(attrelid, attnum) FROM pg_attribute \
          WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
         &[migration.table.into(), migration.attribute.clone().into()],
         |row| row.get::<String>(1),
     )?;
-    Ok(found.into_iter().flatten().next().map(|text| {
-        format!(
-            "COMMENT ON COLUMN {table}.{} IS {}",
-            migration.source(),
-            pgrx::spi::quote_literal(text)
-        )
-    }))
+    Ok(found.into_iter().flatten().next())
 }
 
 /// Puts the column into, or out of, the care of rotation.
@@ -455,7 +379,8 @@ pub fn undo(migration: &Migration) -> Result<()> {
         members,
         views,
     } = lock_out_whatever_the_type(migration, true)?;
-    run(table.owner(), &drop_triggers(migration, &members))?;
+    let triggers = migration.pair().drop_triggers(&branches(&members));
+    run_as(table.owner(), &triggers)?;
     drop_column(&members, &migration.twin)?;
     let Some((view, renamed)) = &migration.names else {
         return Ok(());
@@ -465,20 +390,10 @@ pub fn undo(migration: &Migration) -> Result<()> {
         // Not by us, or not any more.
         return Ok(());
     }
-    let ours: Vec<String> = views
-        .iter()
-        .filter(|(_, name)| *name == view_name)
-        .map(|(_, name)| format!("DROP VIEW {name}"))
-        .collect();
-    run(table.owner(), &ours)?;
-    run(
-        table.owner(),
-        &[format!(
-            "ALTER TABLE {} RENAME TO {}",
-            table.sql,
-            quote_identifier(view)
-        )],
-    )
+    let names = views.iter().map(|(_, name)| name.as_str());
+    let ours = statements::drop_views(names, &view_name);
+    run_as(table.owner(), &ours)?;
+    run_as(table.owner(), &[statements::rename_table(&table.sql, view)])
 }
 
 /// Whether column and table of a migration are still there and of the types that it began with, in words if not.

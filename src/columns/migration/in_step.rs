@@ -12,7 +12,8 @@ use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
 use colcrypt_core::memory;
-use pgrx::spi::quote_identifier;
+use colcrypt_domain::migration::statements::context_of_row;
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::catalog::epoch;
@@ -28,11 +29,11 @@ use crate::server::varlena::Varlena;
 use crate::server::{spi, types, watched};
 
 thread_local! {
-    static SHAPES: RefCell<HashMap<pg_sys::Oid, Rc<Shape>>> = RefCell::default();
+    static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<KnownTable>>> = RefCell::default();
 }
 
 /// A table and its migration, as they are until either changes.
-struct Shape {
+struct KnownTable {
     job: i64,
     /// None when the table has no such migration: in a restored copy, say.
     work: Option<Work>,
@@ -69,16 +70,16 @@ impl Drop for Context {
     }
 }
 
-fn shape_of(relation: pg_sys::Relation, job: i64) -> Result<Rc<Shape>> {
+fn known_table(relation: pg_sys::Relation, job: i64) -> Result<Rc<KnownTable>> {
     let epoch = epoch::refresh(false);
     // SAFETY: the relation that the trigger was fired for.
     let oid = unsafe { (*relation).rd_id };
     let generation = watched::generation();
-    let known = SHAPES.with_borrow(|shapes| shapes.get(&oid).cloned());
-    if let Some(shape) = known
-        .filter(|shape| shape.job == job && shape.epoch == epoch && shape.generation == generation)
+    let known = KNOWN.with_borrow(|known| known.get(&oid).cloned());
+    if let Some(table) = known
+        .filter(|table| table.job == job && table.epoch == epoch && table.generation == generation)
     {
-        return Ok(shape);
+        return Ok(table);
     }
     let migration = Migration::of_job(job)?;
     let work = match &migration {
@@ -87,17 +88,17 @@ fn shape_of(relation: pg_sys::Relation, job: i64) -> Result<Rc<Shape>> {
     };
     watched::watch([oid]);
     watched::watch(migration.as_ref().map(|migration| migration.table));
-    let shape = Rc::new(Shape {
+    let table = Rc::new(KnownTable {
         job,
         work,
         epoch,
         generation,
     });
     // A table that is below no more may come back, of which nobody would tell.
-    if shape.work.is_some() || migration.is_none() {
-        SHAPES.with_borrow_mut(|shapes| shapes.insert(oid, shape.clone()));
+    if table.work.is_some() || migration.is_none() {
+        KNOWN.with_borrow_mut(|known| known.insert(oid, table.clone()));
     }
-    Ok(shape)
+    Ok(table)
 }
 
 /// Whether a table is the other, or a partition or child of it in any depth.
@@ -172,16 +173,11 @@ impl Work {
 
 /// The context of the row $1.
 fn context_query(migration: &Migration, expression: &str) -> Result<String> {
-    let known: Vec<String> =
-        tree::known_columns(migration.table, &[&migration.attribute, &migration.twin])?
-            .into_iter()
-            .map(quote_identifier)
-            .map(|name| format!("($1).{name} AS {name}"))
-            .collect();
-    Ok(format!(
-        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {}) AS {}",
-        known.join(", "),
-        quote_identifier(relation_name(migration.table))
+    let known = tree::known_columns(migration.table, &[&migration.attribute, &migration.twin])?;
+    Ok(context_of_row(
+        &relation_name(migration.table),
+        &known,
+        expression,
     ))
 }
 
@@ -423,8 +419,8 @@ pub fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
             .and_then(|text| text.parse().ok())
             .ok_or_else(misuse)?
     };
-    let shape = shape_of(trigger.tg_relation, job)?;
-    let Some(work) = &shape.work else {
+    let table = known_table(trigger.tg_relation, job)?;
+    let Some(work) = &table.work else {
         return Ok(pg_sys::Datum::from(new));
     };
     // SAFETY: the relation that the trigger was fired for, and the trigger.

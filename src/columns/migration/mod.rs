@@ -16,35 +16,13 @@ pub mod tree;
 pub mod values;
 
 use colcrypt_core::KeyId;
+pub use colcrypt_domain::migration::Kind;
+use colcrypt_domain::migration::Pair;
 use pgrx::pg_sys;
-use pgrx::spi::quote_identifier;
 
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
-use crate::error::Result;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Encrypt,
-    Decrypt,
-}
-
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Encrypt => "encrypt",
-            Self::Decrypt => "decrypt",
-        }
-    }
-
-    /// The SQL function that orders it.
-    pub fn function(self) -> &'static str {
-        match self {
-            Self::Encrypt => "encrypt_column",
-            Self::Decrypt => "decrypt_column",
-        }
-    }
-}
+use crate::error::{Error, Result};
 
 /// What a migration job has to do.
 pub struct Migration {
@@ -85,17 +63,16 @@ impl Migration {
                     value.map(|name| name.to_string_lossy().into_owned())
                 };
                 let kind: String = row.get("kind")?;
+                let kind = kind.parse().map_err(|_| {
+                    Error::CatalogCorrupt(format!("job {job} is a migration of kind {kind:?}"))
+                })?;
                 Ok(Self {
                     job,
-                    kind: if kind == "decrypt" {
-                        Kind::Decrypt
-                    } else {
-                        Kind::Encrypt
-                    },
+                    kind,
                     table: row.get("relation")?,
                     attribute: text(name("attribute")?).unwrap_or_default(),
                     twin: text(name("twin")?).unwrap_or_default(),
-                    key: KeyId(row.get::<i64>("key_id")? as u64),
+                    key: KeyId::of_bigint(row.get("key_id")?),
                     context: row.optional("context")?,
                     label: row.optional("label")?,
                     accepts_unplaced: row.get("accept_unplaced")?,
@@ -127,36 +104,33 @@ impl Migration {
         read::key_by_id(self.key)
     }
 
-    /// The column that is the origin of the other's values, quoted.
-    pub fn source(&self) -> String {
-        quote_identifier(&self.attribute)
-    }
-
-    pub fn quoted_twin(&self) -> String {
-        quote_identifier(&self.twin)
-    }
-
-    /// The names of plaintext and ciphertext column, quoted.
-    pub fn plaintext_and_ciphertext(&self) -> (String, String) {
-        match self.kind {
-            Kind::Encrypt => (self.source(), self.quoted_twin()),
-            Kind::Decrypt => (self.quoted_twin(), self.source()),
+    /// The column and its twin.
+    pub fn pair(&self) -> Pair<'_> {
+        Pair {
+            job: self.job,
+            kind: self.kind,
+            attribute: &self.attribute,
+            twin: &self.twin,
         }
     }
 
-    /// The trigger that keeps the twin in step. Triggers fire in the order of their names, and it must see what
-    /// the others made of the row: no ASCII character comes after a tilde.
+    /// See [`Pair::source`].
+    pub fn source(&self) -> String {
+        self.pair().source()
+    }
+
+    /// See [`Pair::quoted_twin`].
+    pub fn quoted_twin(&self) -> String {
+        self.pair().quoted_twin()
+    }
+
+    /// See [`Pair::plaintext_and_ciphertext`].
+    pub fn plaintext_and_ciphertext(&self) -> (String, String) {
+        self.pair().plaintext_and_ciphertext()
+    }
+
+    /// See [`Pair::trigger`].
     pub fn trigger(&self) -> String {
-        format!("~colcrypt_{}", self.job)
-    }
-
-    /// The constraint that stands in for NOT NULL until the swap.
-    pub fn not_null(&self) -> String {
-        format!("colcrypt_{}_not_null", self.job)
-    }
-
-    /// What the old column is called for the instant between its renaming and its end.
-    pub fn old_name(&self) -> String {
-        format!("colcrypt_{}_old", self.job)
+        self.pair().trigger()
     }
 }

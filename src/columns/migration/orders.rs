@@ -1,17 +1,20 @@
 //! encrypt_column and decrypt_column: who may order a migration, what it would do, and the order itself.
 
-use pgrx::spi::{quote_identifier, quote_literal};
-use pgrx::{Spi, pg_sys};
+use colcrypt_domain::migration::effects::{self, TakeOver};
+use colcrypt_domain::migration::survey::{Line, losses, refuse};
+use colcrypt_domain::migration::{self, statements};
+use colcrypt_domain::quote::{quote_identifier, with_suffix};
+use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::columns::migration::Kind;
-use crate::columns::migration::survey::{self, Fate, Line, Question};
+use crate::columns::migration::survey::{self, Question};
 use crate::columns::migration::tree::{self, TREE};
 use crate::columns::place::{self, Asked};
 use crate::columns::registered;
 use crate::columns::registration::{self, Bound};
-use crate::columns::view::shape::key_of;
+use crate::columns::view::known::key_of;
 use crate::columns::view::{self, relation_name};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
@@ -19,7 +22,6 @@ use crate::rights;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::server::relation::{self, Lock, Named};
-use crate::server::roles::AsRole;
 use crate::server::spi;
 use crate::values::codec::Codec;
 
@@ -188,31 +190,9 @@ pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
 /// written and is there afterwards. As the table's owner, since his code may be in it.
 fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Result<()> {
     let held = Named::take(table, Lock::Read)?;
-    let known: Vec<String> = tree::known_columns(table, &[attribute])?
-        .into_iter()
-        .map(quote_identifier)
-        .collect();
-    let sql = format!(
-        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {} FROM ONLY {}) AS {} LIMIT 0",
-        known.join(", "),
-        held.sql,
-        quote_identifier(relation_name(table))
-    );
-    let _role = AsRole::restricted(held.owner());
-    let _path = spi::safe_search_path();
-    Spi::run(&sql)?;
-    Ok(())
-}
-
-/// A name and a suffix, cut to what a name may be.
-fn with_suffix(name: &str, suffix: &str) -> String {
-    let mut end = name
-        .len()
-        .min(pg_sys::NAMEDATALEN as usize - 1 - suffix.len());
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{suffix}", &name[..end])
+    let known = tree::known_columns(table, &[attribute])?;
+    let sql = statements::check_context(&held.sql, &relation_name(table), &known, expression);
+    spi::run_as(held.owner(), &[sql])
 }
 
 /// A name for the new column that no table of the tree has.
@@ -225,21 +205,8 @@ fn twin_name(order: &Order) -> Result<String> {
         &[order.table.into()],
         |row| row.get::<String>(1),
     )?;
-    let names = (1..).map(|number| {
-        let number = if number == 1 {
-            String::new()
-        } else {
-            number.to_string()
-        };
-        with_suffix(
-            &order.attribute,
-            &format!("_{}ed{number}", order.kind.name()),
-        )
-    });
-    Ok(names
-        .into_iter()
-        .find(|name| !taken.iter().flatten().any(|other| other == name))
-        .unwrap_or_default())
+    let taken: Vec<String> = taken.into_iter().flatten().collect();
+    Ok(migration::twin_name(&order.attribute, order.kind, &taken))
 }
 
 /// Refuses a second migration of the table.
@@ -262,72 +229,38 @@ pub fn refuse_second(table: pg_sys::Oid) -> Result<()> {
 
 /// What a view in the table's place needs.
 fn view_lines(order: &Order, view: &str, renamed: &str) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    let mut block = |object: &str, why: &str| lines.push(Line::block(object, why));
     let columns = view::columns_of(order.table)?;
     let names: Vec<String> = columns.iter().map(|column| column.quoted()).collect();
-    if key_of(order.table, &columns, &names)?.is_none() {
-        block(
-            "the table",
-            "has no primary key, or other tables inherit from it, so an access view could not update it: \
-             access_view => false does without",
-        );
-    }
-    if columns.iter().any(|column| column.encrypted.is_some()) {
-        block(
-            "the table",
-            "has encrypted columns that are read as ciphertext by its name, and a view would show them as plaintext: \
-             access_view => false, or colcrypt.create_access_view first",
-        );
-    }
-    let found = spi::query(
-        "SELECT to_regclass(format('%I.%I', n.nspname, $2)) IS NOT NULL, \
-                has_schema_privilege(c.relowner, n.oid, 'CREATE'), c.relhasrules \
+    let place = spi::query(
+        "SELECT to_regclass(format('%I.%I', n.nspname, $2)) IS NOT NULL AS is_name_taken, \
+                has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_may_create \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
         &[order.table.into(), renamed.into()],
         |row| {
-            Ok([
-                row.get::<bool>(1)?.unwrap_or_default(),
-                row.get::<bool>(2)?.unwrap_or_default(),
-            ])
+            Ok((
+                spi::named(row, "is_name_taken")?,
+                spi::named(row, "owner_may_create")?,
+            ))
         },
     )?;
-    for [taken, may_create] in found {
-        if taken {
-            block(
-                &format!("the name {}", quote_identifier(renamed)),
-                "is taken: give the table another with table_name",
-            );
-        }
-        if !may_create {
-            block(
-                "the table's owner",
-                "may create nothing in its schema: GRANT CREATE, or access_view => false",
-            );
-        }
-    }
-    // A view that runs with the caller's rights asks for all the columns that it shows.
-    let by_column = spi::query(
+    let (is_name_taken, owner_may_create) = place.into_iter().next().unwrap_or((false, true));
+    let roles_of_columns = spi::query(
         "SELECT DISTINCT coalesce(r.rolname::text, 'PUBLIC') FROM pg_attribute t, aclexplode(t.attacl) a \
          LEFT JOIN pg_roles r ON r.oid = a.grantee \
          WHERE t.attrelid = $1 AND NOT t.attisdropped AND (a.grantee = 0 OR r.oid IS NOT NULL) ORDER BY 1",
         &[order.table.into()],
         |row| row.get::<String>(1),
     )?;
-    lines.extend(by_column.into_iter().flatten().map(|role| {
-        Line::lose(
-            format!("role {}", quote_identifier(role)),
-            "has privileges on single columns, which are not enough for an access view: it needs them on the table",
-        )
-    }));
-    lines.push(Line::keep(
-        format!("table {}", quote_identifier(view)),
-        format!(
-            "is called {} from the beginning on, and an access view has its name",
-            quote_identifier(renamed)
-        ),
-    ));
-    Ok(lines)
+    let take_over = TakeOver {
+        view,
+        renamed,
+        has_row_key: key_of(order.table, &columns, &names)?.is_some(),
+        has_encrypted_columns: columns.iter().any(|column| column.encrypted.is_some()),
+        is_name_taken,
+        owner_may_create,
+        roles_of_columns: roles_of_columns.into_iter().flatten().collect(),
+    };
+    Ok(take_over.lines())
 }
 
 /// Who may read or write the table, and will not be able to use its column.
@@ -349,41 +282,23 @@ fn people(order: &Order) -> Result<Vec<Line>> {
     )?;
     Ok(found
         .into_iter()
-        .map(|(role, privilege)| {
-            Line::keep(
-                format!("role {}", quote_identifier(role)),
-                format!(
-                    "cannot {privilege} with key {}: from the swap on the column is closed to it, unless grant_key allows it",
-                    quote_literal(&order.key.name)
-                ),
-            )
-        })
+        .map(|(role, privilege)| effects::shut_out(&role, &privilege, &order.key.name))
         .collect())
 }
 
 fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_sys::Datum> {
     refuse_second(order.table)?;
     let column = quote_identifier(&order.attribute);
-    let becomes = match order.kind {
-        Kind::Encrypt => format!(
-            "ciphertext under key {}; the plaintext is dropped at the swap",
-            quote_literal(&order.key.name)
-        ),
-        Kind::Decrypt => format!("{}, in plaintext", order.declared),
-    };
-    let mut lines = vec![Line::keep(format!("column {column}"), becomes)];
+    let mut lines = vec![effects::column(
+        order.kind,
+        &order.attribute,
+        &order.key.name,
+        &order.declared,
+    )];
     let viewed = order.names.is_some() || !view::views_of(order.table)?.is_empty();
     match &order.names {
         Some((view, renamed)) => lines.extend(view_lines(order, view, renamed)?),
-        None => lines.push(Line::keep(
-            format!("table {}", quote_identifier(relation_name(order.table))),
-            match order.kind {
-                Kind::Encrypt => {
-                    "keeps its name: by it the column is ciphertext from the swap on, and the twin is seen until then"
-                }
-                Kind::Decrypt => "keeps its name, and so do its access views",
-            },
-        )),
+        None => lines.push(effects::name_kept(order.kind, &relation_name(order.table))),
     }
     lines.extend(survey::survey(&Question {
         kind: order.kind,
@@ -397,20 +312,14 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
         lines.extend(people(order)?);
     }
     if has_no_room(order.table)? {
-        lines.push(Line::block(
-            "the table",
-            "has 1600 columns, dropped ones included, and the new one would be one too many",
-        ));
+        lines.push(effects::no_room());
     }
     if order.unplaced > 0 {
-        lines.push(Line::keep(
-            format!("{} values", order.unplaced),
-            "are not bound to their place, and may have been put here from another table (accept_unplaced)",
-        ));
+        lines.push(effects::unplaced(order.unplaced));
     }
     let mut job = None;
     if !dry_run {
-        survey::refuse(&lines, &column, |_| accepts)?;
+        refuse(&lines, &column, |_| accepts)?;
         place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?;
         job = Some(queue(order, &lines)?);
     }
@@ -441,11 +350,7 @@ fn has_no_room(table: pg_sys::Oid) -> Result<bool> {
 }
 
 fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
-    let accepted: Vec<String> = lines
-        .iter()
-        .filter(|line| line.fate == Fate::Lost)
-        .map(|line| line.token.clone())
-        .collect();
+    let accepted = losses(lines);
     let twin = twin_name(order)?;
     let (view, renamed) = order.names.clone().unzip();
     let jobs = spi::query(
@@ -459,7 +364,7 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
             order.table.into(),
             order.attribute.clone().into(),
             twin.into(),
-            (order.key.id.0 as i64).into(),
+            order.key.id.bigint().into(),
             order.kind.name().into(),
             order.context.clone().into(),
             order.readers.clone().into(),

@@ -5,12 +5,13 @@
 //! what the view shows. What is written goes through one trigger (`access_write`), and a dump carries
 //! the rows of the table only, as ciphertext.
 
+pub mod known;
 pub mod order;
-pub mod shape;
 pub mod write;
 
-use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
-use pgrx::{IntoDatum, Spi, pg_sys};
+use colcrypt_domain::quote::quote_qualified_identifier;
+use colcrypt_domain::view::{self, Encryption, ViewColumn};
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::scan::{Equals, one};
@@ -19,47 +20,11 @@ use crate::columns::{registered, registration};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::roles::{self, AsRole};
+use crate::server::roles;
 use crate::server::spi;
 
-/// Behind the table's name, unless the view is given another.
-const SUFFIX: &str = "_access";
-const TRIGGER: &str = "colcrypt_write";
-
-/// How an encrypted column was registered.
-pub struct Registered {
-    pub key: String,
-    pub context: Option<String>,
-    pub plaintext_type: String,
-    /// That type as the column is to be shown, with its length and collation.
-    declared: Option<String>,
-}
-
-/// A column of the table.
-pub struct Column {
-    pub number: i16,
-    pub name: String,
-    /// Its type in the view.
-    pub type_oid: pg_sys::Oid,
-    pub encrypted: Option<Registered>,
-    /// Computed by the table from other columns.
-    pub is_generated: bool,
-    /// The sequence of an identity column.
-    pub identity: Option<pg_sys::Oid>,
-    /// An identity column that takes no value from outside.
-    pub is_always: bool,
-    default: Option<String>,
-    comment: Option<String>,
-}
-
-impl Column {
-    pub fn quoted(&self) -> String {
-        quote_identifier(&self.name)
-    }
-}
-
 /// The table's columns in order.
-pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<Column>> {
+pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
     spi::query(
         "SELECT a.attname::text, coalesce(p.plaintext_type::oid, a.atttypid), k.name, p.context, format_type(p.plaintext_type, -1), \
                 a.attgenerated <> '', a.attidentity = 'a', \
@@ -74,21 +39,21 @@ pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<Column>> {
         |row| {
             let encrypted = match row.get::<String>(3)? {
                 None => None,
-                Some(key) => Some(Registered {
+                Some(key) => Some(Encryption {
                     key,
                     context: row.get(4)?,
                     plaintext_type: row.get(5)?.unwrap_or_default(),
                     declared: row.get(12)?,
                 }),
             };
-            Ok(Column {
+            Ok(ViewColumn {
                 number: row.get(11)?.unwrap_or_default(),
                 name: row.get(1)?.unwrap_or_default(),
-                type_oid: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
+                type_oid: row.get::<pg_sys::Oid>(2)?.map_or(0, pg_sys::Oid::to_u32),
                 encrypted,
                 is_generated: row.get(6)?.unwrap_or_default(),
                 is_always: row.get(7)?.unwrap_or_default(),
-                identity: row.get(8)?,
+                identity: row.get::<pg_sys::Oid>(8)?.map(pg_sys::Oid::to_u32),
                 default: row.get(9)?,
                 comment: row.get(10)?,
             })
@@ -126,15 +91,6 @@ pub fn relation_name(table: pg_sys::Oid) -> String {
     }
 }
 
-/// `may_read_column(…)` as a subquery, so that it is asked once a statement.
-pub fn may_read(table: &str, column: &Column) -> String {
-    format!(
-        "(SELECT colcrypt.may_read_column({}::pg_catalog.regclass, {}::pg_catalog.name))",
-        quote_literal(table),
-        quote_literal(&column.name)
-    )
-}
-
 pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as regclass and name.
     let (table, view) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
@@ -152,7 +108,7 @@ pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
         Some(name) => unsafe {
             pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
         },
-        None => default_name(&relation_name(table)),
+        None => view::default_name(&relation_name(table)),
     };
     let columns = columns_of(table)?;
     if columns.iter().all(|column| column.encrypted.is_none()) {
@@ -169,16 +125,13 @@ pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
         if !is_access_view(existing, table)? {
             return Err(Error::NotAccessView { name: qualified });
         }
-        columns = in_order(columns, &order_of(existing)?);
+        columns = view::in_order(columns, &order_of(existing)?);
     }
-    {
-        // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
-        let _role = AsRole::restricted(held.owner());
-        let _path = spi::safe_search_path();
-        for statement in statements(table, &held.sql, &qualified, &columns) {
-            Spi::run(&statement)?;
-        }
-    }
+    // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
+    spi::run_as(
+        held.owner(),
+        &statements(table, &held.sql, &qualified, &columns),
+    )?;
     let made = find(schema, &view)
         .ok_or_else(|| Error::CatalogCorrupt(format!("view {qualified} was not made")))?;
     // The schema's owner may have made one of that name in between, which only seems to be ours.
@@ -200,28 +153,6 @@ pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
         .detail(qualified)
         .record()?;
     Ok(made.into_datum().expect("an OID has a datum"))
-}
-
-/// The table's name, cut where it must be, and the suffix.
-fn default_name(table: &str) -> String {
-    let mut end = table
-        .len()
-        .min(pg_sys::NAMEDATALEN as usize - 1 - SUFFIX.len());
-    while !table.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{SUFFIX}", &table[..end])
-}
-
-/// The columns in the order of these numbers, and the others after them.
-pub fn in_order(columns: Vec<Column>, order: &[i16]) -> Vec<Column> {
-    let mut columns = columns;
-    // Stable, so that those that are in no place keep theirs.
-    columns.sort_by_key(|column| {
-        let place = order.iter().position(|&number| number == column.number);
-        place.unwrap_or(order.len())
-    });
-    columns
 }
 
 /// The access views of a table: each one's OID and qualified name.
@@ -270,57 +201,14 @@ pub fn is_access_view(relation: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool>
     Ok(!ours.is_empty() && table_of(relation)? == Some(table))
 }
 
-/// Everything there is to run, in order.
-pub fn statements(table: pg_sys::Oid, name: &str, view: &str, columns: &[Column]) -> Vec<String> {
-    let alias = quote_identifier(relation_name(table));
-    // A context is made anew from the row that is written: only from columns that are known before.
-    let known: Vec<String> = columns
-        .iter()
-        .filter(|column| column.encrypted.is_none() && !column.is_generated)
-        .map(Column::quoted)
-        .collect();
-    let mut all: Vec<String> = columns
-        .iter()
-        .filter_map(|column| column.encrypted.as_ref()?.context.as_ref())
-        .map(|context| {
-            format!(
-                "SELECT ({context})::pg_catalog.bytea FROM (SELECT {} FROM {name}) AS {alias} LIMIT 0",
-                known.join(", ")
-            )
-        })
-        .collect();
-    let shown: Vec<String> = columns.iter().map(|column| shown(name, column)).collect();
-    all.push(format!(
-        "CREATE OR REPLACE VIEW {view} WITH (security_barrier = true, security_invoker = true) AS \
-         SELECT {} FROM {name} AS {alias}",
-        shown.join(", ")
-    ));
-    all.push(format!(
-        "CREATE OR REPLACE TRIGGER {TRIGGER} INSTEAD OF INSERT OR UPDATE OR DELETE ON {view} \
-         FOR EACH ROW EXECUTE FUNCTION colcrypt.write_access_view()"
-    ));
-    for column in columns {
-        let quoted = column.quoted();
-        // The default of an encrypted column is the view's own: in the table it would be ciphertext.
-        if column.encrypted.is_none() {
-            let default = match &column.default {
-                Some(default) if !column.is_generated => format!("SET DEFAULT {default}"),
-                _ => "DROP DEFAULT".into(),
-            };
-            all.push(format!("ALTER VIEW {view} ALTER COLUMN {quoted} {default}"));
-        }
-        let comment = column
-            .comment
-            .as_ref()
-            .map_or_else(|| "NULL".into(), quote_literal);
-        all.push(format!("COMMENT ON COLUMN {view}.{quoted} IS {comment}"));
-    }
-    let comment = format!("{name} with its encrypted columns as plaintext");
-    all.push(format!(
-        "COMMENT ON VIEW {view} IS {}",
-        quote_literal(comment)
-    ));
-    all
+/// Everything there is to run to make a view, in order.
+pub fn statements(
+    table: pg_sys::Oid,
+    name: &str,
+    view: &str,
+    columns: &[ViewColumn],
+) -> Vec<String> {
+    view::statements(&relation_name(table), name, view, columns)
 }
 
 /// Makes the table's access views anew, with the columns that they show, after a registration has changed.
@@ -332,17 +220,11 @@ pub fn make_anew(table: &Named) -> Result<()> {
     for (view, _) in views_of(oid)? {
         let view = Named::take(view, Lock::Exclusive)?;
         let order = order_of(view.held.oid)?;
-        let columns: Vec<Column> = in_order(columns_of(oid)?, &order)
-            .into_iter()
-            .filter(|column| order.contains(&column.number))
-            .collect();
-        {
-            let _role = AsRole::restricted(table.owner());
-            let _path = spi::safe_search_path();
-            for statement in statements(oid, &table.sql, &view.sql, &columns) {
-                Spi::run(&statement)?;
-            }
-        }
+        let columns = view::only(columns_of(oid)?, &order);
+        spi::run_as(
+            table.owner(),
+            &statements(oid, &table.sql, &view.sql, &columns),
+        )?;
         if table_of(view.held.oid)? != Some(oid) {
             return Err(Error::Column {
                 message: format!(
@@ -354,25 +236,6 @@ pub fn make_anew(table: &Named) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The column's expression in the view.
-fn shown(table: &str, column: &Column) -> String {
-    let quoted = column.quoted();
-    let Some(registered) = &column.encrypted else {
-        return quoted;
-    };
-    let context = match &registered.context {
-        Some(expression) => format!(", ({expression})::pg_catalog.bytea"),
-        None => String::new(),
-    };
-    let type_name = &registered.plaintext_type;
-    let declared = registered.declared.as_ref().unwrap_or(type_name);
-    format!(
-        // The outer cast is for domains, which CASE takes for what is under them, and for lengths.
-        "(CASE WHEN {} THEN colcrypt.decrypt_col({quoted}, NULL::{type_name}{context}) END)::{declared} AS {quoted}",
-        may_read(table, column)
-    )
 }
 
 pub fn may_read_column(call: Call) -> Result<pg_sys::Datum> {

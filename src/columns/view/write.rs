@@ -18,7 +18,9 @@ use std::rc::Rc;
 
 use pgrx::{FromDatum, pg_sys};
 
-use crate::columns::view::shape::{Operation, Shape, Step, shape_of, view_descriptor};
+use colcrypt_domain::view::rows::{Operation, Step};
+
+use crate::columns::view::known::{KnownView, known_view, view_descriptor};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock};
@@ -34,8 +36,8 @@ struct Values {
 }
 
 impl Values {
-    fn new(shape: &Shape) -> Self {
-        let count = 2 + 2 * shape.encrypted.len();
+    fn new(view: &KnownView) -> Self {
+        let count = 2 + 2 * view.rows.encrypted.len();
         Self {
             values: vec![pg_sys::Datum::from(0); count],
             nulls: vec![b'n' as c_char; count],
@@ -73,9 +75,9 @@ impl Outcome {
     }
 }
 
-fn run(shape: &Shape, step: Step, values: &mut Values) -> Result<Outcome> {
+fn run(view: &KnownView, step: Step, values: &mut Values) -> Result<Outcome> {
     let computes = matches!(step, Step::Compute(_));
-    let plan = shape.plan(step)?;
+    let plan = view.plan(step)?;
     let _path = computes.then(spi::safe_search_path);
     // SAFETY: connected to SPI; as many values as the statement has parameters. The result is read at
     // once, before another statement replaces it.
@@ -96,7 +98,7 @@ fn run(shape: &Shape, step: Step, values: &mut Values) -> Result<Outcome> {
 
 /// One firing of the trigger.
 struct Firing {
-    shape: Rc<Shape>,
+    view: Rc<KnownView>,
     descriptor: pg_sys::TupleDesc,
     values: Values,
 }
@@ -112,14 +114,14 @@ impl Firing {
     }
 
     fn run(&mut self, step: Step) -> Result<Outcome> {
-        run(&self.shape, step, &mut self.values)
+        run(&self.view, step, &mut self.values)
     }
 
     fn insert(&mut self, new: pg_sys::HeapTuple) -> Result<Written> {
         let new = self.with_identity(new)?;
         self.set_row(1, new);
-        if self.shape.has_contexts() {
-            let count = self.shape.encrypted.len();
+        if self.view.rows.has_contexts() {
+            let count = self.view.rows.encrypted.len();
             let computed = self.run(Step::Compute(Operation::Insert))?;
             for nth in 0..count {
                 self.values.set(2 + count + nth, computed.datum(nth));
@@ -137,7 +139,7 @@ impl Firing {
     /// RETURNING asks for the right to select, and has policies for SELECT applied to the new row. The
     /// trigger cannot know whether anybody asked for it, so it must not fail an INSERT that did not.
     fn may_see_what_it_inserts(&self) -> bool {
-        let table = self.shape.table;
+        let table = self.view.table;
         // SAFETY: look-ups in the catalogs.
         unsafe {
             pg_sys::pg_class_aclcheck(
@@ -154,7 +156,7 @@ impl Firing {
     /// into the table, the right to insert is enough for that.
     fn with_identity(&self, new: pg_sys::HeapTuple) -> Result<pg_sys::HeapTuple> {
         let mut tuple = new;
-        for (at, column) in self.shape.columns.iter().enumerate() {
+        for (at, column) in self.view.rows.columns.iter().enumerate() {
             let mut is_null = false;
             // SAFETY: a tuple of the view, which has these columns.
             unsafe { pg_sys::heap_getattr(tuple, at as i32 + 1, self.descriptor, &mut is_null) };
@@ -167,14 +169,18 @@ impl Firing {
                 && is_null
                 && self.may_insert()
             {
-                tuple = self.replaced(tuple, at, next_value(sequence, column.type_oid)?);
+                tuple = self.replaced(
+                    tuple,
+                    at,
+                    next_value(sequence.into(), column.type_oid.into())?,
+                );
             }
         }
         Ok(tuple)
     }
 
     fn may_insert(&self) -> bool {
-        let (table, user) = (self.shape.table, roles::current_user());
+        let (table, user) = (self.view.table, roles::current_user());
         // SAFETY: look-ups in the catalogs.
         unsafe {
             pg_sys::pg_class_aclcheck(table, user, pg_sys::ACL_INSERT as pg_sys::AclMode)
@@ -210,14 +216,14 @@ impl Firing {
 
     /// The row with the columns that the table gave back.
     fn as_stored(&self, new: pg_sys::HeapTuple, written: &Outcome) -> pg_sys::HeapTuple {
-        let count = self.shape.columns.len();
+        let count = self.view.rows.columns.len();
         let (mut values, mut nulls, mut replace) = (
             vec![pg_sys::Datum::from(0); count],
             vec![true; count],
             vec![false; count],
         );
         for at in 0..count {
-            if self.shape.columns[at].encrypted.is_none() {
+            if self.view.rows.columns[at].encrypted.is_none() {
                 let value = written.datum(at);
                 nulls[at] = value.is_none();
                 values[at] = value.unwrap_or(pg_sys::Datum::from(0));
@@ -238,12 +244,12 @@ impl Firing {
 
     /// Takes in the row's present ciphertexts; false when the row is gone.
     fn take_current(&mut self) -> Result<bool> {
-        self.shape.key()?;
-        if self.shape.encrypted.is_empty() {
+        self.view.rows.key()?;
+        if self.view.rows.encrypted.is_empty() {
             return Ok(self.run(Step::There)?.rows > 0);
         }
         let current = self.run(Step::Current)?;
-        for nth in 0..self.shape.encrypted.len() {
+        for nth in 0..self.view.rows.encrypted.len() {
             self.values.set(2 + nth, current.datum(nth));
         }
         Ok(current.rows > 0)
@@ -251,7 +257,7 @@ impl Firing {
 
     fn changed(&self) -> Error {
         Error::RowChanged {
-            table: self.shape.table_name.clone(),
+            table: self.view.rows.table.clone(),
         }
     }
 
@@ -263,13 +269,13 @@ impl Firing {
     ) -> Result<Written> {
         self.set_row(0, old);
         self.set_row(1, new);
-        let encrypted = self.shape.encrypted.clone();
+        let encrypted = self.view.rows.encrypted.clone();
         for _ in 0..TRIES {
             if !self.take_current()? {
                 return Ok(None);
             }
             let computed = self.run(Step::Compute(operation))?;
-            let mut changed: Vec<bool> = (0..self.shape.columns.len())
+            let mut changed: Vec<bool> = (0..self.view.rows.columns.len())
                 .map(|at| computed.yes(3 * encrypted.len() + at))
                 .collect();
             for (nth, &at) in encrypted.iter().enumerate() {
@@ -358,14 +364,14 @@ pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
 }
 
 fn fire(trigger: &pg_sys::TriggerData) -> Result<Written> {
-    let table = shape_of(trigger.tg_relation)?.table;
+    let table = known_view(trigger.tg_relation)?.table;
     // What is believed of the table is looked up again if it changed before the lock was granted.
     Held::lock(table, Lock::Write)?;
-    let shape = shape_of(trigger.tg_relation)?;
+    let view = known_view(trigger.tg_relation)?;
     let mut firing = Firing {
-        values: Values::new(&shape),
+        values: Values::new(&view),
         descriptor: view_descriptor(trigger.tg_relation),
-        shape,
+        view,
     };
     let old = trigger.tg_trigtuple;
     match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {

@@ -148,7 +148,7 @@ pub fn brake() -> Result<Option<String>> {
                   HAVING count(*) > s.active) END) \
          FROM (SELECT pg_size_bytes(current_setting('colcrypt.job_max_lag')) AS lag, \
                       current_setting('colcrypt.job_max_active')::int AS active) s",
-    )?;
+    ).map_err(crate::error::of_spi)?;
     LOOKED.set(Some((Instant::now(), found.clone())));
     Ok(found)
 }

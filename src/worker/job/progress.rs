@@ -37,7 +37,8 @@ pub fn size(job: &Job) -> Result<Size> {
     let rows = Spi::get_one_with_args::<i64>(
         "SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END FROM pg_class WHERE oid = ANY ($1)",
         &[leaves.clone().into()],
-    )?;
+    )
+    .map_err(crate::error::of_spi)?;
     Ok(Size {
         blocks: relation::blocks(&leaves)?,
         rows,

@@ -413,7 +413,7 @@ impl Statement {
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.table.owner());
-        Ok(Spi::connect(|client| {
+        Spi::connect(|client| {
             client
                 .select(
                     &format!(
@@ -426,7 +426,8 @@ impl Statement {
                 )?
                 .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
                 .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-        })?)
+        })
+        .map_err(crate::error::of_spi)
     }
 
     /// What a row's value says of its key: name and version.
@@ -440,13 +441,14 @@ impl Statement {
             self.columns[0].name(),
             self.table.sql
         );
-        Ok(Spi::connect(|client| {
+        Spi::connect(|client| {
             client
                 .select(&sql, None, &[])?
                 .next()
                 .map(|row| Ok::<_, pgrx::spi::Error>((row.get(1)?, row.get(2)?)))
                 .transpose()
-        })?)
+        })
+        .map_err(crate::error::of_spi)
     }
 }
 
@@ -473,7 +475,8 @@ pub fn refuse_lent_context(top: pg_sys::Oid, leaf: &Named) -> Result<()> {
 
 /// Runs the statement that writes; the number of rows.
 fn write_back(sql: &str) -> Result<i64> {
-    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
+    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))
+        .map_err(crate::error::of_spi)?;
     Ok(count as i64)
 }
 

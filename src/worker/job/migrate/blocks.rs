@@ -43,7 +43,8 @@ pub fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     set_local(c"session_replication_role", c"replica");
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
-    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))?;
+    let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))
+        .map_err(crate::error::of_spi)?;
     Ok(count as i64)
 }
 
@@ -104,10 +105,11 @@ pub fn through_blocks(
 pub fn rows_of(owner: pg_sys::Oid, sql: &str) -> Result<Vec<String>> {
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
-    Ok(Spi::connect_mut(|client| {
+    Spi::connect_mut(|client| {
         client
             .update(sql, None, &[])?
             .map(|row| Ok(row.get::<String>(1)?.unwrap_or_default()))
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
-    })?)
+    })
+    .map_err(crate::error::of_spi)
 }

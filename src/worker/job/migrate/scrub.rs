@@ -2,8 +2,8 @@
 //! written anew and the dead ones are vacuumed away.
 
 use colcrypt_domain::backoff;
+use colcrypt_domain::migration::statements;
 use colcrypt_domain::phase::Phase;
-use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::columns::migration::Migration;
@@ -21,7 +21,7 @@ use crate::worker::job::progress;
 use crate::worker::job::step::{finish, has_settled, postpone};
 use crate::worker::vacuum;
 
-/// That a row was written before the swap. A number of a transaction that is half the numbers away counts as older.
+/// That a row was written before the swap.
 fn is_old(job: &Job) -> Result<String> {
     let found = spi::query(
         "SELECT age(swapped_in::xid) FROM colcrypt.migration WHERE job_id = $1",
@@ -29,9 +29,7 @@ fn is_old(job: &Job) -> Result<String> {
         |row| row.get::<i32>(1),
     )?;
     let age = found.into_iter().flatten().next().unwrap_or_default();
-    Ok(format!(
-        "(pg_catalog.age(xmin) > {age} OR pg_catalog.age(xmin) < -1000000000)"
-    ))
+    Ok(statements::written_before(age))
 }
 
 /// A column that can be set to what it is: the migrated one, unless somebody renamed or dropped it in a table that was
@@ -43,7 +41,7 @@ fn any_column(leaf: pg_sys::Oid, attribute: &str) -> Result<Option<String>> {
         &[leaf.into(), attribute.into()],
         |row| row.get::<String>(1),
     )?;
-    Ok(found.into_iter().flatten().next().map(quote_identifier))
+    Ok(found.into_iter().flatten().next())
 }
 
 pub fn scrub(job: &Job, migration: &Migration) -> Next {
@@ -61,11 +59,7 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
             }
             run(
                 table.owner(),
-                &format!(
-                    "UPDATE ONLY {} SET {column} = {column} WHERE {}",
-                    table.sql,
-                    among(&rows)
-                ),
+                &statements::touch(&table.sql, &column, &among(&rows)),
             )
         },
         || end(job),
@@ -84,7 +78,8 @@ fn end(job: &Job) -> Result<Next> {
         left += Spi::get_one::<i64>(&format!(
             "SELECT pg_catalog.count(*) FROM ONLY {} WHERE {old}",
             table.sql
-        ))?
+        ))
+        .map_err(crate::error::of_spi)?
         .unwrap_or_default();
     }
     if left > 0 {

@@ -1,26 +1,13 @@
-//! What an access view is to its trigger: its table, columns and key, and the statements made of them.
+//! What is written through an access view: the statements of its trigger, each on one row that is found by its key.
 //!
-//! Kept for the session until the view, its table or a registration changes.
+//! Parameters: `$1` is the row that the view showed, `$2` the one that is to be, both of the view's type; from `$3` on the encrypted
+//! columns' ciphertexts as they are, then as they shall be.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::ffi::{CString, c_char};
-use std::rc::Rc;
-
-use pgrx::pg_sys;
-use pgrx::spi::{quote_identifier, quote_literal};
-
-use crate::catalog::epoch;
-use crate::columns::view::order::order_of;
-use crate::columns::view::{self, Column, Registered};
 use crate::error::{Error, Result};
-use crate::server::{meant, relation, spi, watched};
+use crate::quote::{quote_identifier, quote_literal};
+use crate::view::{Encryption, ViewColumn, may_read};
 
-thread_local! {
-    static SHAPES: RefCell<HashMap<pg_sys::Oid, Rc<Shape>>> = RefCell::new(HashMap::new());
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     Insert,
     Update,
@@ -28,7 +15,7 @@ pub enum Operation {
 }
 
 /// A statement of this view, by what it depends on.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     Current,
     /// Whether the row is there, whatever it holds.
@@ -44,134 +31,45 @@ pub enum Step {
     Delete,
 }
 
-/// A prepared statement, kept for the session.
-pub struct Plan {
-    statement: pg_sys::SPIPlanPtr,
-    text: Rc<CString>,
-    /// The table, in a statement that is about it.
-    about: Option<pg_sys::Oid>,
-}
-
-impl Plan {
-    /// Runs it; what SPI_execute_plan gives. A statement about the table is about no other relation, whatever the name
-    /// means by now.
-    ///
-    /// # Safety
-    /// Connected to SPI; as many values as the statement has parameters.
-    ///
-    /// # Errors
-    /// As [`meant::relation`].
-    pub unsafe fn execute(&self, values: *mut pg_sys::Datum, nulls: *const c_char) -> Result<i32> {
-        // SAFETY: the caller's promise; the plan was kept.
-        let run = || unsafe { pg_sys::SPI_execute_plan(self.statement, values, nulls, false, 0) };
-        match self.about {
-            Some(table) => meant::relation(&self.text, table, run),
-            None => Ok(run()),
-        }
-    }
-}
-
-impl Drop for Plan {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made by SPI_prepare and SPI_keepplan, and nobody else's.
-            unsafe { pg_sys::SPI_freeplan(self.statement) };
-        }
-    }
-}
-
-/// A view and its table, as they are until either changes.
-pub struct Shape {
-    pub table: pg_sys::Oid,
-    /// Qualified and quoted.
-    pub table_name: String,
+/// A view and its table, as far as statements are made of them.
+#[derive(Clone, Debug)]
+pub struct ViewRows {
+    /// The table, qualified and quoted.
+    pub table: String,
+    /// The table's bare name, quoted: expressions may qualify their columns with it.
     pub alias: String,
-    pub columns: Vec<Column>,
+    pub columns: Vec<ViewColumn>,
     /// The columns' names in the view, quoted: those of the table when the view was made.
     pub names: Vec<String>,
     /// Which columns are encrypted.
     pub encrypted: Vec<usize>,
     /// Finds the row that the view gave as $1.
     pub key: Option<String>,
-    pub row_type: pg_sys::Oid,
-    pub plans: RefCell<HashMap<Step, Rc<Plan>>>,
-    pub epoch: u64,
-    pub generation: u64,
 }
 
-/// The shape of the view that the trigger was fired for, from the session's memory if nothing changed.
-pub fn shape_of(view: pg_sys::Relation) -> Result<Rc<Shape>> {
-    let epoch = epoch::refresh(false);
-    // SAFETY: the relation that the trigger was fired for.
-    let oid = unsafe { (*view).rd_id };
-    let generation = watched::generation();
-    let known = SHAPES.with_borrow(|shapes| shapes.get(&oid).cloned());
-    if let Some(shape) =
-        known.filter(|shape| shape.epoch == epoch && shape.generation == generation)
-    {
-        return Ok(shape);
-    }
-    let shape = Rc::new(Shape::new(view, epoch, generation)?);
-    watched::watch([oid, shape.table]);
-    SHAPES.with_borrow_mut(|shapes| shapes.insert(oid, shape.clone()));
-    Ok(shape)
-}
-
-impl Shape {
-    fn new(view: pg_sys::Relation, epoch: u64, generation: u64) -> Result<Self> {
-        // SAFETY: the relation that the trigger was fired for, open for the length of the call.
-        let (oid, descriptor) = unsafe { ((*view).rd_id, &*(*view).rd_att) };
-        let not_ours = || -> Result<Error> {
-            Ok(Error::NotAccessView {
-                name: relation::shown(oid)?,
-            })
-        };
-        let Some(table) = view::table_of(oid)? else {
-            return Err(not_ours()?);
-        };
-        let order = order_of(oid)?;
-        let mut columns = view::in_order(view::columns_of(table)?, &order);
-        let attributes: Vec<(String, pg_sys::Oid)> = (1..=descriptor.natts)
-            .map(|number| {
-                // SAFETY: a descriptor has natts attributes; the name is a palloc'd C string.
-                unsafe {
-                    let name = pg_sys::SPI_fname(view_descriptor(view), number);
-                    let name = std::ffi::CStr::from_ptr(name).to_string_lossy();
-                    let type_oid = pg_sys::SPI_gettypeid(view_descriptor(view), number);
-                    (quote_identifier(name), type_oid)
-                }
-            })
-            .collect();
-        // Columns that the table got later are not in the view; their defaults hold.
-        columns.retain(|column| order.contains(&column.number));
-        let matches = attributes.len() == columns.len()
-            && attributes
-                .iter()
-                .zip(&columns)
-                .all(|((_, type_oid), column)| *type_oid == column.type_oid);
-        if !matches {
-            return Err(not_ours()?);
-        }
-        let names: Vec<String> = attributes.into_iter().map(|(name, _)| name).collect();
-        let key = key_of(table, &columns, &names)?;
-        Ok(Self {
+impl ViewRows {
+    /// `names` are the columns' names in the view, quoted, in the order of `columns`.
+    #[must_use]
+    pub fn new(
+        relation: &str,
+        table: String,
+        columns: Vec<ViewColumn>,
+        names: Vec<String>,
+        key: Option<String>,
+    ) -> Self {
+        Self {
             table,
-            table_name: relation::shown(table)?,
-            alias: quote_identifier(view::relation_name(table)),
+            alias: quote_identifier(relation),
             encrypted: (0..columns.len())
                 .filter(|&at| columns[at].encrypted.is_some())
                 .collect(),
             columns,
             names,
             key,
-            row_type: descriptor.tdtypeid,
-            plans: RefCell::default(),
-            epoch,
-            generation,
-        })
+        }
     }
 
-    fn registered(&self, at: usize) -> &Registered {
+    fn registered(&self, at: usize) -> &Encryption {
         self.columns[at]
             .encrypted
             .as_ref()
@@ -190,13 +88,14 @@ impl Shape {
 
     /// Columns whose values are the table's own and not computed from others.
     fn plain(&self) -> impl Iterator<Item = usize> {
-        (0..self.columns.len())
-            .filter(|&at| self.columns[at].encrypted.is_none() && !self.columns[at].is_generated)
+        (0..self.columns.len()).filter(|&at| self.columns[at].is_plain())
     }
 
+    /// # Errors
+    /// [`Error::NoRowKey`].
     pub fn key(&self) -> Result<&str> {
         self.key.as_deref().ok_or_else(|| Error::NoRowKey {
-            table: self.table_name.clone(),
+            table: self.table.clone(),
         })
     }
 
@@ -231,8 +130,12 @@ impl Shape {
         )
     }
 
-    fn sql(&self, step: &Step) -> Result<String> {
-        let table = &self.table_name;
+    /// The statement of a step.
+    ///
+    /// # Errors
+    /// [`Error::NoRowKey`] where it would have to find a row and cannot.
+    pub fn sql(&self, step: &Step) -> Result<String> {
+        let table = &self.table;
         Ok(match step {
             Step::Current => {
                 let columns: Vec<String> = self
@@ -311,7 +214,7 @@ impl Shape {
         };
         format!(
             "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({}){returned}",
-            self.table_name,
+            self.table,
             columns.join(", "),
             values.join(", ")
         )
@@ -319,6 +222,7 @@ impl Shape {
 
     /// Whether encryption runs expressions of others, and so needs a step of its own with a safe search path. Where it does
     /// not, an INSERT encrypts by itself, which is a third faster.
+    #[must_use]
     pub fn has_contexts(&self) -> bool {
         let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
         registered.any(|registered| registered.context.is_some())
@@ -369,7 +273,7 @@ impl Shape {
                 }
                 None => (String::new(), String::new(), "false".into()),
             };
-            let sees = view::may_read(&self.table_name, &self.columns[at]);
+            let sees = may_read(&self.table, &self.columns[at].name);
             let stored = format!(
                 "colcrypt.decrypt_col({current}, NULL::{}{before})",
                 registered.plaintext_type
@@ -402,42 +306,6 @@ impl Shape {
         };
         format!("SELECT {}{from}", values.join(", "))
     }
-
-    /// The statement, prepared at its first use.
-    pub fn plan(&self, step: Step) -> Result<Rc<Plan>> {
-        if let Some(plan) = self.plans.borrow().get(&step) {
-            return Ok(plan.clone());
-        }
-        let text = Rc::new(CString::new(self.sql(&step)?).unwrap_or_default());
-        let about = (!matches!(step, Step::Compute(_))).then_some(self.table);
-        let ciphertext = crate::server::types::ciphertext_oid()
-            .ok_or_else(|| Error::CatalogCorrupt("type ciphertext does not exist".into()))?;
-        let mut types = vec![self.row_type; 2];
-        types.resize(2 + 2 * self.encrypted.len(), ciphertext);
-        let _path = spi::safe_search_path();
-        // SAFETY: connected to SPI; the text and the types are copied.
-        let mut prepare = || unsafe {
-            pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr())
-        };
-        let statement = match about {
-            Some(table) => meant::relation(&text, table, prepare)?,
-            None => prepare(),
-        };
-        if statement.is_null() {
-            return Err(Error::Spi(
-                "an access view's statement was not prepared".into(),
-            ));
-        }
-        // SAFETY: just made.
-        unsafe { pg_sys::SPI_keepplan(statement) };
-        let plan = Rc::new(Plan {
-            statement,
-            text,
-            about,
-        });
-        self.plans.borrow_mut().insert(step, plan.clone());
-        Ok(plan)
-    }
 }
 
 /// Whether two lists of values are the same, bit by bit: every type can be compared so.
@@ -447,39 +315,10 @@ fn same(left: &str, right: &str) -> String {
     )
 }
 
-pub fn view_descriptor(view: pg_sys::Relation) -> pg_sys::TupleDesc {
-    // SAFETY: the relation that the trigger was fired for.
-    unsafe { (*view).rd_att }
-}
-
-/// The condition that finds the row $1: by the primary key, or another unique key without NULLs. A
-/// table that others inherit from has none, since keys do not reach across.
-pub fn key_of(table: pg_sys::Oid, columns: &[Column], names: &[String]) -> Result<Option<String>> {
-    let parts = spi::query(
-        "SELECT a.attname::text, n.nspname::text, o.oprname::text \
-         FROM (SELECT * FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate \
-                   AND i.indpred IS NULL AND i.indexprs IS NULL \
-                   AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) at \
-                                   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[at] \
-                                   WHERE NOT a.attnotnull) \
-                   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent \
-                                   WHERE h.inhparent = i.indrelid AND c.relkind = 'r') \
-               ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) i \
-         CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) at \
-         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[at] \
-         JOIN pg_opclass c ON c.oid = i.indclass[at] \
-         JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype \
-                       AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3 AND m.amopmethod = c.opcmethod \
-         JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace",
-        &[table.into()],
-        |row| {
-            Ok([
-                row.get::<String>(1)?.unwrap_or_default(),
-                row.get::<String>(2)?.unwrap_or_default(),
-                row.get::<String>(3)?.unwrap_or_default(),
-            ])
-        },
-    )?;
+/// The condition that finds the row $1, of a unique key's columns, each with its operator's schema and name; none when the view does not
+/// show one of them, or there is no key.
+#[must_use]
+pub fn row_key(parts: &[[String; 3]], columns: &[ViewColumn], names: &[String]) -> Option<String> {
     let conditions: Option<Vec<String>> = parts
         .iter()
         .map(|[column, schema, operator]| {
@@ -492,7 +331,200 @@ pub fn key_of(table: pg_sys::Oid, columns: &[Column], names: &[String]) -> Resul
             ))
         })
         .collect();
-    Ok(conditions
+    conditions
         .filter(|all| !all.is_empty())
-        .map(|all| all.join(" AND ")))
+        .map(|all| all.join(" AND "))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sql_text::{Token, tokens};
+    use crate::view::tests::{encrypted, plain};
+
+    fn view(columns: Vec<ViewColumn>) -> ViewRows {
+        let names: Vec<String> = columns.iter().map(ViewColumn::quoted).collect();
+        let parts = [["id", "pg_catalog", "="].map(String::from)];
+        let key = row_key(&parts, &columns, &names);
+        ViewRows::new("t", "s.t".into(), columns, names, key)
+    }
+
+    fn of(context: Option<&str>) -> ViewRows {
+        view(vec![plain(1, "id"), encrypted(2, "iban", context)])
+    }
+
+    /// The highest parameter that a statement has.
+    fn parameters(sql: &str) -> usize {
+        let numbers = tokens(sql).into_iter().filter_map(|token| match token {
+            Token::Number(text) => text.strip_prefix('$')?.parse().ok(),
+            _ => None,
+        });
+        numbers.max().unwrap_or(0)
+    }
+
+    fn steps(columns: usize) -> Vec<Step> {
+        vec![
+            Step::Current,
+            Step::There,
+            Step::Unchanged,
+            Step::Compute(Operation::Insert),
+            Step::Compute(Operation::Update),
+            Step::Compute(Operation::Delete),
+            Step::Insert { returning: true },
+            Step::Insert { returning: false },
+            Step::Update(vec![true; columns]),
+            Step::Delete,
+        ]
+    }
+
+    #[test]
+    fn a_row_is_found_by_its_key_and_nothing_else() {
+        let it = of(None);
+        assert_eq!(
+            it.sql(&Step::There).unwrap(),
+            "SELECT FROM s.t WHERE id OPERATOR(pg_catalog.=) ($1).id"
+        );
+        assert_eq!(
+            it.sql(&Step::Current).unwrap(),
+            "SELECT iban::colcrypt.ciphertext FROM s.t WHERE id OPERATOR(pg_catalog.=) ($1).id"
+        );
+    }
+
+    #[test]
+    fn without_a_key_only_rows_that_are_new_are_written() {
+        let columns = vec![plain(1, "id"), encrypted(2, "iban", None)];
+        let names: Vec<String> = columns.iter().map(ViewColumn::quoted).collect();
+        assert_eq!(row_key(&[], &columns, &names), None);
+        let unseen = [["other", "pg_catalog", "="].map(String::from)];
+        assert_eq!(row_key(&unseen, &columns, &names), None);
+        let it = ViewRows::new("t", "s.t".into(), columns, names, None);
+        for step in steps(2) {
+            let writes_new = matches!(step, Step::Compute(_) | Step::Insert { .. });
+            assert_eq!(it.sql(&step).is_ok(), writes_new, "{step:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_has_not_changed_since_it_was_read() {
+        let it = of(Some("row_context(id)"));
+        let unchanged = "(ROW(id, iban::colcrypt.ciphertext::pg_catalog.bytea)::pg_catalog.record OPERATOR(pg_catalog.*=) \
+                         ROW(($1).id, $3::pg_catalog.bytea)::pg_catalog.record)";
+        for step in [
+            Step::Update(vec![false, true]),
+            Step::Delete,
+            Step::Unchanged,
+        ] {
+            assert!(it.sql(&step).unwrap().contains(unchanged), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_sets_what_has_changed() {
+        let it = of(None);
+        let sql = it.sql(&Step::Update(vec![false, true])).unwrap();
+        assert!(sql.starts_with("UPDATE s.t SET iban = $4 WHERE "), "{sql}");
+        assert!(sql.ends_with(" RETURNING id, NULL"), "{sql}");
+        let sql = it.sql(&Step::Update(vec![true, false])).unwrap();
+        assert!(
+            sql.starts_with("UPDATE s.t SET id = ($2).id WHERE "),
+            "{sql}"
+        );
+    }
+
+    #[test]
+    fn an_insert_encrypts_by_itself_where_no_context_is_somebodys_code() {
+        let plainly = of(None);
+        assert!(!plainly.has_contexts());
+        assert_eq!(
+            plainly.sql(&Step::Insert { returning: false }).unwrap(),
+            "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, colcrypt.encrypt_col(($2).iban, 'k'))"
+        );
+        let bound = of(Some("row_context(id)"));
+        assert!(bound.has_contexts());
+        assert_eq!(
+            bound.sql(&Step::Insert { returning: true }).unwrap(),
+            "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, $4) RETURNING id, NULL"
+        );
+        assert_eq!(
+            bound.sql(&Step::Compute(Operation::Insert)).unwrap(),
+            "SELECT colcrypt.encrypt_col(($2).iban, 'k', \
+             (SELECT (row_context(id))::pg_catalog.bytea FROM (SELECT ($2).id AS id) AS t))"
+        );
+    }
+
+    #[test]
+    fn what_the_table_generates_is_not_inserted_and_no_part_of_a_context() {
+        let generated = ViewColumn {
+            is_generated: true,
+            ..plain(3, "sum")
+        };
+        let it = view(vec![
+            plain(1, "id"),
+            encrypted(2, "iban", Some("f(id)")),
+            generated,
+        ]);
+        let insert = it.sql(&Step::Insert { returning: false }).unwrap();
+        assert!(
+            insert.starts_with("INSERT INTO s.t (id, iban) "),
+            "{insert}"
+        );
+        let computed = it.sql(&Step::Compute(Operation::Insert)).unwrap();
+        assert!(!computed.contains("sum"), "{computed}");
+    }
+
+    #[test]
+    fn a_value_is_encrypted_again_only_if_it_or_its_context_changed() {
+        let sql = of(Some("f(id)"))
+            .sql(&Step::Compute(Operation::Update))
+            .unwrap();
+        assert!(
+            sql.contains("$3 IS NOT NULL AND x0.o IS DISTINCT FROM x0.n"),
+            "{sql}"
+        );
+        // Who does not see the value keeps it: what is stored is decrypted and encrypted, not what he was shown.
+        assert!(
+            sql.contains(
+                "THEN ($2).iban ELSE colcrypt.decrypt_col($3, NULL::text, x0.o) END, 'k', x0.n) END"
+            ),
+            "{sql}"
+        );
+        let sql = of(None).sql(&Step::Compute(Operation::Update)).unwrap();
+        assert!(!sql.contains(" FROM "), "{sql}");
+    }
+
+    proptest! {
+        /// The plans are prepared with two rows and two ciphertexts for each encrypted column.
+        #[test]
+        fn no_step_asks_for_a_parameter_that_there_is_not(kinds in proptest::collection::vec(0_u8..4, 0..6)) {
+            let mut columns = vec![plain(1, "id")];
+            for (at, kind) in kinds.iter().enumerate() {
+                let (number, name) = (at as i16 + 2, format!("Col {at}"));
+                columns.push(match kind {
+                    0 => plain(number, &name),
+                    1 => encrypted(number, &name, None),
+                    2 => encrypted(number, &name, Some("f(id)")),
+                    _ => ViewColumn { is_generated: true, ..plain(number, &name) },
+                });
+            }
+            let it = view(columns);
+            for step in steps(it.columns.len()) {
+                let sql = it.sql(&step).unwrap();
+                prop_assert!(parameters(&sql) <= 2 + 2 * it.encrypted.len(), "{}", sql);
+            }
+        }
+
+        #[test]
+        fn no_name_ends_its_quotes(name in "[^\0]{1,30}", key in "[^\0]{1,30}") {
+            let mut secret = encrypted(2, &name, None);
+            secret.encrypted.as_mut().unwrap().key = key.clone();
+            let it = view(vec![plain(1, "id"), secret]);
+            let said = tokens(&it.sql(&Step::Insert { returning: false }).unwrap());
+            let named = said.iter().filter(|token| **token == Token::Name(name.clone())).count();
+            prop_assert!(named >= 2);
+            let keys: Vec<Token> = said.into_iter().filter(|token| matches!(token, Token::Literal(_))).collect();
+            prop_assert_eq!(keys, vec![Token::Literal(key)]);
+        }
+    }
 }

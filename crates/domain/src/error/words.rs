@@ -9,6 +9,7 @@ use colcrypt_protocol::{Failure, Words};
 
 use crate::error::report::Report;
 use crate::error::{Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege};
+use crate::quote::quote_literal;
 
 impl Error {
     pub fn report(&self) -> Report {
@@ -89,8 +90,8 @@ impl Error {
                 None,
                 Some(format!(
                     "An administrator can allow it: SELECT colcrypt.grant_key({}, {}, '{{{}}}').",
-                    pgrx::spi::quote_literal(key),
-                    pgrx::spi::quote_literal(role),
+                    quote_literal(key),
+                    quote_literal(role),
                     privilege.name()
                 )),
             ),
@@ -107,8 +108,8 @@ impl Error {
                 None,
                 Some(format!(
                     "An administrator can allow it: SELECT colcrypt.grant_keyring({}, {}, '{{{}}}').",
-                    pgrx::spi::quote_literal(keyring),
-                    pgrx::spi::quote_literal(role),
+                    quote_literal(keyring),
+                    quote_literal(role),
                     privilege.name()
                 )),
             ),
@@ -304,13 +305,13 @@ impl Error {
                 "KC038",
                 format!("version {version} of key \"{key}\" has encrypted as many values as it may"),
                 Some(format!("{total} are used or reserved, the limit is {limit}, and its bound {bound}.")),
-                Some(format!("Rotate it: SELECT colcrypt.rotate_key({}). The worker does so by itself before: see colcrypt.rotation_schedule for what hindered it.", pgrx::spi::quote_literal(key))),
+                Some(format!("Rotate it: SELECT colcrypt.rotate_key({}). The worker does so by itself before: see colcrypt.rotation_schedule for what hindered it.", quote_literal(key))),
             ),
             Self::PeriodOver { key, version, privilege: Privilege::Encrypt, end } => (
                 "KC039",
                 format!("the originator-usage period of version {version} of key \"{key}\" is over"),
                 Some(format!("It ended at {end}.")),
-                Some(format!("Rotate it: SELECT colcrypt.rotate_key({}). The worker does so by itself before: see colcrypt.rotation_schedule for what hindered it.", pgrx::spi::quote_literal(key))),
+                Some(format!("Rotate it: SELECT colcrypt.rotate_key({}). The worker does so by itself before: see colcrypt.rotation_schedule for what hindered it.", quote_literal(key))),
             ),
             Self::PeriodOver { key, version, end, .. } => (
                 "KC040",
@@ -501,31 +502,5 @@ fn kms_report(keyring: Option<&str>, failure: &Failure) -> Report {
         },
         detail: Some(failure.message.clone()),
         hint: Some(hint.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    /// Every five-character code in a source text's string literals or in backticks.
-    fn codes(text: &str, quote: char) -> std::collections::BTreeSet<&str> {
-        text.split(quote)
-            .filter(|word| {
-                word.len() == 5
-                    && word
-                        .bytes()
-                        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
-                    && word.bytes().any(|b| b.is_ascii_digit())
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_documentation_lists_exactly_the_codes_there_are() {
-        let source = include_str!("report.rs");
-        let source = &source[..source.find("mod tests").expect("this module")];
-        let of_providers = include_str!("../../crates/protocol/src/words.rs");
-        let mut ours = codes(source, '"');
-        ours.extend(codes(of_providers, '"'));
-        assert_eq!(ours, codes(include_str!("../../docs/errors.md"), '`'));
     }
 }

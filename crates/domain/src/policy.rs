@@ -1,0 +1,130 @@
+//! What loosens the rules of a key, and so may wait for approval. What tightens them never waits.
+
+use colcrypt_core::compression::Method;
+use colcrypt_core::period;
+use colcrypt_core::suite::Suite;
+
+use crate::error::{Error, Result};
+
+/// The lowest bound on values: so that one percent of it is a value, and no share is reached by none.
+const LEAST_BOUND: u64 = 100;
+
+/// An interval as PostgreSQL counts it: months, days and microseconds, none of which is a fixed number of another.
+pub type Interval = [i64; 3];
+
+/// Whether one period may reach further than another, from whatever moment they are counted. None is without end.
+#[must_use]
+pub fn may_be_longer(new: Option<Interval>, old: Option<Interval>) -> bool {
+    match (new, old) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(new), Some(old)) => period::may_be_longer(new, old),
+    }
+}
+
+/// Whether a key may encrypt more values than before. None is the suite's bound.
+#[must_use]
+pub fn may_encrypt_more(suite: Suite, new: Option<i64>, old: Option<i64>) -> bool {
+    let highest =
+        |bound: Option<i64>| bound.map_or(suite.bound(), |bound| u64::try_from(bound).unwrap_or(0));
+    highest(new) > highest(old)
+}
+
+/// Whether a value's length tells more than before, as it does once it is compressed.
+#[must_use]
+pub const fn tells_more(new: Option<Method>, old: Option<Method>) -> bool {
+    new.is_some() && old.is_none()
+}
+
+/// Refuses a bound that is none for the suite.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_bound(suite: Suite, bound: i64) -> Result<()> {
+    let most = suite.bound();
+    if u64::try_from(bound).is_ok_and(|bound| (LEAST_BOUND..=most).contains(&bound)) {
+        return Ok(());
+    }
+    Err(Error::InvalidParameter {
+        message: format!("the bound must be {LEAST_BOUND} to {most}, not {bound}"),
+        hint: format!("Suite {} sets the highest; pass null for it.", suite.name()),
+    })
+}
+
+/// The compression method of this name.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for none.
+pub fn method_named(name: &str) -> Result<Method> {
+    name.parse::<Method>().map_err(|_| Error::InvalidParameter {
+        message: format!("unknown compression method \"{name}\""),
+        hint: "Pass 'lz4', or null for none.".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: Interval = [0, 1, 0];
+
+    fn suites() -> Vec<Suite> {
+        (0..=u8::MAX).filter_map(Suite::from_number).collect()
+    }
+
+    #[test]
+    fn what_has_no_end_is_the_longest() {
+        assert!(may_be_longer(None, Some(DAY)));
+        assert!(!may_be_longer(Some(DAY), None));
+        assert!(!may_be_longer(None, None));
+        assert!(!may_be_longer(Some(DAY), Some(DAY)));
+        assert!(may_be_longer(Some([0, 2, 0]), Some(DAY)));
+    }
+
+    #[test]
+    fn a_bound_is_within_the_suites() {
+        assert!(!suites().is_empty());
+        for suite in suites() {
+            assert!(refuse_bound(suite, 99).is_err());
+            assert!(refuse_bound(suite, 100).is_ok());
+            assert!(refuse_bound(suite, -1).is_err());
+            assert!(may_encrypt_more(suite, None, Some(100)));
+            assert!(!may_encrypt_more(suite, Some(100), None));
+            assert!(!may_encrypt_more(suite, None, None));
+        }
+    }
+
+    #[test]
+    fn compression_loosens_when_it_begins() {
+        let lz4 = method_named("lz4").ok();
+        assert!(lz4.is_some());
+        assert!(tells_more(lz4, None));
+        assert!(!tells_more(None, lz4));
+        assert!(!tells_more(lz4, lz4));
+        assert!(matches!(
+            method_named("zip"),
+            Err(Error::InvalidParameter { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn of_two_bounds_at_most_one_way_loosens(new in 100_i64.., old in 100_i64..) {
+            for suite in suites() {
+                let (there, back) = (may_encrypt_more(suite, Some(new), Some(old)), may_encrypt_more(suite, Some(old), Some(new)));
+                prop_assert!(!(there && back));
+                prop_assert_eq!(there || back, new != old);
+            }
+        }
+
+        #[test]
+        fn a_longer_day_or_month_is_longer(months in 0_i64..100, days in 0_i64..100, more in 1_i64..100) {
+            let old = [months, days, 0];
+            prop_assert!(may_be_longer(Some([months + more, days, 0]), Some(old)));
+            prop_assert!(may_be_longer(Some([months, days + more, 0]), Some(old)));
+            prop_assert!(!may_be_longer(Some(old), Some([months + more, days + more, 0])));
+        }
+    }
+}
