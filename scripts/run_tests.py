@@ -82,7 +82,7 @@ def main():
             words.append(argument)
     for_tests = words + [argument for argument in for_tests if argument != "--"]
     if not any(argument.startswith("--test-threads") for argument in for_tests):
-        default = str(3 * (os.cpu_count() or 2))
+        default = str(2 * (os.cpu_count() or 2))
         for_tests.append("--test-threads=" + os.environ.get("COLCRYPT_TEST_THREADS", default))
     times, failed = [], []
     for program, folder, name in build(options):
