@@ -61,7 +61,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let context = registered.and_then(|(bound, _)| bound.context);
     let place = place::place_bound(context.as_deref());
     let unplaced = place::unplaced(table, &attribute, place.as_ref())?;
-    let accepted = place::accepted(unplaced, accepts, &attribute)?;
+    let accepted = colcrypt_domain::binding::accepted(unplaced, accepts, &attribute)?;
     spi::execute(
         "UPDATE colcrypt.protected_column SET key_id = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         &[

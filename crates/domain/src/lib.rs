@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod approval;
+pub mod binding;
 pub mod error;
+pub mod grants;
 pub mod lifecycle;
 pub mod migration;
 pub mod phase;

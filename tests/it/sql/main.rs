@@ -2,12 +2,12 @@
 
 mod access_view;
 mod access_write;
+mod approval;
+mod approval_acts;
 mod attempts;
 mod audit;
 mod bad_input;
 mod census;
-mod ceremony;
-mod ceremony_acts;
 pub use colcrypt_tests::db as common;
 mod compression;
 mod copies;
