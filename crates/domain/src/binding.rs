@@ -287,8 +287,9 @@ mod tests {
             prop_assert!(!asked[..taken].contains(&label));
         }
 
+        /// But for names with a backslash, which are recognized as no place: rather too little than too much.
         #[test]
-        fn a_place_is_recognized_whatever_its_columns_are_called(label in "[^\\\\\\x00-\\x1f\\x7f-\\u{9f}]{1,60}", names in proptest::collection::vec("[^\0]{1,20}", 0..4)) {
+        fn a_place_is_recognized_whatever_its_columns_are_called(label in "[^\\\\\\x00-\\x1f\\x7f-\\u{9f}]{1,60}", names in proptest::collection::vec("[^\0\\\\]{1,20}", 0..4)) {
             prop_assume!(place::is_label(&label));
             let columns: Vec<String> = names.iter().map(quote_identifier).collect();
             let found = place::parse(&place::expression(&label, &columns));

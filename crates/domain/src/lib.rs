@@ -6,6 +6,7 @@ pub mod approval;
 pub mod binding;
 pub mod error;
 pub mod grants;
+pub mod keywords;
 pub mod lifecycle;
 pub mod migration;
 pub mod phase;

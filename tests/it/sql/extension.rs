@@ -7,7 +7,8 @@ use colcrypt_core::wrap::{dek_aad, kek_aad, unwrap_data_key, unwrap_kek};
 use colcrypt_core::{
     DataKey, KekId, KeyEncryptionKey, KeyId, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
 };
-use colcrypt_domain::quote::{KEYWORDS, quote_identifier, quote_literal};
+use colcrypt_domain::keywords::KEYWORDS;
+use colcrypt_domain::quote::{quote_identifier, quote_literal};
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
