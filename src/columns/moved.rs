@@ -56,14 +56,14 @@ struct Entry {
 
 /// The values of one column, by the address of their row, which is the order in which a scan meets them.
 #[derive(Default)]
-struct Column {
+struct MovedColumn {
     entries: Vec<Entry>,
     images: Vec<u8>,
     /// The one that was asked for last: the next question is about it or the next one.
     last: Cell<usize>,
 }
 
-impl Column {
+impl MovedColumn {
     fn find(&self, row: Address) -> Option<usize> {
         let last = self.last.get();
         let near = [last, last + 1];
@@ -91,7 +91,7 @@ impl Column {
 struct Known {
     /// The job that a trigger must be of to ask; 0 is none.
     job: i64,
-    columns: Vec<Column>,
+    columns: Vec<MovedColumn>,
 }
 
 thread_local! {
@@ -101,7 +101,7 @@ thread_local! {
 /// The values of one batch, known to [`look_up`] from [`publish`](Self::publish) to the drop.
 pub struct Batch {
     memory: PgMemoryContexts,
-    columns: Vec<Column>,
+    columns: Vec<MovedColumn>,
 }
 
 impl Batch {
@@ -129,7 +129,7 @@ impl Batch {
         becomes: pg_sys::Datum,
     ) -> Result<()> {
         if self.columns.len() <= column {
-            self.columns.resize_with(column + 1, Column::default);
+            self.columns.resize_with(column + 1, MovedColumn::default);
         }
         let column = &mut self.columns[column];
         debug_assert!(column.entries.last().is_none_or(|last| last.row < row));

@@ -2,55 +2,17 @@
 //! table's primary key. And how many values are not bound so.
 
 use colcrypt_core::place::{self, Place};
+use colcrypt_domain::binding::{self, Bound, ByValues, Claim, Holder, LOOK, Wanted, by_values};
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::columns::registration::{self, Bound};
-use crate::error::{Error, Result};
+use crate::columns::registration;
+use crate::error::Result;
 use crate::rows::census;
 use crate::server::relation::{Held, Lock};
 use crate::server::{scan, spi, types};
 use crate::values::codec::Codec;
-
-/// Values that a registration without a context looks at.
-const LOOK: i64 = 10_000;
-
-/// What a caller said of the context.
-pub enum Asked {
-    /// The place, under this label or one that is found.
-    Place(Option<String>),
-    /// `'none'`.
-    Nothing,
-    Expression(String),
-}
-
-impl Asked {
-    /// # Errors
-    /// [`Error::InvalidParameter`] for a label that is none, or beside an expression.
-    pub fn of(context: Option<String>, label: Option<String>) -> Result<Self> {
-        match (context, label) {
-            (None, Some(label)) if !place::is_label(&label) => Err(Error::InvalidParameter {
-                message: "this cannot be a label".into(),
-                hint: "A label has 1 to 255 bytes without backslashes or control characters, such as 'customer.iban'.".into(),
-            }),
-            (None, label) => Ok(Self::Place(label)),
-            (Some(_), Some(_)) => Err(Error::InvalidParameter {
-                message: "a label goes with the context that is chosen where none is given".into(),
-                hint: "Leave the context out; or leave the label out, and name it in the expression.".into(),
-            }),
-            (Some(context), None) if context.trim() == "none" => Ok(Self::Nothing),
-            (Some(context), None) => Ok(Self::Expression(context)),
-        }
-    }
-}
-
-enum Claim {
-    Free,
-    /// A partition shares it with its root, or with others of its kind.
-    Shared,
-    TakenBy(String),
-}
 
 /// The root of a partition; any other table is itself.
 fn root_of(table: pg_sys::Oid) -> Result<pg_sys::Oid> {
@@ -65,9 +27,9 @@ fn root_of(table: pg_sys::Oid) -> Result<pg_sys::Oid> {
 /// Whether a column may have a label. A registration whose column is gone has none.
 fn claim(label: &str, table: pg_sys::Oid, attribute: &str) -> Result<Claim> {
     let holders = spi::query(
-        "SELECT pg_partition_root(h.relation)::oid = pg_partition_root($2)::oid AND h.attribute = $3::text::name AND $2 <> pg_partition_root($2)::oid, \
-                pg_partition_root(h.relation)::oid = $2 AND h.attribute = $3::text::name, \
-                format('%s.%I', h.relation, h.attribute) \
+        "SELECT pg_partition_root(h.relation)::oid = pg_partition_root($2)::oid AND h.attribute = $3::text::name AND $2 <> pg_partition_root($2)::oid AS is_beside, \
+                pg_partition_root(h.relation)::oid = $2 AND h.attribute = $3::text::name AS is_below, \
+                format('%s.%I', h.relation, h.attribute) AS name \
          FROM (SELECT relation, attribute FROM colcrypt.protected_column WHERE label = $1 \
                UNION ALL SELECT m.relation, m.attribute FROM colcrypt.migration m JOIN colcrypt.job j USING (job_id) \
                WHERE m.label = $1 AND m.kind = 'encrypt' AND m.swapped_in IS NULL AND (j.finished_at IS NULL OR j.phase = 'failed')) h \
@@ -75,22 +37,15 @@ fn claim(label: &str, table: pg_sys::Oid, attribute: &str) -> Result<Claim> {
          WHERE (h.relation::oid, h.attribute) <> ($2, $3::text::name)",
         &[label.into(), table.into(), attribute.into()],
         |row| {
-            Ok((
-                row.get::<bool>(1)?.unwrap_or_default(),
-                row.get::<bool>(2)?.unwrap_or_default(),
-                row.get::<String>(3)?.unwrap_or_default(),
-            ))
+            Ok(Holder {
+                // Of a table that is no partition, the root is null, and so is what is compared with it.
+                is_beside: row.get_by_name("is_beside")?.unwrap_or_default(),
+                is_below: row.get_by_name("is_below")?.unwrap_or_default(),
+                name: spi::named(row, "name")?,
+            })
         },
     )?;
-    for (is_beside, is_below, name) in holders {
-        if is_beside {
-            return Ok(Claim::Shared);
-        }
-        if !is_below {
-            return Ok(Claim::TakenBy(name));
-        }
-    }
-    Ok(Claim::Free)
+    Ok(Claim::beside(holders))
 }
 
 /// Takes a label from those that have it no more: columns that are gone, and partitions whose root is registered now.
@@ -112,24 +67,17 @@ pub fn free_label(label: Option<&String>, table: pg_sys::Oid, attribute: &str) -
 
 /// The label for the registration: none where it is another's to keep.
 fn claimed(label: String, table: pg_sys::Oid, attribute: &str) -> Result<Option<String>> {
-    match claim(&label, table, attribute)? {
-        Claim::Free => Ok(Some(label)),
-        Claim::Shared => Ok(None),
-        Claim::TakenBy(column) => Err(Error::Duplicate {
-            what: "label",
-            name: format!("{label} (of {column})"),
-        }),
-    }
+    claim(&label, table, attribute)?.label(label)
 }
 
 /// What a column's values are to be bound to.
 ///
 /// # Errors
 /// For a label that another column has.
-pub fn choose(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<Bound> {
-    match asked {
-        Asked::Nothing => Ok(Bound::default()),
-        Asked::Expression(context) => {
+pub fn choose(table: pg_sys::Oid, attribute: &str, wanted: Wanted) -> Result<Bound> {
+    match wanted {
+        Wanted::Nothing => Ok(Bound::default()),
+        Wanted::Expression(context) => {
             let label = match place::parse(&context) {
                 Some(place) => claimed(place.label, table, attribute)?,
                 None => None,
@@ -139,7 +87,7 @@ pub fn choose(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<Bound
                 label,
             })
         }
-        Asked::Place(label) => place_of(table, attribute, label),
+        Wanted::Place(label) => place_of(table, attribute, label),
     }
 }
 
@@ -187,21 +135,9 @@ fn free_name(
         |row| row.get::<String>(1),
     )?;
     let relation = found.into_iter().flatten().next().unwrap_or_default();
-    let whole = format!("{relation}.{attribute}");
-    let mut number = 1;
-    loop {
-        let suffix = if number == 1 {
-            String::new()
-        } else {
-            format!("_{number}")
-        };
-        let label = place::to_label(&whole, &suffix);
-        match claim(&label, table, attribute)? {
-            Claim::Free => return Ok((label.clone(), Some(label))),
-            Claim::Shared => return Ok((label, None)),
-            Claim::TakenBy(_) => number += 1,
-        }
-    }
+    binding::free_label(&format!("{relation}.{attribute}"), |label| {
+        claim(label, table, attribute)
+    })
 }
 
 /// The primary key's columns, quoted, where a context can be made of them: they are known before a row is written, and what
@@ -249,30 +185,18 @@ pub fn choose_by_values(
 ) -> Result<Bound> {
     let quoted = quote_identifier(attribute);
     let (unbound, bound) = bindings(table, attribute)?;
-    if label.is_none() && bound > 0 {
-        return Err(Error::Column {
-            message: format!("values of column {quoted} are bound to a context"),
-            hint: "Say which: context => 'colcrypt.row_context(id)', or label => '…' for place_context of that label and the primary key.".into(),
-        });
-    }
-    if unbound == 0 {
-        let bound = place_of(table, attribute, label)?;
+    if by_values(attribute, label.is_some(), unbound, bound)? == ByValues::ToNothing {
         notice(&format!(
-            "values of column {quoted} are bound to their place: the context is {}",
-            bound.context.as_deref().unwrap_or_default()
+            "values of column {quoted} are bound to nothing, so it is registered with context => 'none': colcrypt.rebind_column binds them to their place"
         ));
-        return Ok(bound);
+        return Ok(Bound::default());
     }
-    if label.is_some() {
-        return Err(Error::Column {
-            message: format!("values of column {quoted} are bound to nothing"),
-            hint: "Register it with context => 'none', and bind them with colcrypt.rebind_column and this label.".into(),
-        });
-    }
+    let bound = place_of(table, attribute, label)?;
     notice(&format!(
-        "values of column {quoted} are bound to nothing, so it is registered with context => 'none': colcrypt.rebind_column binds them to their place"
+        "values of column {quoted} are bound to their place: the context is {}",
+        bound.context.as_deref().unwrap_or_default()
     ));
-    Ok(Bound::default())
+    Ok(bound)
 }
 
 /// Visits what a column's values say of their binding: whether they are bound to something, and whether in the canonical form.
@@ -335,37 +259,13 @@ pub fn unplaced(table: pg_sys::Oid, attribute: &str, place: Option<&Place>) -> R
     Ok(count)
 }
 
-/// Refuses an order on values that are bound to no place, unless whoever gives it accepts them. What the record says of it.
-///
-/// # Errors
-/// [`Error::Unplaced`].
-pub fn accepted(count: i64, accepts: bool, attribute: &str) -> Result<String> {
-    match (count, accepts) {
-        (0, _) => Ok(String::new()),
-        (values, false) => Err(Error::Unplaced {
-            column: quote_identifier(attribute),
-            values,
-        }),
-        (values, true) => Ok(format!(
-            ", {values} values accepted that are bound to no place"
-        )),
-    }
-}
-
 /// Refuses a change of a registration whose values are on their way to another context.
 ///
 /// # Errors
 /// [`Error::Column`].
 pub fn refuse_half_bound(table: pg_sys::Oid, attribute: &str) -> Result<()> {
     match registration::registered(table, attribute)? {
-        Some((_, Some(becomes))) => Err(Error::Column {
-            message: format!(
-                "column {} is being rebound to {becomes}",
-                quote_identifier(attribute)
-            ),
-            hint: "Wait for the job; where it was cancelled or failed, order it again with colcrypt.rebind_column.".into(),
-        }),
-        Some(_) => Ok(()),
+        Some((_, becomes)) => binding::refuse_half_bound(attribute, becomes.as_deref()),
         None => Err(registration::not_registered(table, attribute)?),
     }
 }

@@ -1,12 +1,13 @@
 //! rebind_column: a column's values bound to another context, while the application runs.
 
+use colcrypt_domain::binding::{self, Bound, Wanted};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::read::Key;
 use crate::columns::migration::orders;
-use crate::columns::place::{self, Asked};
-use crate::columns::registration::{self, Bound};
+use crate::columns::place;
+use crate::columns::registration;
 use crate::columns::{registered, view};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
@@ -34,8 +35,8 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
             call.get::<bool>(5).unwrap_or_default(),
         )
     };
-    let asked = Asked::of(context, label)?;
-    if matches!(asked, Asked::Nothing) {
+    let asked = Wanted::of(context, label)?;
+    if matches!(asked, Wanted::Nothing) {
         return Err(Error::InvalidParameter {
             message: "values are not rebound to nothing".into(),
             hint: "Leave the context out: then they are bound to their place.".into(),
@@ -58,7 +59,7 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
     }
     let place = place::place_bound(now.context.as_deref());
     let unplaced = place::unplaced(table, &attribute, place.as_ref())?;
-    let accepted = place::accepted(unplaced, accepts, &attribute)?;
+    let accepted = binding::accepted(unplaced, accepts, &attribute)?;
     let held = Named::take(table, Lock::Read)?;
     if under_way.is_none() && now.context.as_ref() != Some(&becomes) {
         registered::check_context(&held, &becomes)?;

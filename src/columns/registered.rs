@@ -1,12 +1,13 @@
 //! Registered columns.
 
+use colcrypt_domain::binding::{Bound, Wanted};
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::read;
-use crate::columns::place::{self, Asked};
-use crate::columns::registration::{self, Bound};
+use crate::columns::place;
+use crate::columns::registration;
 use crate::error::{Error, Privilege, Result};
 use crate::keys::grants;
 use crate::rights;
@@ -41,7 +42,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     };
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
     // SAFETY: declared as text, where it is declared.
-    let asked = Asked::of(context, unsafe { call.long::<String>(6, "label")? })?;
+    let asked = Wanted::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
     registration::refuse_foreign_table(table)?;
     rights::require(&key, Privilege::Manage)?;
@@ -93,14 +94,14 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
 }
 
 /// A registration that is there keeps its context, unless another is given.
-fn bound_to(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<Bound> {
+fn bound_to(table: pg_sys::Oid, attribute: &str, asked: Wanted) -> Result<Bound> {
     match (registration::registered(table, attribute)?, asked) {
-        (Some((bound, _)), Asked::Place(None)) => Ok(bound),
+        (Some((bound, _)), Wanted::Place(None)) => Ok(bound),
         (Some(_), asked) => {
             place::refuse_half_bound(table, attribute)?;
             place::choose(table, attribute, asked)
         }
-        (None, Asked::Place(label)) => place::choose_by_values(table, attribute, label),
+        (None, Wanted::Place(label)) => place::choose_by_values(table, attribute, label),
         (None, asked) => place::choose(table, attribute, asked),
     }
 }

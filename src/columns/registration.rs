@@ -1,6 +1,7 @@
 //! What the catalog knows of a registered column, and who may decide about it.
 
 use colcrypt_core::KeyId;
+use colcrypt_domain::binding::Bound;
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 
@@ -10,13 +11,6 @@ use crate::error::{Error, Privilege, Result};
 use crate::keys::approval;
 use crate::rights;
 use crate::server::{relation, spi};
-
-/// The context expression of a registration, and the label in it that nobody else has.
-#[derive(Clone, Default)]
-pub struct Bound {
-    pub context: Option<String>,
-    pub label: Option<String>,
-}
 
 /// The key that a column is registered with.
 pub fn key_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<Key>> {

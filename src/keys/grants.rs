@@ -1,6 +1,7 @@
 //! Who may encrypt with, decrypt with and manage a key.
 
 use colcrypt_core::KeyId;
+use colcrypt_domain::grants::{self, Grantee};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -48,62 +49,18 @@ impl Grant {
 /// A grantee as [`role_named`] takes it.
 pub fn named_or_public(role: pg_sys::Oid) -> String {
     if role == pg_sys::Oid::INVALID {
-        "PUBLIC".into()
-    } else {
-        quoted_if_public(crate::server::roles::role_name(role))
+        return Grantee::Everybody.written();
     }
+    Grantee::Role(&crate::server::roles::role_name(role)).written()
 }
 
-/// A role's name as [`role_named`] takes it.
-fn quoted_if_public(name: String) -> String {
-    if name.eq_ignore_ascii_case("public") {
-        format!("\"{name}\"")
-    } else {
-        name
-    }
-}
-
-/// The privilege with this name.
-fn privilege_named(name: &str) -> Result<Privilege> {
-    [Privilege::Encrypt, Privilege::Decrypt, Privilege::Manage]
-        .into_iter()
-        .find(|privilege| privilege.name() == name)
-        .ok_or_else(|| unknown_privilege(name))
-}
-
-fn unknown_privilege(name: &str) -> Error {
-    Error::InvalidParameter {
-        message: format!("unknown privilege {name:?}"),
-        hint: "Privileges are encrypt, decrypt and manage.".into(),
-    }
-}
-
-/// The role's OID. As in GRANT the word PUBLIC, in any case, is everybody; but a role may be called that, in quotes, and then
-/// the word alone would give to everybody what was meant for one. So while there is such a role only "public" in double
-/// quotes is a role's name, and the bare word is refused.
+/// The role's OID; of everybody it is [`pg_sys::Oid::INVALID`]. See [`grants::grantee`].
 pub fn role_named(name: &str) -> Result<pg_sys::Oid> {
-    let quoted = name
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .filter(|inner| inner.eq_ignore_ascii_case("public"));
-    if name.eq_ignore_ascii_case("public") {
-        return match oid_of(name) {
-            pg_sys::Oid::INVALID => Ok(pg_sys::Oid::INVALID),
-            _ => Err(Error::InvalidParameter {
-                message: format!("{name} is everybody, and there is a role of that name"),
-                hint: format!(
-                    "For the role say '\"{name}\"'; for everybody write the word in another case."
-                ),
-            }),
-        };
-    }
-    match oid_of(quoted.unwrap_or(name)) {
-        pg_sys::Oid::INVALID => Err(Error::UnknownObject {
-            what: "role",
-            name: name.into(),
-        }),
-        role => Ok(role),
-    }
+    let is_role = |name: &str| oid_of(name) != pg_sys::Oid::INVALID;
+    Ok(match grants::grantee(name, is_role)? {
+        Grantee::Everybody => pg_sys::Oid::INVALID,
+        Grantee::Role(role) => oid_of(role),
+    })
 }
 
 fn oid_of(name: &str) -> pg_sys::Oid {
@@ -120,39 +77,21 @@ fn grant_arguments(call: Call) -> Result<Grant> {
     // SAFETY: declared as text[].
     let privileges = unsafe { call.long::<Vec<Option<String>>>(2, "privileges")? }
         .ok_or(Error::NullArgument("privileges"))?;
-    let (mut encrypt, mut decrypt, mut manage) = (false, false, false);
-    for privilege in privileges {
-        let name = privilege.ok_or_else(|| unknown_privilege("null"))?;
-        match privilege_named(&name)? {
-            Privilege::Encrypt => encrypt = true,
-            Privilege::Decrypt => decrypt = true,
-            Privilege::Manage => manage = true,
-        }
-    }
+    let privileges = grants::privileges_named(&privileges)?;
     Ok(Grant {
         key,
         role: role_named(&role_name)?,
-        encrypt,
-        decrypt,
-        manage,
+        encrypt: privileges.contains(&Privilege::Encrypt),
+        decrypt: privileges.contains(&Privilege::Decrypt),
+        manage: privileges.contains(&Privilege::Manage),
     })
 }
 
 pub fn grant_key(call: Call) -> Result<pg_sys::Datum> {
     let grant = grant_arguments(call)?;
-    refuse_public_manager(&grant)?;
+    let is_everybody = grant.role == pg_sys::Oid::INVALID;
+    grants::refuse_public_manager(is_everybody, grant.manage, "key", &grant.key.name)?;
     varlena_from(approval::gate(&GrantKey::of(&grant))?.as_bytes())
-}
-
-/// Everybody as manager of a key is nobody's intention.
-fn refuse_public_manager(grant: &Grant) -> Result<()> {
-    if grant.manage && grant.role == pg_sys::Oid::INVALID {
-        return Err(Error::InvalidParameter {
-            message: format!("PUBLIC cannot manage key \"{}\"", grant.key.name),
-            hint: "Grant manage to the roles that administer the key.".into(),
-        });
-    }
-    Ok(())
 }
 
 /// Gives it, and records it.
@@ -248,7 +187,7 @@ pub fn has_key_privilege(call: Call) -> Result<pg_sys::Datum> {
     let key = read::key_by_name(&call.text(at, "key")?)?;
     let mut allowed = false;
     for name in call.text(at + 1, "privilege")?.split(',') {
-        let privilege = privilege_named(&name.trim().to_ascii_lowercase())?;
+        let privilege = grants::privilege_named(&name.trim().to_ascii_lowercase())?;
         allowed |= rights::may(role, &key, privilege)?;
     }
     Ok(pg_sys::Datum::from(allowed))

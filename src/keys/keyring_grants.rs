@@ -1,6 +1,7 @@
 //! Who may make keys in a keyring, and who may manage it.
 
 use colcrypt_core::KeyringId;
+use colcrypt_domain::grants;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -57,13 +58,6 @@ impl Grant {
     }
 }
 
-fn unknown_privilege(name: &str) -> Error {
-    Error::InvalidParameter {
-        message: format!("unknown privilege {name:?}"),
-        hint: "Privileges on a keyring are create and manage.".into(),
-    }
-}
-
 /// The arguments, once the caller has shown the right to manage the keyring.
 fn arguments(call: Call) -> Result<Grant> {
     let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
@@ -72,30 +66,19 @@ fn arguments(call: Call) -> Result<Grant> {
     // SAFETY: declared as text[].
     let privileges = unsafe { call.long::<Vec<Option<String>>>(2, "privileges")? }
         .ok_or(Error::NullArgument("privileges"))?;
-    let (mut create, mut manage) = (false, false);
-    for privilege in privileges {
-        match privilege.as_deref() {
-            Some("create") => create = true,
-            Some("manage") => manage = true,
-            other => return Err(unknown_privilege(other.unwrap_or("null"))),
-        }
-    }
+    let privileges = grants::keyring_privileges_named(&privileges)?;
     Ok(Grant {
         keyring,
         role: role_named(&role_name)?,
-        create,
-        manage,
+        create: privileges.contains(&KeyringPrivilege::Create),
+        manage: privileges.contains(&KeyringPrivilege::Manage),
     })
 }
 
 pub fn grant_keyring(call: Call) -> Result<pg_sys::Datum> {
     let grant = arguments(call)?;
-    if grant.manage && grant.role == pg_sys::Oid::INVALID {
-        return Err(Error::InvalidParameter {
-            message: format!("PUBLIC cannot manage keyring \"{}\"", grant.keyring.name),
-            hint: "Grant manage to the roles that administer the keyring.".into(),
-        });
-    }
+    let is_everybody = grant.role == pg_sys::Oid::INVALID;
+    grants::refuse_public_manager(is_everybody, grant.manage, "keyring", &grant.keyring.name)?;
     varlena_from(approval::gate(&GrantKeyring::of(&grant))?.as_bytes())
 }
 

@@ -9,7 +9,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, ereport, pg_sys};
 use crate::audit::Act;
 use crate::catalog::read::{Key, KeyVersionRow};
 use crate::error::Result;
-use crate::rows::holders::{Column, Columns, Listed, PrimaryKey};
+use crate::rows::holders::{CiphertextColumn, Columns, Listed, PrimaryKey};
 use crate::server::failed::Failed;
 use crate::server::spi;
 use crate::server::txn;
@@ -80,7 +80,12 @@ pub fn list(key: &Key, row: &KeyVersionRow) -> Result<()> {
     Ok(())
 }
 
-fn list_column(key: &Key, version: i32, columns: &Columns, column: &Column) -> Result<usize> {
+fn list_column(
+    key: &Key,
+    version: i32,
+    columns: &Columns,
+    column: &CiphertextColumn,
+) -> Result<usize> {
     let _path = spi::safe_search_path();
     txn::set_local(c"lock_timeout", PATIENCE);
     let mut found = 0;
@@ -125,7 +130,7 @@ fn subtransaction<R>(body: impl FnOnce() -> Result<R>) -> std::result::Result<R,
 fn insert(
     key: &Key,
     version: i32,
-    column: &Column,
+    column: &CiphertextColumn,
     primary_key: &PrimaryKey,
     rows: Vec<Listed>,
 ) -> Result<()> {

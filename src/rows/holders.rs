@@ -23,7 +23,7 @@ use crate::server::spi::{self, safe_search_path};
 const CHUNK: usize = 4096;
 
 /// A column that can hold ciphertexts.
-pub struct Column {
+pub struct CiphertextColumn {
     pub relation: pg_sys::Oid,
     /// The relation's name, qualified and quoted, as it was when it was found: for messages and records.
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Column {
     holds: pg_sys::Oid,
 }
 
-impl Column {
+impl CiphertextColumn {
     /// The column's name as errors and records have it.
     pub fn describe(&self) -> String {
         format!("{}.{}", self.name, quote_identifier(&self.attribute))
@@ -51,7 +51,7 @@ enum Shape {
 
 /// Every column that can hold ciphertexts, and how to look into it.
 pub struct Columns {
-    pub all: Vec<Column>,
+    pub all: Vec<CiphertextColumn>,
     shapes: HashMap<pg_sys::Oid, Shape>,
 }
 
@@ -83,7 +83,7 @@ impl Columns {
     ///
     /// # Errors
     /// [`Error::ColumnChanged`]; when a value has no header.
-    pub fn count(&self, column: &Column, key: &Key, versions: &[i32]) -> Result<i64> {
+    pub fn count(&self, column: &CiphertextColumn, key: &Key, versions: &[i32]) -> Result<i64> {
         let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
             return Ok(0);
         };
@@ -149,7 +149,7 @@ impl Columns {
     /// As [`count`](Self::count); of SPI; of the taker.
     pub fn list(
         &self,
-        column: &Column,
+        column: &CiphertextColumn,
         key: &Key,
         version: i32,
         mut take: impl FnMut(&PrimaryKey, Vec<Listed>) -> Result<()>,
@@ -283,7 +283,7 @@ impl PrimaryKey {
 }
 
 /// A column's table as it is now: the column was found under no lock. None when the table is gone.
-fn held(column: &Column, table: Result<Held>) -> Result<Option<Held>> {
+fn held(column: &CiphertextColumn, table: Result<Held>) -> Result<Option<Held>> {
     let table = match table {
         Err(Error::UnknownObject { .. }) => return Ok(None),
         other => other?,
@@ -373,7 +373,7 @@ unsafe fn fields(
 ///
 /// # Errors
 /// Of SPI.
-pub fn needing(key: &Key, version: i32) -> Result<Vec<(Column, i64)>> {
+pub fn needing(key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
     let columns = Columns::find()?;
     let counts: Vec<i64> = columns
         .all
@@ -389,7 +389,7 @@ pub fn needing(key: &Key, version: i32) -> Result<Vec<(Column, i64)>> {
 }
 
 /// One line a column, for errors and records.
-pub fn describe(holders: &[(Column, i64)]) -> String {
+pub fn describe(holders: &[(CiphertextColumn, i64)]) -> String {
     holders
         .iter()
         .map(|(column, count)| {
@@ -470,7 +470,7 @@ fn shapes() -> Result<HashMap<pg_sys::Oid, Shape>> {
     Ok(shapes)
 }
 
-fn columns() -> Result<Vec<Column>> {
+fn columns() -> Result<Vec<CiphertextColumn>> {
     let rows = read_only(&format!(
         "{HOLDING} SELECT c.oid, a.attname, a.atttypid, EXISTS (\
              WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
@@ -486,7 +486,7 @@ fn columns() -> Result<Vec<Column>> {
         .map(|row| {
             let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
             let relation = oid(Some(text(0)));
-            Ok(Column {
+            Ok(CiphertextColumn {
                 relation,
                 name: colcrypt_domain::quote::quote_qualified_identifier(text(4), text(5)),
                 attribute: text(1),

@@ -1,5 +1,6 @@
 //! Jobs: re-encryptions asked for by hand; any job paused, resumed, cancelled and tried again.
 
+use colcrypt_domain::binding;
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
@@ -61,7 +62,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let context = registered.and_then(|(bound, _)| bound.context);
     let place = place::place_bound(context.as_deref());
     let unplaced = place::unplaced(table, &attribute, place.as_ref())?;
-    let accepted = place::accepted(unplaced, accepts, &attribute)?;
+    let accepted = binding::accepted(unplaced, accepts, &attribute)?;
     spi::execute(
         "UPDATE colcrypt.protected_column SET key_id = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         &[
@@ -226,7 +227,7 @@ impl Managed {
         let context = registered.and_then(|(bound, _)| bound.context);
         let place = place::place_bound(context.as_deref());
         let unplaced = place::unplaced(self.table, &self.attribute, place.as_ref())?;
-        place::accepted(unplaced, true, &self.attribute)
+        binding::accepted(unplaced, true, &self.attribute)
     }
 
     fn record(&self, verb: &'static str) -> Result<()> {

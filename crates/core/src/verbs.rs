@@ -13,8 +13,8 @@ pub enum Gate {
     WaitsToActivate,
     /// It is refused where it would take values out from under a key of a four-eyes keyring.
     Refused,
-    /// It takes part in the ceremony itself.
-    Ceremony,
+    /// It takes part in the approval itself.
+    Approval,
     /// It does not wait, and why it need not.
     Open(&'static str),
 }
@@ -37,8 +37,8 @@ const fn refused(name: &'static str) -> Verb {
     gated(name, Gate::Refused)
 }
 
-const fn ceremony(name: &'static str) -> Verb {
-    gated(name, Gate::Ceremony)
+const fn approval(name: &'static str) -> Verb {
+    gated(name, Gate::Approval)
 }
 
 const fn open(name: &'static str, why: &'static str) -> Verb {
@@ -57,7 +57,7 @@ pub const VERBS: &[Verb] = &[
     ),
     waits("add_root"),
     waits("alter_provider"),
-    ceremony("approve_request"),
+    approval("approve_request"),
     open("archive_key", PROTECTS),
     open("cancel_job", WORK),
     open(
@@ -101,8 +101,8 @@ pub const VERBS: &[Verb] = &[
         "values go to a newer version of the key they are under",
     ),
     refused("register_column"),
-    ceremony("reject_request"),
-    ceremony("require_four_eyes"),
+    approval("reject_request"),
+    approval("require_four_eyes"),
     refused("resume_job"),
     waits("resume_key"),
     refused("retry_job"),
@@ -131,7 +131,7 @@ pub const VERBS: &[Verb] = &[
         "unregister_column",
         "the values stay under their key; what they are under is asked again when the column is registered or moved",
     ),
-    ceremony("withdraw_request"),
+    approval("withdraw_request"),
 ];
 
 /// Functions that everybody may call. None changes a key, a right or a rule: what they do to values, the grants on the key decide.

@@ -4,9 +4,12 @@
 
 pub mod approval;
 pub mod backoff;
+pub mod binding;
 pub mod broker;
 pub mod dispatch;
 pub mod error;
+pub mod grants;
+pub mod keywords;
 pub mod lane;
 pub mod lifecycle;
 pub mod lost;

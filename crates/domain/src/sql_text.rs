@@ -38,7 +38,7 @@ pub fn tokens(sql: &str) -> Vec<Token> {
                 .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
                 .unwrap_or(rest.len());
             let word = rest[..end].to_ascii_lowercase();
-            all.push(if crate::quote::KEYWORDS.contains(&word.as_str()) {
+            all.push(if crate::keywords::KEYWORDS.contains(&word.as_str()) {
                 Token::Keyword(word)
             } else {
                 Token::Name(word)

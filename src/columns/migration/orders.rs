@@ -1,5 +1,6 @@
 //! encrypt_column and decrypt_column: who may order a migration, what it would do, and the order itself.
 
+use colcrypt_domain::binding::{Bound, Wanted, accepted};
 use colcrypt_domain::migration::effects::{self, TakeOver};
 use colcrypt_domain::migration::survey::{Line, losses, refuse};
 use colcrypt_domain::migration::{self, statements};
@@ -11,9 +12,9 @@ use crate::catalog::read::{self, Key};
 use crate::columns::migration::Kind;
 use crate::columns::migration::survey::{self, Question};
 use crate::columns::migration::tree::{self, TREE};
-use crate::columns::place::{self, Asked};
+use crate::columns::place;
 use crate::columns::registered;
-use crate::columns::registration::{self, Bound};
+use crate::columns::registration;
 use crate::columns::view::known::key_of;
 use crate::columns::view::{self, relation_name};
 use crate::error::{Error, Privilege, Result};
@@ -107,7 +108,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     // SAFETY: declared as text, where it is declared.
-    let asked = Asked::of(context, unsafe { call.long::<String>(9, "label")? })?;
+    let asked = Wanted::of(context, unsafe { call.long::<String>(9, "label")? })?;
     let Bound { context, label } = place::choose(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(table, &attribute, expression)?;
@@ -320,7 +321,7 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
     let mut job = None;
     if !dry_run {
         refuse(&lines, &column, |_| accepts)?;
-        place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?;
+        accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?;
         job = Some(queue(order, &lines)?);
     }
     let rows = lines
@@ -350,7 +351,7 @@ fn has_no_room(table: pg_sys::Oid) -> Result<bool> {
 }
 
 fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
-    let accepted = losses(lines);
+    let losses = losses(lines);
     let twin = twin_name(order)?;
     let (view, renamed) = order.names.clone().unzip();
     let jobs = spi::query(
@@ -372,7 +373,7 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
             order.declared.clone().into(),
             view.into(),
             renamed.into(),
-            accepted.into(),
+            losses.into(),
             order.label.clone().into(),
             order.accepts_unplaced.into(),
         ],
@@ -390,7 +391,7 @@ fn queue(order: &Order, lines: &[Line]) -> Result<i64> {
         .detail(format!(
             "job {job}: {}{}",
             order.attribute,
-            place::accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?
+            accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?
         ))
         .record()?;
     Ok(job)

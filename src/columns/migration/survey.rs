@@ -121,7 +121,8 @@ fn dependents(question: &Question) -> Result<Vec<Line>> {
             Ok((
                 named::<String>(row, "kind")?,
                 named::<String>(row, "token")?,
-                named::<String>(row, "object")?,
+                // None for what was dropped meanwhile.
+                row.get_by_name::<String, _>("object")?.unwrap_or_default(),
                 row.get_by_name::<pg_sys::Oid, _>("ev_class")?,
             ))
         },
@@ -149,7 +150,10 @@ fn triggers(question: &Question) -> Result<Vec<Line>> {
                AND g.tgfoid <> 'colcrypt.keep_in_step()'::regprocedure"
         ),
         &[question.table.into(), question.trigger.into()],
-        |row| Ok((named(row, "object")?, named(row, "is_late")?)),
+        |row| {
+            let object = row.get_by_name::<String, _>("object")?;
+            Ok((object.unwrap_or_default(), named(row, "is_late")?))
+        },
     )?;
     Ok(found
         .into_iter()

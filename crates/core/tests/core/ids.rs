@@ -20,6 +20,10 @@ fn key_ids() {
         assert!(bad.parse::<KeyId>().is_err(), "{bad:?}");
     }
     assert_ne!(KeyId::random().unwrap(), KeyId::random().unwrap());
+    for id in [KeyId(0), KeyId(1), KeyId(1 << 63), KeyId(u64::MAX)] {
+        assert_eq!(KeyId::of_bigint(id.bigint()), id);
+    }
+    assert_eq!(KeyId(u64::MAX).bigint(), -1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Keys: their life, grants, rules, counts and root keys.
 
-mod ceremony;
-mod ceremony_acts;
+mod approval;
+mod approval_acts;
 mod creation;
 mod grants;
 mod lifecycle;

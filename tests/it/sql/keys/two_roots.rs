@@ -5,7 +5,7 @@ use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
 use crate::common::{self, ACTS, LONG, Sql, cluster, db, role, unique};
-use crate::keys::ceremony::{ceremony, number};
+use crate::keys::approval::{number, two_managers};
 
 /// A provider `name` on a root key file of its own.
 fn add_file(client: &mut Client, name: &str) -> std::path::PathBuf {
@@ -144,7 +144,7 @@ fn only_who_may_manage_the_keyring_adds_and_drops() {
 /// A root key more is a way in more: two persons open it. One may close it.
 #[test]
 fn four_eyes_add_a_root_key_and_two_drop_it() {
-    let it = ceremony();
+    let it = two_managers();
     let mut admin = it.db.connect();
     admin.run("GRANT EXECUTE ON FUNCTION add_root(text, text, text), drop_root(text, text, text) TO PUBLIC");
     add_file(&mut admin, "spare");

@@ -8,6 +8,8 @@ use colcrypt_core::wrap::{dek_aad, kek_aad, unwrap_data_key, unwrap_kek};
 use colcrypt_core::{
     DataKey, KekId, KeyEncryptionKey, KeyId, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
 };
+use colcrypt_domain::keywords::KEYWORDS;
+use colcrypt_domain::quote::{quote_identifier, quote_literal};
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
@@ -25,6 +27,50 @@ fn every_object_says_what_it_is() {
              AND typtype <> 'c' AND typelem = 0 AND obj_description(oid, 'pg_type') IS NULL",
     );
     assert!(silent.is_empty(), "no COMMENT: {silent:?}");
+}
+
+/// The list of words that are no plain names is written down: a word of a newer server that it lacks would end in a syntax error.
+#[test]
+fn names_and_texts_are_quoted_as_the_server_quotes_them() {
+    let mut db = db();
+    let words = db
+        .client
+        .rows("SELECT word, catcode = 'U', quote_ident(word) FROM pg_get_keywords()");
+    assert!(words.len() > 400, "{}", words.len());
+    for word in words {
+        let [name, is_plain, quoted] = &word[..] else {
+            panic!("three columns")
+        };
+        let (name, quoted) = (name.as_deref().unwrap(), quoted.as_deref().unwrap());
+        if is_plain.as_deref() == Some("f") {
+            assert!(KEYWORDS.contains(&name), "{name}");
+        }
+        // A word of a newer server is quoted here and needs no quotes there.
+        if !KEYWORDS.contains(&name) || quoted.starts_with('"') {
+            assert_eq!(quote_identifier(name), quoted);
+        }
+    }
+    for text in [
+        "plain",
+        "Upper",
+        "two words",
+        "a\"b",
+        "a'b",
+        "a\\b",
+        "größe",
+        "",
+        "1st",
+        "$x",
+    ] {
+        let row = db
+            .client
+            .query_one("SELECT quote_ident($1), quote_literal($1)", &[&text])
+            .unwrap();
+        assert_eq!(quote_literal(text), row.get::<_, String>(1));
+        if !text.is_empty() {
+            assert_eq!(quote_identifier(text), row.get::<_, String>(0));
+        }
+    }
 }
 
 /// A wrong flag here is a wrong result somewhere: an index over plaintext, a NULL instead of an error.

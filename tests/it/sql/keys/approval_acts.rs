@@ -5,7 +5,7 @@ use colcrypt_tests::Cluster;
 use postgres::Client;
 
 use crate::common::{self, Db, Sql, cluster, db, role, unique};
-use crate::keys::ceremony::{Ceremony, OFFICE, approve, ask, ceremony, number};
+use crate::keys::approval::{OFFICE, TwoManagers, approve, ask, number, two_managers};
 
 /// The columns of the one request for this function, newest last: number, version asked for, outcome.
 fn requests(client: &mut Client, function: &str) -> Vec<(i64, String, String)> {
@@ -35,8 +35,8 @@ const VERBS: &str = "rotate_key(text), colcrypt.create_key(text, text, text), co
     colcrypt.create_key_version(text)";
 
 /// With the verbs of the life cycle in the managers' hands.
-fn ceremony_of_life() -> Ceremony {
-    let mut it = ceremony();
+fn managers_of_life() -> TwoManagers {
+    let mut it = two_managers();
     it.db.client.run(&format!(
         "GRANT EXECUTE ON FUNCTION colcrypt.{VERBS} TO {}, {}",
         it.alice, it.bob
@@ -46,7 +46,7 @@ fn ceremony_of_life() -> Ceremony {
 
 #[test]
 fn a_rotation_waits_before_it_is_used() {
-    let mut it = ceremony_of_life();
+    let mut it = managers_of_life();
     let notices = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let heard = notices.clone();
     let mut alice = cluster()
@@ -91,7 +91,7 @@ fn a_rotation_waits_before_it_is_used() {
 
 #[test]
 fn a_new_key_waits_before_it_is_used() {
-    let mut it = ceremony_of_life();
+    let mut it = managers_of_life();
     it.alice().run("SELECT create_key('new', 'ring')");
     it.alice()
         .fails("KC001", "SELECT encrypt_col('x', 'new')")
@@ -111,7 +111,7 @@ fn a_new_key_waits_before_it_is_used() {
 
 #[test]
 fn activation_and_destruction_wait_and_protection_does_not() {
-    let mut it = ceremony_of_life();
+    let mut it = managers_of_life();
     let (mut alice, mut bob) = (it.alice(), it.bob());
     let waits = |client: &mut Client, call: &str| number(&client.one(&format!("SELECT {call}")));
     let approve = |client: &mut Client, request: i64| {
@@ -202,10 +202,11 @@ fn activation_and_destruction_wait_and_protection_does_not() {
 
 #[test]
 fn rows_that_came_meanwhile_keep_a_version_from_destruction() {
-    let mut it = ceremony_of_life();
+    let mut it = managers_of_life();
     let value = it.db.client.one("SELECT encrypt_col('x', 'k')");
-    let approve =
-        |it: &Ceremony, request: i64| it.bob().one(&format!("SELECT approve_request({request})"));
+    let approve = |it: &TwoManagers, request: i64| {
+        it.bob().one(&format!("SELECT approve_request({request})"))
+    };
     it.alice().run("SELECT rotate_key('k')");
     let rotation = requests(&mut it.db.client, "activate_key")[0].0;
     approve(&it, rotation);
@@ -279,7 +280,7 @@ fn names_of_all_sorts() {
 /// Elsewhere the OIDs that tell who asked are other roles: what waits is asked for again.
 #[test]
 fn a_dump_takes_the_rule_along_and_no_request() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     ask(&mut it.alice(), &user, "decrypt");
     let dump = cluster().dump(&it.db.name);
@@ -301,7 +302,7 @@ fn a_dump_takes_the_rule_along_and_no_request() {
 
 #[test]
 fn monitors_see_requests_and_ordinary_roles_do_not() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     let request = ask(&mut it.alice(), &user, "decrypt");
     let mut client = it.db.connect_as(&user);
@@ -326,7 +327,7 @@ fn monitors_see_requests_and_ordinary_roles_do_not() {
 
 #[test]
 fn protection_never_waits() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     let request = ask(&mut it.alice(), &user, "decrypt");
     approve(&mut it.bob(), request);
@@ -386,7 +387,7 @@ fn a_standby_shows_requests_and_decides_none() {
 
 #[test]
 fn a_scheduled_rotation_waits_too_and_is_asked_for_once() {
-    let mut it = ceremony_of_life();
+    let mut it = managers_of_life();
     it.db.client.run(
         "UPDATE colcrypt.key_version SET activated_at = now() - interval '2 years';
          CREATE TABLE t (v ciphertext); SELECT register_column('t', 'v', 'k'), reencrypt_column('t', 'v')",
@@ -406,7 +407,7 @@ fn a_scheduled_rotation_waits_too_and_is_asked_for_once() {
 /// A keyring does not change hands by one person's will.
 #[test]
 fn a_move_waits_for_another_manager() {
-    let it = ceremony();
+    let it = two_managers();
     let mut admin = it.db.connect();
     admin.run("GRANT EXECUTE ON FUNCTION colcrypt.move_keyring(text, text, text) TO PUBLIC");
     let other = cluster().root_key(&format!("{}.key", unique("move")));

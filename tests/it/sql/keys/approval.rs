@@ -11,17 +11,17 @@ pub const OFFICE: &str = "grant_key(text, text, text[]), colcrypt.revoke_key(tex
     colcrypt.reject_request(bigint, text), colcrypt.withdraw_request(bigint)";
 
 /// A database whose keyring asks for four eyes, and roles that may manage its key.
-pub struct Ceremony {
+pub struct TwoManagers {
     pub db: Db,
     pub alice: String,
     pub bob: String,
 }
 
-pub fn ceremony() -> Ceremony {
+pub fn two_managers() -> TwoManagers {
     let mut db = db();
     let [alice, bob] = [0; 2].map(|_| manager(&mut db.client));
     db.client.run("SELECT require_four_eyes('ring')");
-    Ceremony { db, alice, bob }
+    TwoManagers { db, alice, bob }
 }
 
 /// A role that may administer, and manage the key `k`.
@@ -42,7 +42,7 @@ fn officer(client: &mut Client) -> String {
     name
 }
 
-impl Ceremony {
+impl TwoManagers {
     pub fn alice(&self) -> Client {
         self.db.connect_as(&self.alice)
     }
@@ -107,7 +107,7 @@ fn events(client: &mut Client, pattern: &str) -> Vec<String> {
 
 #[test]
 fn a_grant_waits_for_another_manager() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let (alice, bob) = (it.alice.clone(), it.bob.clone());
     let user = role(&mut it.db.client);
     let request = ask(&mut it.alice(), &user, "decrypt");
@@ -163,7 +163,7 @@ fn a_grant_waits_for_another_manager() {
 
 #[test]
 fn nobody_approves_their_own_not_even_a_superuser() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     let request = ask(&mut it.alice(), &user, "decrypt");
     let approval = format!("SELECT approve_request({request})");
@@ -193,7 +193,7 @@ fn nobody_approves_their_own_not_even_a_superuser() {
 
 #[test]
 fn set_role_and_the_like_make_no_second_person() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let (alice, bob) = (it.alice.clone(), it.bob.clone());
     let user = role(&mut it.db.client);
     it.db.client.run(&format!(
@@ -277,7 +277,7 @@ fn set_role_and_the_like_make_no_second_person() {
 
 #[test]
 fn deciding_takes_the_right_to_manage_and_the_function() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     let request = ask(&mut it.alice(), &user, "decrypt");
     let officer = officer(&mut it.db.client);
@@ -320,7 +320,7 @@ fn deciding_takes_the_right_to_manage_and_the_function() {
 
 #[test]
 fn a_request_waits_no_longer_than_the_window() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     for window in ["0", "59 seconds", "-1 day", "367 days", "infinity"] {
         let code = if window == "infinity" {
@@ -382,7 +382,7 @@ fn a_request_waits_no_longer_than_the_window() {
 
 #[test]
 fn a_request_is_decided_once() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     let carol = it.carol();
     let [first, second, third, fourth] = [0; 4].map(|_| ask(&mut it.alice(), &user, "decrypt"));
@@ -449,7 +449,7 @@ fn a_request_is_decided_once() {
 
 #[test]
 fn requests_and_approvals_live_and_die_with_their_transactions() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     let mut alice = it.alice();
     alice.run("BEGIN");
@@ -477,7 +477,7 @@ fn requests_and_approvals_live_and_die_with_their_transactions() {
 
 #[test]
 fn an_approval_meets_the_state_of_its_own_moment() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let [user, gone, remade] = [0; 3].map(|_| role(&mut it.db.client));
     let carol = it.carol();
     let mut bob = it.bob();
@@ -521,7 +521,7 @@ fn an_approval_meets_the_state_of_its_own_moment() {
 
 #[test]
 fn switching_it_on_is_immediate_and_off_is_not() {
-    let mut it = ceremony();
+    let mut it = two_managers();
     let user = role(&mut it.db.client);
     assert_eq!(
         it.alice().one("SELECT require_four_eyes('ring')"),
