@@ -120,8 +120,6 @@ struct Managed {
     phase: String,
     paused: bool,
     open: bool,
-    /// Whether whoever ordered it accepted values that are bound to no place.
-    accepts_unplaced: bool,
     /// What it does, when it is no re-encryption.
     migration: Option<Migration>,
 }
@@ -131,7 +129,7 @@ impl Managed {
         // SAFETY: declared as bigint.
         let id = unsafe { call.get::<i64>(0) }.ok_or(Error::NullArgument("job"))?;
         let found = spi::query(
-            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL, accept_unplaced \
+            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL \
              FROM colcrypt.job WHERE job_id = $1 FOR NO KEY UPDATE",
             &[id.into()],
             |row| {
@@ -141,7 +139,6 @@ impl Managed {
                     row.get::<String>(3)?.unwrap_or_default(),
                     row.get::<bool>(4)?.unwrap_or_default(),
                     row.get::<bool>(5)?.unwrap_or_default(),
-                    row.get::<bool>(6)?.unwrap_or_default(),
                 ))
             },
         )?;
@@ -171,7 +168,6 @@ impl Managed {
             phase,
             paused,
             open,
-            accepts_unplaced,
             migration,
         })
     }
@@ -217,28 +213,11 @@ impl Managed {
         Ok(())
     }
 
-    /// What the record says of values that the job takes along though they are bound to no place: as many as there are now,
-    /// since more may have come since it was ordered.
-    fn accepted(&self) -> Result<String> {
-        if !self.accepts_unplaced || self.migration.is_some() {
-            return Ok(String::new());
-        }
-        let registered = registration::registered(self.table, &self.attribute)?;
-        let context = registered.and_then(|(bound, _)| bound.context);
-        let place = place::place_bound(context.as_deref());
-        let unplaced = place::unplaced(self.table, &self.attribute, place.as_ref())?;
-        binding::accepted(unplaced, true, &self.attribute)
-    }
-
     fn record(&self, verb: &'static str) -> Result<()> {
-        self.record_with(verb, "")
-    }
-
-    fn record_with(&self, verb: &'static str, more: &str) -> Result<()> {
         Act::new(verb)
             .key(&self.key)
             .relation(self.table)
-            .detail(format!("job {}: {}{more}", self.id, self.attribute))
+            .detail(format!("job {}: {}", self.id, self.attribute))
             .record()
     }
 }
@@ -258,9 +237,8 @@ fn resume_job(call: Call) -> Result<pg_sys::Datum> {
     job.must_be_open()?;
     if job.paused {
         job.refuse_way_out()?;
-        let accepted = job.accepted()?;
         job.update("paused = false, retry_at = NULL")?;
-        job.record_with("resume_job", &accepted)?;
+        job.record("resume_job")?;
         wake::wake_at_commit();
     }
     varlena::varlena_from(b"resumed")
@@ -328,7 +306,6 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
         job.record("retry_job")?;
         return varlena::varlena_from(b"queued");
     }
-    let accepted = job.accepted()?;
     job.update(&format!(
         "phase = 'retrying', finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL, \
          target_version = (SELECT k.current_version FROM colcrypt.key k WHERE k.key_id = job.key_id), \
@@ -336,7 +313,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
         txn::RUNNING_TRANSACTIONS
     ))?;
     wake::wake_at_commit();
-    job.record_with("retry_job", &accepted)?;
+    job.record("retry_job")?;
     varlena::varlena_from(b"queued")
 }
 

@@ -1,6 +1,5 @@
 //! Kind 1: what a table's owner puts behind a migration's back is neither decrypted for him nor compared with what he guesses.
 
-use colcrypt_tests::of_audit::event;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
@@ -279,31 +278,4 @@ fn what_is_put_into_a_column_while_it_moves_stays_under_its_key() {
         "42501",
         "SELECT decrypt_col(v, NULL::text, row_context(id)) FROM notes WHERE id = 107",
     );
-}
-
-/// Where values bound to no place were accepted, more may come while the job stands still: whoever has it go on is on record
-/// with as many as there are then.
-#[test]
-fn a_job_that_goes_on_says_how_many_values_it_takes_along_by_then() {
-    let mut db = db();
-    db.client.run(
-        "SELECT create_key('other', 'ring');
-         CREATE TABLE notes (id int PRIMARY KEY, v ciphertext);
-         INSERT INTO notes SELECT g, encrypt_col('note ' || g, 'k', row_context(g)) FROM generate_series(1, 3) g;
-         SELECT register_column('notes', 'v', 'k', 'row_context(id)')",
-    );
-    let mut holder = db.connect();
-    holder.run("BEGIN; SELECT FROM notes WHERE id = 3 FOR UPDATE");
-    db.client
-        .run("SELECT pause_job(move_column('notes', 'v', 'other', accept_unplaced => true))");
-    db.client
-        .run("INSERT INTO notes SELECT g, encrypt_col('late', 'k', row_context(g)) FROM generate_series(4, 8) g");
-    db.client.run("SELECT resume_job(job_id) FROM job_progress");
-    let said = event(&mut db.client, "event = 'resume_job'");
-    assert!(
-        said.contains("8 values accepted that are bound to no place"),
-        "{said}"
-    );
-    holder.run("COMMIT");
-    wait_for_jobs(&mut db.client);
 }
