@@ -416,8 +416,8 @@ fn types_that_changed_since_do_not_show_the_value() {
 #[test]
 fn an_error_is_raised_on_the_line_of_its_sqlstate() {
     let mut db = db();
-    db.client.run("SELECT create_key('k', 'ring')");
-    let value = hex_of(&mut db.client, "encrypt_col('v', 'k')");
+    db.client.run("SELECT create_key('raised', 'ring')");
+    let value = hex_of(&mut db.client, "encrypt_col('v', 'raised')");
     let mut broken = hex::decode(value).unwrap();
     *broken.last_mut().unwrap() ^= 1;
     db.client.run(&format!(
