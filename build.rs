@@ -1,4 +1,5 @@
-//! Tells pgrx which SQL files an installation consists of: those that `sql/ORDER` lists. `make install` puts the same files together.
+//! Tells pgrx which SQL files an installation consists of: those that `sql/ORDER` lists. `make install` puts the same
+//! files together.
 
 use std::fmt::Write;
 use std::path::Path;

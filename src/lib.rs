@@ -1,8 +1,8 @@
 //! colcrypt: column encryption for PostgreSQL.
 //!
-//! This crate is the part that PostgreSQL loads, and this file its roof: what PostgreSQL calls when it loads it. The rooms
-//! below stand on floors, and import from those below them only; `docs/architecture.md` has the list and the map. Everything
-//! that can be said without a server is in `crates/`.
+//! This crate is the part that PostgreSQL loads, and this file its roof: what PostgreSQL calls when it loads it. The
+//! rooms below stand on floors, and import from those below them only; `docs/architecture.md` has the list and the map.
+//! Everything that can be said without a server is in `crates/`.
 
 use pgrx::{pg_guard, pg_sys};
 

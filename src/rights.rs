@@ -1,4 +1,5 @@
-//! Who may do what with a key or a keyring: whom it was granted to, and superusers, who leave a record where nobody granted it.
+//! Who may do what with a key or a keyring: whom it was granted to, and superusers, who leave a record where nobody
+//! granted it.
 
 use pgrx::pg_sys;
 
@@ -112,8 +113,8 @@ pub fn require(key: &Key, privilege: Privilege) -> Result<()> {
     })
 }
 
-/// Whether `user` may do `privilege` with the keyring, as [`may`] has it for keys. What a role may do with a keyring's keys
-/// counts for nothing: whoever makes a key there would otherwise have a say in the keyring.
+/// Whether `user` may do `privilege` with the keyring, as [`may`] has it for keys. What a role may do with a keyring's
+/// keys counts for nothing: whoever makes a key there would otherwise have a say in the keyring.
 ///
 /// # Errors
 /// Of the catalog scan.

@@ -39,7 +39,8 @@ struct Integer {
     long: &'static CStr,
 }
 
-/// A line a setting: its variable and name, the default, the range, the unit, when it may be changed, and its descriptions.
+/// A line a setting: its variable and name, the default, the range, the unit, when it may be changed, and its
+/// descriptions.
 macro_rules! integers {
     ($($vis:vis $variable:ident: $name:literal = $default:expr, $least:tt to $most:expr, $flags:expr, $context:ident,
        $short:literal, $long:literal;)+) => {
@@ -166,7 +167,8 @@ static WINDOWS: [(&CStr, &CStr, &GucSetting<Option<CString>>); 2] = [
     ),
 ];
 
-/// Defines the settings. Outside shared_preload_libraries one that only the postmaster takes cannot be defined, nor is it needed.
+/// Defines the settings. Outside shared_preload_libraries one that only the postmaster takes cannot be defined, nor is
+/// it needed.
 pub fn define() {
     // SAFETY: a flag the postmaster set before it loaded us.
     let in_postmaster = unsafe { pg_sys::process_shared_preload_libraries_in_progress };

@@ -18,8 +18,8 @@ fn is_better_large(name: &str) -> bool {
     .contains(&name)
 }
 
-/// Times stand for nothing on another machine, and what others do to pgbench is not ours: a thread of the bench's own, and
-/// PostgreSQL's functions.
+/// Times stand for nothing on another machine, and what others do to pgbench is not ours: a thread of the bench's own,
+/// and PostgreSQL's functions.
 fn is_ratio(name: &str) -> bool {
     let others = [
         "pgbench_p99_beside_spinner",
@@ -29,8 +29,8 @@ fn is_ratio(name: &str) -> bool {
     !name.ends_with("_us") && !name.ends_with("_ns") && !others.contains(&name)
 }
 
-/// Where the ratios are stored for processors of this kind: AES-GCM is several times as fast with AVX-512, and what it is
-/// compared with is not.
+/// Where the ratios are stored for processors of this kind: AES-GCM is several times as fast with AVX-512, and what it
+/// is compared with is not.
 pub fn path(repository: &Path) -> PathBuf {
     let arch = std::env::consts::ARCH;
     let kind = if has_wide_aes() { "-avx512" } else { "" };

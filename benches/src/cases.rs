@@ -83,9 +83,9 @@ pub const SIZES: [(&str, usize, i64); 7] = [
     ("64k", 65536, 400),
 ];
 
-/// From here on a value is out of line. Fetching it costs more than its decryption and is the same for all: large values
-/// are in memory already, a few of them over and over: so few that they lie in the processor's cache, as one that has just
-/// been fetched does, and that work_mem holds them.
+/// From here on a value is out of line. Fetching it costs more than its decryption and is the same for all: large
+/// values are in memory already, a few of them over and over: so few that they lie in the processor's cache, as one
+/// that has just been fetched does, and that work_mem holds them.
 const OUT_OF_LINE: usize = 2000;
 const DISTINCT: i64 = 16;
 

@@ -1,5 +1,5 @@
-//! How cost grows with keys and versions: a key's first use in a session, many keys in one query, more keys than the slab
-//! has places for, a catalog full of versions.
+//! How cost grows with keys and versions: a key's first use in a session, many keys in one query, more keys than the
+//! slab has places for, a catalog full of versions.
 
 use colcrypt_tests::Cluster;
 use postgres::Client;
@@ -85,8 +85,8 @@ fn hot(client: &mut Client, rounds: usize, call: &str) -> f64 {
     median(samples.skip(1).collect())
 }
 
-/// Microseconds that a key's first use costs a session over its second one, with the slab warm: the session's first key of
-/// all, which also fills PostgreSQL's own caches of our catalog, and any other. Timed in the server, by one block.
+/// Microseconds that a key's first use costs a session over its second one, with the slab warm: the session's first key
+/// of all, which also fills PostgreSQL's own caches of our catalog, and any other. Timed in the server, by one block.
 fn first_use(cluster: &Cluster, suffix: &str) -> [(String, f64); 2] {
     let time = format!(
         "DO $$
@@ -122,8 +122,8 @@ fn first_use(cluster: &Cluster, suffix: &str) -> [(String, f64); 2] {
     ]
 }
 
-/// Microseconds a value costs when ten thousand keys take turns: with a place for each in the slab, with places for a tenth,
-/// and there with values of one key together.
+/// Microseconds a value costs when ten thousand keys take turns: with a place for each in the slab, with places for a
+/// tenth, and there with values of one key together.
 pub fn crowded(rounds: usize) -> Vec<(String, f64)> {
     [("roomy", MANY + 100), ("crowded", MANY / 10)]
         .into_iter()

@@ -1,7 +1,8 @@
 //! How the 99th percentile of a transaction's time grows beside a job whose brakes are at their defaults.
 //!
 //! One job is paused and resumed by turns, so that within seconds the same table, caches and machine are seen with and
-//! without it. Of the many short runs of each kind the first quartile counts: what else the machine does only adds to a run.
+//! without it. Of the many short runs of each kind the first quartile counts: what else the machine does only adds to a
+//! run.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,9 +33,9 @@ struct Samples {
     spun: Vec<f64>,
 }
 
-/// Ratios of the 99th percentile: of transactions on other tables, on the one that is being moved, and beside a thread that
-/// only spins as much as the job works, which is what no use of the processor can be below on this machine. And the part of
-/// the transactions that was left out since the machine stood still.
+/// Ratios of the 99th percentile: of transactions on other tables, on the one that is being moved, and beside a thread
+/// that only spins as much as the job works, which is what no use of the processor can be below on this machine. And
+/// the part of the transactions that was left out since the machine stood still.
 pub fn beside_a_job(
     client: &mut Client,
     cluster: &Cluster,

@@ -65,8 +65,8 @@ fn update(client: &mut Client) -> Duration {
     began.elapsed()
 }
 
-/// From the job's start to the last row moved: not the worker's own start, nor the wait for old transactions and the count
-/// afterwards.
+/// From the job's start to the last row moved: not the worker's own start, nor the wait for old transactions and the
+/// count afterwards.
 fn job(client: &mut Client) -> Duration {
     execute(client, "SELECT colcrypt.rotate_key('moving')");
     let moved = "SELECT (extract(epoch FROM clock_timestamp() - started_at) * 1e6)::bigint FROM colcrypt.job_progress

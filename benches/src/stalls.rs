@@ -1,6 +1,7 @@
-//! When the machine itself stood still. A virtual machine's processors are taken away for milliseconds at a time, up to some
-//! per cent of the time: at the 99th percentile nothing else would be seen. A watcher bound to each processor, at real-time
-//! priority, notes when it woke late, and transactions of these moments are left out, with a job and without alike.
+//! When the machine itself stood still. A virtual machine's processors are taken away for milliseconds at a time, up to
+//! some per cent of the time: at the 99th percentile nothing else would be seen. A watcher bound to each processor, at
+//! real-time priority, notes when it woke late, and transactions of these moments are left out, with a job and without
+//! alike.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// After a stall, what has queued up is worked off: that takes as long again where half of the time is used, and here is
-/// given twice that.
+/// After a stall, what has queued up is worked off: that takes as long again where half of the time is used, and here
+/// is given twice that.
 const AFTERMATH: u64 = 2;
 
 /// Begin and end, in microseconds since 1970.

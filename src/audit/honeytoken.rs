@@ -92,9 +92,9 @@ fn note_of(key: KeyId, tag: &[u8]) -> Result<Option<String>> {
     Ok(note)
 }
 
-/// Of the values that sessions make of one marked value, so many of the first and as many of the last stay marked: the first,
-/// so that nobody has the mark of what is stored forgotten by making more, and the last, so that what is made and stored
-/// now is marked.
+/// Of the values that sessions make of one marked value, so many of the first and as many of the last stay marked: the
+/// first, so that nobody has the mark of what is stored forgotten by making more, and the last, so that what is made
+/// and stored now is marked.
 const DERIVED: i32 = 64;
 
 /// Marks what a marked value was re-encrypted to, where this transaction may write.

@@ -453,8 +453,8 @@ pub fn databases() -> Vec<u32> {
     found
 }
 
-/// Places, those in use, events posted, events that went to the server log for want of a place, and events that got no record
-/// of their own.
+/// Places, those in use, events posted, events that went to the server log for want of a place, and events that got no
+/// record of their own.
 pub fn figures() -> Option<(usize, u32, u64, u64, u64)> {
     let ring = ring()?;
     let held = shared(ring.lock);

@@ -1,5 +1,5 @@
-//! What sessions and the broker share: the request queue, who the broker is, and the condition variable on which answers are
-//! awaited. No secret is in it.
+//! What sessions and the broker share: the request queue, who the broker is, and the condition variable on which
+//! answers are awaited. No secret is in it.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -73,7 +73,8 @@ pub fn request() {
 
 /// Lays the region out, empty. From the shmem startup hook; again after a crash.
 pub fn startup() {
-    // SAFETY: the startup phase; zero bytes are valid for all of it, and what is not to be zero is set before it is published.
+    // SAFETY: the startup phase; zero bytes are valid for all of it, and what is not to be zero is set before it is
+    // published.
     unsafe {
         let control = shmem::zeroed::<Control>(REGION);
         (*control).lock = shmem::lock(REGION);

@@ -85,8 +85,8 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
     }
 }
 
-/// Where changes are replayed nobody tells the slab: whoever hears of one first wipes the database's keys, whichever it was.
-/// What is still allowed is loaded again at its next use, after a look at the catalog.
+/// Where changes are replayed nobody tells the slab: whoever hears of one first wipes the database's keys, whichever it
+/// was. What is still allowed is loaded again at its next use, after a look at the catalog.
 fn forget_on_a_standby() {
     // SAFETY: reads a variable in shared memory, or of the process.
     if unsafe { pg_sys::RecoveryInProgress() }

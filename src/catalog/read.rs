@@ -274,7 +274,8 @@ pub fn provider_by_name(name: &str) -> Result<(pgrx::Uuid, ProviderConfig)> {
     })
 }
 
-/// The keyrings with a root key at a provider, by name. Of the catalog as it is now, whatever the transaction's snapshot.
+/// The keyrings with a root key at a provider, by name. Of the catalog as it is now, whatever the transaction's
+/// snapshot.
 ///
 /// # Errors
 /// Of the catalog scan.

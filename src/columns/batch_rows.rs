@@ -57,8 +57,8 @@ pub fn type_changed() -> Error {
     }
 }
 
-/// Runs a SELECT and gives its rows to `look` before the connection ends. `read_only`: with the snapshot that is active,
-/// and no row locks.
+/// Runs a SELECT and gives its rows to `look` before the connection ends. `read_only`: with the snapshot that is
+/// active, and no row locks.
 ///
 /// # Errors
 /// Of the statement, and of `look`.

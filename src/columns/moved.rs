@@ -1,6 +1,6 @@
-//! What the statement at hand writes, worked out before it runs: for each row of a batch the value that was read and the one
-//! that takes its place. The statement, in which the table owner's code runs along, only looks values up here: it knows
-//! this batch's own values and nothing else, so it lends nothing to whoever calls it meanwhile.
+//! What the statement at hand writes, worked out before it runs: for each row of a batch the value that was read and
+//! the one that takes its place. The statement, in which the table owner's code runs along, only looks values up here:
+//! it knows this batch's own values and nothing else, so it lends nothing to whoever calls it meanwhile.
 //!
 //! A value is found by its row's address, its column's number and its image as stored. A row that was written in
 //! between has another: compare and swap.

@@ -1,5 +1,5 @@
-//! What a column's values are bound to where nobody says: a label, which outlives renames, dumps and replication, and the
-//! table's primary key. And how many values are not bound so.
+//! What a column's values are bound to where nobody says: a label, which outlives renames, dumps and replication, and
+//! the table's primary key. And how many values are not bound so.
 
 use colcrypt_core::place::{self, Place};
 use colcrypt_domain::binding::{self, Bound, ByValues, Claim, Holder, LOOK, Wanted, by_values};
@@ -140,8 +140,8 @@ fn free_name(
     })
 }
 
-/// The primary key's columns, quoted, where a context can be made of them: they are known before a row is written, and what
-/// they hold has bytes.
+/// The primary key's columns, quoted, where a context can be made of them: they are known before a row is written, and
+/// what they hold has bytes.
 fn key_columns(table: pg_sys::Oid, attribute: &str) -> Result<Vec<String>> {
     let found = spi::query(
         "SELECT a.attname::text, a.atttypid, a.attgenerated = '' AND a.attname <> $2::text::name \
@@ -160,7 +160,8 @@ fn key_columns(table: pg_sys::Oid, attribute: &str) -> Result<Vec<String>> {
     )?;
     let mut columns = Vec::new();
     for (name, type_oid, is_known) in found {
-        // SAFETY: a look-up in the type catalog; the memory of this call is the server's to name, and the codec is not kept.
+        // SAFETY: a look-up in the type catalog; the memory of this call is the server's to name, and the codec is not
+        // kept.
         let (base, memory) =
             unsafe { (pg_sys::getBaseType(type_oid), pg_sys::CurrentMemoryContext) };
         if !is_known
@@ -199,8 +200,8 @@ pub fn choose_by_values(
     Ok(bound)
 }
 
-/// Visits what a column's values say of their binding: whether they are bound to something, and whether in the canonical form.
-/// The visitor says whether to go on; a value without a header has said nothing.
+/// Visits what a column's values say of their binding: whether they are bound to something, and whether in the
+/// canonical form. The visitor says whether to go on; a value without a header has said nothing.
 fn each_binding(
     table: pg_sys::Oid,
     attribute: &str,

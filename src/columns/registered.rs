@@ -146,8 +146,8 @@ fn check_column(table: &Named, attribute: &str) -> Result<()> {
     }
 }
 
-/// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since planning alone
-/// may run code of his.
+/// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since
+/// planning alone may run code of his.
 pub fn check_context(table: &Named, expression: &str) -> Result<()> {
     let _role = AsRole::restricted(table.owner());
     let _path = spi::safe_search_path();

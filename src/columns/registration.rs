@@ -23,8 +23,8 @@ pub fn key_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<Key>> {
     found.map(read::key_by_id).transpose()
 }
 
-/// The keys that the column's values may be under, as far as the catalog knows: the one it is registered with, those of all
-/// jobs on it, and those that a census found in it. Keys that are gone are left out: nothing opens their values.
+/// The keys that the column's values may be under, as far as the catalog knows: the one it is registered with, those of
+/// all jobs on it, and those that a census found in it. Keys that are gone are left out: nothing opens their values.
 ///
 /// # Errors
 /// Of the catalog.

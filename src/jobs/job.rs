@@ -65,9 +65,9 @@ pub fn lock_jobs() -> Result<()> {
 }
 
 impl Job {
-    /// The lane's job that comes next, in turn after the job that had the last one. Those of `owners` go behind the others, and
-    /// those that rest move nothing; one that waits for old transactions
-    /// holds up no other; of several that wait, the one that began first has the fewest to wait for.
+    /// The lane's job that comes next, in turn after the job that had the last one. Those of `owners` go behind the
+    /// others, and those that rest move nothing; one that waits for old transactions holds up no other; of several that
+    /// wait, the one that began first has the fewest to wait for.
     pub fn next(
         lane: Lane,
         after: i64,

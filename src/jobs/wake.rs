@@ -1,4 +1,5 @@
-//! How a worker is asked for: the launcher's latch, and in shared memory which databases asked for a worker of which lane.
+//! How a worker is asked for: the launcher's latch, and in shared memory which databases asked for a worker of which
+//! lane.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering::{self, Relaxed};

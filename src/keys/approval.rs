@@ -28,7 +28,8 @@ pub trait Gated {
     /// What it concerns.
     fn target(&self) -> Result<Target>;
 
-    /// What else it concerns: of each, whoever asks and whoever approves has to be a manager, and any may ask for four eyes.
+    /// What else it concerns: of each, whoever asks and whoever approves has to be a manager, and any may ask for four
+    /// eyes.
     fn others(&self) -> Result<Vec<Target>> {
         Ok(Vec::new())
     }

@@ -1,5 +1,5 @@
-//! Keys and what may be done with them: providers and root keys (`providers`, `roots`), versions and their life (`rotation`,
-//! `lifecycle`), rules (`policy`), grants, and acts that wait for a second role (`approval`, `acts`).
+//! Keys and what may be done with them: providers and root keys (`providers`, `roots`), versions and their life
+//! (`rotation`, `lifecycle`), rules (`policy`), grants, and acts that wait for a second role (`approval`, `acts`).
 
 pub mod acts;
 pub mod approval;

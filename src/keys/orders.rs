@@ -1,4 +1,5 @@
-//! Verbs of the life cycle as acts: those that bring a key into use, or back, and the one that ends it wait on a four-eyes keyring.
+//! Verbs of the life cycle as acts: those that bring a key into use, or back, and the one that ends it wait on a
+//! four-eyes keyring.
 
 use colcrypt_core::state::Verb;
 use serde::{Deserialize, Serialize};

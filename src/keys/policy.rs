@@ -80,8 +80,8 @@ fn shown(interval: Option<Interval>) -> String {
     crate::server::clock::interval_text(interval)
 }
 
-/// What may wait on a four-eyes keyring: it makes a key usable for longer, for more, or in a way that tells more. The opposite
-/// never waits.
+/// What may wait on a four-eyes keyring: it makes a key usable for longer, for more, or in a way that tells more. The
+/// opposite never waits.
 #[derive(Serialize, Deserialize)]
 pub struct SetPolicy {
     key: String,

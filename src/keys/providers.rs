@@ -51,9 +51,9 @@ pub fn add_provider(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(0))
 }
 
-/// Other settings for a provider. It must open each KEK that it holds, to the key that it was. Who asks for it and who approves
-/// it must manage every keyring that stands on it; where one of them asks for four eyes it waits, since one person's choice of a
-/// provider would be a move.
+/// Other settings for a provider. It must open each KEK that it holds, to the key that it was. Who asks for it and who
+/// approves it must manage every keyring that stands on it; where one of them asks for four eyes it waits, since one
+/// person's choice of a provider would be a move.
 #[derive(Serialize, Deserialize)]
 pub struct AlterProvider {
     provider: String,
@@ -150,8 +150,8 @@ impl Gated for AlterProvider {
     }
 }
 
-/// Holds a provider's row until the transaction ends: no keyring comes to stand on settings that are being changed, and none
-/// are changed on which a keyring comes to stand.
+/// Holds a provider's row until the transaction ends: no keyring comes to stand on settings that are being changed, and
+/// none are changed on which a keyring comes to stand.
 ///
 /// # Errors
 /// Of SPI.

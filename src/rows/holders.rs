@@ -78,8 +78,8 @@ impl Columns {
         })
     }
 
-    /// How many rows of the column need one of these versions; none when its table is gone. By a scan without SQL: whatever
-    /// the owner's code, policies and privileges are.
+    /// How many rows of the column need one of these versions; none when its table is gone. By a scan without SQL:
+    /// whatever the owner's code, policies and privileges are.
     ///
     /// # Errors
     /// [`Error::ColumnChanged`]; when a value has no header.
@@ -143,7 +143,8 @@ impl Columns {
         }
     }
 
-    /// Hands over address and primary key of the rows that need the version, [`CHUNK`] at a time. By a scan, as [`count`](Self::count).
+    /// Hands over address and primary key of the rows that need the version, [`CHUNK`] at a time. By a scan, as
+    /// [`count`](Self::count).
     ///
     /// # Errors
     /// As [`count`](Self::count); of SPI; of the taker.
@@ -269,8 +270,8 @@ impl PrimaryKey {
             .iter()
             .map(|part| {
                 let value = row.value(part.number)?;
-                // SAFETY: the output function of the column's type, which is C code of the server's or of a superuser's; the
-                // text is copied.
+                // SAFETY: the output function of the column's type, which is C code of the server's or of a
+                // superuser's; the text is copied.
                 Some(unsafe {
                     let text = pg_sys::OidOutputFunctionCall(part.output, value);
                     std::ffi::CStr::from_ptr(text)

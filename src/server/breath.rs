@@ -1,7 +1,8 @@
 //! Short rests within a batch. A batch that computes for tens of milliseconds on end makes whoever shares its processor
-//! wait for as long as the system's scheduler lets it run, some milliseconds: a tail on the latency of short statements,
-//! however long the rests between batches are. So the part of its time that a job must rest is spread over the batch.
-//! The rows changed so far stay locked meanwhile, as `colcrypt.batch_time` has it: that is the whole batch's time.
+//! wait for as long as the system's scheduler lets it run, some milliseconds: a tail on the latency of short
+//! statements, however long the rests between batches are. So the part of its time that a job must rest is spread over
+//! the batch. The rows changed so far stay locked meanwhile, as `colcrypt.batch_time` has it: that is the whole batch's
+//! time.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -74,8 +74,8 @@ impl Call {
         unsafe { self.long(index, name)? }.ok_or(Error::NullArgument(name))
     }
 
-    /// An argument of a type of any length that pgrx knows, `None` for NULL: a name, a reason, settings, never a value. Its
-    /// length is bounded, since much is made of it in Rust's memory, which must not run out.
+    /// An argument of a type of any length that pgrx knows, `None` for NULL: a name, a reason, settings, never a value.
+    /// Its length is bounded, since much is made of it in Rust's memory, which must not run out.
     ///
     /// # Errors
     /// [`Error::ArgumentTooLong`].

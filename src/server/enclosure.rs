@@ -1,14 +1,14 @@
 //! Who is asking: a person, or code of somebody else's that his statement happens to run.
 //!
-//! A CHECK, an index expression, a trigger, a view or a policy runs with whatever login the statement has, so a decision
-//! (`colcrypt_core::verbs`) is taken only where each statement around the call is a CALL, a DO, or a SELECT that reads no
-//! relation of another role's. PostgreSQL does not say what encloses a function, so the executor's, the utility
-//! processor's and the planner's hooks keep a stack. What a SELECT or a CALL names by itself (a function of another role's)
-//! is the caller's own choice, as the name of a program is that he runs.
+//! A CHECK, an index expression, a trigger, a view or a policy runs with whatever login the statement has, so a
+//! decision (`colcrypt_core::verbs`) is taken only where each statement around the call is a CALL, a DO, or a SELECT
+//! that reads no relation of another role's. PostgreSQL does not say what encloses a function, so the executor's, the
+//! utility processor's and the planner's hooks keep a stack. What a SELECT or a CALL names by itself (a function of
+//! another role's) is the caller's own choice, as the name of a program is that he runs.
 //!
-//! The hooks are plain functions without pgrx's guards: those would rebuild every error of every statement. An ERROR passes
-//! them by longjmp, so a frame holds nothing that wants dropping, and the stack is cut back by whoever goes on: the end of
-//! an outer frame, of the subtransaction, or of the transaction.
+//! The hooks are plain functions without pgrx's guards: those would rebuild every error of every statement. An ERROR
+//! passes them by longjmp, so a frame holds nothing that wants dropping, and the stack is cut back by whoever goes on:
+//! the end of an outer frame, of the subtransaction, or of the transaction.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int};
@@ -30,7 +30,8 @@ enum Statement {
 #[derive(Clone, Copy)]
 struct Frame {
     statement: Statement,
-    /// Whether it was begun in the portal of a client's message. Asked of the outermost one only: what runs in it is in it.
+    /// Whether it was begun in the portal of a client's message. Asked of the outermost one only: what runs in it is in
+    /// it.
     is_clients: bool,
     /// The subtransaction it runs in: that one's abort is its end.
     level: c_int,
@@ -129,8 +130,8 @@ fn push(statement: Statement, goes_to: pg_sys::CommandDest::Type) -> usize {
     })
 }
 
-/// Whether a statement is what the client sent. Literals, parameters and cursors that are kept at commit run code of others'
-/// outside of any statement, and a cursor that such code opens is in a portal, too. But only the client has one
+/// Whether a statement is what the client sent. Literals, parameters and cursors that are kept at commit run code of
+/// others' outside of any statement, and a cursor that such code opens is in a portal, too. But only the client has one
 /// without a name, and only to him a statement's rows go.
 fn is_clients(goes_to: pg_sys::CommandDest::Type) -> bool {
     // SAFETY: reads a variable of the process; an active portal is there, and its name with it.
@@ -360,10 +361,11 @@ thread_local! {
 
 type ErrorCallback = unsafe extern "C-unwind" fn(*mut std::ffi::c_void);
 
-/// Whether the parser is making a value of a literal: of a composite type, an array or a range of a domain, that runs the
-/// domain's checks, before the statement is planned or run.
+/// Whether the parser is making a value of a literal: of a composite type, an array or a range of a domain, that runs
+/// the domain's checks, before the statement is planned or run.
 fn is_analyzing() -> bool {
-    // SAFETY: the pair of calls leaves the stack of callbacks as it was; the entries are of calls that have not returned.
+    // SAFETY: the pair of calls leaves the stack of callbacks as it was; the entries are of calls that have not
+    // returned.
     unsafe {
         let literal = LITERAL.get().or_else(|| {
             let mut state = pg_sys::ParseCallbackState::default();
@@ -411,8 +413,8 @@ unsafe fn why_query(plan: *mut pg_sys::PlannedStmt) -> Option<String> {
             return Some("a statement that writes encloses the call".into());
         }
         let ranges = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*plan).rtable);
-        // Views are among them, for the sake of their permissions. Not relationOids, which has constants of type regclass as
-        // well: the table that a call is about.
+        // Views are among them, for the sake of their permissions. Not relationOids, which has constants of type
+        // regclass as well: the table that a call is about.
         ranges
             .iter_ptr()
             .map(|range| (*range).relid)

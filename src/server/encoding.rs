@@ -37,8 +37,8 @@ pub fn database_is_utf8() -> bool {
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
-/// Gives `body` the text in another encoding, and wipes that; a character that the target lacks is an error without the text
-/// in it.
+/// Gives `body` the text in another encoding, and wipes that; a character that the target lacks is an error without the
+/// text in it.
 pub fn with_converted<R>(
     bytes: &[u8],
     from: c_int,

@@ -1,9 +1,9 @@
 //! Why a worker's transaction failed: the message, and what it is about.
 //!
-//! pgrx keeps only the SQLSTATEs it knows, and would turn all of ours into `XX000`. So an error of ours carries its SQLSTATE
-//! once more, packed, as the line that it was raised on (`NativeReport::raise`): a longjmp, a re-raise by others' code and by
-//! pgrx, and the way from a parallel worker all keep that. What is told from it belongs to the error that ended the
-//! transaction and to no other, and there is no state that somebody has to remember to clear.
+//! pgrx keeps only the SQLSTATEs it knows, and would turn all of ours into `XX000`. So an error of ours carries its
+//! SQLSTATE once more, packed, as the line that it was raised on (`NativeReport::raise`): a longjmp, a re-raise by
+//! others' code and by pgrx, and the way from a parallel worker all keep that. What is told from it belongs to the
+//! error that ended the transaction and to no other, and there is no state that somebody has to remember to clear.
 
 use std::fmt;
 

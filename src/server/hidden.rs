@@ -171,8 +171,8 @@ pub fn leak<T>(value: T) -> &'static T {
     }
 }
 
-/// Zeroes the vector registers, where the last value's round keys stay until something else needs the place. A core file
-/// holds the registers, too.
+/// Zeroes the vector registers, where the last value's round keys stay until something else needs the place. A core
+/// file holds the registers, too.
 #[inline]
 pub fn wipe_registers() {
     #[cfg(target_arch = "x86_64")]

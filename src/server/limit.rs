@@ -1,9 +1,9 @@
-//! The time that a worker's transaction may take in which code of a table's owner runs: a CHECK that sleeps holds up its own
-//! job and no other for long.
+//! The time that a worker's transaction may take in which code of a table's owner runs: a CHECK that sleeps holds up
+//! its own job and no other for long.
 //!
-//! When the time is over, the statement is cancelled as by a client. Code may catch that, so a second later the worker ends,
-//! which cannot be caught; the job is put off from the process's exit then (`worker`). PostgreSQL's own timer for users'
-//! timeouts is used: none is switched on but ours.
+//! When the time is over, the statement is cancelled as by a client. Code may catch that, so a second later the worker
+//! ends, which cannot be caught; the job is put off from the process's exit then (`worker`). PostgreSQL's own timer for
+//! users' timeouts is used: none is switched on but ours.
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,8 +1,10 @@
-//! A statement of ours that says a table's name is checked to mean the relation that was meant, whenever the server analyzes it.
+//! A statement of ours that says a table's name is checked to mean the relation that was meant, whenever the server
+//! analyzes it.
 //!
-//! A name is looked up when a statement is analyzed, and again when a cached plan is: by then the schema may have been renamed
-//! and another relation have taken the name. The hook sees what the look-up found before anything of it is planned or
-//! run. So a statement that people run all day needs no lock on its table's schema ([`crate::server::relation::Named`] takes one).
+//! A name is looked up when a statement is analyzed, and again when a cached plan is: by then the schema may have been
+//! renamed and another relation have taken the name. The hook sees what the look-up found before anything of it is
+//! planned or run. So a statement that people run all day needs no lock on its table's schema
+//! ([`crate::server::relation::Named`] takes one).
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
@@ -46,8 +48,8 @@ impl Drop for Ends {
     }
 }
 
-/// Prepares or runs a statement of this text, which may only be about this relation: anything else is an ERROR before it is
-/// planned.
+/// Prepares or runs a statement of this text, which may only be about this relation: anything else is an ERROR before
+/// it is planned.
 ///
 /// # Errors
 /// [`Error::NotPreloaded`] where nobody would look.
@@ -77,7 +79,8 @@ unsafe extern "C-unwind" fn on_analyzed(
     query: *mut pg_sys::Query,
     jumble: *mut pg_sys::JumbleState,
 ) {
-    // SAFETY: the server's call; a text and a query that it has just analyzed. Nothing here wants dropping when raise goes.
+    // SAFETY: the server's call; a text and a query that it has just analyzed. Nothing here wants dropping when raise
+    // goes.
     unsafe {
         if let Some(previous) = PREVIOUS {
             previous(state, query, jumble);

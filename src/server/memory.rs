@@ -15,8 +15,8 @@ struct Session;
 #[global_allocator]
 static ALLOCATOR: Session = Session;
 
-// SAFETY: the system's allocator, which is asked with the same arguments. What is done when it has nothing does not return
-// or changes nothing.
+// SAFETY: the system's allocator, which is asked with the same arguments. What is done when it has nothing does not
+// return or changes nothing.
 unsafe impl GlobalAlloc for Session {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
@@ -58,8 +58,8 @@ fn nothing_left(size: usize) {
         fn errdetail_internal(fmt: *const c_char, ...) -> c_int;
         fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
     }
-    // SAFETY: flags of this process; then the sequence of ereport() at a level that ends it by proc_exit, with no jump and
-    // no unwinding. Nothing in it needs this allocator: the server has memory of its own set aside for its errors.
+    // SAFETY: flags of this process; then the sequence of ereport() at a level that ends it by proc_exit, with no jump
+    // and no unwinding. Nothing in it needs this allocator: the server has memory of its own set aside for its errors.
     unsafe {
         if may_fail() || !pg_sys::IsUnderPostmaster || proc_exit_inprogress {
             return;

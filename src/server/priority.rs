@@ -1,7 +1,7 @@
 //! A job gives way to sessions on the processor. Rests alone do not make it: the scheduler lets whoever runs finish his
-//! slice, some milliseconds, before whoever wakes, and shares a processor evenly. A worker that moves rows is therefore nice,
-//! and asks for long slices: then (Linux ≥ 6.12) whoever wakes goes first. Not SCHED_IDLE, which would let a worker that
-//! holds a page's lock starve on a busy server, and those who wait for the page with it.
+//! slice, some milliseconds, before whoever wakes, and shares a processor evenly. A worker that moves rows is therefore
+//! nice, and asks for long slices: then (Linux ≥ 6.12) whoever wakes goes first. Not SCHED_IDLE, which would let a
+//! worker that holds a page's lock starve on a busy server, and those who wait for the page with it.
 
 use std::cell::Cell;
 
@@ -19,8 +19,9 @@ thread_local! {
     static GROUP_NICE: Cell<i32> = const { Cell::new(0) };
 }
 
-/// Makes this process as nice as `colcrypt.job_nice` says. There is no way back in this process without a privilege that the
-/// server does not have: a lower setting holds for the workers that start after it. To be called before each batch.
+/// Makes this process as nice as `colcrypt.job_nice` says. There is no way back in this process without a privilege
+/// that the server does not have: a lower setting holds for the workers that start after it. To be called before each
+/// batch.
 pub fn give_way() {
     let nice = settings::JOB_NICE.get();
     if nice > NICE.get() {
@@ -57,9 +58,9 @@ fn set_nice(nice: i32) -> std::io::Result<()> {
     }
 }
 
-/// The server makes each of its processes a session of the system, and where sessions are scheduled as groups (sched(7),
-/// autogroup), niceness within one is nothing to the others: the group must be nice. Elsewhere there is no such file. The
-/// system takes ten such wishes a second of all processes together, and tells the others to come again.
+/// The server makes each of its processes a session of the system, and where sessions are scheduled as groups
+/// (sched(7), autogroup), niceness within one is nothing to the others: the group must be nice. Elsewhere there is no
+/// such file. The system takes ten such wishes a second of all processes together, and tells the others to come again.
 fn group_is_to_be_asked_again(nice: i32) -> bool {
     std::fs::write("/proc/self/autogroup", nice.to_string())
         .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)

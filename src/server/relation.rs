@@ -1,9 +1,11 @@
-//! Relations, held: locked by OID until the transaction ends, and described after the lock was granted. What is believed
-//! of a table that others own (its name, owner, kind, columns) comes from here, and SQL about it is built from that alone.
+//! Relations, held: locked by OID until the transaction ends, and described after the lock was granted. What is
+//! believed of a table that others own (its name, owner, kind, columns) comes from here, and SQL about it is built from
+//! that alone.
 //!
-//! A lock on a table freezes its name, its schema, its owner and its columns' types, but not its schema's name: ALTER SCHEMA …
-//! RENAME asks for no lock. So whoever builds SQL holds the schema's row as well ([`Held::named`]): between the look and
-//! the statement nobody can put another relation in the name's place, whose code would run with the owner's rights.
+//! A lock on a table freezes its name, its schema, its owner and its columns' types, but not its schema's name: ALTER
+//! SCHEMA … RENAME asks for no lock. So whoever builds SQL holds the schema's row as well ([`Held::named`]): between
+//! the look and the statement nobody can put another relation in the name's place, whose code would run with the
+//! owner's rights.
 
 use std::ffi::CStr;
 
@@ -203,8 +205,8 @@ impl Named {
     }
 }
 
-/// A relation's owner, as it is now: for asking who may order something. Nothing is built or read on the strength of it, so
-/// it needs no lock, and an order to stop does not wait for one.
+/// A relation's owner, as it is now: for asking who may order something. Nothing is built or read on the strength of
+/// it, so it needs no lock, and an order to stop does not wait for one.
 ///
 /// # Errors
 /// [`Error::UnknownObject`] when it does not exist (any more).

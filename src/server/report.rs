@@ -1,5 +1,5 @@
-//! Errors as the server reports them: with every SQLSTATE, message, detail and hint. pgrx 0.18 rebuilds a report with the
-//! SQLSTATEs it knows, and would turn `KC0xx` into `XX000`.
+//! Errors as the server reports them: with every SQLSTATE, message, detail and hint. pgrx 0.18 rebuilds a report with
+//! the SQLSTATEs it knows, and would turn `KC0xx` into `XX000`.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 

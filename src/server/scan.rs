@@ -1,5 +1,5 @@
-//! Table scans without SQL: rows of a held relation, as the active snapshot sees them. No code of the owner's runs, no policy
-//! hides a row, and nobody's privileges stand in the way. Works for every table access method.
+//! Table scans without SQL: rows of a held relation, as the active snapshot sees them. No code of the owner's runs, no
+//! policy hides a row, and nobody's privileges stand in the way. Works for every table access method.
 
 use colcrypt_core::format::parse_header;
 use colcrypt_core::{KeyId, KeyVersion};
@@ -53,8 +53,9 @@ pub fn each_row_while(held: &Held, mut visit: impl FnMut(&Row) -> Result<bool>) 
             column: held.shown(),
         });
     }
-    // SAFETY: the relation is locked until the transaction ends. A plain scan: open, begin, next until there is none, end, close;
-    // an ERROR leaves what is open to the transaction's abort. What values are unpacked into is reset between rows.
+    // SAFETY: the relation is locked until the transaction ends. A plain scan: open, begin, next until there is none,
+    // end, close; an ERROR leaves what is open to the transaction's abort. What values are unpacked into is reset
+    // between rows.
     unsafe {
         let relation = pg_sys::relation_open(held.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
         let scan = pg_sys::table_beginscan(

@@ -1,8 +1,8 @@
 //! What only one worker may be at, a lane or a job: a lock of its session, which the process's end gives back.
 //!
 //! It stands beside the advisory locks, in a class that no SQL function reaches: whatever anybody locks by
-//! `pg_advisory_lock`, he keeps no worker from its work. `pg_advisory_unlock_all`, called by code that a worker runs, takes it
-//! away all the same, so it is looked at again.
+//! `pg_advisory_lock`, he keeps no worker from its work. `pg_advisory_unlock_all`, called by code that a worker runs,
+//! takes it away all the same, so it is looked at again.
 
 use pgrx::pg_sys;
 

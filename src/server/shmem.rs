@@ -1,5 +1,5 @@
-//! Regions of shared memory: asked for in the request phase, laid out in the startup phase. Both are the postmaster's, at its
-//! start and again after a crash.
+//! Regions of shared memory: asked for in the request phase, laid out in the startup phase. Both are the postmaster's,
+//! at its start and again after a crash.
 
 use std::ffi::CStr;
 

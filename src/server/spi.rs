@@ -118,7 +118,8 @@ fn refuse_read_only() {
 }
 
 thread_local! {
-    /// The plans of a worker, which says the same few statements in every batch: planning them anew would take a tenth of its time.
+    /// The plans of a worker, which says the same few statements in every batch: planning them anew would take a tenth
+    /// of its time.
     static PLANS: RefCell<Option<HashMap<String, Rc<Kept>>>> = const { RefCell::new(None) };
 }
 
@@ -180,7 +181,8 @@ fn run<'a>(
     }
 }
 
-/// Runs statements as a table's owner, in a security-restricted operation, so that his code in them has only his rights.
+/// Runs statements as a table's owner, in a security-restricted operation, so that his code in them has only his
+/// rights.
 ///
 /// # Errors
 /// Of SPI; an ERROR of a statement itself aborts the transaction as ever.

@@ -9,9 +9,9 @@ use crate::error;
 use crate::server::failed::Failed;
 use crate::server::limit::Limit;
 
-/// Longest wait for a lock. Others lock what we do in an order of their own: DROP EXTENSION our tables, DETACH PARTITION the
-/// whole before the part. Shorter than the default of deadlock_timeout, after which PostgreSQL looks for a circle, so
-/// that it is always the worker that steps back and comes again, and never their statement that fails.
+/// Longest wait for a lock. Others lock what we do in an order of their own: DROP EXTENSION our tables, DETACH
+/// PARTITION the whole before the part. Shorter than the default of deadlock_timeout, after which PostgreSQL looks for
+/// a circle, so that it is always the worker that steps back and comes again, and never their statement that fails.
 pub const PATIENCE: &std::ffi::CStr = c"500ms";
 
 /// In the transaction at hand: wait for a lock for as long as it takes. For who locks everything in the order in which
@@ -20,8 +20,8 @@ pub fn wait_for_locks() {
     set_local(c"lock_timeout", c"0");
 }
 
-/// Runs `body` in a transaction of its own, which rather fails, and comes again, than wait for a lock for long. An ERROR
-/// aborts it.
+/// Runs `body` in a transaction of its own, which rather fails, and comes again, than wait for a lock for long. An
+/// ERROR aborts it.
 ///
 /// # Errors
 /// The ERROR.
@@ -84,8 +84,8 @@ pub const RUNNING_TRANSACTIONS: &str = "ARRAY(\
 /// The transactions of this database that are prepared, by their ids, as an array in SQL.
 pub const PREPARED_TRANSACTIONS: &str = "ARRAY(SELECT p.transaction::text FROM pg_prepared_xacts p WHERE p.database = current_database())";
 
-/// Whether transactions are still under way that a row of table `alias` waits for, as SQL: those that ran, or those that
-/// had been prepared. Nothing is compared with a clock, which may have been set back.
+/// Whether transactions are still under way that a row of table `alias` waits for, as SQL: those that ran, or those
+/// that had been prepared. Nothing is compared with a clock, which may have been set back.
 pub fn old_transactions(alias: &str) -> String {
     format!(
         "(EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'virtualxid' \

@@ -1,5 +1,5 @@
-//! What caches of relations' shapes depend on: a number of this process that changes whenever one of the relations that are
-//! watched, or a schema's name, may have changed.
+//! What caches of relations' shapes depend on: a number of this process that changes whenever one of the relations that
+//! are watched, or a schema's name, may have changed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;

@@ -4,10 +4,10 @@
 //!
 //! * A [`Cipher`] is good while its slab slot keeps its generation (one atomic read). The watch (`watch`) zeroes it
 //!   within half a second of the end of that, whatever the process is doing.
-//! * A [`Permit`] says that a role may use a key version now. It is good for one client statement,
-//!   and in a long one until the watch's next tick: then, pending invalidations are taken in, so a rotation, a suspension or a revoked
-//!   grant shows at the next statement. Where they bring no change of the catalog, all that can have
-//!   changed otherwise is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
+//! * A [`Permit`] says that a role may use a key version now. It is good for one client statement, and in a long one
+//!   until the watch's next tick: then, pending invalidations are taken in, so a rotation, a suspension or a revoked
+//!   grant shows at the next statement. Where they bring no change of the catalog, all that can have changed otherwise
+//!   is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
 mod place;
@@ -227,8 +227,8 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     Ok((from, to))
 }
 
-/// The version of a value, for reading, and the current one of a key, for writing: for a job, whose orderer was asked for his
-/// rights then. The caller holds to the order's keys, and lets nobody else's code run while it has the permits.
+/// The version of a value, for reading, and the current one of a key, for writing: for a job, whose orderer was asked
+/// for his rights then. The caller holds to the order's keys, and lets nobody else's code run while it has the permits.
 ///
 /// # Errors
 /// As [`permit_encrypt`].
@@ -373,9 +373,9 @@ fn has_honeytokens(key: KeyId) -> Result<bool> {
     Ok(guards)
 }
 
-/// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since what a
-/// marked value is re-encrypted to is marked without a word to anybody; what is known of a tag stays so until the catalog
-/// changes, as nobody met a value before it was made.
+/// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since
+/// what a marked value is re-encrypted to is marked without a word to anybody; what is known of a tag stays so until
+/// the catalog changes, as nobody met a value before it was made.
 pub fn is_honeytoken(key: KeyId, tag: &[u8]) -> bool {
     let Some(tag) = tag_of(tag) else { return false };
     let met = SESSION.with_borrow(|session| session.met.get(&(key, tag)).copied());

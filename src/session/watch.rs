@@ -3,7 +3,8 @@
 //!
 //! A session that is idle, waits for a lock, sleeps or writes to a client that does not read takes no messages in, so
 //! nobody could tell it to forget a key. A timer of its own does: it starts with the first cipher and ends with the
-//! last. Not PostgreSQL's timeouts, all of which an error switches off, in an aborted transaction without telling anyone.
+//! last. Not PostgreSQL's timeouts, all of which an error switches off, in an aborted transaction without telling
+//! anyone.
 //!
 //! The handler runs between any two instructions. It reads and writes memory that was allocated before, sets the timer,
 //! and nothing else; and it leaves ciphers alone while one is in use or changes (`hidden::Hold`): it comes again soon.

@@ -1,6 +1,6 @@
-//! The triggers on the catalog tables. One tells every session that the key catalog changed. The other records what somebody
-//! changed by hand, past the functions: which table, by what command, which rows by their names, which columns; never a value
-//! that is wrapped or a setting.
+//! The triggers on the catalog tables. One tells every session that the key catalog changed. The other records what
+//! somebody changed by hand, past the functions: which table, by what command, which rows by their names, which
+//! columns; never a value that is wrapped or a setting.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -136,8 +136,8 @@ unsafe fn changed_columns(
     }
 }
 
-/// Whether there is a chain to record in. Where there is none yet, a dump is being restored: a record would begin another one
-/// before the dump's is there.
+/// Whether there is a chain to record in. Where there is none yet, a dump is being restored: a record would begin
+/// another one before the dump's is there.
 fn has_chain() -> Result<bool> {
     let found = spi::query(
         "SELECT EXISTS (SELECT FROM colcrypt.audit_state) OR EXISTS (SELECT FROM colcrypt.audit_log) \

@@ -1,7 +1,7 @@
 //! encrypt_col, decrypt_col, reencrypt_col and their relatives: the call sites.
 //!
-//! Each keeps its codec, its permit and, for encryption, the finished header in the function's own memory (fn_extra). A row
-//! then costs a few comparisons, one atomic read, and what `values::seal` does with it.
+//! Each keeps its codec, its permit and, for encryption, the finished header in the function's own memory (fn_extra). A
+//! row then costs a few comparisons, one atomic read, and what `values::seal` does with it.
 
 use std::mem::MaybeUninit;
 

@@ -1,5 +1,5 @@
-//! How PostgreSQL comes in: one entry line makes a C symbol, its `pg_finfo_` record, and says what the call is to the audit log
-//! and to the people who decide.
+//! How PostgreSQL comes in: one entry line makes a C symbol, its `pg_finfo_` record, and says what the call is to the
+//! audit log and to the people who decide.
 
 use pgrx::pg_sys;
 
@@ -32,8 +32,9 @@ impl Class {
     }
 }
 
-/// Declares SQL-callable functions, by what they are: `Class { symbol => body; }` exports `colcrypt_symbol`, whose body takes a
-/// [`Call`] and returns a `Result<Datum>`. One that decides and has no gate, or has one and does not decide, does not compile.
+/// Declares SQL-callable functions, by what they are: `Class { symbol => body; }` exports `colcrypt_symbol`, whose body
+/// takes a [`Call`] and returns a `Result<Datum>`. One that decides and has no gate, or has one and does not decide,
+/// does not compile.
 macro_rules! sql_functions {
     ($($class:ident { $($name:ident => $body:path;)+ })+) => {
         $($(pastey::paste! {
@@ -77,7 +78,8 @@ macro_rules! sql_functions {
 
 pub(crate) use sql_functions;
 
-/// Runs an SQL function's body. Errors are reported natively, in the outermost frame and after every Rust value is dropped.
+/// Runs an SQL function's body. Errors are reported natively, in the outermost frame and after every Rust value is
+/// dropped.
 ///
 /// # Safety
 /// Only for the outermost frame of a function that PostgreSQL called with `fcinfo`.

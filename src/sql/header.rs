@@ -1,5 +1,5 @@
-//! What a value says about itself, for which no key is needed: SQL functions that read its header. And what its row says
-//! of who holds it.
+//! What a value says about itself, for which no key is needed: SQL functions that read its header. And what its row
+//! says of who holds it.
 
 use colcrypt_core::Value;
 use colcrypt_core::format::parse_header;

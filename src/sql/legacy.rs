@@ -1,5 +1,5 @@
-//! Functions of earlier releases that are no more. Their symbols stay, since the server wants them when a database of an
-//! earlier release is restored or upgraded with this library.
+//! Functions of earlier releases that are no more. Their symbols stay, since the server wants them when a database of
+//! an earlier release is restored or upgraded with this library.
 
 use pgrx::pg_sys;
 

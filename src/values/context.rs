@@ -68,8 +68,8 @@ fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_s
     varlena::varlena_from(&builder.finish())
 }
 
-/// The arguments of a VARIADIC "any" function, also when called with VARIADIC array: in the server's memory, since an array
-/// may have many.
+/// The arguments of a VARIADIC "any" function, also when called with VARIADIC array: in the server's memory, since an
+/// array may have many.
 struct Arguments {
     values: *mut pg_sys::Datum,
     types: *mut pg_sys::Oid,

@@ -1,5 +1,5 @@
-//! Values: what a type's value is as bytes (`codec`), what it is bound to (`context`), and how it is encrypted and decrypted
-//! (`seal`, `reseal`).
+//! Values: what a type's value is as bytes (`codec`), what it is bound to (`context`), and how it is encrypted and
+//! decrypted (`seal`, `reseal`).
 
 pub mod ciphertext;
 pub mod codec;

@@ -28,8 +28,8 @@ pub fn reseal(
     resealed(from, to, value, &plaintext, bound, canonical)
 }
 
-/// A value bound to the first of a pair of contexts, in its canonical form, opened with either; none when it is so already and
-/// not `is_stale`. `may` decides, by the context that opened it, whether it is bound to another.
+/// A value bound to the first of a pair of contexts, in its canonical form, opened with either; none when it is so
+/// already and not `is_stale`. `may` decides, by the context that opened it, whether it is bound to another.
 ///
 /// # Errors
 /// As [`reseal`], and of `may`.

@@ -1,5 +1,5 @@
-//! A plaintext's bytes to a whole value and back: nonce, AEAD, compression; and what a value that does not open is told to be.
-//! Everything here is the hot path: one AEAD call, from the caller's memory into the result's.
+//! A plaintext's bytes to a whole value and back: nonce, AEAD, compression; and what a value that does not open is told
+//! to be. Everything here is the hot path: one AEAD call, from the caller's memory into the result's.
 
 use colcrypt_core::compression::Packed;
 use colcrypt_core::context::{self, Typed};

@@ -89,8 +89,8 @@ fn ask_for_others() {
     }
 }
 
-/// The end of a mover that does not come from its main loop: it was terminated, or the server stops, or a table's owner's code
-/// would not end. A crash comes by no such way, and so leaves the job marked.
+/// The end of a mover that does not come from its main loop: it was terminated, or the server stops, or a table's
+/// owner's code would not end. A crash comes by no such way, and so leaves the job marked.
 #[pg_guard]
 unsafe extern "C-unwind" fn mover_exits(code: i32, _argument: pg_sys::Datum) {
     if code == 0 {

@@ -67,8 +67,8 @@ fn unreadable(began: i64, message: &str) -> Next {
 }
 
 fn due(key: Option<i64>) -> Result<Option<Due>> {
-    // Times of day are dear to compute: only for keys that may be due by then. The view has a rotation at most a day before
-    // a period's last tenth, or last day.
+    // Times of day are dear to compute: only for keys that may be due by then. The view has a rotation at most a day
+    // before a period's last tenth, or last day.
     let mut found = spi::query(
         "SELECT k.key_id, s.key, s.why \
          FROM (SELECT k.key_id, k.name \

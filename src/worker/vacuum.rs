@@ -50,8 +50,8 @@ fn whole_size(table: pg_sys::Oid) -> Result<i64, Failed> {
 
 /// Runs the statement on a table that it does not name: a name may mean another relation by the time it is looked up.
 ///
-/// It runs nobody's code, but whoever holds a page of the table or of an index, by an open cursor, makes it wait for as long as he
-/// likes: so it has its time, too.
+/// It runs nobody's code, but whoever holds a page of the table or of an index, by an open cursor, makes it wait for as
+/// long as he likes: so it has its time, too.
 fn run(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), Failed> {
     let time = Limit::begin();
     limit::allow(blocks);

@@ -1,5 +1,5 @@
-//! The house has floors: imports go down, and no files import each other in a circle. The list of floors is the table in
-//! `docs/architecture.md`, so that what people read is what is checked.
+//! The house has floors: imports go down, and no files import each other in a circle. The list of floors is the table
+//! in `docs/architecture.md`, so that what people read is what is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

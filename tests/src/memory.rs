@@ -85,8 +85,8 @@ pub fn in_memory(pid: i32, needles: &[Vec<u8>]) -> Vec<(usize, usize)> {
     counts
 }
 
-/// All keys in the slab, as a process that has it mapped sees them: 32 bytes each, on pages that are shared and left out
-/// of core files.
+/// All keys in the slab, as a process that has it mapped sees them: 32 bytes each, on pages that are shared and left
+/// out of core files.
 pub fn slab_keys(pid: i32) -> Vec<[u8; 32]> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let memory =

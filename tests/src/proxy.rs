@@ -1,8 +1,8 @@
 //! A proxy between the agent and a provider's server, which can be told to break.
 //!
-//! It speaks TLS on a port of `localhost`, with a certificate of a CA of its own, and passes on what it is asked: HTTP, or
-//! KMIP's TTLV. [`Proxy::strike`] and [`Proxy::mend`] count from the next connection and request on; what was open is
-//! closed, so that no client goes on over a connection made before. The port stays the same.
+//! It speaks TLS on a port of `localhost`, with a certificate of a CA of its own, and passes on what it is asked: HTTP,
+//! or KMIP's TTLV. [`Proxy::strike`] and [`Proxy::mend`] count from the next connection and request on; what was open
+//! is closed, so that no client goes on over a connection made before. The port stays the same.
 
 mod certificates;
 mod message;

@@ -1,5 +1,5 @@
-//! Says when the processor it is bound to stood still, one line each: begin and end in microseconds since 1970. To be run
-//! under `taskset` and `chrt`, so that nothing in this machine can be what kept it: what is left is the host.
+//! Says when the processor it is bound to stood still, one line each: begin and end in microseconds since 1970. To be
+//! run under `taskset` and `chrt`, so that nothing in this machine can be what kept it: what is left is the host.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

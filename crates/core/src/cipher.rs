@@ -98,8 +98,8 @@ impl DataCipher {
     /// `context` is non-empty: a value that broke either rule could never be opened.
     ///
     /// # Errors
-    /// [`CryptoError::Mismatch`] when any of this does not hold, [`CryptoError::TooLarge`] for a
-    /// plaintext beyond the suite's bound, [`CryptoError::OutOfMemory`]; `out` is then unspecified and must not be used.
+    /// [`CryptoError::Mismatch`] when any of this does not hold, [`CryptoError::TooLarge`] for a plaintext beyond the
+    /// suite's bound, [`CryptoError::OutOfMemory`]; `out` is then unspecified and must not be used.
     pub fn seal_into(
         &self,
         header: &EncodedHeader,
@@ -209,8 +209,8 @@ impl Xaes {
     }
 }
 
-/// The additional data is `header ‖ context`, with the context in its canonical form where the header says so. The header
-/// delimits itself, so no other pair of header and context gives the same bytes.
+/// The additional data is `header ‖ context`, with the context in its canonical form where the header says so. The
+/// header delimits itself, so no other pair of header and context gives the same bytes.
 ///
 /// # Errors
 /// [`CryptoError::Mismatch`] for a context that has no canonical form, [`CryptoError::OutOfMemory`].

@@ -10,12 +10,13 @@
 //!   bytes                   the type's binary send form
 //! ```
 //!
-//! Types and lengths are written, so `('a', 'bc')` and `('ab', 'c')`, 1::int and '1', NULL and the empty string all differ.
+//! Types and lengths are written, so `('a', 'bc')` and `('ab', 'c')`, 1::int and '1', NULL and the empty string all
+//! differ.
 //!
-//! What is authenticated is not these bytes but their canonical form ([`Typed::write`]): it begins with 0x02 always, a label's
-//! length of 0 being none, and has one type for all integers (`int8`), numeric without trailing zeros, and char(n) as its
-//! text. Values of encoding 1 were sealed with the bytes themselves (and char(n) under the name of text); a flag of the
-//! value's header tells the two apart.
+//! What is authenticated is not these bytes but their canonical form ([`Typed::write`]): it begins with 0x02 always, a
+//! label's length of 0 being none, and has one type for all integers (`int8`), numeric without trailing zeros, and
+//! char(n) as its text. Values of encoding 1 were sealed with the bytes themselves (and char(n) under the name of
+//! text); a flag of the value's header tells the two apart.
 
 use crate::FormatError;
 use crate::memory::{self, OutOfMemory};
@@ -180,7 +181,8 @@ fn integer(bytes: &[u8]) -> Option<i64> {
     }
 }
 
-/// A numeric's send form without what does not change its value: how many decimals it needs, and its digits of base 10,000.
+/// A numeric's send form without what does not change its value: how many decimals it needs, and its digits of base
+/// 10,000.
 fn numeric_scale(send: &[u8]) -> Option<(u16, &[u8])> {
     let (head, digits) = send.split_first_chunk::<8>()?;
     let weight = i16::from_be_bytes([head[2], head[3]]);

@@ -178,8 +178,8 @@ impl<'a> Value<'a> {
     ///
     /// # Errors
     /// [`FormatError`] for anything that is not exactly a value of this format.
-    // Inlined whole: an enum that is passed through memory is copied piece by piece, each piece waiting for the last to be
-    // stored. That was a fifth of a small value's decryption.
+    // Inlined whole: an enum that is passed through memory is copied piece by piece, each piece waiting for the last to
+    // be stored. That was a fifth of a small value's decryption.
     #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
         let (header, header_len) = parse_header(bytes)?;

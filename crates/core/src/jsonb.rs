@@ -1,9 +1,9 @@
 //! jsonb as PostgreSQL stores it, read without PostgreSQL.
 //!
-//! A jsonb is encrypted as it is stored (src/include/utils/jsonb.h), since its binary send form is its text, which costs
-//! four times the encryption to write and to parse. A server that stores it in the same way (little-endian, UTF-8) takes
-//! it as it is; any other, and whoever reads without us, goes through [`to_json`]. The layout is fixed: `pg_upgrade`
-//! moves it from one major version to the next, since 9.4.
+//! A jsonb is encrypted as it is stored (src/include/utils/jsonb.h), since its binary send form is its text, which
+//! costs four times the encryption to write and to parse. A server that stores it in the same way (little-endian,
+//! UTF-8) takes it as it is; any other, and whoever reads without us, goes through [`to_json`]. The layout is fixed:
+//! `pg_upgrade` moves it from one major version to the next, since 9.4.
 
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
@@ -53,7 +53,8 @@ enum Element<'a> {
     Container(&'a [u8]),
 }
 
-/// The JSON text of a stored jsonb: the varlena's payload, without its length word. Keys are in the order they are stored.
+/// The JSON text of a stored jsonb: the varlena's payload, without its length word. Keys are in the order they are
+/// stored.
 ///
 /// # Errors
 /// [`NotJsonb`] for anything else, and [`JsonbError::OutOfMemory`]; never a panic, never recursion.

@@ -1,7 +1,7 @@
 //! Memory whose size somebody else chooses: where there is none, that is an error, and not the end of the process.
 //!
-//! Rust ends the process when an allocation fails that was not asked for in one of these ways; in a server, that is a restart
-//! for everybody. So whatever grows with a value, a context or an argument is allocated here, or by the server.
+//! Rust ends the process when an allocation fails that was not asked for in one of these ways; in a server, that is a
+//! restart for everybody. So whatever grows with a value, a context or an argument is allocated here, or by the server.
 
 use std::cell::Cell;
 

@@ -1,4 +1,5 @@
-//! Which of two periods is the longer one. A period is months, days and microseconds, each of its own length by the calendar.
+//! Which of two periods is the longer one. A period is months, days and microseconds, each of its own length by the
+//! calendar.
 
 const HOUR: i128 = 3_600_000_000;
 

@@ -1,4 +1,5 @@
-//! The expression that binds a column's values to their place: `colcrypt.place_context('label', key, …)`, written and recognized.
+//! The expression that binds a column's values to their place: `colcrypt.place_context('label', key, …)`, written and
+//! recognized.
 
 /// Longest label in bytes, as the context's form has it.
 pub const MAX_LABEL: usize = 255;

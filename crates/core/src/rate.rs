@@ -1,5 +1,5 @@
-//! How often each of many may do something: a burst, then so many a second. Plain data that may lie in shared memory, where all
-//! zeros is nobody has done anything yet.
+//! How often each of many may do something: a burst, then so many a second. Plain data that may lie in shared memory,
+//! where all zeros is nobody has done anything yet.
 
 /// What one may do at once.
 pub const BURST: i64 = 200;
@@ -25,8 +25,8 @@ impl Place {
     }
 }
 
-/// A fixed number of places, each somebody's for as long as he has something to make up for. Whoever finds none free shares the
-/// last one.
+/// A fixed number of places, each somebody's for as long as he has something to make up for. Whoever finds none free
+/// shares the last one.
 #[repr(C)]
 pub struct Rates<const N: usize> {
     places: [Place; N],

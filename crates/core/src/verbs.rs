@@ -1,6 +1,6 @@
-//! Every SQL function of the extension that everybody may not call, and what keeps one person from doing alone with it what
-//! a four-eyes keyring wants two for. The functions that decide something are taken only from a person: see `enclosure` in
-//! the extension. A test walks `pg_proc` and fails for a function that is in none of these lists.
+//! Every SQL function of the extension that everybody may not call, and what keeps one person from doing alone with it
+//! what a four-eyes keyring wants two for. The functions that decide something are taken only from a person: see
+//! `enclosure` in the extension. A test walks `pg_proc` and fails for a function that is in none of these lists.
 
 /// What holds an administrative function to four eyes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,8 @@ pub const VERBS: &[Verb] = &[
     approval("withdraw_request"),
 ];
 
-/// Functions that everybody may call. None changes a key, a right or a rule: what they do to values, the grants on the key decide.
+/// Functions that everybody may call. None changes a key, a right or a rule: what they do to values, the grants on the
+/// key decide.
 pub const EVERYBODYS: &[&str] = &[
     "batch_value",
     "ciphertext",

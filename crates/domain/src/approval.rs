@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 /// Shortest and longest approval window in seconds: time to look at a request, and an end to it.
 const WINDOW_SECONDS: std::ops::RangeInclusive<i64> = 60..=366 * 24 * 3600;
 
-/// The roles a person acts through, by OID, so that a new name makes no new person: whom he logged in as, what SET SESSION
-/// AUTHORIZATION and what SET ROLE or a SECURITY DEFINER function made of it.
+/// The roles a person acts through, by OID, so that a new name makes no new person: whom he logged in as, what SET
+/// SESSION AUTHORIZATION and what SET ROLE or a SECURITY DEFINER function made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Person {
     pub login: u32,
@@ -121,7 +121,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Refuses a request that nobody may decide any more. One whose time is over is refused before the worker has marked it, too.
+    /// Refuses a request that nobody may decide any more. One whose time is over is refused before the worker has
+    /// marked it, too.
     ///
     /// # Errors
     /// [`Error::RequestExpired`], [`Error::RequestDecided`].
@@ -138,8 +139,8 @@ impl Request {
         }
     }
 
-    /// Refuses a decision that is not this person's to take: another's request he approves or rejects, his own he withdraws.
-    /// For a withdrawal the login counts alone: another role is no other person.
+    /// Refuses a decision that is not this person's to take: another's request he approves or rejects, his own he
+    /// withdraws. For a withdrawal the login counts alone: another role is no other person.
     ///
     /// # Errors
     /// [`Error::OwnRequest`], [`Error::NotOwnRequest`].
@@ -158,7 +159,8 @@ impl Request {
         }
     }
 
-    /// Refuses what was asked for by somebody who may not any more: two roles that may are wanted. `what` is the key or the keyring.
+    /// Refuses what was asked for by somebody who may not any more: two roles that may are wanted. `what` is the key or
+    /// the keyring.
     ///
     /// # Errors
     /// [`Error::RequestVoid`].

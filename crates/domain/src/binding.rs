@@ -98,7 +98,8 @@ impl Claim {
     }
 }
 
-/// A label made of a column's qualified name, with a number where others have it: the label, and what is registered of it.
+/// A label made of a column's qualified name, with a number where others have it: the label, and what is registered of
+/// it.
 ///
 /// # Errors
 /// Those of `claim`.
@@ -134,7 +135,8 @@ pub enum ByValues {
 /// Looks at how many of its first values are bound to nothing, and how many to something.
 ///
 /// # Errors
-/// [`Error::Column`] when they are bound to something that nobody names, or a label is given that they are not bound to.
+/// [`Error::Column`] when they are bound to something that nobody names, or a label is given that they are not bound
+/// to.
 pub fn by_values(attribute: &str, has_label: bool, unbound: i64, bound: i64) -> Result<ByValues> {
     let quoted = quote_identifier(attribute);
     if !has_label && bound > 0 {
@@ -155,7 +157,8 @@ pub fn by_values(attribute: &str, has_label: bool, unbound: i64, bound: i64) -> 
     Ok(ByValues::ToNothing)
 }
 
-/// Refuses an order on values that are bound to no place, unless whoever gives it accepts them. What the record says of it.
+/// Refuses an order on values that are bound to no place, unless whoever gives it accepts them. What the record says of
+/// it.
 ///
 /// # Errors
 /// [`Error::Unplaced`].

@@ -1,5 +1,5 @@
-//! What the key broker decides: when the agent is started again, which requests it is asked once more, by when it must have
-//! answered, and which keys it is kept interested in.
+//! What the key broker decides: when the agent is started again, which requests it is asked once more, by when it must
+//! have answered, and which keys it is kept interested in.
 //!
 //! Times are in milliseconds of one clock that never goes back.
 
@@ -119,8 +119,8 @@ impl Life {
         self.pause = RESTART.first();
     }
 
-    /// When the broker has something to do though nothing happens: the next look at what has expired, the next start, or the
-    /// first answer that is overdue.
+    /// When the broker has something to do though nothing happens: the next look at what has expired, the next start,
+    /// or the first answer that is overdue.
     #[must_use]
     pub fn wake_at(&self, next_tick: i64, first_deadline: Option<i64>) -> i64 {
         if self.is_running {
@@ -165,7 +165,8 @@ impl<R, D> Requests<R, D> {
         id
     }
 
-    /// A request that an agent was given, after so many tries before, and must have answered within so many milliseconds.
+    /// A request that an agent was given, after so many tries before, and must have answered within so many
+    /// milliseconds.
     pub fn add(&mut self, id: u64, request: R, destination: D, tries: u32, now: i64, longest: u64) {
         let pending = Pending {
             request,
@@ -181,8 +182,9 @@ impl<R, D> Requests<R, D> {
         self.pending.remove(&id)
     }
 
-    /// Those to give up as the agent is gone. The others go to the next one: see [`again`](Self::again). One that was with an
-    /// agent which never answered is not tried again, nor is one for the third time, since it may have been its fault.
+    /// Those to give up as the agent is gone. The others go to the next one: see [`again`](Self::again). One that was
+    /// with an agent which never answered is not tried again, nor is one for the third time, since it may have been its
+    /// fault.
     #[must_use]
     pub fn given_up(&self, agent_answered: bool) -> Vec<u64> {
         let pending = self.pending.iter();
@@ -214,8 +216,8 @@ impl<R, D> Requests<R, D> {
     }
 }
 
-/// The KEKs that cached keys depend on. The last load of each is kept (all of it wrapped), to ask again: an agent that was just
-/// started knows no KEK, and one that hears of no use stops refreshing.
+/// The KEKs that cached keys depend on. The last load of each is kept (all of it wrapped), to ask again: an agent that
+/// was just started knows no KEK, and one that hears of no use stops refreshing.
 #[derive(Debug)]
 pub struct Known<K, R> {
     keks: HashMap<K, (R, u64)>,
@@ -256,8 +258,8 @@ impl<K: Copy + Eq + Hash, R> Known<K, R> {
         true
     }
 
-    /// Those that were used since the last look, by how often the cached keys under each were; the others are known on, and one
-    /// that no cached key is under is forgotten.
+    /// Those that were used since the last look, by how often the cached keys under each were; the others are known on,
+    /// and one that no cached key is under is forgotten.
     pub fn used(&mut self, uses: &HashMap<K, u64>) -> Vec<K> {
         self.keks.retain(|kek, _| uses.contains_key(kek));
         let since = |(kek, (_, known)): (&K, &mut (R, u64))| {

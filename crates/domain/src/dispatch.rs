@@ -1,9 +1,9 @@
-//! Which databases have workers and which wait for one: the launcher's book. First come, first served: where the server has
-//! few places, keepers are many and soon done, and those that move rows have to have a turn as well.
+//! Which databases have workers and which wait for one: the launcher's book. First come, first served: where the server
+//! has few places, keepers are many and soon done, and those that move rows have to have a turn as well.
 //!
-//! A worker that is asked for while it runs is sent again when it has ended, so that what came too late for it is found by the
-//! next. The launcher carries out what the book says, and tells it what came of that. Times are in milliseconds of one clock
-//! that never goes back.
+//! A worker that is asked for while it runs is sent again when it has ended, so that what came too late for it is found
+//! by the next. The launcher carries out what the book says, and tells it what came of that. Times are in milliseconds
+//! of one clock that never goes back.
 
 use std::collections::VecDeque;
 
@@ -53,8 +53,8 @@ impl Book {
         self.running.push(post);
     }
 
-    /// The server had no place for it: it stands first again. Tells whether somebody is to hear of it: with one worker at
-    /// least, everybody has his turn.
+    /// The server had no place for it: it stands first again. Tells whether somebody is to hear of it: with one worker
+    /// at least, everybody has his turn.
     pub fn refused(&mut self, post: Post, now: i64) -> bool {
         self.waiting.push_front(post);
         self.no_place_until = now + NO_PLACE_PAUSE_MS;
@@ -87,8 +87,8 @@ impl Book {
     }
 }
 
-/// Longest pause of the launcher, after which it sends another worker for events that one has left behind: it failed, or was
-/// killed.
+/// Longest pause of the launcher, after which it sends another worker for events that one has left behind: it failed,
+/// or was killed.
 const RETRY_MS: i64 = 5000;
 
 /// When the launcher looks where: into all databases once in each naptime, and for what was left behind more often.
@@ -130,8 +130,8 @@ impl Rounds {
         is_due
     }
 
-    /// How long there is nothing to do, in milliseconds, 1 or more: until the next round, the next counts that are due, or the
-    /// [book's own](Book::pause) time.
+    /// How long there is nothing to do, in milliseconds, 1 or more: until the next round, the next counts that are due,
+    /// or the [book's own](Book::pause) time.
     #[must_use]
     pub fn pause(&self, naptime: i64, flush_interval: i64, book: Option<i64>, now: i64) -> i64 {
         (self.last_round + naptime - now)

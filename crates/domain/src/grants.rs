@@ -9,9 +9,9 @@ pub enum Grantee<'a> {
     Role(&'a str),
 }
 
-/// Who is meant by a name. As in GRANT the word PUBLIC, in any case, is everybody; but a role may be called that, in quotes, and then
-/// the word alone would give to everybody what was meant for one. So while there is such a role only "public" in double
-/// quotes is a role's name, and the bare word is refused.
+/// Who is meant by a name. As in GRANT the word PUBLIC, in any case, is everybody; but a role may be called that, in
+/// quotes, and then the word alone would give to everybody what was meant for one. So while there is such a role only
+/// "public" in double quotes is a role's name, and the bare word is refused.
 ///
 /// # Errors
 /// For a role that there is not, and a word with two meanings.

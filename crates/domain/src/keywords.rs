@@ -1,7 +1,8 @@
 //! The words of SQL that are no plain names.
 
-/// Words that are no plain name for every grammar of PostgreSQL 15 to 18 (all but the unreserved ones), sorted. A test compares the list
-/// with the server's `pg_get_keywords()`. A word too many does no harm: a quoted name is the same name.
+/// Words that are no plain name for every grammar of PostgreSQL 15 to 18 (all but the unreserved ones), sorted. A test
+/// compares the list with the server's `pg_get_keywords()`. A word too many does no harm: a quoted name is the same
+/// name.
 #[rustfmt::skip]
 pub const KEYWORDS: [&str; 164] = [
     "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "between",

@@ -1,5 +1,5 @@
-//! What a worker is for. Each database has at most one worker in each lane, so that what must not wait stands behind nobody
-//! else's code.
+//! What a worker is for. Each database has at most one worker in each lane, so that what must not wait stands behind
+//! nobody else's code.
 
 /// The workers of a database, the one that is started first above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,5 +1,5 @@
-//! Orders on key versions: which versions a verb is about, and when a version may be destroyed. What may happen to one version
-//! is judged in `colcrypt_core::state`.
+//! Orders on key versions: which versions a verb is about, and when a version may be destroyed. What may happen to one
+//! version is judged in `colcrypt_core::state`.
 
 use std::cmp::Ordering;
 
@@ -46,8 +46,8 @@ pub struct Versions<'a> {
 }
 
 impl Versions<'_> {
-    /// The versions that an order is about, by their places in the list, oldest first. Where no version is named: every version that
-    /// the verb can be done to, or for those verbs that are final or about the past, an error.
+    /// The versions that an order is about, by their places in the list, oldest first. Where no version is named: every
+    /// version that the verb can be done to, or for those verbs that are final or about the past, an error.
     ///
     /// # Errors
     /// For a version that there is not, none where one must be named, and nothing to do.
@@ -121,8 +121,8 @@ impl Versions<'_> {
             })
     }
 
-    /// Whether the key needs another version after these, of its versions, were marked as compromised: it encrypts with one of them,
-    /// or would again.
+    /// Whether the key needs another version after these, of its versions, were marked as compromised: it encrypts with
+    /// one of them, or would again.
     #[must_use]
     pub fn needs_another(&self) -> bool {
         self.all.iter().any(|version| {

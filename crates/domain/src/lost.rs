@@ -1,5 +1,5 @@
-//! Events that got no record of their own: how many, of which kind and role, from when to when. They are counted in shared
-//! memory next to the ring, under its lock, and the writer chains one record for each count.
+//! Events that got no record of their own: how many, of which kind and role, from when to when. They are counted in
+//! shared memory next to the ring, under its lock, and the writer chains one record for each count.
 
 use crate::outcome::Outcome;
 use crate::text::Text;
@@ -111,8 +111,8 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Counts so many events of which this is one. Where no place is free, roles are counted together; where that finds none
-    /// either, only the total tells.
+    /// Counts so many events of which this is one. Where no place is free, roles are counted together; where that finds
+    /// none either, only the total tells.
     pub fn add(&mut self, event: &Subject, count: u64, why: Why) {
         self.total = self.total.saturating_add(count);
         let role = event.role.get();

@@ -7,8 +7,8 @@
 //!          retrying ───────────┘
 //! ```
 //!
-//! A migration goes from verifying on to swapping; one that encrypts scrubs, waits and vacuums after it. What is cancelled before the
-//! swap takes its changes of the table back first.
+//! A migration goes from verifying on to swapping; one that encrypts scrubs, waits and vacuums after it. What is
+//! cancelled before the swap takes its changes of the table back first.
 
 use std::fmt;
 use std::str::FromStr;

@@ -5,7 +5,8 @@ use crate::keywords::KEYWORDS;
 /// Longest name in bytes, as PostgreSQL is built by default (`NAMEDATALEN` less the zero at the end).
 pub const LONGEST_NAME: usize = 63;
 
-/// A name as SQL: itself where it is a plain one, else in double quotes. A name holds no zero byte and is not empty, as PostgreSQL's.
+/// A name as SQL: itself where it is a plain one, else in double quotes. A name holds no zero byte and is not empty, as
+/// PostgreSQL's.
 #[must_use]
 pub fn quote_identifier(name: impl AsRef<str>) -> String {
     let name = name.as_ref();

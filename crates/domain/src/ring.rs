@@ -1,5 +1,5 @@
-//! Where an event goes in the ring of those that wait to be written: which places are kept for whom, and what is only another
-//! of the same.
+//! Where an event goes in the ring of those that wait to be written: which places are kept for whom, and what is only
+//! another of the same.
 
 use crate::outcome::Outcome;
 

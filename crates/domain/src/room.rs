@@ -1,5 +1,5 @@
-//! When the dead row versions that a job leaves behind are vacuumed: now and then as it goes, so that the rows to come go
-//! there and the table does not double.
+//! When the dead row versions that a job leaves behind are vacuumed: now and then as it goes, so that the rows to come
+//! go there and the table does not double.
 
 use std::collections::HashMap;
 

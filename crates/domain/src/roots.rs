@@ -27,7 +27,8 @@ pub fn names_of<'a>(copies: impl IntoIterator<Item = &'a KekCopy>) -> String {
     names.join("; ")
 }
 
-/// Refuses a root key that a keyring has already, by this or another provider's name, but for the first `but` of its copies.
+/// Refuses a root key that a keyring has already, by this or another provider's name, but for the first `but` of its
+/// copies.
 ///
 /// # Errors
 /// [`Error::RootExists`].

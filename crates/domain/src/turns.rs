@@ -1,5 +1,5 @@
-//! Whose turn it is: jobs one after the other, owners of tables whose jobs took long behind others', and workers that make
-//! way for those that wait.
+//! Whose turn it is: jobs one after the other, owners of tables whose jobs took long behind others', and workers that
+//! make way for those that wait.
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -26,7 +26,8 @@ pub fn hurry() {
     set_local(c"deadlock_timeout", c"20ms");
 }
 
-/// The table, its tree and the views that show it, locked against everybody: views first, as those do who read through them.
+/// The table, its tree and the views that show it, locked against everybody: views first, as those do who read through
+/// them.
 struct LockedOut {
     table: Named,
     members: Vec<(Member, Named)>,

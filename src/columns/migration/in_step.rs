@@ -1,10 +1,10 @@
 //! The trigger that keeps a column and its twin in step, BEFORE each row is written, last of all such triggers.
 //!
-//! A twin that is ciphertext is made anew whenever it is empty or anything that it is made of has changed, so the job that
-//! fills it has only to touch a row. A twin that is plaintext is made by the job, of the values that were there, between its
-//! statements; the trigger only looks it up (`maintenance::job::moved`). A ciphertext that somebody brings is decrypted with
-//! his own right, or refused. A twin that somebody else writes is put right. The context expression is the table owner's
-//! code and runs with his rights, and nothing else does.
+//! A twin that is ciphertext is made anew whenever it is empty or anything that it is made of has changed, so the job
+//! that fills it has only to touch a row. A twin that is plaintext is made by the job, of the values that were there,
+//! between its statements; the trigger only looks it up (`maintenance::job::moved`). A ciphertext that somebody brings
+//! is decrypted with his own right, or refused. A twin that somebody else writes is put right. The context expression
+//! is the table owner's code and runs with his rights, and nothing else does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! What hangs on a column that is to be migrated. What becomes of each thing is decided in `colcrypt_domain::migration::survey`.
+//! What hangs on a column that is to be migrated. What becomes of each thing is decided in
+//! `colcrypt_domain::migration::survey`.
 //!
 //! The server's own record of dependencies is asked, for the table and all below it, so that nothing is missed:
 //! what is not known here stands in the way. The old column is dropped without CASCADE, so what would be dropped

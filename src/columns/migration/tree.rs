@@ -66,8 +66,8 @@ pub fn held(migration: &Migration, lock: Lock) -> Result<Vec<(Member, Named)>> {
     Ok(before.into_iter().zip(held).collect())
 }
 
-/// What makes sure of each table with rows that no value got into it but by the trigger: where its rows lie, the two columns,
-/// the way from the table that was ordered down to it, and the trigger, never touched since. One line a table.
+/// What makes sure of each table with rows that no value got into it but by the trigger: where its rows lie, the two
+/// columns, the way from the table that was ordered down to it, and the trigger, never touched since. One line a table.
 ///
 /// # Errors
 /// Of SPI.
@@ -95,8 +95,8 @@ pub fn origins(migration: &Migration) -> Result<Vec<String>> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Whether a leaf still is what [`origins`] said of it: then no value got into it but by the trigger. Asked after the rows were
-/// selected, so that whatever brought one of them is seen.
+/// Whether a leaf still is what [`origins`] said of it: then no value got into it but by the trigger. Asked after the
+/// rows were selected, so that whatever brought one of them is seen.
 ///
 /// # Errors
 /// Of SPI.
@@ -108,8 +108,8 @@ pub fn is_as_known(migration: &Migration, leaf: pg_sys::Oid) -> Result<bool> {
         .is_some_and(|line| migration.origins.contains(line)))
 }
 
-/// Whether all tables still are what [`origins`] said of them when the last pass began. Asked under the lock of the swap: what was
-/// put behind the trigger's back since that pass has been read by nobody.
+/// Whether all tables still are what [`origins`] said of them when the last pass began. Asked under the lock of the
+/// swap: what was put behind the trigger's back since that pass has been read by nobody.
 ///
 /// # Errors
 /// Of SPI.

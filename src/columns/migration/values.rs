@@ -19,7 +19,8 @@ use crate::values::{reseal, seal};
 /// Whose right to decrypt is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// The order's: whoever gave it was asked for his rights then. Only for what was there, and while nobody else's code runs.
+    /// The order's: whoever gave it was asked for his rights then. Only for what was there, and while nobody else's
+    /// code runs.
     Order,
     /// That of the current role, who brings the value. A honeytoken raises its alarm.
     Writer,
@@ -129,7 +130,8 @@ impl Values {
         body(stored_type, &plaintext)
     }
 
-    /// Refuses a value that is not bound to its place, where the order does not cover such: it may have been put there before.
+    /// Refuses a value that is not bound to its place, where the order does not cover such: it may have been put there
+    /// before.
     fn refuse_unplaced(&self, ciphertext: pg_sys::Datum, context: &[u8]) -> Result<()> {
         if self.accepts_unplaced {
             return Ok(());

@@ -1,8 +1,8 @@
 //! Writing through an access view: the one INSTEAD OF trigger that they all have.
 //!
 //! The view gives whole rows, in plaintext, as the statement's snapshot saw them. An INSERT encrypts and writes in one
-//! statement where no context is registered, in two where one is. An UPDATE or DELETE goes in steps, each with the rights
-//! of who writes:
+//! statement where no context is registered, in two where one is. An UPDATE or DELETE goes in steps, each with the
+//! rights of who writes:
 //!
 //! 1. *current*: the row's ciphertexts as they are now, found by its key.
 //! 2. *compute*: what has changed, and the new ciphertexts. A value is encrypted again only when it or

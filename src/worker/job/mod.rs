@@ -119,8 +119,8 @@ impl Drop for Own {
     }
 }
 
-/// Marks the job before this worker's first step of it, which may be the worker's last. A mark that is found there is that
-/// of a worker which died without a word; what a live one records takes it away.
+/// Marks the job before this worker's first step of it, which may be the worker's last. A mark that is found there is
+/// that of a worker which died without a word; what a live one records takes it away.
 fn take(job: &Job) -> std::result::Result<(), Next> {
     // Nothing of the table is touched, however long that takes.
     if job.phase.only_waits() || TAKEN.with_borrow(|taken| taken.contains(&job.id)) {

@@ -1,5 +1,5 @@
-//! Rows of a batch that failed, each in a transaction of its own. Those that fail alone for what they are, or again and again,
-//! are listed in colcrypt.job_error and left.
+//! Rows of a batch that failed, each in a transaction of its own. Those that fail alone for what they are, or again and
+//! again, are listed in colcrypt.job_error and left.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! How fast rows are moved, as `colcrypt_domain::pace` decides it, and brakes that stop the work while the server has better
-//! things to do. All of it is per worker, which is per database.
+//! How fast rows are moved, as `colcrypt_domain::pace` decides it, and brakes that stop the work while the server has
+//! better things to do. All of it is per worker, which is per database.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -105,7 +105,8 @@ pub fn resting() -> Vec<i64> {
     PACE.with_borrow_mut(|pace| pace.resting(Instant::now()))
 }
 
-/// Whether the rest after the last batch, and after the job's own last one, is over; one that is over soon is waited for.
+/// Whether the rest after the last batch, and after the job's own last one, is over; one that is over soon is waited
+/// for.
 pub fn has_rested(job: i64) -> bool {
     match PACE.with_borrow(|pace| pace.has_rested(job, Instant::now())) {
         Rested::Yes => true,

@@ -1,4 +1,5 @@
-//! How far a job is in the blocks of its tables: a batch is the next of them, and is recorded in the transaction that did it.
+//! How far a job is in the blocks of its tables: a batch is the next of them, and is recorded in the transaction that
+//! did it.
 
 use pgrx::{Spi, pg_sys};
 

@@ -1,5 +1,5 @@
-//! The end of a rebinding. The header of a value does not say what it is bound to, so every value is opened once more, batch by
-//! batch; when all are bound to the new context, that alone is registered, and access views open nothing else.
+//! The end of a rebinding. The header of a value does not say what it is bound to, so every value is opened once more,
+//! batch by batch; when all are bound to the new context, that alone is registered, and access views open nothing else.
 
 use colcrypt_core::VersionId;
 use colcrypt_domain::phase::Phase;
@@ -86,7 +86,8 @@ fn end(job: &Job) -> Result<Next> {
     job.finish(Phase::Done, None)
 }
 
-/// Registers the new context alone. Sessions queue up behind whoever waits for a view's lock, so it is rather tried again later.
+/// Registers the new context alone. Sessions queue up behind whoever waits for a view's lock, so it is rather tried
+/// again later.
 fn settle(job: &Job) -> Result<()> {
     ddl::hurry();
     spi::execute(

@@ -166,9 +166,9 @@ pub const LITTLE_PATIENCE: &std::ffi::CStr = c"20ms";
 /// Which rows a batch takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Taking {
-    /// Those that nobody holds, in one pass: xmax tells who changes or locks a row, or last did. Of a row locked by several it
-    /// names a group of transactions, not one; and a row may be taken between the look and the change. So it may have to
-    /// wait, which [`LITTLE_PATIENCE`] bounds.
+    /// Those that nobody holds, in one pass: xmax tells who changes or locks a row, or last did. Of a row locked by
+    /// several it names a group of transactions, not one; and a row may be taken between the look and the change. So it
+    /// may have to wait, which [`LITTLE_PATIENCE`] bounds.
     Free,
     /// Those that can be locked at once, skipping the others: never waits, and costs a WAL record for each.
     Locked,
@@ -199,7 +199,8 @@ impl Statement {
     /// Takes hold of the leaf.
     ///
     /// # Errors
-    /// When it is gone, a column is not a ciphertext's (any more), or its context would run with rights of others than who set it.
+    /// When it is gone, a column is not a ciphertext's (any more), or its context would run with rights of others than
+    /// who set it.
     pub fn new(job: &Job, leaf: pg_sys::Oid) -> Result<Self> {
         let table = Named::take(leaf, Lock::Write)?;
         let statement = Self {
@@ -229,8 +230,8 @@ impl Statement {
         Ok(())
     }
 
-    /// Moves those of the rows that are stale. Reading and writing are two statements, in which the owner's code runs and has
-    /// nothing of ours; between them values are re-encrypted, and nobody's code runs.
+    /// Moves those of the rows that are stale. Reading and writing are two statements, in which the owner's code runs
+    /// and has nothing of ours; between them values are re-encrypted, and nobody's code runs.
     ///
     /// # Errors
     /// Of a value, of its key, or of the statements.
@@ -397,7 +398,8 @@ impl Statement {
                 let Some(value) = found.value(at, 2) else {
                     continue;
                 };
-                // SAFETY: a ciphertext, as was just asked of the result's description; the statement casts the context to bytea.
+                // SAFETY: a ciphertext, as was just asked of the result's description; the statement casts the context
+                // to bytea.
                 let (stored, context) = unsafe {
                     let context = found.value(at, 3).map(|datum| Varlena::from_datum(datum));
                     (Varlena::from_datum(value), context)
@@ -452,8 +454,8 @@ impl Statement {
     }
 }
 
-/// A context is code of the registered table's owner; a partition may have another owner, with whose rights it must not run
-/// unless the former has them anyway.
+/// A context is code of the registered table's owner; a partition may have another owner, with whose rights it must not
+/// run unless the former has them anyway.
 ///
 /// # Errors
 /// [`Error::Column`].

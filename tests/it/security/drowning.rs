@@ -1,5 +1,5 @@
-//! Nobody drowns the record: what one role does again and again is counted, what others do is recorded, and the chain itself
-//! says what it lacks.
+//! Nobody drowns the record: what one role does again and again is counted, what others do is recorded, and the chain
+//! itself says what it lacks.
 
 use colcrypt_tests::wait_for;
 use postgres::Client;

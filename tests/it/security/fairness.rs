@@ -17,8 +17,8 @@ fn impatient() -> Cluster {
     cluster
 }
 
-/// A database in which mallory's table is registered under a key of his, `mine`; `owner_code` makes it slow. All else is the
-/// administrator's, under key `k`.
+/// A database in which mallory's table is registered under a key of his, `mine`; `owner_code` makes it slow. All else
+/// is the administrator's, under key `k`.
 struct Scene {
     client: Client,
 }

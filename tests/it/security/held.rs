@@ -8,7 +8,8 @@ use postgres::Client;
 
 use crate::common::{Db, LONG, Sql, db, role, unique};
 
-/// Schema `s` is mallory's, table `s.t` the superuser's, with a ciphertext column under key `ka`. `evil2` notes who runs it.
+/// Schema `s` is mallory's, table `s.t` the superuser's, with a ciphertext column under key `ka`. `evil2` notes who
+/// runs it.
 pub struct Scene {
     pub db: Db,
     pub mallory: String,

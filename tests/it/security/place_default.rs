@@ -243,7 +243,8 @@ fn what_values_are_bound_to_already_decides() {
         "v3"
     );
     assert_eq!(client.one("SELECT v FROM placed_access WHERE id = 3"), "v3");
-    // An empty column may be written by hand without a context all the same: rotation leaves what is bound to nothing so.
+    // An empty column may be written by hand without a context all the same: rotation leaves what is bound to nothing
+    // so.
     client.run(
         "CREATE TABLE late (id int PRIMARY KEY, v ciphertext); SELECT register_column('late', 'v', 'k');
          INSERT INTO late VALUES (1, encrypt_col('late', 'k')), (2, encrypt_col('late', 'k', place_context('public.late.v', 2)));

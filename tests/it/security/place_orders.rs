@@ -1,5 +1,5 @@
-//! Kind 7, and the end of kind 1: what was put into a column before an order is not decrypted, moved or rebound with the
-//! order's right, unless whoever gives it accepts that; and values move to their place while applications run.
+//! Kind 7, and the end of kind 1: what was put into a column before an order is not decrypted, moved or rebound with
+//! the order's right, unless whoever gives it accepts that; and values move to their place while applications run.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -12,7 +12,8 @@ fn last_job(client: &mut Client) -> String {
     client.one("SELECT concat_ws(' ', kind, phase, rows_failed) FROM job_progress ORDER BY job_id DESC LIMIT 1")
 }
 
-/// Mallory may write `notes` and read `payment`, and has no right on their key. She puts payments into notes of the same id.
+/// Mallory may write `notes` and read `payment`, and has no right on their key. She puts payments into notes of the
+/// same id.
 fn planted(notes: &str, payment: &str) -> (Db, String) {
     let mut db = db();
     let mallory = role(&mut db.client);
@@ -123,8 +124,8 @@ fn a_dry_run_counts_values_without_a_place() {
     );
 }
 
-/// What is bound to nothing, in a column whose values are bound to their place, is not taken along unasked; nor is what was
-/// put there between the order and the job.
+/// What is bound to nothing, in a column whose values are bound to their place, is not taken along unasked; nor is what
+/// was put there between the order and the job.
 #[test]
 fn what_is_bound_to_nothing_is_told_apart_in_a_placed_column() {
     for order in ORDERS {

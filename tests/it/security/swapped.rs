@@ -1,6 +1,6 @@
-//! Kind 2: whatever a table is swapped for while a function of ours waits for it, the code of whoever swapped it runs with
-//! nobody else's rights: not as a view's, nor as an index's, a policy's or a statistic's. And what the server plans or runs
-//! for a table that is no other's, it runs as its owner.
+//! Kind 2: whatever a table is swapped for while a function of ours waits for it, the code of whoever swapped it runs
+//! with nobody else's rights: not as a view's, nor as an index's, a policy's or a statistic's. And what the server
+//! plans or runs for a table that is no other's, it runs as its owner.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::held::{Scene, scene};
 pub const VIEW: &str = "DROP TABLE SCHEMA.t; SET SESSION AUTHORIZATION MALLORY;
      CREATE VIEW SCHEMA.t AS SELECT 1::bigint AS id, SCHEMA.evil2() AS c, 'x'::text AS p";
 
-/// A table in its place, with the same rows, in which everything that may be code is mallory's. Functions of constants run when
-/// somebody plans.
+/// A table in its place, with the same rows, in which everything that may be code is mallory's. Functions of constants
+/// run when somebody plans.
 pub const TABLE: &str = "ALTER TABLE SCHEMA.t RENAME TO before;
      CREATE TABLE SCHEMA.t (id bigint, c colcrypt.ciphertext, p text, g bigint GENERATED ALWAYS AS (id) STORED);
      INSERT INTO SCHEMA.t SELECT id, c, p FROM SCHEMA.before; DROP TABLE SCHEMA.before;

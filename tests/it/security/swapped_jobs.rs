@@ -1,5 +1,6 @@
-//! Kind 2, the workers: a table is swapped while a job or a destruction waits for it, in each phase that goes to the table.
-//! Nobody's code runs with others' rights, the server does not crash, and the work comes to an end or says why it does not.
+//! Kind 2, the workers: a table is swapped while a job or a destruction waits for it, in each phase that goes to the
+//! table. Nobody's code runs with others' rights, the server does not crash, and the work comes to an end or says why
+//! it does not.
 
 use colcrypt_tests::wait_for;
 use postgres::Client;

@@ -64,8 +64,9 @@ fn holds(pid: i32, pieces: &[Vec<u8>]) -> usize {
     in_memory(pid, pieces).iter().map(|(a, b)| a + b).sum()
 }
 
-/// An idle session, one in a transaction, one in a failed transaction, one in a computation of a minute, one that sleeps in its query and one that waits
-/// for a lock hold the keys; `end` ends them, and once the slab is wiped, they have a second.
+/// An idle session, one in a transaction, one in a failed transaction, one in a computation of a minute, one that
+/// sleeps in its query and one that waits for a lock hold the keys; `end` ends them, and once the slab is wiped, they
+/// have a second.
 fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, &mut Client)) {
     let (mut idle, idle_pid) = session(cluster);
     idle.run(USE);

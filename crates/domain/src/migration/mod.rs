@@ -1,4 +1,5 @@
-//! Columns that are encrypted or decrypted in place: what becomes of what hangs on one, the names and statements of its change.
+//! Columns that are encrypted or decrypted in place: what becomes of what hangs on one, the names and statements of its
+//! change.
 
 pub mod effects;
 pub mod statements;

@@ -47,7 +47,8 @@ impl Privilege {
 }
 
 impl Pair<'_> {
-    /// Adds the twin, of this type, and where the column is NOT NULL what says so of the twin without looking at the rows.
+    /// Adds the twin, of this type, and where the column is NOT NULL what says so of the twin without looking at the
+    /// rows.
     #[must_use]
     pub fn add_twin(&self, table: &str, declared: &str, is_not_null: bool) -> Vec<String> {
         let twin = self.quoted_twin();
@@ -65,8 +66,8 @@ impl Pair<'_> {
         statements
     }
 
-    /// Makes the trigger where it is missing, and has it fire always: also for those who apply what was replicated to here,
-    /// and for our own worker.
+    /// Makes the trigger where it is missing, and has it fire always: also for those who apply what was replicated to
+    /// here, and for our own worker.
     #[must_use]
     pub fn create_triggers(&self, tree: &[Branch]) -> Vec<String> {
         let trigger = quote_identifier(self.trigger());
@@ -200,8 +201,8 @@ pub fn touch(table: &str, column: &str, condition: &str) -> String {
     format!("UPDATE ONLY {table} SET {column} = {column} WHERE {condition}")
 }
 
-/// That a row was written before a transaction that is of this age. A number of a transaction that is half the numbers away
-/// counts as older.
+/// That a row was written before a transaction that is of this age. A number of a transaction that is half the numbers
+/// away counts as older.
 #[must_use]
 pub fn written_before(age: i32) -> String {
     format!("(pg_catalog.age(xmin) > {age} OR pg_catalog.age(xmin) < -1000000000)")

@@ -1,4 +1,5 @@
-//! What becomes of everything that hangs on a column that is to be migrated. Whatever is not known here stands in the way.
+//! What becomes of everything that hangs on a column that is to be migrated. Whatever is not known here stands in the
+//! way.
 
 use crate::error::{Error, Result};
 use crate::migration::Kind;
@@ -16,7 +17,8 @@ pub enum Fate {
 /// A thing that hangs on the column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Tells it from all others, whatever it is called: its catalog and OID. Empty for what cannot be accepted as a loss.
+    /// Tells it from all others, whatever it is called: its catalog and OID. Empty for what cannot be accepted as a
+    /// loss.
     pub token: String,
     pub object: String,
     pub becomes: String,
@@ -231,8 +233,8 @@ impl Dependent {
     }
 }
 
-/// A trigger before a row is written. One that fires after ours would change a row that was brought in step, and what the
-/// function of any does with the column nobody can tell.
+/// A trigger before a row is written. One that fires after ours would change a row that was brought in step, and what
+/// the function of any does with the column nobody can tell.
 #[must_use]
 pub fn trigger(object: String, fires_after_ours: bool) -> Line {
     if fires_after_ours {

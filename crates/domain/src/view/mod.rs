@@ -45,7 +45,8 @@ impl ViewColumn {
         quote_identifier(&self.name)
     }
 
-    /// Whether its values are the table's own, neither encrypted nor computed from others: a context can be made of them.
+    /// Whether its values are the table's own, neither encrypted nor computed from others: a context can be made of
+    /// them.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
         self.encrypted.is_none() && !self.is_generated
@@ -107,7 +108,8 @@ pub fn only(columns: Vec<ViewColumn>, order: &[i16]) -> Vec<ViewColumn> {
     columns
 }
 
-/// Everything there is to run to make a view, in order. `table` and `view` are qualified and quoted, `relation` is the table's bare name.
+/// Everything there is to run to make a view, in order. `table` and `view` are qualified and quoted, `relation` is the
+/// table's bare name.
 #[must_use]
 pub fn statements(relation: &str, table: &str, view: &str, columns: &[ViewColumn]) -> Vec<String> {
     let alias = quote_identifier(relation);

@@ -1,7 +1,7 @@
 //! What is written through an access view: the statements of its trigger, each on one row that is found by its key.
 //!
-//! Parameters: `$1` is the row that the view showed, `$2` the one that is to be, both of the view's type; from `$3` on the encrypted
-//! columns' ciphertexts as they are, then as they shall be.
+//! Parameters: `$1` is the row that the view showed, `$2` the one that is to be, both of the view's type; from `$3` on
+//! the encrypted columns' ciphertexts as they are, then as they shall be.
 
 use crate::error::{Error, Result};
 use crate::quote::{quote_identifier, quote_literal};
@@ -220,8 +220,8 @@ impl ViewRows {
         )
     }
 
-    /// Whether encryption runs expressions of others, and so needs a step of its own with a safe search path. Where it does
-    /// not, an INSERT encrypts by itself, which is a third faster.
+    /// Whether encryption runs expressions of others, and so needs a step of its own with a safe search path. Where it
+    /// does not, an INSERT encrypts by itself, which is a third faster.
     #[must_use]
     pub fn has_contexts(&self) -> bool {
         let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
@@ -315,8 +315,8 @@ fn same(left: &str, right: &str) -> String {
     )
 }
 
-/// The condition that finds the row $1, of a unique key's columns, each with its operator's schema and name; none when the view does not
-/// show one of them, or there is no key.
+/// The condition that finds the row $1, of a unique key's columns, each with its operator's schema and name; none when
+/// the view does not show one of them, or there is no key.
 #[must_use]
 pub fn row_key(parts: &[[String; 3]], columns: &[ViewColumn], names: &[String]) -> Option<String> {
     let conditions: Option<Vec<String>> = parts

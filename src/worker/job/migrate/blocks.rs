@@ -1,4 +1,5 @@
-//! What the phases of a migration have in common: a batch of blocks, its rows held, and statements as the table's owner.
+//! What the phases of a migration have in common: a batch of blocks, its rows held, and statements as the table's
+//! owner.
 
 use colcrypt_domain::phase::Phase;
 use pgrx::{Spi, pg_sys};

@@ -1,8 +1,9 @@
 //! Filling a twin with plaintext: values that were there are read by one statement, decrypted between statements, and
 //! written by another, in which the trigger only looks them up.
 //!
-//! The order's right covers what was in the table when the trigger came, and what the trigger let in since. Where a table was
-//! rewritten, the trigger switched off or the column made anew meanwhile, nobody can tell what was brought, and the job ends.
+//! The order's right covers what was in the table when the trigger came, and what the trigger let in since. Where a
+//! table was rewritten, the trigger switched off or the column made anew meanwhile, nobody can tell what was brought,
+//! and the job ends.
 
 use colcrypt_core::place;
 use pgrx::pg_sys;
@@ -106,7 +107,8 @@ fn read(
         table.sql
     );
     let _path = safe_search_path();
-    // The type's input function and a domain's checks are the owner's code: they run as the owner, and have nothing of ours.
+    // The type's input function and a domain's checks are the owner's code: they run as the owner, and have nothing of
+    // ours.
     let _role = AsRole::unfiltered(table.owner());
     selected(&sql, false, |found| {
         found.expect_ciphertext(2)?;
@@ -135,8 +137,8 @@ fn read(
             };
             let context = context_at(migration, found, at, 3)?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
-            // SAFETY: a live memory context; the former one is put back on both ways, and by an ERROR's handler. The value is
-            // a ciphertext, as the result's description says.
+            // SAFETY: a live memory context; the former one is put back on both ways, and by an ERROR's handler. The
+            // value is a ciphertext, as the result's description says.
             unsafe {
                 bytes += pg_sys::toast_raw_datum_size(value);
                 let before = pg_sys::MemoryContextSwitchTo(batch.memory());

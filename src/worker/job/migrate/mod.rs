@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Each step is one transaction that also records how far it got. *Moving* touches the rows whose twin is empty, and
-//! the trigger fills it (`migration::in_step`), with what `decrypted` has made of the value where that is a ciphertext. *Verifying* reads every row, decrypts, and compares; what is out of
-//! step is touched too, and then all of it is read again. What that rests on is kept as a *fence*: should a trigger, a
-//! column's type or a table's file change, the swap is off and the rows are read again.
+//! the trigger fills it (`migration::in_step`), with what `decrypted` has made of the value where that is a ciphertext.
+//! *Verifying* reads every row, decrypts, and compares; what is out of step is touched too, and then all of it is read
+//! again. What that rests on is kept as a *fence*: should a trigger, a column's type or a table's file change, the swap
+//! is off and the rows are read again.
 //!
 //! DROP COLUMN leaves the values in the rows until they are written anew. So after encrypting, *scrubbing* writes
 //! every row that is older than the swap, and at last the table is vacuumed.

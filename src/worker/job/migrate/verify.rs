@@ -84,8 +84,8 @@ fn is_before(migration: &Migration) -> String {
     }
 }
 
-/// What is known of the tables at the beginning of a pass: one that was changed is marked, and known again if it is the same
-/// after the pass.
+/// What is known of the tables at the beginning of a pass: one that was changed is marked, and known again if it is the
+/// same after the pass.
 fn known_after_a_pass(before: &[String], now: Vec<String>) -> Vec<String> {
     now.into_iter()
         .map(|line| {
@@ -150,8 +150,9 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
     }
 }
 
-/// The rows of some blocks whose two columns do not hold the same. Whether they do is asked only of twins that nobody but the
-/// trigger and the job made: the answer would tell somebody who put another's ciphertext there whether he guessed it.
+/// The rows of some blocks whose two columns do not hold the same. Whether they do is asked only of twins that nobody
+/// but the trigger and the job made: the answer would tell somebody who put another's ciphertext there whether he
+/// guessed it.
 fn strays(migration: &Migration, place: &progress::Place) -> Result<Vec<String>> {
     let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();

@@ -7,8 +7,8 @@ mod ways_out;
 use crate::common::{Db, Sql, db, role};
 use postgres::Client;
 
-/// A database with keyring `ring` and its key `k`, keyring `open` and its key `free`, and roles that may manage all of them, use
-/// both keys and call every function.
+/// A database with keyring `ring` and its key `k`, keyring `open` and its key `free`, and roles that may manage all of
+/// them, use both keys and call every function.
 struct Office {
     db: Db,
     alice: String,

@@ -5,7 +5,8 @@ use colcrypt_core::verbs::{ASKS, EVERYBODYS, Gate, VERBS};
 use super::{Office, number, office};
 use crate::common::{Sql, cluster, db, unique};
 
-/// Every function and procedure of the extension, in whatever schema: its name, C symbol, and whether PUBLIC may call it.
+/// Every function and procedure of the extension, in whatever schema: its name, C symbol, and whether PUBLIC may call
+/// it.
 const FUNCTIONS: &str = "
     SELECT p.proname, p.prosrc, l.lanname,
            EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a

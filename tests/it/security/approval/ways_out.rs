@@ -1,5 +1,5 @@
-//! Values under a key of a four-eyes keyring, and all ways that one manager alone could think of to bring them under another
-//! key or into plaintext. alice manages both keyrings, may use both keys, and owns the tables.
+//! Values under a key of a four-eyes keyring, and all ways that one manager alone could think of to bring them under
+//! another key or into plaintext. alice manages both keyrings, may use both keys, and owns the tables.
 
 use super::{Office, office};
 use crate::common::{LONG, Sql};

@@ -1,12 +1,13 @@
-//! A requester whose own code runs in an approver's session, or in a process of the server's, gets nothing approved by it.
+//! A requester whose own code runs in an approver's session, or in a process of the server's, gets nothing approved by
+//! it.
 
 use postgres::Client;
 use postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 
 use crate::common::{Db, Sql, db, role, unique};
 
-/// The key's ring asks for four eyes, and mallory has asked for the right to decrypt. What she and a role that nobody logs in
-/// as own tries to approve that, in every way a function can call another, and notes what it was told.
+/// The key's ring asks for four eyes, and mallory has asked for the right to decrypt. What she and a role that nobody
+/// logs in as own tries to approve that, in every way a function can call another, and notes what it was told.
 pub struct Trap {
     pub db: Db,
     pub mallory: String,

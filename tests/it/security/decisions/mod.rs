@@ -1,4 +1,5 @@
-//! Kind 1: decisions are taken by people: an administrative function is refused where somebody else's code may have called it.
+//! Kind 1: decisions are taken by people: an administrative function is refused where somebody else's code may have
+//! called it.
 
 use postgres::Client;
 

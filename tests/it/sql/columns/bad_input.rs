@@ -412,7 +412,8 @@ fn types_that_changed_since_do_not_show_the_value() {
     );
 }
 
-/// By its line the worker tells what a failure is about, whoever's code it came through: pgrx keeps only the SQLSTATEs it knows.
+/// By its line the worker tells what a failure is about, whoever's code it came through: pgrx keeps only the SQLSTATEs
+/// it knows.
 #[test]
 fn an_error_is_raised_on_the_line_of_its_sqlstate() {
     let mut db = db();

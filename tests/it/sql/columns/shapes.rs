@@ -1,6 +1,6 @@
-//! Jobs on tables of every shape, beside those of `moving` and `in_place_tables`: constraints of every kind, columns made
-//! of others, policies, partitions that come and go, as many columns as there can be; and what a job leaves of a table's
-//! size.
+//! Jobs on tables of every shape, beside those of `moving` and `in_place_tables`: constraints of every kind, columns
+//! made of others, policies, partitions that come and go, as many columns as there can be; and what a job leaves of a
+//! table's size.
 
 use colcrypt_tests::of_columns::{columns, migrate};
 use colcrypt_tests::of_jobs::{phases, rotate, versions, wait_until_under_way};
@@ -137,7 +137,8 @@ fn constraints_of_every_kind_and_columns_made_of_others() {
     );
 }
 
-/// A foreign key on another column, an exclusion constraint, a generated column: the migration is none of their business.
+/// A foreign key on another column, an exclusion constraint, a generated column: the migration is none of their
+/// business.
 #[test]
 fn a_migration_beside_constraints_of_every_kind() {
     let mut db = db();

@@ -1,5 +1,6 @@
 //! The races between a job and whoever writes to the same rows, each played in a fixed order: a row held in every way
-//! when the job comes by, and one that is taken, changed or removed after the job has looked at it and before it writes.
+//! when the job comes by, and one that is taken, changed or removed after the job has looked at it and before it
+//! writes.
 
 use colcrypt_tests::of_jobs::{WAITING, phases, table, versions, wait_for_phase};
 use postgres::Client;
@@ -154,8 +155,8 @@ fn rows_held_in_every_way_are_left_alone_and_come_after() {
     );
 }
 
-/// Rows 1 to 20, a job that has looked at row 7, found it free, and has not changed it yet: its context function waits for
-/// an advisory lock, without a wait that lock_timeout would end. Dropping the second session lets it go on.
+/// Rows 1 to 20, a job that has looked at row 7, found it free, and has not changed it yet: its context function waits
+/// for an advisory lock, without a wait that lock_timeout would end. Dropping the second session lets it go on.
 fn stopped_at_a_row() -> (Db, Client) {
     let mut db = db();
     db.client.run(

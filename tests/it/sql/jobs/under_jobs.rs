@@ -67,8 +67,8 @@ fn the_table_is_rewritten() {
     is_moved(&mut db.client, "t", "v");
 }
 
-/// DETACH locks the whole, then the part; a job that writes to the part asks for the whole. Whoever stands in the circle,
-/// it is the job that steps back.
+/// DETACH locks the whole, then the part; a job that writes to the part asks for the whole. Whoever stands in the
+/// circle, it is the job that steps back.
 #[test]
 fn partitions_come_and_go_and_no_ddl_is_a_deadlocks_victim() {
     let mut db = db();

@@ -1,5 +1,5 @@
-//! A migration in place whose server is taken from it in each of its phases: by the promotion of a standby, by kill -9 of
-//! the worker, by kill -9 of the postmaster. It ends by itself, every row is there, and no plaintext is in use.
+//! A migration in place whose server is taken from it in each of its phases: by the promotion of a standby, by kill -9
+//! of the worker, by kill -9 of the postmaster. It ends by itself, every row is there, and no plaintext is in use.
 
 use colcrypt_tests::of_columns::{SLOWLY, in_use, nothing_is_lost, slow, state};
 use colcrypt_tests::of_jobs::{phases, rotate, versions};
@@ -27,8 +27,8 @@ fn server() -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// Waits until the migration is in the midst of a phase. What is given back keeps it there as long as it lives, where the
-/// phase does not last by itself.
+/// Waits until the migration is in the midst of a phase. What is given back keeps it there as long as it lives, where
+/// the phase does not last by itself.
 fn reach(cluster: &Cluster, client: &mut Client, phase: &str) -> Client {
     let mut holder = cluster.client_db("work");
     match phase {

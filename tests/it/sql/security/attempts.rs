@@ -362,7 +362,8 @@ fn security_definer_views_and_functions_set_as_a_trap() {
              AS 'SELECT colcrypt.decrypt_col(v, colcrypt.row_context(id)) FROM public.t';
          CREATE VIEW public.through AS SELECT public.definer_read() AS v; GRANT SELECT ON public.definer, public.through TO PUBLIC",
     );
-    // Functions in a view run as who asks, those that are SECURITY DEFINER as their owner: neither lends the attacker a right.
+    // Functions in a view run as who asks, those that are SECURITY DEFINER as their owner: neither lends the attacker a
+    // right.
     for sql in [
         "SELECT v FROM public.definer",
         "SELECT v FROM public.through",

@@ -29,7 +29,8 @@ fn every_object_says_what_it_is() {
     assert!(silent.is_empty(), "no COMMENT: {silent:?}");
 }
 
-/// The list of words that are no plain names is written down: a word of a newer server that it lacks would end in a syntax error.
+/// The list of words that are no plain names is written down: a word of a newer server that it lacks would end in a
+/// syntax error.
 #[test]
 fn names_and_texts_are_quoted_as_the_server_quotes_them() {
     let mut db = db();

@@ -4,8 +4,8 @@ use postgres::Client;
 
 use crate::common::{Sql, cluster, unique};
 
-/// Everything that the extension's schema is made of, one line each. Names instead of OIDs, and columns by name: their order
-/// and numbers may differ after ALTER TABLE.
+/// Everything that the extension's schema is made of, one line each. Names instead of OIDs, and columns by name: their
+/// order and numbers may differ after ALTER TABLE.
 const SCHEMA: &str = "
     SELECT format('function %s returns %s: %s', p.oid::regprocedure, pg_get_function_result(p.oid), pg_get_functiondef(p.oid))
         || format(' acl %s', acl) || format(' comment %L', obj_description(p.oid, 'pg_proc'))
