@@ -142,9 +142,7 @@ impl Managed {
                 ))
             },
         )?;
-        let Some((table, attribute, phase, paused, open, accepts_unplaced)) =
-            found.into_iter().next()
-        else {
+        let Some((table, attribute, phase, paused, open)) = found.into_iter().next() else {
             return Err(Error::UnknownObject {
                 what: "job",
                 name: id.to_string(),
