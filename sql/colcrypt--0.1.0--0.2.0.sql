@@ -1,5 +1,5 @@
 -- From release 0.1.0 (sql/releases/colcrypt--0.1.0.sql, frozen) to 0.2.0. A test compares what this makes with a fresh
--- installation. What is dropped here keeps its symbol in src/legacy.rs: the server wants it while 0.1.0 is restored.
+-- installation. What is dropped here keeps its symbol in src/sql/legacy.rs: the server wants it while 0.1.0 is restored.
 
 -- Power is not lent: a job re-encrypts between its statements.
 DROP FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint);

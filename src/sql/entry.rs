@@ -58,7 +58,7 @@ macro_rules! sql_functions {
                 const {
                     assert!(
                         DECIDES == colcrypt_core::verbs::is_verb(stringify!($name)),
-                        "what decides has a gate in colcrypt_core::verbs"
+                        concat!(stringify!($name), ": what is of class Decides has a gate in colcrypt_core::verbs::VERBS, and nothing else has")
                     );
                 }
                 fn checked(

@@ -97,7 +97,7 @@ fn an_update_from_each_release_makes_what_a_fresh_installation_is() {
             .collect();
         assert!(
             missing.is_empty() && surplus.is_empty(),
-            "updated from {release}\nmissing: {missing:#?}\nsurplus: {surplus:#?}"
+            "updated from {release}: what sql/*.sql makes, sql/colcrypt--{release}--*.sql must make of it\nmissing: {missing:#?}\nsurplus: {surplus:#?}"
         );
     }
 }
