@@ -84,7 +84,8 @@ fn the_compliance_page_names_suites_that_exist() {
     for word in text.split('`') {
         for suite in ["sql", "faults"] {
             if let Some(name) = word.strip_prefix(&format!("{suite}::")) {
-                let file = super::repository(&format!("tests/it/{suite}/{name}.rs"));
+                let file =
+                    super::repository(&format!("tests/it/{suite}/{}.rs", name.replace("::", "/")));
                 assert!(file.exists(), "{word} is no suite");
                 named += 1;
             }
