@@ -93,9 +93,9 @@ fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, 
     let busy_ones = [
         format!(
             "DO $$ BEGIN PERFORM * FROM ({USE}) u;
-               FOR i IN 1..2000000000 LOOP EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 minute'; END LOOP; END $$"
+               FOR i IN 1..2000000000 LOOP EXIT WHEN clock_timestamp() > statement_timestamp() + interval '20 minutes'; END LOOP; END $$"
         ),
-        format!("{USE}; SELECT pg_sleep(60)"),
+        format!("{USE}; SELECT pg_sleep(1200)"),
         format!("{USE}; SELECT FROM wanted"),
     ]
     .map(|sql| {
@@ -228,7 +228,7 @@ fn a_rotation_shows_in_the_middle_of_a_statement() {
     let running = thread::spawn(move || {
         looping.run(
             "DO $$ BEGIN LOOP EXIT WHEN (ciphertext_info(encrypt_col('b'::text, 'k'))).version = 2
-               OR clock_timestamp() > statement_timestamp() + interval '1 minute'; END LOOP; END $$",
+               OR clock_timestamp() > statement_timestamp() + interval '20 minutes'; END LOOP; END $$",
         );
         Instant::now()
     });
