@@ -6,12 +6,13 @@
 use std::cell::OnceCell;
 
 use colcrypt_domain::lost::Subject;
-pub use colcrypt_domain::outcome::Outcome;
-pub use colcrypt_domain::text::Text;
 use pgrx::pg_sys;
 use serde_json::json;
 
 use crate::server::{process, roles};
+
+pub use colcrypt_domain::outcome::Outcome;
+pub use colcrypt_domain::text::Text;
 
 #[derive(Clone, Copy)]
 #[repr(C)]

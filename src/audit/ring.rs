@@ -20,7 +20,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::audit::event::Event;
 use crate::jobs::wake;
 use crate::server::lwlock::{exclusive, shared};
-use crate::server::{clock, report};
+use crate::server::{clock, report, shmem};
 use crate::settings;
 
 const TRANCHE: &std::ffi::CStr = c"colcrypt audit";
@@ -84,11 +84,7 @@ fn size() -> usize {
 
 /// Asks for the memory and the lock. From the shmem request hook.
 pub fn request() {
-    // SAFETY: called in the postmaster's shmem request phase.
-    unsafe {
-        pg_sys::RequestAddinShmemSpace(size());
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
-    }
+    shmem::request(size(), Some(TRANCHE));
 }
 
 /// Lays the ring out, with what a crash left. From the shmem startup hook.
@@ -105,14 +101,10 @@ pub fn startup() {
             lost: Vec::new(),
         }
     });
-    let mut found = false;
-    // SAFETY: the startup phase: memory of the size asked for that nobody else sees yet. The callback
-    // lives as long as the process.
+    // SAFETY: the startup phase, with the size that was asked for. The callback lives as long as the process.
     unsafe {
-        let ring =
-            pg_sys::ShmemInitStruct(c"colcrypt audit".as_ptr(), size(), &mut found).cast::<Ring>();
-        std::ptr::write_bytes(ring.cast::<u8>(), 0, size());
-        (*ring).lock = &raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock;
+        let ring = shmem::zeroed::<Ring>(TRANCHE, size());
+        (*ring).lock = shmem::lock(TRANCHE);
         (*ring).identity.store(saved.identity, Relaxed);
         (*ring).next_ticket.store(saved.next_ticket, Relaxed);
         RING.store(ring, Release);

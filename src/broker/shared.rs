@@ -2,12 +2,12 @@
 //! answers are awaited. No secret is in it.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result};
-use crate::server::shmem;
+use crate::error::Result;
+use crate::server::shmem::{self, Region};
 
 const REGION: &std::ffi::CStr = c"colcrypt broker";
 
@@ -49,26 +49,19 @@ pub(super) struct Body {
     pub(super) payload: [u8; PAYLOAD],
 }
 
-/// Set by the startup hook, inherited by every child.
-static CONTROL: AtomicPtr<Control> = AtomicPtr::new(std::ptr::null_mut());
+static CONTROL: Region<Control> = Region::new();
 
 /// The broker's region.
 ///
 /// # Errors
-/// [`Error::NotPreloaded`] when the library was not in shared_preload_libraries.
+/// [`Error::NotPreloaded`](crate::error::Error::NotPreloaded) when the library was not in shared_preload_libraries.
 pub fn control() -> Result<&'static Control> {
-    let control = CONTROL.load(Ordering::Relaxed);
-    if control.is_null() {
-        return Err(Error::NotPreloaded);
-    }
-    // SAFETY: points to initialised shared memory that lives as long as the server; everything that
-    // changes in it is atomic or in an UnsafeCell behind the lock.
-    Ok(unsafe { &*control })
+    CONTROL.require()
 }
 
 /// Asks for the memory and the lock. From the shmem request hook.
 pub fn request() {
-    shmem::request::<Control>(Some(REGION));
+    shmem::request(size_of::<Control>(), Some(REGION));
 }
 
 /// Lays the region out, empty. From the shmem startup hook; again after a crash.
@@ -76,9 +69,9 @@ pub fn startup() {
     // SAFETY: the startup phase; zero bytes are valid for all of it, and what is not to be zero is set before it is
     // published.
     unsafe {
-        let control = shmem::zeroed::<Control>(REGION);
+        let control = shmem::zeroed::<Control>(REGION, size_of::<Control>());
         (*control).lock = shmem::lock(REGION);
         pg_sys::ConditionVariableInit((*control).done.get());
-        CONTROL.store(control, Ordering::Release);
+        CONTROL.publish(control);
     }
 }

@@ -5,13 +5,12 @@ use colcrypt_core::place::{self, Place};
 use colcrypt_domain::binding::{self, Bound, ByValues, Claim, Holder, LOOK, Wanted, by_values};
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::columns::registration;
 use crate::error::Result;
 use crate::rows::census;
 use crate::server::relation::{Held, Lock};
-use crate::server::{scan, spi, types};
+use crate::server::{report, scan, spi, types};
 use crate::values::codec::Codec;
 
 /// The root of a partition; any other table is itself.
@@ -112,7 +111,7 @@ fn place_of(table: pg_sys::Oid, attribute: &str, label: Option<String>) -> Resul
     };
     let columns = key_columns(root, attribute)?;
     if columns.is_empty() {
-        notice(&format!(
+        report::notice(format!(
             "values of column {} are bound to their column, and not to their row: there is no primary key that a context can be made of",
             quote_identifier(attribute)
         ));
@@ -187,13 +186,13 @@ pub fn choose_by_values(
     let quoted = quote_identifier(attribute);
     let (unbound, bound) = bindings(table, attribute)?;
     if by_values(attribute, label.is_some(), unbound, bound)? == ByValues::ToNothing {
-        notice(&format!(
+        report::notice(format!(
             "values of column {quoted} are bound to nothing, so it is registered with context => 'none': colcrypt.rebind_column binds them to their place"
         ));
         return Ok(Bound::default());
     }
     let bound = place_of(table, attribute, label)?;
-    notice(&format!(
+    report::notice(format!(
         "values of column {quoted} are bound to their place: the context is {}",
         bound.context.as_deref().unwrap_or_default()
     ));
@@ -269,12 +268,4 @@ pub fn refuse_half_bound(table: pg_sys::Oid, attribute: &str) -> Result<()> {
         Some((_, becomes)) => binding::refuse_half_bound(attribute, becomes.as_deref()),
         None => Err(registration::not_registered(table, attribute)?),
     }
-}
-
-pub fn notice(message: &str) {
-    ereport!(
-        PgLogLevel::NOTICE,
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        message.to_string()
-    );
 }

@@ -6,10 +6,9 @@ use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::read;
-use crate::columns::place;
-use crate::columns::registration;
+use crate::columns::{place, registration};
 use crate::error::{Error, Privilege, Result};
-use crate::keys::grants;
+use crate::keys::grantee;
 use crate::rights;
 use crate::server::call::Call;
 use crate::server::relation::{Lock, Named};
@@ -112,7 +111,7 @@ pub fn existing_roles(names: Vec<Option<String>>) -> Result<Vec<String>> {
         .into_iter()
         .map(|name| {
             let name = name.ok_or(Error::NullArgument("a reader"))?;
-            let role = grants::role_named(&name)?;
+            let role = grantee::role_named(&name)?;
             if role == pg_sys::Oid::INVALID {
                 return Err(Error::InvalidParameter {
                     message: "PUBLIC cannot be a reader".into(),

@@ -74,12 +74,17 @@ impl Job {
         owners: Vec<pg_sys::Oid>,
         resting: Vec<i64>,
     ) -> Result<Option<Self>> {
+        let moving: Vec<String> = Phase::ALL
+            .into_iter()
+            .filter(|phase| phase.moves_rows())
+            .map(|phase| phase.name().into())
+            .collect();
         let mut jobs = spi::look(
             "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                             j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                             c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
                             coalesce(j.retry_at <= clock_timestamp(), true) \
-                                AND NOT (j.job_id = ANY ($4) AND j.phase IN ('moving', 'retrying', 'scrubbing')) AS due, \
+                                AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
                             j.rebinds, j.label, j.accept_unplaced, o.relowner \
                      FROM colcrypt.job j \
@@ -87,55 +92,57 @@ impl Job {
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                      LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
                      WHERE j.finished_at IS NULL AND NOT j.paused AND (j.priority > 0) = $2 \
-                     ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = 'waiting for old transactions', \
-                              CASE j.phase WHEN 'waiting for old transactions' THEN j.settle_before END, \
+                     ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = $6, \
+                              CASE j.phase WHEN $6 THEN j.settle_before END, \
                               j.job_id <= $1, j.job_id LIMIT 1",
             &[
                 after.into(),
                 (lane == Lane::Urgent).into(),
                 owners.into(),
                 resting.into(),
+                moving.into(),
+                Phase::WaitingForOld.name().into(),
             ],
             |row| {
-                let phase: String = row.get(6)?.unwrap_or_default();
-                Ok((
+                let (id, phase): (i64, String) = (
+                    row.get(1)?.unwrap_or_default(),
+                    row.get(6)?.unwrap_or_default(),
+                );
+                let Ok(phase) = phase.parse() else {
+                    let what = format!("job {id} is in phase {phase:?}");
+                    return Ok(Err(Error::CatalogCorrupt(what)));
+                };
+                Ok(Ok(Self {
+                    id,
+                    table: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
+                    attribute: row.get(3)?.unwrap_or_default(),
+                    key: row.get(4)?.unwrap_or_default(),
+                    target: row.get(5)?.unwrap_or_default(),
                     phase,
-                    Job {
-                        id: row.get(1)?.unwrap_or_default(),
-                        table: row.get(2)?.unwrap_or(pg_sys::Oid::INVALID),
-                        attribute: row.get(3)?.unwrap_or_default(),
-                        key: row.get(4)?.unwrap_or_default(),
-                        target: row.get(5)?.unwrap_or_default(),
-                        phase: Phase::Failed,
-                        leaf: row.get(7)?,
-                        next_block: row.get(8)?.unwrap_or_default(),
-                        rows_failed: row.get(9)?.unwrap_or_default(),
-                        tries: row.get(10)?.unwrap_or_default(),
-                        context: row.get(11)?,
-                        registered: row.get(12)?.unwrap_or_default(),
-                        urgent: row.get(13)?.unwrap_or_default(),
-                        fires_triggers: row.get(14)?.unwrap_or_default(),
-                        held_by: row.get(15)?,
-                        due: row.get(16)?.unwrap_or_default(),
-                        migrates: row.get(17)?.unwrap_or_default(),
-                        passes: row.get(18)?.unwrap_or_default(),
-                        from_keys: row.get(19)?.unwrap_or_default(),
-                        rebinds: row.get(20)?.unwrap_or_default(),
-                        label: row.get(21)?,
-                        accepts_unplaced: row.get(22)?.unwrap_or_default(),
-                        owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
-                    },
-                ))
+                    leaf: row.get(7)?,
+                    next_block: row.get(8)?.unwrap_or_default(),
+                    rows_failed: row.get(9)?.unwrap_or_default(),
+                    tries: row.get(10)?.unwrap_or_default(),
+                    context: row.get(11)?,
+                    registered: row.get(12)?.unwrap_or_default(),
+                    urgent: row.get(13)?.unwrap_or_default(),
+                    fires_triggers: row.get(14)?.unwrap_or_default(),
+                    held_by: row.get(15)?,
+                    due: row.get(16)?.unwrap_or_default(),
+                    migrates: row.get(17)?.unwrap_or_default(),
+                    passes: row.get(18)?.unwrap_or_default(),
+                    from_keys: row.get(19)?.unwrap_or_default(),
+                    rebinds: row.get(20)?.unwrap_or_default(),
+                    label: row.get(21)?,
+                    accepts_unplaced: row.get(22)?.unwrap_or_default(),
+                    owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
+                }))
             },
         )?;
-        let Some((phase, job)) = jobs.pop() else {
+        let Some(job) = jobs.pop().transpose()? else {
             return Ok(None);
         };
-        let phase = phase
-            .parse()
-            .map_err(|_| Error::CatalogCorrupt(format!("job {} is in phase {phase:?}", job.id)))?;
         Ok(Some(Self {
-            phase,
             // A registration outlives a change of the column's type.
             registered: job.registered && relation::holds_ciphertext(job.table, &job.attribute),
             ..job

@@ -2,14 +2,15 @@
 //! lane.
 
 use std::cell::Cell;
-use std::sync::atomic::Ordering::{self, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 
 use pgrx::pg_sys;
 
 use crate::jobs::lane::Lane;
+use crate::server::process;
+use crate::server::shmem::{self, Region};
 use crate::server::xact::End;
-use crate::server::{process, shmem};
 
 const REGION: &std::ffi::CStr = c"colcrypt launcher";
 
@@ -24,23 +25,17 @@ struct Wishes {
     waiting: AtomicU32,
 }
 
-/// Set by the startup hook, inherited by every child; null where the library was not preloaded.
-static WISHES: AtomicPtr<Wishes> = AtomicPtr::new(std::ptr::null_mut());
-
-fn wishes() -> Option<&'static Wishes> {
-    // SAFETY: null, or initialised shared memory that lives as long as the server, in which all is atomic.
-    unsafe { WISHES.load(Relaxed).as_ref() }
-}
+static WISHES: Region<Wishes> = Region::new();
 
 /// Asks for the memory. From the shmem request hook.
 pub fn request() {
-    shmem::request::<Wishes>(None);
+    shmem::request(size_of::<Wishes>(), None);
 }
 
 /// Lays the region out, empty. From the shmem startup hook; again after a crash.
 pub fn startup() {
-    // SAFETY: the startup phase; zero bytes are valid for atomics.
-    WISHES.store(unsafe { shmem::zeroed(REGION) }, Ordering::Release);
+    // SAFETY: the startup phase; everything is atomic, and zero bytes are valid for it.
+    unsafe { WISHES.publish(shmem::zeroed(REGION, size_of::<Wishes>())) };
 }
 
 thread_local! {
@@ -68,7 +63,7 @@ pub fn wake_now() {
 
 /// Has the launcher send a worker of the lane here.
 pub fn ask_for(lane: Lane) {
-    let Some(wishes) = wishes() else { return };
+    let Some(wishes) = WISHES.get() else { return };
     let database = process::my_database().to_u32();
     let placed = wishes.asked[lane.number() as usize].iter().any(|place| {
         place.load(Relaxed) == database
@@ -88,7 +83,7 @@ pub fn ask_for(lane: Lane) {
 
 /// For the launcher: wishes wake this process from here on, or nobody.
 pub fn listen(listens: bool) {
-    let Some(wishes) = wishes() else { return };
+    let Some(wishes) = WISHES.get() else { return };
     let latch = if listens {
         // SAFETY: this process's latch, in shared memory.
         unsafe { pg_sys::MyLatch }
@@ -100,7 +95,7 @@ pub fn listen(listens: bool) {
 
 /// For the launcher: the databases that asked for workers since it looked last.
 pub fn take() -> Vec<(pg_sys::Oid, Lane)> {
-    let Some(wishes) = wishes() else {
+    let Some(wishes) = WISHES.get() else {
         return Vec::new();
     };
     let of_lane = |lane: Lane| {
@@ -115,17 +110,21 @@ pub fn take() -> Vec<(pg_sys::Oid, Lane)> {
 
 /// For the launcher: whether somebody asked for whom there was no room.
 pub fn take_anywhere() -> bool {
-    wishes().is_some_and(|wishes| wishes.anywhere.swap(false, Relaxed))
+    WISHES
+        .get()
+        .is_some_and(|wishes| wishes.anywhere.swap(false, Relaxed))
 }
 
 /// For the launcher: so many workers wait for a place.
 pub fn set_waiting(workers: usize) {
-    if let Some(wishes) = wishes() {
+    if let Some(wishes) = WISHES.get() {
         wishes.waiting.store(workers as u32, Relaxed);
     }
 }
 
 /// Whether workers wait for a place.
 pub fn others_wait() -> bool {
-    wishes().is_some_and(|wishes| wishes.waiting.load(Relaxed) > 0)
+    WISHES
+        .get()
+        .is_some_and(|wishes| wishes.waiting.load(Relaxed) > 0)
 }

@@ -1,7 +1,7 @@
 //! Who may encrypt with, decrypt with and manage a key.
 
 use colcrypt_core::KeyId;
-use colcrypt_domain::grants::{self, Grantee};
+use colcrypt_domain::grants;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,9 +10,9 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::error::{Error, Privilege, Result};
 use crate::keys::approval::{self, Gated, Target};
+use crate::keys::grantee::{Given, Object, named_or_public, role_named};
 use crate::rights;
 use crate::server::call::Call;
-use crate::server::spi;
 use crate::server::varlena::varlena_from;
 
 /// A privilege list and a role as GRANT would take them.
@@ -25,16 +25,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// As it stands in the audit log.
-    fn describe(&self) -> String {
-        format!("{}: {}", self.role_name(), self.privileges().join(", "))
-    }
-
-    pub fn role_name(&self) -> String {
-        named_or_public(self.role)
-    }
-
-    pub fn privileges(&self) -> Vec<&'static str> {
+    fn privileges(&self) -> Vec<&'static str> {
         [
             (self.encrypt, Privilege::Encrypt),
             (self.decrypt, Privilege::Decrypt),
@@ -44,29 +35,14 @@ impl Grant {
         .filter_map(|(given, privilege)| given.then_some(privilege.name()))
         .collect()
     }
-}
 
-/// A grantee as [`role_named`] takes it.
-pub fn named_or_public(role: pg_sys::Oid) -> String {
-    if role == pg_sys::Oid::INVALID {
-        return Grantee::Everybody.written();
+    fn record(&self, event: &'static str) -> Result<()> {
+        let role = named_or_public(self.role);
+        Act::new(event)
+            .key(&self.key)
+            .detail(format!("{role}: {}", self.privileges().join(", ")))
+            .record()
     }
-    Grantee::Role(&crate::server::roles::role_name(role)).written()
-}
-
-/// The role's OID; of everybody it is [`pg_sys::Oid::INVALID`]. See [`grants::grantee`].
-pub fn role_named(name: &str) -> Result<pg_sys::Oid> {
-    let is_role = |name: &str| oid_of(name) != pg_sys::Oid::INVALID;
-    Ok(match grants::grantee(name, is_role)? {
-        Grantee::Everybody => pg_sys::Oid::INVALID,
-        Grantee::Role(role) => oid_of(role),
-    })
-}
-
-fn oid_of(name: &str) -> pg_sys::Oid {
-    let c_name = std::ffi::CString::new(name).unwrap_or_default();
-    // SAFETY: looks a role up by name, missing_ok.
-    unsafe { pg_sys::get_role_oid(c_name.as_ptr(), true) }
 }
 
 /// The arguments of grant_key and revoke_key, once the caller has shown the right to manage the key.
@@ -95,84 +71,24 @@ pub fn grant_key(call: Call) -> Result<pg_sys::Datum> {
 }
 
 /// Gives it, and records it.
-pub fn give(grant: &Grant) -> Result<()> {
+fn give(grant: &Grant) -> Result<()> {
     add(grant)?;
-    Act::new("grant_key")
-        .key(&grant.key)
-        .detail(grant.describe())
-        .record()
+    grant.record("grant_key")
 }
 
 /// Adds what is given to what the role has.
+///
+/// # Errors
+/// Of the catalog.
 pub fn add(grant: &Grant) -> Result<()> {
-    forget_dropped_roles(&grant.key)?;
-    spi::execute(
-        "INSERT INTO colcrypt.key_grant AS g (key_id, grantee, can_encrypt, can_decrypt, can_manage) \
-         VALUES ($1, $2::bigint::oid::regrole, $3, $4, $5) \
-         ON CONFLICT (key_id, grantee) DO UPDATE SET can_encrypt = g.can_encrypt OR EXCLUDED.can_encrypt, \
-                                                     can_decrypt = g.can_decrypt OR EXCLUDED.can_decrypt, \
-                                                     can_manage = g.can_manage OR EXCLUDED.can_manage",
-        &[
-            grant.key.id.bigint().into(),
-            i64::from(grant.role.to_u32()).into(),
-            grant.encrypt.into(),
-            grant.decrypt.into(),
-            grant.manage.into(),
-        ],
-    )?;
-    Ok(())
-}
-
-/// DROP ROLE cannot see our grants. What it left is a number, which after four billion others may be
-/// given to a new role; it goes at the next change of the key's grants.
-fn forget_dropped_roles(key: &Key) -> Result<()> {
-    spi::execute(
-        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee::oid <> 0 \
-         AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = grantee)",
-        &[key.id.bigint().into()],
-    )?;
-    Ok(())
+    Object::Key(grant.key.id).add(grant.role, &grant.privileges())
 }
 
 pub fn revoke_key(call: Call) -> Result<pg_sys::Datum> {
     let grant = grant_arguments(call)?;
-    take(&grant)?;
-    Act::new("revoke_key")
-        .key(&grant.key)
-        .detail(grant.describe())
-        .record()?;
+    Object::Key(grant.key.id).take(grant.role, &grant.privileges())?;
+    grant.record("revoke_key")?;
     varlena_from(b"revoked")
-}
-
-/// Takes what is given from what the role has.
-pub fn take(grant: &Grant) -> Result<()> {
-    forget_dropped_roles(&grant.key)?;
-    // PUBLIC is role 0, which as an Oid would become NULL.
-    let key_and_role = || {
-        [
-            grant.key.id.bigint().into(),
-            i64::from(grant.role.to_u32()).into(),
-        ]
-    };
-    let [key, role] = key_and_role();
-    spi::execute(
-        "UPDATE colcrypt.key_grant SET can_encrypt = can_encrypt AND NOT $3, can_decrypt = can_decrypt AND NOT $4, \
-                                       can_manage = can_manage AND NOT $5 \
-         WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole",
-        &[
-            key,
-            role,
-            grant.encrypt.into(),
-            grant.decrypt.into(),
-            grant.manage.into(),
-        ],
-    )?;
-    spi::execute(
-        "DELETE FROM colcrypt.key_grant WHERE key_id = $1 AND grantee = $2::bigint::oid::regrole \
-         AND NOT can_encrypt AND NOT can_decrypt AND NOT can_manage",
-        &key_and_role(),
-    )?;
-    Ok(())
 }
 
 /// has_key_privilege([role,] key, privilege): as the server's has_…_privilege functions, any of a list.
@@ -193,24 +109,21 @@ pub fn has_key_privilege(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(allowed))
 }
 
-/// A grant that waits: roles by name and OID.
+/// A grant that waits.
 #[derive(Serialize, Deserialize)]
 pub struct GrantKey {
     key: String,
     key_id: KeyId,
-    role: String,
-    role_id: u32,
-    privileges: Vec<String>,
+    #[serde(flatten)]
+    given: Given,
 }
 
 impl GrantKey {
-    pub fn of(grant: &Grant) -> Self {
+    fn of(grant: &Grant) -> Self {
         Self {
             key: grant.key.name.clone(),
             key_id: grant.key.id,
-            role: grant.role_name(),
-            role_id: grant.role.to_u32(),
-            privileges: grant.privileges().into_iter().map(Into::into).collect(),
+            given: Given::of(grant.role, &grant.privileges()),
         }
     }
 }
@@ -226,31 +139,20 @@ impl Gated for GrantKey {
 
     fn check(&self) -> Result<Value> {
         self.target()?.require_manage()?;
-        refuse_another_role(&self.role, self.role_id)?;
+        self.given.refuse_another_role()?;
         Ok(json!(self))
     }
 
     fn perform(&self) -> Result<String> {
         self.check()?;
-        let has = |privilege: Privilege| self.privileges.iter().any(|it| it == privilege.name());
+        let has = |privilege: Privilege| self.given.has(privilege.name());
         give(&Grant {
             key: read::key_by_id(self.key_id)?,
-            role: pg_sys::Oid::from(self.role_id),
+            role: self.given.role(),
             encrypt: has(Privilege::Encrypt),
             decrypt: has(Privilege::Decrypt),
             manage: has(Privilege::Manage),
         })?;
         Ok("granted".into())
     }
-}
-
-/// Another role of the same name is not the one that was meant.
-pub fn refuse_another_role(name: &str, id: u32) -> Result<()> {
-    if role_named(name)?.to_u32() == id {
-        return Ok(());
-    }
-    Err(Error::UnknownObject {
-        what: "role",
-        name: name.into(),
-    })
 }

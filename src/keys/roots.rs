@@ -72,6 +72,28 @@ impl Way {
             .detail(format!("keyring {}: {}", self.keyring, self.root()))
             .record()
     }
+
+    /// Has each version of the KEK wrapped by the new root key and kept by `keep`, of the provider with this identity. The
+    /// root key must be none of the keyring's, but for the first `but` of them.
+    fn go(
+        &self,
+        act: &impl Gated,
+        but: usize,
+        keep: impl Fn(&Keyring, KeyVersion, pgrx::Uuid, Rewrapped) -> Result<()>,
+    ) -> Result<()> {
+        providers::lock(&self.provider, "FOR SHARE")?;
+        act.check()?;
+        let keyring = read::keyring_by_id(self.keyring_id)?;
+        let versions = lock(&keyring)?;
+        self.refuse_known(but)?;
+        let (provider_id, provider) = self.provider()?;
+        for version in versions {
+            let kek = read::kek(&keyring, version)?;
+            let wrapped = rewrap(kek, provider.clone(), self.root_key.clone())?;
+            keep(&keyring, version, provider_id, wrapped)?;
+        }
+        self.record(act.function())
+    }
 }
 
 /// What the root keys wrapped, in the order in which they are asked.
@@ -100,19 +122,11 @@ impl Gated for MoveKeyring {
     }
 
     fn perform(&self) -> Result<String> {
-        providers::lock(&self.0.provider, "FOR SHARE")?;
-        self.check()?;
-        let keyring = read::keyring_by_id(self.0.keyring_id)?;
-        let versions = lock(&keyring)?;
-        self.0.refuse_known(1)?;
-        let (provider_id, provider) = self.0.provider()?;
-        for version in versions {
-            let kek = read::kek(&keyring, version)?;
-            let first = first(&keyring, version)?;
-            let wrapped = rewrap(kek, provider.clone(), self.0.root_key.clone())?;
-            store(&keyring, version, first.preference, provider_id, &wrapped)?;
-        }
-        self.0.record(self.function())?;
+        self.0
+            .go(self, 1, |keyring, version, provider_id, wrapped| {
+                let first = first(keyring, version)?;
+                store(keyring, version, first.preference, provider_id, &wrapped)
+            })?;
         Ok("moved".into())
     }
 }
@@ -138,23 +152,15 @@ impl Gated for AddRoot {
     }
 
     fn perform(&self) -> Result<String> {
-        providers::lock(&self.0.provider, "FOR SHARE")?;
-        self.check()?;
-        let keyring = read::keyring_by_id(self.0.keyring_id)?;
-        let versions = lock(&keyring)?;
-        self.0.refuse_known(0)?;
-        let (provider_id, provider) = self.0.provider()?;
-        for version in versions {
-            let kek = read::kek(&keyring, version)?;
-            let last = read::kek_copies(&keyring, version)?;
+        self.0.go(self, 0, |keyring, version, provider_id, wrapped| {
+            let last = read::kek_copies(keyring, version)?;
             let last = last.last().map_or(0, |copy| copy.preference);
-            let wrapped = rewrap(kek, provider.clone(), self.0.root_key.clone())?;
             spi::execute(
                 "INSERT INTO colcrypt.kek_copy \
                  (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7)",
                 &[
-                    uuid(&keyring).into(),
+                    uuid(keyring).into(),
                     (version.number() as i32).into(),
                     (last + 1).into(),
                     provider_id.into(),
@@ -163,8 +169,8 @@ impl Gated for AddRoot {
                     wrapped.bytes.into(),
                 ],
             )?;
-        }
-        self.0.record(self.function())?;
+            Ok(())
+        })?;
         Ok("added".into())
     }
 }

@@ -5,7 +5,7 @@ use colcrypt_core::{
     KekId, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
 };
 use colcrypt_protocol::{Reply, Request};
-use pgrx::{IntoDatum, PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
 use crate::broker::client;
@@ -16,7 +16,7 @@ use crate::keys::lifecycle::{self, Order};
 use crate::keys::{approval, keyring_grants, names, providers, version};
 use crate::rights;
 use crate::server::call::Call;
-use crate::server::spi;
+use crate::server::{report, spi};
 
 pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
@@ -194,15 +194,11 @@ fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()
         reason: Some(reason.into()),
         destroy_after_ms: None,
     })?;
-    ereport!(
-        PgLogLevel::NOTICE,
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!(
-            "version {version} of key \"{}\" is {}",
-            key.name,
-            colcrypt_domain::approval::waiting(request)
-        )
-    );
+    report::notice(format!(
+        "version {version} of key \"{}\" is {}",
+        key.name,
+        colcrypt_domain::approval::waiting(request)
+    ));
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 use colcrypt_core::{KeyState, KeyVersion, Suite, VersionId};
 use colcrypt_protocol::{Reply, Request};
 
-use crate::broker::client::{self, unexpected_reply};
+use crate::broker::client::unexpected_reply;
 use crate::catalog::read::{self, Key};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
+use crate::keys::kek;
 use crate::rights;
 use crate::server::spi;
 
@@ -34,19 +35,15 @@ pub struct NewVersion {
 
 /// Has the agent make a DEK. It unwraps and checks what it wrapped before it answers.
 pub fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Result<NewVersion> {
-    let reply = client::call(&Request::CreateDek {
-        kek: read::kek(keyring, keyring.current)?,
-        id,
-        suite,
-        source: keyring.key_source,
-    })
-    .map_err(|error| match error {
-        Error::Kms { failure, .. } => Error::Kms {
-            keyring: Some(keyring.name.clone()),
-            failure,
+    let reply = kek::call(
+        &keyring.name,
+        &Request::CreateDek {
+            kek: read::kek(keyring, keyring.current)?,
+            id,
+            suite,
+            source: keyring.key_source,
         },
-        other => other,
-    })?;
+    )?;
     let Reply::DekCreated { wrapped, kcv } = reply else {
         return Err(unexpected_reply());
     };

@@ -11,8 +11,7 @@ use crate::catalog::read::{Key, KeyVersionRow};
 use crate::error::Result;
 use crate::rows::holders::{CiphertextColumn, Columns, Listed, PrimaryKey};
 use crate::server::failed::Failed;
-use crate::server::spi;
-use crate::server::txn;
+use crate::server::{report, spi, txn};
 
 /// Longest wait for a table that somebody holds: the mark itself must not wait.
 const PATIENCE: &std::ffi::CStr = c"5s";
@@ -57,14 +56,10 @@ pub fn list(key: &Key, row: &KeyVersionRow) -> Result<()> {
         }
     }
     if exposed > 0 {
-        ereport!(
-            PgLogLevel::NOTICE,
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!(
-                "{exposed} values were under version {version} of key \"{}\": see colcrypt.exposed_rows",
-                key.name
-            )
-        );
+        report::notice(format!(
+            "{exposed} values were under version {version} of key \"{}\": see colcrypt.exposed_rows",
+            key.name
+        ));
     }
     if !unregistered.is_empty() {
         ereport!(

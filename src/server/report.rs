@@ -102,6 +102,15 @@ impl NativeReport {
     }
 }
 
+/// Tells the client something.
+pub fn notice(message: String) {
+    pgrx::ereport!(
+        pgrx::PgLogLevel::NOTICE,
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        message
+    );
+}
+
 /// Writes a line to the server log, and to it alone: no client sees it, and no statement goes with it.
 pub fn server_log(line: &str) {
     unsafe extern "C-unwind" {
@@ -118,7 +127,7 @@ pub fn server_log(line: &str) {
             errmsg_internal(c"%s".as_ptr(), line.as_ptr());
             errhidestmt(true);
             errhidecontext(true);
-            errfinish(c"colcrypt".as_ptr(), 0, c"colcrypt".as_ptr());
+            errfinish(ORIGIN.as_ptr(), 0, ORIGIN.as_ptr());
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 
-pub use colcrypt_domain::turns::Next;
 use pgrx::{PgTryBuilder, pg_sys};
 
 use crate::error;
 use crate::server::failed::Failed;
 use crate::server::limit::Limit;
+
+pub use colcrypt_domain::turns::Next;
 
 /// Longest wait for a lock. Others lock what we do in an order of their own: DROP EXTENSION our tables, DETACH
 /// PARTITION the whole before the part. Shorter than the default of deadlock_timeout, after which PostgreSQL looks for

@@ -298,8 +298,10 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
     };
     within(until, key, version, privilege)?;
     let guarded = privilege == Privilege::Decrypt && has_honeytokens(key.id)?;
-    let place = cipher(key, &row, privilege)?;
     let user = roles::current_user();
+    // Before there is a cipher: what one leaves in registers is wiped where there is a counter.
+    let counter = usage::counter(key, row.id, user);
+    let place = cipher(key, &row, privilege)?;
     Ok(Permit {
         place,
         serial: place.serial.get(),
@@ -312,7 +314,7 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
         version,
         suite: key.suite,
         compression: key.compression,
-        counter: usage::counter(key, row.id, user),
+        counter,
         guarded,
     })
 }

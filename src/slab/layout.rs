@@ -2,14 +2,15 @@
 //! pages of their own, locked into memory and left out of core files.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use colcrypt_core::secret::KEY_LEN;
 use colcrypt_core::slab_index::{Slot, bucket_count};
 use colcrypt_protocol::CopyId;
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::server::shmem::{self, Region};
 use crate::settings;
 use crate::slab::failure::StoredFailure;
 
@@ -83,31 +84,20 @@ pub struct RootPlace {
     pub(super) why: StoredFailure,
 }
 
-/// Set by the startup hook, inherited by every child.
-static CONTROL: AtomicPtr<Control> = AtomicPtr::new(std::ptr::null_mut());
+static CONTROL: Region<Control> = Region::new();
 
 /// The control block.
 ///
 /// # Errors
-/// [`Error::NotPreloaded`] when the library was not in shared_preload_libraries.
+/// [`Error::NotPreloaded`](crate::error::Error::NotPreloaded) when the library was not in shared_preload_libraries.
 #[inline(always)]
 pub fn control() -> Result<&'static Control> {
-    let control = CONTROL.load(Ordering::Relaxed);
-    if control.is_null() {
-        return Err(Error::NotPreloaded);
-    }
-    // SAFETY: points to initialised shared memory that lives as long as the server; everything that
-    // changes in it is atomic or in an UnsafeCell behind a lock.
-    Ok(unsafe { &*control })
+    CONTROL.require()
 }
 
-/// Asks for the memory and the locks. From the shmem request hook.
+/// Asks for the memory and the lock. From the shmem request hook.
 pub fn request() {
-    // SAFETY: called in the postmaster's shmem request phase.
-    unsafe {
-        pg_sys::RequestAddinShmemSpace(sizes().total);
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
-    }
+    shmem::request(sizes().total, Some(TRANCHE));
 }
 
 struct Sizes {
@@ -143,13 +133,9 @@ fn sizes() -> Sizes {
 /// crash, when the server lays its memory out anew.
 pub fn startup() {
     let sizes = sizes();
-    let mut found = false;
-    // SAFETY: the startup phase; the server gives zeroed-or-new memory of the size asked for, and
-    // nobody else sees it before the postmaster forks.
+    // SAFETY: the startup phase, with the size that was asked for; nobody else sees the memory before the postmaster forks.
     unsafe {
-        let base =
-            pg_sys::ShmemInitStruct(c"colcrypt".as_ptr(), sizes.total, &mut found).cast::<u8>();
-        std::ptr::write_bytes(base, 0, sizes.total);
+        let base = shmem::zeroed::<u8>(TRANCHE, sizes.total);
         let mut at = base.add(size_of::<Control>().next_multiple_of(128));
         let mut take = |bytes: usize| {
             let here = at;
@@ -162,9 +148,8 @@ pub fn startup() {
             take(sizes.index).cast::<Slot>(),
         );
         let keys = at.add(at.align_offset(PAGE));
-        let tranche = pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr());
         let control = base.cast::<Control>();
-        (*control).slab_lock = &raw mut (*tranche).lock;
+        (*control).slab_lock = shmem::lock(TRANCHE);
         (*control).slots = sizes.slots as u32;
         (*control).next_ticket.store(1, Ordering::Relaxed);
         (*control).buckets = buckets;
@@ -173,7 +158,7 @@ pub fn startup() {
         (*control).keys = keys.cast();
         let locked = protect(keys, sizes.keys);
         (*control).memory_locked.store(locked, Ordering::Relaxed);
-        CONTROL.store(control, Ordering::Release);
+        CONTROL.publish(control);
     }
 }
 

@@ -18,6 +18,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::lwlock::{self, Guard};
+use crate::server::shmem;
 use crate::settings;
 
 const TRANCHE: &CStr = c"colcrypt_usage";
@@ -91,24 +92,23 @@ fn capacity() -> i64 {
 
 /// Asks for the memory and the lock. From the shmem request hook.
 pub fn request() {
-    // SAFETY: called in the postmaster's shmem request phase.
-    unsafe {
-        let versions = pg_sys::hash_estimate_size(capacity(), size_of::<Version>());
-        let uses = pg_sys::hash_estimate_size(capacity() + OTHERS, size_of::<Use>());
-        pg_sys::RequestAddinShmemSpace(size_of::<Header>() + versions + uses);
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
-    }
+    // SAFETY: the server's own arithmetic.
+    let (versions, uses) = unsafe {
+        (
+            pg_sys::hash_estimate_size(capacity(), size_of::<Version>()),
+            pg_sys::hash_estimate_size(capacity() + OTHERS, size_of::<Use>()),
+        )
+    };
+    shmem::request(size_of::<Header>() + versions + uses, Some(TRANCHE));
 }
 
 /// Makes the tables, empty. From the shmem startup hook; again after a crash.
 pub fn startup() {
     // SAFETY: the startup phase, in the postmaster: nobody else sees the memory yet.
     unsafe {
-        let mut found = false;
-        let header = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size_of::<Header>(), &mut found)
-            .cast::<Header>();
+        let header = shmem::zeroed::<Header>(TRANCHE, size_of::<Header>());
         header.write(Header {
-            lock: &raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock,
+            lock: shmem::lock(TRANCHE),
             wanted: Cell::new(Wanted::default()),
         });
         let table = |name: &CStr, key: usize, entry: usize, entries: i64| {

@@ -16,13 +16,14 @@ pub mod tree;
 pub mod values;
 
 use colcrypt_core::KeyId;
-pub use colcrypt_domain::migration::Kind;
 use colcrypt_domain::migration::Pair;
 use pgrx::pg_sys;
 
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
 use crate::error::{Error, Result};
+
+pub use colcrypt_domain::migration::Kind;
 
 /// What a migration job has to do.
 pub struct Migration {

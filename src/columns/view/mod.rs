@@ -20,8 +20,7 @@ use crate::columns::{registered, registration};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::roles;
-use crate::server::spi;
+use crate::server::{roles, spi};
 
 /// The table's columns in order.
 pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {

@@ -16,9 +16,8 @@
 use std::ffi::c_char;
 use std::rc::Rc;
 
-use pgrx::{FromDatum, pg_sys};
-
 use colcrypt_domain::view::rows::{Operation, Step};
+use pgrx::{FromDatum, pg_sys};
 
 use crate::columns::view::known::{KnownView, known_view, view_descriptor};
 use crate::error::{Error, Result};

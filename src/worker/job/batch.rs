@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use colcrypt_domain::backoff;
+use colcrypt_domain::phase::Phase;
 use colcrypt_domain::verdict::Fate;
 use pgrx::pg_sys;
 
@@ -95,8 +96,8 @@ fn one_batch(
     lock_jobs()?;
     let Some(place) = place(job)? else {
         job.record(
-            "phase = 'waiting for old transactions', current_relation = NULL, next_block = 0",
-            [],
+            "phase = $2, current_relation = NULL, next_block = 0",
+            [Phase::WaitingForOld.name().into()],
         )?;
         return Ok((Next::Again, None));
     };
@@ -155,15 +156,15 @@ pub fn retry_rows(job: &Job) -> Next {
         }
     }
     let phase = if rows.is_empty() {
-        "waiting for old transactions"
+        Phase::WaitingForOld
     } else {
-        "retrying"
+        Phase::Retrying
     };
     let recorded = attempt(|| {
         job.record("phase = $2, rows_done = rows_done + $3, rows_failed = greatest(rows_failed - $4, 0), \
              tries = 0, retry_at = NULL, wal_bytes = wal_bytes + $5, worked = worked + $6 * interval '1 second'",
             [
-                phase.into(),
+                phase.name().into(),
                 moved.into(),
                 settled.into(),
                 work.wal_bytes().into(),

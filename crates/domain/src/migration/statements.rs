@@ -1,6 +1,7 @@
 //! The statements by which a table's definition changes: the twin comes, takes the column's place, or goes again.
 //! What is called `table` or `view` in here is qualified and quoted; every other name is as the catalog has it.
 
+use crate::context;
 use crate::migration::{Kind, Pair};
 use crate::quote::{quote_identifier, quote_literal};
 
@@ -172,11 +173,13 @@ pub fn drop_views<'a>(views: impl Iterator<Item = &'a str>, view: &str) -> Vec<S
 #[must_use]
 pub fn check_context(table: &str, relation: &str, known: &[String], expression: &str) -> String {
     let known: Vec<String> = known.iter().map(quote_identifier).collect();
-    format!(
-        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {} FROM ONLY {table}) AS {} LIMIT 0",
-        known.join(", "),
-        quote_identifier(relation)
-    )
+    let row = context::over(
+        expression,
+        &known,
+        Some(&format!("ONLY {table}")),
+        &quote_identifier(relation),
+    );
+    format!("{row} LIMIT 0")
 }
 
 /// The context of the row `$1`, made of these columns. The expression may qualify them with the table's bare name.
@@ -187,11 +190,7 @@ pub fn context_of_row(relation: &str, known: &[String], expression: &str) -> Str
         .map(quote_identifier)
         .map(|name| format!("($1).{name} AS {name}"))
         .collect();
-    format!(
-        "SELECT ({expression})::pg_catalog.bytea FROM (SELECT {}) AS {}",
-        known.join(", "),
-        quote_identifier(relation)
-    )
+    context::over(expression, &known, None, &quote_identifier(relation))
 }
 
 /// Writes rows of one table anew, each with what it holds.

@@ -2,6 +2,7 @@
 
 pub mod rows;
 
+use crate::context;
 use crate::quote::{quote_identifier, quote_literal, with_suffix};
 
 /// The trigger by which what is written to a view goes to its table.
@@ -122,10 +123,10 @@ pub fn statements(relation: &str, table: &str, view: &str, columns: &[ViewColumn
     let mut all: Vec<String> = columns
         .iter()
         .filter_map(|column| column.encrypted.as_ref()?.context.as_ref())
-        .map(|context| {
+        .map(|expression| {
             format!(
-                "SELECT ({context})::pg_catalog.bytea FROM (SELECT {} FROM {table}) AS {alias} LIMIT 0",
-                known.join(", ")
+                "{} LIMIT 0",
+                context::over(expression, &known, Some(table), &alias)
             )
         })
         .collect();

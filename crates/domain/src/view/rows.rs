@@ -3,6 +3,7 @@
 //! Parameters: `$1` is the row that the view showed, `$2` the one that is to be, both of the view's type; from `$3` on
 //! the encrypted columns' ciphertexts as they are, then as they shall be.
 
+use crate::context;
 use crate::error::{Error, Result};
 use crate::quote::{quote_identifier, quote_literal};
 use crate::view::{Encryption, ViewColumn, may_read};
@@ -123,11 +124,7 @@ impl ViewRows {
                 format!("({row}).{name} AS {}", self.columns[at].quoted())
             })
             .collect();
-        format!(
-            "(SELECT ({expression})::pg_catalog.bytea FROM (SELECT {}) AS {})",
-            known.join(", "),
-            self.alias
-        )
+        format!("({})", context::over(expression, &known, None, &self.alias))
     }
 
     /// The statement of a step.

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use colcrypt_core::{DataKey, KeyCheckValue, KeySource, KeyVersion};
 use colcrypt_protocol::{
-    CheckReport, Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
+    Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
 };
 use colcrypt_tests::{
     provider_bed::{ProviderBed, Route, Trouble},
@@ -17,7 +17,9 @@ use colcrypt_tests::{
 use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::common::{Agent, Dir, PATIENCE, SETTINGS, agent, fails, kek_id, ok, provider, revoked};
+use crate::common::{
+    Agent, Dir, PATIENCE, SETTINGS, agent, check, fails, kek_id, ok, provider, revoked,
+};
 
 /// One test for each case. The provider names what runs a test's body, and what makes a bed there.
 macro_rules! conforms {
@@ -74,21 +76,6 @@ fn direct(bed: &impl ProviderBed) -> ProviderConfig {
     provider(bed.kind(), bed.config(&Route::Direct))
 }
 
-async fn check(
-    agent: &Agent,
-    provider: &ProviderConfig,
-    root_key: Option<String>,
-) -> Result<CheckReport, Failure> {
-    let request = Request::CheckProvider {
-        provider: provider.clone(),
-        root_key,
-    };
-    match agent.call(request).await?.0 {
-        Reply::ProviderChecked { report } => Ok(report),
-        other => panic!("{other:?}"),
-    }
-}
-
 /// What an agent that has never seen the KEK is told.
 async fn cold(kek: &KekRef) -> Result<Request, Failure> {
     agent(SETTINGS).await.create_dek(kek).await
@@ -128,7 +115,7 @@ pub async fn a_key_is_checked_made_and_loaded(bed: &impl ProviderBed) {
     let (root, root_key) = (direct(bed), bed.root_key());
     let agent = agent(SETTINGS).await;
     ok(check(&agent, &root, None).await);
-    let report = ok(check(&agent, &root, Some(root_key.clone())).await);
+    let report = ok(check(&agent, &root, Some(&root_key)).await);
     assert!(!report.server.is_empty());
     holds_no_secret(bed, &format!("{report:?}"));
 

@@ -11,14 +11,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use colcrypt_protocol::{CheckReport, Failure, KekRef, ProviderConfig, Reply, Request};
+use colcrypt_protocol::{Failure, KekRef, ProviderConfig, Request};
 use colcrypt_tests::{
     fake_azure::{FakeAzure, Kind, documented_role},
     fake_azure_bed::FakeAzureBed,
 };
 use serde_json::Value;
 
-use crate::common::{self, Agent, SETTINGS, agent, fails, ok, provider};
+use crate::common::{self, SETTINGS, agent, check, fails, ok, provider};
 use crate::conformance::run;
 
 const CLIENT: &str = "a6ea8f14-5a0b-4a3c-9d5e-d5b5b0f7c1aa";
@@ -50,21 +50,6 @@ fn with_key() -> (FakeAzure, ProviderConfig, PathBuf) {
 fn least(server: &FakeAzure) {
     let role = documented_role();
     server.set_role(CLIENT, &role.iter().map(String::as_str).collect::<Vec<_>>());
-}
-
-async fn check(
-    agent: &Agent,
-    provider: &ProviderConfig,
-    root_key: Option<&str>,
-) -> Result<CheckReport, Failure> {
-    let request = Request::CheckProvider {
-        provider: provider.clone(),
-        root_key: root_key.map(str::to_owned),
-    };
-    match agent.call(request).await?.0 {
-        Reply::ProviderChecked { report } => Ok(report),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// What an agent that has never seen the KEK is told.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     Dir, SETTINGS, agent,
-    raw::{Act, Request, listen},
+    raw::{Act, Request, json_reply, listen},
 };
 
 pub type Reaction = Box<dyn Fn() -> Act + Send + Sync>;
@@ -45,6 +45,44 @@ impl Broken {
     }
 }
 
+/// What creating a KEK meets at a provider: soon, and in fewer than so many bytes.
+pub async fn failure_at(
+    settings: Settings,
+    provider: &ProviderConfig,
+    root_key: &str,
+    longest: usize,
+) -> Failure {
+    let agent = agent(settings).await;
+    let began = Instant::now();
+    let made = agent.create_kek(provider, root_key).await;
+    let failure = made.expect_err("a failure");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "took {took:?}");
+    assert!(failure.message.len() < longest, "{failure}");
+    failure
+}
+
+/// Answers that are of no provider that speaks HTTP, and what each is called.
+pub fn strangers() -> Vec<(&'static str, FailureKind, Reaction)> {
+    vec![
+        (
+            "a huge body",
+            FailureKind::BadReply,
+            Box::new(|| json_reply("200 OK", &" ".repeat(1 << 20))),
+        ),
+        (
+            "no answer",
+            FailureKind::Unreachable,
+            Box::new(|| Act::Close),
+        ),
+        (
+            "no HTTP",
+            FailureKind::BadReply,
+            Box::new(|| Act::Send(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())),
+        ),
+    ]
+}
+
 impl Kind {
     /// A server that answers each request by its operation and body, and counts them.
     pub async fn server(&self, act: impl Fn(&str, &str) -> Act + Send + Sync + 'static) -> Broken {
@@ -73,14 +111,8 @@ impl Kind {
         act: impl Fn(&str, &str) -> Act + Send + Sync + 'static,
     ) -> (Failure, usize) {
         let server = self.server(act).await;
-        let agent = agent(settings).await;
-        let began = Instant::now();
-        let made = agent.create_kek(&server.provider, self.root_key).await;
-        let failure = made.expect_err("a failure");
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(10), "took {took:?}");
+        let failure = failure_at(settings, &server.provider, self.root_key, 600).await;
         assert!(!failure.message.contains(self.secret), "{failure}");
-        assert!(failure.message.len() < 600, "{failure}");
         (failure, server.requests())
     }
 

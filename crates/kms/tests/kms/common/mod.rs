@@ -19,8 +19,8 @@ use colcrypt_core::{
 };
 use colcrypt_kms::agent::ServeError;
 use colcrypt_protocol::{
-    Event, Failure, FailureKind, FromAgent, KekCopy, KekRef, Numbered, ProviderConfig, Reply,
-    Request, RootAnswer, Settings,
+    CheckReport, Event, Failure, FailureKind, FromAgent, KekCopy, KekRef, Numbered, ProviderConfig,
+    Reply, Request, RootAnswer, Settings,
     frame::{self, Decoder},
 };
 use serde_json::Value;
@@ -254,32 +254,46 @@ impl Agent {
 
     /// The next answers of root keys that fit.
     pub async fn asked(&self, fits: impl Fn(&[RootAnswer]) -> bool) -> Vec<RootAnswer> {
-        let mut answers = self.answers.lock().await;
-        timeout(PATIENCE, async {
-            loop {
-                let answers = answers.recv().await.expect("the agent lives");
-                if fits(&answers) {
-                    return answers;
-                }
-            }
-        })
-        .await
-        .expect("the answers in time")
+        next(&self.answers, |answers: &Vec<RootAnswer>| fits(answers)).await
     }
 
     /// The next event that fits.
     pub async fn event(&self, fits: impl Fn(&Event) -> bool) -> Event {
-        let mut events = self.events.lock().await;
-        timeout(PATIENCE, async {
-            loop {
-                let event = events.recv().await.expect("the agent lives");
-                if fits(&event) {
-                    return event;
-                }
+        next(&self.events, fits).await
+    }
+}
+
+/// The next that fits of what the agent says.
+async fn next<T>(
+    from: &tokio::sync::Mutex<mpsc::UnboundedReceiver<T>>,
+    fits: impl Fn(&T) -> bool,
+) -> T {
+    let mut said = from.lock().await;
+    timeout(PATIENCE, async {
+        loop {
+            let one = said.recv().await.expect("the agent lives");
+            if fits(&one) {
+                return one;
             }
-        })
-        .await
-        .expect("the event in time")
+        }
+    })
+    .await
+    .expect("it in time")
+}
+
+/// What check_provider answers.
+pub async fn check(
+    agent: &Agent,
+    provider: &ProviderConfig,
+    root_key: Option<&str>,
+) -> Result<CheckReport, Failure> {
+    let request = Request::CheckProvider {
+        provider: provider.clone(),
+        root_key: root_key.map(str::to_owned),
+    };
+    match agent.call(request).await?.0 {
+        Reply::ProviderChecked { report } => Ok(report),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -15,13 +15,11 @@ use std::{
 };
 
 use colcrypt_core::KeySource;
-use colcrypt_protocol::{
-    CheckReport, Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
-};
+use colcrypt_protocol::{Event, Failure, FailureKind, KekRef, ProviderConfig, Request, Settings};
 use colcrypt_tests::{softhsm::SoftHsm, softhsm_bed::SoftHsmBed};
 use serde_json::{Value, json};
 
-use crate::common::{self, Agent, PATIENCE, SETTINGS, agent, fails, kek_id, ok, provider, revoked};
+use crate::common::{self, PATIENCE, SETTINGS, agent, check, fails, kek_id, ok, provider, revoked};
 
 /// Runs the test's body in another process, in whose environment SoftHSM finds the test's own tokens.
 fn alone<B, F>(body: B)
@@ -74,21 +72,6 @@ fn with(provider: &ProviderConfig, name: &str, value: Value) -> ProviderConfig {
     let mut changed = provider.clone();
     changed.config[name] = value;
     changed
-}
-
-async fn check(
-    agent: &Agent,
-    provider: &ProviderConfig,
-    root_key: Option<&str>,
-) -> Result<CheckReport, Failure> {
-    let request = Request::CheckProvider {
-        provider: provider.clone(),
-        root_key: root_key.map(str::to_owned),
-    };
-    match agent.call(request).await?.0 {
-        Reply::ProviderChecked { report } => Ok(report),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Makes a KEK and loads a DEK under it with a second agent, which has nothing cached.

@@ -3,12 +3,12 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use colcrypt_core::KeySource;
-use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Reply, Request, Settings};
+use colcrypt_protocol::{Event, FailureKind, ProviderConfig, Settings};
 use colcrypt_tests::openbao::{OpenBao, generator_policy, key_policy};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::common::{self, PATIENCE, SETTINGS, agent, fails, ok, provider};
+use crate::common::{self, PATIENCE, SETTINGS, agent, check, fails, ok, provider};
 
 const KEY: &str = "app-root";
 
@@ -23,21 +23,12 @@ fn with_key(bao: &OpenBao) -> ProviderConfig {
     vault(bao.config(&bao.token_file(&policy)))
 }
 
-fn check(provider: &ProviderConfig, root_key: &str) -> Request {
-    Request::CheckProvider {
-        provider: provider.clone(),
-        root_key: Some(root_key.to_owned()),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_policy_suffices() {
     let bao = OpenBao::start();
     let root = with_key(&bao);
     let agent = agent(SETTINGS).await;
-    let (Reply::ProviderChecked { report }, _) = ok(agent.call(check(&root, KEY)).await) else {
-        unreachable!()
-    };
+    let report = ok(check(&agent, &root, Some(KEY)).await);
     assert!(report.server.contains("2."), "{report:?}");
     assert_eq!(report.root_key_version.as_deref(), Some("v1"));
     assert!(
@@ -300,7 +291,7 @@ async fn namespaces_are_kept_apart() {
     );
     config["namespace"] = json!("team");
     let root = vault(config);
-    ok(agent.call(check(&root, KEY)).await);
+    ok(check(&agent, &root, Some(KEY)).await);
     let kek = ok(agent.create_kek(&root, KEY).await);
     ok(common::agent(SETTINGS).await.create_dek(&kek).await);
 }
