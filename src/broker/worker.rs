@@ -62,6 +62,7 @@ struct Broker {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    process::read_settings();
     let control = control().unwrap_or_else(|error| report::raise(&error));
     let slab = slab::control().unwrap_or_else(|error| report::raise(&error));
     control.pid.store(process::my_pid(), Relaxed);
@@ -106,8 +107,7 @@ impl Broker {
         let mut next_tick = 0;
         while !BackgroundWorker::sigterm_received() {
             if BackgroundWorker::sighup_received() {
-                // SAFETY: in the main loop of a worker, outside any transaction.
-                unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+                process::read_settings();
                 self.reconfigure();
             }
             let now = clock::boottime_ms();

@@ -40,3 +40,10 @@ pub fn nap(ms: i64) {
     }
     pgrx::check_for_interrupts!();
 }
+
+/// Reads the configuration files: when SIGHUP came, and once when a worker has its handlers, since the server drops the
+/// signal for one that is only beginning. In a worker's main loop, outside any transaction.
+pub fn read_settings() {
+    // SAFETY: no transaction is open, and the postmaster's own settings are not touched.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+}

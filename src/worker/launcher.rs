@@ -11,7 +11,7 @@ use pgrx::{FromDatum, pg_guard, pg_sys};
 
 use crate::audit::ring;
 use crate::jobs::wake;
-use crate::server::clock;
+use crate::server::{clock, process};
 use crate::worker::dispatch::Dispatch;
 use crate::{settings, usage};
 
@@ -42,12 +42,12 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         wake::listen(true);
         pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
     }
+    process::read_settings();
     let mut dispatch = Dispatch::new();
     let mut rounds = Rounds::default();
     loop {
         if BackgroundWorker::sighup_received() {
-            // SAFETY: in the main loop of a worker, outside any transaction.
-            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+            process::read_settings();
         }
         let nap_ms = i64::from(settings::NAPTIME.get()) * 1000;
         let mut posts = requested();

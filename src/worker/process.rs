@@ -165,7 +165,7 @@ fn take_in_settings() {
     unsafe {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
-            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+            process::read_settings();
         }
     }
 }
