@@ -13,6 +13,13 @@ unset RUST_BACKTRACE
 # cargo compile every dependency once more.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 
+# One selection of packages for each of the builds, as in every other script: nothing is compiled twice.
+read -ra selection <<<"--workspace $(cargo_features)"
+cargo build "${selection[@]}" --bins
+export COLCRYPT_TEST_AGENT="$TARGET/debug/colcrypt"
+export CARGO="$ROOT/scripts/cargo-whole.sh" PGRX_BUILD_FLAGS="--workspace --features colcrypt-cli/default"
+arguments=("pg$PG" tests::pg_ --no-default-features)
+
 PGRX_HOME="$(pgrx_home)"
 export PGRX_HOME
 if is_root; then
@@ -20,8 +27,8 @@ if is_root; then
     # it mapped; without a file in the way it makes a new one.
     rm -f "$("$PG_CONFIG" --pkglibdir)/colcrypt.so"
     data="$(socket_dir "pgrx-$PG")"
-    cargo pgrx test "pg$PG" --runas postgres --pgdata "$data" "$@"
+    cargo-pgrx pgrx test "${arguments[@]}" --runas postgres --pgdata "$data" "$@"
 else
     # pgrx connects as $USER.
-    USER="$(id -un)" cargo pgrx test "pg$PG" "$@"
+    USER="$(id -un)" cargo-pgrx pgrx test "${arguments[@]}" "$@"
 fi

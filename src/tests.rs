@@ -35,8 +35,11 @@ mod outside {
         options.iter().map(String::as_str).collect()
     }
 
-    /// The `colcrypt` program of the same build, beside the test's own directory.
+    /// The `colcrypt` program: the one named by COLCRYPT_TEST_AGENT, or built beside the test's own directory.
     fn agent() -> PathBuf {
+        if let Some(built) = std::env::var_os("COLCRYPT_TEST_AGENT") {
+            return built.into();
+        }
         let own = std::env::current_exe().expect("this program's path");
         let directory = own.ancestors().nth(2).expect("target/<profile>/deps");
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
