@@ -64,6 +64,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     server::enclosure::register();
     server::meant::register();
+    sql::untyped::register();
     audit::ring::register();
     broker::worker::register();
     worker::launcher::register();

@@ -195,8 +195,8 @@ pub fn types() -> impl Iterator<Item = &'static str> {
     TYPES.iter().map(|(name, _, _)| *name)
 }
 
-/// Keys and tables.
-pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64, sodium: bool) {
+/// The root key, a keyring and a key of each suite.
+pub fn make_keys(client: &mut Client, cluster: &Cluster) {
     let root_key = cluster.root_key("root.key");
     let path = root_key.to_str().expect("a path in UTF-8");
     execute(
@@ -214,7 +214,11 @@ pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64, sodium: bool) {
         client,
         "SELECT colcrypt.create_key('gcm', 'bench'), colcrypt.create_key('xaes', 'bench', 'xaes-256-gcm')",
     );
+}
 
+/// Keys and tables.
+pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64, sodium: bool) {
+    make_keys(client, cluster);
     for size in SIZES {
         fill_size(client, size, rows, sodium);
     }

@@ -3,6 +3,7 @@
 //! Every case is `SELECT count(f(v)) FROM t` against `SELECT count(v) FROM t`, one right after the other, in rounds
 //! over all cases, so that a slow moment of the machine hits all alike; the median of the rounds counts.
 
+mod as_written;
 mod baseline;
 mod bulk;
 mod cases;
@@ -42,6 +43,9 @@ struct Arguments {
     /// A look instead of a measurement: a tenth of the rows, three rounds
     #[arg(long)]
     quick: bool,
+    /// Only the forms that people write: contexts, single statements, access views
+    #[arg(long)]
+    as_written: bool,
     /// Write the numbers and pictures into docs/performance.md
     #[arg(long)]
     docs: bool,
@@ -80,6 +84,15 @@ fn main() -> ExitCode {
     if arguments.quick {
         (arguments.rows, arguments.rounds) = (arguments.rows / 10, 3);
     }
+    if arguments.as_written {
+        let cluster = cluster();
+        let mut client = cluster.create_database("bench");
+        cases::make_keys(&mut client, &cluster);
+        for (name, value) in as_written::results(&mut client, &cluster, arguments.rounds) {
+            println!("{name:<34} {value:>9.3}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let measured = run(&arguments, &repository);
     report::print(&measured);
@@ -112,20 +125,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let (rows, rounds) = (arguments.rows, arguments.rounds);
-    let cluster = Cluster::builder()
-        .conf("shared_buffers = 2GB")
-        .conf("max_wal_size = 8GB")
-        .conf("checkpoint_timeout = 1h")
-        .conf("autovacuum = off")
-        .conf("jit = off")
-        .conf("max_parallel_workers_per_gather = 0")
-        .conf("synchronous_commit = off")
-        .conf("colcrypt.slab_keys = 4000")
-        // The worker's pace without its brakes, in the batches of the UPDATE beside it.
-        .conf("colcrypt.job_share = 100")
-        .conf("colcrypt.batch_time = '1min'")
-        .conf(format!("colcrypt.batch_blocks = {}", moving::BATCH_BLOCKS))
-        .start();
+    let cluster = cluster();
     let mut client = cluster.create_database("bench");
     let has_sodium = cases::has_sodium(&mut client);
     eprintln!("filling tables ({rows} rows of 16 bytes)…");
@@ -143,6 +143,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     results.push(("reencrypt_vs_update".to_owned(), moved));
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
+    results.extend(as_written::results(&mut client, &cluster, rounds));
     results.extend(keys::results(&mut client, &cluster, rounds));
     results.extend(latency::beside_a_job(
         &mut client,
@@ -161,6 +162,23 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
         stored,
         text,
     }
+}
+
+fn cluster() -> Cluster {
+    Cluster::builder()
+        .conf("shared_buffers = 2GB")
+        .conf("max_wal_size = 8GB")
+        .conf("checkpoint_timeout = 1h")
+        .conf("autovacuum = off")
+        .conf("jit = off")
+        .conf("max_parallel_workers_per_gather = 0")
+        .conf("synchronous_commit = off")
+        .conf("colcrypt.slab_keys = 4000")
+        // The worker's pace without its brakes, in the batches of the UPDATE beside it.
+        .conf("colcrypt.job_share = 100")
+        .conf("colcrypt.batch_time = '1min'")
+        .conf(format!("colcrypt.batch_blocks = {}", moving::BATCH_BLOCKS))
+        .start()
 }
 
 fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {

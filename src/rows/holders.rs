@@ -70,7 +70,7 @@ impl Columns {
     /// # Errors
     /// Of SPI.
     pub fn find() -> Result<Self> {
-        let _path = safe_search_path().without_jit();
+        let _path = safe_search_path();
         let _role = AsRole::owner();
         Ok(Self {
             shapes: shapes()?,

@@ -37,6 +37,20 @@ pub fn database_is_utf8() -> bool {
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
+/// Gives `body` a text of the database in UTF-8.
+///
+/// # Errors
+/// Of the conversion, where one is needed.
+#[inline(always)]
+pub fn with_utf8<R>(bytes: &[u8], body: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+    if database_is_utf8() {
+        body(bytes)
+    } else {
+        let to = pg_sys::pg_enc::PG_UTF8 as c_int;
+        with_converted(bytes, database_encoding(), to, body)
+    }
+}
+
 /// Gives `body` the text in another encoding, and wipes that; a character that the target lacks is an error without the
 /// text in it.
 pub fn with_converted<R>(

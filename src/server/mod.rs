@@ -1,12 +1,13 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
-//! Calls and their values (`call`, `varlena`, `types`, `record`, `report`), who acts (`roles`, `enclosure`), statements
+//! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`), who acts (`roles`, `enclosure`), statements
 //! of ours (`spi`, `meant`), transactions (`txn`, `limit`), relations held under a lock and read without SQL
 //! (`relation`, `scan`), locks, and what a process asks of the operating system (`process`, `priority`, `breath`,
 //! `hidden`, `memory`).
 
 pub mod breath;
 pub mod call;
+pub mod call_site;
 pub mod clock;
 pub mod enclosure;
 pub mod encoding;

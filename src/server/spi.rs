@@ -62,34 +62,16 @@ pub struct SafePath {
     guc_level: i32,
 }
 
-/// Makes names mean pg_catalog's for as long as the guard lives.
+/// Makes names mean pg_catalog's for as long as the guard lives, and has statements run uncompiled: the planner expects
+/// far more rows than the key catalog has, and to compile takes a hundred times as long as what is compiled.
 pub fn safe_search_path() -> SafePath {
     // SAFETY: a nested settings level, ended by the drop, or by the transaction's abort on ERROR.
     unsafe {
         let guc_level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        SafePath { guc_level }
-    }
-}
-
-impl SafePath {
-    /// Has statements run uncompiled, too, for as long as the guard lives: where the planner expects far more rows than
-    /// the catalogs have, compiling takes a hundred times as long as what is compiled.
-    pub fn without_jit(self) -> Self {
-        // SAFETY: as safe_search_path, in its settings level.
-        unsafe {
+        for (name, value) in [(c"search_path", c"pg_catalog, pg_temp"), (c"jit", c"off")] {
             pg_sys::set_config_option(
-                c"jit".as_ptr(),
-                c"off".as_ptr(),
+                name.as_ptr(),
+                value.as_ptr(),
                 pg_sys::GucContext::PGC_USERSET,
                 pg_sys::GucSource::PGC_S_SESSION,
                 pg_sys::GucAction::GUC_ACTION_SAVE,
@@ -98,7 +80,7 @@ impl SafePath {
                 false,
             );
         }
-        self
+        SafePath { guc_level }
     }
 }
 

@@ -3,8 +3,6 @@
 //! Each keeps its codec, its permit and, for encryption, the finished header in the function's own memory (fn_extra). A
 //! row then costs a few comparisons, one atomic read, and what `values::seal` does with it.
 
-use std::mem::MaybeUninit;
-
 use colcrypt_core::context::{self};
 use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::{Header, Value, VersionId};
@@ -14,6 +12,7 @@ use crate::audit::honeytoken;
 use crate::columns::moved;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::call_site::{Short, site};
 use crate::server::types;
 use crate::server::varlena::Varlena;
 use crate::session::{self, Permit};
@@ -27,35 +26,6 @@ const NAME: usize = 200;
 
 /// Longest type name that a header holds.
 const TYPE_NAME: usize = 255;
-
-/// A short string without a destructor, for fn_extra.
-#[derive(Clone, Copy)]
-struct Short<const N: usize> {
-    length: usize,
-    bytes: [u8; N],
-}
-
-impl<const N: usize> Short<N> {
-    fn new(text: &str) -> Option<Self> {
-        let mut bytes = [0; N];
-        bytes
-            .get_mut(..text.len())?
-            .copy_from_slice(text.as_bytes());
-        Some(Self {
-            length: text.len(),
-            bytes,
-        })
-    }
-
-    #[inline(always)]
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
-    }
-}
 
 /// What an encrypting call site remembers.
 #[derive(Clone, Copy)]
@@ -89,26 +59,6 @@ struct ReencryptSite {
     permits: Option<(Permit, Permit)>,
 }
 
-/// The call site's memory, made by `make` at the first call.
-///
-/// # Safety
-/// One call site uses one type, and the type has no destructor (it is Copy).
-#[inline(always)]
-unsafe fn site<T: Copy>(call: Call, make: impl FnOnce() -> Result<T>) -> Result<&'static mut T> {
-    // SAFETY: fn_extra lies in fn_mcxt, which lives as long as the FmgrInfo; only we set it.
-    unsafe {
-        let flinfo = call.flinfo();
-        if (*flinfo).fn_extra.is_null() {
-            let made = make()?;
-            let memory = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<T>())
-                .cast::<MaybeUninit<T>>();
-            (*memory).write(made);
-            (*flinfo).fn_extra = memory.cast();
-        }
-        Ok(&mut *(*flinfo).fn_extra.cast::<T>())
-    }
-}
-
 fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
     if declared == pg_sys::Oid::INVALID {
         return Err(Error::NoBinaryIo("of this argument".into()));
@@ -120,7 +70,8 @@ fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME
     } else {
         types::canonical_type_name(codec.base_type)?
     };
-    let short = Short::new(&name).ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
+    let short = Short::new(name.as_bytes())
+        .ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
     Ok((codec, short))
 }
 
@@ -182,7 +133,7 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
 #[cold]
 fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepared> {
     let key_name = std::str::from_utf8(key_name).map_err(|_| Error::NoKeyNamedSo)?;
-    let short = Short::new(key_name).ok_or(Error::NoKeyNamedSo)?;
+    let short = Short::new(key_name.as_bytes()).ok_or(Error::NoKeyNamedSo)?;
     // With the arguments in the wrong order the name is the value: no message may repeat it.
     let permit = session::permit_encrypt(key_name).map_err(|error| match error {
         Error::UnknownKey(_) => Error::NoKeyNamedSo,

@@ -16,4 +16,5 @@ pub mod legacy;
 pub mod lifecycle;
 pub mod status;
 pub mod types;
+pub mod untyped;
 pub mod usage;

@@ -14,7 +14,9 @@ use pgrx::{PgTryBuilder, pg_sys};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
-use crate::server::encoding::{database_encoding, database_is_utf8, in_utf8, with_converted};
+use crate::server::encoding::{
+    database_encoding, database_is_utf8, in_utf8, with_converted, with_utf8,
+};
 use crate::server::report::{may_be_shown, of_size};
 use crate::server::types;
 use crate::server::varlena::{self, Varlena};
@@ -231,13 +233,7 @@ impl Codec {
             Form::Bytea => body(unsafe { Varlena::from_datum(value) }.bytes()),
             Form::Text => {
                 // SAFETY: as above.
-                let text = unsafe { Varlena::from_datum(value) };
-                if database_is_utf8() {
-                    body(text.bytes())
-                } else {
-                    let to = pg_sys::pg_enc::PG_UTF8 as c_int;
-                    with_converted(text.bytes(), database_encoding(), to, body)
-                }
+                with_utf8(unsafe { Varlena::from_datum(value) }.bytes(), body)
             }
             Form::Fixed(length) => {
                 let bytes = (value.value() as u64).to_be_bytes();

@@ -1,23 +1,30 @@
 //! row_context and place_context: SQL values as the bytes that a value is bound to.
 
-use colcrypt_core::context::{ContextBuilder, pair};
+use colcrypt_core::context::{self, ContextBuilder, ContextWriter, MAX_HEAD, pair};
+use colcrypt_core::place::MAX_LABEL;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::call_site::{Short, kept, site};
+use crate::server::encoding::with_utf8;
 use crate::server::types;
 use crate::server::varlena::{self, Varlena};
 use crate::values::codec::Codec;
 
 pub fn row_context(call: Call) -> Result<pg_sys::Datum> {
-    context_of(ContextBuilder::default(), call, 0)
+    context_of(&[], call, 0)
 }
 
 /// The same with a label before, the name of the place.
 pub fn place_context(call: Call) -> Result<pg_sys::Datum> {
-    let label = call.text(0, "label")?;
-    let builder = ContextBuilder::labelled(label.as_bytes()).map_err(|_| label_length(&label))?;
-    context_of(builder, call, 1)
+    let label = call.datum(0).ok_or(Error::NullArgument("label"))?;
+    // SAFETY: declared as text.
+    let label = unsafe { Varlena::from_datum(label) };
+    if !(1..=MAX_LABEL).contains(&label.bytes().len()) {
+        return Err(label_length(label.bytes().len()));
+    }
+    with_utf8(label.bytes(), |label| context_of(label, call, 1))
 }
 
 /// A context and the one that it takes the place of.
@@ -32,28 +39,85 @@ pub fn either_context(call: Call) -> Result<pg_sys::Datum> {
     varlena::varlena_from(&pair(first?.bytes(), former?.bytes())?)
 }
 
-fn label_length(label: &str) -> Error {
+fn label_length(bytes: usize) -> Error {
     Error::InvalidParameter {
-        message: format!("a label of {} bytes", label.len()),
+        message: format!("a label of {bytes} bytes"),
         hint: "A label has 1 to 255 bytes, such as 'customer.iban'.".into(),
     }
 }
 
-fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_sys::Datum> {
+/// A value that a call site's contexts hold: how it becomes bytes, and what stands before them.
+#[derive(Clone, Copy)]
+struct Part {
+    codec: Codec,
+    head: Short<MAX_HEAD>,
+}
+
+/// What a call site remembers; nothing where its arguments are elements of an array, or literals without a type.
+#[derive(Clone, Copy)]
+struct ContextSite(Option<&'static [Part]>);
+
+impl ContextSite {
+    fn new(call: Call, from: i32) -> Result<Self> {
+        // SAFETY: flinfo belongs to this call.
+        if unsafe { pg_sys::get_fn_expr_variadic(call.flinfo()) } {
+            return Ok(Self(None));
+        }
+        let mut parts = Vec::new();
+        for index in from as usize..call.len() {
+            let declared = call.argument_type(index);
+            if matches!(declared, pg_sys::Oid::INVALID | pg_sys::UNKNOWNOID) {
+                return Ok(Self(None));
+            }
+            // SAFETY: the call site's own memory context, where the codec is kept.
+            let (codec, name) = named_codec(declared, unsafe { (*call.flinfo()).fn_mcxt })?;
+            let head = Short::new(&context::head(&name)?);
+            let head = head.ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
+            parts.push(Part { codec, head });
+        }
+        Ok(Self(Some(kept(call, &parts))))
+    }
+}
+
+/// Contexts of more bytes are made in memory that is asked for.
+const ON_STACK: usize = 256;
+
+/// A context of the arguments from the given one on, with a label or an empty one.
+#[inline(always)]
+fn context_of(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> {
+    // SAFETY: this call site only ever uses ContextSite.
+    let site = unsafe { site(call, || ContextSite::new(call, from))? };
+    if let ContextSite(Some(parts)) = site {
+        let mut room = [0; ON_STACK];
+        let mut writer = ContextWriter::new(&mut room, label);
+        for (index, part) in (from as usize..).zip(*parts) {
+            match call.datum(index) {
+                None => writer.push(part.head.as_bytes(), None),
+                Some(value) => part.codec.with_bytes(value, |bytes| {
+                    writer.push(part.head.as_bytes(), Some(bytes));
+                    Ok(())
+                })?,
+            }
+        }
+        if let Some(context) = writer.finish() {
+            return varlena::varlena_from(context);
+        }
+    }
+    context_of_any(label, call, from)
+}
+
+/// The same for any number of values of any length.
+#[cold]
+fn context_of_any(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> {
+    let mut builder = if label.is_empty() {
+        ContextBuilder::default()
+    } else {
+        ContextBuilder::labelled(label)?
+    };
     let arguments = Arguments::of(call, from)?;
     for (value, declared) in arguments.iter() {
-        // SAFETY: a look-up in the type catalog.
-        let base = unsafe { pg_sys::getBaseType(declared) };
         // SAFETY: reads a static: the memory of this call.
-        let codec = Codec::for_type(base, unsafe { pg_sys::CurrentMemoryContext })?;
-        let name = if base == pg_sys::BPCHAROID {
-            // A name of its own: its trailing blanks count in values of the first encoding only.
-            "bpchar".into()
-        } else if codec.is_text() {
-            "text".into()
-        } else {
-            types::canonical_type_name(base)?
-        };
+        let (codec, name) = named_codec(declared, unsafe { pg_sys::CurrentMemoryContext })?;
         match value {
             None => builder.push(&name, None)?,
             Some(value) => codec.with_bytes(value, |bytes| {
@@ -66,6 +130,22 @@ fn context_of(mut builder: ContextBuilder, call: Call, from: i32) -> Result<pg_s
         }
     }
     varlena::varlena_from(&builder.finish())
+}
+
+/// The codec of a declared type, good as long as `memory` is, and the type's name in contexts.
+fn named_codec(declared: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Result<(Codec, String)> {
+    // SAFETY: a look-up in the type catalog.
+    let base = unsafe { pg_sys::getBaseType(declared) };
+    let codec = Codec::for_type(base, memory)?;
+    let name = if base == pg_sys::BPCHAROID {
+        // A name of its own: its trailing blanks count in values of the first encoding only.
+        "bpchar".into()
+    } else if codec.is_text() {
+        "text".into()
+    } else {
+        types::canonical_type_name(base)?
+    };
+    Ok((codec, name))
 }
 
 /// The arguments of a VARIADIC "any" function, also when called with VARIADIC array: in the server's memory, since an

@@ -6,23 +6,25 @@
 use std::hint::black_box;
 use std::process::ExitCode;
 
-use colcrypt_bench::Path;
+use colcrypt_bench::{Path, Place};
 use colcrypt_core::Suite;
 
-const STEPS: [(&str, Suite, usize); 4] = [
-    ("gcm-16", Suite::Aes256Gcm, 16),
-    ("gcm-1024", Suite::Aes256Gcm, 1024),
-    ("xaes-16", Suite::Xaes256Gcm, 16),
-    ("xaes-1024", Suite::Xaes256Gcm, 1024),
+/// The name, the suite, the value's length, and whether it is bound to a place.
+const STEPS: [(&str, Suite, usize, bool); 5] = [
+    ("gcm-16", Suite::Aes256Gcm, 16, false),
+    ("gcm-16-place", Suite::Aes256Gcm, 16, true),
+    ("gcm-1024", Suite::Aes256Gcm, 1024, false),
+    ("xaes-16", Suite::Xaes256Gcm, 16, false),
+    ("xaes-1024", Suite::Xaes256Gcm, 1024, false),
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [step, times] = &arguments[..] else {
-        for (name, _, _) in STEPS {
+        for (name, ..) in STEPS {
             println!("seal-{name}\nopen-{name}");
         }
-        println!("parse");
+        println!("parse\nplace");
         return ExitCode::SUCCESS;
     };
     let Ok(times) = times.parse::<u32>() else {
@@ -36,15 +38,29 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    let place = Place::new();
+    if step == "place" {
+        for id in 0..times {
+            place.with(id.cast_signed(), |context| {
+                black_box(context);
+            });
+        }
+        return ExitCode::SUCCESS;
+    }
     let known = step.split_once('-').and_then(|(verb, name)| {
         let found = STEPS.iter().find(|known| known.0 == name)?;
-        Some((verb, found.1, found.2))
+        Some((verb, found.1, found.2, found.3))
     });
-    let Some((verb @ ("seal" | "open"), suite, size)) = known else {
+    let Some((verb @ ("seal" | "open"), suite, size, is_bound)) = known else {
         eprintln!("no such step: {step}");
         return ExitCode::FAILURE;
     };
-    let mut path = Path::new(suite, size);
+    let context = if is_bound {
+        place.with(42, <[u8]>::to_vec)
+    } else {
+        Vec::new()
+    };
+    let mut path = Path::bound(suite, size, context);
     for _ in 0..times {
         if verb == "seal" {
             path.seal();

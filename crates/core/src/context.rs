@@ -248,12 +248,91 @@ pub fn written(context: &[u8]) -> &[u8] {
     }
 }
 
+fn name_len(type_name: &str) -> Result<u8, FormatError> {
+    u8::try_from(type_name.len())
+        .ok()
+        .filter(|&length| length > 0)
+        .ok_or(FormatError::TypeNameLength(type_name.len()))
+}
+
+fn length_of(value: Option<&[u8]>) -> [u8; 4] {
+    // PostgreSQL's values stay below 1 GiB, so no length collides with NULL's mark.
+    value
+        .map_or(NULL_LENGTH, |value| value.len() as u32)
+        .to_be_bytes()
+}
+
+/// Bytes of the longest [`head`].
+pub const MAX_HEAD: usize = 1 + u8::MAX as usize;
+
+/// What stands before each value of a type: the length of the type's name, and the name.
+///
+/// # Errors
+/// [`FormatError::TypeNameLength`] for an empty or overlong type name.
+pub fn head(type_name: &str) -> Result<Vec<u8>, FormatError> {
+    let mut bytes = vec![name_len(type_name)?];
+    bytes.extend_from_slice(type_name.as_bytes());
+    Ok(bytes)
+}
+
+/// Writes a context into memory of the caller's, of values whose [`head`]s were made before: what [`ContextBuilder`]
+/// makes, without an allocation.
+pub struct ContextWriter<'a> {
+    room: &'a mut [u8],
+    length: usize,
+    fits: bool,
+}
+
+impl<'a> ContextWriter<'a> {
+    /// Without a label where that is empty; one of more than 255 bytes does not fit.
+    #[inline(always)]
+    pub fn new(room: &'a mut [u8], label: &[u8]) -> Self {
+        let mut writer = Self {
+            room,
+            length: 0,
+            fits: label.len() <= u8::MAX.into(),
+        };
+        if label.is_empty() {
+            writer.put(&[PLAIN]);
+        } else {
+            writer.put(&[LABELLED, label.len() as u8]);
+            writer.put(label);
+        }
+        writer
+    }
+
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        match self.room.get_mut(self.length..self.length + bytes.len()) {
+            Some(room) if self.fits => {
+                room.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            _ => self.fits = false,
+        }
+    }
+
+    /// Adds one value in its binary send form; `None` is NULL.
+    #[inline(always)]
+    pub fn push(&mut self, head: &[u8], value: Option<&[u8]>) {
+        self.put(head);
+        self.put(&length_of(value));
+        self.put(value.unwrap_or_default());
+    }
+
+    /// The whole context; `None` where the room was too small.
+    #[inline(always)]
+    pub fn finish(self) -> Option<&'a [u8]> {
+        self.fits.then(|| &self.room[..self.length])
+    }
+}
+
 /// Collects values; [`ContextBuilder::finish`] gives the bytes.
 pub struct ContextBuilder(Vec<u8>);
 
 impl Default for ContextBuilder {
     fn default() -> Self {
-        Self(vec![1])
+        Self(vec![PLAIN])
     }
 }
 
@@ -277,17 +356,12 @@ impl ContextBuilder {
     /// # Errors
     /// [`FormatError::TypeNameLength`] for an empty or overlong type name, [`FormatError::OutOfMemory`].
     pub fn push(&mut self, type_name: &str, value: Option<&[u8]>) -> Result<(), FormatError> {
-        let name_len = u8::try_from(type_name.len())
-            .ok()
-            .filter(|&length| length > 0)
-            .ok_or(FormatError::TypeNameLength(type_name.len()))?;
+        let name_len = name_len(type_name)?;
         let more = 1 + type_name.len() + 4 + value.unwrap_or_default().len();
         memory::reserve_amortised(&mut self.0, more)?;
         self.0.push(name_len);
         self.0.extend_from_slice(type_name.as_bytes());
-        // PostgreSQL's values stay below 1 GiB, so no length collides with NULL's mark.
-        let value_len = value.map_or(NULL_LENGTH, |value| value.len() as u32);
-        self.0.extend_from_slice(&value_len.to_be_bytes());
+        self.0.extend_from_slice(&length_of(value));
         self.0.extend_from_slice(value.unwrap_or_default());
         Ok(())
     }
@@ -319,5 +393,45 @@ mod tests {
             assert_eq!(split_pair(&outer[..short]), None);
         }
         assert_eq!(split_pair(b"colcrypt either\0\xff\xff\xff\xff"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_collected() {
+        let values: [(&str, Option<&[u8]>); 4] = [
+            ("int4", Some(&[0, 0, 0, 42])),
+            ("text", None),
+            ("text", Some(b"")),
+            ("shop.mood", Some(b"sad")),
+        ];
+        for label in [&b""[..], b"customer.iban", &[b'l'; 255]] {
+            let mut builder = if label.is_empty() {
+                ContextBuilder::default()
+            } else {
+                ContextBuilder::labelled(label).expect("a label")
+            };
+            for (name, value) in values {
+                builder.push(name, value).expect("memory");
+            }
+            let expected = builder.finish();
+            for room in 0..expected.len() + 2 {
+                let mut room = vec![0; room];
+                let mut writer = ContextWriter::new(&mut room, label);
+                for (name, value) in values {
+                    writer.push(&head(name).expect("a name"), value);
+                }
+                let written = writer.finish().map(<[u8]>::to_vec);
+                match written {
+                    Some(written) => assert_eq!(written, expected),
+                    None => assert!(room.len() < expected.len()),
+                }
+            }
+        }
+        assert!(
+            ContextWriter::new(&mut [0; 999], &[0; 256])
+                .finish()
+                .is_none()
+        );
+        assert!(head("").is_err() && head(&"n".repeat(256)).is_err());
+        assert_eq!(head(&"n".repeat(255)).map(|head| head.len()), Ok(MAX_HEAD));
     }
 }

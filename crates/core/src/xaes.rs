@@ -2,10 +2,8 @@
 //! one-time AES-256-GCM key by NIST SP 800-108r1's counter KDF over AES-CMAC, its second half is
 //! that key's nonce. Steps are numbered as in the specification.
 
-use aes::{
-    Aes256Enc,
-    cipher::{BlockCipherEncrypt, KeyInit},
-};
+use aes::Aes256Enc;
+use cipher::{BlockCipherEncrypt, KeyInit};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::secret::KEY_LEN;

@@ -1,10 +1,10 @@
 //! RustCrypto's AES-GCM beside ours: each reads what the other wrote.
 
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes_gcm::{
     Aes256Gcm,
     aead::{Aead, Payload},
 };
+use cipher::{BlockCipherEncrypt, KeyInit};
 use colcrypt_core::{PlaintextType, Suite, Value};
 
 use crate::support::{Repeatable, SUITES, cipher, open, plain_header, seal};

@@ -173,7 +173,7 @@ fn check_values_are_read_back() {
 /// CMAC, not AES: the first bytes of AES over a zero block are GCM's hash subkey.
 #[test]
 fn a_check_value_is_not_the_hash_subkey() {
-    use aes::cipher::{BlockCipherEncrypt, KeyInit};
+    use cipher::{BlockCipherEncrypt, KeyInit};
     let mut block = [0; 16].into();
     aes::Aes256::new(&[7; 32].into()).encrypt_block(&mut block);
     let kcv = KeyCheckValue::of_data_key(&DataKey::from_slice(&[7; 32]).unwrap());

@@ -155,6 +155,10 @@ pub enum Error {
     WitnessNotNull,
     AlreadyEncrypted,
     NoBinaryIo(String),
+    /// A context of a parameter of the client's whose type nobody said.
+    UntypedParameter {
+        number: i32,
+    },
     PlaintextInvalid {
         type_name: String,
     },
@@ -371,6 +375,7 @@ impl Error {
                 | Self::WitnessNotNull
                 | Self::AlreadyEncrypted
                 | Self::NoBinaryIo(_)
+                | Self::UntypedParameter { .. }
                 | Self::IntegerOutOfRange { .. }
                 | Self::ValueTooLarge { .. }
                 | Self::ArgumentTooLong { .. }

@@ -224,6 +224,12 @@ impl Error {
                 None,
                 Some("Cast the value to text.".into()),
             ),
+            Self::UntypedParameter { number } => (
+                "42P18",
+                format!("could not determine data type of parameter ${number} of a context"),
+                Some("A context is made of values of any type, and the driver leaves the type to the server.".into()),
+                Some(format!("Cast it to the type of the column that it stands for: ${number}::bigint, for example.")),
+            ),
             Self::PlaintextInvalid { type_name } => (
                 "22P03",
                 format!("the decrypted value is not valid for type {type_name} on this server"),

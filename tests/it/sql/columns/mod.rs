@@ -5,6 +5,7 @@ mod access_write;
 mod bad_input;
 mod census;
 mod compression;
+mod drivers;
 mod jsonb;
 mod shapes;
 mod values;

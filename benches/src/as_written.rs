@@ -1,0 +1,291 @@
+//! The forms that people write: values bound to their row, prepared statements of one row, writes through access views.
+//!
+//! What counts is the backend's processor time, which other load on the machine does not change; each form is measured
+//! beside the same statement on a plain table, by turns, and the median of the ratios counts.
+
+use colcrypt_tests::Cluster;
+use postgres::{Client, Statement};
+
+use crate::cases::execute;
+use crate::{count, median};
+
+/// Rows of each table.
+const ROWS: i64 = 100_000;
+/// Executions of a prepared statement that are timed together.
+const TIMES: i64 = 2_000;
+/// Rows that one statement deletes.
+const DELETED: i64 = ROWS / 2;
+/// Bytes beside which a short column is changed.
+const LARGE: i64 = 1 << 20;
+/// New sessions whose first key is timed.
+const SESSIONS: usize = 40;
+
+/// Processor time that a backend has used, in nanoseconds: what the kernel counts by itself.
+struct Backend(std::path::PathBuf);
+
+impl Backend {
+    fn of(client: &mut Client) -> Self {
+        let pid = count(client, "SELECT pg_backend_pid()::bigint");
+        Self(format!("/proc/{pid}/schedstat").into())
+    }
+
+    fn used(&self) -> f64 {
+        let text = std::fs::read_to_string(&self.0).expect("the backend's schedstat");
+        let first = text.split(' ').next().and_then(|text| text.parse().ok());
+        first.expect("nanoseconds")
+    }
+
+    fn time(&self, run: impl FnOnce()) -> f64 {
+        let before = self.used();
+        run();
+        self.used() - before
+    }
+}
+
+/// A form and what it is compared with.
+struct Pair {
+    name: &'static str,
+    ours: &'static str,
+    plain: &'static str,
+}
+
+/// Prepared statements of one row; `$1` is its key.
+const SINGLE: [Pair; 7] = [
+    Pair {
+        name: "select_enc_vs_plain",
+        ours: "SELECT colcrypt.decrypt_col(note, colcrypt.place_context('public.enc.note', id)) FROM enc WHERE id = $1",
+        plain: "SELECT note FROM plain WHERE id = $1",
+    },
+    Pair {
+        name: "select_view_vs_plain",
+        ours: "SELECT note FROM enc_view WHERE id = $1",
+        plain: "SELECT note FROM plain WHERE id = $1",
+    },
+    Pair {
+        name: "select_function_vs_plain",
+        ours: "SELECT upper(note) FROM plain WHERE id = $1",
+        plain: "SELECT note FROM plain WHERE id = $1",
+    },
+    Pair {
+        name: "update_enc_vs_plain",
+        ours: "UPDATE enc SET note = colcrypt.encrypt_col('changed'::text, 'gcm', colcrypt.place_context('public.enc.note', id)) WHERE id = $1",
+        plain: "UPDATE plain SET note = 'changed' WHERE id = $1",
+    },
+    Pair {
+        name: "update_view_vs_plain",
+        ours: "UPDATE enc_view SET note = 'changed' WHERE id = $1",
+        plain: "UPDATE plain SET note = 'changed' WHERE id = $1",
+    },
+    Pair {
+        name: "update_view_other_vs_plain",
+        ours: "UPDATE enc_view SET balance = balance + 1 WHERE id = $1",
+        plain: "UPDATE plain SET balance = balance + 1 WHERE id = $1",
+    },
+    Pair {
+        name: "insert_view_vs_plain",
+        ours: "INSERT INTO enc_view (id, note, balance) VALUES ($1 + 1000000, 'a new note', 0)",
+        plain: "INSERT INTO plain (id, note, balance) VALUES ($1 + 1000000, 'a new note', 0)",
+    },
+];
+
+/// Statements of many rows, rolled back.
+const BULK: [Pair; 2] = [
+    Pair {
+        name: "update_view_bulk_vs_table",
+        ours: "UPDATE enc_view SET note = 'changed'",
+        plain: "UPDATE enc SET note = colcrypt.encrypt_col('changed'::text, 'gcm', colcrypt.place_context('public.enc.note', id))",
+    },
+    Pair {
+        name: "delete_view_bulk_vs_table",
+        ours: "DELETE FROM enc_view WHERE id <= $1",
+        plain: "DELETE FROM enc WHERE id <= $1",
+    },
+];
+
+/// Results by name: ratios, and milliseconds (`…_ms`).
+pub fn results(client: &mut Client, cluster: &Cluster, rounds: usize) -> Vec<(String, f64)> {
+    eprintln!("forms that people write…");
+    fill(client);
+    let backend = Backend::of(client);
+    let mut results = bound_values(client, &backend, rounds);
+    results.extend(single(client, &backend, 2 * rounds));
+    results.extend(bulk(client, &backend, rounds));
+    results.push((
+        "update_view_beside_1mb_ms".to_owned(),
+        beside_large(client, &backend, rounds),
+    ));
+    results.push((
+        "first_key_new_session_ms".to_owned(),
+        new_sessions(cluster) / 1e6,
+    ));
+    results
+}
+
+fn fill(client: &mut Client) {
+    execute(
+        client,
+        &format!(
+            "CREATE TABLE plain (id int PRIMARY KEY, note text, balance int);
+             CREATE TABLE enc (id int PRIMARY KEY, note colcrypt.ciphertext, balance int);
+             SELECT colcrypt.register_column('enc', 'note', 'gcm');
+             SELECT colcrypt.create_access_view('enc', 'enc_view');
+             INSERT INTO plain SELECT n, left(md5(n::text), 16), 0 FROM generate_series(1, {ROWS}) n;
+             INSERT INTO enc SELECT id, colcrypt.encrypt_col(note, 'gcm', colcrypt.place_context('public.enc.note', id)), balance FROM plain;
+             CREATE TABLE large (id int PRIMARY KEY, doc colcrypt.ciphertext, state text);
+             SELECT colcrypt.register_column('large', 'doc', 'gcm');
+             SELECT colcrypt.create_access_view('large', 'large_view');
+             INSERT INTO large SELECT n, colcrypt.encrypt_col(repeat('x', {LARGE}), 'gcm', colcrypt.place_context('public.large.doc', n)), 'new'
+             FROM generate_series(1, 20) n"
+        ),
+    );
+    execute(client, "VACUUM (FREEZE, ANALYZE) plain, enc, large");
+}
+
+/// Values of 16 bytes with a context, net of the scan, as ratios to pgcrypto's: by the row's key alone, and by place.
+fn bound_values(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String, f64)> {
+    const KEY: &str =
+        r"'\x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'::bytea";
+    const CONTEXTS: [(&str, &str); 2] = [
+        ("ctx", "colcrypt.row_context(id)"),
+        ("place", "colcrypt.place_context('public.bound.v', id)"),
+    ];
+    execute(
+        client,
+        &format!(
+            "CREATE TABLE bound AS SELECT id, v, encrypt(v, {KEY}, 'aes') AS p, \
+                colcrypt.encrypt_col(v, 'gcm', {}) AS ctx, colcrypt.encrypt_col(v, 'gcm', {}) AS place \
+             FROM (SELECT id, decode(md5(id::text), 'hex') AS v FROM plain) s",
+            CONTEXTS[0].1, CONTEXTS[1].1
+        ),
+    );
+    execute(client, "VACUUM (FREEZE, ANALYZE) bound");
+    let peers = [
+        ("enc", "v", format!("encrypt(v, {KEY}, 'aes')")),
+        ("dec", "p", format!("decrypt(p, {KEY}, 'aes')")),
+    ];
+    let mut samples: [Vec<f64>; 4] = Default::default();
+    for round in 0..=rounds {
+        let mut net = |column: &str, call: &str| {
+            let mut of = |what: &str| {
+                let sql = format!("SELECT count({what}) FROM bound");
+                backend.time(|| assert_eq!(count(client, &sql), ROWS))
+            };
+            of(call) - of(column)
+        };
+        let mut slot = samples.iter_mut();
+        for (verb, column, peer) in &peers {
+            for (name, context) in CONTEXTS {
+                let ours = match *verb {
+                    "enc" => net("v", &format!("colcrypt.encrypt_col(v, 'gcm', {context})")),
+                    _ => net(
+                        name,
+                        &format!("colcrypt.decrypt_col({name}, NULL::bytea, {context})"),
+                    ),
+                };
+                let theirs = net(column, peer);
+                let slot = slot.next().expect("four");
+                if round > 0 {
+                    slot.push(ours / theirs);
+                }
+            }
+        }
+    }
+    let names = ["enc_ctx", "enc_place", "dec_ctx", "dec_place"];
+    names
+        .iter()
+        .zip(samples)
+        .map(|(name, samples)| (format!("{name}_16b_vs_pgcrypto"), median(samples)))
+        .collect()
+}
+
+fn single(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String, f64)> {
+    let statements: Vec<[Statement; 2]> = SINGLE
+        .iter()
+        .map(|pair| {
+            [pair.ours, pair.plain].map(|sql| {
+                client
+                    .prepare(sql)
+                    .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+            })
+        })
+        .collect();
+    let mut samples = vec![Vec::new(); SINGLE.len()];
+    for round in 0..=rounds {
+        for (samples, pair) in samples.iter_mut().zip(&statements) {
+            let [ours, plain] = pair.each_ref().map(|statement| {
+                backend.time(|| {
+                    for n in 0..TIMES {
+                        let id = i32::try_from(1 + n * 7919 % ROWS).expect("a key");
+                        client.execute(statement, &[&id]).expect("one row");
+                    }
+                })
+            });
+            // In round 0 plans are made and the key is loaded.
+            if round > 0 {
+                samples.push(ours / plain);
+            }
+        }
+        execute(
+            client,
+            "DELETE FROM plain WHERE id > 1000000; DELETE FROM enc WHERE id > 1000000",
+        );
+        execute(client, "VACUUM plain, enc");
+    }
+    SINGLE
+        .iter()
+        .zip(samples)
+        .map(|(pair, samples)| (pair.name.to_owned(), median(samples)))
+        .collect()
+}
+
+fn bulk(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String, f64)> {
+    let deleted = DELETED.to_string();
+    BULK.iter()
+        .map(|pair| {
+            let ratios = (0..=rounds.min(3)).map(|_| {
+                let [ours, plain] = [pair.ours, pair.plain].map(|sql| {
+                    let sql = sql.replace("$1", &deleted);
+                    execute(client, "VACUUM enc");
+                    backend.time(|| execute(client, &format!("BEGIN; {sql}; ROLLBACK")))
+                });
+                ours / plain
+            });
+            (pair.name.to_owned(), median(ratios.skip(1).collect()))
+        })
+        .collect()
+}
+
+/// Milliseconds to change a short column through the view, of a row that holds a megabyte of ciphertext.
+fn beside_large(client: &mut Client, backend: &Backend, rounds: usize) -> f64 {
+    let statement = client
+        .prepare("UPDATE large_view SET state = 'changed' WHERE id = $1")
+        .expect("a statement");
+    let times = (0..=rounds).map(|_| {
+        let used = backend.time(|| {
+            for id in 1..=20_i32 {
+                assert_eq!(client.execute(&statement, &[&id]).expect("one row"), 1);
+            }
+        });
+        used / 20.0 / 1e6
+    });
+    median(times.skip(1).collect())
+}
+
+/// Nanoseconds that the first decryption costs a new session over a first look at a plain table.
+fn new_sessions(cluster: &Cluster) -> f64 {
+    let mut times: [Vec<f64>; 2] = Default::default();
+    for _ in 0..SESSIONS {
+        for (times, sql) in times
+            .iter_mut()
+            .zip([SINGLE[0].ours, SINGLE[0].plain].map(|sql| sql.replace("$1", "1")))
+        {
+            let mut client = cluster.client_db("bench");
+            let backend = Backend::of(&mut client);
+            times.push(backend.time(|| {
+                client.query_one(&sql, &[]).expect("one row");
+            }));
+        }
+    }
+    let [ours, plain] = times.map(median);
+    ours - plain
+}

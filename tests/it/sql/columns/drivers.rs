@@ -1,0 +1,78 @@
+//! Integers and untyped parameters as drivers bind them: psycopg chooses a type by the number, asyncpg asks the server,
+//! node-postgres sends text. Whatever wrote a row, the column's own expression reads it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::common::{Sql, cluster, db};
+
+fn run(database: &str, program: &str, script: &str, driver: &str, numbers: &[i64]) -> Value {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let drivers = repository.join("target/tools/drivers");
+    assert!(drivers.exists(), "run scripts/install-drivers.sh");
+    let output = Command::new(program)
+        .arg(repository.join("tests/drivers").join(script))
+        .arg(cluster().dir())
+        .args([database, driver])
+        .args(numbers.iter().map(i64::to_string))
+        .env("PYTHONPATH", drivers.join("python"))
+        .env("NODE_PATH", drivers.join("node_modules"))
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{driver}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn what_any_driver_writes_the_column_s_own_expression_reads() {
+    let mut db = db();
+    let name = db.name.clone();
+    let client = &mut db.client;
+    client.run(&format!(
+        "ALTER DATABASE {name} SET search_path = public, colcrypt;
+         CREATE TABLE numbers (id bigint PRIMARY KEY, c ciphertext);
+         SELECT register_column('numbers', 'c', 'k', context => $$colcrypt.place_context('numbers.c', id)$$)"
+    ));
+    let mut expected = BTreeMap::new();
+    for (at, (program, script, driver)) in [
+        ("python3", "integers.py", "psycopg"),
+        ("python3", "integers.py", "asyncpg"),
+        ("node", "integers.js", "node-postgres"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // A smallint, an integer and a bigint of each sign, others for each driver.
+        let numbers: Vec<i64> = [5, 70_000, 1 << 40]
+            .into_iter()
+            .flat_map(|number| [number + at as i64, -number - at as i64])
+            .collect();
+        expected.extend(numbers.iter().map(|n| (n.to_string(), n.to_string())));
+        let said = run(&name, program, script, driver, &numbers);
+        assert_eq!(said["read"], json!(expected), "{driver}");
+        let untyped: (String, Option<String>) =
+            serde_json::from_value(said["untyped"].clone()).expect("an error");
+        assert_eq!(untyped.0, "42P18", "{driver}");
+        let hint = untyped.1.expect("a hint");
+        assert!(hint.contains("$1::bigint"), "{driver}: {hint}");
+    }
+    let widths = client.rows("SELECT DISTINCT (ciphertext_info(c)).type FROM numbers ORDER BY 1");
+    assert_eq!(widths.len(), 3, "psycopg wrote all widths: {widths:?}");
+    // What rotation makes of them is read the same way.
+    colcrypt_tests::of_jobs::rotate(client);
+    assert!(client.yes(
+        "SELECT bool_and(decrypt_col(c, NULL::bigint, place_context('numbers.c', id)) = id) FROM numbers"
+    ));
+    client
+        .run("ALTER TABLE numbers ALTER id TYPE numeric; ALTER TABLE numbers ALTER id TYPE bigint");
+    assert!(client.yes(
+        "SELECT bool_and(decrypt_col(c, NULL::numeric, place_context('numbers.c', id)) = id) FROM numbers"
+    ));
+}
