@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -505,7 +506,17 @@ fn discard(install: &Installation, dir: &Path) {
             .arg(&data)
             .output();
     }
-    if let Err(error) = fs::remove_dir_all(dir) {
+    // A suite's cluster has some ten thousand files, whose blocks the file system may give back one by one: minutes, on a
+    // busy disk, that the next suite need not wait for.
+    let gone = dir.with_extension("gone");
+    let removed = fs::rename(dir, &gone).and_then(|()| {
+        Command::new("rm")
+            .arg("-rf")
+            .arg(&gone)
+            .process_group(0)
+            .spawn()
+    });
+    if let Err(error) = removed {
         eprintln!("cannot remove {}: {error}", dir.display());
     }
 }
