@@ -11,7 +11,7 @@ kinds=("$@")
 if [ $# = 0 ]; then kinds=(file pkcs11 kmip vault-transit gcp-kms azure-keyvault aws-kms default); fi
 target="$(mktemp -d)"
 trap 'rm -rf "$target"' EXIT
-export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_STRIP=symbols
+export CARGO_PROFILE_AGENT_STRIP=symbols
 export CARGO_TARGET_DIR="$target"
 
 echo "| provider | crates | CPU seconds | MB |"
@@ -19,10 +19,10 @@ echo "| --- | --- | --- | --- |"
 for kind in "${kinds[@]}"; do
     build=(-p colcrypt-cli --no-default-features --features "$kind" --locked)
     crates="$(cargo tree "${build[@]}" -e normal --prefix none | awk '{ print $1 }' | sort -u | wc -l)"
-    rm -rf "$target/release"
+    rm -rf "$target/agent"
     TIMEFORMAT="%U %S"
-    used="$({ time cargo build --quiet --release "${build[@]}" >&2; } 2>&1 | tail -n 1)"
+    used="$({ time cargo build --quiet --profile agent "${build[@]}" >&2; } 2>&1 | tail -n 1)"
     seconds="$(awk '{ printf "%.0f", $1 + $2 }' <<<"$used")"
-    size="$(stat -c %s "$target/release/colcrypt")"
+    size="$(stat -c %s "$target/agent/colcrypt")"
     echo "| \`$kind\` | $crates | $seconds | $((size / 1000000)).$((size / 100000 % 10)) |"
 done

@@ -9,11 +9,11 @@ cd "$ROOT"
 
 # shellcheck disable=SC2046  # two options, split on purpose
 if [ "${1:-}" = --release ]; then
-    profile=release
-    # Whole-program optimisation is slow, so only for what is installed.
-    cargo build --release -p colcrypt -p colcrypt-cli $(cargo_features) >&2
+    library=release program=agent
+    cargo build --release -p colcrypt --no-default-features --features "pg$PG" >&2
+    cargo build --profile agent -p colcrypt-cli >&2
 else
-    profile=debug
+    library=debug program=debug
     cargo build --workspace $(cargo_features) >&2
 fi
 
@@ -27,8 +27,8 @@ while read -r file; do
     cat "sql/$file"
     echo
 done <sql/ORDER >"$staging/colcrypt.sql"
-cp "$TARGET/$profile/libcolcrypt.so" "$staging/colcrypt.so"
-cp "$TARGET/$profile/colcrypt" "$staging/colcrypt"
+cp "$TARGET/$library/libcolcrypt.so" "$staging/colcrypt.so"
+cp "$TARGET/$program/colcrypt" "$staging/colcrypt"
 
 # A running server has the library mapped: overwriting it in place would crash it, a rename does not.
 install_file() { # mode source destination
