@@ -207,8 +207,7 @@ impl Agent {
             }
             Request::CheckKek { kek } => {
                 let asked = roots::all(&self.registry, &self.settings(), &kek, || {}).await;
-                let answers = asked.answers;
-                self.keks.tell_answers(kek.id, answers.clone());
+                let answers = self.keks.tell_answers(&kek, asked.answers);
                 Ok((Reply::KekChecked { answers }, None))
             }
             Request::CreateDek {

@@ -14,6 +14,7 @@ mod azure_keyvault;
 mod bound_kek;
 mod clock;
 mod config;
+mod confirmation;
 #[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
 mod credential;
 mod error;

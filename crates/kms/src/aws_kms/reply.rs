@@ -200,6 +200,7 @@ fn of_service(
             kind,
             message,
             retry_after: retry_after(raw),
+            answered: None,
         },
         blames_credentials: matches!(refusal, Some(Refusal::Credentials | Refusal::Expired)),
     }

@@ -52,6 +52,7 @@ pub(crate) fn failure(address: &str, status: u16, headers: &Headers, body: &[u8]
         kind,
         message,
         retry_after: retry_after(headers),
+        answered: None,
     }
 }
 

@@ -167,6 +167,7 @@ fn of_service(question: Question, status: u16, response: &RawResponse) -> Failed
             kind,
             message,
             retry_after: retry_after(response.headers()),
+            answered: None,
         },
         lacks_right,
     }

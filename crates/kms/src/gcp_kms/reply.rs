@@ -139,6 +139,7 @@ pub(crate) fn failure(question: Question, answer: &Answer, clock_differs: bool) 
             kind,
             message,
             retry_after: answer.retry_after.or(delay),
+            answered: None,
         },
         blames_token: status.is_some_and(|status| status.status == "UNAUTHENTICATED"),
     }

@@ -145,6 +145,7 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         kind,
         message,
         retry_after: answer.retry_after,
+        answered: None,
     }
 }
 
