@@ -24,7 +24,8 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-pub use crate::fake_azure_login::TENANT;
+pub use crate::facts;
+use crate::fake_azure_login::TENANT;
 use crate::fake_azure_login::{Application, Login, json_of};
 pub use crate::fake_azure_vault::Kind;
 use crate::fake_azure_vault::{Answer, Key, Vault, error};
@@ -491,9 +492,8 @@ impl Azure {
                 return error(400, "BadParameter", None, "api-version must be specified");
             }
             if azure.firewall {
-                let words = "Client address is not authorized and caller is not a trusted service.\r\nClient address: \
-                             192.0.2.7\r\n";
-                return error(403, "Forbidden", Some("ForbiddenByFirewall"), words);
+                let fact = facts::the("azure-keyvault", "vault", "ForbiddenByFirewall");
+                return (fact.status(), fact.body());
             }
             let action = Vault::action(path).unwrap_or_default();
             let key = path.first().filter(|first| **first == "keys").and(path.get(1));

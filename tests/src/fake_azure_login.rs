@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::facts;
 use crate::fake_azure_vault::{Answer, error, now, random};
 
 /// The tenant of everybody here.
@@ -176,19 +177,24 @@ impl Login {
 
     /// Who a token is of, or why the vault does not take it.
     pub(crate) fn who(&self, token: Option<&str>, resource: &str) -> Result<&str, Answer> {
-        let unauthorized = |message: &str| Err(error(401, "Unauthorized", None, message));
+        let unauthorized = |part: &str| {
+            let fact = facts::the("azure-keyvault", "vault", part);
+            Err((fact.status(), fact.body()))
+        };
         let Some(token) = token else {
-            return unauthorized("AKV10000: Request is missing a Bearer or PoP token.");
+            let words = "AKV10000: Request is missing a Bearer or PoP token.";
+            return Err(error(401, "Unauthorized", None, words));
         };
         match self.tokens.get(token) {
             Some(token) if token.ends <= Instant::now() || self.clock_skew => {
-                unauthorized("[TokenExpired] Error validating token: 'S2S12086'.")
+                unauthorized("[TokenExpired]")
             }
             Some(token) if token.resource != resource => {
-                unauthorized("AKV10022: Invalid audience. Expected another one.")
+                unauthorized("AKV10022")
             }
             Some(token) if !token.revoked => Ok(&token.client),
-            _ => unauthorized("AKV10046: Unable to resolve the key used for signature validation."),
+            // A vault does not know of revocations: it is Entra that gives no new one.
+            _ => unauthorized("[TokenExpired]"),
         }
     }
 

@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-pub use crate::fake_gcp_cloud::VersionState;
+pub use crate::facts::Fact;
+use crate::fake_gcp_cloud::VersionState;
 use crate::fake_gcp_cloud::{Answer, Cloud, Key, error};
 use crate::openbao::server_user;
 
@@ -216,6 +217,11 @@ impl FakeGcp {
     /// Makes the refresh tokens of a user, or the tokens of a workload, worthless.
     pub fn revoke_login(&self, principal: &str) {
         self.cloud().logins.forget(principal);
+    }
+
+    /// What the token servers tell who is not known to them from now on.
+    pub fn refuse_logins_with(&self, fact: &Fact) {
+        self.cloud().logins.refuses_with = Some(fact.clone());
     }
 
     /// Ends all access tokens that were issued before their time.

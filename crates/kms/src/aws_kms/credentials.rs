@@ -226,7 +226,22 @@ fn refused_by_sts(meta: &ErrorMetadata) -> KmsError {
             "the token with which the role is assumed has expired, and nothing has put a new one in its place",
         ),
         Some(Refusal::Clock) => (FailureKind::Config, "is this machine's clock right?"),
+        Some(Refusal::Scope) => (
+            FailureKind::Config,
+            "is it asked in the region that the request was signed for?",
+        ),
         None if reply::is_throttling(code) => (FailureKind::Throttled, "it asks for a rest"),
+        // The issuer of the token did not answer in time, which passes.
+        None if code == "InvalidIdentityToken"
+            && meta
+                .message()
+                .is_some_and(|text| text.contains("retrieve verification key")) =>
+        {
+            (
+                FailureKind::Unavailable,
+                "it cannot get the keys of the token's issuer",
+            )
+        }
         None if code == "InvalidIdentityToken" || code == "IDPRejectedClaim" => (
             FailureKind::Denied,
             "the identity provider's token is not accepted",
@@ -281,16 +296,15 @@ mod tests {
 
     #[test]
     fn sts_has_its_say() {
-        for (code, message, kind) in [
-            ("AccessDenied", "Not authorized", FailureKind::Denied),
-            ("InvalidIdentityToken", "no", FailureKind::Denied),
-            ("ExpiredTokenException", "over", FailureKind::Config),
-            ("Throttling", "slow down", FailureKind::Throttled),
-            ("InternalFailure", "oops", FailureKind::Unavailable),
-        ] {
-            let meta = ErrorMetadata::builder().code(code).message(message).build();
+        for fact in colcrypt_tests::facts::of("aws-kms", "sts") {
+            let code = fact.code.split(' ').nth(1).unwrap();
+            let meta = ErrorMetadata::builder()
+                .code(code)
+                .message(&fact.message)
+                .build();
             let error = CredentialsError::provider_error(AssumeRoleError::generic(meta));
-            assert_eq!(failure(&error).kind, kind, "{code}");
+            let kind: FailureKind = serde_json::from_value(fact.kind.into()).unwrap();
+            assert_eq!(failure(&error).kind, kind, "{fact:?}");
         }
     }
 }

@@ -210,7 +210,8 @@ impl AwsKms {
             .ask(question, |who| {
                 request().customize().config_override(who).send()
             })
-            .await?;
+            .await
+            .map_err(|error| arn::elsewhere(error, &kek.root_key_version, &self.region))?;
         let by = answer.key_id.as_deref().and_then(KeyArn::parse);
         let plaintext = answer.plaintext;
         if !by.is_some_and(|by| by.is_same_key(&key)) {

@@ -260,10 +260,23 @@ fn failure(error: &CredentialsError) -> KmsError {
             words.trim_end_matches(end).to_owned()
         }),
     };
-    let (kind, hint) = if refused && said.is_some_and(|said| said.is_refusal()) {
+    let meaning = said
+        .filter(|_| refused)
+        .map_or(Meaning::Unclear, |said| said.meaning());
+    let (kind, hint) = if meaning == Meaning::Refusal {
         (
             FailureKind::Denied,
             "the server's credentials were revoked, or may not act for the service account",
+        )
+    } else if meaning == Meaning::IssuerAway {
+        (
+            FailureKind::Unavailable,
+            "Google cannot reach the identity provider that issued the token",
+        )
+    } else if meaning == Meaning::Lapsed {
+        (
+            FailureKind::Config,
+            "the login ran out, and nothing has put a new one in its place; is this machine's clock right?",
         )
     } else if error.is_transient() {
         (
@@ -282,11 +295,23 @@ fn failure(error: &CredentialsError) -> KmsError {
     )
 }
 
+/// What a refused login is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Refusal,
+    /// The server could not ask who issued the token: that passes.
+    IssuerAway,
+    /// A login or a token past its time: nobody has revoked anything.
+    Lapsed,
+    Unclear,
+}
+
 /// What a token server says, in the form of OAuth (RFC 6749, section 5.2) or of Google's APIs.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     code: String,
     words: String,
+    subtype: String,
 }
 
 impl Said {
@@ -300,53 +325,65 @@ impl Said {
             Value::String(code) => Some(Self {
                 code: code.clone(),
                 words: text(&body["error_description"]).unwrap_or_default(),
+                subtype: text(&body["error_subtype"]).unwrap_or_default(),
             }),
             error => Some(Self {
                 code: text(&error["status"])?,
                 words: text(&error["message"]).unwrap_or_default(),
+                subtype: String::new(),
             }),
         }
     }
 
-    fn is_refusal(&self) -> bool {
-        // The identity provider's token was too old: nobody has revoked anything.
-        let stale = self.words.contains("stale");
-        let code = self.code.as_str();
-        code == "PERMISSION_DENIED"
-            || !stale
-                && matches!(
-                    code,
-                    "access_denied" | "invalid_client" | "invalid_grant" | "unauthorized_client"
-                )
+    fn meaning(&self) -> Meaning {
+        let says = |part: &str| self.words.contains(part);
+        match self.code.as_str() {
+            "PERMISSION_DENIED" => Meaning::Refusal,
+            _ if says("connecting to the given credential's issuer") => Meaning::IssuerAway,
+            // The identity provider's token was too old, a user has to log in once more, or the clock is off.
+            _ if says("stale")
+                || says("reasonable timeframe")
+                || says("invalid_rapt")
+                || matches!(self.subtype.as_str(), "invalid_rapt" | "rapt_required") =>
+            {
+                Meaning::Lapsed
+            }
+            // The last one: the pool or its provider is disabled or deleted.
+            "access_denied"
+            | "invalid_client"
+            | "invalid_grant"
+            | "unauthorized_client"
+            | "invalid_target" => Meaning::Refusal,
+            _ => Meaning::Unclear,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use colcrypt_tests::facts;
     use serde_json::json;
 
     #[test]
     fn what_token_servers_say_has_its_meaning() {
-        let oauth = |code: &str, words: &str| json!({"error": code, "error_description": words});
-        let google =
-            |status: &str| json!({"error": {"code": 403, "status": status, "message": "no"}});
-        for (body, refusal) in [
-            (
-                oauth("invalid_grant", "Token has been expired or revoked."),
-                true,
-            ),
-            (oauth("unauthorized_client", ""), true),
-            (
-                oauth("invalid_grant", "ID Token issued at 1 is stale to sign-in."),
-                false,
-            ),
-            (oauth("invalid_request", ""), false),
-            (google("PERMISSION_DENIED"), true),
-            (google("FAILED_PRECONDITION"), false),
+        for fact in facts::of("gcp-kms", "token") {
+            let said = Said::parse(&format!("failed, body=<{}>", fact.body())).unwrap();
+            let meaning = match fact.kind {
+                "denied" => Meaning::Refusal,
+                "unavailable" => Meaning::IssuerAway,
+                _ if fact.code.contains("invalid_request") => Meaning::Unclear,
+                _ => Meaning::Lapsed,
+            };
+            assert_eq!(said.meaning(), meaning, "{fact:?}");
+        }
+        for (status, meaning) in [
+            ("PERMISSION_DENIED", Meaning::Refusal),
+            ("FAILED_PRECONDITION", Meaning::Unclear),
         ] {
+            let body = json!({"error": {"code": 403, "status": status, "message": "no"}});
             let said = Said::parse(&format!("failed, body=<{body}>")).unwrap();
-            assert_eq!(said.is_refusal(), refusal, "{body}");
+            assert_eq!(said.meaning(), meaning, "{body}");
         }
         for strange in [
             "",

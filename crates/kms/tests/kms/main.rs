@@ -5,6 +5,7 @@
 mod common;
 #[macro_use]
 mod conformance;
+mod facts;
 mod two_roots;
 
 #[cfg(feature = "aws-kms")]
