@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-pub use crate::facts::Fact;
-use crate::fake_gcp_cloud::VersionState;
+use crate::facts::Fact;
+pub use crate::fake_gcp_cloud::VersionState;
 use crate::fake_gcp_cloud::{Answer, Cloud, Key, error};
 use crate::openbao::server_user;
 

@@ -12,6 +12,7 @@ mod message;
 mod tag;
 mod tls;
 mod ttlv;
+mod validity;
 
 use async_trait::async_trait;
 use colcrypt_core::{

@@ -32,6 +32,9 @@ pub(crate) struct Auth {
     source: Source,
     /// The last token used.
     session: Mutex<Option<Session>>,
+    /// The last token that the server did not know before its end. Kept until another serves: with it, the refusal of
+    /// a login that gives no reason is somebody's decision.
+    taken_back: Mutex<Option<Arc<Secret>>>,
     /// Held while logging in, so that many callers make one login.
     logging_in: tokio::sync::Mutex<()>,
 }
@@ -42,6 +45,7 @@ impl Auth {
             http,
             source: config.try_into()?,
             session: Mutex::default(),
+            taken_back: Mutex::default(),
             logging_in: tokio::sync::Mutex::default(),
         }))
     }
@@ -68,14 +72,32 @@ impl Auth {
     }
 
     /// Another token than the one just denied, if there is one: the file may have been replaced, and a
-    /// login can be made again.
+    /// login can be made again. `unknown`: the server does not know the token, whatever it was to be used for.
     pub(crate) async fn after_denial(
         self: &Arc<Self>,
-        denied: &Secret,
+        denied: &Arc<Secret>,
+        unknown: bool,
     ) -> Result<Option<Arc<Secret>>, KmsError> {
-        self.session().take_if(|session| session.is_of(denied));
+        let old = self.session().take_if(|session| session.is_of(denied));
+        if unknown && old.is_some_and(|old| old.ends_later()) {
+            *self.taken_back() = Some(Arc::clone(denied));
+        }
         let token = self.token().await?;
         Ok((token.expose() != denied.expose()).then_some(token))
+    }
+
+    /// Whether the server did not know this token before its end.
+    pub(crate) fn was_taken_back(&self, token: &Secret) -> bool {
+        let taken = self.taken_back();
+        taken
+            .as_ref()
+            .is_some_and(|taken| taken.expose() == token.expose())
+    }
+
+    fn taken_back(&self) -> MutexGuard<'_, Option<Arc<Secret>>> {
+        self.taken_back
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn session(&self) -> MutexGuard<'_, Option<Session>> {
@@ -116,6 +138,7 @@ impl Auth {
             return Ok(token);
         }
         let new = self.log_in(login).await?;
+        *self.taken_back() = None;
         Ok(Arc::clone(&self.session().insert(new).token))
     }
 
@@ -133,7 +156,10 @@ impl Auth {
         if let Some(session) = self.session().as_mut().filter(|known| known.is_of(token)) {
             match told {
                 Ok(life) => session.prolong(life),
-                Err(error) if error.kind == FailureKind::Denied => session.refuse_care(),
+                // Whether it may not, or is not known: who uses it next finds that out.
+                Err(error) if matches!(error.kind, FailureKind::Denied | FailureKind::Config) => {
+                    session.refuse_care();
+                }
                 Err(_) => {}
             }
         }
@@ -145,7 +171,14 @@ impl Auth {
         let answer = self.http.post(&login.path, None, body).await?;
         let about = About::Login(login.kind());
         let question = self.question(&login.path, "update", about);
-        let LoginReply { auth } = reply::parse(&question, &answer)?;
+        let LoginReply { auth } = reply::parse(&question, &answer).map_err(|error| {
+            if reply::is_unexplained(&answer) && self.taken_back().is_some() {
+                let why = format!(", and gives no new one ({})", error.message);
+                reply::taken_back(self.http.address(), &why)
+            } else {
+                error
+            }
+        })?;
         let token = Secret::new(auth.client_token.as_bytes().to_vec());
         Ok(Session::new(Arc::new(token), auth.life(asked)))
     }

@@ -45,12 +45,22 @@ async fn a_client_the_server_does_not_know_is_not_let_in() {
         });
         let good = with_key(&server);
         ok(agent(SETTINGS).await.create_kek(&good, KEY).await);
-        // Of another authority, and of one that goes by the right one's name.
-        for other in [
-            Authority::new(),
-            Authority::named(server.authority().name()),
+        // Of another authority, as while a server's is replaced, of one that goes by the right one's name, and one that
+        // ran out.
+        let unknown = if kind == FailureKind::Denied {
+            FailureKind::Config
+        } else {
+            kind
+        };
+        for (identity, kind) in [
+            (Authority::new().client(CLIENT), unknown),
+            (
+                Authority::named(server.authority().name()).client(CLIENT),
+                kind,
+            ),
+            (server.authority().expired_client(CLIENT), unknown),
         ] {
-            server.write_identity("stranger", &other.client(CLIENT));
+            server.write_identity("stranger", &identity);
             refused(&kmip(server.config("stranger")), kind, &[part]).await;
         }
 

@@ -313,12 +313,13 @@ async fn a_machine_logs_in_by_its_certificate() {
         by_name["name"] = json!("db");
         serves(&place.provider(by_name.clone())).await;
         by_name["name"] = json!("other");
+        // The server's words are the same for a role that is gone and a certificate that ran out.
         let denied = ["denies the TLS certificate login", "\"name\""];
-        refused(&place.provider(by_name), FailureKind::Denied, &denied).await;
+        refused(&place.provider(by_name), FailureKind::Config, &denied).await;
 
         for stranger in [ca.issue("web"), ClientCa::new().issue("database")] {
             put(&stranger);
-            let failure = refused(&root, FailureKind::Denied, &denied).await;
+            let failure = refused(&root, FailureKind::Config, &denied).await;
             is_clean(&failure, &[&stranger.0, &stranger.1]);
         }
         // Half replaced: a key and the certificate of another.
@@ -338,10 +339,11 @@ async fn a_machine_logs_in_by_its_certificate() {
         ok(agent.create_kek(&root, KEY).await);
         place.run(&["delete", "auth/cert/certs/db"]);
         place.run(&["token", "revoke", "-mode=path", "auth/cert"]);
+        // Its token was taken back, too, so somebody decided that.
         fails(
             agent.create_kek(&root, KEY).await,
             FailureKind::Denied,
-            &denied,
+            &["before its time", denied[0]],
         );
         bind();
         ok(agent.create_kek(&root, KEY).await);
@@ -373,7 +375,7 @@ async fn approle_within_a_namespace() {
     // The same outside of the namespace is nobody, and says nothing about the root key.
     let mut outside = root.clone();
     outside.config.as_object_mut().unwrap().remove("namespace");
-    let failure = refused(&outside, FailureKind::Denied, &["denies the AppRole login"]).await;
+    let failure = refused(&outside, FailureKind::Config, &["denies the AppRole login"]).await;
     is_clean(&failure, &[&secret, &role_id]);
 }
 
