@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::facts::Fact;
 use crate::openbao::server_user;
 use crate::process::wait_for;
 
@@ -252,6 +253,16 @@ impl FakeAws {
     pub fn fault(&self, status: u16, times: u32, body: &str) {
         let path = format!("/fault?status={status}&times={times}");
         assert_eq!(self.post(&path, "", body).0, 200);
+    }
+
+    /// Lets the next answers be what the fact says.
+    pub fn script(&self, fact: &Fact, times: u32) {
+        self.fault(fact.status(), times, &fact.body().to_string());
+    }
+
+    /// From now on the server answers for itself.
+    pub fn end_script(&self) {
+        self.fault(200, 0, "");
     }
 
     /// A credentials file that only the server's user (and root) can read. Replaced as a whole, as rotating

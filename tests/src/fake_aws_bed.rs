@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 
+use crate::facts;
 use crate::fake_aws::{Credentials, FakeAws, REGION, key_policy};
 use crate::provider_bed::{ProviderBed, Route, Trouble};
 use crate::proxy::Upstream;
@@ -75,8 +76,8 @@ impl FakeAwsBed {
         self.aws.fault(status, ALWAYS, &body.to_string());
     }
 
-    fn refuse(&self, code: &str, message: &str) {
-        self.answer(400, &json!({"__type": code, "message": message}));
+    fn refuse(&self, part: &str) {
+        self.aws.script(&facts::the("aws-kms", "kms", part), ALWAYS);
     }
 }
 
@@ -153,10 +154,7 @@ impl ProviderBed for FakeAwsBed {
             Trouble::LoginRevoked => self.aws.set_active(USER, &self.user, false),
             Trouble::KeyDisabled => self.kms("DisableKey"),
             Trouble::KeyPendingDeletion => self.kms("ScheduleKeyDeletion"),
-            Trouble::KeyDeleted => {
-                let message = format!("Key '{}' does not exist", self.newest());
-                self.refuse("NotFoundException", &message);
-            }
+            Trouble::KeyDeleted => self.refuse("does not exist"),
             Trouble::WrongPlaintext => self.answer(
                 200,
                 &json!({
@@ -165,10 +163,7 @@ impl ProviderBed for FakeAwsBed {
                     "Plaintext": "d3JvbmctcGxhaW50ZXh0LW9mLXRoaXJ0eS10d28tYnk=",
                 }),
             ),
-            Trouble::ClockSkew => self.refuse(
-                "InvalidSignatureException",
-                "Signature expired: 20260101T000000Z is now earlier than 20260101T055500Z (20260101T060000Z - 5 min.)",
-            ),
+            Trouble::ClockSkew => self.refuse("Signature expired"),
             Trouble::WrongChecksum => return false,
         }
         true
@@ -184,7 +179,7 @@ impl ProviderBed for FakeAwsBed {
                 self.kms("EnableKey");
             }
             Trouble::KeyDeleted | Trouble::WrongPlaintext | Trouble::ClockSkew => {
-                self.aws.fault(200, 0, "");
+                self.aws.end_script();
             }
             Trouble::WrongChecksum => return false,
         }

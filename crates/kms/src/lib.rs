@@ -28,6 +28,8 @@ mod http_address;
 mod http_client;
 #[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
 mod http_json;
+#[cfg(feature = "http")]
+mod http_proxy;
 mod keks;
 #[cfg(feature = "kmip")]
 mod kmip;

@@ -56,16 +56,19 @@ impl Source {
 pub(crate) struct Identity {
     source: Source,
     region: Region,
+    /// Whether STS is asked at its FIPS endpoint.
+    use_fips: bool,
     http: AwsHttp,
     /// Locked while credentials are fetched, so that many callers make one call.
     kept: Mutex<Option<Credentials>>,
 }
 
 impl Identity {
-    pub(crate) fn new(source: Source, region: Region, http: AwsHttp) -> Self {
+    pub(crate) fn new(source: Source, region: Region, use_fips: bool, http: AwsHttp) -> Self {
         Self {
             source,
             region,
+            use_fips,
             http,
             kept: Mutex::default(),
         }
@@ -111,6 +114,7 @@ impl Identity {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_region(Some(self.region.clone()))
+            .with_use_fips(Some(self.use_fips))
             .with_http_client(self.http.clone())
             .with_retry_config(RetryConfig::disabled());
         if !self.source.is_profile() {

@@ -50,6 +50,18 @@ pub(crate) enum AuthConfig {
         role: Option<String>,
         jwt_file: AbsolutePath,
     },
+    Userpass {
+        #[serde(default = "userpass")]
+        mount: MountPath,
+        username: UserName,
+        password_file: AbsolutePath,
+    },
+    Ldap {
+        #[serde(default = "ldap")]
+        mount: MountPath,
+        username: UserName,
+        password_file: AbsolutePath,
+    },
     Cert {
         #[serde(default = "cert")]
         mount: MountPath,
@@ -70,6 +82,32 @@ fn kubernetes() -> MountPath {
 
 fn jwt() -> MountPath {
     MountPath::known("jwt")
+}
+
+/// It becomes part of a path.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct UserName(String);
+
+impl TryFrom<String> for UserName {
+    type Error = &'static str;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@');
+        let is_dots = name.bytes().all(|b| b == b'.');
+        if !is_dots && name.len() <= 256 && name.bytes().all(allowed) {
+            Ok(Self(name))
+        } else {
+            Err("\"username\" consists of letters, digits, '_', '-', '.' and '@'")
+        }
+    }
+}
+
+fn userpass() -> MountPath {
+    MountPath::known("userpass")
+}
+
+fn ldap() -> MountPath {
+    MountPath::known("ldap")
 }
 
 fn cert() -> MountPath {
@@ -123,6 +161,10 @@ enum Method {
     Jwt {
         role: Option<String>,
         jwt_file: AbsolutePath,
+    },
+    Password {
+        name: &'static str,
+        file: AbsolutePath,
     },
     Cert {
         name: Option<String>,
@@ -182,6 +224,16 @@ impl TryFrom<AuthConfig> for Source {
                 role,
                 jwt_file,
             } => (mount, Method::Jwt { role, jwt_file }),
+            AuthConfig::Userpass {
+                mount,
+                username,
+                password_file,
+            } => return Ok(by_password("userpass", &mount, &username, password_file)),
+            AuthConfig::Ldap {
+                mount,
+                username,
+                password_file,
+            } => return Ok(by_password("LDAP", &mount, &username, password_file)),
             AuthConfig::Cert { mount, name, .. } => (mount, Method::Cert { name }),
         };
         Ok(Self::Login(Login {
@@ -189,6 +241,18 @@ impl TryFrom<AuthConfig> for Source {
             method,
         }))
     }
+}
+
+fn by_password(
+    name: &'static str,
+    mount: &MountPath,
+    UserName(user): &UserName,
+    file: AbsolutePath,
+) -> Source {
+    Source::Login(Login {
+        path: format!("auth/{mount}/login/{user}"),
+        method: Method::Password { name, file },
+    })
 }
 
 /// Whatever a login sends; each method uses some of it.
@@ -204,6 +268,8 @@ struct Body<'a> {
     jwt: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<&'a str>,
 }
 
 impl Login {
@@ -224,6 +290,9 @@ impl Login {
                 "check \"role\", what is bound to it, and the token in jwt_file",
                 None,
             ),
+            Method::Password { name, .. } => {
+                (name, "check \"username\", and the password in password_file", None)
+            }
             Method::Cert { .. } => (
                 "TLS certificate",
                 "check \"name\", what is bound to it, and the certificate in certificate_file",
@@ -269,6 +338,13 @@ impl Login {
                 Ok(json(&Body {
                     role: role.as_deref(),
                     jwt: Some(credential::text(&token)?),
+                    ..Body::default()
+                }))
+            }
+            Method::Password { file, .. } => {
+                let password = credential::read("password_file", file.as_path()).await?;
+                Ok(json(&Body {
+                    password: Some(credential::text(&password)?),
                     ..Body::default()
                 }))
             }

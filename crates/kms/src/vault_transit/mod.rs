@@ -26,6 +26,7 @@ use crate::{
     error,
     http_address::HttpAddress,
     http_json::{Answer, json},
+    http_proxy::ProxySetting,
     vault_transit::{
         auth::Auth,
         http::VaultHttp,
@@ -54,6 +55,7 @@ struct Config {
     mount: MountPath,
     namespace: Option<MountPath>,
     ca_file: Option<AbsolutePath>,
+    proxy: Option<ProxySetting>,
     auth: AuthConfig,
 }
 
@@ -73,7 +75,13 @@ impl VaultTransit {
         let config: Config = config::parse(KIND, config)?;
         let namespace = config.namespace.as_ref().map(MountPath::as_str);
         let certificate = config.auth.client_certificate();
-        let http = VaultHttp::new(&config.address, namespace, config.ca_file, certificate)?;
+        let http = VaultHttp::new(
+            &config.address,
+            namespace,
+            config.ca_file,
+            config.proxy,
+            certificate,
+        )?;
         let http = Arc::new(http);
         Ok(Self {
             endpoint: http.address().to_owned(),

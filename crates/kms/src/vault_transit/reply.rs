@@ -134,7 +134,7 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         (300..=399, _) => (
             FailureKind::Unavailable,
             format!(
-                "{address} points to another server, which is not followed: set \"address\" to the active one"
+                "{address} points to a server that is not followed: set \"address\" to the active one"
             ),
         ),
         _ => (

@@ -67,7 +67,7 @@ pub fn run(body: impl AsyncFnOnce(())) {
 }
 
 /// Refreshes all the time.
-const LIVELY: Settings = Settings {
+pub const LIVELY: Settings = Settings {
     soft_ttl_ms: 100,
     ..SETTINGS
 };
@@ -82,7 +82,7 @@ async fn cold(kek: &KekRef) -> Result<Request, Failure> {
 }
 
 /// Waits until the agent gives the key again.
-async fn well_again(agent: &Agent, dek: &Request) {
+pub async fn well_again(agent: &Agent, dek: &Request) {
     let began = Instant::now();
     while let Err(failure) = agent.load(dek).await {
         assert!(began.elapsed() < PATIENCE, "{failure}");
@@ -90,7 +90,7 @@ async fn well_again(agent: &Agent, dek: &Request) {
     }
 }
 
-async fn lease(agent: &Agent) {
+pub async fn lease(agent: &Agent) {
     agent
         .event(|event| matches!(event, Event::KekLease { .. }))
         .await;

@@ -6,6 +6,7 @@ mod common;
 #[macro_use]
 mod conformance;
 mod facts;
+mod on_the_way;
 mod two_roots;
 
 #[cfg(feature = "aws-kms")]

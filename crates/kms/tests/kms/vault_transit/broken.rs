@@ -69,12 +69,23 @@ async fn every_answer_has_its_meaning() {
             }),
         ),
         (
-            "a redirect",
+            "a redirect to where nobody is",
+            Unreachable,
+            Box::new(|| {
+                http(
+                    "307 Temporary Redirect",
+                    "location: http://127.0.0.1:1/v1/transit/keys/k\r\n",
+                    "",
+                )
+            }),
+        ),
+        (
+            "a redirect to another kind of server",
             Unavailable,
             Box::new(|| {
                 http(
                     "307 Temporary Redirect",
-                    "location: http://127.0.0.1:1/\r\n",
+                    "location: http://vault.example.org/v1/transit/keys/k\r\n",
                     "",
                 )
             }),
@@ -243,6 +254,43 @@ async fn a_generator_that_gives_no_key_is_refused() {
             &[],
         );
     }
+}
+
+/// A standby that does not forward says where the active server is: followed once, with the token.
+#[tokio::test]
+async fn the_active_server_is_asked_where_a_standby_points_to_it() {
+    let active = transit(true);
+    let (port, _) = listen(move |request| {
+        let head = request.head.to_ascii_lowercase();
+        if head.contains(&format!("x-vault-token: {}", TOKEN.to_ascii_lowercase())) {
+            active(&request.path, &request.body)
+        } else {
+            json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)
+        }
+    })
+    .await;
+    let standby = VAULT
+        .server(move |path, _| {
+            let location = format!("location: http://127.0.0.1:{port}{path}\r\n");
+            http("307 Temporary Redirect", &location, "")
+        })
+        .await;
+    let agent = agent(SETTINGS).await;
+    let kek = ok(agent.create_kek(&standby.provider, "k").await);
+    ok(agent.create_dek(&kek).await);
+    // Not any further: two standbys may point to one another.
+    let (port, _) = listen(|request| {
+        let location = format!("location: http://127.0.0.1:1{}\r\n", request.path);
+        http("307 Temporary Redirect", &location, "")
+    })
+    .await;
+    let (failure, _) = VAULT
+        .failure(SETTINGS, move |path, _| {
+            let location = format!("location: http://127.0.0.1:{port}{path}\r\n");
+            http("307 Temporary Redirect", &location, "")
+        })
+        .await;
+    assert_eq!(failure.kind, FailureKind::Unavailable, "{failure}");
 }
 
 /// A Transit engine in a few lines: what it encrypted it gives back, for the same associated data if it looks at them.

@@ -1,13 +1,21 @@
 //! Every login of `vault-transit` at a real OpenBao over TLS, in the root namespace and in another: with
 //! the least policy, with rotated credentials, and refused.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig};
 use colcrypt_tests::{client_ca::ClientCa, jwt::Issuer, kubernetes::Kubernetes, openbao::OpenBao};
 use serde_json::{Value, json};
 
-use crate::common::{self, Agent, SETTINGS, fails, ok, provider};
+use crate::common::{
+    self, Agent, SETTINGS, fails, ok, provider,
+    raw::{json_reply, listen},
+};
 
 const KEY: &str = "app-root";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -351,6 +359,45 @@ async fn a_machine_logs_in_by_its_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_logs_in_by_a_password() {
+    let place = Place::new("");
+    place.run(&["auth", "enable", "userpass"]);
+    place.role("auth/userpass/users/db", &["password=correct-horse-battery"]);
+    let file = place.file("password", "correct-horse-battery");
+    let root = place.provider(
+        json!({"method": "userpass", "username": "db", "password_file": file}),
+    );
+    serves(&root).await;
+    fs::write(&file, "wrong-horse-battery").unwrap();
+    let failure = refused(
+        &root,
+        FailureKind::Denied,
+        &["denies the userpass login", "password_file"],
+    )
+    .await;
+    is_clean(&failure, &["wrong-horse-battery"]);
+
+    // Of LDAP the login alone: where it goes, and what is sent.
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let (port, _) = listen(move |request| {
+        seen.lock()
+            .unwrap()
+            .push((request.path.clone(), request.body.clone()));
+        json_reply("400 Bad Request", r#"{"errors":["ldap operation failed"]}"#)
+    })
+    .await;
+    let address = format!("http://127.0.0.1:{port}");
+    let auth = json!({"method": "ldap", "mount": "corp", "username": "db@example.org", "password_file": file});
+    let root = provider("vault-transit", json!({"address": address, "auth": auth}));
+    refused(&root, FailureKind::Denied, &["denies the LDAP login"]).await;
+    let asked = asked.lock().unwrap();
+    let (path, body) = asked.first().unwrap();
+    assert_eq!(path, "/v1/auth/corp/login/db@example.org");
+    assert_eq!(body, r#"{"password":"wrong-horse-battery"}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn approle_within_a_namespace() {
     let place = Place::new("team");
     place.run(&["auth", "enable", "-path=teams/approle", "approle"]);
@@ -405,7 +452,16 @@ async fn settings_of_logins_are_checked_before_anything_is_asked() {
             json!({"method": "kubernetes", "role": "db", "token": "x"}),
             "looks like a secret",
         ),
-        (json!({"method": "ldap"}), "unknown variant"),
+        (json!({"method": "okta"}), "unknown variant"),
+        (json!({"method": "ldap"}), "missing field `username`"),
+        (
+            json!({"method": "userpass", "username": "..", "password_file": "/p"}),
+            "\"username\" consists of",
+        ),
+        (
+            json!({"method": "userpass", "username": "db", "password": "hunter2"}),
+            "looks like a secret",
+        ),
         (
             json!({"method": "cert", "certificate_file": "/nowhere/c", "private_key_file": "/nowhere/k"}),
             "private_key_file /nowhere/k cannot be read",
