@@ -63,8 +63,8 @@ impl OpenBaoBed {
 }
 
 fn policy(keys: &[&str]) -> String {
-    let of_key = |key: &&str| key_policy(key) + &generator_policy(key);
-    keys.iter().map(of_key).collect()
+    let of_keys: String = keys.iter().map(|key| key_policy(key)).collect();
+    of_keys + generator_policy()
 }
 
 impl ProviderBed for OpenBaoBed {

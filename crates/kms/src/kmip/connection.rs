@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::{
     address::Address,
     fault::{Fault, Refusal},
+    login::{Login, LoginFile},
     message::{self, Request, Unserved, Version},
     tls::TlsFiles,
     ttlv::{HEADER_LEN, Item},
@@ -44,12 +45,14 @@ pub(super) struct Server {
     address: Address,
     endpoint: String,
     tls: TlsFiles,
+    login: Option<LoginFile>,
     idle: Mutex<Vec<Connection>>,
 }
 
 struct Connection {
     stream: TlsStream<TcpStream>,
     version: Version,
+    login: Option<Login>,
     born: Instant,
     used: Instant,
 }
@@ -63,8 +66,9 @@ struct Lost {
 }
 
 impl Server {
-    pub(super) fn new(address: Address, tls: TlsFiles) -> Self {
+    pub(super) fn new(address: Address, tls: TlsFiles, login: Option<LoginFile>) -> Self {
         Self {
+            login,
             endpoint: address.to_string(),
             address,
             tls,
@@ -143,6 +147,7 @@ impl Server {
 
     async fn connect(&self) -> Result<Connection, Fault> {
         let config = self.tls.config()?;
+        let login = self.login.as_ref().map(LoginFile::read).transpose()?;
         let unreachable = |what: String| KmsError::new(FailureKind::Unreachable, what);
         let endpoint = &self.endpoint;
         let addresses: Vec<_> = lookup_host((self.address.host(), self.address.port()))
@@ -166,6 +171,7 @@ impl Server {
         let mut connection = Connection {
             stream,
             version: Version::V1_4,
+            login,
             born: now,
             used: now,
         };
@@ -234,7 +240,7 @@ impl Server {
     ) -> Result<Result<T, Fault>, Lost> {
         let operation = request.operation();
         let version = connection.version;
-        let bytes = request.encode(version);
+        let bytes = request.encode(version, connection.login.as_ref());
         let stream = &mut connection.stream;
         // If the write fails, the server may already have sent an alert with the reason, so the answer is read anyway.
         let _ = async {

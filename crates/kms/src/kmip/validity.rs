@@ -63,14 +63,13 @@ fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..0x80 => (usize::from(first), rest),
-        0x81..=0x83 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
-            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-            (length, rest)
-        }
-        _ => return None,
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let of_length = usize::from(first & 0x7F);
+        let (length, rest) = rest.split_at_checked(of_length).filter(|_| of_length < 4)?;
+        let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        (length, rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;
     Some((tag, content, rest))
