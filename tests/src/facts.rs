@@ -5,12 +5,18 @@
 use serde_json::{Value, json};
 
 const FILES: [(&str, &str); 6] = [
-    ("aws-kms", include_str!("../../crates/kms/facts/aws-kms.txt")),
+    (
+        "aws-kms",
+        include_str!("../../crates/kms/facts/aws-kms.txt"),
+    ),
     (
         "azure-keyvault",
         include_str!("../../crates/kms/facts/azure-keyvault.txt"),
     ),
-    ("gcp-kms", include_str!("../../crates/kms/facts/gcp-kms.txt")),
+    (
+        "gcp-kms",
+        include_str!("../../crates/kms/facts/gcp-kms.txt"),
+    ),
     ("kmip", include_str!("../../crates/kms/facts/kmip.txt")),
     ("pkcs11", include_str!("../../crates/kms/facts/pkcs11.txt")),
     (
@@ -41,7 +47,7 @@ pub fn all() -> Vec<Fact> {
         .iter()
         .flat_map(|(provider, text)| {
             let lines = text.lines().filter(|line| !line.starts_with('#'));
-            lines.map(|line| Fact::parse(provider, line))
+            lines.map(move |line| Fact::parse(provider, line))
         })
         .collect()
 }

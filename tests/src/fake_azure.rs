@@ -24,8 +24,8 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-pub use crate::facts;
-use crate::fake_azure_login::TENANT;
+use crate::facts;
+pub use crate::fake_azure_login::TENANT;
 use crate::fake_azure_login::{Application, Login, json_of};
 pub use crate::fake_azure_vault::Kind;
 use crate::fake_azure_vault::{Answer, Key, Vault, error};
@@ -496,7 +496,10 @@ impl Azure {
                 return (fact.status(), fact.body());
             }
             let action = Vault::action(path).unwrap_or_default();
-            let key = path.first().filter(|first| **first == "keys").and(path.get(1));
+            let key = path
+                .first()
+                .filter(|first| **first == "keys")
+                .and(path.get(1));
             if !azure.login.may(&client, action, key.copied()) {
                 return azure.denied(&client, action);
             }

@@ -189,9 +189,7 @@ impl Login {
             Some(token) if token.ends <= Instant::now() || self.clock_skew => {
                 unauthorized("[TokenExpired]")
             }
-            Some(token) if token.resource != resource => {
-                unauthorized("AKV10022")
-            }
+            Some(token) if token.resource != resource => unauthorized("AKV10022"),
             Some(token) if !token.revoked => Ok(&token.client),
             // A vault does not know of revocations: it is Entra that gives no new one.
             _ => unauthorized("[TokenExpired]"),

@@ -138,7 +138,10 @@ fn the_proxy_of_the_environment_is_used() {
         .unwrap();
     fails(&output, "unreachable", "kms.eu-west-1.amazonaws.com");
     let asked = asked.join().unwrap();
-    assert!(asked.starts_with("CONNECT kms.eu-west-1.amazonaws.com:443"), "{asked}");
+    assert!(
+        asked.starts_with("CONNECT kms.eu-west-1.amazonaws.com:443"),
+        "{asked}"
+    );
 }
 
 /// The metadata service of an instance, which asks for a token of its second version, and of a task.

@@ -31,7 +31,9 @@ impl TryFrom<String> for ProxySetting {
             |_| "\"proxy\" must be a URL such as http://proxy.example.org:3128, or \"none\"",
         )?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err("\"proxy\" must be a URL such as http://proxy.example.org:3128, or \"none\"");
+            return Err(
+                "\"proxy\" must be a URL such as http://proxy.example.org:3128, or \"none\"",
+            );
         }
         let bare = url.username().is_empty()
             && url.password().is_none()

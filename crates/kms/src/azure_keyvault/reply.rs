@@ -209,8 +209,10 @@ fn meaning(
         ),
         // A fault of the network: the vault does not look at who asks.
         ("Forbidden", _)
-            if matches!(detail.code(), "ForbiddenByFirewall" | "ForbiddenByConnection")
-                || detail.says("not a trusted service")
+            if matches!(
+                detail.code(),
+                "ForbiddenByFirewall" | "ForbiddenByConnection"
+            ) || detail.says("not a trusted service")
                 || detail.says("approved private link") =>
         {
             told(

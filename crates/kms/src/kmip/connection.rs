@@ -303,7 +303,9 @@ impl Server {
         let (kind, message) = match alert.and_then(|alert| Some((alert, of_certificate(alert)?))) {
             Some((alert, kind)) if kind == FailureKind::Config || self.tls.has_ended() => {
                 let why = match alert {
-                    AlertDescription::UnknownCA => "the server does not trust the CA that signed it (now)",
+                    AlertDescription::UnknownCA => {
+                        "the server does not trust the CA that signed it (now)"
+                    }
                     _ => "it ran out, and nothing has put a new one in its place",
                 };
                 (
@@ -359,7 +361,9 @@ mod tests {
     fn every_alert_has_its_meaning() {
         let alerts: Vec<AlertDescription> = (0..=u8::MAX).map(AlertDescription::from).collect();
         for fact in facts::of("kmip", "tls") {
-            let mut named = alerts.iter().filter(|alert| format!("{alert:?}") == fact.code);
+            let mut named = alerts
+                .iter()
+                .filter(|alert| format!("{alert:?}") == fact.code);
             let alert = named.next().unwrap_or_else(|| panic!("{fact:?}"));
             let kind: FailureKind = serde_json::from_value(fact.kind.into()).unwrap();
             let meaning = of_certificate(*alert).unwrap_or(FailureKind::Unreachable);

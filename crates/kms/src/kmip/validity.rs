@@ -68,7 +68,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     } else {
         let of_length = usize::from(first & 0x7F);
         let (length, rest) = rest.split_at_checked(of_length).filter(|_| of_length < 4)?;
-        let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let length = length
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         (length, rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;

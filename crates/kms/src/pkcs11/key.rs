@@ -2,9 +2,7 @@
 
 use colcrypt_core::KeyEncryptionKey;
 use colcrypt_protocol::FailureKind;
-use cryptoki::{
-    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
-};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 
 use super::{
     fault::Fault,

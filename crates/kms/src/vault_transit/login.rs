@@ -290,9 +290,11 @@ impl Login {
                 "check \"role\", what is bound to it, and the token in jwt_file",
                 None,
             ),
-            Method::Password { name, .. } => {
-                (name, "check \"username\", and the password in password_file", None)
-            }
+            Method::Password { name, .. } => (
+                name,
+                "check \"username\", and the password in password_file",
+                None,
+            ),
             Method::Cert { .. } => (
                 "TLS certificate",
                 "check \"name\", what is bound to it, and the certificate in certificate_file",

@@ -217,7 +217,10 @@ impl VaultTransit {
     }
 
     /// A key made of random bytes of the server.
-    async fn random<K>(&self, key: impl Fn(&[u8]) -> Result<K, CryptoError>) -> Result<K, KmsError> {
+    async fn random<K>(
+        &self,
+        key: impl Fn(&[u8]) -> Result<K, CryptoError>,
+    ) -> Result<K, KmsError> {
         let path = format!("{}/random/{KEY_LEN}", self.mount);
         let answer = self
             .ask(&path, Some(&json(&RandomBody { format: "base64" })))

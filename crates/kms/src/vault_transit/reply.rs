@@ -174,9 +174,14 @@ pub(crate) fn is_unexplained(answer: &Answer) -> bool {
 fn tells_no_reason(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     said.trim() == "permission denied"
-        || ["role or secret id", "secret id", "role id", "invalid certificate"]
-            .iter()
-            .any(|part| said.contains(part))
+        || [
+            "role or secret id",
+            "secret id",
+            "role id",
+            "invalid certificate",
+        ]
+        .iter()
+        .any(|part| said.contains(part))
 }
 
 /// The errors in an answer of Vault's own form.

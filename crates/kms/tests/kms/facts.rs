@@ -7,7 +7,7 @@ use colcrypt_protocol::FailureKind;
 use colcrypt_tests::facts::{self, Fact};
 
 use FailureKind::{
-    Config, Corrupt, BadReply, Denied, KeyDisabled, KeyNotFound, Throttled, Timeout, Unavailable,
+    BadReply, Config, Corrupt, Denied, KeyDisabled, KeyNotFound, Throttled, Timeout, Unavailable,
     Unreachable, WrongRootKey,
 };
 
@@ -40,7 +40,11 @@ fn table() -> String {
     let mut out = format!("| provider | answer | {} |\n", COLUMNS.join(" | "));
     writeln!(out, "|{}", " --- |".repeat(COLUMNS.len() + 2)).unwrap();
     for fact in facts::all() {
-        let words = fact.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = fact
+            .message
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         let said = if words.is_empty() {
             String::new()
         } else {

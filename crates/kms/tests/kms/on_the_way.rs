@@ -69,7 +69,8 @@ async fn every_provider_that_speaks_https_goes_by_a_proxy_that_is_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn aws_is_asked_at_its_fips_endpoints_where_that_is_set() {
     let dir = Dir::new();
-    let keys = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = s3cr3t\n";
+    let keys =
+        "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = s3cr3t\n";
     let keys = file(&dir, "credentials", keys);
     let token = file(&dir, "token", "eyJ0eXAiOiJKV1QifQ.e30.c2ln");
     let role = format!(
@@ -79,8 +80,16 @@ async fn aws_is_asked_at_its_fips_endpoints_where_that_is_set() {
     );
     let role = file(&dir, "config", &role);
     for (fips, kms, sts) in [
-        (false, "kms.us-east-1.amazonaws.com:443", "sts.us-east-1.amazonaws.com:443"),
-        (true, "kms-fips.us-east-1.amazonaws.com:443", "sts-fips.us-east-1.amazonaws.com:443"),
+        (
+            false,
+            "kms.us-east-1.amazonaws.com:443",
+            "sts.us-east-1.amazonaws.com:443",
+        ),
+        (
+            true,
+            "kms-fips.us-east-1.amazonaws.com:443",
+            "sts-fips.us-east-1.amazonaws.com:443",
+        ),
     ] {
         let config = json!({"region": "us-east-1", "use_fips": fips, "credentials_file": keys});
         assert_eq!(hosts("aws-kms", config, "alias/app").await, [kms]);

@@ -5,13 +5,13 @@ use colcrypt_protocol::{FailureKind, KekCopy, KekRef, ProviderConfig};
 use colcrypt_tests::facts;
 use serde_json::{Value, json};
 
-use crate::facts::kind;
 use crate::common::{
     self, Dir, SETTINGS, agent,
     broken::{Kind, Reaction, strangers},
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 const KEY: &str = "arn:aws:kms:eu-west-1:111122223333:key/k";
@@ -65,7 +65,11 @@ async fn every_error_of_aws_has_its_meaning() {
     }
     // The form in which the code may come as well, and what nobody has heard of.
     for (status, code, kind) in [
-        ("400 Bad Request", "com.amazonaws.kms#AccessDeniedException", Denied),
+        (
+            "400 Bad Request",
+            "com.amazonaws.kms#AccessDeniedException",
+            Denied,
+        ),
         ("429 Too Many Requests", "Unheard", Throttled),
         ("503 Service Unavailable", "Unheard", Unavailable),
         ("418 I'm a teapot", "Unheard", BadReply),
@@ -185,8 +189,7 @@ async fn after_a_failover_the_replica_is_asked() {
     common::ok(agent.create_dek(&kek).await);
     // A region to which the key was never replicated has not lost it.
     let mut unknown = kek.clone();
-    unknown.preferred.root_key_version =
-        "arn:aws:kms:eu-west-1:111122223333:key/mrk-2".to_owned();
+    unknown.preferred.root_key_version = "arn:aws:kms:eu-west-1:111122223333:key/mrk-2".to_owned();
     common::fails(
         agent.create_dek(&unknown).await,
         FailureKind::Config,

@@ -7,13 +7,13 @@ use colcrypt_tests::{facts, tls_server::TlsFront};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::facts::kind;
 use crate::common::{
     Dir, SETTINGS,
     broken::{self, Reaction, strangers},
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const SECRET: &str = "Q~b8Q~sX3nRkT5uYw2pLq7vZc9fGh1jKm4eDa6";
 const TOKEN: &str = "eyJ0eXAiOiJKV1QifQ.c29tZSBib2R5IG9mIGEgdG9rZW4.c2lnbmF0dXJl";
@@ -108,7 +108,11 @@ fn azure_error(status: &str, code: &str, inner: Option<&str>, message: &str) -> 
 #[tokio::test]
 async fn every_error_of_azure_has_its_meaning() {
     for fact in facts::of("azure-keyvault", "vault") {
-        let operation = if fact.status() == 401 { "get" } else { "wrapkey" };
+        let operation = if fact.status() == 401 {
+            "get"
+        } else {
+            "wrapkey"
+        };
         let (status, body) = (format!("{} Said", fact.status()), fact.body().to_string());
         let (failure, requests) =
             failure_at(SETTINGS, operation, move || json_reply(&status, &body)).await;

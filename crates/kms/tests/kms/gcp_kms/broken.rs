@@ -13,13 +13,13 @@ use colcrypt_tests::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::facts::kind;
 use crate::common::{
     SETTINGS,
     broken::{Reaction, failure_at, strangers},
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const KEY: &str = "projects/p-1/locations/europe-west1/keyRings/db/cryptoKeys/root";
 const BAD: &str = "400 Bad Request";

@@ -14,8 +14,8 @@ use colcrypt_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::facts::kind;
 use crate::common::{SETTINGS, agent, fails, ok, provider};
+use crate::facts::kind;
 
 const USER: &str = "user:dba@example.com";
 const WORKLOAD: &str = "principal://iam.googleapis.com/projects/1/locations/global/\

@@ -20,8 +20,8 @@ use colcrypt_protocol::{Event, Failure, FailureKind, KekRef, ProviderConfig, Req
 use colcrypt_tests::{facts, softhsm::SoftHsm, softhsm_bed::SoftHsmBed};
 use serde_json::{Value, json};
 
-use crate::facts::kind;
 use crate::common::{self, PATIENCE, SETTINGS, agent, check, fails, kek_id, ok, provider, revoked};
+use crate::facts::kind;
 
 /// Runs the test's body in another process, in whose environment SoftHSM finds the test's own tokens.
 fn alone<B, F>(body: B)

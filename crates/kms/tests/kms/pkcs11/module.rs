@@ -70,7 +70,10 @@ fn lost_sessions_are_opened_again_and_codes_are_told_apart() {
         hsm.fault("once C_GetTokenInfo 0x5");
         ok(cold(&dek).await);
         let functions = ["C_DecryptInit", "C_FindObjectsInit", "C_Decrypt"];
-        for fact in functions.iter().flat_map(|function| facts::of("pkcs11", function)) {
+        for fact in functions
+            .iter()
+            .flat_map(|function| facts::of("pkcs11", function))
+        {
             let fault = format!("{} {}", fact.service, fact.code);
             hsm.fault(&fault);
             let failure = cold(&dek).await.expect_err(&fault);

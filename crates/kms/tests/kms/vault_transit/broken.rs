@@ -179,10 +179,19 @@ async fn every_fact_about_vault_has_its_meaning() {
         dir.path(name)
     };
     let logins = [
-        ("approle", json!({"method": "approle", "role_id": "r", "secret_id_file": put("secret", "s")})),
-        ("cert", json!({"method": "cert", "certificate_file": put("cert", &certificate),
-                        "private_key_file": put("key", &key)})),
-        ("kubernetes", json!({"method": "kubernetes", "role": "db", "token_file": put("jwt", "t")})),
+        (
+            "approle",
+            json!({"method": "approle", "role_id": "r", "secret_id_file": put("secret", "s")}),
+        ),
+        (
+            "cert",
+            json!({"method": "cert", "certificate_file": put("cert", &certificate),
+                        "private_key_file": put("key", &key)}),
+        ),
+        (
+            "kubernetes",
+            json!({"method": "kubernetes", "role": "db", "token_file": put("jwt", "t")}),
+        ),
         ("jwt", json!({"method": "jwt", "jwt_file": put("jwt", "t")})),
     ];
     for (service, auth) in logins {
@@ -301,7 +310,11 @@ fn transit(binds: bool) -> impl Fn(&str, &str) -> Act + Send + Sync + 'static {
         let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
         let answer = |data: Value| json_reply("200 OK", &json!({"data": data}).to_string());
         let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        let aad = if binds { text("associated_data") } else { String::new() };
+        let aad = if binds {
+            text("associated_data")
+        } else {
+            String::new()
+        };
         match path {
             path if path.contains("/random/") => answer(json!({"random_bytes": zeros})),
             path if path.contains("/datakey/") => {

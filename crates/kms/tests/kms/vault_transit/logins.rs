@@ -362,11 +362,13 @@ async fn a_machine_logs_in_by_its_certificate() {
 async fn a_user_logs_in_by_a_password() {
     let place = Place::new("");
     place.run(&["auth", "enable", "userpass"]);
-    place.role("auth/userpass/users/db", &["password=correct-horse-battery"]);
-    let file = place.file("password", "correct-horse-battery");
-    let root = place.provider(
-        json!({"method": "userpass", "username": "db", "password_file": file}),
+    place.role(
+        "auth/userpass/users/db",
+        &["password=correct-horse-battery"],
     );
+    let file = place.file("password", "correct-horse-battery");
+    let root =
+        place.provider(json!({"method": "userpass", "username": "db", "password_file": file}));
     serves(&root).await;
     fs::write(&file, "wrong-horse-battery").unwrap();
     let failure = refused(

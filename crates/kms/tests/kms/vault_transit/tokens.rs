@@ -201,7 +201,9 @@ async fn a_refused_login_is_tried_again_when_somebody_asks() {
 
 /// Waits until refreshes fail in this way; keys in use serve on.
 async fn outage(agent: &Agent, dek: &Request, kind: FailureKind, part: &str) {
-    let failed = agent.event(|event| !matches!(event, Event::KekLease { .. })).await;
+    let failed = agent
+        .event(|event| !matches!(event, Event::KekLease { .. }))
+        .await;
     let Event::RefreshFailed { failure, .. } = &failed else {
         panic!("{failed:?}")
     };
@@ -240,7 +242,11 @@ async fn what_runs_out_is_nobodys_decision_and_what_is_taken_away_is() {
     assert_eq!(failure.kind, FailureKind::Denied, "{failure}");
     assert!(failure.message.contains("before its time"), "{failure}");
     // For as long as there is no new one.
-    fails(agent.load(&dek).await, FailureKind::Denied, &["AppRole login"]);
+    fails(
+        agent.load(&dek).await,
+        FailureKind::Denied,
+        &["AppRole login"],
+    );
     fs::write(&role.secret_id_file, bao.secret_id("long")).unwrap();
     ok(agent.load(&dek).await);
 
