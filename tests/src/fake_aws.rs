@@ -181,6 +181,12 @@ impl FakeAws {
     pub fn user(&self, name: &str, policy: &str) -> Credentials {
         self.query("iam", "CreateUser", &[("UserName", name)]);
         self.user_policy(name, policy);
+        self.access_key(name)
+    }
+
+    /// One more access key of a user.
+    #[must_use]
+    pub fn access_key(&self, name: &str) -> Credentials {
         let xml = self.query("iam", "CreateAccessKey", &[("UserName", name)]);
         Credentials {
             access_key_id: element(&xml, "AccessKeyId"),
@@ -197,6 +203,14 @@ impl FakeAws {
             ("PolicyDocument", policy),
         ];
         self.query("iam", "PutUserPolicy", &parameters);
+    }
+
+    pub fn delete_access_key(&self, name: &str, who: &Credentials) {
+        let parameters = [
+            ("UserName", name),
+            ("AccessKeyId", who.access_key_id.as_str()),
+        ];
+        self.query("iam", "DeleteAccessKey", &parameters);
     }
 
     /// Access key off or on.

@@ -22,7 +22,7 @@ const ALWAYS: u32 = u32::MAX;
 /// A server with keys and a login.
 pub struct FakeAwsBed {
     aws: FakeAws,
-    user: Credentials,
+    user: Mutex<Credentials>,
     credentials_file: PathBuf,
     /// The keys behind each alias, the newest last.
     keys: Mutex<HashMap<String, Vec<String>>>,
@@ -42,7 +42,7 @@ impl FakeAwsBed {
         let credentials_file = aws.credentials_file("credentials", &user);
         Self {
             aws,
-            user,
+            user: Mutex::new(user),
             credentials_file,
             keys: Mutex::new(keys),
         }
@@ -56,6 +56,10 @@ impl FakeAwsBed {
 
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Vec<String>>> {
         self.keys.lock().expect("not poisoned")
+    }
+
+    fn user(&self) -> MutexGuard<'_, Credentials> {
+        self.user.lock().expect("not poisoned")
     }
 
     fn allow_all(&self) {
@@ -151,7 +155,7 @@ impl ProviderBed for FakeAwsBed {
                 let policy = policy(self.keys()[OTHER].iter());
                 self.aws.user_policy(USER, &policy);
             }
-            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user, false),
+            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user(), false),
             Trouble::KeyDisabled => self.kms("DisableKey"),
             Trouble::KeyPendingDeletion => self.kms("ScheduleKeyDeletion"),
             Trouble::KeyDeleted => self.refuse("does not exist"),
@@ -172,7 +176,7 @@ impl ProviderBed for FakeAwsBed {
     fn mend(&self, trouble: Trouble) -> bool {
         match trouble {
             Trouble::Denied => self.allow_all(),
-            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user, true),
+            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user(), true),
             Trouble::KeyDisabled => self.kms("EnableKey"),
             Trouble::KeyPendingDeletion => {
                 self.kms("CancelKeyDeletion");
@@ -186,7 +190,24 @@ impl ProviderBed for FakeAwsBed {
         true
     }
 
+    fn expire_login(&self) -> bool {
+        self.refuse("token included in the request is expired");
+        true
+    }
+
+    fn renew_login(&self) {
+        self.aws.end_script();
+    }
+
+    fn rotate_login(&self) {
+        let mut user = self.user();
+        let new = self.aws.access_key(USER);
+        let _ = self.aws.credentials_file("credentials", &new);
+        self.aws.delete_access_key(USER, &user);
+        *user = new;
+    }
+
     fn secrets(&self) -> Vec<String> {
-        vec![self.user.secret_access_key.clone()]
+        vec![self.user().secret_access_key.clone()]
     }
 }

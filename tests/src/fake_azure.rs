@@ -249,6 +249,11 @@ impl FakeAzure {
         self.with_application(client, |known| known.secret = Some(secret.to_owned()));
     }
 
+    /// Whether the application's secret is past its last day.
+    pub fn set_secret_expired(&self, client: &str, expired: bool) {
+        self.with_application(client, |known| known.expired = expired);
+    }
+
     /// Lets an application log in with this federated token alone.
     pub fn federate(&self, client: &str, token: &str) {
         self.with_application(client, |known| {

@@ -22,6 +22,8 @@ const LONG: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 pub(crate) struct Application {
     pub(crate) secret: Option<String>,
+    /// Whether the secret is past its last day.
+    pub(crate) expired: bool,
     /// The token of its pod.
     pub(crate) federated: Option<String>,
     /// What its roles allow, as [`Vault::action`](crate::fake_azure_vault::Vault::action) has it.
@@ -103,6 +105,10 @@ impl Login {
             return refused(400, "unauthorized_client", 700_016, &words);
         };
         if let Some(secret) = form.get("client_secret") {
+            if application.expired {
+                let fact = facts::the("azure-keyvault", "entra", "keys are expired");
+                return (fact.status(), fact.body());
+            }
             if application.secret.as_ref() != Some(secret) {
                 let words = format!(
                     "Invalid client secret provided. Ensure the secret being sent in the request is the client secret \

@@ -176,6 +176,13 @@ impl FakeGcp {
         self.private_file(name, &key.to_string())
     }
 
+    /// The same file with another key, and all that were before deleted.
+    pub fn rotate_service_account(&self, name: &str, account: &str) {
+        let key = self.cloud().logins.service_account_key(account);
+        let _ = self.private_file(name, &key.to_string());
+        self.cloud().logins.keep_only(account, &key);
+    }
+
     /// A file as `gcloud auth application-default login` writes it.
     pub fn user_file(&self, name: &str, user: &str) -> PathBuf {
         let token = self.cloud().logins.know(user);

@@ -91,6 +91,12 @@ impl Logins {
         })
     }
 
+    /// Deletes the account's keys but this one, for good.
+    pub(crate) fn keep_only(&mut self, account: &str, key: &Value) {
+        self.keys
+            .retain(|id, known| known.account != account || key["private_key_id"] == id.as_str());
+    }
+
     /// Deletes the account's keys, or brings them back.
     pub(crate) fn set_deleted(&mut self, account: &str, deleted: bool) {
         let keys = self.keys.values_mut();

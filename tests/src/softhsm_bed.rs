@@ -16,6 +16,7 @@ pub const TOKEN: &str = "bed";
 const ROOT: &str = "app-root";
 const OTHER: &str = "app-other";
 const WRONG_PIN: &str = "pin-wrong-0815";
+const ROTATED_PIN: &str = "pin-rotated-0816";
 
 /// A token with keys and a PIN.
 pub struct SoftHsmBed {
@@ -24,6 +25,8 @@ pub struct SoftHsmBed {
     config: Value,
     /// The versions of each key that are on the token: id and value.
     keys: Mutex<HashMap<&'static str, Vec<Version>>>,
+    /// The one that the token takes now.
+    pin: Mutex<String>,
 }
 
 struct Version {
@@ -48,6 +51,7 @@ impl SoftHsmBed {
             hsm,
             module,
             keys: Mutex::default(),
+            pin: Mutex::new(SoftHsm::pin(TOKEN)),
         };
         for label in [ROOT, OTHER] {
             bed.add_version(label);
@@ -193,11 +197,40 @@ impl ProviderBed for SoftHsmBed {
         true
     }
 
+    fn expire_login(&self) -> bool {
+        // CKR_PIN_EXPIRED. A PIN that is written anew is presented anew.
+        self.hsm.fault("C_Login 0xA3");
+        self.put_pin(&SoftHsm::pin(TOKEN));
+        true
+    }
+
+    fn renew_login(&self) {
+        self.hsm.mend();
+        self.put_pin(&SoftHsm::pin(TOKEN));
+    }
+
+    fn rotate_login(&self) {
+        let mut pin = self.pin.lock().expect("not poisoned");
+        let usual = SoftHsm::pin(TOKEN);
+        let new = if *pin == usual {
+            ROTATED_PIN.to_owned()
+        } else {
+            usual
+        };
+        self.hsm.change_pin(TOKEN, &pin, &new);
+        self.put_pin(&new);
+        *pin = new;
+    }
+
     fn secrets(&self) -> Vec<String> {
         let keys = self.keys();
         let keys = keys.values().flatten();
         keys.map(|version| hex::encode(version.key))
-            .chain([SoftHsm::pin(TOKEN), WRONG_PIN.to_owned()])
+            .chain([
+                SoftHsm::pin(TOKEN),
+                WRONG_PIN.to_owned(),
+                ROTATED_PIN.to_owned(),
+            ])
             .collect()
     }
 }

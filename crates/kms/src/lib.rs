@@ -33,6 +33,13 @@ mod http_proxy;
 mod keks;
 #[cfg(feature = "kmip")]
 mod kmip;
+#[cfg(any(
+    feature = "aws-kms",
+    feature = "azure-keyvault",
+    feature = "gcp-kms",
+    feature = "vault-transit"
+))]
+mod login_pause;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 #[cfg(any(

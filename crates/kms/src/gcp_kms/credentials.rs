@@ -31,7 +31,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::{
-    KmsError, clock::Moment, config::AbsolutePath, credential, http_address::HttpAddress,
+    KmsError,
+    clock::Moment,
+    config::AbsolutePath,
+    credential,
+    http_address::HttpAddress,
+    login_pause::{self, Account, Pauses},
     quote::presentable,
 };
 
@@ -63,6 +68,8 @@ pub(crate) struct Identity {
 
 struct Login {
     credentials: Credentials,
+    /// None for the machine's own identity, which is no login.
+    account: Option<Account>,
     /// When callers that were cut off began to wait for its token.
     waiting: Option<Moment>,
     /// The headers that it returned last.
@@ -85,17 +92,21 @@ impl Identity {
         let mut slot = self.login.lock().await;
         let stuck = |login: &Login| login.waiting.is_some_and(|since| since.age() > PATIENCE);
         if slot.as_ref().is_none_or(stuck) {
-            *slot = Some(Login {
-                credentials: self.log_in().await?,
-                waiting: None,
-                given: HeaderMap::new(),
-            });
+            *slot = Some(self.log_in().await?);
         }
         let Some(login) = slot.as_mut() else {
             return Err(KmsError::config("no Google credentials"));
         };
         login.waiting.get_or_insert_with(Moment::now);
-        match login.credentials.headers(Default::default()).await {
+        let ask = async {
+            let headers = login.credentials.headers(Default::default()).await;
+            headers.map_err(|error| failure(&error))
+        };
+        let answer = match login.account {
+            Some(account) => login_pause::log_in(account, Pauses::USUAL, ask).await,
+            None => ask.await,
+        };
+        match answer {
             Ok(CacheableResource::New { data, .. }) => {
                 login.waiting = None;
                 login.given.clone_from(&data);
@@ -104,7 +115,7 @@ impl Identity {
             Ok(CacheableResource::NotModified) => Ok(login.given.clone()),
             Err(error) => {
                 *slot = None;
-                Err(failure(&error))
+                Err(error)
             }
         }
     }
@@ -141,26 +152,34 @@ impl Identity {
         env::var_os(ENV).map(PathBuf::from).or_else(of_gcloud)
     }
 
-    async fn log_in(&self) -> Result<Credentials, KmsError> {
+    async fn log_in(&self) -> Result<Login, KmsError> {
+        let login = |credentials, account| Login {
+            credentials,
+            account,
+            waiting: None,
+            given: HeaderMap::new(),
+        };
         let adc = || {
             let builder = credentials::Builder::default().with_scopes([SCOPE]);
             let built = builder.build();
             built.map_err(|error| KmsError::config(default_ones(&error)))
         };
         let Some(path) = self.path() else {
-            return adc();
+            return Ok(login(adc()?, None));
         };
-        let json = read(&path).await?;
-        if self.file.is_some() {
-            of_file(&path, json)
+        let text = credential::read("credentials file", &path).await?;
+        let account = Account::of(&[text.expose()]);
+        let json = parse(&path, &text)?;
+        let credentials = if self.file.is_some() {
+            of_file(&path, json)?
         } else {
-            adc()
-        }
+            adc()?
+        };
+        Ok(login(credentials, Some(account)))
     }
 }
 
-async fn read(path: &Path) -> Result<Value, KmsError> {
-    let text: Secret = credential::read("credentials file", path).await?;
+fn parse(path: &Path, text: &Secret) -> Result<Value, KmsError> {
     let json = serde_json::from_slice(text.expose())
         .ok()
         .filter(Value::is_object)

@@ -2,7 +2,8 @@
 //!
 //! A token that is still valid is renewed, or replaced by a new login, in the background: the first caller that
 //! uses it late in its life starts this, and nobody waits. When there is no token, the first caller logs in and
-//! the others wait for that. Failures are never remembered.
+//! the others wait for that. A refused login is [repeated with pauses](crate::login_pause); no other failure is
+//! remembered.
 
 use std::{
     borrow::Cow,
@@ -19,6 +20,7 @@ use crate::{
     KmsError,
     clock::Moment,
     credential,
+    login_pause::{self, Account},
     vault_transit::{
         http::VaultHttp,
         login::{AuthConfig, Login, Source},
@@ -167,6 +169,16 @@ impl Auth {
 
     async fn log_in(&self, login: &Login) -> Result<Session, KmsError> {
         let body = login.body(&self.http).await?;
+        let address = self.http.address().as_bytes();
+        let account = Account::of(&[address, login.path.as_bytes(), &body, &login.proof()]);
+        login_pause::log_in(account, login.pauses(), self.ask_to_log_in(login, body)).await
+    }
+
+    async fn ask_to_log_in(
+        &self,
+        login: &Login,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<Session, KmsError> {
         let asked = Moment::now();
         let answer = self.http.post(&login.path, None, body).await?;
         let about = About::Login(login.kind());

@@ -11,6 +11,7 @@ use crate::{
     config::AbsolutePath,
     credential::{self, EnvName},
     http_json::json,
+    login_pause::Pauses,
     vault_transit::{
         http::{ClientCertificate, VaultHttp},
         path::MountPath,
@@ -168,6 +169,7 @@ enum Method {
     },
     Cert {
         name: Option<String>,
+        certificate_file: AbsolutePath,
     },
 }
 
@@ -234,7 +236,18 @@ impl TryFrom<AuthConfig> for Source {
                 username,
                 password_file,
             } => return Ok(by_password("LDAP", &mount, &username, password_file)),
-            AuthConfig::Cert { mount, name, .. } => (mount, Method::Cert { name }),
+            AuthConfig::Cert {
+                mount,
+                name,
+                certificate_file,
+                ..
+            } => {
+                let method = Method::Cert {
+                    name,
+                    certificate_file,
+                };
+                (mount, method)
+            }
         };
         Ok(Self::Login(Login {
             path: format!("auth/{mount}/login"),
@@ -273,6 +286,24 @@ struct Body<'a> {
 }
 
 impl Login {
+    /// How long a refused login rests. Those by a secret that could be guessed lock the account.
+    pub(crate) fn pauses(&self) -> Pauses {
+        match self.method {
+            Method::AppRole { .. } | Method::Password { .. } => Pauses::BEFORE_LOCKOUT,
+            Method::Kubernetes { .. } | Method::Jwt { .. } | Method::Cert { .. } => Pauses::USUAL,
+        }
+    }
+
+    /// What proves the login and is not in its body: the client certificate, which every connection presents.
+    pub(crate) fn proof(&self) -> Vec<u8> {
+        match &self.method {
+            Method::Cert {
+                certificate_file, ..
+            } => std::fs::read(certificate_file.as_path()).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn kind(&self) -> LoginKind {
         let (name, advice, asks) = match self.method {
             Method::AppRole { .. } => (
@@ -350,7 +381,7 @@ impl Login {
                     ..Body::default()
                 }))
             }
-            Method::Cert { name } => {
+            Method::Cert { name, .. } => {
                 http.reload_certificate().await?;
                 Ok(json(&Body {
                     name: name.as_deref(),

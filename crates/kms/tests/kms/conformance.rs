@@ -20,6 +20,11 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::common::{
     Agent, Dir, PATIENCE, SETTINGS, agent, check, fails, kek_id, ok, provider, revoked,
 };
+pub use crate::confirmation::{
+    a_login_that_ran_out_leaves_keys_in_use, a_refusal_that_passes_wipes_nothing,
+    a_refusal_wipes_when_it_is_confirmed_and_a_keys_state_at_once,
+    credentials_are_rotated_under_load,
+};
 
 /// One test for each case. The provider names what runs a test's body, and what makes a bed there.
 macro_rules! conforms {
@@ -33,6 +38,10 @@ macro_rules! conforms {
             a_refusal_wipes_keys_in_use_until_it_ends,
             what_is_no_refusal_leaves_keys_in_use,
             settings_are_checked_and_secrets_refused,
+            a_refusal_that_passes_wipes_nothing,
+            a_refusal_wipes_when_it_is_confirmed_and_a_keys_state_at_once,
+            a_login_that_ran_out_leaves_keys_in_use,
+            credentials_are_rotated_under_load,
         }
     };
 }
@@ -72,7 +81,7 @@ pub const LIVELY: Settings = Settings {
     ..SETTINGS
 };
 
-fn direct(bed: &impl ProviderBed) -> ProviderConfig {
+pub fn direct(bed: &impl ProviderBed) -> ProviderConfig {
     provider(bed.kind(), bed.config(&Route::Direct))
 }
 
@@ -105,7 +114,7 @@ async fn refresh_failed(agent: &Agent, kind: FailureKind) {
         .await;
 }
 
-fn holds_no_secret(bed: &impl ProviderBed, text: &str) {
+pub fn holds_no_secret(bed: &impl ProviderBed, text: &str) {
     for secret in bed.secrets() {
         assert!(!text.contains(secret.trim()), "a secret was shown");
     }

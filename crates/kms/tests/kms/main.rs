@@ -3,6 +3,7 @@
 //! One program, since each links every provider's client.
 
 mod common;
+mod confirmation;
 #[macro_use]
 mod conformance;
 mod facts;
