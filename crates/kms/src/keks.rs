@@ -295,12 +295,11 @@ impl Task {
                 self.forget();
                 return;
             }
-            let rest = if is_confirming {
-                self.rest_to_confirm(&settings)
+            let due = if is_confirming {
+                self.due_to_confirm(&settings, last_try)
             } else {
-                self.rest(&settings, failures)
+                last_try.left_of(self.rest(&settings, failures))
             };
-            let due = last_try.left_of(rest);
             if !due.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(due.min(contact.left_of(hard)).max(Duration::from_millis(1))) => {}
@@ -343,22 +342,28 @@ impl Task {
         if !self.keks.slots().watched.insert(self.key) {
             return;
         }
+        let mut settings_changed = self.keks.settings.clone();
         let began = Moment::now();
+        let mut last_try = began;
         let mut failures = 0;
         while !self.is_cleared() {
             let settings = self.keks.settings();
             if began.left_of(hard_ttl(&settings)).is_zero() {
                 break;
             }
-            let rest = match failures {
-                0 => self.rest_to_confirm(&settings),
-                failures => self.rest(&settings, failures),
+            let due = match failures {
+                0 => self.due_to_confirm(&settings, last_try),
+                failures => last_try.left_of(self.rest(&settings, failures)),
             };
-            tokio::time::sleep(rest).await;
-            if self.is_cleared() {
-                break;
+            if !due.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(due) => {}
+                    changed = settings_changed.changed() => if changed.is_err() { break },
+                }
+                continue;
             }
             let mut asked = roots::all(&self.keks.registry, &settings, &self.kek, || {}).await;
+            last_try = Moment::now();
             let is_refused = self.note(&mut asked);
             match asked.key {
                 Ok(_) => break,
@@ -385,18 +390,17 @@ impl Task {
         is_cached || !slots.refusals.contains_key(&self.key)
     }
 
-    /// The time until another refusal counts, or until what stands in its way may be over.
-    fn rest_to_confirm(&self, settings: &Settings) -> Duration {
-        let rule = Rule::of(settings);
+    /// The time until another refusal counts; after an answer that did not count, half the time between two that do.
+    fn due_to_confirm(&self, settings: &Settings, last_try: Moment) -> Duration {
         let slots = self.keks.slots();
-        let due = slots
-            .refusals
-            .get(&self.key)
-            .map(|known| known.due_in(rule));
-        let interval = Duration::from_millis(settings.refusal_interval_ms);
-        due.filter(|due| !due.is_zero())
-            .unwrap_or(interval / 2)
-            .max(SHORTEST_REST)
+        let known = slots.refusals.get(&self.key);
+        let due = known.map_or(Duration::ZERO, |known| known.due_in(Rule::of(settings)));
+        if due.is_zero() {
+            let interval = Duration::from_millis(settings.refusal_interval_ms);
+            last_try.left_of((interval / 2).max(SHORTEST_REST))
+        } else {
+            due
+        }
     }
 
     /// The time until the next try: the soft TTL, or less while the provider fails.
