@@ -231,7 +231,10 @@ fn a_refusal_is_confirmed_before_it_wipes() {
         told = (row.get(0), row.get(1), row.get(2));
         told.0 == "refused, being confirmed"
     });
-    assert!(told.1.starts_with("refused 1 of 3 times since "), "{told:?}");
+    assert!(
+        told.1.starts_with("refused 1 of 3 times since "),
+        "{told:?}"
+    );
     assert!(told.2.contains(&told.1), "{told:?}");
     warm.decrypt().unwrap();
     assert_eq!(ready_keys(&mut watcher), 1);
