@@ -232,7 +232,7 @@ fn bytes_of(asked: &Asked, tag: u32) -> &[u8] {
 
 /// A tag that depends on the additional data alone.
 fn tag_of(asked: &Asked) -> [u8; 16] {
-    let mut tag = [7; 16];
+    let mut tag = [7_u8; 16];
     for (at, byte) in bytes_of(asked, 0x42_00_FE).iter().enumerate() {
         tag[at % 16] = tag[at % 16].rotate_left(1) ^ byte;
     }
