@@ -209,8 +209,19 @@ fn with_approle_over_tls_past_the_end_of_many_tokens() {
     let problem =
         crate::problem::failed(client.execute("SELECT colcrypt.check_provider('stranger')", &[]));
     problem.is("KC011").saying("is not accepted");
-    // A login that is refused is a refusal like any.
+    // Tokens that are taken back, and no new one: somebody decided that. The role alone could have run out.
+    let long = ["write", "auth/approle/role/db", "token_ttl=1h", "token_max_ttl=1h"];
+    bao.bao(&long);
+    let revoke = || bao.bao(&["token", "revoke", "-mode=path", "auth/approle"]);
+    revoke();
+    wait_until_ok("a long token", MOMENT, || decrypt(&mut client, &value));
+    let logins = bao.requests("auth/approle/login");
+    keep_on(Duration::from_secs(1), || {
+        decrypt(&mut client, &value).unwrap()
+    });
+    assert!(bao.requests("auth/approle/login") <= logins + 1);
     bao.bao(&["delete", "auth/approle/role/db"]);
+    revoke();
     let (problem, _) =
         crate::bed::wait_until_failed("the refusal", MOMENT, || decrypt(&mut client, &value));
     problem.is("KC015");
