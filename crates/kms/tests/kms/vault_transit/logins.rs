@@ -473,3 +473,42 @@ async fn settings_of_logins_are_checked_before_anything_is_asked() {
     }
     assert_eq!(place.bao.requests("auth/kubernetes"), 0);
 }
+
+/// Five bad logins lock an AppRole for 15 minutes. All keys of a provider share what became of the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_rests_and_another_credential_is_tried_at_once() {
+    let place = Place::new("");
+    let role = place.bao.approle("db", "use-app-root", "1h", "1h");
+    let good = fs::read_to_string(&role.secret_id_file).unwrap();
+    let root = place.provider(json!({
+        "method": "approle",
+        "role_id": role.role_id,
+        "secret_id_file": role.secret_id_file,
+    }));
+    let maker = agent().await;
+    let mut keks = Vec::new();
+    for _ in 0..5 {
+        keks.push(ok(maker.create_kek(&root, KEY).await));
+    }
+    fs::write(&role.secret_id_file, "no-secret-id-at-all").unwrap();
+    let logins = || place.bao.requests("auth/approle/login");
+    let before = logins();
+    let began = std::time::Instant::now();
+    let mut last = None;
+    for round in 0..10 {
+        // A new agent has no token, and each shares what the others were told.
+        let cold = agent().await;
+        let kek = &keks[round % keks.len()];
+        last = cold.create_dek(kek).await.err();
+    }
+    let asked = logins() - before;
+    let last = last.expect("no token");
+    assert!(last.message.contains("tried again in"), "{last}");
+    // The pauses are 5 and 30 seconds.
+    let due = [0, 5, 35, 335]
+        .iter()
+        .filter(|at| began.elapsed().as_secs() >= **at);
+    assert!(asked <= due.count(), "{asked} logins");
+    fs::write(&role.secret_id_file, good).unwrap();
+    ok(agent().await.create_dek(&keks[0]).await);
+}
