@@ -461,9 +461,12 @@ impl Task {
     }
 
     fn say_refused(&self, is_confirmed: bool, failure: Failure) {
-        self.say(|kek| match is_confirmed {
-            true => Event::KekRevoked { kek, failure },
-            false => Event::KekRefused { kek, failure },
+        self.say(|kek| {
+            if is_confirmed {
+                Event::KekRevoked { kek, failure }
+            } else {
+                Event::KekRefused { kek, failure }
+            }
         });
     }
 
