@@ -232,5 +232,6 @@ async fn a_client_certificate_that_ran_out_leaves_keys_in_use() {
     .await;
     ok(warm.load(&dek).await);
     server.write_identity(CLIENT, &server.authority().client(CLIENT));
-    well_again(&common::agent(SETTINGS).await, &dek).await;
+    let cold = common::agent(SETTINGS).await;
+    well_again(&cold, &dek).await;
 }
