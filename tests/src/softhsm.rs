@@ -231,23 +231,6 @@ impl SoftHsm {
         self.hand_over();
     }
 
-    /// Gives a token another PIN.
-    pub fn change_pin(&self, token: &str, from: &str, to: &str) {
-        let module = Self::module();
-        let module = module.to_str().expect("UTF-8 path");
-        let args = ["--module", module, "--token-label", token, "--login"];
-        let pins = ["--pin", "env:HSM_PIN", "--new-pin", "env:HSM_NEW_PIN"];
-        run(Command::new("pkcs11-tool")
-            .args(args)
-            .args(pins)
-            .arg("--change-pin")
-            .env("HSM_PIN", from)
-            .env("HSM_NEW_PIN", to)
-            .envs([self.environment()])
-            .stdin(Stdio::null()));
-        self.hand_over();
-    }
-
     fn command(&self, program: &str, args: &[&str]) {
         run(Command::new(program)
             .args(args)

@@ -338,7 +338,9 @@ fn invalid_state(question: Question, message: Option<&str>, quoted: &str) -> (Fa
     let Question { endpoint, key, .. } = question;
     let text = message.unwrap_or_default().to_ascii_lowercase();
     let says = |part: &str| text.contains(part);
-    if says("is pending") && (says("deletion") || says("import")) {
+    // In the words of KeyState, too.
+    let pending = |what| says("is pending") && says(what) || says("state: Pending") && says(what);
+    if pending("eletion") || pending("mport") {
         (
             FailureKind::KeyDisabled,
             format!(

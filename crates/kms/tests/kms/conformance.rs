@@ -304,7 +304,14 @@ pub async fn a_refusal_wipes_keys_in_use_until_it_ends(bed: &impl ProviderBed) {
             _ => FailureKind::KeyNotFound,
         };
         let (id, failure) = revoked(&agent).await;
-        assert_eq!((id, failure.kind), (kek.id, kind), "{trouble:?}: {failure}");
+        assert_eq!(id, kek.id);
+        // A KMIP server has a key deactivated first, which is a refusal by itself.
+        let between = bed.kind() == "kmip" && trouble == Trouble::KeyDeleted;
+        assert!(
+            failure.kind == kind || between && failure.kind.is_refusal(),
+            "{trouble:?}: {:?}: {failure}",
+            failure.kind
+        );
         holds_no_secret(bed, &failure.message);
         fails(agent.load(&dek).await, kind, &[]);
         // A refusal on demand is told as well: other keys under this KEK may be in use.
