@@ -339,8 +339,8 @@ fn invalid_state(question: Question, message: Option<&str>, quoted: &str) -> (Fa
     let text = message.unwrap_or_default().to_ascii_lowercase();
     let says = |part: &str| text.contains(part);
     // In the words of KeyState, too.
-    let pending = |what| says("is pending") && says(what) || says("state: Pending") && says(what);
-    if pending("eletion") || pending("mport") {
+    let pending = |what| says("is pending") && says(what) || says("state: pending") && says(what);
+    if pending("deletion") || pending("import") {
         (
             FailureKind::KeyDisabled,
             format!(
