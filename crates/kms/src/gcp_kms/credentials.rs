@@ -29,6 +29,7 @@ use google_cloud_auth::{
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use crate::{
     KmsError,
@@ -168,8 +169,15 @@ impl Identity {
             return Ok(login(adc()?, None));
         };
         let text = credential::read("credentials file", &path).await?;
-        let account = Account::of(&[text.expose()]);
         let json = parse(&path, &text)?;
+        // A workload's own token is beside it. Whether it can be read is for the login to say.
+        let token = json["credential_source"]["file"].as_str();
+        let token = Zeroizing::new(
+            token
+                .and_then(|file| fs::read(file).ok())
+                .unwrap_or_default(),
+        );
+        let account = Account::of(&[text.expose(), &token]);
         let credentials = if self.file.is_some() {
             of_file(&path, json)?
         } else {

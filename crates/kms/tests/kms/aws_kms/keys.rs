@@ -1,14 +1,17 @@
 //! The agent against a server that checks signatures and policies as AWS does: what works, what is
 //! refused, and what comes back by itself. What AWS would never answer is in `broken.rs`.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use colcrypt_core::KeySource;
 use colcrypt_protocol::{Event, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings};
 use colcrypt_tests::fake_aws::{Credentials, FakeAws, REGION, key_policy, policy};
 use serde_json::{Value, json};
 
-use crate::common::{self, SETTINGS, agent, fails, ok, provider};
+use crate::common::{self, PATIENCE, SETTINGS, agent, fails, ok, provider};
 
 const USER: &str = "db";
 
@@ -420,5 +423,10 @@ async fn a_profile_may_assume_a_role() {
         &["STS", "trust policy"],
     );
     aws.user_policy(USER, &policy(&role, &["sts:AssumeRole"]));
-    ok(cold(&kek).await);
+    // A refused login rests for a second.
+    let began = Instant::now();
+    while let Err(failure) = cold(&kek).await {
+        assert!(began.elapsed() < PATIENCE, "{failure}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
