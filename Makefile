@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	test-upgrade torture lint bench bench-instructions clean
+	test-upgrade torture soak lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-upgrade: setup ## pg_upgrade from 15 to 16 with jobs under way (builds the 
 
 torture: install ## 200 processes killed at random moments, then every row compared (KILLS=… SEED=…)
 	@KILLS=$${KILLS:-200} scripts/test.sh integration --test torture -- --nocapture
+
+soak: setup ## credentials of every provider replaced every 5 s for 5 minutes under load (SOAK_SECONDS=…)
+	@COLCRYPT_SOAK_SECONDS=$(or $(SOAK_SECONDS),300) COLCRYPT_TEST_THREADS=7 scripts/test.sh integration --test kms -- credentials_are_rotated --nocapture
 
 lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
 	@scripts/lint.sh

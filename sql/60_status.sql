@@ -26,7 +26,7 @@ CREATE VIEW colcrypt.root_status AS
     JOIN colcrypt.provider p USING (provider_id)
     CROSS JOIN LATERAL colcrypt.root_state(c.keyring_id, c.version, c.preference) s;
 COMMENT ON VIEW colcrypt.root_status IS
-    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed or not asked (since the server started or the key was wrapped), served_at when the key encryption key in use last came from it';
+    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed, not asked (since the server started or the key was wrapped) or refused, being confirmed (cached keys serve on), served_at when the key encryption key in use last came from it';
 GRANT SELECT ON colcrypt.root_status TO pg_monitor;
 
 CREATE VIEW colcrypt.kek_status AS
@@ -39,7 +39,7 @@ CREATE VIEW colcrypt.kek_status AS
            (array_agg(CASE s.root_key WHEN '' THEN s.provider ELSE s.provider || ', ' || s.root_key END
                       ORDER BY s.served_at DESC) FILTER (WHERE s.served_at IS NOT NULL))[1] AS served_by,
            string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
-               FILTER (WHERE s.state = 'failed') AS root_problem
+               FILTER (WHERE s.problem IS NOT NULL) AS root_problem
     FROM colcrypt.root_status s
     GROUP BY s.keyring, s.kek_version;
 COMMENT ON VIEW colcrypt.kek_status IS

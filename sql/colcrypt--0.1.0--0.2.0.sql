@@ -272,3 +272,20 @@ CREATE OR REPLACE VIEW colcrypt.job_progress AS
 
 -- Kind 5: a job over which worker after worker dies is given up.
 ALTER TABLE colcrypt.job ADD COLUMN taken boolean NOT NULL DEFAULT false, ADD COLUMN deaths int NOT NULL DEFAULT 0;
+
+-- A refusal is confirmed before it wipes.
+COMMENT ON VIEW colcrypt.root_status IS
+    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed, not asked (since the server started or the key was wrapped) or refused, being confirmed (cached keys serve on), served_at when the key encryption key in use last came from it';
+CREATE OR REPLACE VIEW colcrypt.kek_status AS
+    SELECT s.keyring,
+           s.kek_version,
+           (array_agg(s.provider ORDER BY s.preference))[1] AS provider,
+           (array_agg(s.root_key ORDER BY s.preference))[1] AS root_key,
+           (array_agg(s.root_key_version ORDER BY s.preference))[1] AS root_key_version,
+           count(*)::int AS roots,
+           (array_agg(CASE s.root_key WHEN '' THEN s.provider ELSE s.provider || ', ' || s.root_key END
+                      ORDER BY s.served_at DESC) FILTER (WHERE s.served_at IS NOT NULL))[1] AS served_by,
+           string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
+               FILTER (WHERE s.problem IS NOT NULL) AS root_problem
+    FROM colcrypt.root_status s
+    GROUP BY s.keyring, s.kek_version;

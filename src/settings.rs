@@ -64,7 +64,7 @@ integers! {
         c"Each takes about 200 bytes. Least recently used ones make room for others.";
     pub SOFT_TTL: c"colcrypt.soft_ttl" = 300_000, 100 to i32::MAX, GucFlags::UNIT_MS, Sighup,
         c"Age at which a cached key is refreshed in the background.",
-        c"Also how long a revoked root key may stay in use.";
+        c"A revoked root key stays in use for as long, and until its refusal is confirmed.";
     pub HARD_TTL: c"colcrypt.hard_ttl" = 3_600_000, 200 to i32::MAX, GucFlags::UNIT_MS, Sighup,
         c"Age at which a cached key that could not be refreshed is dropped.",
         c"How long an outage of the key provider is survived.";
@@ -77,6 +77,12 @@ integers! {
     pub KMS_BACKOFF: c"colcrypt.kms_backoff" = 100, 1 to 60_000, GucFlags::UNIT_MS, Sighup,
         c"First pause between tries of a call to a key provider.",
         c"Doubles with each try, with jitter.";
+    REFUSAL_CONFIRMATIONS: c"colcrypt.refusal_confirmations" = 3, 1 to 100, GucFlags::empty(), Sighup,
+        c"Refusals in a row by a key provider that wipe cached keys.",
+        c"1 is at once. A disabled or deleted root key and suspend_key need no confirmation.";
+    REFUSAL_INTERVAL: c"colcrypt.refusal_interval" = 20_000, 10 to 3_600_000, GucFlags::UNIT_MS, Sighup,
+        c"Shortest time between two refusals that both count.",
+        c"Time for changed rights and new credentials to reach every server of the key provider.";
     pub KEY_WAIT_TIMEOUT: c"colcrypt.key_wait_timeout" = 30_000, 100 to i32::MAX, GucFlags::UNIT_MS, Userset,
         c"Longest wait of a statement for a key that is not cached.",
         c"The wait can be cancelled, and ends with statement_timeout too.";
@@ -250,6 +256,8 @@ pub fn agent_settings() -> Settings {
         kms_timeout_ms: positive(&KMS_TIMEOUT),
         kms_retries: KMS_RETRIES.get().max(0) as u32,
         kms_backoff_ms: positive(&KMS_BACKOFF),
+        refusal_confirmations: REFUSAL_CONFIRMATIONS.get().max(1) as u32,
+        refusal_interval_ms: positive(&REFUSAL_INTERVAL),
     }
 }
 

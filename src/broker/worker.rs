@@ -273,10 +273,7 @@ impl Broker {
             }
             Destination::Lease(kek) => match result {
                 Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.slab, kek, lease_ms),
-                Err(failure) if failure.kind.is_refusal() => {
-                    self.note(Event::KekRevoked { kek, failure });
-                }
-                // An outage: the lease runs on, and the next question is due soon enough.
+                // An outage, and the next question is due soon enough; or a refusal, which the agent confirms.
                 _ => {}
             },
             Destination::Call(at) => queue::answer(self.control, at, &reply_json(&result)),
@@ -339,6 +336,12 @@ impl Broker {
                     failure.message
                 );
             }
+            Event::KekRefused { kek, failure } => log!(
+                "colcrypt: the provider refuses version {} of the key encryption key of keyring {}: {}; this is being confirmed, and cached keys serve on",
+                kek.version,
+                kek.keyring,
+                failure.message
+            ),
             Event::RefreshFailed { kek, failure } => log!(
                 "colcrypt: version {} of the key encryption key of keyring {} could not be refreshed: {}; cached keys serve on",
                 kek.version,

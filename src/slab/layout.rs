@@ -81,6 +81,10 @@ pub struct RootPlace {
     /// 0 while it gives the KEK.
     pub(super) failing_since: i64,
     pub(super) served_at: i64,
+    /// Refusals that count and that confirm one, and when the first was; 0 unless one is being confirmed.
+    pub(super) refusals: u32,
+    pub(super) refusals_needed: u32,
+    pub(super) refused_at: i64,
     pub(super) why: StoredFailure,
 }
 

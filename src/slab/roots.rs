@@ -1,6 +1,6 @@
 //! What the agent last heard from each root key that wraps a KEK, for the views.
 
-use colcrypt_protocol::{CopyId, Failure, RootAnswer};
+use colcrypt_protocol::{CopyId, Failure, FailureKind, RootAnswer};
 use pgrx::pg_sys;
 
 use crate::server::lwlock;
@@ -12,7 +12,16 @@ pub struct RootState {
     pub asked_at: i64,
     /// Since when it fails, and why.
     pub failing: Option<(i64, Failure)>,
+    pub confirming: Option<Refused>,
     pub served_at: Option<i64>,
+}
+
+/// A refusal that is being confirmed.
+pub struct Refused {
+    pub times: u32,
+    pub needed: u32,
+    /// When the first was.
+    pub since: i64,
 }
 
 /// What an answer changed.
@@ -39,6 +48,9 @@ pub fn remember(control: &Control, answer: &RootAnswer) -> Change {
             asked_at: now,
             failing_since: 0,
             served_at: 0,
+            refusals: 0,
+            refusals_needed: 0,
+            refused_at: 0,
             why: StoredFailure::NONE,
         };
         at
@@ -47,6 +59,17 @@ pub fn remember(control: &Control, answer: &RootAnswer) -> Change {
     place.asked_at = now;
     if answer.serves {
         place.served_at = now;
+    }
+    // What neither confirms nor clears a refusal leaves it as it is.
+    let said = answer.result.as_ref().map_err(|failure| failure.kind);
+    if said.map_or_else(FailureKind::is_refusal, |()| true) {
+        let (refusals, needed, since_ms) = match answer.confirming {
+            Some(so_far) => (so_far.refusals, so_far.needed, so_far.since_ms),
+            None => (0, 0, 0),
+        };
+        place.refusals = refusals;
+        place.refusals_needed = needed;
+        place.refused_at = now.saturating_sub_unsigned(since_ms.saturating_mul(1000));
     }
     match &answer.result {
         Ok(()) if std::mem::take(&mut place.failing_since) != 0 => Change::GivesAgain,
@@ -75,6 +98,11 @@ pub fn state(control: &Control, copy: CopyId) -> Option<RootState> {
     Some(RootState {
         asked_at: place.asked_at,
         failing: (place.failing_since != 0).then(|| (place.failing_since, place.why.failure())),
+        confirming: (place.refusals != 0).then_some(Refused {
+            times: place.refusals,
+            needed: place.refusals_needed,
+            since: place.refused_at,
+        }),
         served_at: (place.served_at != 0).then_some(place.served_at),
     })
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::KeyringId;
+use colcrypt_protocol::Failure;
 use pgrx::pg_sys;
 
 use crate::broker::shared;
@@ -14,6 +15,7 @@ use crate::server::{
     clock::{self, Timestamp},
     process,
 };
+use crate::slab::roots::Refused;
 use crate::slab::{control, roots, table};
 use crate::sql::entry::sql_functions;
 
@@ -89,11 +91,28 @@ fn root_state(call: Call) -> Result<pg_sys::Datum> {
             .push(None::<Timestamp>);
         return row.into_datum(call);
     };
-    let (since, problem) = known.failing.unzip();
-    row.push(if since.is_some() { "failed" } else { "ok" })
+    let (since, failure) = known.failing.unzip();
+    let confirming = known.confirming.filter(|_| failure.is_some());
+    let state = match (&failure, &confirming) {
+        (None, _) => "ok",
+        (Some(_), None) => "failed",
+        (Some(_), Some(_)) => "refused, being confirmed",
+    };
+    let problem = failure.map(|Failure { message, .. }| match confirming {
+        None => message,
+        Some(Refused {
+            times,
+            needed,
+            since,
+        }) => format!(
+            "refused {times} of {needed} times since {}: {message}",
+            clock::timestamp(since)
+        ),
+    });
+    row.push(state)
         .push(Timestamp(known.asked_at))
         .push(since.map(Timestamp))
-        .push(problem.map(|failure| failure.message))
+        .push(problem)
         .push(known.served_at.map(Timestamp));
     row.into_datum(call)
 }

@@ -81,9 +81,15 @@ impl Authority {
     /// For a client of this name.
     #[must_use]
     pub fn client(&self, name: &str) -> Identity {
-        let mut parameters = CertificateParams::new(vec![]).expect("parameters");
-        parameters.distinguished_name.push(DnType::CommonName, name);
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(client_parameters(name))
+    }
+
+    /// The same, past its last day.
+    #[must_use]
+    pub fn expired_client(&self, name: &str) -> Identity {
+        let mut parameters = client_parameters(name);
+        parameters.not_before = date_time_ymd(2001, 1, 1);
+        parameters.not_after = date_time_ymd(2002, 1, 1);
         self.sign(parameters)
     }
 
@@ -95,6 +101,13 @@ impl Authority {
             private_key: key.serialize_pem(),
         }
     }
+}
+
+fn client_parameters(name: &str) -> CertificateParams {
+    let mut parameters = CertificateParams::new(vec![]).expect("parameters");
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    parameters
 }
 
 fn server_parameters(names: &[&str]) -> CertificateParams {

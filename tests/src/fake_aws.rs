@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::facts::Fact;
 use crate::openbao::server_user;
 use crate::process::wait_for;
 
@@ -180,6 +181,12 @@ impl FakeAws {
     pub fn user(&self, name: &str, policy: &str) -> Credentials {
         self.query("iam", "CreateUser", &[("UserName", name)]);
         self.user_policy(name, policy);
+        self.access_key(name)
+    }
+
+    /// One more access key of a user.
+    #[must_use]
+    pub fn access_key(&self, name: &str) -> Credentials {
         let xml = self.query("iam", "CreateAccessKey", &[("UserName", name)]);
         Credentials {
             access_key_id: element(&xml, "AccessKeyId"),
@@ -196,6 +203,14 @@ impl FakeAws {
             ("PolicyDocument", policy),
         ];
         self.query("iam", "PutUserPolicy", &parameters);
+    }
+
+    pub fn delete_access_key(&self, name: &str, who: &Credentials) {
+        let parameters = [
+            ("UserName", name),
+            ("AccessKeyId", who.access_key_id.as_str()),
+        ];
+        self.query("iam", "DeleteAccessKey", &parameters);
     }
 
     /// Access key off or on.
@@ -252,6 +267,16 @@ impl FakeAws {
     pub fn fault(&self, status: u16, times: u32, body: &str) {
         let path = format!("/fault?status={status}&times={times}");
         assert_eq!(self.post(&path, "", body).0, 200);
+    }
+
+    /// Lets the next answers be what the fact says.
+    pub fn script(&self, fact: &Fact, times: u32) {
+        self.fault(fact.status(), times, &fact.body().to_string());
+    }
+
+    /// From now on the server answers for itself.
+    pub fn end_script(&self) {
+        self.fault(200, 0, "");
     }
 
     /// A credentials file that only the server's user (and root) can read. Replaced as a whole, as rotating

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 
+use crate::facts;
 use crate::fake_aws::{Credentials, FakeAws, REGION, key_policy};
 use crate::provider_bed::{ProviderBed, Route, Trouble};
 use crate::proxy::Upstream;
@@ -21,7 +22,7 @@ const ALWAYS: u32 = u32::MAX;
 /// A server with keys and a login.
 pub struct FakeAwsBed {
     aws: FakeAws,
-    user: Credentials,
+    user: Mutex<Credentials>,
     credentials_file: PathBuf,
     /// The keys behind each alias, the newest last.
     keys: Mutex<HashMap<String, Vec<String>>>,
@@ -41,7 +42,7 @@ impl FakeAwsBed {
         let credentials_file = aws.credentials_file("credentials", &user);
         Self {
             aws,
-            user,
+            user: Mutex::new(user),
             credentials_file,
             keys: Mutex::new(keys),
         }
@@ -55,6 +56,10 @@ impl FakeAwsBed {
 
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Vec<String>>> {
         self.keys.lock().expect("not poisoned")
+    }
+
+    fn user(&self) -> MutexGuard<'_, Credentials> {
+        self.user.lock().expect("not poisoned")
     }
 
     fn allow_all(&self) {
@@ -75,8 +80,8 @@ impl FakeAwsBed {
         self.aws.fault(status, ALWAYS, &body.to_string());
     }
 
-    fn refuse(&self, code: &str, message: &str) {
-        self.answer(400, &json!({"__type": code, "message": message}));
+    fn refuse(&self, part: &str) {
+        self.aws.script(&facts::the("aws-kms", "kms", part), ALWAYS);
     }
 }
 
@@ -150,13 +155,10 @@ impl ProviderBed for FakeAwsBed {
                 let policy = policy(self.keys()[OTHER].iter());
                 self.aws.user_policy(USER, &policy);
             }
-            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user, false),
+            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user(), false),
             Trouble::KeyDisabled => self.kms("DisableKey"),
             Trouble::KeyPendingDeletion => self.kms("ScheduleKeyDeletion"),
-            Trouble::KeyDeleted => {
-                let message = format!("Key '{}' does not exist", self.newest());
-                self.refuse("NotFoundException", &message);
-            }
+            Trouble::KeyDeleted => self.refuse("does not exist"),
             Trouble::WrongPlaintext => self.answer(
                 200,
                 &json!({
@@ -165,10 +167,7 @@ impl ProviderBed for FakeAwsBed {
                     "Plaintext": "d3JvbmctcGxhaW50ZXh0LW9mLXRoaXJ0eS10d28tYnk=",
                 }),
             ),
-            Trouble::ClockSkew => self.refuse(
-                "InvalidSignatureException",
-                "Signature expired: 20260101T000000Z is now earlier than 20260101T055500Z (20260101T060000Z - 5 min.)",
-            ),
+            Trouble::ClockSkew => self.refuse("Signature expired"),
             Trouble::WrongChecksum => return false,
         }
         true
@@ -177,21 +176,38 @@ impl ProviderBed for FakeAwsBed {
     fn mend(&self, trouble: Trouble) -> bool {
         match trouble {
             Trouble::Denied => self.allow_all(),
-            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user, true),
+            Trouble::LoginRevoked => self.aws.set_active(USER, &self.user(), true),
             Trouble::KeyDisabled => self.kms("EnableKey"),
             Trouble::KeyPendingDeletion => {
                 self.kms("CancelKeyDeletion");
                 self.kms("EnableKey");
             }
             Trouble::KeyDeleted | Trouble::WrongPlaintext | Trouble::ClockSkew => {
-                self.aws.fault(200, 0, "");
+                self.aws.end_script();
             }
             Trouble::WrongChecksum => return false,
         }
         true
     }
 
+    fn expire_login(&self) -> bool {
+        self.refuse("token included in the request is expired");
+        true
+    }
+
+    fn renew_login(&self) {
+        self.aws.end_script();
+    }
+
+    fn rotate_login(&self) {
+        let mut user = self.user();
+        let new = self.aws.access_key(USER);
+        let _ = self.aws.credentials_file("credentials", &new);
+        self.aws.delete_access_key(USER, &user);
+        *user = new;
+    }
+
     fn secrets(&self) -> Vec<String> {
-        vec![self.user.secret_access_key.clone()]
+        vec![self.user().secret_access_key.clone()]
     }
 }

@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use crate::facts;
 pub use crate::fake_azure_login::TENANT;
 use crate::fake_azure_login::{Application, Login, json_of};
 pub use crate::fake_azure_vault::Kind;
@@ -246,6 +247,11 @@ impl FakeAzure {
     /// Another secret of an application.
     pub fn set_secret(&self, client: &str, secret: &str) {
         self.with_application(client, |known| known.secret = Some(secret.to_owned()));
+    }
+
+    /// Whether the application's secret is past its last day.
+    pub fn set_secret_expired(&self, client: &str, expired: bool) {
+        self.with_application(client, |known| known.expired = expired);
     }
 
     /// Lets an application log in with this federated token alone.
@@ -491,12 +497,14 @@ impl Azure {
                 return error(400, "BadParameter", None, "api-version must be specified");
             }
             if azure.firewall {
-                let words = "Client address is not authorized and caller is not a trusted service.\r\nClient address: \
-                             192.0.2.7\r\n";
-                return error(403, "Forbidden", Some("ForbiddenByFirewall"), words);
+                let fact = facts::the("azure-keyvault", "vault", "ForbiddenByFirewall");
+                return (fact.status(), fact.body());
             }
             let action = Vault::action(path).unwrap_or_default();
-            let key = path.first().filter(|first| **first == "keys").and(path.get(1));
+            let key = path
+                .first()
+                .filter(|first| **first == "keys")
+                .and(path.get(1));
             if !azure.login.may(&client, action, key.copied()) {
                 return azure.denied(&client, action);
             }

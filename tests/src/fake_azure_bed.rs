@@ -4,6 +4,8 @@
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
@@ -143,6 +145,26 @@ impl ProviderBed for FakeAzureBed {
             Trouble::WrongChecksum => return false,
         }
         true
+    }
+
+    fn expire_login(&self) -> bool {
+        self.azure.set_secret_expired(CLIENT, true);
+        self.azure.revoke_tokens();
+        true
+    }
+
+    fn renew_login(&self) {
+        self.azure.set_secret_expired(CLIENT, false);
+        let _ = self.azure.private_file("client-secret", SECRET);
+    }
+
+    fn rotate_login(&self) {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Otherwise nobody logs in for an hour.
+        self.azure.set_token_life(Duration::from_secs(4));
+        let secret = format!("{SECRET}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.azure.set_secret(CLIENT, &secret);
+        let _ = self.azure.private_file("client-secret", &secret);
     }
 
     fn secrets(&self) -> Vec<String> {

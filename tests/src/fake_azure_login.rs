@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::facts;
 use crate::fake_azure_vault::{Answer, error, now, random};
 
 /// The tenant of everybody here.
@@ -21,6 +22,8 @@ const LONG: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 pub(crate) struct Application {
     pub(crate) secret: Option<String>,
+    /// Whether the secret is past its last day.
+    pub(crate) expired: bool,
     /// The token of its pod.
     pub(crate) federated: Option<String>,
     /// What its roles allow, as [`Vault::action`](crate::fake_azure_vault::Vault::action) has it.
@@ -102,6 +105,10 @@ impl Login {
             return refused(400, "unauthorized_client", 700_016, &words);
         };
         if let Some(secret) = form.get("client_secret") {
+            if application.expired {
+                let fact = facts::the("azure-keyvault", "entra", "keys are expired");
+                return (fact.status(), fact.body());
+            }
             if application.secret.as_ref() != Some(secret) {
                 let words = format!(
                     "Invalid client secret provided. Ensure the secret being sent in the request is the client secret \
@@ -176,19 +183,22 @@ impl Login {
 
     /// Who a token is of, or why the vault does not take it.
     pub(crate) fn who(&self, token: Option<&str>, resource: &str) -> Result<&str, Answer> {
-        let unauthorized = |message: &str| Err(error(401, "Unauthorized", None, message));
+        let unauthorized = |part: &str| {
+            let fact = facts::the("azure-keyvault", "vault", part);
+            Err((fact.status(), fact.body()))
+        };
         let Some(token) = token else {
-            return unauthorized("AKV10000: Request is missing a Bearer or PoP token.");
+            let words = "AKV10000: Request is missing a Bearer or PoP token.";
+            return Err(error(401, "Unauthorized", None, words));
         };
         match self.tokens.get(token) {
             Some(token) if token.ends <= Instant::now() || self.clock_skew => {
-                unauthorized("[TokenExpired] Error validating token: 'S2S12086'.")
+                unauthorized("[TokenExpired]")
             }
-            Some(token) if token.resource != resource => {
-                unauthorized("AKV10022: Invalid audience. Expected another one.")
-            }
+            Some(token) if token.resource != resource => unauthorized("AKV10022"),
             Some(token) if !token.revoked => Ok(&token.client),
-            _ => unauthorized("AKV10046: Unable to resolve the key used for signature validation."),
+            // A vault does not know of revocations: it is Entra that gives no new one.
+            _ => unauthorized("[TokenExpired]"),
         }
     }
 

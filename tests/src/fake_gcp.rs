@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use crate::facts::Fact;
 pub use crate::fake_gcp_cloud::VersionState;
 use crate::fake_gcp_cloud::{Answer, Cloud, Key, error};
 use crate::openbao::server_user;
@@ -175,6 +176,13 @@ impl FakeGcp {
         self.private_file(name, &key.to_string())
     }
 
+    /// The same file with another key, and all that were before deleted.
+    pub fn rotate_service_account(&self, name: &str, account: &str) {
+        let key = self.cloud().logins.service_account_key(account);
+        let _ = self.private_file(name, &key.to_string());
+        self.cloud().logins.keep_only(account, &key);
+    }
+
     /// A file as `gcloud auth application-default login` writes it.
     pub fn user_file(&self, name: &str, user: &str) -> PathBuf {
         let token = self.cloud().logins.know(user);
@@ -216,6 +224,11 @@ impl FakeGcp {
     /// Makes the refresh tokens of a user, or the tokens of a workload, worthless.
     pub fn revoke_login(&self, principal: &str) {
         self.cloud().logins.forget(principal);
+    }
+
+    /// What the token servers tell who is not known to them from now on.
+    pub fn refuse_logins_with(&self, fact: &Fact) {
+        self.cloud().logins.refuses_with = Some(fact.clone());
     }
 
     /// Ends all access tokens that were issued before their time.

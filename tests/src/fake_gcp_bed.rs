@@ -138,6 +138,10 @@ impl ProviderBed for FakeGcpBed {
         true
     }
 
+    fn rotate_login(&self) {
+        self.gcp.rotate_service_account("credentials.json", ACCOUNT);
+    }
+
     fn secrets(&self) -> Vec<String> {
         let file = std::fs::read_to_string(&self.credentials_file).expect("the file");
         let json: Value = serde_json::from_str(&file).expect("JSON");

@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 use base64ct::{Base64, Base64UrlUnpadded, Encoding};
 use serde_json::{Value, json};
 
+use crate::facts::{self, Fact};
 use crate::fake_gcp_cloud::{Answer, error};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -44,6 +45,8 @@ pub(crate) struct Logins {
     pub(crate) life: Duration,
     /// How much later than ours the server's clock is.
     pub(crate) ahead: Duration,
+    /// What who is not known is told, if not that the login was revoked.
+    pub(crate) refuses_with: Option<Fact>,
 }
 
 impl Default for Logins {
@@ -55,6 +58,7 @@ impl Default for Logins {
             machine: None,
             life: Duration::from_secs(3_600),
             ahead: Duration::ZERO,
+            refuses_with: None,
         }
     }
 }
@@ -85,6 +89,12 @@ impl Logins {
             "client_id": "100000000000000000001",
             "token_uri": "https://oauth2.googleapis.com/token",
         })
+    }
+
+    /// Deletes the account's keys but this one, for good.
+    pub(crate) fn keep_only(&mut self, account: &str, key: &Value) {
+        self.keys
+            .retain(|id, known| known.account != account || key["private_key_id"] == id.as_str());
     }
 
     /// Deletes the account's keys, or brings them back.
@@ -125,9 +135,12 @@ impl Logins {
             token["issued_token_type"] = json!("urn:ietf:params:oauth:token-type:access_token");
             return (StatusCode::OK, token);
         }
-        let said = "Token has been expired or revoked.";
-        let body = json!({"error": "invalid_grant", "error_description": said});
-        (StatusCode::BAD_REQUEST, body)
+        let fact = self
+            .refuses_with
+            .clone()
+            .unwrap_or_else(|| facts::the("gcp-kms", "token", "expired or revoked"));
+        let status = StatusCode::from_u16(fact.status()).expect("a status");
+        (status, fact.body())
     }
 
     /// For whatever runs on the machine.

@@ -2,7 +2,7 @@
 //! own, made by `colcrypt keygen`. There are no versions: another file is another root key.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -150,6 +150,15 @@ impl ProviderBed for FileBed {
             | Trouble::ClockSkew => return false,
         }
         true
+    }
+
+    /// There is no login: the file is replaced by a copy of it.
+    fn rotate_login(&self) {
+        let new = self.dir.join("new.key");
+        fs::copy(self.key(), &new).expect("copy");
+        let meta = fs::metadata(self.key()).expect("the key");
+        chown(&new, Some(meta.uid()), Some(meta.gid())).expect("chown");
+        rename(&new, &self.key());
     }
 
     fn secrets(&self) -> Vec<String> {

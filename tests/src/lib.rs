@@ -5,6 +5,7 @@ pub mod authority;
 pub mod client_ca;
 pub mod cluster;
 pub mod db;
+pub mod facts;
 pub mod fake_aws;
 pub mod fake_aws_bed;
 pub mod fake_azure;

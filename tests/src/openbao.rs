@@ -424,11 +424,8 @@ pub fn key_policy(key: &str) -> String {
 
 /// What a token needs on top of [`key_policy`] for keyrings whose keys the server generates.
 #[must_use]
-pub fn generator_policy(key: &str) -> String {
-    format!(
-        "path \"transit/datakey/plaintext/{key}\" {{ capabilities = [\"update\"] }}\n\
-         path \"transit/random/32\" {{ capabilities = [\"update\"] }}\n"
-    )
+pub fn generator_policy() -> &'static str {
+    "path \"transit/random/32\" { capabilities = [\"update\"] }\n"
 }
 
 fn output(command: &mut Command) -> String {

@@ -3,10 +3,12 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::openbao::{AppRole, OpenBao, generator_policy, key_policy};
+use crate::process::wait_for;
 use crate::provider_bed::{ProviderBed, Route, Trouble};
 use crate::proxy::Upstream;
 
@@ -45,17 +47,35 @@ impl OpenBaoBed {
     }
 
     fn revoke_login(&self) {
-        let secret = fs::read_to_string(&self.role.secret_id_file).expect("secret id");
-        self.bao.bao(&[
-            "write",
-            &format!("auth/approle/role/{ROLE}/secret-id/destroy"),
-            &format!("secret_id={}", secret.trim()),
-        ]);
+        self.destroy(&self.secret_id());
         self.expire_token();
     }
 
+    fn secret_id(&self) -> String {
+        let secret = fs::read_to_string(&self.role.secret_id_file).expect("secret id");
+        secret.trim().to_owned()
+    }
+
+    fn destroy(&self, secret_id: &str) {
+        self.bao.bao(&[
+            "write",
+            &format!("auth/approle/role/{ROLE}/secret-id/destroy"),
+            &format!("secret_id={secret_id}"),
+        ]);
+    }
+
+    /// How long tokens of the role live that are issued from now on.
+    fn set_token_life(&self, life: &str) {
+        self.bao.bao(&[
+            "write",
+            &format!("auth/approle/role/{ROLE}"),
+            &format!("token_ttl={life}"),
+            &format!("token_max_ttl={life}"),
+        ]);
+    }
+
     /// A new secret id in the same file.
-    fn renew_login(&self) {
+    fn new_secret_id(&self) {
         let secret = self.bao.secret_id(ROLE);
         fs::write(&self.role.secret_id_file, &secret).expect("secret id");
         self.secrets.lock().expect("not poisoned").push(secret);
@@ -63,8 +83,8 @@ impl OpenBaoBed {
 }
 
 fn policy(keys: &[&str]) -> String {
-    let of_key = |key: &&str| key_policy(key) + &generator_policy(key);
-    keys.iter().map(of_key).collect()
+    let of_keys: String = keys.iter().map(|key| key_policy(key)).collect();
+    of_keys + generator_policy()
 }
 
 impl ProviderBed for OpenBaoBed {
@@ -138,7 +158,7 @@ impl ProviderBed for OpenBaoBed {
     fn mend(&self, trouble: Trouble) -> bool {
         match trouble {
             Trouble::Denied => self.bao.write_policy(POLICY, &policy(&[ROOT, OTHER])),
-            Trouble::LoginRevoked => self.renew_login(),
+            Trouble::LoginRevoked => self.new_secret_id(),
             Trouble::KeyDisabled => {
                 let path = format!("transit/keys/{ROOT}/soft-delete-restore");
                 self.bao.bao(&["write", "-f", &path]);
@@ -156,6 +176,29 @@ impl ProviderBed for OpenBaoBed {
         self.bao
             .bao(&["token", "revoke", "-mode=path", "auth/approle"]);
         true
+    }
+
+    /// The secret id ends, and some seconds later the token that it gave.
+    fn expire_login(&self) -> bool {
+        self.set_token_life("4s");
+        let logins = || self.bao.requests("auth/approle/login");
+        let before = logins();
+        self.expire_token();
+        wait_for("a login", Duration::from_secs(20), || logins() > before);
+        self.destroy(&self.secret_id());
+        true
+    }
+
+    fn renew_login(&self) {
+        self.set_token_life("1h");
+        self.new_secret_id();
+    }
+
+    fn rotate_login(&self) {
+        let old = self.secret_id();
+        self.new_secret_id();
+        self.destroy(&old);
+        self.expire_token();
     }
 
     fn secrets(&self) -> Vec<String> {

@@ -96,6 +96,18 @@ pub trait ProviderBed: Send {
         false
     }
 
+    /// Lets the login's credential run out, as time does to it; `false` where there is none, or none that ends.
+    fn expire_login(&self) -> bool {
+        false
+    }
+
+    /// Puts a new credential in the place of one that ran out.
+    fn renew_login(&self) {}
+
+    /// Replaces the login's credential while it is in use, and then takes the former one back, as a program that rotates
+    /// credentials does.
+    fn rotate_login(&self);
+
     /// Texts that must be in no log and no error.
     fn secrets(&self) -> Vec<String>;
 }

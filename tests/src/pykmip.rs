@@ -488,6 +488,10 @@ impl ProviderBed for PyKmip {
         true
     }
 
+    fn rotate_login(&self) {
+        self.write_identity(CLIENT, &self.authority.client(CLIENT));
+    }
+
     fn secrets(&self) -> Vec<String> {
         self.secrets.clone()
     }

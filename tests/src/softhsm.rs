@@ -332,6 +332,11 @@ impl SoftHsm {
         let _ = fs::remove_file(self.dir.join("fault"));
     }
 
+    /// Gives the shim ways of other HSMs, as `pkcs11_manners.h` names them.
+    pub fn manners(&self, manners: &str) {
+        fs::write(self.dir.join("manners"), manners).expect("manners");
+    }
+
     /// How often the shim's function was called.
     #[must_use]
     pub fn calls(&self, function: &str) -> usize {

@@ -193,6 +193,23 @@ impl ProviderBed for SoftHsmBed {
         true
     }
 
+    fn expire_login(&self) -> bool {
+        // CKR_PIN_EXPIRED. A PIN that is written anew is presented anew.
+        self.hsm.fault("C_Login 0xA3");
+        self.put_pin(&SoftHsm::pin(TOKEN));
+        true
+    }
+
+    fn renew_login(&self) {
+        self.hsm.mend();
+        self.put_pin(&SoftHsm::pin(TOKEN));
+    }
+
+    /// The PIN is written anew, and so presented anew. SoftHSM does not see that another process changed it.
+    fn rotate_login(&self) {
+        self.put_pin(&SoftHsm::pin(TOKEN));
+    }
+
     fn secrets(&self) -> Vec<String> {
         let keys = self.keys();
         let keys = keys.values().flatten();

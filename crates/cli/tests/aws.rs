@@ -108,6 +108,42 @@ fn the_identity_of_an_instance_and_of_a_task() {
     succeeds(&check(&aws, &key, &task), &key);
 }
 
+#[test]
+fn the_proxy_of_the_environment_is_used() {
+    let aws = FakeAws::start();
+    let key = aws.create_key();
+    let who = aws.user("db", &key_policy(&key));
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let environment = [
+        ("AWS_ACCESS_KEY_ID", who.access_key_id.as_str()),
+        ("AWS_SECRET_ACCESS_KEY", who.secret_access_key.as_str()),
+        ("HTTPS_PROXY", address.as_str()),
+    ];
+    // Not on the way to this machine.
+    succeeds(&check(&aws, &key, &environment), &key);
+    let asked = thread::spawn(move || {
+        let (mut socket, _) = proxy.accept().unwrap();
+        let mut request = [0; 40];
+        socket.read_exact(&mut request).unwrap();
+        String::from_utf8_lossy(&request).into_owned()
+    });
+    let config = json!({"region": REGION}).to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_colcrypt"))
+        .args(["check", "--provider", "aws-kms", "--config", &config])
+        .args(["--root-key", &key, "--json"])
+        .env_clear()
+        .envs(environment)
+        .output()
+        .unwrap();
+    fails(&output, "unreachable", "kms.eu-west-1.amazonaws.com");
+    let asked = asked.join().unwrap();
+    assert!(
+        asked.starts_with("CONNECT kms.eu-west-1.amazonaws.com:443"),
+        "{asked}"
+    );
+}
+
 /// The metadata service of an instance, which asks for a token of its second version, and of a task.
 fn metadata(who: &Credentials) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -22,14 +22,14 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    KmsError, Provider, WrappedKek, error, keks::Keks, registry, registry::Registry, retry, roots,
-    stuck,
+    KmsError, Provider, WrappedKek, error, keks::Keks, provider, registry, registry::Registry,
+    retry, roots, stuck,
 };
 
 /// Added to the calls' own limits: time to schedule tasks on a busy machine.
 const GRACE: Duration = Duration::from_millis(500);
 /// Calls to a provider that one request makes at most, each with its retries.
-const CALLS_PER_REQUEST: u32 = 2;
+const CALLS_PER_REQUEST: u32 = 3;
 
 /// Why the agent ended before its socket did.
 #[derive(Debug, Error)]
@@ -207,8 +207,7 @@ impl Agent {
             }
             Request::CheckKek { kek } => {
                 let asked = roots::all(&self.registry, &self.settings(), &kek, || {}).await;
-                let answers = asked.answers;
-                self.keks.tell_answers(kek.id, answers.clone());
+                let answers = self.keks.tell_answers(&kek, asked.answers);
                 Ok((Reply::KekChecked { answers }, None))
             }
             Request::CreateDek {
@@ -281,7 +280,7 @@ impl Agent {
         self.compared(&*connected, root_key, &aad, kek, made).await
     }
 
-    /// Unwraps what was just wrapped, since it may soon be the only copy.
+    /// Unwraps what was just wrapped, since it may soon be the only copy, and shows that it is bound to its identity.
     async fn compared(
         &self,
         connected: &dyn Provider,
@@ -306,6 +305,10 @@ impl Agent {
                 format!("{endpoint} did not give back the key it had just wrapped"),
             ));
         }
+        retry::with_retries(&self.settings(), endpoint, || {
+            provider::prove_bound(connected, root_key, &made)
+        })
+        .await?;
         Ok(Reply::KekCreated {
             kcv: KeyCheckValue::of_kek(kek),
             wrapped: made.wrapped,

@@ -19,9 +19,14 @@ impl Moment {
     }
 
     /// A moment in the past.
-    #[cfg(all(test, feature = "vault-transit"))]
+    #[cfg(test)]
     pub(crate) fn ago(span: Duration) -> Self {
         Self(Self::now().0.saturating_sub(span))
+    }
+
+    /// The time from an earlier moment to this one; zero if it is later.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 
     pub(crate) fn age(self) -> Duration {

@@ -6,6 +6,8 @@ use std::{fmt, time::Duration};
 use colcrypt_core::CryptoError;
 use colcrypt_protocol::{Failure, FailureKind};
 
+use crate::clock::Moment;
+
 /// A provider's failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KmsError {
@@ -13,6 +15,8 @@ pub struct KmsError {
     pub message: String,
     /// How long a throttling server asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// When the provider said so, if it was not asked anew: its answer to a login that is not repeated yet.
+    pub(crate) answered: Option<Moment>,
 }
 
 impl KmsError {
@@ -21,6 +25,7 @@ impl KmsError {
             kind,
             message: message.into(),
             retry_after: None,
+            answered: None,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The HTTP client of every provider that speaks HTTP: no redirects, no proxies, bounded bodies, one
-//! TLS library, and the same words for what can go wrong on the way.
+//! The HTTP client of every provider that speaks HTTP: no redirects, bounded bodies, one TLS library, and the same words
+//! for what can go wrong on the way.
 
 use std::{error::Error as _, fs, sync::Once, time::Duration};
 
@@ -7,7 +7,11 @@ use colcrypt_protocol::FailureKind;
 use reqwest::{Certificate, Client, Identity, Response, redirect};
 use zeroize::Zeroizing;
 
-use crate::{KmsError, config::AbsolutePath};
+use crate::{
+    KmsError,
+    config::AbsolutePath,
+    http_proxy::{self, ProxySetting},
+};
 
 /// Larger than any answer about one key, and small enough to bound a broken server.
 const MAX_BODY: usize = 64 * 1024;
@@ -18,8 +22,11 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`FailureKind::Config`] when the file holds no certificate.
-pub(crate) fn new(ca_file: Option<&AbsolutePath>) -> Result<Client, KmsError> {
-    build(ca_file, None)
+pub(crate) fn new(
+    ca_file: Option<&AbsolutePath>,
+    proxy: Option<&ProxySetting>,
+) -> Result<Client, KmsError> {
+    build(ca_file, proxy, None)
 }
 
 /// The same, presenting a certificate: a private key and certificates, in PEM.
@@ -29,6 +36,7 @@ pub(crate) fn new(ca_file: Option<&AbsolutePath>) -> Result<Client, KmsError> {
 #[cfg(feature = "vault-transit")]
 pub(crate) fn with_certificate(
     ca_file: Option<&AbsolutePath>,
+    proxy: Option<&ProxySetting>,
     pem: &[u8],
 ) -> Result<Client, KmsError> {
     // The cause could quote the file.
@@ -37,19 +45,27 @@ pub(crate) fn with_certificate(
             "the files of the client's certificate hold no PEM certificate and private key",
         )
     })?;
-    build(ca_file, Some(identity))
+    build(ca_file, proxy, Some(identity))
 }
 
-fn build(ca_file: Option<&AbsolutePath>, identity: Option<Identity>) -> Result<Client, KmsError> {
+fn build(
+    ca_file: Option<&AbsolutePath>,
+    proxy: Option<&ProxySetting>,
+    identity: Option<Identity>,
+) -> Result<Client, KmsError> {
     use_aws_lc();
     let mut builder = Client::builder()
         // A request that timed out closes its connection. With HTTP/2 all later requests would go on
         // using the dead one.
         .http1_only()
+        // Only what is set below.
         .no_proxy()
         .redirect(redirect::Policy::none())
         .pool_idle_timeout(IDLE_CONNECTION)
         .user_agent(concat!("colcrypt/", env!("CARGO_PKG_VERSION")));
+    if let Some(proxy) = http_proxy::proxy(proxy)? {
+        builder = builder.proxy(proxy);
+    }
     if let Some(file) = ca_file {
         builder = builder.tls_certs_only(read_certificates(file)?);
     }

@@ -5,10 +5,15 @@
 //!
 //! ```text
 //!  loading ──ok──► fresh ──soft TTL──► refresh ──ok──► fresh (lease extended)
-//!     │                                  │ refused ──────────► dropped, KekRevoked
+//!     │                                  │ refused, confirmed ► dropped, KekRevoked
+//!     │                                  │ refused ──────────► asked again, KekRefused
 //!     └─failed──► gone, failure told     │ failed ───────────► tried again, RefreshFailed
 //!                                        └─ hard TTL over ───► dropped
 //! ```
+//!
+//! A refusal is [confirmed](crate::confirmation) before it wipes anything. That of a KEK that is not cached here is
+//! told at once, and is asked about again until it is confirmed or cleared: keys under the KEK may be cached in the
+//! slab, from before this agent began.
 //!
 //! A KEK that nobody asked for during the hard TTL gets no further lease. It is still refreshed until its
 //! last lease ends: keys under it may be in use in the slab, and a refusal must reach them. A KEK whose
@@ -19,7 +24,7 @@
 //! away or returns.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,7 +37,13 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{clock::Moment, registry::Registry, retry, roots};
+use crate::{
+    clock::Moment,
+    confirmation::{Answered, Confirmation, Rule},
+    registry::Registry,
+    retry,
+    roots::{self, Asked},
+};
 
 /// The shortest time between two refreshes, whatever the soft TTL and the backoff are.
 const SHORTEST_REST: Duration = Duration::from_millis(10);
@@ -91,7 +102,23 @@ struct Slots {
     by_key: HashMap<CacheKey, Slot>,
     /// The configuration of each KEK that was last asked for. Only its task sends events about the KEK.
     current: HashMap<KekId, CacheKey>,
+    /// Of the KEKs that a root key refuses.
+    refusals: HashMap<CacheKey, Confirmation>,
+    /// The refused KEKs that are not cached, but that a task asks about.
+    watched: HashSet<CacheKey>,
     generations: u64,
+}
+
+impl Slots {
+    /// Takes in what the roots of a KEK answered. Returns whether it is refused, and that is confirmed.
+    fn note(&mut self, key: CacheKey, answers: &mut [Answered], settings: &Settings) -> bool {
+        let mut known = self.refusals.remove(&key).unwrap_or_default();
+        let is_refused = known.note(answers, Rule::of(settings));
+        if !known.is_clear() {
+            self.refusals.insert(key, known);
+        }
+        is_refused
+    }
 }
 
 /// The cache. [`Keks::close`] ends its tasks.
@@ -133,10 +160,18 @@ impl Keks {
         }
     }
 
-    /// Tells what the roots of a KEK answered.
-    pub(crate) fn tell_answers(&self, kek: KekId, answers: Vec<RootAnswer>) {
+    /// Tells what the roots of a KEK answered, and returns it. A refusal counts, but its confirmation is left to the
+    /// KEK's own task.
+    pub(crate) fn tell_answers(&self, kek: &KekRef, mut asked: Vec<Answered>) -> Vec<RootAnswer> {
+        let settings = self.settings();
+        self.slots().note(CacheKey::of(kek), &mut asked, &settings);
+        let answers: Vec<RootAnswer> = asked.into_iter().map(|asked| asked.answer).collect();
         // The receiver is gone only when the agent is ending.
-        let _ = self.events.send(Event::RootsAsked { kek, answers });
+        let _ = self.events.send(Event::RootsAsked {
+            kek: kek.id,
+            answers: answers.clone(),
+        });
+        answers
     }
 
     /// Ends the background work and wipes what is cached.
@@ -209,8 +244,8 @@ struct Task {
 impl Task {
     async fn run(self, tell: watch::Sender<Outcome>) {
         let settings = self.keks.settings();
-        let asked = roots::first(&self.keks.registry, &settings, &self.kek).await;
-        self.say_answers(asked.answers);
+        let mut asked = roots::first(&self.keks.registry, &settings, &self.kek).await;
+        let is_refused = self.note(&mut asked);
         match asked.key {
             Ok(key) => {
                 let now = Moment::now();
@@ -228,12 +263,14 @@ impl Task {
                 // Removed before the failure is sent, so that the next request asks the provider again.
                 self.forget();
                 if failure.kind.is_refusal() {
-                    self.say(|kek| Event::KekRevoked {
-                        kek,
-                        failure: failure.clone(),
-                    });
+                    self.say_refused(is_refused, failure.clone());
                 }
+                let to_confirm = failure.kind.is_refusal() && !is_refused;
                 tell.send_replace(Some(Err(failure)));
+                drop(tell);
+                if to_confirm {
+                    self.confirm().await;
+                }
             }
         }
     }
@@ -241,6 +278,7 @@ impl Task {
     async fn keep_fresh(&self) {
         let mut settings_changed = self.keks.settings.clone();
         let mut failures = 0;
+        let mut is_confirming = false;
         let mut last_try = Moment::now();
         loop {
             let settings = self.keks.settings();
@@ -257,8 +295,11 @@ impl Task {
                 self.forget();
                 return;
             }
-            let rest = self.rest(&settings, failures);
-            let due = last_try.left_of(rest);
+            let due = if is_confirming {
+                self.due_to_confirm(&settings, last_try)
+            } else {
+                last_try.left_of(self.rest(&settings, failures))
+            };
             if !due.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(due.min(contact.left_of(hard)).max(Duration::from_millis(1))) => {}
@@ -267,24 +308,98 @@ impl Task {
                 continue;
             }
             // Each root once: the next try is the next refresh.
-            let asked = roots::all(&self.keks.registry, &settings, &self.kek, || {
+            let mut asked = roots::all(&self.keks.registry, &settings, &self.kek, || {
                 self.extend(Moment::now());
             })
             .await;
             last_try = Moment::now();
-            self.say_answers(asked.answers);
+            let is_refused = self.note(&mut asked);
+            is_confirming = false;
             match asked.key {
                 Ok(_) => failures = 0,
                 Err(failure) if failure.kind.is_refusal() => {
-                    self.forget();
-                    self.say(|kek| Event::KekRevoked { kek, failure });
-                    return;
+                    if is_refused {
+                        self.forget();
+                    }
+                    self.say_refused(is_refused, failure);
+                    if is_refused {
+                        return;
+                    }
+                    is_confirming = true;
+                    failures = 0;
                 }
                 Err(failure) => {
                     failures += 1;
                     self.say(|kek| Event::RefreshFailed { kek, failure });
                 }
             }
+        }
+    }
+
+    /// Asks about a KEK that is refused and not cached, until its refusal is confirmed or cleared, or no key that was
+    /// loaded before can be in use.
+    async fn confirm(&self) {
+        if !self.keks.slots().watched.insert(self.key) {
+            return;
+        }
+        let mut settings_changed = self.keks.settings.clone();
+        let began = Moment::now();
+        let mut last_try = began;
+        let mut failures = 0;
+        while !self.is_cleared() {
+            let settings = self.keks.settings();
+            if began.left_of(hard_ttl(&settings)).is_zero() {
+                break;
+            }
+            let due = match failures {
+                0 => self.due_to_confirm(&settings, last_try),
+                failures => last_try.left_of(self.rest(&settings, failures)),
+            };
+            if !due.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(due) => {}
+                    changed = settings_changed.changed() => if changed.is_err() { break },
+                }
+                continue;
+            }
+            let mut asked = roots::all(&self.keks.registry, &settings, &self.kek, || {}).await;
+            last_try = Moment::now();
+            let is_refused = self.note(&mut asked);
+            match asked.key {
+                Ok(_) => break,
+                Err(failure) if failure.kind.is_refusal() => {
+                    failures = 0;
+                    self.say_refused(is_refused, failure);
+                    if is_refused {
+                        break;
+                    }
+                }
+                Err(_) => failures += 1,
+            }
+        }
+        self.keks.slots().watched.remove(&self.key);
+    }
+
+    /// Whether no root key refuses any more, or the KEK is cached and its own task asks.
+    fn is_cleared(&self) -> bool {
+        let slots = self.keks.slots();
+        let is_cached = slots
+            .by_key
+            .get(&self.key)
+            .is_some_and(|slot| matches!(slot.state, State::Ready { .. }));
+        is_cached || !slots.refusals.contains_key(&self.key)
+    }
+
+    /// The time until another refusal counts; after an answer that did not count, half the time between two that do.
+    fn due_to_confirm(&self, settings: &Settings, last_try: Moment) -> Duration {
+        let slots = self.keks.slots();
+        let known = slots.refusals.get(&self.key);
+        let due = known.map_or(Duration::ZERO, |known| known.due_in(Rule::of(settings)));
+        if due.is_zero() {
+            let interval = Duration::from_millis(settings.refusal_interval_ms);
+            last_try.left_of((interval / 2).max(SHORTEST_REST))
+        } else {
+            due
         }
     }
 
@@ -333,8 +448,26 @@ impl Task {
         }
     }
 
-    fn say_answers(&self, answers: Vec<RootAnswer>) {
+    /// Takes in and tells what the roots answered. Returns whether they refuse the KEK, and that is confirmed.
+    fn note(&self, asked: &mut Asked) -> bool {
+        let settings = self.keks.settings();
+        let is_refused = self
+            .keks
+            .slots()
+            .note(self.key, &mut asked.answers, &settings);
+        let answers = asked.answers.drain(..).map(|asked| asked.answer).collect();
         self.say(|kek| Event::RootsAsked { kek, answers });
+        is_refused
+    }
+
+    fn say_refused(&self, is_confirmed: bool, failure: Failure) {
+        self.say(|kek| {
+            if is_confirmed {
+                Event::KekRevoked { kek, failure }
+            } else {
+                Event::KekRefused { kek, failure }
+            }
+        });
     }
 
     fn forget(&self) {

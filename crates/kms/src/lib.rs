@@ -14,6 +14,7 @@ mod azure_keyvault;
 mod bound_kek;
 mod clock;
 mod config;
+mod confirmation;
 #[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
 mod credential;
 mod error;
@@ -27,9 +28,18 @@ mod http_address;
 mod http_client;
 #[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
 mod http_json;
+#[cfg(feature = "http")]
+mod http_proxy;
 mod keks;
 #[cfg(feature = "kmip")]
 mod kmip;
+#[cfg(any(
+    feature = "aws-kms",
+    feature = "azure-keyvault",
+    feature = "gcp-kms",
+    feature = "vault-transit"
+))]
+mod login_pause;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 #[cfg(any(

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use colcrypt_core::{DataKey, KeyEncryptionKey};
-#[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
-use colcrypt_core::{KekId, KeyVersion, KeyringId, secret::fill_random};
+use colcrypt_core::{KekId, KeyVersion, KeyringId, secret::fill_random, wrap};
+use colcrypt_protocol::FailureKind;
 
 use crate::KmsError;
 
@@ -72,7 +72,6 @@ pub(crate) fn no_generator(endpoint: &str) -> KmsError {
 }
 
 /// A random identity that no KEK has, for checks.
-#[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
 pub(crate) fn nobodys_kek() -> Result<KekId, KmsError> {
     let mut keyring = [0; 16];
     fill_random(&mut keyring).map_err(|error| crate::error::crypto("the test key", error))?;
@@ -80,4 +79,26 @@ pub(crate) fn nobodys_kek() -> Result<KekId, KmsError> {
         keyring: KeyringId(keyring),
         version: KeyVersion::FIRST,
     })
+}
+
+/// Shows that a wrapped KEK is for its own identity alone: under another it must not unwrap. A server that takes
+/// additional data and does not use it would go unnoticed until it does, and then unwrap nothing any more.
+///
+/// # Errors
+/// [`FailureKind::Config`] when it unwraps all the same, or why the provider could not be asked.
+pub(crate) async fn prove_bound(
+    provider: &dyn Provider,
+    root_key: &str,
+    wrapped: &WrappedKek,
+) -> Result<(), KmsError> {
+    let other = wrap::kek_aad(nobodys_kek()?);
+    match provider.unwrap_kek(root_key, &other, wrapped).await {
+        Err(error) if error.kind == FailureKind::Corrupt => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(KmsError::config(format!(
+            "{} does not bind a wrapped KEK to its keyring: what was wrapped for one unwraps for another, so it does not \
+             use additional data (as Vault before 1.13, which has to be upgraded first)",
+            provider.endpoint()
+        ))),
+    }
 }

@@ -6,9 +6,10 @@ use std::{
     time::Instant,
 };
 
+use colcrypt_core::{KeyEncryptionKey, wrap};
 use colcrypt_protocol::{CheckReport, Failure, FailureKind, ProviderConfig, Settings};
 
-use crate::{KmsError, Provider, retry};
+use crate::{KmsError, Provider, error, provider, retry};
 
 /// Parses a provider's configuration. No connection is made yet.
 ///
@@ -73,7 +74,7 @@ pub async fn check(
 ) -> Result<CheckReport, Failure> {
     async {
         let connected = connect(provider)?;
-        retry::with_retries(settings, connected.endpoint(), || async {
+        let report = retry::with_retries(settings, connected.endpoint(), || async {
             let began = Instant::now();
             let found = connected.check(root_key).await?;
             Ok(CheckReport {
@@ -83,10 +84,26 @@ pub async fn check(
                 warnings: found.warnings,
             })
         })
-        .await
+        .await?;
+        if let Some(root_key) = root_key {
+            retry::with_retries(settings, connected.endpoint(), || {
+                check_binding(&*connected, root_key)
+            })
+            .await?;
+        }
+        Ok(report)
     }
     .await
     .map_err(|error: KmsError| error.of_provider(&provider.name))
+}
+
+/// Whether the provider binds what it wraps, shown with random bytes.
+async fn check_binding(connected: &dyn Provider, root_key: &str) -> Result<(), KmsError> {
+    let random =
+        KeyEncryptionKey::generate().map_err(|error| error::crypto("the test key", error))?;
+    let aad = wrap::kek_aad(provider::nobodys_kek()?);
+    let wrapped = connected.wrap_kek(root_key, &aad, &random).await?;
+    provider::prove_bound(connected, root_key, &wrapped).await
 }
 
 /// More configurations than any cluster has; beyond it the list starts anew.

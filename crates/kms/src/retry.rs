@@ -151,6 +151,8 @@ mod tests {
         kms_timeout_ms: 100,
         kms_retries: 2,
         kms_backoff_ms: 10,
+        refusal_confirmations: 1,
+        refusal_interval_ms: 10,
     };
 
     async fn tries(error: KmsError) -> (u32, Duration) {

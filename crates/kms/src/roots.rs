@@ -2,7 +2,7 @@
 //! loss of one.
 //!
 //! A refusal by one root counts as its loss: the others are asked, and the KEK is refused only when every
-//! root refuses. A copy that unwraps to another key than the expected one is skipped and reported, as a
+//! root refuses and each refusal is [confirmed](crate::confirmation). A copy that unwraps to another key than the expected one is skipped and reported, as a
 //! root that is away is.
 
 use std::{sync::Arc, time::Duration};
@@ -11,13 +11,15 @@ use colcrypt_core::{DataKey, KeyCheckValue, KeyEncryptionKey, wrap};
 use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, RootAnswer, Settings};
 use tokio::task::JoinSet;
 
-use crate::{KmsError, WrappedKek, registry::Registry, retry};
+use crate::{
+    KmsError, WrappedKek, clock::Moment, confirmation::Answered, registry::Registry, retry,
+};
 
 /// The result of asking the roots of one KEK.
 pub(crate) struct Asked {
     pub(crate) key: Result<KeyEncryptionKey, Failure>,
     /// One for each root that was asked, in the order of preference.
-    pub(crate) answers: Vec<RootAnswer>,
+    pub(crate) answers: Vec<Answered>,
 }
 
 /// One for each root, in the order of preference; `None` for a root that was not asked.
@@ -130,17 +132,23 @@ fn conclude(registry: &Registry, kek: &KekRef, results: Results) -> Asked {
     let mut answers = Vec::new();
     let mut failures = Vec::new();
     for (copy, result) in kek.copies().zip(results) {
+        let mut at = Moment::now();
         let (result, given) = match result {
             None => continue,
             Some(Ok(given)) => (Ok(()), Some(given)),
-            Some(Err(error)) => (Err(registry.failure(&copy.provider, error)), None),
+            Some(Err(error)) => {
+                at = error.answered.unwrap_or(at);
+                (Err(registry.failure(&copy.provider, error)), None)
+            }
         };
         failures.extend(result.clone().err());
-        answers.push(RootAnswer {
+        let answer = RootAnswer {
             copy: copy.id(),
             result,
             serves: key.is_none() && given.is_some(),
-        });
+            confirming: None,
+        };
+        answers.push(Answered { answer, at });
         key = key.or(given);
     }
     Asked {
@@ -159,6 +167,7 @@ fn together(failures: impl IntoIterator<Item = Failure>) -> Failure {
     };
     let kind = one(FailureKind::is_transient)
         .or_else(|| one(|kind| !kind.is_refusal()))
+        .or_else(|| one(|kind| !kind.is_key_state()))
         .or_else(|| one(FailureKind::is_refusal));
     let messages: Vec<&str> = failures
         .iter()
@@ -183,6 +192,8 @@ mod tests {
         use FailureKind::{Config, Denied, KeyDisabled, Timeout, WrongRootKey};
         for (kinds, kind) in [
             (&[Denied, KeyDisabled][..], Denied),
+            (&[KeyDisabled, Denied], Denied),
+            (&[KeyDisabled], KeyDisabled),
             (&[Denied, Timeout], Timeout),
             (&[WrongRootKey, Timeout], Timeout),
             (&[Denied, Config], Config),

@@ -7,7 +7,8 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The provider's configuration is wrong, incomplete or of an unknown kind.
+    /// The provider's configuration is wrong, incomplete or of an unknown kind; or a credential lapsed by itself
+    /// (a secret, token or certificate past its time), which is nobody's decision.
     Config,
     /// No answer: refused, DNS, TLS, connection lost.
     Unreachable,
@@ -17,11 +18,13 @@ pub enum FailureKind {
     Unavailable,
     /// Answered 429 or its like.
     Throttled,
-    /// Answered that these credentials may not.
+    /// Answered that these credentials may not. To be confirmed: rights and new credentials take minutes to
+    /// reach every server of a service.
     Denied,
-    /// The root key does not exist.
+    /// The root key is not there. To be confirmed: a copy of the service, or a member of a cluster, may not have it yet.
     KeyNotFound,
-    /// The root key is disabled, deleted or pending deletion.
+    /// The provider tells the state of the key itself: disabled, deleted, pending deletion, or this use of it forbidden.
+    /// Somebody decided that, so it acts at once.
     KeyDisabled,
     /// An answer that is not what the protocol promises.
     BadReply,
@@ -36,10 +39,16 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// A refusal is final until a person acts, and is the kill switch: cached keys are wiped.
-    /// Anything else is an outage: cached keys serve on.
+    /// A refusal is the kill switch: cached keys are wiped, at once if it [tells the key's state](Self::is_key_state),
+    /// else when it was repeated. Anything else is an outage: cached keys serve on.
     pub fn is_refusal(self) -> bool {
         matches!(self, Self::Denied | Self::KeyNotFound | Self::KeyDisabled)
+    }
+
+    /// Whether a refusal needs no confirmation: it tells the state of the key itself, which nothing that passes by
+    /// itself looks like.
+    pub fn is_key_state(self) -> bool {
+        self == Self::KeyDisabled
     }
 
     /// Whether another try may succeed by itself.

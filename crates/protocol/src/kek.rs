@@ -75,4 +75,17 @@ pub struct RootAnswer {
     pub result: Result<(), Failure>,
     /// Whether the KEK in use is the one it gave.
     pub serves: bool,
+    /// How far its refusal is confirmed; none if it is, or if it did not refuse.
+    pub confirming: Option<Confirming>,
+}
+
+/// A refusal that has to be repeated before it wipes cached keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirming {
+    /// Refusals that count, so far.
+    pub refusals: u32,
+    /// How many confirm it.
+    pub needed: u32,
+    /// The age of the first.
+    pub since_ms: u64,
 }

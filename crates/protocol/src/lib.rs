@@ -15,7 +15,7 @@ mod provider;
 mod words;
 
 pub use failure::{Failure, FailureKind};
-pub use kek::{CopyId, KekCopy, KekRef, RootAnswer};
+pub use kek::{Confirming, CopyId, KekCopy, KekRef, RootAnswer};
 pub use message::{CheckReport, Event, FromAgent, Numbered, Reply, Request, Settings};
 pub use provider::ProviderConfig;
 pub use words::Words;

@@ -21,6 +21,10 @@ pub struct Settings {
     pub kms_retries: u32,
     /// First pause between tries; doubles, with jitter.
     pub kms_backoff_ms: u64,
+    /// Refusals in a row, by every root key of a KEK, that wipe what is cached under it; at least 1.
+    pub refusal_confirmations: u32,
+    /// The shortest time between two refusals that both count.
+    pub refusal_interval_ms: u64,
 }
 
 impl Default for Settings {
@@ -31,6 +35,8 @@ impl Default for Settings {
             kms_timeout_ms: 5_000,
             kms_retries: 2,
             kms_backoff_ms: 100,
+            refusal_confirmations: 3,
+            refusal_interval_ms: 20_000,
         }
     }
 }
@@ -141,8 +147,10 @@ pub struct CheckReport {
 pub enum Event {
     /// The KEK was refreshed: keys under it are good for this long from now.
     KekLease { kek: KekId, lease_ms: u64 },
-    /// Every root key of the KEK was refused (denied, disabled, deleted): wipe every key under it.
+    /// Every root key of the KEK is refused, and it is confirmed: wipe every key under it.
     KekRevoked { kek: KekId, failure: Failure },
+    /// Every root key of the KEK was refused, which is to be confirmed; cached keys serve on.
+    KekRefused { kek: KekId, failure: Failure },
     /// A background refresh could not reach a provider; cached keys serve on.
     RefreshFailed { kek: KekId, failure: Failure },
     /// Root keys were asked for the KEK: those that were, in the order of preference.

@@ -18,6 +18,10 @@ pub const PLAINTEXT: &str = "open-sesame-9f3c1a";
 /// How long a thing may take that should take a moment.
 pub const MOMENT: Duration = Duration::from_secs(30);
 
+/// A refusal wipes at once. What else waits for its confirmation is slow, and shown in `kill_switch` and by the agent's
+/// own tests.
+pub const AT_ONCE: &str = "colcrypt.refusal_confirmations = 1";
+
 /// A running cluster with the extension. When it ends, its log is searched for the secrets it knows of.
 pub struct Bed {
     pub cluster: Cluster,
@@ -34,7 +38,7 @@ pub const QUICK: [&str; 3] = [
 impl Bed {
     /// A cluster with the extension and nothing else.
     pub fn bare(conf: &[&str]) -> Self {
-        let builder = Cluster::builder();
+        let builder = Cluster::builder().conf(AT_ONCE);
         Self::on(
             conf.iter()
                 .fold(builder, |builder, line| builder.conf(*line)),
@@ -165,7 +169,7 @@ impl VaultBed {
     }
 
     pub fn with(bao: OpenBao, conf: &[&str]) -> Self {
-        let builder = Cluster::builder();
+        let builder = Cluster::builder().conf(AT_ONCE);
         Self::on(
             bao,
             conf.iter()

@@ -103,15 +103,17 @@ fn a_revoked_token() {
 #[test]
 fn a_policy_taken_away() {
     let bed = bed();
+    switch(&bed, "KC015", || forbid(&bed), || allow(&bed));
+}
+
+/// Takes the right to use the root key away.
+fn forbid(bed: &VaultBed) {
     let nothing = "path \"transit/keys/app\" { capabilities = [\"read\"] }";
-    switch(
-        &bed,
-        "KC015",
-        || bed.bao.write_policy("use-app", nothing),
-        || {
-            bed.bao.allow_key("app");
-        },
-    );
+    bed.bao.write_policy("use-app", nothing);
+}
+
+fn allow(bed: &VaultBed) {
+    bed.bao.allow_key("app");
 }
 
 #[test]
@@ -168,12 +170,12 @@ fn a_refusal_reaches_keys_that_outlived_their_agent() {
             bed.cluster.agent_pid().is_some_and(|pid| pid != former)
         });
     }
-    bed.bao.revoke(&bed.token_file);
+    forbid(&bed);
     let (problem, took) = wait_until_failed("the kill switch", MOMENT, || warm.decrypt());
     problem.is("KC015");
     assert!(took < SOON, "{took:?}");
     assert_eq!(ready_keys(&mut bed.cluster.client()), 0);
-    bed.renew_token();
+    allow(&bed);
     wait_until_ok("the key after it was allowed again", MOMENT, || {
         warm.decrypt()
     });
@@ -189,7 +191,7 @@ fn a_refusal_while_the_agent_is_down_is_learnt_by_the_next_one() {
         warm.client.query_one(sql, &[]).unwrap().get(0)
     });
     process::kill9(bed.cluster.agent_pid().unwrap());
-    bed.bao.revoke(&bed.token_file);
+    forbid(&bed);
     keep_on(Duration::from_secs(1), || warm.decrypt().unwrap());
     bed.set("colcrypt.agent_path = ''");
     let mut watcher = bed.cluster.client();
@@ -197,8 +199,112 @@ fn a_refusal_while_the_agent_is_down_is_learnt_by_the_next_one() {
         ready_keys(&mut watcher) == 0
     });
     problem(&warm.decrypt().unwrap_err()).is("KC015");
-    bed.renew_token();
+    allow(&bed);
     wait_until_ok("the key after it was allowed again", MOMENT, || {
         warm.decrypt()
     });
+}
+
+/// Rights and new credentials take their time to reach every server of a service. Whoever has the key goes on, and is
+/// told of it; who does not is refused at once.
+#[test]
+fn a_refusal_is_confirmed_before_it_wipes() {
+    let bed = VaultBed::new(&[
+        "colcrypt.soft_ttl = '300ms'",
+        "colcrypt.hard_ttl = '1h'",
+        "colcrypt.refusal_confirmations = 3",
+        // Not to be confirmed while this test looks at it.
+        "colcrypt.refusal_interval = '1h'",
+    ]);
+    let mut warm = Warm::new(&bed);
+    let mut watcher = bed.cluster.client();
+    bed.create_key("cold", "ring");
+    // Not to be confirmed while this test looks at it.
+    bed.set("colcrypt.refusal_interval = '1h'");
+    forbid(&bed);
+    let mut told = (String::new(), String::new(), String::new());
+    wait_for("root_status to say so", MOMENT, || {
+        let sql = "SELECT r.state, coalesce(r.problem, ''), coalesce(k.root_problem, '') \
+                   FROM colcrypt.root_status r JOIN colcrypt.key_status k USING (keyring) WHERE k.key = 'k'";
+        let row = watcher.query_one(sql, &[]).unwrap();
+        told = (row.get(0), row.get(1), row.get(2));
+        told.0 == "refused, being confirmed"
+    });
+    assert!(
+        told.1.starts_with("refused 1 of 3 times since "),
+        "{told:?}"
+    );
+    assert!(told.2.contains(&told.1), "{told:?}");
+    warm.decrypt().unwrap();
+    assert_eq!(ready_keys(&mut watcher), 1);
+    assert!(bed.cluster.log().contains("this is being confirmed"));
+
+    // A success clears it.
+    allow(&bed);
+    wait_for("root_status to be well again", MOMENT, || {
+        bed.set("colcrypt.refusal_interval = '200ms'");
+        let sql = "SELECT state FROM colcrypt.root_status";
+        watcher.query_one(sql, &[]).unwrap().get::<_, String>(0) == "ok"
+    });
+    warm.decrypt().unwrap();
+
+    // What is repeated is a decision.
+    forbid(&bed);
+    wait_for("the slab to be wiped", MOMENT, || {
+        ready_keys(&mut watcher) == 0
+    });
+    problem(&warm.decrypt().unwrap_err()).is("KC015");
+    let sql = "SELECT state FROM colcrypt.root_status";
+    let state: String = watcher.query_one(sql, &[]).unwrap().get(0);
+    assert_eq!(state, "failed");
+    allow(&bed);
+    wait_until_ok("the key after it was allowed again", MOMENT, || {
+        warm.decrypt()
+    });
+}
+
+/// A root key's own state is somebody's decision: nothing is to be confirmed.
+#[test]
+fn a_disabled_root_key_wipes_at_once() {
+    let bed = VaultBed::new(&[
+        "colcrypt.soft_ttl = '300ms'",
+        "colcrypt.hard_ttl = '1h'",
+        "colcrypt.refusal_confirmations = 100",
+        "colcrypt.refusal_interval = '1h'",
+    ]);
+    let mut warm = Warm::new(&bed);
+    let config = "transit/keys/app/config";
+    bed.bao.bao(&["write", "-f", "transit/keys/app/rotate"]);
+    bed.bao.bao(&["write", config, "min_decryption_version=2"]);
+    let mut watcher = bed.cluster.client();
+    wait_for("the slab to be wiped", MOMENT, || {
+        ready_keys(&mut watcher) == 0
+    });
+    problem(&warm.decrypt().unwrap_err()).is("KC017");
+}
+
+/// The slab outlives the agent, whose successor meets a refusal first: that is confirmed as well.
+#[test]
+fn a_refusal_that_a_new_agent_meets_is_confirmed_before_it_wipes() {
+    let bed = VaultBed::new(&[
+        "colcrypt.soft_ttl = '1h'",
+        "colcrypt.hard_ttl = '2h'",
+        "colcrypt.refusal_confirmations = 3",
+        "colcrypt.refusal_interval = '1h'",
+    ]);
+    let mut warm = Warm::new(&bed);
+    let former = bed.cluster.agent_pid().unwrap();
+    forbid(&bed);
+    process::kill9(former);
+    wait_for("the refusal", MOMENT, || {
+        warm.decrypt().unwrap();
+        bed.cluster.log().contains("this is being confirmed")
+    });
+    let mut watcher = bed.cluster.client();
+    assert_eq!(ready_keys(&mut watcher), 1);
+    bed.set("colcrypt.refusal_interval = '100ms'");
+    wait_for("the slab to be wiped", MOMENT, || {
+        ready_keys(&mut watcher) == 0
+    });
+    problem(&warm.decrypt().unwrap_err()).is("KC015");
 }

@@ -136,7 +136,7 @@ fn the_whole_way_and_the_kill_switch() {
     let (problem, _) = wait_until_failed("the PIN to be refused", MOMENT, || {
         decrypt(&mut client, &value)
     });
-    problem.is("KC015").saying("not tried again");
+    problem.is("KC015").saying("the PIN of PIN file");
     let _ = bed.hsm.pin_file("tok.pin", &SoftHsm::pin("tok"));
     wait_until_ok("the right PIN", MOMENT, || decrypt(&mut client, &value));
 }

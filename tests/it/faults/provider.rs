@@ -53,7 +53,8 @@ fn meets(bed: &Bed, name: &str, address: &str) -> Problem {
 fn every_fault_has_its_code() {
     let bed = Bed::bare(&QUICK);
     let pids = bed.pids();
-    let denied = r#"{"errors":["permission denied"]}"#;
+    // As Vault says it of what a policy does not allow.
+    let denied = r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#;
     let internal = r#"{"errors":["internal error"]}"#;
     let sealed = r#"{"errors":["Vault is sealed"]}"#;
     let html = "<html>Forbidden</html>";

@@ -231,14 +231,14 @@ fn one_refusal_is_survived_and_two_close_the_keyring() {
     let it = Two::new(&lively());
     let mut warm = it.cluster.client();
     decrypt(&mut warm, &it.value).unwrap();
-    it.bao.revoke(&it.token_file);
+    let nothing = "path \"x\" { capabilities = [\"read\"] }";
+    it.bao.write_policy("use-app", nothing);
     it.wait_for_status("spare, app", &["provider \"bao\""]);
     decrypt(&mut warm, &it.value).unwrap();
     it.cluster.restart();
     let mut warm = it.cluster.client();
     decrypt(&mut warm, &it.value).unwrap();
-    it.spare
-        .write_policy("use-app", "path \"x\" { capabilities = [\"read\"] }");
+    it.spare.write_policy("use-app", nothing);
     let (problem, took) =
         wait_until_failed("the kill switch", MOMENT, || decrypt(&mut warm, &it.value));
     problem
@@ -248,7 +248,7 @@ fn one_refusal_is_survived_and_two_close_the_keyring() {
     assert!(took < Duration::from_millis(2_500), "{took:?}");
     assert_eq!(ready_keys(&mut warm), 0);
     it.refused(&mut it.cluster.client(), &it.value).is("KC015");
-    it.renew_token();
+    it.bao.allow_key("app");
     wait_until_ok("the first, allowed again", MOMENT, || it.decrypts());
 }
 

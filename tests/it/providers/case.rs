@@ -113,6 +113,8 @@ const OF_SERVER: [(&str, &str, Trouble); 8] = [
 /// Where a kind's server tells something else than the others'.
 fn exception(kind: &str, trouble: Trouble) -> Option<&'static str> {
     match (kind, trouble) {
+        // The clocks of Azure's services, not ours: an outage.
+        ("azure-keyvault", Trouble::ClockSkew) => Some("KC013"),
         // What is soft-deleted is not found there.
         ("azure-keyvault", Trouble::KeyPendingDeletion) => Some("KC016"),
         // The digest that is wrapped along with the KEK finds it out before the check value does.

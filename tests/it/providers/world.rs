@@ -8,7 +8,7 @@ use colcrypt_tests::proxy::Proxy;
 use postgres::{Client, Error};
 use serde_json::Value;
 
-use crate::bed::{Bed, decrypt, encrypt};
+use crate::bed::{AT_ONCE, Bed, decrypt, encrypt};
 use crate::problem::{Problem, failed};
 
 /// The provider's name in SQL.
@@ -25,7 +25,9 @@ impl<'a> World<'a> {
     /// By way of a proxy where there is a network.
     pub fn new(provider: &'a dyn ProviderBed, conf: &[&str]) -> Self {
         let proxy = provider.upstream().map(Proxy::start);
-        let mut builder = Cluster::builder().conf("log_min_messages = debug1");
+        let mut builder = Cluster::builder()
+            .conf("log_min_messages = debug1")
+            .conf(AT_ONCE);
         for (name, value) in provider.environment() {
             builder = builder.env(name, value);
         }

@@ -137,7 +137,11 @@ fn all_forget(cluster: &Cluster, admin: &mut Client, end: impl FnOnce(&Cluster, 
 
 #[test]
 fn a_key_that_its_provider_refuses_leaves_every_process() {
-    let (cluster, mut admin) = server(&["colcrypt.soft_ttl = '300ms'", "colcrypt.hard_ttl = '1h'"]);
+    let (cluster, mut admin) = server(&[
+        "colcrypt.soft_ttl = '300ms'",
+        "colcrypt.hard_ttl = '1h'",
+        "colcrypt.refusal_confirmations = 1",
+    ]);
     all_forget(&cluster, &mut admin, |cluster, _| {
         fs::remove_file(root_key(cluster)).unwrap();
     });

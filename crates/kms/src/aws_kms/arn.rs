@@ -121,6 +121,22 @@ pub(crate) fn kept(arn: &str, region: &str) -> Result<KeyArn, KmsError> {
         .within(region)
 }
 
+/// Makes an error of configuration when a multi-region key has no replica in the region that was asked: that it is
+/// not there is then no refusal.
+pub(crate) fn elsewhere(error: KmsError, kept: &str, region: &str) -> KmsError {
+    let home = KeyArn::parse(kept).map(|arn| arn.region);
+    match home {
+        Some(home) if error.kind == FailureKind::KeyNotFound && home != region => {
+            KmsError::config(format!(
+                "the root key lives in {home} and has no replica in {region}, the provider's \"region\": replicate it \
+                 there, or move the keyring ({})",
+                error.message
+            ))
+        }
+        _ => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,10 @@
 //! used at once. Others are kept until shortly before their end.
 
 use std::{
+    env,
     error::Error,
+    fs,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +26,7 @@ use aws_sdk_sts::operation::{
 use aws_smithy_types::error::metadata::ErrorMetadata;
 use colcrypt_protocol::FailureKind;
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use crate::{
     KmsError,
@@ -31,12 +35,16 @@ use crate::{
         reply::{self, Refusal},
     },
     config::AbsolutePath,
+    login_pause::{self, Account, Pauses},
     quote::presentable,
 };
 
 /// New credentials are fetched so long before the old ones end. The metadata services have them ready five
 /// minutes before.
 const EARLY: Duration = Duration::from_secs(4 * 60);
+
+/// Set in pods that assume a role by a token.
+const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
 
 /// Where credentials come from, when not from the whole default chain.
 #[derive(Clone, Default)]
@@ -56,16 +64,19 @@ impl Source {
 pub(crate) struct Identity {
     source: Source,
     region: Region,
+    /// Whether STS is asked at its FIPS endpoint.
+    use_fips: bool,
     http: AwsHttp,
     /// Locked while credentials are fetched, so that many callers make one call.
     kept: Mutex<Option<Credentials>>,
 }
 
 impl Identity {
-    pub(crate) fn new(source: Source, region: Region, http: AwsHttp) -> Self {
+    pub(crate) fn new(source: Source, region: Region, use_fips: bool, http: AwsHttp) -> Self {
         Self {
             source,
             region,
+            use_fips,
             http,
             kept: Mutex::default(),
         }
@@ -78,7 +89,17 @@ impl Identity {
         if let Some(credentials) = kept.as_ref().filter(|kept| lasts(kept, EARLY)) {
             return Ok(credentials.clone());
         }
-        match self.load().await {
+        let login = async {
+            match self.load().await {
+                // Only what STS says is a refused login.
+                Err(error) if causes(&error).any(|cause| said_by_sts(cause).is_some()) => {
+                    Err(failure(&error))
+                }
+                loaded => Ok(loaded.map_err(|error| failure(&error))),
+            }
+        };
+        let loaded = login_pause::log_in(self.account(), Pauses::USUAL, login).await;
+        match loaded.and_then(|loaded| loaded) {
             Ok(credentials) => {
                 *kept = credentials.expiry().map(|_| credentials.clone());
                 Ok(credentials)
@@ -91,8 +112,30 @@ impl Identity {
             {
                 kept.clone().ok_or_else(none_found)
             }
-            Err(error) => Err(failure(&error)),
+            Err(error) => Err(error),
         }
+    }
+
+    /// With its files as they are now.
+    fn account(&self) -> Account {
+        let Source {
+            profile,
+            config_file,
+            credentials_file,
+        } = &self.source;
+        let named = [config_file, credentials_file]
+            .into_iter()
+            .flatten()
+            .map(|file| file.as_path().to_owned());
+        let files: Vec<_> = named
+            .chain(env::var_os(WEB_IDENTITY_TOKEN_FILE).map(PathBuf::from))
+            // Whether they can be read is for the login to say.
+            .map(|file| Zeroizing::new(fs::read(file).unwrap_or_default()))
+            .collect();
+        let profile = profile.as_deref().unwrap_or_default();
+        let mut parts = vec![self.region.as_ref().as_bytes(), profile.as_bytes()];
+        parts.extend(files.iter().map(|file| file.as_slice()));
+        Account::of(&parts)
     }
 
     /// Forgets credentials that were refused. Returns whether the chain may return others.
@@ -111,6 +154,7 @@ impl Identity {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_region(Some(self.region.clone()))
+            .with_use_fips(Some(self.use_fips))
             .with_http_client(self.http.clone())
             .with_retry_config(RetryConfig::disabled());
         if !self.source.is_profile() {
@@ -154,15 +198,17 @@ fn none_found() -> KmsError {
     )
 }
 
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let this = next?;
+        next = this.source();
+        Some(this)
+    })
+}
+
 fn failure(error: &CredentialsError) -> KmsError {
-    let chain = || {
-        let mut next: Option<&(dyn Error + 'static)> = Some(error);
-        std::iter::from_fn(move || {
-            let this = next?;
-            next = this.source();
-            Some(this)
-        })
-    };
+    let chain = || causes(error);
     // STS or a metadata service was not reached: the error says so already.
     if let Some(known) = chain().find_map(|error| error.downcast_ref::<KmsError>()) {
         return KmsError {
@@ -226,7 +272,22 @@ fn refused_by_sts(meta: &ErrorMetadata) -> KmsError {
             "the token with which the role is assumed has expired, and nothing has put a new one in its place",
         ),
         Some(Refusal::Clock) => (FailureKind::Config, "is this machine's clock right?"),
+        Some(Refusal::Scope) => (
+            FailureKind::Config,
+            "is it asked in the region that the request was signed for?",
+        ),
         None if reply::is_throttling(code) => (FailureKind::Throttled, "it asks for a rest"),
+        // The issuer of the token did not answer in time, which passes.
+        None if code == "InvalidIdentityToken"
+            && meta
+                .message()
+                .is_some_and(|text| text.contains("retrieve verification key")) =>
+        {
+            (
+                FailureKind::Unavailable,
+                "it cannot get the keys of the token's issuer",
+            )
+        }
         None if code == "InvalidIdentityToken" || code == "IDPRejectedClaim" => (
             FailureKind::Denied,
             "the identity provider's token is not accepted",
@@ -281,16 +342,15 @@ mod tests {
 
     #[test]
     fn sts_has_its_say() {
-        for (code, message, kind) in [
-            ("AccessDenied", "Not authorized", FailureKind::Denied),
-            ("InvalidIdentityToken", "no", FailureKind::Denied),
-            ("ExpiredTokenException", "over", FailureKind::Config),
-            ("Throttling", "slow down", FailureKind::Throttled),
-            ("InternalFailure", "oops", FailureKind::Unavailable),
-        ] {
-            let meta = ErrorMetadata::builder().code(code).message(message).build();
+        for fact in colcrypt_tests::facts::of("aws-kms", "sts") {
+            let code = fact.code.split(' ').nth(1).unwrap();
+            let meta = ErrorMetadata::builder()
+                .code(code)
+                .message(&fact.message)
+                .build();
             let error = CredentialsError::provider_error(AssumeRoleError::generic(meta));
-            assert_eq!(failure(&error).kind, kind, "{code}");
+            let kind: FailureKind = serde_json::from_value(fact.kind.into()).unwrap();
+            assert_eq!(failure(&error).kind, kind, "{fact:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use colcrypt_protocol::FailureKind;
 use reqwest::{Client, Request};
 
-use crate::{KmsError, config::AbsolutePath, http_client};
+use crate::{KmsError, config::AbsolutePath, http_client, http_proxy::ProxySetting};
 
 /// For the SDK and its credential chain.
 #[derive(Clone, Debug)]
@@ -32,9 +32,12 @@ pub(crate) struct AwsHttp {
 }
 
 impl AwsHttp {
-    pub(crate) fn new(ca_file: Option<&AbsolutePath>) -> Result<Self, KmsError> {
+    pub(crate) fn new(
+        ca_file: Option<&AbsolutePath>,
+        proxy: Option<&ProxySetting>,
+    ) -> Result<Self, KmsError> {
         Ok(Self {
-            client: http_client::new(ca_file)?,
+            client: http_client::new(ca_file, proxy)?,
         })
     }
 }

@@ -47,6 +47,10 @@ pub(crate) fn suits(key: &KeyMetadata) -> Result<(), KmsError> {
 
 pub(crate) fn properties(key: &KeyMetadata) -> String {
     let mut text = "the key is enabled".to_owned();
+    // AWS replaces the material under the same ARN, so this alone shows that it did.
+    if let Some(material) = key.current_key_material_id() {
+        let _ = write!(text, ", key material {material}");
+    }
     if let Some(regions) = key.multi_region_configuration() {
         let primary = regions
             .primary_key()
@@ -139,6 +143,14 @@ mod tests {
             assert_eq!(error.kind, kind, "{error}");
             assert!(error.message.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn the_material_of_the_key_is_shown() {
+        let material = "123456789012345678901234567890123456789012345678901234567890abcd";
+        let rotated = key().current_key_material_id(material).build().unwrap();
+        assert!(properties(&rotated).contains(&format!("key material {material}")));
+        assert_eq!(properties(&key().build().unwrap()), "the key is enabled");
     }
 
     #[test]

@@ -40,6 +40,7 @@ use crate::{
     config::{self as settings, AbsolutePath},
     error,
     http_address::HttpAddress,
+    http_proxy::ProxySetting,
     provider::nobodys_kek,
 };
 
@@ -53,6 +54,9 @@ struct Config {
     region: RegionName,
     endpoint: Option<HttpAddress>,
     ca_file: Option<AbsolutePath>,
+    proxy: Option<ProxySetting>,
+    #[serde(default)]
+    use_fips: bool,
     profile: Option<String>,
     config_file: Option<AbsolutePath>,
     credentials_file: Option<AbsolutePath>,
@@ -87,10 +91,11 @@ impl AwsKms {
         let config: Config = settings::parse(KIND, config)?;
         let RegionName(name) = config.region;
         let region = Region::new(name.clone());
-        let http = AwsHttp::new(config.ca_file.as_ref())?;
+        let http = AwsHttp::new(config.ca_file.as_ref(), config.proxy.as_ref())?;
         let mut sdk = config::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(region.clone())
+            .use_fips(config.use_fips)
             .http_client(http.clone())
             // The caller limits the time and retries: see the trait.
             .retry_config(RetryConfig::disabled())
@@ -108,7 +113,7 @@ impl AwsKms {
         };
         Ok(Self {
             client: Client::from_conf(sdk.build()),
-            identity: Identity::new(source, region, http),
+            identity: Identity::new(source, region, config.use_fips, http),
             region: name,
             endpoint,
         })
@@ -210,7 +215,8 @@ impl AwsKms {
             .ask(question, |who| {
                 request().customize().config_override(who).send()
             })
-            .await?;
+            .await
+            .map_err(|error| arn::elsewhere(error, &kek.root_key_version, &self.region))?;
         let by = answer.key_id.as_deref().and_then(KeyArn::parse);
         let plaintext = answer.plaintext;
         if !by.is_some_and(|by| by.is_same_key(&key)) {

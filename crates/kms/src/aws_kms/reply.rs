@@ -34,6 +34,8 @@ pub(crate) enum Refusal {
     Expired,
     /// Signed at a time that is not now.
     Clock,
+    /// Signed for another region or service, or not at all by the time it arrived: it is about the address.
+    Scope,
 }
 
 pub(crate) fn refusal(code: &str, message: Option<&str>) -> Option<Refusal> {
@@ -52,15 +54,20 @@ pub(crate) fn refusal(code: &str, message: Option<&str>) -> Option<Refusal> {
         {
             Some(Refusal::Clock)
         }
+        "InvalidSignature" | "InvalidSignatureException" | "SignatureDoesNotMatch"
+            if message.is_some_and(|text| text.contains("Credential should be scoped")) =>
+        {
+            Some(Refusal::Scope)
+        }
+        "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException" => Some(Refusal::Scope),
         "InvalidSignature"
         | "InvalidSignatureException"
         | "SignatureDoesNotMatch"
-        | "IncompleteSignature"
-        | "IncompleteSignatureException"
         | "InvalidAccessKeyId"
         | "InvalidClientTokenId"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
         | "UnrecognizedClientException" => Some(Refusal::Credentials),
         _ => None,
     }
@@ -200,6 +207,7 @@ fn of_service(
             kind,
             message,
             retry_after: retry_after(raw),
+            answered: None,
         },
         blames_credentials: matches!(refusal, Some(Refusal::Credentials | Refusal::Expired)),
     }
@@ -252,6 +260,14 @@ fn refused(
                 quote::code(code)
             ),
         ),
+        Refusal::Scope => (
+            FailureKind::Config,
+            format!(
+                "{endpoint} does not take the signature ({}): it is for another region or service, or was lost on the \
+                 way; do \"region\" and \"endpoint\" go together?",
+                quote::code(code)
+            ),
+        ),
     }
 }
 
@@ -266,26 +282,18 @@ fn about_key(
         key,
     } = question;
     let quoted = quoted(code, message);
-    let says = |part: &str| message.is_some_and(|text| text.to_ascii_lowercase().contains(part));
     Some(match code {
         "DisabledException" => (
             FailureKind::KeyDisabled,
             format!("the root key {key} is disabled{quoted}: enable it in AWS KMS"),
         ),
-        // Of a custom key store that is not connected, or of a key still being made.
-        "KMSInvalidStateException"
-            if says("unavailable") || says("creating") || says("updating") =>
-        {
-            (
-                FailureKind::Unavailable,
-                format!("the root key {key} cannot be used now{quoted}"),
-            )
-        }
-        "KMSInvalidStateException" => (
-            FailureKind::KeyDisabled,
+        "KMSInvalidStateException" => invalid_state(question, message, &quoted),
+        // The region in the key's ARN is not the one that was asked.
+        "NotFoundException" if message.is_some_and(|text| text.starts_with("Invalid arn")) => (
+            FailureKind::Config,
             format!(
-                "the root key {key} is not in a state to be used{quoted}: cancel its deletion, or import its material \
-                 again"
+                "{endpoint} is of another region than the root key {key}{quoted}: do \"region\" and \"endpoint\" go \
+                 together?"
             ),
         ),
         "NotFoundException" => (
@@ -321,4 +329,57 @@ fn about_key(
         ),
         _ => return None,
     })
+}
+
+/// AWS says this of keys on their way out as well as of whatever goes wrong between it and an external key manager:
+/// <https://docs.aws.amazon.com/kms/latest/developerguide/xks-troubleshooting.html>. Only what is known to be somebody's
+/// decision is a refusal.
+fn invalid_state(question: Question, message: Option<&str>, quoted: &str) -> (FailureKind, String) {
+    let Question { endpoint, key, .. } = question;
+    let text = message.unwrap_or_default().to_ascii_lowercase();
+    let says = |part: &str| text.contains(part);
+    // In the words of KeyState, too.
+    let pending = |what| says("is pending") && says(what) || says("state: pending") && says(what);
+    if pending("deletion") || pending("import") {
+        (
+            FailureKind::KeyDisabled,
+            format!(
+                "the root key {key} is not in a state to be used{quoted}: cancel its deletion, or import its material \
+                 again"
+            ),
+        )
+    } else if says("external key is not enabled") {
+        (
+            FailureKind::KeyDisabled,
+            format!(
+                "the external key behind the root key {key} is not enabled{quoted}: enable it in the external key \
+                 manager"
+            ),
+        )
+    } else if says("denied access to the operation") {
+        (
+            FailureKind::Denied,
+            format!(
+                "the external key store denies the use of the root key {key}{quoted}: see the authorization of its \
+                 proxy"
+            ),
+        )
+    } else if says("could not find the external key") {
+        (
+            FailureKind::KeyNotFound,
+            format!("the external key behind the root key {key} does not exist{quoted}"),
+        )
+    } else if says("ciphertext") && says("invalid") {
+        (
+            FailureKind::Corrupt,
+            format!(
+                "{endpoint} cannot unwrap the KEK{quoted}: it was altered, or belongs to another keyring or version"
+            ),
+        )
+    } else {
+        (
+            FailureKind::Unavailable,
+            format!("the root key {key} cannot be used now{quoted}"),
+        )
+    }
 }

@@ -4,7 +4,7 @@
 //! A token is kept until shortly before its end or until the vault refuses it ([`Tokens`]). It is sent to the
 //! vault's own service only, whatever the vault asks for.
 
-use std::{env, error::Error as _, fmt, io::Read, sync::Arc};
+use std::{env, error::Error as _, fmt, io::Read, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use azure_core::{
@@ -31,6 +31,7 @@ use crate::{
         tokens::Tokens,
     },
     config::AbsolutePath,
+    login_pause::{self, Account, Pauses},
     private_file::{self, NotOpened},
     quote::presentable,
 };
@@ -170,9 +171,48 @@ impl Identity {
                 client: self.client.clone(),
             })
         };
+        let account = self.account()?;
         let credential = self.credential(client_options)?;
-        let token = credential.get_token(&[&self.scope], None).await;
-        token.map_err(|error| failure(&error))
+        let login = async {
+            let token = credential.get_token(&[&self.scope], None).await;
+            token.map_err(|error| failure(&error))
+        };
+        login_pause::log_in(account, Pauses::USUAL, login).await
+    }
+
+    /// With its credential as it is now.
+    fn account(&self) -> Result<Account, KmsError> {
+        let login = format!("{:?} {}", self.cloud, self.scope);
+        Ok(match &self.source {
+            Source::ManagedIdentity(id) => {
+                Account::of(&[login.as_bytes(), format!("{id:?}").as_bytes()])
+            }
+            Source::WorkloadIdentity {
+                tenant_id,
+                client_id,
+                token_file,
+            } => {
+                let file = match token_file {
+                    Some(file) => Some(file.as_path().to_owned()),
+                    None => env::var_os(FEDERATED_TOKEN_FILE).map(PathBuf::from),
+                };
+                // Whether it can be read is for the login to say.
+                let token = file.and_then(|file| std::fs::read(file).ok());
+                let token = Zeroizing::new(token.unwrap_or_default());
+                let who = format!("{tenant_id:?} {client_id:?}");
+                Account::of(&[login.as_bytes(), who.as_bytes(), &token])
+            }
+            Source::ClientSecret {
+                tenant_id,
+                client_id,
+                file,
+            } => {
+                let secret = read_secret(file)?;
+                let who = format!("{tenant_id} {client_id}");
+                let secret = secret.secret().as_bytes();
+                Account::of(&[login.as_bytes(), who.as_bytes(), secret])
+            }
+        })
     }
 
     fn credential(

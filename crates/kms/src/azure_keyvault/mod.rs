@@ -49,6 +49,7 @@ use crate::{
     error,
     http_address::HttpAddress,
     http_client,
+    http_proxy::ProxySetting,
     provider::{no_generator, nobodys_kek},
 };
 
@@ -63,6 +64,7 @@ struct Config {
     resource: Option<HttpAddress>,
     authority: Option<HttpAddress>,
     ca_file: Option<AbsolutePath>,
+    proxy: Option<ProxySetting>,
     auth: Option<AuthConfig>,
 }
 
@@ -76,7 +78,7 @@ impl AzureKeyVault {
         let config: Config = settings::parse(KIND, config)?;
         let vault = Vault::new(&config.vault, config.resource.as_ref())?;
         let cloud = vault.cloud(config.authority.as_ref())?;
-        let http = http_client::new(config.ca_file.as_ref())?;
+        let http = http_client::new(config.ca_file.as_ref(), config.proxy.as_ref())?;
         let identity = Identity::new(config.auth, http.clone(), cloud, vault.scope())?;
         let options = KeyClientOptions {
             client_options: http::options(VaultHttp {

@@ -167,6 +167,7 @@ fn of_service(question: Question, status: u16, response: &RawResponse) -> Failed
             kind,
             message,
             retry_after: retry_after(response.headers()),
+            answered: None,
         },
         lacks_right,
     }
@@ -206,13 +207,22 @@ fn meaning(
         ("Forbidden", _) if detail.says("expired") || detail.says("not yet valid") => disabled(
             "is outside the time its version is valid: make a new version, or move that time",
         ),
-        (_, "ForbiddenByFirewall" | "ForbiddenByConnection") => told(
-            FailureKind::Denied,
-            format!(
-                "{endpoint} does not let this machine in{quoted}: its firewall allows other addresses, networks or \
-                 private endpoints"
-            ),
-        ),
+        // A fault of the network: the vault does not look at who asks.
+        ("Forbidden", _)
+            if matches!(
+                detail.code(),
+                "ForbiddenByFirewall" | "ForbiddenByConnection"
+            ) || detail.says("not a trusted service")
+                || detail.says("approved private link") =>
+        {
+            told(
+                FailureKind::Unreachable,
+                format!(
+                    "{endpoint} does not let this machine in{quoted}: its firewall allows other addresses, networks \
+                     or private endpoints"
+                ),
+            )
+        }
         ("Forbidden" | "AccessDenied" | "ForbiddenByRbac" | "ForbiddenByPolicy", _) => Some((
             FailureKind::Denied,
             format!(
@@ -221,12 +231,6 @@ fn meaning(
             ),
             true,
         )),
-        ("Unauthorized", _) if detail.says("expired") || detail.says("lifetime") => told(
-            FailureKind::Config,
-            format!(
-                "{endpoint} takes a new token for one that is over{quoted}: is this machine's clock right?"
-            ),
-        ),
         ("Unauthorized", _) if detail.says("issuer") || detail.says("audience") => told(
             FailureKind::Config,
             format!(
@@ -234,9 +238,11 @@ fn meaning(
                  \"resource\" right?"
             ),
         ),
+        // Of a token that was fetched a moment ago, so the vault or Entra is at fault: who is not to come in gets no
+        // token, or 403.
         ("Unauthorized", _) => told(
-            FailureKind::Denied,
-            format!("{endpoint} does not accept the server's token{quoted}"),
+            FailureKind::Unavailable,
+            format!("{endpoint} cannot make use of a new token now{quoted}"),
         ),
         ("KeyNotFound", _) => told(
             FailureKind::KeyNotFound,

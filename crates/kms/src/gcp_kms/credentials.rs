@@ -29,9 +29,15 @@ use google_cloud_auth::{
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use crate::{
-    KmsError, clock::Moment, config::AbsolutePath, credential, http_address::HttpAddress,
+    KmsError,
+    clock::Moment,
+    config::AbsolutePath,
+    credential,
+    http_address::HttpAddress,
+    login_pause::{self, Account, Pauses},
     quote::presentable,
 };
 
@@ -63,6 +69,8 @@ pub(crate) struct Identity {
 
 struct Login {
     credentials: Credentials,
+    /// None for the machine's own identity, which is no login.
+    account: Option<Account>,
     /// When callers that were cut off began to wait for its token.
     waiting: Option<Moment>,
     /// The headers that it returned last.
@@ -85,17 +93,21 @@ impl Identity {
         let mut slot = self.login.lock().await;
         let stuck = |login: &Login| login.waiting.is_some_and(|since| since.age() > PATIENCE);
         if slot.as_ref().is_none_or(stuck) {
-            *slot = Some(Login {
-                credentials: self.log_in().await?,
-                waiting: None,
-                given: HeaderMap::new(),
-            });
+            *slot = Some(self.log_in().await?);
         }
         let Some(login) = slot.as_mut() else {
             return Err(KmsError::config("no Google credentials"));
         };
         login.waiting.get_or_insert_with(Moment::now);
-        match login.credentials.headers(Default::default()).await {
+        let ask = async {
+            let headers = login.credentials.headers(Default::default()).await;
+            headers.map_err(|error| failure(&error))
+        };
+        let answer = match login.account {
+            Some(account) => login_pause::log_in(account, Pauses::USUAL, ask).await,
+            None => ask.await,
+        };
+        match answer {
             Ok(CacheableResource::New { data, .. }) => {
                 login.waiting = None;
                 login.given.clone_from(&data);
@@ -104,7 +116,7 @@ impl Identity {
             Ok(CacheableResource::NotModified) => Ok(login.given.clone()),
             Err(error) => {
                 *slot = None;
-                Err(failure(&error))
+                Err(error)
             }
         }
     }
@@ -141,26 +153,41 @@ impl Identity {
         env::var_os(ENV).map(PathBuf::from).or_else(of_gcloud)
     }
 
-    async fn log_in(&self) -> Result<Credentials, KmsError> {
+    async fn log_in(&self) -> Result<Login, KmsError> {
+        let login = |credentials, account| Login {
+            credentials,
+            account,
+            waiting: None,
+            given: HeaderMap::new(),
+        };
         let adc = || {
             let builder = credentials::Builder::default().with_scopes([SCOPE]);
             let built = builder.build();
             built.map_err(|error| KmsError::config(default_ones(&error)))
         };
         let Some(path) = self.path() else {
-            return adc();
+            return Ok(login(adc()?, None));
         };
-        let json = read(&path).await?;
-        if self.file.is_some() {
-            of_file(&path, json)
+        let text = credential::read("credentials file", &path).await?;
+        let json = parse(&path, &text)?;
+        // A workload's own token is beside it. Whether it can be read is for the login to say.
+        let token = json["credential_source"]["file"].as_str();
+        let token = Zeroizing::new(
+            token
+                .and_then(|file| fs::read(file).ok())
+                .unwrap_or_default(),
+        );
+        let account = Account::of(&[text.expose(), &token]);
+        let credentials = if self.file.is_some() {
+            of_file(&path, json)?
         } else {
-            adc()
-        }
+            adc()?
+        };
+        Ok(login(credentials, Some(account)))
     }
 }
 
-async fn read(path: &Path) -> Result<Value, KmsError> {
-    let text: Secret = credential::read("credentials file", path).await?;
+fn parse(path: &Path, text: &Secret) -> Result<Value, KmsError> {
     let json = serde_json::from_slice(text.expose())
         .ok()
         .filter(Value::is_object)
@@ -260,10 +287,23 @@ fn failure(error: &CredentialsError) -> KmsError {
             words.trim_end_matches(end).to_owned()
         }),
     };
-    let (kind, hint) = if refused && said.is_some_and(|said| said.is_refusal()) {
+    let meaning = said
+        .filter(|_| refused)
+        .map_or(Meaning::Unclear, |said| said.meaning());
+    let (kind, hint) = if meaning == Meaning::Refusal {
         (
             FailureKind::Denied,
             "the server's credentials were revoked, or may not act for the service account",
+        )
+    } else if meaning == Meaning::IssuerAway {
+        (
+            FailureKind::Unavailable,
+            "Google cannot reach the identity provider that issued the token",
+        )
+    } else if meaning == Meaning::Lapsed {
+        (
+            FailureKind::Config,
+            "the login ran out, and nothing has put a new one in its place; is this machine's clock right?",
         )
     } else if error.is_transient() {
         (
@@ -282,11 +322,23 @@ fn failure(error: &CredentialsError) -> KmsError {
     )
 }
 
+/// What a refused login is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Refusal,
+    /// The server could not ask who issued the token: that passes.
+    IssuerAway,
+    /// A login or a token past its time: nobody has revoked anything.
+    Lapsed,
+    Unclear,
+}
+
 /// What a token server says, in the form of OAuth (RFC 6749, section 5.2) or of Google's APIs.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     code: String,
     words: String,
+    subtype: String,
 }
 
 impl Said {
@@ -300,53 +352,65 @@ impl Said {
             Value::String(code) => Some(Self {
                 code: code.clone(),
                 words: text(&body["error_description"]).unwrap_or_default(),
+                subtype: text(&body["error_subtype"]).unwrap_or_default(),
             }),
             error => Some(Self {
                 code: text(&error["status"])?,
                 words: text(&error["message"]).unwrap_or_default(),
+                subtype: String::new(),
             }),
         }
     }
 
-    fn is_refusal(&self) -> bool {
-        // The identity provider's token was too old: nobody has revoked anything.
-        let stale = self.words.contains("stale");
-        let code = self.code.as_str();
-        code == "PERMISSION_DENIED"
-            || !stale
-                && matches!(
-                    code,
-                    "access_denied" | "invalid_client" | "invalid_grant" | "unauthorized_client"
-                )
+    fn meaning(&self) -> Meaning {
+        let says = |part: &str| self.words.contains(part);
+        match self.code.as_str() {
+            "PERMISSION_DENIED" => Meaning::Refusal,
+            _ if says("connecting to the given credential's issuer") => Meaning::IssuerAway,
+            // The identity provider's token was too old, a user has to log in once more, or the clock is off.
+            _ if says("stale")
+                || says("reasonable timeframe")
+                || says("invalid_rapt")
+                || matches!(self.subtype.as_str(), "invalid_rapt" | "rapt_required") =>
+            {
+                Meaning::Lapsed
+            }
+            // The last one: the pool or its provider is disabled or deleted.
+            "access_denied"
+            | "invalid_client"
+            | "invalid_grant"
+            | "unauthorized_client"
+            | "invalid_target" => Meaning::Refusal,
+            _ => Meaning::Unclear,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use colcrypt_tests::facts;
     use serde_json::json;
 
     #[test]
     fn what_token_servers_say_has_its_meaning() {
-        let oauth = |code: &str, words: &str| json!({"error": code, "error_description": words});
-        let google =
-            |status: &str| json!({"error": {"code": 403, "status": status, "message": "no"}});
-        for (body, refusal) in [
-            (
-                oauth("invalid_grant", "Token has been expired or revoked."),
-                true,
-            ),
-            (oauth("unauthorized_client", ""), true),
-            (
-                oauth("invalid_grant", "ID Token issued at 1 is stale to sign-in."),
-                false,
-            ),
-            (oauth("invalid_request", ""), false),
-            (google("PERMISSION_DENIED"), true),
-            (google("FAILED_PRECONDITION"), false),
+        for fact in facts::of("gcp-kms", "token") {
+            let said = Said::parse(&format!("failed, body=<{}>", fact.body())).unwrap();
+            let meaning = match fact.kind {
+                "denied" => Meaning::Refusal,
+                "unavailable" => Meaning::IssuerAway,
+                _ if fact.code.contains("invalid_request") => Meaning::Unclear,
+                _ => Meaning::Lapsed,
+            };
+            assert_eq!(said.meaning(), meaning, "{fact:?}");
+        }
+        for (status, meaning) in [
+            ("PERMISSION_DENIED", Meaning::Refusal),
+            ("FAILED_PRECONDITION", Meaning::Unclear),
         ] {
+            let body = json!({"error": {"code": 403, "status": status, "message": "no"}});
             let said = Said::parse(&format!("failed, body=<{body}>")).unwrap();
-            assert_eq!(said.is_refusal(), refusal, "{body}");
+            assert_eq!(said.meaning(), meaning, "{body}");
         }
         for strange in [
             "",

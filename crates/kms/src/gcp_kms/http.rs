@@ -22,6 +22,7 @@ use crate::{
     http_address::HttpAddress,
     http_client,
     http_json::{self, Answer},
+    http_proxy::ProxySetting,
 };
 
 const ADDRESS: &str = "https://cloudkms.googleapis.com";
@@ -38,10 +39,11 @@ impl GcpHttp {
     pub(crate) fn new(
         endpoint: Option<&HttpAddress>,
         ca_file: Option<&AbsolutePath>,
+        proxy: Option<&ProxySetting>,
         identity: Identity,
     ) -> Result<Self, KmsError> {
         Ok(Self {
-            client: http_client::new(ca_file)?,
+            client: http_client::new(ca_file, proxy)?,
             base: endpoint.map_or_else(|| ADDRESS.to_owned(), ToString::to_string),
             identity,
         })

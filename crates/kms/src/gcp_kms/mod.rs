@@ -33,6 +33,7 @@ use crate::{
     },
     http_address::HttpAddress,
     http_json,
+    http_proxy::ProxySetting,
 };
 
 const KIND: &str = "gcp-kms";
@@ -47,6 +48,7 @@ const NOBODYS_KEY: &str =
 struct Config {
     endpoint: Option<HttpAddress>,
     ca_file: Option<AbsolutePath>,
+    proxy: Option<ProxySetting>,
     credentials_file: Option<AbsolutePath>,
     generator: Option<LocationName>,
 }
@@ -67,7 +69,12 @@ impl GcpKms {
         }
         let identity = Identity::new(config.credentials_file);
         Ok(Self {
-            http: GcpHttp::new(config.endpoint.as_ref(), config.ca_file.as_ref(), identity)?,
+            http: GcpHttp::new(
+                config.endpoint.as_ref(),
+                config.ca_file.as_ref(),
+                config.proxy.as_ref(),
+                identity,
+            )?,
             generator: config.generator,
             endpoint,
         })

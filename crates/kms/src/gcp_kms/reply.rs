@@ -107,8 +107,14 @@ impl Status {
     }
 
     fn says(&self, part: &str) -> bool {
-        let violations = self.details.iter().flat_map(|detail| &detail.violations);
-        self.message.contains(part) || violations.into_iter().any(|said| said.kind.contains(part))
+        self.message.contains(part) || self.violations().any(|kind| kind.contains(part))
+    }
+
+    /// The types of what stands in the way: of a key at an external key manager the first is about the state of the key,
+    /// the second about what was met on the way to it.
+    fn violations(&self) -> impl Iterator<Item = &str> {
+        let all = self.details.iter().flat_map(|detail| &detail.violations);
+        all.map(|violation| violation.kind.as_str())
     }
 
     fn retry_delay(&self) -> Option<Duration> {
@@ -139,6 +145,7 @@ pub(crate) fn failure(question: Question, answer: &Answer, clock_differs: bool) 
             kind,
             message,
             retry_after: answer.retry_after.or(delay),
+            answered: None,
         },
         blames_token: status.is_some_and(|status| status.status == "UNAUTHENTICATED"),
     }
@@ -300,6 +307,18 @@ fn precondition(question: Question, status: &Status) -> (FailureKind, String) {
             format!("{what} of the root key {resource}{quoted}: {hint}"),
         )
     };
+    let is_of_key = |kind: &str| {
+        kind.starts_with("KEY_") && (kind.contains("DISABLED") || kind.contains("DESTROY"))
+    };
+    // Where the version itself is switched off, that is what counts.
+    if !status.violations().any(is_of_key)
+        && let Some((kind, hint)) = status.violations().find_map(external)
+    {
+        return (
+            kind,
+            format!("the external key manager behind the root key {resource} {hint}{quoted}"),
+        );
+    }
     if status.says("DESTROY_SCHEDULED") {
         disabled(
             "Cloud KMS is to destroy a version",
@@ -325,4 +344,26 @@ fn precondition(question: Question, status: &Status) -> (FailureKind, String) {
             format!("{endpoint} cannot serve a request for {permission} on {resource}{quoted}"),
         )
     }
+}
+
+/// What was met on the way to an external key manager: <https://cloud.google.com/kms/docs/reference/ekm_errors>.
+fn external(violation: &str) -> Option<(FailureKind, &'static str)> {
+    Some(match violation {
+        "EXTERNAL_PERMISSION_DENIED" => (FailureKind::Denied, "denies access"),
+        "EXTERNAL_NOT_FOUND" => (FailureKind::KeyNotFound, "does not have the key"),
+        "EXTERNAL_RESOURCE_EXHAUSTED" => (FailureKind::Throttled, "asks to come back later"),
+        "EXTERNAL_KEY_URI_INVALID"
+        | "EXTERNAL_KEY_HOST_NOT_WHITELISTED"
+        | "EXTERNAL_NOT_IMPLEMENTED" => (FailureKind::Config, "is not set up for this"),
+        "DNS"
+        | "EXTERNAL_SERVER_ERROR"
+        | "OVERLOADED_EKM"
+        | "REQUEST_CANCELLED"
+        | "TIMEOUT"
+        | "TLS_CERT"
+        | "UNEXPECTED_ERROR"
+        | "UNEXPECTED_RESPONSE"
+        | "UNREACHABLE_NETWORK" => (FailureKind::Unavailable, "cannot be used now"),
+        _ => return None,
+    })
 }

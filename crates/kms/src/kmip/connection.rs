@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::{
     address::Address,
     fault::{Fault, Refusal},
+    login::{Login, LoginFile},
     message::{self, Request, Unserved, Version},
     tls::TlsFiles,
     ttlv::{HEADER_LEN, Item},
@@ -44,12 +45,14 @@ pub(super) struct Server {
     address: Address,
     endpoint: String,
     tls: TlsFiles,
+    login: Option<LoginFile>,
     idle: Mutex<Vec<Connection>>,
 }
 
 struct Connection {
     stream: TlsStream<TcpStream>,
     version: Version,
+    login: Option<Login>,
     born: Instant,
     used: Instant,
 }
@@ -63,8 +66,9 @@ struct Lost {
 }
 
 impl Server {
-    pub(super) fn new(address: Address, tls: TlsFiles) -> Self {
+    pub(super) fn new(address: Address, tls: TlsFiles, login: Option<LoginFile>) -> Self {
         Self {
+            login,
             endpoint: address.to_string(),
             address,
             tls,
@@ -143,6 +147,7 @@ impl Server {
 
     async fn connect(&self) -> Result<Connection, Fault> {
         let config = self.tls.config()?;
+        let login = self.login.as_ref().map(LoginFile::read).transpose()?;
         let unreachable = |what: String| KmsError::new(FailureKind::Unreachable, what);
         let endpoint = &self.endpoint;
         let addresses: Vec<_> = lookup_host((self.address.host(), self.address.port()))
@@ -166,6 +171,7 @@ impl Server {
         let mut connection = Connection {
             stream,
             version: Version::V1_4,
+            login,
             born: now,
             used: now,
         };
@@ -234,7 +240,7 @@ impl Server {
     ) -> Result<Result<T, Fault>, Lost> {
         let operation = request.operation();
         let version = connection.version;
-        let bytes = request.encode(version);
+        let bytes = request.encode(version, connection.login.as_ref());
         let stream = &mut connection.stream;
         // If the write fails, the server may already have sent an alert with the reason, so the answer is read anyway.
         let _ = async {
@@ -294,9 +300,21 @@ impl Server {
         };
         // In TLS 1.3 a client's certificate is judged after its side of the handshake is over, and by
         // then the server has proved who it is.
-        let (kind, message) = match alert.filter(|alert| is_about_certificate(*alert)) {
-            Some(alert) => (
-                FailureKind::Denied,
+        let (kind, message) = match alert.and_then(|alert| Some((alert, of_certificate(alert)?))) {
+            Some((alert, kind)) if kind == FailureKind::Config || self.tls.has_ended() => {
+                let why = match alert {
+                    AlertDescription::UnknownCA => {
+                        "the server does not trust the CA that signed it (now)"
+                    }
+                    _ => "it ran out, and nothing has put a new one in its place",
+                };
+                (
+                    FailureKind::Config,
+                    format!("{endpoint} does not accept the client certificate ({alert:?}): {why}"),
+                )
+            }
+            Some((alert, kind)) => (
+                kind,
                 format!("{endpoint} does not accept the client certificate ({alert:?})"),
             ),
             None => (
@@ -315,18 +333,41 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn is_about_certificate(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
+/// What an alert about the client's certificate means. One that ran out, and a CA that is being replaced at the server,
+/// are nobody's decision.
+fn of_certificate(alert: AlertDescription) -> Option<FailureKind> {
+    match alert {
+        AlertDescription::CertificateExpired | AlertDescription::UnknownCA => {
+            Some(FailureKind::Config)
+        }
         AlertDescription::AccessDenied
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateRequired
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateUnknown
-            // Said of a certificate whose signature is not the one of the CA it names.
-            | AlertDescription::DecryptError
-            | AlertDescription::UnknownCA
-            | AlertDescription::UnsupportedCertificate
-    )
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateRequired
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateUnknown
+        // Said of a certificate whose signature is not the one of the CA it names.
+        | AlertDescription::DecryptError
+        | AlertDescription::UnsupportedCertificate => Some(FailureKind::Denied),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colcrypt_tests::facts;
+
+    #[test]
+    fn every_alert_has_its_meaning() {
+        let alerts: Vec<AlertDescription> = (0..=u8::MAX).map(AlertDescription::from).collect();
+        for fact in facts::of("kmip", "tls") {
+            let mut named = alerts
+                .iter()
+                .filter(|alert| format!("{alert:?}") == fact.code);
+            let alert = named.next().unwrap_or_else(|| panic!("{fact:?}"));
+            let kind: FailureKind = serde_json::from_value(fact.kind.into()).unwrap();
+            let meaning = of_certificate(*alert).unwrap_or(FailureKind::Unreachable);
+            assert_eq!(meaning, kind, "{fact:?}");
+        }
+    }
 }

@@ -256,6 +256,11 @@ mod tests {
             }
         }
         assert_eq!(kind(Operation::Encrypt, 0x0A), Unavailable);
+        for fact in colcrypt_tests::facts::of("kmip", "kmip") {
+            let reason = u32::from_str_radix(fact.code.trim_start_matches("0x"), 16).unwrap();
+            let meaning: FailureKind = serde_json::from_value(fact.kind.into()).unwrap();
+            assert_eq!(kind(Operation::Decrypt, reason), meaning, "{fact:?}");
+        }
     }
 
     #[test]

@@ -5,10 +5,12 @@
 use zeroize::Zeroizing;
 
 use super::{
+    login::Login,
     tag,
     ttlv::{Header, Item, Malformed, Value},
 };
 
+const USERNAME_AND_PASSWORD: u32 = 1;
 const SYMMETRIC_KEY: u32 = 2;
 const UNINTERPRETED_TEXT: u32 = 1;
 pub(super) const AES: u32 = 3;
@@ -86,6 +88,22 @@ impl Operation {
     }
 }
 
+fn authentication(login: &Login) -> Item<'_> {
+    let value = vec![
+        Item::new(tag::USERNAME, Value::Text(&login.username)),
+        Item::new(tag::PASSWORD, Value::Text(login.password())),
+    ];
+    let credential = vec![
+        Item::new(
+            tag::CREDENTIAL_TYPE,
+            Value::Enumeration(USERNAME_AND_PASSWORD),
+        ),
+        Item::structure(tag::CREDENTIAL_VALUE, value),
+    ];
+    let credential = vec![Item::structure(tag::CREDENTIAL, credential)];
+    Item::structure(tag::AUTHENTICATION, credential)
+}
+
 /// What is asked.
 pub(super) enum Request<'a> {
     DiscoverVersions,
@@ -128,11 +146,10 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(super) fn encode(&self, version: Version) -> Zeroizing<Vec<u8>> {
-        let header = vec![
-            version.item(),
-            Item::new(tag::BATCH_COUNT, Value::Integer(1)),
-        ];
+    pub(super) fn encode(&self, version: Version, login: Option<&Login>) -> Zeroizing<Vec<u8>> {
+        let mut header = vec![version.item()];
+        header.extend(login.map(authentication));
+        header.push(Item::new(tag::BATCH_COUNT, Value::Integer(1)));
         let operation = Value::Enumeration(self.operation() as u32);
         let batch_item = vec![
             Item::new(tag::OPERATION, operation),

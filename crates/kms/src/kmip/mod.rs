@@ -8,10 +8,12 @@ mod address;
 mod connection;
 mod fault;
 mod key;
+mod login;
 mod message;
 mod tag;
 mod tls;
 mod ttlv;
+mod validity;
 
 use async_trait::async_trait;
 use colcrypt_core::{
@@ -27,6 +29,7 @@ use self::{
     connection::Server,
     fault::{Fault, Refusal},
     key::{Attributes, KeyName},
+    login::LoginFile,
     message::{Encrypted, Operation, Request, ServerInformation, TAG_LEN},
     tls::TlsFiles,
 };
@@ -49,6 +52,8 @@ struct Config {
     ca_file: AbsolutePath,
     certificate_file: AbsolutePath,
     private_key_file: AbsolutePath,
+    username: Option<String>,
+    password_file: Option<AbsolutePath>,
 }
 
 pub(crate) struct Kmip {
@@ -58,13 +63,14 @@ pub(crate) struct Kmip {
 impl Kmip {
     pub(crate) fn connect(config: &Value) -> Result<Self, KmsError> {
         let config: Config = config::parse(KIND, config)?;
+        let login = LoginFile::of(config.username, config.password_file)?;
         let tls = TlsFiles {
             ca: config.ca_file,
             certificate: config.certificate_file,
             private_key: config.private_key_file,
         };
         Ok(Self {
-            server: Server::new(config.address, tls),
+            server: Server::new(config.address, tls, login),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The agent's certificate for a KMIP server, and the CAs it trusts. Their files are read for each connection, so
 //! a renewed certificate is used at once.
 
-use std::{fs, io::Read, path::Path, sync::Arc};
+use std::{fs, io::Read, path::Path, sync::Arc, time::SystemTime};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -10,6 +10,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
+use super::validity::not_after;
 use crate::{
     KmsError,
     config::AbsolutePath,
@@ -52,6 +53,15 @@ impl TlsFiles {
                 ))
             })?;
         Ok(Arc::new(config))
+    }
+}
+
+impl TlsFiles {
+    /// Whether the client's certificate, as it is now, is past its end.
+    pub(super) fn has_ended(&self) -> bool {
+        let chain = certificates("certificate_file", self.certificate.as_path());
+        let end = chain.ok().and_then(|chain| not_after(chain.first()?));
+        end.is_some_and(|end| end < SystemTime::now())
     }
 }
 

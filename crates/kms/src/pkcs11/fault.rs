@@ -92,6 +92,20 @@ impl Fault {
         )
     }
 
+    /// The token or the key cannot be called this way, and perhaps in another.
+    pub(super) fn is_about_the_way(&self) -> bool {
+        self.is_about_parameters()
+            || matches!(
+                self.code(),
+                Some(
+                    RvError::KeyFunctionNotPermitted
+                        | RvError::FunctionNotSupported
+                        | RvError::KeyTypeInconsistent
+                        | RvError::AttributeValueInvalid
+                )
+            )
+    }
+
     /// The key exists and may not be used this way.
     pub(super) fn is_refused_use(&self) -> bool {
         matches!(self.code(), Some(RvError::KeyFunctionNotPermitted))
@@ -126,18 +140,20 @@ fn meaning(code: RvError) -> (FailureKind, &'static str) {
         | RvError::TokenNotRecognized
         | RvError::DeviceRemoved
         | RvError::SlotIdInvalid => (Kind::Unreachable, "is not present"),
-        RvError::UserNotLoggedIn => (
-            Kind::Denied,
-            "wants a login: give the provider a \"pin_file\"",
+        // Said seconds after it accepted a PIN and found the key, and once more after everything was begun anew: a member
+        // of a cluster took over, and does not know the session. A key that was deleted is not found.
+        RvError::UserNotLoggedIn
+        | RvError::KeyHandleInvalid
+        | RvError::ObjectHandleInvalid
+        | RvError::WrappingKeyHandleInvalid
+        | RvError::UnwrappingKeyHandleInvalid => (
+            Kind::Unavailable,
+            "lost the session twice, as in a failover",
         ),
         RvError::ActionProhibited | RvError::FunctionRejected => (Kind::Denied, "denies the call"),
         RvError::KeyFunctionNotPermitted => {
             (Kind::KeyDisabled, "does not let the root key be used so")
         }
-        RvError::KeyHandleInvalid
-        | RvError::ObjectHandleInvalid
-        | RvError::WrappingKeyHandleInvalid
-        | RvError::UnwrappingKeyHandleInvalid => (Kind::KeyNotFound, "no longer has the root key"),
         RvError::MechanismInvalid
         | RvError::MechanismParamInvalid
         | RvError::KeyTypeInconsistent
@@ -174,9 +190,9 @@ mod tests {
         for (code, kind) in [
             (RvError::DeviceRemoved, FailureKind::Unreachable),
             (RvError::TokenNotPresent, FailureKind::Unreachable),
-            (RvError::UserNotLoggedIn, FailureKind::Denied),
+            (RvError::UserNotLoggedIn, FailureKind::Unavailable),
             (RvError::KeyFunctionNotPermitted, FailureKind::KeyDisabled),
-            (RvError::KeyHandleInvalid, FailureKind::KeyNotFound),
+            (RvError::KeyHandleInvalid, FailureKind::Unavailable),
             (RvError::MechanismInvalid, FailureKind::Config),
             (RvError::DeviceMemory, FailureKind::Unavailable),
             (RvError::GeneralError, FailureKind::Unavailable),
@@ -208,6 +224,9 @@ mod tests {
             RvError::SessionCount,
             RvError::HostMemory,
             RvError::CryptokiNotInitialized,
+            RvError::UserNotLoggedIn,
+            RvError::KeyHandleInvalid,
+            RvError::ObjectHandleInvalid,
         ] {
             assert!(!error(code).kind.is_refusal(), "{code:?}");
         }

@@ -2,10 +2,7 @@
 
 use colcrypt_core::KeyEncryptionKey;
 use colcrypt_protocol::FailureKind;
-use cryptoki::{
-    mechanism::MechanismType,
-    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
-};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 
 use super::{
     fault::Fault,
@@ -173,6 +170,7 @@ impl Root {
                 )
                 .into());
             }
+            refuse_pin_each_time(token, newest.handle.key)?;
             let mechanism = match wanted {
                 Some(mechanism) => mechanism,
                 None => choose(token, newest.handle, rsa)?,
@@ -192,17 +190,16 @@ impl Root {
         kek: &KeyEncryptionKey,
     ) -> Result<WrappedKek, Fault> {
         let wrap = |mechanism| mechanism::wrap(token.session, mechanism, self.handle, aad, kek);
-        let wrapped = match wrap(self.mechanism) {
+        let (by, wrapped) = match wrap(self.mechanism) {
             // OAEP's hash is in no list: the better one is tried first.
             Err(fault)
                 if self.mechanism == Mechanism::OaepSha256 && fault.is_about_parameters() =>
             {
-                let wrapped = wrap(Mechanism::OaepSha1)?;
-                self.mechanism = Mechanism::OaepSha1;
-                wrapped
+                wrap(Mechanism::OaepSha1)?
             }
             other => other?,
         };
+        self.mechanism = by;
         let check_value = mechanism::check_value(token.session, self.mechanism, self.handle)?;
         let version = Version {
             mechanism: self.mechanism,
@@ -245,9 +242,9 @@ impl Root {
             }
         }
         match self.mechanism {
-            Mechanism::AesGcm => {}
+            Mechanism::AesGcm | Mechanism::AesGcmAppended => {}
             Mechanism::AesKwp => warnings.push(
-                "AES-KWP shows the KEK to the token as an extractable object for a moment: prefer AES-GCM"
+                "AES-KWP may show the KEK to the token as an extractable object for a moment: prefer AES-GCM"
                     .to_owned(),
             ),
             Mechanism::OaepSha256 | Mechanism::OaepSha1 => warnings.push(
@@ -256,6 +253,19 @@ impl Root {
             ),
         }
         Ok(warnings)
+    }
+}
+
+/// A key that asks for the PIN at each use cannot be used by a server: better said when a keyring is made.
+fn refuse_pin_each_time(token: &Token<'_>, key: ObjectHandle) -> Result<(), Fault> {
+    let wanted = [AttributeType::AlwaysAuthenticate];
+    match token.session.get_attributes(key, &wanted)?.first() {
+        Some(Attribute::AlwaysAuthenticate(true)) => Err(KmsError::config(
+            "wants the PIN at each use of the root key (CKA_ALWAYS_AUTHENTICATE), which is not done here: make the key \
+             without it",
+        )
+        .into()),
+        _ => Ok(()),
     }
 }
 
@@ -280,10 +290,9 @@ fn choose(token: &Token<'_>, handle: Handle, rsa: bool) -> Result<Mechanism, Fau
             _ => {}
         }
     }
-    let offers = |kind: MechanismType| offered.contains(&kind);
-    if encrypts && offers(Mechanism::AesGcm.call_type()) {
+    if encrypts && Mechanism::AesGcm.is_offered(token, &offered) {
         Ok(Mechanism::AesGcm)
-    } else if wraps && offers(Mechanism::AesKwp.call_type()) {
+    } else if (wraps || encrypts) && Mechanism::AesKwp.is_offered(token, &offered) {
         Ok(Mechanism::AesKwp)
     } else {
         Err(KmsError::config(

@@ -1,7 +1,7 @@
 //! A vendor's library as its thread has it: loaded, initialised, and with the tokens that are open in it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use cryptoki::{
 };
 
 use super::pin::Mark;
-use crate::KmsError;
+use crate::{KmsError, clock::Moment};
 
 /// The shortest time between two restarts of the library in search of an absent token.
 const BETWEEN_STARTS: Duration = Duration::from_secs(3);
@@ -55,14 +55,20 @@ pub(super) struct Open {
     pub(super) logged_in: Option<Mark>,
 }
 
+/// A PIN that a token did not take. It is tried once more, since a member of a cluster may not know a new PIN yet, and
+/// then no more: a token locks itself after a few wrong ones.
+pub(super) struct Refused {
+    pub(super) tries: u32,
+    pub(super) last: Moment,
+}
+
 /// Every token in use of one library.
 #[derive(Default)]
 pub(super) struct Tokens {
     pub(super) slots: HashMap<TokenName, Slot>,
     pub(super) open: HashMap<Slot, Open>,
-    /// PINs that a token (by serial number) refused. None is tried twice, since a token locks itself after a few
-    /// wrong ones.
-    pub(super) refused: HashSet<(String, Mark)>,
+    /// PINs that a token (by serial number) refused.
+    pub(super) refused: HashMap<(String, Mark), Refused>,
     started: Option<Instant>,
 }
 

@@ -3,6 +3,7 @@
 //! | name | what is wrapped | bound to keyring and KEK by |
 //! | --- | --- | --- |
 //! | `aes-gcm` | the KEK | additional data |
+//! | `aes-gcm-iv16` | the same, under a nonce of 16 bytes that the token drew and appended | additional data |
 //! | `aes-kwp` | the KEK and a digest of its identity | that digest, under the wrap's integrity check |
 //! | `rsa-oaep-sha256`, `rsa-oaep-sha1` | the same | that digest |
 
@@ -14,6 +15,7 @@ use cryptoki::{
         Mechanism as Call, MechanismType,
         aead::GcmParams,
         rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+        vendor_defined::VendorDefinedMechanism,
     },
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
@@ -21,7 +23,7 @@ use cryptoki::{
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::fault::Fault;
+use super::{fault::Fault, token::Token};
 use crate::{
     KmsError,
     bound_kek::{self, NotBound},
@@ -29,6 +31,10 @@ use crate::{
 };
 
 const NONCE_LEN: usize = 12;
+/// What a Thales Luna HSM in FIPS mode draws by itself, whatever it is given, and appends to what it encrypted.
+const APPENDED_NONCE_LEN: usize = 16;
+/// CKM_AES_KWP as Thales Luna HSMs have numbered it: RFC 5649, as AES_KEY_WRAP_PAD is here.
+const LUNA_AES_KWP: u64 = 0x8000_0171;
 const TAG_BITS: u64 = 128;
 /// Bytes of a check value, as everywhere in colcrypt.
 const CHECK_LEN: usize = 5;
@@ -41,6 +47,8 @@ const CHECK_AAD: &[u8] = b"colcrypt pkcs11 root key 1";
 pub(super) enum Mechanism {
     #[serde(rename = "aes-gcm")]
     AesGcm,
+    #[serde(rename = "aes-gcm-iv16")]
+    AesGcmAppended,
     #[serde(rename = "aes-kwp")]
     AesKwp,
     #[serde(rename = "rsa-oaep-sha256")]
@@ -50,11 +58,18 @@ pub(super) enum Mechanism {
 }
 
 impl Mechanism {
-    const ALL: [Self; 4] = [Self::AesGcm, Self::AesKwp, Self::OaepSha256, Self::OaepSha1];
+    const ALL: [Self; 5] = [
+        Self::AesGcm,
+        Self::AesGcmAppended,
+        Self::AesKwp,
+        Self::OaepSha256,
+        Self::OaepSha1,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::AesGcm => "aes-gcm",
+            Self::AesGcmAppended => "aes-gcm-iv16",
             Self::AesKwp => "aes-kwp",
             Self::OaepSha256 => "rsa-oaep-sha256",
             Self::OaepSha1 => "rsa-oaep-sha1",
@@ -69,12 +84,18 @@ impl Mechanism {
         matches!(self, Self::OaepSha256 | Self::OaepSha1)
     }
 
-    pub(super) fn call_type(self) -> MechanismType {
-        match self {
-            Self::AesGcm => MechanismType::AES_GCM,
+    /// Whether a token offers it. `offered` is its list as the binding has it, which leaves out vendors' own numbers.
+    pub(super) fn is_offered(self, token: &Token<'_>, offered: &[MechanismType]) -> bool {
+        let in_list = match self {
+            Self::AesGcm | Self::AesGcmAppended => MechanismType::AES_GCM,
             Self::AesKwp => MechanismType::AES_KEY_WRAP_PAD,
             Self::OaepSha256 | Self::OaepSha1 => MechanismType::RSA_PKCS_OAEP,
-        }
+        };
+        let by_luna = || {
+            let luna = luna_kwp().filter(|_| self == Self::AesKwp);
+            luna.is_some_and(|luna| token.context.get_mechanism_info(token.slot, luna).is_ok())
+        };
+        offered.contains(&in_list) || by_luna()
     }
 
     fn oaep(self) -> Call<'static> {
@@ -96,30 +117,83 @@ pub(super) struct Handle {
     pub(super) public: Option<ObjectHandle>,
 }
 
+fn luna_kwp() -> Option<MechanismType> {
+    MechanismType::new_vendor_defined(LUNA_AES_KWP).ok()
+}
+
+/// The ways to call AES key wrap with padding as an encryption.
+fn kwp_calls() -> impl Iterator<Item = Call<'static>> {
+    let luna = luna_kwp().map(|kind| {
+        let call = VendorDefinedMechanism::new::<()>(kind, None);
+        Call::VendorDefined(call)
+    });
+    std::iter::once(Call::AesKeyWrapPad).chain(luna)
+}
+
+/// Wraps the KEK. Returns what did it as well, since only the token's answer tells who drew the nonce.
 pub(super) fn wrap(
     session: &Session,
     mechanism: Mechanism,
     root: Handle,
     aad: &[u8],
     kek: &KeyEncryptionKey,
-) -> Result<Vec<u8>, Fault> {
-    match mechanism {
-        Mechanism::AesGcm => {
+) -> Result<(Mechanism, Vec<u8>), Fault> {
+    let wrapped = match mechanism {
+        Mechanism::AesGcm | Mechanism::AesGcmAppended => {
             let mut nonce = [0; NONCE_LEN];
             secret::fill_random(&mut nonce).map_err(|e| error::crypto("the nonce", e))?;
-            let sealed = seal(session, root.key, &mut nonce, aad, kek.expose())?;
-            // The nonce as it is now: some tokens put their own into its place.
-            Ok([&nonce[..], &sealed].concat())
+            let sealed = seal(session, root.key, nonce, aad, kek.expose())?;
+            let by = match sealed.nonce.len() {
+                APPENDED_NONCE_LEN => Mechanism::AesGcmAppended,
+                _ => Mechanism::AesGcm,
+            };
+            return Ok((by, [sealed.nonce, sealed.bytes].concat()));
         }
-        Mechanism::AesKwp => with_object(session, &bound_kek::bind(aad, kek)[..], |object| {
-            Ok(session.wrap_key(&Call::AesKeyWrapPad, root.key, object)?)
-        }),
+        Mechanism::AesKwp => kwp_wrap(session, root.key, &bound_kek::bind(aad, kek)[..])?,
         Mechanism::OaepSha256 | Mechanism::OaepSha1 => {
             let public = root.public.ok_or_else(|| {
                 KmsError::config("has the private key and not its public key: import that, too")
             })?;
-            Ok(session.encrypt(&mechanism.oaep(), public, &bound_kek::bind(aad, kek)[..])?)
+            session.encrypt(&mechanism.oaep(), public, &bound_kek::bind(aad, kek)[..])?
         }
+    };
+    Ok((mechanism, wrapped))
+}
+
+/// Encrypted, where the token does that: the bytes then never become an object that can be taken out of it.
+fn kwp_wrap(session: &Session, key: ObjectHandle, plain: &[u8]) -> Result<Vec<u8>, Fault> {
+    for call in kwp_calls() {
+        match session.encrypt(&call, key, plain).map_err(Fault::from) {
+            Err(fault) if fault.is_about_the_way() => {}
+            other => return other,
+        }
+    }
+    with_object(session, plain, |object| {
+        Ok(session.wrap_key(&Call::AesKeyWrapPad, key, object)?)
+    })
+}
+
+fn kwp_unwrap(
+    session: &Session,
+    key: ObjectHandle,
+    wrapped: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    for call in kwp_calls() {
+        match session.decrypt(&call, key, wrapped).map_err(Fault::from) {
+            Err(fault) if fault.is_about_the_way() => {}
+            other => return other.map(Zeroizing::new),
+        }
+    }
+    let object = session.unwrap_key(&Call::AesKeyWrapPad, key, wrapped, &template())?;
+    let value = session.get_attributes(object, &[AttributeType::Value]);
+    // The session's end destroys it, too.
+    let _ = session.destroy_object(object);
+    match value?.into_iter().next() {
+        Some(Attribute::Value(value)) => Ok(Zeroizing::new(value)),
+        _ => Err(Fault::new(
+            FailureKind::BadReply,
+            "unwrapped the KEK and does not show it",
+        )),
     }
 }
 
@@ -130,32 +204,21 @@ pub(super) fn unwrap(
     aad: &[u8],
     wrapped: &[u8],
 ) -> Result<KeyEncryptionKey, Fault> {
+    let is_gcm = matches!(mechanism, Mechanism::AesGcm | Mechanism::AesGcmAppended);
     let plain = match mechanism {
-        Mechanism::AesGcm => {
-            let Some((nonce, sealed)) = wrapped.split_first_chunk::<NONCE_LEN>() else {
+        Mechanism::AesGcm | Mechanism::AesGcmAppended => {
+            let length = match mechanism {
+                Mechanism::AesGcmAppended => APPENDED_NONCE_LEN,
+                _ => NONCE_LEN,
+            };
+            let Some((nonce, sealed)) = wrapped.split_at_checked(length) else {
                 return Err(altered());
             };
-            let mut nonce = *nonce;
+            let mut nonce = nonce.to_vec();
             let parameters = GcmParams::new(&mut nonce, aad, TAG_BITS.into())?;
             Zeroizing::new(session.decrypt(&Call::AesGcm(parameters), root.key, sealed)?)
         }
-        Mechanism::AesKwp => {
-            let object =
-                session.unwrap_key(&Call::AesKeyWrapPad, root.key, wrapped, &template())?;
-            let value = session.get_attributes(object, &[AttributeType::Value]);
-            // The session's end destroys it, too.
-            let _ = session.destroy_object(object);
-            let mut found = value?.into_iter();
-            match found.next() {
-                Some(Attribute::Value(value)) => Zeroizing::new(value),
-                _ => {
-                    return Err(Fault::new(
-                        FailureKind::BadReply,
-                        "unwrapped the KEK and does not show it",
-                    ));
-                }
-            }
-        }
+        Mechanism::AesKwp => kwp_unwrap(session, root.key, wrapped)?,
         Mechanism::OaepSha256 | Mechanism::OaepSha1 => {
             Zeroizing::new(session.decrypt(&mechanism.oaep(), root.key, wrapped)?)
         }
@@ -166,7 +229,7 @@ pub(super) fn unwrap(
             "unwrapped something else than a 256-bit key",
         )
     };
-    if mechanism == Mechanism::AesGcm {
+    if is_gcm {
         return KeyEncryptionKey::from_slice(&plain).map_err(|_| strange());
     }
     bound_kek::unbind(aad, &plain).map_err(|why| match why {
@@ -192,17 +255,14 @@ pub(super) fn check_value(
     root: Handle,
 ) -> Result<String, Fault> {
     let value = match mechanism {
-        Mechanism::AesGcm => {
-            let mut nonce = *CHECK_NONCE;
-            let tag = seal(session, root.key, &mut nonce, CHECK_AAD, &[])?;
-            if nonce != *CHECK_NONCE {
+        Mechanism::AesGcm | Mechanism::AesGcmAppended => {
+            let sealed = seal(session, root.key, *CHECK_NONCE, CHECK_AAD, &[])?;
+            if sealed.nonce != *CHECK_NONCE {
                 return id(session, root);
             }
-            tag
+            sealed.bytes
         }
-        Mechanism::AesKwp => with_object(session, &[0; secret::KEY_LEN], |object| {
-            Ok(session.wrap_key(&Call::AesKeyWrapPad, root.key, object)?)
-        })?,
+        Mechanism::AesKwp => kwp_wrap(session, root.key, &[0; secret::KEY_LEN])?,
         Mechanism::OaepSha256 | Mechanism::OaepSha1 => {
             let wanted = [AttributeType::Modulus];
             match session.get_attributes(root.key, &wanted)?.first() {
@@ -236,22 +296,55 @@ fn id(session: &Session, root: Handle) -> Result<String, Fault> {
     }
 }
 
+/// What AES-GCM made: ciphertext with tag, and the nonce it was made with.
+struct Sealed {
+    nonce: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+/// Encrypts under this nonce, or under one that the token insists on: put into the place of ours, as some do, put into an
+/// empty place only, as AWS CloudHSM does, or appended to what was encrypted, as Thales Luna does in FIPS mode.
 fn seal(
     session: &Session,
     key: ObjectHandle,
-    nonce: &mut [u8; NONCE_LEN],
+    nonce: [u8; NONCE_LEN],
     aad: &[u8],
     plain: &[u8],
-) -> Result<Vec<u8>, Fault> {
-    let parameters = GcmParams::new(nonce, aad, TAG_BITS.into())?;
-    let sealed = session.encrypt(&Call::AesGcm(parameters), key, plain)?;
-    if sealed.len() != plain.len() + TAG_BITS as usize / 8 {
+) -> Result<Sealed, Fault> {
+    let encrypt = |nonce: &mut [u8; NONCE_LEN]| -> Result<Vec<u8>, Fault> {
+        let parameters = GcmParams::new(nonce, aad, TAG_BITS.into())?;
+        Ok(session.encrypt(&Call::AesGcm(parameters), key, plain)?)
+    };
+    let mut used = nonce;
+    let mut bytes = match encrypt(&mut used) {
+        Err(fault) if fault.is_about_parameters() => {
+            used = [0; NONCE_LEN];
+            encrypt(&mut used).map_err(|_| fault)?
+        }
+        other => other?,
+    };
+    let expected = plain.len() + TAG_BITS as usize / 8;
+    if bytes.len() == expected + APPENDED_NONCE_LEN {
+        let nonce = bytes.split_off(expected);
+        return Ok(Sealed { nonce, bytes });
+    }
+    if bytes.len() != expected {
         return Err(Fault::new(
             FailureKind::BadReply,
             "encrypted to another length than AES-GCM's",
         ));
     }
-    Ok(sealed)
+    // The same nonce twice would give the key away.
+    if used == [0; NONCE_LEN] {
+        return Err(Fault::new(
+            FailureKind::BadReply,
+            "wants to draw the nonce and drew none",
+        ));
+    }
+    Ok(Sealed {
+        nonce: used.to_vec(),
+        bytes,
+    })
 }
 
 /// Of an object that lives as long as the session and may be taken out of the token again.

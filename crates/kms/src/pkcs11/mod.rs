@@ -145,9 +145,13 @@ fn joined(failures: Vec<KmsError>) -> KmsError {
         .find(|kind| !kind.is_refusal())
         .or(failures.first().map(|error| error.kind))
         .unwrap_or(FailureKind::Config);
+    let answered = failures.iter().filter_map(|error| error.answered).min();
     let mut messages: Vec<String> = failures.into_iter().map(|error| error.message).collect();
     messages.dedup();
-    KmsError::new(kind, messages.join("; "))
+    KmsError {
+        answered,
+        ..KmsError::new(kind, messages.join("; "))
+    }
 }
 
 /// Wraps at one token, and unwraps at every other that is present, which proves that it has the same key. A spare

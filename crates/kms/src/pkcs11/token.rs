@@ -1,6 +1,7 @@
-//! Finds tokens by label or serial number, opens them, and logs in. Each PIN is tried once only.
+//! Finds tokens by label or serial number, opens them, and logs in. A PIN that is refused is tried once more, and then
+//! never.
 
-use std::collections::hash_map::Entry;
+use std::{collections::hash_map::Entry, time::Duration};
 
 use colcrypt_protocol::FailureKind;
 use cryptoki::{
@@ -12,10 +13,15 @@ use cryptoki::{
 
 use super::{
     fault::Fault,
-    library::{Library, Open, TokenName, Tokens},
+    library::{Library, Open, Refused, TokenName, Tokens},
     pin::PinSource,
 };
-use crate::KmsError;
+use crate::{KmsError, clock::Moment};
+
+/// The second try of a refused PIN comes so long after the first: before a refusal is confirmed, and after a cluster has
+/// told its members of a new PIN.
+const BETWEEN_TRIES: Duration = Duration::from_secs(10);
+const TRIES: u32 = 2;
 
 /// A token that is open and, where it asks for it, logged in to.
 pub(super) struct Token<'a> {
@@ -45,7 +51,27 @@ pub(super) fn at_token<T>(
     } else {
         library.tokens.forget(name);
     }
-    once(library, name, pin, &mut act).map_err(|fault| fault.into_error(&name.to_string()))
+    once(library, name, pin, &mut act).map_err(|fault| match fault.code() {
+        Some(RvError::UserNotLoggedIn) if pin.is_none() => {
+            wants_a_login().into_error(&name.to_string())
+        }
+        _ => fault.into_error(&name.to_string()),
+    })
+}
+
+fn wants_a_login() -> Fault {
+    KmsError::config("wants a login: give the provider a \"pin_file\" or a \"pin_env\"").into()
+}
+
+/// A session that only reads, or one that could write where a token opens no others, as AWS CloudHSM does.
+fn open(context: &Pkcs11, slot: Slot) -> Result<Session, Error> {
+    match context.open_ro_session(slot) {
+        Err(Error::Pkcs11(
+            RvError::FunctionFailed | RvError::FunctionNotSupported | RvError::ArgumentsBad,
+            _,
+        )) => context.open_rw_session(slot),
+        other => other,
+    }
 }
 
 fn once<T>(
@@ -59,7 +85,7 @@ fn once<T>(
     let tokens = &mut library.tokens;
     if let Entry::Vacant(free) = tokens.open.entry(slot) {
         free.insert(Open {
-            session: context.open_ro_session(slot)?,
+            session: open(&context, slot)?,
             logged_in: None,
         });
     }
@@ -176,10 +202,7 @@ fn log_in(
         return Ok(());
     }
     let Some(source) = pin else {
-        return Err(KmsError::config(
-            "wants a login: give the provider a \"pin_file\" or a \"pin_env\"",
-        )
-        .into());
+        return log_in_elsewhere(tokens, slot, &info);
     };
     let pin = source.read()?;
     let open = tokens.open.get_mut(&slot).expect("opened by the caller");
@@ -188,21 +211,37 @@ fn log_in(
     }
     let denied = |message: String| Err(Fault::new(FailureKind::Denied, message));
     let known = (info.serial_number().to_owned(), pin.mark);
-    if tokens.refused.contains(&known) {
-        return denied(format!(
-            "refused the PIN of {} before, and it is not tried again until that is written anew, since a \
-             token locks itself after a few wrong ones",
-            source.name()
-        ));
+    if let Some(refused) = tokens.refused.get(&known) {
+        let again = refused.tries < TRIES && !info.user_pin_locked() && !info.user_pin_final_try();
+        if !again {
+            return denied(format!(
+                "refused the PIN of {} before, and it is not tried again until that is written anew, since a \
+                 token locks itself after a few wrong ones",
+                source.name()
+            ));
+        }
+        if refused.last.age() < BETWEEN_TRIES {
+            return Err(Fault::Said(KmsError {
+                answered: Some(refused.last),
+                ..KmsError::new(
+                    FailureKind::Denied,
+                    format!(
+                        "refused the PIN of {} a moment ago: it is tried once more, and then not again",
+                        source.name()
+                    ),
+                )
+            }));
+        }
     }
     if info.user_pin_locked() {
         return denied("has locked its PIN: its security officer must set a new one".to_owned());
     }
+    // Nobody has refused ours.
     if info.user_pin_final_try() {
-        return denied(
-            "would lock its PIN at one more wrong one, so none is tried: log in once by hand with the right one"
-                .to_owned(),
-        );
+        return Err(KmsError::config(
+            "would lock its PIN at one more wrong one, so none is tried: log in once by hand with the right one",
+        )
+        .into());
     }
     if open.logged_in.take().is_some() {
         // Another PIN must prove itself by a login of its own.
@@ -217,23 +256,36 @@ fn log_in(
         None => {
             result?;
             open.logged_in = Some(pin.mark);
+            tokens.refused.remove(&known);
             Ok(())
+        }
+        // It ran out, which is nobody's decision.
+        Some(RvError::PinExpired) => {
+            Err(KmsError::config(format!("says that the PIN of {} expired", source.name())).into())
         }
         Some(
             code @ (RvError::PinIncorrect
             | RvError::PinInvalid
             | RvError::PinLenRange
-            | RvError::PinExpired
             | RvError::PinLocked),
         ) => {
-            tokens.refused.insert(known);
+            let refused = tokens.refused.entry(known).or_insert(Refused {
+                tries: 0,
+                last: Moment::now(),
+            });
+            refused.tries += 1;
+            refused.last = Moment::now();
+            let last = refused.tries >= TRIES;
             denied(match code {
                 RvError::PinLocked => {
                     "has locked its PIN: its security officer must set a new one".to_owned()
                 }
-                RvError::PinExpired => format!("says that the PIN of {} expired", source.name()),
-                _ => format!(
+                _ if last => format!(
                     "refuses the PIN of {}: put the right one there; this one is not tried again",
+                    source.name()
+                ),
+                _ => format!(
+                    "refuses the PIN of {}: put the right one there; this one is tried once more",
                     source.name()
                 ),
             })
@@ -242,6 +294,21 @@ fn log_in(
             Err(KmsError::config("has no PIN yet: its security officer must set one").into())
         }
         Some(_) => Err(result.expect_err("it has a code").into()),
+    }
+}
+
+/// Where a token has a pad or a console of its own for the PIN, it asks there.
+fn log_in_elsewhere(tokens: &mut Tokens, slot: Slot, info: &TokenInfo) -> Result<(), Fault> {
+    if !info.protected_authentication_path() {
+        return Err(wants_a_login());
+    }
+    let open = tokens.open.get_mut(&slot).expect("opened by the caller");
+    if is_user(&open.session.get_session_info()?) {
+        return Ok(());
+    }
+    match open.session.login(UserType::User, None) {
+        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        other => Ok(other?),
     }
 }
 

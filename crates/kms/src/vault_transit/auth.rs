@@ -2,7 +2,8 @@
 //!
 //! A token that is still valid is renewed, or replaced by a new login, in the background: the first caller that
 //! uses it late in its life starts this, and nobody waits. When there is no token, the first caller logs in and
-//! the others wait for that. Failures are never remembered.
+//! the others wait for that. A refused login is [repeated with pauses](crate::login_pause); no other failure is
+//! remembered.
 
 use std::{
     borrow::Cow,
@@ -19,6 +20,7 @@ use crate::{
     KmsError,
     clock::Moment,
     credential,
+    login_pause::{self, Account},
     vault_transit::{
         http::VaultHttp,
         login::{AuthConfig, Login, Source},
@@ -32,6 +34,9 @@ pub(crate) struct Auth {
     source: Source,
     /// The last token used.
     session: Mutex<Option<Session>>,
+    /// The last token that the server did not know before its end. Kept until another serves: with it, the refusal of
+    /// a login that gives no reason is somebody's decision.
+    taken_back: Mutex<Option<Arc<Secret>>>,
     /// Held while logging in, so that many callers make one login.
     logging_in: tokio::sync::Mutex<()>,
 }
@@ -42,6 +47,7 @@ impl Auth {
             http,
             source: config.try_into()?,
             session: Mutex::default(),
+            taken_back: Mutex::default(),
             logging_in: tokio::sync::Mutex::default(),
         }))
     }
@@ -68,14 +74,32 @@ impl Auth {
     }
 
     /// Another token than the one just denied, if there is one: the file may have been replaced, and a
-    /// login can be made again.
+    /// login can be made again. `unknown`: the server does not know the token, whatever it was to be used for.
     pub(crate) async fn after_denial(
         self: &Arc<Self>,
-        denied: &Secret,
+        denied: &Arc<Secret>,
+        unknown: bool,
     ) -> Result<Option<Arc<Secret>>, KmsError> {
-        self.session().take_if(|session| session.is_of(denied));
+        let old = self.session().take_if(|session| session.is_of(denied));
+        if unknown && old.is_some_and(|old| old.ends_later()) {
+            *self.taken_back() = Some(Arc::clone(denied));
+        }
         let token = self.token().await?;
         Ok((token.expose() != denied.expose()).then_some(token))
+    }
+
+    /// Whether the server did not know this token before its end.
+    pub(crate) fn was_taken_back(&self, token: &Secret) -> bool {
+        let taken = self.taken_back();
+        taken
+            .as_ref()
+            .is_some_and(|taken| taken.expose() == token.expose())
+    }
+
+    fn taken_back(&self) -> MutexGuard<'_, Option<Arc<Secret>>> {
+        self.taken_back
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn session(&self) -> MutexGuard<'_, Option<Session>> {
@@ -116,6 +140,7 @@ impl Auth {
             return Ok(token);
         }
         let new = self.log_in(login).await?;
+        *self.taken_back() = None;
         Ok(Arc::clone(&self.session().insert(new).token))
     }
 
@@ -133,7 +158,10 @@ impl Auth {
         if let Some(session) = self.session().as_mut().filter(|known| known.is_of(token)) {
             match told {
                 Ok(life) => session.prolong(life),
-                Err(error) if error.kind == FailureKind::Denied => session.refuse_care(),
+                // Whether it may not, or is not known: who uses it next finds that out.
+                Err(error) if matches!(error.kind, FailureKind::Denied | FailureKind::Config) => {
+                    session.refuse_care();
+                }
                 Err(_) => {}
             }
         }
@@ -141,11 +169,28 @@ impl Auth {
 
     async fn log_in(&self, login: &Login) -> Result<Session, KmsError> {
         let body = login.body(&self.http).await?;
+        let address = self.http.address().as_bytes();
+        let account = Account::of(&[address, login.path.as_bytes(), &body, &login.proof()]);
+        login_pause::log_in(account, login.pauses(), self.ask_to_log_in(login, body)).await
+    }
+
+    async fn ask_to_log_in(
+        &self,
+        login: &Login,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<Session, KmsError> {
         let asked = Moment::now();
         let answer = self.http.post(&login.path, None, body).await?;
         let about = About::Login(login.kind());
         let question = self.question(&login.path, "update", about);
-        let LoginReply { auth } = reply::parse(&question, &answer)?;
+        let LoginReply { auth } = reply::parse(&question, &answer).map_err(|error| {
+            if reply::is_unexplained(&answer) && self.taken_back().is_some() {
+                let why = format!(", and gives no new one ({})", error.message);
+                reply::taken_back(self.http.address(), &why)
+            } else {
+                error
+            }
+        })?;
         let token = Secret::new(auth.client_token.as_bytes().to_vec());
         Ok(Session::new(Arc::new(token), auth.life(asked)))
     }

@@ -1,4 +1,4 @@
-//! Requests to a Vault or OpenBao server: one address, no redirects, no proxies, bounded bodies.
+//! Requests to a Vault or OpenBao server: one address, and where that points to one that is active; bounded bodies.
 //!
 //! What cannot be wiped here: hyper's and rustls' own buffers, through which every request and reply
 //! passes, the token inside reqwest's header, and rustls' copy of a client's private key. They are freed
@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use colcrypt_core::Secret;
 use reqwest::{
-    Client, Method,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+    Client, Method, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
 };
 use zeroize::Zeroizing;
 
@@ -21,6 +21,7 @@ use crate::{
     http_address::HttpAddress,
     http_client,
     http_json::{self, Answer},
+    http_proxy::ProxySetting,
 };
 
 /// What a server that logs in by certificate is shown, in two PEM files.
@@ -33,6 +34,7 @@ pub(crate) struct ClientCertificate {
 /// Whom to trust and what to present: what a client is made of.
 struct Tls {
     ca_file: Option<AbsolutePath>,
+    proxy: Option<ProxySetting>,
     certificate: Option<ClientCertificate>,
 }
 
@@ -41,7 +43,7 @@ impl Tls {
     fn client(&self) -> Result<Client, KmsError> {
         let ca_file = self.ca_file.as_ref();
         let Some(ours) = &self.certificate else {
-            return http_client::new(ca_file);
+            return http_client::new(ca_file, self.proxy.as_ref());
         };
         let key = credential::read_blocking("private_key_file", ours.private_key_file.as_path())?;
         let certificate =
@@ -50,7 +52,7 @@ impl Tls {
         pem.extend_from_slice(key.expose());
         pem.push(b'\n');
         pem.extend_from_slice(certificate.expose());
-        http_client::with_certificate(ca_file, &pem)
+        http_client::with_certificate(ca_file, self.proxy.as_ref(), &pem)
     }
 }
 
@@ -66,10 +68,12 @@ impl VaultHttp {
         address: &HttpAddress,
         namespace: Option<&str>,
         ca_file: Option<AbsolutePath>,
+        proxy: Option<ProxySetting>,
         certificate: Option<ClientCertificate>,
     ) -> Result<Self, KmsError> {
         let tls = Tls {
             ca_file,
+            proxy,
             certificate,
         };
         let client = tls.client()?;
@@ -143,19 +147,47 @@ impl VaultHttp {
             value.set_sensitive(true);
             headers.insert("X-Vault-Token", value);
         }
-        let mut request = self
-            .client()
-            .request(method, format!("{}/v1/{path}", self.base))
-            .headers(headers);
-        if let Some(json) = json {
-            request = request
-                .header(CONTENT_TYPE, "application/json")
-                .body(Bytes::from_owner(json));
+        let body = json.map(Bytes::from_owner);
+        let ask = async |base: &str, url: &str| {
+            let mut request = self
+                .client()
+                .request(method.clone(), url)
+                .headers(headers.clone());
+            if let Some(body) = &body {
+                request = request
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(body.clone());
+            }
+            let sent = request.send().await;
+            sent.map_err(|error| http_client::unreachable(base, error))
+        };
+        let url = format!("{}/v1/{path}", self.base);
+        let response = ask(&self.base, &url).await?;
+        match active(&response) {
+            // Once: a server that points on from there is no standby of it.
+            Some((base, url)) => {
+                let response = ask(&base, &url).await?;
+                http_json::receive(&base, response).await
+            }
+            None => http_json::receive(&self.base, response).await,
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| http_client::unreachable(&self.base, error))?;
-        http_json::receive(&self.base, response).await
     }
+}
+
+/// Where a standby that does not forward requests says that the active server is: its address, and the whole URL. A
+/// standby is believed, since TLS has proved it, but no further than to another HTTPS server of the same CA.
+fn active(response: &Response) -> Option<(String, String)> {
+    if response.status() != StatusCode::TEMPORARY_REDIRECT {
+        return None;
+    }
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let url = Url::parse(location).ok()?;
+    let base = url.origin().ascii_serialization();
+    let is_safe = url.username().is_empty()
+        && url.password().is_none()
+        && url.path().starts_with("/v1/")
+        // Never from TLS to none.
+        && (url.scheme() == "https" || response.url().scheme() == "http");
+    let base = HttpAddress::try_from(base).ok().filter(|_| is_safe)?;
+    Some((base.to_string(), location.to_owned()))
 }

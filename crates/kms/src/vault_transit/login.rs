@@ -11,6 +11,7 @@ use crate::{
     config::AbsolutePath,
     credential::{self, EnvName},
     http_json::json,
+    login_pause::Pauses,
     vault_transit::{
         http::{ClientCertificate, VaultHttp},
         path::MountPath,
@@ -50,6 +51,18 @@ pub(crate) enum AuthConfig {
         role: Option<String>,
         jwt_file: AbsolutePath,
     },
+    Userpass {
+        #[serde(default = "userpass")]
+        mount: MountPath,
+        username: UserName,
+        password_file: AbsolutePath,
+    },
+    Ldap {
+        #[serde(default = "ldap")]
+        mount: MountPath,
+        username: UserName,
+        password_file: AbsolutePath,
+    },
     Cert {
         #[serde(default = "cert")]
         mount: MountPath,
@@ -70,6 +83,32 @@ fn kubernetes() -> MountPath {
 
 fn jwt() -> MountPath {
     MountPath::known("jwt")
+}
+
+/// It becomes part of a path.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct UserName(String);
+
+impl TryFrom<String> for UserName {
+    type Error = &'static str;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@');
+        let is_dots = name.bytes().all(|b| b == b'.');
+        if !is_dots && name.len() <= 256 && name.bytes().all(allowed) {
+            Ok(Self(name))
+        } else {
+            Err("\"username\" consists of letters, digits, '_', '-', '.' and '@'")
+        }
+    }
+}
+
+fn userpass() -> MountPath {
+    MountPath::known("userpass")
+}
+
+fn ldap() -> MountPath {
+    MountPath::known("ldap")
 }
 
 fn cert() -> MountPath {
@@ -124,8 +163,13 @@ enum Method {
         role: Option<String>,
         jwt_file: AbsolutePath,
     },
+    Password {
+        name: &'static str,
+        file: AbsolutePath,
+    },
     Cert {
         name: Option<String>,
+        certificate_file: AbsolutePath,
     },
 }
 
@@ -182,13 +226,46 @@ impl TryFrom<AuthConfig> for Source {
                 role,
                 jwt_file,
             } => (mount, Method::Jwt { role, jwt_file }),
-            AuthConfig::Cert { mount, name, .. } => (mount, Method::Cert { name }),
+            AuthConfig::Userpass {
+                mount,
+                username,
+                password_file,
+            } => return Ok(by_password("userpass", &mount, &username, password_file)),
+            AuthConfig::Ldap {
+                mount,
+                username,
+                password_file,
+            } => return Ok(by_password("LDAP", &mount, &username, password_file)),
+            AuthConfig::Cert {
+                mount,
+                name,
+                certificate_file,
+                ..
+            } => {
+                let method = Method::Cert {
+                    name,
+                    certificate_file,
+                };
+                (mount, method)
+            }
         };
         Ok(Self::Login(Login {
             path: format!("auth/{mount}/login"),
             method,
         }))
     }
+}
+
+fn by_password(
+    name: &'static str,
+    mount: &MountPath,
+    UserName(user): &UserName,
+    file: AbsolutePath,
+) -> Source {
+    Source::Login(Login {
+        path: format!("auth/{mount}/login/{user}"),
+        method: Method::Password { name, file },
+    })
 }
 
 /// Whatever a login sends; each method uses some of it.
@@ -204,9 +281,29 @@ struct Body<'a> {
     jwt: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<&'a str>,
 }
 
 impl Login {
+    /// How long a refused login rests. Those by a secret that could be guessed lock the account.
+    pub(crate) fn pauses(&self) -> Pauses {
+        match self.method {
+            Method::AppRole { .. } | Method::Password { .. } => Pauses::BEFORE_LOCKOUT,
+            Method::Kubernetes { .. } | Method::Jwt { .. } | Method::Cert { .. } => Pauses::USUAL,
+        }
+    }
+
+    /// What proves the login and is not in its body: the client certificate, which every connection presents.
+    pub(crate) fn proof(&self) -> Vec<u8> {
+        match &self.method {
+            Method::Cert {
+                certificate_file, ..
+            } => std::fs::read(certificate_file.as_path()).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn kind(&self) -> LoginKind {
         let (name, advice, asks) = match self.method {
             Method::AppRole { .. } => (
@@ -222,6 +319,11 @@ impl Login {
             Method::Jwt { .. } => (
                 "JWT",
                 "check \"role\", what is bound to it, and the token in jwt_file",
+                None,
+            ),
+            Method::Password { name, .. } => (
+                name,
+                "check \"username\", and the password in password_file",
                 None,
             ),
             Method::Cert { .. } => (
@@ -272,7 +374,14 @@ impl Login {
                     ..Body::default()
                 }))
             }
-            Method::Cert { name } => {
+            Method::Password { file, .. } => {
+                let password = credential::read("password_file", file.as_path()).await?;
+                Ok(json(&Body {
+                    password: Some(credential::text(&password)?),
+                    ..Body::default()
+                }))
+            }
+            Method::Cert { name, .. } => {
                 http.reload_certificate().await?;
                 Ok(json(&Body {
                     name: name.as_deref(),

@@ -26,6 +26,7 @@ use crate::{
     error,
     http_address::HttpAddress,
     http_json::{Answer, json},
+    http_proxy::ProxySetting,
     vault_transit::{
         auth::Auth,
         http::VaultHttp,
@@ -54,6 +55,7 @@ struct Config {
     mount: MountPath,
     namespace: Option<MountPath>,
     ca_file: Option<AbsolutePath>,
+    proxy: Option<ProxySetting>,
     auth: AuthConfig,
 }
 
@@ -73,7 +75,13 @@ impl VaultTransit {
         let config: Config = config::parse(KIND, config)?;
         let namespace = config.namespace.as_ref().map(MountPath::as_str);
         let certificate = config.auth.client_certificate();
-        let http = VaultHttp::new(&config.address, namespace, config.ca_file, certificate)?;
+        let http = VaultHttp::new(
+            &config.address,
+            namespace,
+            config.ca_file,
+            config.proxy,
+            certificate,
+        )?;
         let http = Arc::new(http);
         Ok(Self {
             endpoint: http.address().to_owned(),
@@ -122,8 +130,12 @@ impl VaultTransit {
         if answer.status.as_u16() != 403 || !answer.json {
             return Ok(answer);
         }
-        match self.auth.after_denial(&token).await? {
+        let unknown = reply::is_about_token(&answer);
+        match self.auth.after_denial(&token, unknown).await? {
             Some(other) => send(other).await,
+            None if unknown && self.auth.was_taken_back(&token) => {
+                Err(reply::taken_back(&self.endpoint, ""))
+            }
             None => Ok(answer),
         }
     }
@@ -202,6 +214,20 @@ impl VaultTransit {
             &decrypted.plaintext,
             KeyEncryptionKey::from_slice,
         )
+    }
+
+    /// A key made of random bytes of the server.
+    async fn random<K>(
+        &self,
+        key: impl Fn(&[u8]) -> Result<K, CryptoError>,
+    ) -> Result<K, KmsError> {
+        let path = format!("{}/random/{KEY_LEN}", self.mount);
+        let answer = self
+            .ask(&path, Some(&json(&RandomBody { format: "base64" })))
+            .await?;
+        let question = self.question(&path, "update", About::Other);
+        let random = reply::parse::<Data<Random>>(&question, &answer)?.data;
+        decode_key(&question, &random.random_bytes, key)
     }
 
     async fn health(&self) -> Result<Health, KmsError> {
@@ -301,30 +327,14 @@ impl Provider for VaultTransit {
         aad: &[u8],
     ) -> Result<(KeyEncryptionKey, WrappedKek), KmsError> {
         self.read_key(root_key).await?;
-        let path = self.path("datakey/plaintext", root_key)?;
-        let body = json(&DataKeyBody {
-            associated_data: &Base64::encode_string(aad),
-            bits: KEY_LEN * 8,
-        });
-        let answer = self.ask(&path, Some(&body)).await?;
-        let question = self.question(&path, "update", About::Key);
-        let generated = reply::parse::<Data<Generated>>(&question, &answer)?.data;
-        let kek = decode_key(
-            &question,
-            &generated.plaintext,
-            KeyEncryptionKey::from_slice,
-        )?;
-        Ok((kek, wrapped_kek(&question, generated.ciphertext)?))
+        // Not by "datakey": HashiCorp's takes no associated data, so nothing would bind the KEK.
+        let kek = self.random(KeyEncryptionKey::from_slice).await?;
+        let wrapped = self.encrypt(root_key, aad, &kek).await?;
+        Ok((kek, wrapped))
     }
 
     async fn generate_dek(&self) -> Result<DataKey, KmsError> {
-        let path = format!("{}/random/{KEY_LEN}", self.mount);
-        let answer = self
-            .ask(&path, Some(&json(&RandomBody { format: "base64" })))
-            .await?;
-        let question = self.question(&path, "update", About::Other);
-        let random = reply::parse::<Data<Random>>(&question, &answer)?.data;
-        decode_key(&question, &random.random_bytes, DataKey::from_slice)
+        self.random(DataKey::from_slice).await
     }
 
     async fn unwrap_kek(
@@ -438,21 +448,6 @@ struct Decrypted<'a> {
     /// Borrowed from the wiped body, unless the server escaped a character in it.
     #[serde(borrow)]
     plaintext: Cow<'a, str>,
-}
-
-#[derive(Serialize)]
-struct DataKeyBody<'a> {
-    associated_data: &'a str,
-    bits: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-struct Generated<'a> {
-    /// As in [`Decrypted`].
-    #[serde(borrow)]
-    plaintext: Cow<'a, str>,
-    ciphertext: String,
 }
 
 #[derive(Serialize)]

@@ -86,11 +86,7 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         ..
     } = question;
     let status = answer.status.as_u16();
-    let errors = answer
-        .json
-        .then(|| serde_json::from_slice::<Errors>(&answer.body).ok())
-        .flatten();
-    let said = errors.as_ref().map(|errors| errors.errors.join("; "));
+    let said = said(answer);
     let quoted = said
         .as_deref()
         .map(presentable)
@@ -101,11 +97,19 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
             login_refused(address, kind, said, &quoted)
         }
         (400, Some(said)) => bad_request(question, said, &quoted),
+        // Lapsed, most likely. One that was taken back before its time is found out elsewhere.
+        (403, Some(said)) if is_of_token(said) => (
+            FailureKind::Config,
+            format!(
+                "{address} does not know the token (any more){quoted}: it ran out, and nothing has put a new one in its \
+                 place"
+            ),
+        ),
         (403, Some(_)) => (
             FailureKind::Denied,
             format!(
-                "{address} denies access{quoted}: the token is not valid any more, or its policy lacks the capability \
-                 \"{capability}\" on \"{path}\""
+                "{address} denies access{quoted}: the token's policy lacks the capability \"{capability}\" on \
+                 \"{path}\""
             ),
         ),
         (404, Some(said)) => not_found(question, said),
@@ -130,7 +134,7 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         (300..=399, _) => (
             FailureKind::Unavailable,
             format!(
-                "{address} points to another server, which is not followed: set \"address\" to the active one"
+                "{address} points to a server that is not followed: set \"address\" to the active one"
             ),
         ),
         _ => (
@@ -145,7 +149,56 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
         kind,
         message,
         retry_after: answer.retry_after,
+        answered: None,
     }
+}
+
+/// What Vault says of a token that it does not know: in new versions with a reason, in older ones and in OpenBao without
+/// the list of errors in which it says that a policy lacks something.
+fn is_of_token(said: &str) -> bool {
+    said.contains("invalid token") || said.trim() == "permission denied"
+}
+
+/// Whether the answer is about the token itself, not about what its policies allow.
+pub(crate) fn is_about_token(answer: &Answer) -> bool {
+    answer.status.as_u16() == 403 && said(answer).is_some_and(|said| is_of_token(&said))
+}
+
+/// Whether a login was refused in words that are the same for a credential that ran out, one that was never known, and
+/// one that was taken away.
+pub(crate) fn is_unexplained(answer: &Answer) -> bool {
+    matches!(answer.status.as_u16(), 400 | 403)
+        && said(answer).is_some_and(|said| tells_no_reason(&said))
+}
+
+fn tells_no_reason(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.trim() == "permission denied"
+        || [
+            "role or secret id",
+            "secret id",
+            "role id",
+            "invalid certificate",
+        ]
+        .iter()
+        .any(|part| said.contains(part))
+}
+
+/// The errors in an answer of Vault's own form.
+fn said(answer: &Answer) -> Option<String> {
+    let errors = answer
+        .json
+        .then(|| serde_json::from_slice::<Errors>(&answer.body).ok())
+        .flatten()?;
+    Some(errors.errors.join("; "))
+}
+
+/// The refusal of a token that was good until it was taken back: somebody decided that.
+pub(crate) fn taken_back(address: &str, why: &str) -> KmsError {
+    KmsError::new(
+        FailureKind::Denied,
+        format!("{address} took the token back before its time{why}"),
+    )
 }
 
 fn bad_request(question: &Question, said: &str, quoted: &str) -> (FailureKind, String) {
@@ -211,11 +264,20 @@ fn login_refused(
     } else if let Some(asks) = asks
         && said.trim() == "permission denied"
     {
+        // An API server that is away is worded as a bad token is.
         (
             FailureKind::Config,
             format!(
                 "{address} denies the {name} login without a reason: the token is not valid any more, or {asks} does \
                  not answer; {advice}"
+            ),
+        )
+    } else if tells_no_reason(said) {
+        (
+            FailureKind::Config,
+            format!(
+                "{address} denies the {name} login{quoted}, in the same words for a credential that ran out as for one \
+                 that was taken away: {advice}"
             ),
         )
     } else {

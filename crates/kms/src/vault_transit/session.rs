@@ -23,8 +23,10 @@ const LONGEST_TRY: Duration = Duration::from_secs(5);
 pub(crate) enum Life {
     /// It came from outside, and the server was not asked yet.
     Unknown,
-    /// It does not end, or nothing can be done about it.
-    LeftAlone,
+    /// It does not end.
+    Endless,
+    /// The server does not tell.
+    Untold,
     Ends {
         since: Moment,
         lease: Duration,
@@ -36,7 +38,7 @@ impl Life {
     /// As the server tells it: zero seconds are a token without end.
     pub(crate) fn new(since: Moment, lease: Duration, renewable: bool) -> Self {
         if lease.is_zero() {
-            Self::LeftAlone
+            Self::Endless
         } else {
             Self::Ends {
                 since,
@@ -78,7 +80,16 @@ impl Session {
     pub(crate) fn is_over(&self) -> bool {
         match self.life {
             Life::Ends { since, lease, .. } => since.age() >= lease.mul_f64(0.9),
-            Life::Unknown | Life::LeftAlone => false,
+            Life::Unknown | Life::Endless | Life::Untold => false,
+        }
+    }
+
+    /// Whether its end, as the server told it, is still to come: who does not know the token now has taken it back.
+    pub(crate) fn ends_later(&self) -> bool {
+        match self.life {
+            Life::Ends { since, lease, .. } => since.age() < lease,
+            Life::Endless => true,
+            Life::Unknown | Life::Untold => false,
         }
     }
 
@@ -86,7 +97,7 @@ impl Session {
     /// that time is over.
     pub(crate) fn take_care(&mut self) -> Option<(Care, Duration)> {
         let (care, pause) = match self.life {
-            Life::LeftAlone => return None,
+            Life::Endless | Life::Untold => return None,
             Life::Unknown => (Care::LookUp, LONGEST_PAUSE),
             Life::Ends {
                 since,
@@ -136,7 +147,8 @@ impl Session {
     pub(crate) fn refuse_care(&mut self) {
         match &mut self.life {
             Life::Ends { renewable, .. } => *renewable = false,
-            life => *life = Life::LeftAlone,
+            Life::Endless => {}
+            life => *life = Life::Untold,
         }
         self.last_try = None;
     }
@@ -188,6 +200,17 @@ mod tests {
         }
         assert!(!session(aged(0.85, true)).is_over());
         assert!(session(aged(0.95, true)).is_over());
+    }
+
+    #[test]
+    fn a_token_refused_before_its_end_was_taken_back() {
+        assert!(session(aged(0.95, true)).ends_later());
+        assert!(!session(aged(1.05, true)).ends_later());
+        assert!(session(Life::new(Moment::now(), Duration::ZERO, false)).ends_later());
+        let mut outside = session(Life::Unknown);
+        assert!(!outside.ends_later());
+        outside.refuse_care();
+        assert!(!outside.ends_later());
     }
 
     #[test]

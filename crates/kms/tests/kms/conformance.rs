@@ -20,6 +20,11 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::common::{
     Agent, Dir, PATIENCE, SETTINGS, agent, check, fails, kek_id, ok, provider, revoked,
 };
+pub use crate::confirmation::{
+    a_login_that_ran_out_leaves_keys_in_use, a_refusal_that_passes_wipes_nothing,
+    a_refusal_wipes_when_it_is_confirmed_and_a_keys_state_at_once,
+    credentials_are_rotated_under_load,
+};
 
 /// One test for each case. The provider names what runs a test's body, and what makes a bed there.
 macro_rules! conforms {
@@ -33,6 +38,10 @@ macro_rules! conforms {
             a_refusal_wipes_keys_in_use_until_it_ends,
             what_is_no_refusal_leaves_keys_in_use,
             settings_are_checked_and_secrets_refused,
+            a_refusal_that_passes_wipes_nothing,
+            a_refusal_wipes_when_it_is_confirmed_and_a_keys_state_at_once,
+            a_login_that_ran_out_leaves_keys_in_use,
+            credentials_are_rotated_under_load,
         }
     };
 }
@@ -67,12 +76,12 @@ pub fn run(body: impl AsyncFnOnce(())) {
 }
 
 /// Refreshes all the time.
-const LIVELY: Settings = Settings {
+pub const LIVELY: Settings = Settings {
     soft_ttl_ms: 100,
     ..SETTINGS
 };
 
-fn direct(bed: &impl ProviderBed) -> ProviderConfig {
+pub fn direct(bed: &impl ProviderBed) -> ProviderConfig {
     provider(bed.kind(), bed.config(&Route::Direct))
 }
 
@@ -82,7 +91,7 @@ async fn cold(kek: &KekRef) -> Result<Request, Failure> {
 }
 
 /// Waits until the agent gives the key again.
-async fn well_again(agent: &Agent, dek: &Request) {
+pub async fn well_again(agent: &Agent, dek: &Request) {
     let began = Instant::now();
     while let Err(failure) = agent.load(dek).await {
         assert!(began.elapsed() < PATIENCE, "{failure}");
@@ -90,7 +99,7 @@ async fn well_again(agent: &Agent, dek: &Request) {
     }
 }
 
-async fn lease(agent: &Agent) {
+pub async fn lease(agent: &Agent) {
     agent
         .event(|event| matches!(event, Event::KekLease { .. }))
         .await;
@@ -105,7 +114,7 @@ async fn refresh_failed(agent: &Agent, kind: FailureKind) {
         .await;
 }
 
-fn holds_no_secret(bed: &impl ProviderBed, text: &str) {
+pub fn holds_no_secret(bed: &impl ProviderBed, text: &str) {
     for secret in bed.secrets() {
         assert!(!text.contains(secret.trim()), "a secret was shown");
     }
@@ -295,7 +304,14 @@ pub async fn a_refusal_wipes_keys_in_use_until_it_ends(bed: &impl ProviderBed) {
             _ => FailureKind::KeyNotFound,
         };
         let (id, failure) = revoked(&agent).await;
-        assert_eq!((id, failure.kind), (kek.id, kind), "{trouble:?}: {failure}");
+        assert_eq!(id, kek.id);
+        // A KMIP server has a key deactivated first, which is a refusal by itself.
+        let between = bed.kind() == "kmip" && trouble == Trouble::KeyDeleted;
+        assert!(
+            failure.kind == kind || between && failure.kind.is_refusal(),
+            "{trouble:?}: {:?}: {failure}",
+            failure.kind
+        );
         holds_no_secret(bed, &failure.message);
         fails(agent.load(&dek).await, kind, &[]);
         // A refusal on demand is told as well: other keys under this KEK may be in use.
@@ -330,6 +346,8 @@ pub async fn what_is_no_refusal_leaves_keys_in_use(bed: &impl ProviderBed) {
             Trouble::WrongPlaintext if bed.kind() == "azure-keyvault" => FailureKind::Corrupt,
             Trouble::WrongPlaintext => FailureKind::WrongRootKey,
             Trouble::WrongChecksum => FailureKind::BadReply,
+            // The clocks of Azure's services differ: a token that is new to one is over for the other.
+            Trouble::ClockSkew if bed.kind() == "azure-keyvault" => FailureKind::Unavailable,
             _ => FailureKind::Config,
         };
         let failure = fails(cold(&kek).await, kind, &[]);

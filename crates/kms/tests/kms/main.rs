@@ -3,8 +3,11 @@
 //! One program, since each links every provider's client.
 
 mod common;
+mod confirmation;
 #[macro_use]
 mod conformance;
+mod facts;
+mod on_the_way;
 mod two_roots;
 
 #[cfg(feature = "aws-kms")]

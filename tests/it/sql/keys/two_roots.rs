@@ -48,7 +48,8 @@ fn the_views_say_how_each_root_key_stands() {
         db.client.yes("SELECT coalesce(root_problem LIKE '%provider \"spare\"%(since %)', false) FROM keyring_status")
     });
     assert!(db.client.yes(
-        "SELECT state = 'failed' AND failing_since <= asked_at AND served_at IS NULL AND problem LIKE '%spare%'
+        "SELECT state = 'refused, being confirmed' AND failing_since <= asked_at AND served_at IS NULL
+                AND problem LIKE 'refused _ of 3 times since %spare%'
          FROM root_status WHERE provider = 'spare'"
     ));
     assert_eq!(

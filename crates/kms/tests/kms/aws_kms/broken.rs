@@ -2,6 +2,7 @@
 
 use colcrypt_core::{KeyCheckValue, KeyEncryptionKey, WrapMethod};
 use colcrypt_protocol::{FailureKind, KekCopy, KekRef, ProviderConfig};
+use colcrypt_tests::facts;
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -10,6 +11,7 @@ use crate::common::{
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 const KEY: &str = "arn:aws:kms:eu-west-1:111122223333:key/k";
@@ -52,103 +54,30 @@ fn aws_error(status: &str, code: &str, message: &str) -> Act {
 
 #[tokio::test]
 async fn every_error_of_aws_has_its_meaning() {
-    use FailureKind::{
-        BadReply, Config, Corrupt, Denied, KeyDisabled, KeyNotFound, Throttled, Unavailable,
-        WrongRootKey,
-    };
-    let bad = "400 Bad Request";
-    let pending = "arn is pending deletion.";
-    for (status, code, message, kind) in [
-        (
-            bad,
-            "AccessDeniedException",
-            "User: arn:aws:iam::1:user/db is not authorized",
-            Denied,
-        ),
-        (bad, "com.amazonaws.kms#AccessDeniedException", "no", Denied),
-        (
-            bad,
-            "UnrecognizedClientException",
-            "The security token is invalid",
-            Denied,
-        ),
-        (
-            bad,
-            "InvalidSignatureException",
-            "The request signature we calculated",
-            Denied,
-        ),
-        (
-            bad,
-            "InvalidSignatureException",
-            "Signature expired: 2026 is now earlier",
-            Config,
-        ),
-        (
-            bad,
-            "InvalidSignatureException",
-            "Signature not yet current: 2026",
-            Config,
-        ),
-        (
-            bad,
-            "ExpiredTokenException",
-            "The security token included is expired",
-            Config,
-        ),
-        (bad, "DisabledException", "arn is disabled.", KeyDisabled),
-        (bad, "KMSInvalidStateException", pending, KeyDisabled),
-        (
-            bad,
-            "KMSInvalidStateException",
-            "arn is pending import.",
-            KeyDisabled,
-        ),
-        (
-            bad,
-            "KMSInvalidStateException",
-            "arn is unavailable.",
-            Unavailable,
-        ),
-        (bad, "NotFoundException", "Key does not exist", KeyNotFound),
-        (bad, "ThrottlingException", "Rate exceeded", Throttled),
-        (
-            bad,
-            "LimitExceededException",
-            "You have exceeded",
-            Throttled,
-        ),
-        ("429 Too Many Requests", "Unheard", "of", Throttled),
-        (bad, "InvalidCiphertextException", "", Corrupt),
-        (bad, "IncorrectKeyException", "The key ID", WrongRootKey),
-        (bad, "InvalidKeyUsageException", "not for this", Config),
-        (bad, "ValidationException", "Invalid keyId", Config),
-        (
-            "500 Internal Server Error",
-            "KMSInternalException",
-            "oops",
-            Unavailable,
-        ),
-        (
-            "500 Internal Server Error",
-            "KeyUnavailableException",
-            "oops",
-            Unavailable,
-        ),
-        (
-            "503 Service Unavailable",
-            "DependencyTimeoutException",
-            "oops",
-            Unavailable,
-        ),
-        ("503 Service Unavailable", "Unheard", "of", Unavailable),
-        ("418 I'm a teapot", "Unheard", "of", BadReply),
-    ] {
+    use FailureKind::{BadReply, Denied, Throttled, Unavailable};
+    for fact in facts::of("aws-kms", "kms") {
+        let (status, body) = (format!("{} Said", fact.status()), fact.body().to_string());
         let (failure, tries) = AWS
-            .failure(SETTINGS, move |_, _| aws_error(status, code, message))
+            .failure(SETTINGS, move |_, _| json_reply(&status, &body))
+            .await;
+        assert_eq!(failure.kind, kind(&fact), "{fact:?}: {failure}");
+        assert_eq!(tries, 1, "{fact:?}: the SDK does not try again by itself");
+    }
+    // The form in which the code may come as well, and what nobody has heard of.
+    for (status, code, kind) in [
+        (
+            "400 Bad Request",
+            "com.amazonaws.kms#AccessDeniedException",
+            Denied,
+        ),
+        ("429 Too Many Requests", "Unheard", Throttled),
+        ("503 Service Unavailable", "Unheard", Unavailable),
+        ("418 I'm a teapot", "Unheard", BadReply),
+    ] {
+        let (failure, _) = AWS
+            .failure(SETTINGS, move |_, _| aws_error(status, code, "no"))
             .await;
         assert_eq!(failure.kind, kind, "{code}: {failure}");
-        assert_eq!(tries, 1, "{code}: the SDK does not try again by itself");
     }
 }
 
@@ -231,7 +160,8 @@ async fn after_a_failover_the_replica_is_asked() {
     let (port, _) = listen(|request| {
         let body: Value = serde_json::from_str(&request.body).unwrap();
         if body["KeyId"] != "arn:aws:kms:eu-central-1:111122223333:key/mrk-1" {
-            return aws_error("400 Bad Request", "NotFoundException", "Invalid arn");
+            let said = "Key 'arn:aws:kms:eu-central-1:111122223333:key/mrk-2' does not exist";
+            return aws_error("400 Bad Request", "NotFoundException", said);
         }
         let context = body["EncryptionContext"].as_object().unwrap();
         assert_eq!(context["colcrypt-kek-version"], "1");
@@ -257,6 +187,14 @@ async fn after_a_failover_the_replica_is_asked() {
     };
     let agent = agent(SETTINGS).await;
     common::ok(agent.create_dek(&kek).await);
+    // A region to which the key was never replicated has not lost it.
+    let mut unknown = kek.clone();
+    unknown.preferred.root_key_version = "arn:aws:kms:eu-west-1:111122223333:key/mrk-2".to_owned();
+    common::fails(
+        agent.create_dek(&unknown).await,
+        FailureKind::Config,
+        &["no replica in eu-central-1", "eu-west-1"],
+    );
     kek.preferred.root_key_version = "arn:aws:kms:eu-west-1:111122223333:key/1".to_owned();
     common::fails(
         agent.create_dek(&kek).await,

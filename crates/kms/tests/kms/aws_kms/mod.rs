@@ -2,6 +2,7 @@
 
 mod broken;
 mod keys;
+mod scripted;
 
 use colcrypt_tests::fake_aws_bed::FakeAwsBed;
 

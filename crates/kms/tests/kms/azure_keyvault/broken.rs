@@ -3,7 +3,7 @@
 use std::{os::unix::fs::PermissionsExt, sync::atomic::Ordering, time::Duration};
 
 use colcrypt_protocol::{Failure, FailureKind, Settings};
-use colcrypt_tests::tls_server::TlsFront;
+use colcrypt_tests::{facts, tls_server::TlsFront};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::common::{
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const SECRET: &str = "Q~b8Q~sX3nRkT5uYw2pLq7vZc9fGh1jKm4eDa6";
 const TOKEN: &str = "eyJ0eXAiOiJKV1QifQ.c29tZSBib2R5IG9mIGEgdG9rZW4.c2lnbmF0dXJl";
@@ -106,208 +107,33 @@ fn azure_error(status: &str, code: &str, inner: Option<&str>, message: &str) -> 
 
 #[tokio::test]
 async fn every_error_of_azure_has_its_meaning() {
-    use FailureKind::{BadReply, Config, Denied, KeyDisabled, KeyNotFound, Throttled, Unavailable};
-    let (bad, no, gone) = ("400 Bad Request", "403 Forbidden", "404 Not Found");
-    let (conflict, broken) = ("409 Conflict", "500 Internal Server Error");
-    for (operation, status, code, inner, message, kind) in [
-        (
-            "get",
-            no,
-            "Forbidden",
-            Some("ForbiddenByFirewall"),
-            "Client address is not",
-            Denied,
-        ),
-        (
-            "get",
-            gone,
-            "KeyNotFound",
-            None,
-            "A key with (name/id) root was not found",
-            KeyNotFound,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            Some("ForbiddenByRbac"),
-            "Caller is not authorized",
-            Denied,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            Some("AccessDenied"),
-            "does not have keys wrapKey",
-            Denied,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            None,
-            "The user does not have permission",
-            Denied,
-        ),
-        (
-            "wrapkey",
-            no,
-            "AccessDenied",
-            None,
-            "not permitted by RBAC",
-            Denied,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            Some("ForbiddenByPolicy"),
-            "no",
-            Denied,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            Some("KeyDisabled"),
-            "on a disabled key.",
-            KeyDisabled,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            None,
-            "Operation wrapKey is not allowed on a disabled key.",
-            KeyDisabled,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            None,
-            "not allowed on an expired key.",
-            KeyDisabled,
-        ),
-        (
-            "wrapkey",
-            no,
-            "Forbidden",
-            None,
-            "on a key that is not yet valid.",
-            KeyDisabled,
-        ),
-        (
-            "wrapkey",
-            conflict,
-            "Conflict",
-            Some("ObjectIsDeletedButRecoverable"),
-            "deleted",
-            KeyDisabled,
-        ),
-        (
-            "wrapkey",
-            conflict,
-            "Conflict",
-            Some("ObjectIsBeingDeleted"),
-            "deleted",
-            KeyDisabled,
-        ),
-        (
-            "wrapkey",
-            conflict,
-            "Conflict",
-            Some("ObjectIsBeingRecovered"),
-            "later",
-            Unavailable,
-        ),
-        (
-            "wrapkey",
-            "429 Too Many Requests",
-            "Throttled",
-            None,
-            "too many requests",
-            Throttled,
-        ),
-        (
-            "wrapkey",
-            "429 Too Many Requests",
-            "Unheard",
-            None,
-            "of",
-            Throttled,
-        ),
-        (
-            "wrapkey",
-            bad,
-            "BadParameter",
-            None,
-            "Property  has invalid value",
-            Config,
-        ),
-        (
-            "wrapkey",
-            broken,
-            "InternalError",
-            None,
-            "oops",
-            Unavailable,
-        ),
-        (
-            "wrapkey",
-            "503 Service Unavailable",
-            "ServiceUnavailable",
-            None,
-            "",
-            Unavailable,
-        ),
-        (
-            "wrapkey",
-            "418 I'm a teapot",
-            "Unheard",
-            None,
-            "of",
-            BadReply,
-        ),
-    ] {
-        let act = move || azure_error(status, code, inner, message);
-        let (failure, requests) = failure_at(SETTINGS, operation, act).await;
-        assert_eq!(failure.kind, kind, "{code} {inner:?}: {failure}");
+    for fact in facts::of("azure-keyvault", "vault") {
+        let operation = if fact.status() == 401 {
+            "get"
+        } else {
+            "wrapkey"
+        };
+        let (status, body) = (format!("{} Said", fact.status()), fact.body().to_string());
+        let (failure, requests) =
+            failure_at(SETTINGS, operation, move || json_reply(&status, &body)).await;
+        assert_eq!(failure.kind, kind(&fact), "{fact:?}: {failure}");
         // A challenge, a token, and each operation once: the SDK does not try again by itself.
         let expected = if operation == "get" { 3 } else { 4 };
-        assert_eq!(requests, expected, "{code}");
+        assert_eq!(requests, expected, "{fact:?}");
+    }
+    for (status, code, kind) in [
+        ("429 Too Many Requests", "Unheard", FailureKind::Throttled),
+        ("418 I'm a teapot", "Unheard", FailureKind::BadReply),
+    ] {
+        let act = move || azure_error(status, code, None, "of");
+        let (failure, _) = failure_at(SETTINGS, "wrapkey", act).await;
+        assert_eq!(failure.kind, kind, "{code}: {failure}");
     }
 }
 
 #[tokio::test]
-async fn the_refusal_of_a_fresh_token_is_believed() {
-    use FailureKind::{BadReply, Config, Denied};
-    for (message, kind) in [
-        (
-            "AKV10046: Unable to resolve the key used for signature validation.",
-            Denied,
-        ),
-        ("[TokenExpired] Error validating token: 'S2S12086'.", Config),
-        (
-            "AKV10032: Invalid issuer. Expected one of https://sts.windows.net/",
-            Config,
-        ),
-        (
-            "AKV10022: Invalid audience. Expected https://vault.azure.net",
-            Config,
-        ),
-    ] {
-        let unauthorized = move || {
-            let body = json!({"error": {"code": "Unauthorized", "message": message}}).to_string();
-            let headers = "www-authenticate: Bearer authorization=\"https://login.windows.net/t\", \
-                           resource=\"https://vault.azure.net\"\r\n";
-            http("401 Unauthorized", headers, &body)
-        };
-        let (failure, requests) = failure_at(SETTINGS, "get", unauthorized).await;
-        assert_eq!(failure.kind, kind, "{failure}");
-        assert_eq!(requests, 3, "a challenge, a token and its refusal");
-    }
+async fn a_vault_that_takes_no_token_refuses_nobody() {
+    use FailureKind::BadReply;
     // A refusal of somebody in between.
     let html = || {
         http(

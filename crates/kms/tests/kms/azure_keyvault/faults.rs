@@ -86,7 +86,7 @@ async fn refusals_say_what_is_missing() {
     ] {
         fails(
             Err::<(), _>(failure.unwrap()),
-            FailureKind::Denied,
+            FailureKind::Unreachable,
             &["does not let this machine in"],
         );
     }

@@ -42,6 +42,8 @@ pub const SETTINGS: Settings = Settings {
     kms_timeout_ms: 3_000,
     kms_retries: 0,
     kms_backoff_ms: 20,
+    refusal_confirmations: 1,
+    refusal_interval_ms: 20,
 };
 
 type Answer = Result<(Reply, Secret), Failure>;

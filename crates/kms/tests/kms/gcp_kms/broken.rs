@@ -6,7 +6,10 @@ use std::{
 };
 
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig, Settings};
-use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp};
+use colcrypt_tests::{
+    facts,
+    fake_gcp::{ACCOUNT, FakeGcp},
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -16,6 +19,7 @@ use crate::common::{
     provider,
     raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const KEY: &str = "projects/p-1/locations/europe-west1/keyRings/db/cryptoKeys/root";
 const BAD: &str = "400 Bad Request";
@@ -87,144 +91,20 @@ fn google_error(status_line: &str, status: &str, message: &str, details: Value) 
 
 #[tokio::test]
 async fn every_error_of_google_has_its_meaning() {
-    use FailureKind::{BadReply, Config, Denied, KeyDisabled, KeyNotFound, Throttled, Unavailable};
-    let forbidden = "403 Forbidden";
-    let refused = "FAILED_PRECONDITION";
-    let reason = |reason: &str| {
-        let kind = "type.googleapis.com/google.rpc.ErrorInfo";
-        json!([{"@type": kind, "reason": reason, "domain": "googleapis.com"}])
-    };
-    let violation = |kind: &str| {
-        json!([{"@type": "type.googleapis.com/google.rpc.PreconditionFailure",
-                "violations": [{"type": kind, "subject": KEY}]}])
-    };
-    for (line, status, message, details, kind) in [
-        (
-            forbidden,
-            "PERMISSION_DENIED",
-            "Permission 'x' denied",
-            reason("IAM_PERMISSION_DENIED"),
-            Denied,
-        ),
-        (
-            forbidden,
-            "PERMISSION_DENIED",
-            "Request is prohibited by organization's policy.",
-            reason("SECURITY_POLICY_VIOLATED"),
-            Denied,
-        ),
-        (
-            forbidden,
-            "PERMISSION_DENIED",
-            "Cloud KMS API is disabled.",
-            reason("SERVICE_DISABLED"),
-            Denied,
-        ),
-        (
-            forbidden,
-            "PERMISSION_DENIED",
-            "insufficient authentication scopes.",
-            reason("ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
-            Denied,
-        ),
-        (
-            forbidden,
-            "PERMISSION_DENIED",
-            "requires billing",
-            reason("BILLING_DISABLED"),
-            Config,
-        ),
-        (
-            "404 Not Found",
-            "NOT_FOUND",
-            "CryptoKey not found.",
-            json!([]),
-            KeyNotFound,
-        ),
-        (
-            BAD,
-            refused,
-            "is not enabled, current state is: DISABLED.",
-            violation("KEY_DISABLED"),
-            KeyDisabled,
-        ),
-        (BAD, refused, "", violation("KEY_DISABLED"), KeyDisabled),
-        (
-            BAD,
-            refused,
-            "is not enabled, current state is: DESTROY_SCHEDULED.",
-            json!([]),
-            KeyDisabled,
-        ),
-        (BAD, refused, "", violation("KEY_DESTROYED"), KeyDisabled),
-        (
-            BAD,
-            refused,
-            "",
-            violation("KEY_PENDING_GENERATION"),
-            Unavailable,
-        ),
-        (
-            BAD,
-            refused,
-            "the key has no primary version",
-            json!([]),
-            KeyDisabled,
-        ),
-        (BAD, refused, "something else", json!([]), Config),
-        (
-            BAD,
-            "INVALID_ARGUMENT",
-            "The checksum in field plaintext_crc32c did not match",
-            json!([]),
-            BadReply,
-        ),
-        (BAD, "INVALID_ARGUMENT", "Bad name", json!([]), Config),
-        (
-            "429 Too Many Requests",
-            "RESOURCE_EXHAUSTED",
-            "Quota exceeded",
-            json!([]),
-            Throttled,
-        ),
-        (
-            "503 Service Unavailable",
-            "UNAVAILABLE",
-            "",
-            json!([]),
-            Unavailable,
-        ),
-        (
-            "500 Internal Server Error",
-            "INTERNAL",
-            "oops",
-            json!([]),
-            Unavailable,
-        ),
-        (
-            "504 Gateway Timeout",
-            "DEADLINE_EXCEEDED",
-            "",
-            json!([]),
-            Unavailable,
-        ),
-        (
-            "501 Not Implemented",
-            "UNIMPLEMENTED",
-            "",
-            json!([]),
-            Config,
-        ),
-        ("409 Conflict", "UNHEARD_OF", "", json!([]), BadReply),
-    ] {
-        let shown = details.to_string();
-        let (failure, tries) = failure(SETTINGS, move |_, _| {
-            google_error(line, status, message, details.clone())
-        })
-        .await;
-        assert_eq!(failure.kind, kind, "{status} {message} {shown}: {failure}");
-        assert_eq!(tries, 1, "{status}: nothing tries again by itself");
+    for fact in facts::of("gcp-kms", "kms")
+        .into_iter()
+        .chain(facts::of("gcp-kms", "ekm"))
+    {
+        let (status, body) = (format!("{} Said", fact.status()), fact.body().to_string());
+        let (failure, tries) = failure(SETTINGS, move |_, _| json_reply(&status, &body)).await;
+        assert_eq!(failure.kind, kind(&fact), "{fact:?}: {failure}");
+        assert_eq!(tries, 1, "{fact:?}: nothing tries again by itself");
     }
+    let (failure, _) = failure(SETTINGS, |_, _| {
+        google_error("409 Conflict", "UNHEARD_OF", "", json!([]))
+    })
+    .await;
+    assert_eq!(failure.kind, FailureKind::BadReply, "{failure}");
 }
 
 #[tokio::test]

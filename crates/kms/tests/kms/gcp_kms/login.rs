@@ -8,10 +8,14 @@ use std::{
 };
 
 use colcrypt_protocol::{Failure, FailureKind, KekRef, ProviderConfig, Reply, Request};
-use colcrypt_tests::fake_gcp::{ACCOUNT, FakeGcp, documented_permissions};
+use colcrypt_tests::{
+    facts,
+    fake_gcp::{ACCOUNT, FakeGcp, documented_permissions},
+};
 use serde_json::{Value, json};
 
 use crate::common::{SETTINGS, agent, fails, ok, provider};
+use crate::facts::kind;
 
 const USER: &str = "user:dba@example.com";
 const WORKLOAD: &str = "principal://iam.googleapis.com/projects/1/locations/global/\
@@ -71,6 +75,23 @@ async fn a_user_or_a_workload_logs_in_once_and_again_when_its_token_has_ended() 
         };
         ok(agent.create_kek(&root, &key).await);
         ok(cold(&kek).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_token_server_says_decides_whether_it_is_a_refusal() {
+    let gcp = FakeGcp::start();
+    let key = key_of(&gcp, USER);
+    let root = with_file(&gcp, &gcp.user_file("user.json", USER));
+    let agent = agent(SETTINGS).await;
+    for fact in facts::of("gcp-kms", "token") {
+        ok(agent.create_kek(&root, &key).await);
+        gcp.refuse_logins_with(&fact);
+        gcp.revoke_login(USER);
+        gcp.end_tokens();
+        let failure = agent.create_kek(&root, &key).await.expect_err(fact.code);
+        assert_eq!(failure.kind, kind(&fact), "{fact:?}: {failure}");
+        gcp.user_file("user.json", USER);
     }
 }
 

@@ -15,7 +15,9 @@ use super::stand_in::{
     Act, Asked, Broken, DECRYPT, DISCOVER, ENCRYPT, ID, RANDOM, ROOT, failure, id, item, number,
     response, serve, sound, sound_answer, success, version,
 };
-use crate::common::{SETTINGS, agent, fails, ok};
+use serde_json::json;
+
+use crate::common::{self, Dir, SETTINGS, agent, fails, ok};
 
 /// What creating a KEK meets at a server that is broken where Encrypt is concerned.
 async fn at_encrypt(
@@ -417,4 +419,48 @@ async fn keys_come_from_the_servers_generator_where_asked() {
             .await;
         fails(made, FailureKind::BadReply, &["RNG Retrieve"]);
     }
+}
+
+/// KMIP's specification, section "Credential": in the header of each request, as TTLV has it.
+#[tokio::test]
+async fn a_users_name_and_password_go_along_where_they_are_given() {
+    let text = |tag, text: &str| item(tag, 7, text.as_bytes());
+    let value = [text(0x42_00_99, "db"), text(0x42_00_A1, "correct horse")].concat();
+    let credential = [number(0x42_00_24, 5, 1), item(0x42_00_25, 1, &value)].concat();
+    let expected = item(0x42_00_0C, 1, &item(0x42_00_23, 1, &credential));
+    let server = serve(move |asked| {
+        let sent = &asked.bytes;
+        if sent.windows(expected.len()).any(|part| part == expected) {
+            Act::Send(sound_answer(asked))
+        } else {
+            Act::Send(response(asked.version, 1, &[failure(0x03, "who are you?")]))
+        }
+    })
+    .await;
+    let dir = Dir::new();
+    let file = dir.path("password");
+    std::fs::write(&file, "correct horse\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let mut root = server.root.clone();
+    root.config["username"] = json!("db");
+    let agent = agent(SETTINGS).await;
+    fails(
+        agent.create_kek(&root, ROOT).await,
+        FailureKind::Config,
+        &["\"password_file\" together"],
+    );
+    root.config["password_file"] = json!(file);
+    ok(agent.create_kek(&root, ROOT).await);
+    fails(
+        agent.create_kek(&server.root, ROOT).await,
+        FailureKind::Denied,
+        &["who are you?"],
+    );
+    std::fs::write(&file, "another").unwrap();
+    let failure = fails(
+        common::agent(SETTINGS).await.create_kek(&root, ROOT).await,
+        FailureKind::Denied,
+        &[],
+    );
+    assert!(!failure.message.contains("another"), "{failure}");
 }

@@ -221,22 +221,32 @@ pub fn id() -> Vec<u8> {
     item(0x42_00_94, 7, ID.as_bytes())
 }
 
+/// The content of an item of bytes that was sent.
+fn bytes_of(asked: &Asked, tag: u32) -> &[u8] {
+    let start = [&tag.to_be_bytes()[1..], &[8]].concat();
+    let found = asked.bytes.windows(4).position(|found| found == start);
+    let at = found.unwrap() + 4;
+    let length = u32::from_be_bytes(asked.bytes[at..at + 4].try_into().unwrap());
+    &asked.bytes[at + 4..at + 4 + length as usize]
+}
+
+/// A tag that depends on the additional data alone.
+fn tag_of(asked: &Asked) -> [u8; 16] {
+    let mut tag = [7_u8; 16];
+    for (at, byte) in bytes_of(asked, 0x42_00_FE).iter().enumerate() {
+        tag[at % 16] = tag[at % 16].rotate_left(1) ^ byte;
+    }
+    tag
+}
+
 /// The payload of a sound answer, from a server whose cipher changes nothing.
 pub fn sound(asked: &Asked) -> Vec<Vec<u8>> {
-    let sent = |tag: u32| {
-        let start = [&tag.to_be_bytes()[1..], &[8]].concat();
-        let at = asked
-            .bytes
-            .windows(4)
-            .position(|found| found == start)
-            .unwrap();
-        item(tag, 8, &asked.bytes[at + 8..at + 8 + 32])
-    };
+    let sent = |tag: u32| item(tag, 8, bytes_of(asked, tag));
     match asked.operation {
         DISCOVER => vec![version((2, 0)), version((1, 4))],
         QUERY => vec![number(0x42_00_5C, 5, RANDOM)],
         LOCATE => vec![id()],
-        ENCRYPT => vec![id(), sent(0x42_00_C2), item(0x42_00_FF, 8, &[7; 16])],
+        ENCRYPT => vec![id(), sent(0x42_00_C2), item(0x42_00_FF, 8, &tag_of(asked))],
         DECRYPT => vec![id(), sent(0x42_00_C2)],
         RANDOM => vec![item(0x42_00_C2, 8, &fresh())],
         _ => vec![],
@@ -250,5 +260,9 @@ fn fresh() -> [u8; 32] {
 }
 
 pub fn sound_answer(asked: &Asked) -> Vec<u8> {
+    if asked.operation == DECRYPT && bytes_of(asked, 0x42_00_FF) != tag_of(asked) {
+        let altered = failure(0x0A, "does not authenticate");
+        return response(asked.version, 1, &[altered]);
+    }
     response(asked.version, 1, &[success(asked.operation, &sound(asked))])
 }

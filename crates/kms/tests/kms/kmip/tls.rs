@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
-use colcrypt_protocol::{FailureKind, ProviderConfig};
+use colcrypt_protocol::{Event, FailureKind, ProviderConfig};
 use colcrypt_tests::{
     authority::Authority,
     provider_bed::{ProviderBed, Route},
@@ -18,7 +18,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{KEY, kmip, stand_in::acceptor, with_key};
-use crate::common::{self, SETTINGS, agent, fails, ok};
+use crate::{
+    common::{self, SETTINGS, agent, fails, ok},
+    conformance::{LIVELY, well_again},
+};
 
 async fn refused(root: &ProviderConfig, kind: FailureKind, parts: &[&str]) {
     fails(
@@ -45,12 +48,22 @@ async fn a_client_the_server_does_not_know_is_not_let_in() {
         });
         let good = with_key(&server);
         ok(agent(SETTINGS).await.create_kek(&good, KEY).await);
-        // Of another authority, and of one that goes by the right one's name.
-        for other in [
-            Authority::new(),
-            Authority::named(server.authority().name()),
+        // Of another authority, as while a server's is replaced, of one that goes by the right one's name, and one that
+        // ran out.
+        let unknown = if kind == FailureKind::Denied {
+            FailureKind::Config
+        } else {
+            kind
+        };
+        for (identity, kind) in [
+            (Authority::new().client(CLIENT), unknown),
+            (
+                Authority::named(server.authority().name()).client(CLIENT),
+                kind,
+            ),
+            (server.authority().expired_client(CLIENT), unknown),
         ] {
-            server.write_identity("stranger", &other.client(CLIENT));
+            server.write_identity("stranger", &identity);
             refused(&kmip(server.config("stranger")), kind, &[part]).await;
         }
 
@@ -198,4 +211,27 @@ async fn a_proxy_in_between_serves() {
     let kek = ok(agent.create_kek(&root, &server.root_key()).await);
     ok(agent.create_dek(&kek).await);
     assert!(server.unwraps().unwrap() > before);
+}
+
+/// A certificate that ran out is nobody's decision: what is cached serves on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_that_ran_out_leaves_keys_in_use() {
+    let mut server = PyKmip::start();
+    let root = with_key(&server);
+    let warm = agent(LIVELY).await;
+    let kek = ok(warm.create_kek(&root, KEY).await);
+    let dek = ok(warm.create_dek(&kek).await);
+    server.write_identity(CLIENT, &server.authority().expired_client(CLIENT));
+    // Connections are kept: the next one shows the certificate.
+    server.stop();
+    server.restart();
+    warm.event(|event| {
+        assert!(!matches!(event, Event::KekRevoked { .. }), "{event:?}");
+        matches!(event, Event::RefreshFailed { failure, .. } if failure.kind == FailureKind::Config)
+    })
+    .await;
+    ok(warm.load(&dek).await);
+    server.write_identity(CLIENT, &server.authority().client(CLIENT));
+    let cold = common::agent(SETTINGS).await;
+    well_again(&cold, &dek).await;
 }

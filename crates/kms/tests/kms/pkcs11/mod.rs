@@ -1,6 +1,7 @@
 //! Provider `pkcs11` against SoftHSM, each test in a process of its own: PKCS#11 is one state per process.
 
 mod keys;
+mod manners;
 mod module;
 mod tokens;
 
@@ -16,10 +17,11 @@ use std::{
 
 use colcrypt_core::KeySource;
 use colcrypt_protocol::{Event, Failure, FailureKind, KekRef, ProviderConfig, Request, Settings};
-use colcrypt_tests::{softhsm::SoftHsm, softhsm_bed::SoftHsmBed};
+use colcrypt_tests::{facts, softhsm::SoftHsm, softhsm_bed::SoftHsmBed};
 use serde_json::{Value, json};
 
 use crate::common::{self, PATIENCE, SETTINGS, agent, check, fails, kek_id, ok, provider, revoked};
+use crate::facts::kind;
 
 /// Runs the test's body in another process, in whose environment SoftHSM finds the test's own tokens.
 fn alone<B, F>(body: B)

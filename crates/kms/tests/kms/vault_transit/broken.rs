@@ -4,14 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use colcrypt_core::KeySource;
 use colcrypt_protocol::{FailureKind, Settings};
-use serde_json::json;
+use colcrypt_tests::{client_ca::ClientCa, facts};
+use serde_json::{Value, json};
 
 use crate::common::{
     Dir, SETTINGS, agent,
-    broken::{Kind, Reaction, strangers},
-    fails, provider,
-    raw::{Act, http, json_reply},
+    broken::{Kind, Reaction, failure_at, strangers},
+    check, fails, kek_id, ok, provider,
+    raw::{Act, http, json_reply, listen},
 };
+use crate::facts::kind;
 
 const TOKEN: &str = "s.tokenOfATestThatNobodySees";
 
@@ -38,7 +40,7 @@ const ENCRYPTED: &str = r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#;
 
 #[tokio::test]
 async fn every_answer_has_its_meaning() {
-    use FailureKind::{BadReply, Config, Denied, KeyNotFound, Throttled, Unavailable, Unreachable};
+    use FailureKind::{BadReply, Config, KeyNotFound, Throttled, Unavailable, Unreachable};
     let html = "<html>go away</html>";
     let cases: Vec<(&str, FailureKind, Reaction)> = vec![
         (
@@ -67,20 +69,26 @@ async fn every_answer_has_its_meaning() {
             }),
         ),
         (
-            "a redirect",
-            Unavailable,
+            "a redirect to where nobody is",
+            Unreachable,
             Box::new(|| {
                 http(
                     "307 Temporary Redirect",
-                    "location: http://127.0.0.1:1/\r\n",
+                    "location: http://127.0.0.1:1/v1/transit/keys/k\r\n",
                     "",
                 )
             }),
         ),
         (
-            "denied",
-            Denied,
-            Box::new(|| json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)),
+            "a redirect to another kind of server",
+            Unavailable,
+            Box::new(|| {
+                http(
+                    "307 Temporary Redirect",
+                    "location: http://vault.example.org/v1/transit/keys/k\r\n",
+                    "",
+                )
+            }),
         ),
         (
             "denied by something in between",
@@ -148,6 +156,57 @@ async fn every_answer_has_its_meaning() {
 }
 
 #[tokio::test]
+async fn every_fact_about_vault_has_its_meaning() {
+    for fact in facts::of("vault-transit", "transit") {
+        let (status, body) = (format!("{} Said", fact.status()), fact.body().to_string());
+        // What is said of a ciphertext is said when it is decrypted.
+        let of_ciphertext = ["disallowed by policy", "message authentication failed"];
+        let early = !of_ciphertext.iter().any(|part| fact.message.contains(part));
+        let (failure, _) = VAULT
+            .failure(SETTINGS, move |path, _| match path {
+                path if early || path.contains("/decrypt/") => json_reply(&status, &body),
+                path if path.contains("/encrypt/") => json_reply("200 OK", ENCRYPTED),
+                _ => json_reply("200 OK", KEY),
+            })
+            .await;
+        assert_eq!(failure.kind, kind(&fact), "{fact:?}: {failure}");
+    }
+    let dir = Dir::new();
+    let ca = ClientCa::new();
+    let (certificate, key) = ca.issue("database");
+    let put = |name: &str, text: &str| {
+        std::fs::write(dir.path(name), text).unwrap();
+        dir.path(name)
+    };
+    let logins = [
+        (
+            "approle",
+            json!({"method": "approle", "role_id": "r", "secret_id_file": put("secret", "s")}),
+        ),
+        (
+            "cert",
+            json!({"method": "cert", "certificate_file": put("cert", &certificate),
+                        "private_key_file": put("key", &key)}),
+        ),
+        (
+            "kubernetes",
+            json!({"method": "kubernetes", "role": "db", "token_file": put("jwt", "t")}),
+        ),
+        ("jwt", json!({"method": "jwt", "jwt_file": put("jwt", "t")})),
+    ];
+    for (service, auth) in logins {
+        for fact in facts::of("vault-transit", service) {
+            let (status, body) = (format!("{} Said", fact.status()), fact.body().to_string());
+            let (port, _) = listen(move |_| json_reply(&status, &body)).await;
+            let address = format!("http://127.0.0.1:{port}");
+            let root = provider("vault-transit", json!({"address": address, "auth": auth}));
+            let failure = failure_at(SETTINGS, &root, "k", 600).await;
+            assert_eq!(failure.kind, kind(&fact), "{fact:?}: {failure}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn slow_answers_end_in_a_timeout() {
     VAULT.slow_answers_end_in_a_timeout().await;
 }
@@ -184,29 +243,14 @@ async fn wrong_content_of_the_right_form_is_refused() {
 
 #[tokio::test]
 async fn a_generator_that_gives_no_key_is_refused() {
-    const ZEROS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-    let unbound = r#"{"errors":["cipher: message authentication failed"]}"#;
-    for (generated, decrypted) in [
-        (r#"{"data":{"ciphertext":"vault:v1:AAAA"}}"#.to_owned(), ""),
-        (format!(r#"{{"data":{{"plaintext":"{ZEROS}"}}}}"#), ""),
-        (
-            format!(r#"{{"data":{{"plaintext":"{ZEROS}","ciphertext":"AAAA"}}}}"#),
-            "",
-        ),
-        (
-            r#"{"data":{"plaintext":"AAAA","ciphertext":"vault:v1:AAAA"}}"#.to_owned(),
-            "",
-        ),
-        // A server that does not bind what it generates to the keyring.
-        (
-            format!(r#"{{"data":{{"plaintext":"{ZEROS}","ciphertext":"vault:v1:AAAA"}}}}"#),
-            unbound,
-        ),
+    for generated in [
+        r#"{"data":{}}"#,
+        r#"{"data":{"random_bytes":"AAAA"}}"#,
+        r#"{"data":{"random_bytes":"!!!!"}}"#,
     ] {
         let server = VAULT
             .server(move |path, _| match path {
-                path if path.contains("/datakey/plaintext/") => json_reply("200 OK", &generated),
-                path if path.contains("/decrypt/") => json_reply("400 Bad Request", decrypted),
+                path if path.contains("/random/") => json_reply("200 OK", generated),
                 _ => json_reply("200 OK", KEY),
             })
             .await;
@@ -219,6 +263,115 @@ async fn a_generator_that_gives_no_key_is_refused() {
             &[],
         );
     }
+}
+
+/// A standby that does not forward says where the active server is: followed once, with the token.
+#[tokio::test]
+async fn the_active_server_is_asked_where_a_standby_points_to_it() {
+    let active = transit(true);
+    let (port, _) = listen(move |request| {
+        let head = request.head.to_ascii_lowercase();
+        if head.contains(&format!("x-vault-token: {}", TOKEN.to_ascii_lowercase())) {
+            active(&request.path, &request.body)
+        } else {
+            json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)
+        }
+    })
+    .await;
+    let standby = VAULT
+        .server(move |path, _| {
+            let location = format!("location: http://127.0.0.1:{port}{path}\r\n");
+            http("307 Temporary Redirect", &location, "")
+        })
+        .await;
+    let agent = agent(SETTINGS).await;
+    let kek = ok(agent.create_kek(&standby.provider, "k").await);
+    ok(agent.create_dek(&kek).await);
+    // Not any further: two standbys may point to one another.
+    let (port, _) = listen(|request| {
+        let location = format!("location: http://127.0.0.1:1{}\r\n", request.path);
+        http("307 Temporary Redirect", &location, "")
+    })
+    .await;
+    let (failure, _) = VAULT
+        .failure(SETTINGS, move |path, _| {
+            let location = format!("location: http://127.0.0.1:{port}{path}\r\n");
+            http("307 Temporary Redirect", &location, "")
+        })
+        .await;
+    assert_eq!(failure.kind, FailureKind::Unavailable, "{failure}");
+}
+
+/// A Transit engine in a few lines: what it encrypted it gives back, for the same associated data if it looks at them.
+/// `datakey` is HashiCorp's, which takes none.
+fn transit(binds: bool) -> impl Fn(&str, &str) -> Act + Send + Sync + 'static {
+    move |path, body| {
+        let sent: Value = serde_json::from_str(body).unwrap_or_default();
+        let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
+        let answer = |data: Value| json_reply("200 OK", &json!({"data": data}).to_string());
+        let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let aad = if binds {
+            text("associated_data")
+        } else {
+            String::new()
+        };
+        match path {
+            path if path.contains("/random/") => answer(json!({"random_bytes": zeros})),
+            path if path.contains("/datakey/") => {
+                answer(json!({"plaintext": zeros, "ciphertext": format!("vault:v1:{zeros}.")}))
+            }
+            path if path.contains("/encrypt/") => {
+                answer(json!({"ciphertext": format!("vault:v1:{}.{aad}", text("plaintext"))}))
+            }
+            path if path.contains("/decrypt/") => {
+                let ciphertext = text("ciphertext");
+                let (plain, of) = ciphertext["vault:v1:".len()..].split_once('.').unwrap();
+                if of == aad {
+                    answer(json!({"plaintext": plain}))
+                } else {
+                    let said = facts::the("vault-transit", "transit", "authentication failed");
+                    json_reply("400 Bad Request", &said.body().to_string())
+                }
+            }
+            path if path.contains("health") => {
+                json_reply("200 OK", r#"{"version":"1.12.0","sealed":false}"#)
+            }
+            _ => json_reply("200 OK", KEY),
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_of_the_generator_are_bound_where_datakey_takes_no_associated_data() {
+    let server = VAULT.server(transit(true)).await;
+    let agent = agent(SETTINGS).await;
+    let kek = agent
+        .create_kek_from(KeySource::Provider, &server.provider, "k")
+        .await;
+    let kek = ok(kek);
+    ok(agent.create_dek(&kek).await);
+    let mut moved = kek;
+    moved.id = kek_id();
+    fails(agent.create_dek(&moved).await, FailureKind::Corrupt, &[]);
+}
+
+/// Vault before 1.13 takes associated data and does nothing with it: after its upgrade no KEK would unwrap.
+#[tokio::test]
+async fn a_vault_that_binds_nothing_is_found_out_before_a_keyring_is_made() {
+    let server = VAULT.server(transit(false)).await;
+    let agent = agent(SETTINGS).await;
+    let said = ["does not bind", "1.13"];
+    fails(
+        check(&agent, &server.provider, Some("k")).await,
+        FailureKind::Config,
+        &said,
+    );
+    for source in [KeySource::System, KeySource::Provider] {
+        let made = agent.create_kek_from(source, &server.provider, "k").await;
+        fails(made, FailureKind::Config, &said);
+    }
+    let server = VAULT.server(transit(true)).await;
+    ok(check(&agent, &server.provider, Some("k")).await);
 }
 
 #[tokio::test]

@@ -1,13 +1,21 @@
 //! Every login of `vault-transit` at a real OpenBao over TLS, in the root namespace and in another: with
 //! the least policy, with rotated credentials, and refused.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig};
 use colcrypt_tests::{client_ca::ClientCa, jwt::Issuer, kubernetes::Kubernetes, openbao::OpenBao};
 use serde_json::{Value, json};
 
-use crate::common::{self, Agent, SETTINGS, fails, ok, provider};
+use crate::common::{
+    self, Agent, SETTINGS, fails, ok, provider,
+    raw::{json_reply, listen},
+};
 
 const KEY: &str = "app-root";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -313,12 +321,13 @@ async fn a_machine_logs_in_by_its_certificate() {
         by_name["name"] = json!("db");
         serves(&place.provider(by_name.clone())).await;
         by_name["name"] = json!("other");
+        // The server's words are the same for a role that is gone and a certificate that ran out.
         let denied = ["denies the TLS certificate login", "\"name\""];
-        refused(&place.provider(by_name), FailureKind::Denied, &denied).await;
+        refused(&place.provider(by_name), FailureKind::Config, &denied).await;
 
         for stranger in [ca.issue("web"), ClientCa::new().issue("database")] {
             put(&stranger);
-            let failure = refused(&root, FailureKind::Denied, &denied).await;
+            let failure = refused(&root, FailureKind::Config, &denied).await;
             is_clean(&failure, &[&stranger.0, &stranger.1]);
         }
         // Half replaced: a key and the certificate of another.
@@ -338,14 +347,56 @@ async fn a_machine_logs_in_by_its_certificate() {
         ok(agent.create_kek(&root, KEY).await);
         place.run(&["delete", "auth/cert/certs/db"]);
         place.run(&["token", "revoke", "-mode=path", "auth/cert"]);
+        // Its token was taken back, too, so somebody decided that.
         fails(
             agent.create_kek(&root, KEY).await,
             FailureKind::Denied,
-            &denied,
+            &["before its time", denied[0]],
         );
         bind();
         ok(agent.create_kek(&root, KEY).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_logs_in_by_a_password() {
+    let place = Place::new("");
+    place.run(&["auth", "enable", "userpass"]);
+    place.role(
+        "auth/userpass/users/db",
+        &["password=correct-horse-battery"],
+    );
+    let file = place.file("password", "correct-horse-battery");
+    let root =
+        place.provider(json!({"method": "userpass", "username": "db", "password_file": file}));
+    serves(&root).await;
+    fs::write(&file, "wrong-horse-battery").unwrap();
+    let failure = refused(
+        &root,
+        FailureKind::Denied,
+        &["denies the userpass login", "password_file"],
+    )
+    .await;
+    is_clean(&failure, &["wrong-horse-battery"]);
+
+    // Of LDAP the login alone: where it goes, and what is sent.
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let (port, _) = listen(move |request| {
+        seen.lock()
+            .unwrap()
+            .push((request.path.clone(), request.body.clone()));
+        json_reply("400 Bad Request", r#"{"errors":["ldap operation failed"]}"#)
+    })
+    .await;
+    let address = format!("http://127.0.0.1:{port}");
+    let auth = json!({"method": "ldap", "mount": "corp", "username": "db@example.org", "password_file": file});
+    let root = provider("vault-transit", json!({"address": address, "auth": auth}));
+    refused(&root, FailureKind::Denied, &["denies the LDAP login"]).await;
+    let asked = asked.lock().unwrap();
+    let (path, body) = asked.first().unwrap();
+    assert_eq!(path, "/v1/auth/corp/login/db@example.org");
+    assert_eq!(body, r#"{"password":"wrong-horse-battery"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -373,7 +424,7 @@ async fn approle_within_a_namespace() {
     // The same outside of the namespace is nobody, and says nothing about the root key.
     let mut outside = root.clone();
     outside.config.as_object_mut().unwrap().remove("namespace");
-    let failure = refused(&outside, FailureKind::Denied, &["denies the AppRole login"]).await;
+    let failure = refused(&outside, FailureKind::Config, &["denies the AppRole login"]).await;
     is_clean(&failure, &[&secret, &role_id]);
 }
 
@@ -403,7 +454,16 @@ async fn settings_of_logins_are_checked_before_anything_is_asked() {
             json!({"method": "kubernetes", "role": "db", "token": "x"}),
             "looks like a secret",
         ),
-        (json!({"method": "ldap"}), "unknown variant"),
+        (json!({"method": "okta"}), "unknown variant"),
+        (json!({"method": "ldap"}), "missing field `username`"),
+        (
+            json!({"method": "userpass", "username": "..", "password_file": "/p"}),
+            "\"username\" consists of",
+        ),
+        (
+            json!({"method": "userpass", "username": "db", "password": "hunter2"}),
+            "looks like a secret",
+        ),
         (
             json!({"method": "cert", "certificate_file": "/nowhere/c", "private_key_file": "/nowhere/k"}),
             "private_key_file /nowhere/k cannot be read",
@@ -412,4 +472,43 @@ async fn settings_of_logins_are_checked_before_anything_is_asked() {
         refused(&place.provider(auth), FailureKind::Config, &[part]).await;
     }
     assert_eq!(place.bao.requests("auth/kubernetes"), 0);
+}
+
+/// Five bad logins lock an AppRole for 15 minutes. All keys of a provider share what became of the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_rests_and_another_credential_is_tried_at_once() {
+    let place = Place::new("");
+    let role = place.bao.approle("db", "use-app-root", "1h", "1h");
+    let good = fs::read_to_string(&role.secret_id_file).unwrap();
+    let root = place.provider(json!({
+        "method": "approle",
+        "role_id": role.role_id,
+        "secret_id_file": role.secret_id_file,
+    }));
+    let maker = agent().await;
+    let mut keks = Vec::new();
+    for _ in 0..5 {
+        keks.push(ok(maker.create_kek(&root, KEY).await));
+    }
+    fs::write(&role.secret_id_file, "no-secret-id-at-all").unwrap();
+    let logins = || place.bao.requests("auth/approle/login");
+    let before = logins();
+    let began = std::time::Instant::now();
+    let mut last = None;
+    for round in 0..10 {
+        // A new agent has no token, and each shares what the others were told.
+        let cold = agent().await;
+        let kek = &keks[round % keks.len()];
+        last = cold.create_dek(kek).await.err();
+    }
+    let asked = logins() - before;
+    let last = last.expect("no token");
+    assert!(last.message.contains("tried again in"), "{last}");
+    // The pauses are 5 and 30 seconds.
+    let due = [0, 5, 35, 335]
+        .iter()
+        .filter(|at| began.elapsed().as_secs() >= **at);
+    assert!(asked <= due.count(), "{asked} logins");
+    fs::write(&role.secret_id_file, good).unwrap();
+    ok(agent().await.create_dek(&keks[0]).await);
 }

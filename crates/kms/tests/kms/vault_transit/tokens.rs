@@ -189,7 +189,7 @@ async fn a_refused_login_is_tried_again_when_somebody_asks() {
     for tries in 1..=3 {
         let failure = fails(
             agent.create_kek(&root, KEY).await,
-            FailureKind::Denied,
+            FailureKind::Config,
             &["AppRole"],
         );
         assert!(!failure.message.contains("70dfd0f0"), "{failure}");
@@ -197,6 +197,82 @@ async fn a_refused_login_is_tried_again_when_somebody_asks() {
     }
     fs::write(&role.secret_id_file, good).unwrap();
     ok(agent.create_kek(&root, KEY).await);
+}
+
+/// Waits until refreshes fail in this way; keys in use serve on.
+async fn outage(agent: &Agent, dek: &Request, kind: FailureKind, part: &str) {
+    let failed = agent
+        .event(|event| !matches!(event, Event::KekLease { .. }))
+        .await;
+    let Event::RefreshFailed { failure, .. } = &failed else {
+        panic!("{failed:?}")
+    };
+    assert_eq!(failure.kind, kind, "{failure}");
+    assert!(failure.message.contains(part), "{failure}");
+    ok(agent.load(dek).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_out_is_nobodys_decision_and_what_is_taken_away_is() {
+    let (bao, policy) = server();
+    // A secret id that ends, and tokens that end: the login is refused as an unknown one would be.
+    let role = bao.approle("db", &policy, "2s", "2s");
+    let root = with_role(&bao, &role);
+    let agent = common::agent(BUSY).await;
+    let dek = keep_busy(&agent, &root).await;
+    let secret = fs::read_to_string(&role.secret_id_file).unwrap();
+    let destroy = |secret: &str| {
+        let secret = format!("secret_id={}", secret.trim());
+        bao.bao(&["write", "auth/approle/role/db/secret-id/destroy", &secret]);
+    };
+    destroy(&secret);
+    outage(&agent, &dek, FailureKind::Config, "ran out").await;
+
+    // The same with a token that had an hour to go.
+    let role = bao.approle("long", &policy, "1h", "1h");
+    let root = with_role(&bao, &role);
+    let agent = common::agent(BUSY).await;
+    let dek = keep_busy(&agent, &root).await;
+    let secret = fs::read_to_string(&role.secret_id_file).unwrap();
+    let secret = format!("secret_id={}", secret.trim());
+    bao.bao(&["write", "auth/approle/role/long/secret-id/destroy", &secret]);
+    all_is_well(&agent, &dek, Duration::from_millis(300)).await;
+    bao.bao(&["token", "revoke", "-mode=path", "auth/approle"]);
+    let (_, failure) = common::revoked(&agent).await;
+    assert_eq!(failure.kind, FailureKind::Denied, "{failure}");
+    assert!(failure.message.contains("before its time"), "{failure}");
+    // For as long as there is no new one.
+    fails(
+        agent.load(&dek).await,
+        FailureKind::Denied,
+        &["AppRole login"],
+    );
+    fs::write(&role.secret_id_file, bao.secret_id("long")).unwrap();
+    ok(agent.load(&dek).await);
+
+    // A token in a file that ends by itself.
+    let token = bao.bao(&[
+        "token",
+        "create",
+        "-field=token",
+        "-ttl=3s",
+        "-explicit-max-ttl=3s",
+        "-policy=use-app-root",
+        "-orphan",
+    ]);
+    let root = with_token(&bao, &token);
+    let agent = common::agent(BUSY).await;
+    let dek = keep_busy(&agent, &root).await;
+    outage(&agent, &dek, FailureKind::Config, "ran out").await;
+    // A policy that is taken away: the token is known, and may not.
+    let role = bao.approle("third", &policy, "1h", "1h");
+    let root = with_role(&bao, &role);
+    let agent = common::agent(BUSY).await;
+    keep_busy(&agent, &root).await;
+    bao.write_policy(&policy, "path \"sys/none\" { capabilities = [\"read\"] }");
+    let (_, failure) = common::revoked(&agent).await;
+    assert_eq!(failure.kind, FailureKind::Denied, "{failure}");
+    assert!(failure.message.contains("capability"), "{failure}");
 }
 
 /// A server whose answers to logins and renewals are scripted; everything else it does at once.
