@@ -210,7 +210,12 @@ fn with_approle_over_tls_past_the_end_of_many_tokens() {
         crate::problem::failed(client.execute("SELECT colcrypt.check_provider('stranger')", &[]));
     problem.is("KC011").saying("is not accepted");
     // Tokens that are taken back, and no new one: somebody decided that. The role alone could have run out.
-    let long = ["write", "auth/approle/role/db", "token_ttl=1h", "token_max_ttl=1h"];
+    let long = [
+        "write",
+        "auth/approle/role/db",
+        "token_ttl=1h",
+        "token_max_ttl=1h",
+    ];
     bao.bao(&long);
     let revoke = || bao.bao(&["token", "revoke", "-mode=path", "auth/approle"]);
     revoke();

@@ -122,7 +122,7 @@ impl SlotConfig {
 }
 
 /// Asks one token after the other until one serves. A refusal counts only if all tokens refuse: a token that is
-/// away may still have the key.
+/// away may still have the key. What does not authenticate at the key it names is told, whoever else is away.
 fn first_that_serves<T>(
     library: &mut Library,
     places: &[Place],
@@ -139,11 +139,11 @@ fn first_that_serves<T>(
 }
 
 fn joined(failures: Vec<KmsError>) -> KmsError {
-    let kind = failures
-        .iter()
-        .map(|error| error.kind)
-        .find(|kind| !kind.is_refusal())
-        .or(failures.first().map(|error| error.kind))
+    let kinds = || failures.iter().map(|error| error.kind);
+    let kind = kinds()
+        .find(|kind| *kind == FailureKind::Corrupt)
+        .or(kinds().find(|kind| !kind.is_refusal()))
+        .or(kinds().next())
         .unwrap_or(FailureKind::Config);
     let answered = failures.iter().filter_map(|error| error.answered).min();
     let mut messages: Vec<String> = failures.into_iter().map(|error| error.message).collect();

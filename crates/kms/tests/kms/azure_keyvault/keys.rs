@@ -40,8 +40,9 @@ async fn the_least_role_suffices() {
         .zip(before)
         .map(|(now, before)| now - before)
         .collect();
-    // A check connects for itself, the agent's keys share one connection and one token.
-    assert_eq!(used, [1, 1, 1, 1, 1]);
+    // A check connects for itself, the agent's keys share one connection and one token. What is wrapped is asked to be
+    // unwrapped under another AAD, which must not be done.
+    assert_eq!(used, [1, 1, 2, 1, 1]);
     assert_eq!(kek.preferred.root_key_version, version);
     assert_eq!(kek.preferred.wrapped.len(), 256);
     let dek = ok(agent.create_dek(&kek).await);

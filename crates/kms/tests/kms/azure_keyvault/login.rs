@@ -93,12 +93,12 @@ async fn tokens_are_renewed_and_replaced() {
         (server.requests("token"), server.requests("refused")),
         (2, 1)
     );
-    // One that is refused again is believed, and asked for anew by the next call.
+    // A new one that is refused too says something of the vault, not of who asks; the next call asks for one anew.
     server.set_clock_skew(true);
     fails(
         agent.create_kek(&root, KEY).await,
-        FailureKind::Config,
-        &["clock"],
+        FailureKind::Unavailable,
+        &["cannot make use of a new token"],
     );
     assert_eq!(
         (server.requests("token"), server.requests("refused")),

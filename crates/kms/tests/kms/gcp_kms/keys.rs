@@ -75,7 +75,8 @@ async fn the_least_role_suffices() {
     let kek = ok(agent.create_kek(&root, &key).await);
     assert_eq!(kek.preferred.root_key_version, version(&key, 1));
     assert_eq!(gcp.requests("Encrypt"), encrypts + 1);
-    assert_eq!(gcp.requests("Decrypt"), decrypts + 1);
+    // The second is under another AAD, and must fail.
+    assert_eq!(gcp.requests("Decrypt"), decrypts + 2);
     let dek = ok(agent.create_dek(&kek).await);
     let plain = ok(agent.load(&dek).await).1;
     let restarted = common::agent(SETTINGS).await;
