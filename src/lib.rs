@@ -38,6 +38,7 @@ include!(concat!(env!("OUT_DIR"), "/sql_files.rs"));
 /// that called a function, in which case there is no shared memory to be had.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    server::report::without_backtraces();
     server::hidden::use_for_ciphers();
     settings::define();
     server::xact::register(
