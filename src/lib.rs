@@ -38,18 +38,24 @@ include!(concat!(env!("OUT_DIR"), "/sql_files.rs"));
 /// that called a function, in which case there is no shared memory to be had.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    server::report::without_backtraces();
     server::hidden::use_for_ciphers();
     settings::define();
     server::xact::register(
         &[
             server::enclosure::at_end,
+            columns::view::copied::at_end,
             jobs::wake::at_end,
             audit::pending::at_end,
             usage::at_end,
             usage::flush::at_end,
             keys::wipe::at_end,
         ],
-        &[server::enclosure::at_part_end, audit::pending::at_part_end],
+        &[
+            server::enclosure::at_part_end,
+            columns::view::copied::at_part_end,
+            audit::pending::at_part_end,
+        ],
     );
     // SAFETY: a flag of the postmaster's.
     if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
@@ -65,6 +71,8 @@ pub extern "C-unwind" fn _PG_init() {
     server::enclosure::register();
     server::meant::register();
     sql::untyped::register();
+    columns::view::rewrite::register();
+    columns::view::copied::register();
     audit::ring::register();
     broker::worker::register();
     worker::launcher::register();

@@ -154,6 +154,7 @@ integers! {
         c"0 is never. An anchor kept elsewhere shows a cut tail and a log made anew.";
 }
 
+pub static VIEW_REWRITE: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static REQUIRE_MLOCK: GucSetting<bool> = GucSetting::<bool>::new(false);
 static JOB_WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ROTATION_TIME: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -203,6 +204,14 @@ pub fn define() {
             GucFlags::default(),
         );
     }
+    GucRegistry::define_bool_guc(
+        c"colcrypt.view_rewrite",
+        c"Write through access views by a statement on the table, where its meaning is certain.",
+        c"When off, every row goes through the view's trigger.",
+        &VIEW_REWRITE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     for (name, short, setting) in WINDOWS {
         // SAFETY: the hook below has the signature of one and only reads its argument.
         unsafe {

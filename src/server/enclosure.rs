@@ -262,6 +262,20 @@ unsafe extern "C-unwind" fn on_planner(
     plan
 }
 
+/// The utility statement that calls us by itself, and not by a statement within it.
+pub fn utility_under_way() -> Option<*mut pg_sys::PlannedStmt> {
+    STACK.with_borrow(|stack| match stack.last()?.statement {
+        Statement::Utility(statement) => Some(statement),
+        _ => None,
+    })
+}
+
+/// How deep in subtransactions this process is.
+pub fn level() -> c_int {
+    // SAFETY: reads a variable of the process.
+    unsafe { server::nest_level() }
+}
+
 /// A procedure that ends the transaction goes on after it. What it was called by can only be CALL and DO, which
 /// the stack would allow anyway.
 pub fn at_end(end: End) {

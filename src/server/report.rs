@@ -13,6 +13,23 @@ use crate::error::{Error, Report};
 /// The file that errors of ours are raised in, as far as the server knows.
 pub const ORIGIN: &CStr = c"colcrypt";
 
+/// Has no report of this process's carry a Rust backtrace: pgrx adds one to the DETAIL, frames and build paths, where
+/// RUST_BACKTRACE is set in the server's environment. Rust asks the environment once.
+pub fn without_backtraces() {
+    const ASKED: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(ASKED);
+    // SAFETY: while the library is loaded the process has one thread; the environment is left as it was.
+    unsafe { std::env::set_var(ASKED, "0") };
+    let _ = std::backtrace::Backtrace::capture();
+    // SAFETY: as above.
+    unsafe {
+        match before {
+            Some(before) => std::env::set_var(ASKED, before),
+            None => std::env::remove_var(ASKED),
+        }
+    }
+}
+
 /// Raises an error from code that runs under a pgrx guard but not as an SQL function (workers).
 pub fn raise(error: &Error) -> ! {
     let report = error.report();

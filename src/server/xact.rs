@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
+
+use crate::server::rethrow;
 
 /// How a transaction ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,6 @@ pub fn register(ends: &'static [fn(End)], part_ends: &'static [fn(PartEnd)]) {
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn at_end(
     event: pg_sys::XactEvent::Type,
     _argument: *mut std::ffi::c_void,
@@ -55,12 +56,16 @@ unsafe extern "C-unwind" fn at_end(
         XACT_EVENT_PARALLEL_COMMIT | XACT_EVENT_PARALLEL_ABORT => End::OfParallelWorker,
         _ => return,
     };
-    for function in ENDS.get().copied().unwrap_or_default() {
-        function(end);
+    // SAFETY: this is the outermost frame of the server's call, and holds nothing.
+    unsafe {
+        rethrow::guard(|| {
+            for function in ENDS.get().copied().unwrap_or_default() {
+                function(end);
+            }
+        });
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn at_part_end(
     event: pg_sys::SubXactEvent::Type,
     part: pg_sys::SubTransactionId,
@@ -72,7 +77,12 @@ unsafe extern "C-unwind" fn at_part_end(
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => PartEnd::Abort { part },
         _ => return,
     };
-    for function in PART_ENDS.get().copied().unwrap_or_default() {
-        function(end);
+    // SAFETY: as at_end.
+    unsafe {
+        rethrow::guard(|| {
+            for function in PART_ENDS.get().copied().unwrap_or_default() {
+                function(end);
+            }
+        });
     }
 }

@@ -7,6 +7,7 @@ use crate::audit::{self, Failure};
 use crate::error::Result;
 use crate::server::call::Call;
 use crate::server::report::NativeReport;
+use crate::server::rethrow;
 
 /// What a function is to the audit log, and whether other people's code may call it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub unsafe fn enter(
 ) -> pg_sys::Datum {
     // SAFETY: the caller is the outermost frame; no destructor is pending above the guard.
     let outcome = unsafe {
-        pgrx::pg_sys::submodules::panic::pgrx_extern_c_guard(|| {
+        let work = || {
             body(Call::new(fcinfo)).map_err(|error| {
                 let report = error.report();
                 if let Some(failure) = class.failure() {
@@ -99,7 +100,13 @@ pub unsafe fn enter(
                 }
                 NativeReport::new(&report)
             })
-        })
+        };
+        // What uses keys runs no statement of anybody's, and is called for each value.
+        if class == Class::UsesKeys {
+            pgrx::pg_sys::submodules::panic::pgrx_extern_c_guard(work)
+        } else {
+            rethrow::guard(work)
+        }
     };
     match outcome {
         Ok(datum) => datum,

@@ -1,5 +1,6 @@
 //! One cluster for the whole binary, a database of its own for each test, and short ways to ask it things.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +50,8 @@ pub fn settings(builder: crate::cluster::Builder) -> crate::cluster::Builder {
         .conf("max_prepared_transactions = 5")
         .conf("log_error_verbosity = verbose")
         .conf("colcrypt.destruction_window_floor = '1s'")
+        // What it adds to errors is for nobody's eyes.
+        .env("RUST_BACKTRACE", "1")
 }
 
 /// The root key file, database `tpl` with the extension, a keyring `ring` and the key `k`.
@@ -110,12 +113,47 @@ fn open(mut client: Client) -> Client {
     client
 }
 
+thread_local! {
+    static REWRITES_VIEWS: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Runs a test twice: with writes through access views made statements on the table, and with each row given to the
+/// view's trigger. Its databases have that as their setting.
+pub fn both_ways(test: fn()) {
+    for rewrites in [true, false] {
+        REWRITES_VIEWS.set(rewrites);
+        test();
+    }
+}
+
+/// Whether this run is the one with statements made anew.
+pub fn rewrites_views() -> bool {
+    REWRITES_VIEWS.get()
+}
+
+/// Makes tests of functions that are to hold both ways.
+#[macro_export]
+macro_rules! on_both_ways {
+    ($($name:ident),+ $(,)?) => {
+        mod on_both_ways {
+            $(#[test]
+            fn $name() {
+                $crate::db::both_ways(super::$name);
+            })+
+        }
+    };
+}
+
 /// A database with the key `k`, the search path set to find our functions.
 pub fn db() -> Db {
     let name = unique("d");
-    cluster()
-        .client()
-        .run(&format!("CREATE DATABASE {name} TEMPLATE tpl"));
+    let mut client = cluster().client();
+    client.run(&format!("CREATE DATABASE {name} TEMPLATE tpl"));
+    if !rewrites_views() {
+        client.run(&format!(
+            "ALTER DATABASE {name} SET colcrypt.view_rewrite = off"
+        ));
+    }
     let client = open(cluster().client_db(&name));
     Db { name, client }
 }
@@ -155,11 +193,13 @@ impl Failure {
             .as_db_error()
             .unwrap_or_else(|| panic!("no server error: {error:?}"));
         assert_eq!(db.code().code(), code, "{db:?}");
+        let all = format!("{db:?}");
+        assert!(!all.contains("rustc/"), "a backtrace in {all}");
         Self {
             message: db.message().into(),
             detail: db.detail().unwrap_or_default().into(),
             hint: db.hint().unwrap_or_default().into(),
-            all: format!("{db:?}"),
+            all,
         }
     }
 

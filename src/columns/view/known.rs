@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::view::rows::{Step, ViewRows, row_key};
-use colcrypt_domain::view::{ViewColumn, only};
+use colcrypt_domain::view::{ViewColumn, collected, only};
 use pgrx::pg_sys;
 
 use crate::catalog::epoch;
@@ -64,6 +64,7 @@ pub struct KnownView {
     pub rows: ViewRows,
     row_type: pg_sys::Oid,
     plans: RefCell<HashMap<Step, Rc<Plan>>>,
+    of_collected: RefCell<Option<Rc<Plan>>>,
     epoch: u64,
     generation: u64,
 }
@@ -126,9 +127,15 @@ impl KnownView {
             rows: ViewRows::new(&relation, relation::shown(table)?, columns, names, key),
             row_type: descriptor.tdtypeid,
             plans: RefCell::default(),
+            of_collected: RefCell::default(),
             epoch,
             generation,
         })
+    }
+
+    /// Parameters that each statement has, whichever it uses.
+    pub fn parameters(&self) -> usize {
+        2 + 2 * self.rows.encrypted.len()
     }
 
     /// The statement, prepared at its first use.
@@ -136,12 +143,28 @@ impl KnownView {
         if let Some(plan) = self.plans.borrow().get(&step) {
             return Ok(plan.clone());
         }
-        let text = Rc::new(CString::new(self.rows.sql(&step)?).unwrap_or_default());
         let about = (!matches!(step, Step::Compute(_))).then_some(self.table);
+        let plan = Rc::new(self.prepared(self.rows.sql(&step)?, about)?);
+        self.plans.borrow_mut().insert(step, plan.clone());
+        Ok(plan)
+    }
+
+    /// The statement that inserts what was collected, prepared at its first use. The relation of it is registered.
+    pub fn plan_of_collected(&self) -> Result<Rc<Plan>> {
+        if let Some(plan) = self.of_collected.borrow().as_ref() {
+            return Ok(plan.clone());
+        }
+        let plan = Rc::new(self.prepared(collected::insert(&self.rows), Some(self.table))?);
+        self.of_collected.replace(Some(plan.clone()));
+        Ok(plan)
+    }
+
+    fn prepared(&self, text: String, about: Option<pg_sys::Oid>) -> Result<Plan> {
+        let text = Rc::new(CString::new(text).unwrap_or_default());
         let ciphertext = crate::server::types::ciphertext_oid()
             .ok_or_else(|| Error::CatalogCorrupt("type ciphertext does not exist".into()))?;
         let mut types = vec![self.row_type; 2];
-        types.resize(2 + 2 * self.rows.encrypted.len(), ciphertext);
+        types.resize(self.parameters(), ciphertext);
         let _path = spi::safe_search_path();
         // SAFETY: connected to SPI; the text and the types are copied.
         let mut prepare = || unsafe {
@@ -158,13 +181,11 @@ impl KnownView {
         }
         // SAFETY: just made.
         unsafe { pg_sys::SPI_keepplan(statement) };
-        let plan = Rc::new(Plan {
+        Ok(Plan {
             statement,
             text,
             about,
-        });
-        self.plans.borrow_mut().insert(step, plan.clone());
-        Ok(plan)
+        })
     }
 }
 

@@ -1,19 +1,26 @@
 //! Access views: a table as those see it who may read its encrypted columns, made by create_access_view.
 //!
-//! The view is a security barrier and runs with the rights of who uses it, so the grants on the key, on
-//! the table and its row security decide as they do without it. The readers of a column narrow further
-//! what the view shows. What is written goes through one trigger (`access_write`), and a dump carries
-//! the rows of the table only, as ciphertext.
+//! The view runs with the rights of who uses it, so the grants on the key, on the table and its row
+//! security decide as they do without it. The readers of a column narrow further what the view shows.
+//! A statement that writes becomes one on the table (`rewrite`); what is not understood there goes through
+//! one trigger (`write`). A dump carries the rows of the table only, as ciphertext.
 
+pub mod copied;
 pub mod known;
 pub mod order;
+pub mod rewrite;
 pub mod write;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
 
 use colcrypt_domain::quote::quote_qualified_identifier;
 use colcrypt_domain::view::{self, Encryption, ViewColumn};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
+use crate::catalog::epoch;
 use crate::catalog::scan::{Equals, one};
 use crate::columns::view::order::order_of;
 use crate::columns::{registered, registration};
@@ -184,7 +191,7 @@ pub fn views_of(table: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, String)>> {
 }
 
 fn find(schema: pg_sys::Oid, name: &str) -> Option<pg_sys::Oid> {
-    let name = std::ffi::CString::new(name).ok()?;
+    let name = CString::new(name).ok()?;
     // SAFETY: a look-up by name.
     let found = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
     (found != pg_sys::Oid::INVALID).then_some(found)
@@ -237,28 +244,68 @@ pub fn make_anew(table: &Named) -> Result<()> {
     Ok(())
 }
 
+/// The roles that see a column's plaintext, by name; none where everybody does.
+type Readers = Option<Vec<CString>>;
+
+thread_local! {
+    /// By table and column, as of an epoch of the catalog.
+    static READERS: RefCell<(u64, HashMap<(pg_sys::Oid, String), Readers>)> = RefCell::default();
+}
+
+/// The readers of a registered column.
+fn with_readers<T>(
+    table: pg_sys::Oid,
+    attribute: String,
+    ask: impl FnOnce(&Readers) -> T,
+) -> Result<T> {
+    let epoch = epoch::refresh(false);
+    let place = (table, attribute);
+    let is_known = READERS.with_borrow_mut(|(known_in, known)| {
+        if *known_in != epoch {
+            *known_in = epoch;
+            known.clear();
+        }
+        known.contains_key(&place)
+    });
+    if !is_known {
+        let readers = one(
+            "protected_column",
+            "protected_column_pkey",
+            &[Equals::oid(1, table), Equals::name(2, &place.1)],
+            |row| row.optional::<Vec<Option<String>>>("readers"),
+        )?;
+        let Some(readers) = readers else {
+            return Err(registration::not_registered(table, &place.1)?);
+        };
+        let names = |names: Vec<Option<String>>| -> Vec<CString> {
+            let names = names.into_iter().flatten();
+            names.filter_map(|name| CString::new(name).ok()).collect()
+        };
+        READERS.with_borrow_mut(|(_, known)| known.insert(place.clone(), readers.map(names)));
+    }
+    Ok(READERS.with_borrow(|(_, known)| ask(known.get(&place).unwrap_or(&Some(Vec::new())))))
+}
+
+/// Whether not everybody reads a registered column, as of now.
+///
+/// # Errors
+/// For a column that is not registered.
+pub fn has_readers(table: pg_sys::Oid, attribute: String) -> Result<bool> {
+    with_readers(table, attribute, Option::is_some)
+}
+
 pub fn may_read_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
-    let readers = one(
-        "protected_column",
-        "protected_column_pkey",
-        &[Equals::oid(1, table), Equals::name(2, &attribute)],
-        |row| row.optional::<Vec<Option<String>>>("readers"),
-    )?;
-    let Some(readers) = readers else {
-        return Err(registration::not_registered(table, &attribute)?);
-    };
     let user = roles::current_user();
-    let may = match readers {
+    let may = with_readers(table, attribute, |readers| match readers {
         None => true,
-        Some(names) => names.into_iter().flatten().any(|name| {
-            let name = std::ffi::CString::new(name).unwrap_or_default();
+        Some(names) => names.iter().any(|name| {
             // SAFETY: look-ups in the role catalogs; a role that does not exist is no reader.
             unsafe {
                 let role = pg_sys::get_role_oid(name.as_ptr(), true);
                 role != pg_sys::Oid::INVALID && pg_sys::has_privs_of_role(user, role)
             }
         }),
-    };
+    })?;
     Ok(pg_sys::Datum::from(may))
 }

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use colcrypt_domain::view::rows::{Operation, Step};
 use pgrx::{FromDatum, pg_sys};
 
+use crate::columns::view::copied;
 use crate::columns::view::known::{KnownView, known_view, view_descriptor};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
@@ -36,7 +37,7 @@ struct Values {
 
 impl Values {
     fn new(view: &KnownView) -> Self {
-        let count = 2 + 2 * view.rows.encrypted.len();
+        let count = view.parameters();
         Self {
             values: vec![pg_sys::Datum::from(0); count],
             nulls: vec![b'n' as c_char; count],
@@ -117,7 +118,7 @@ impl Firing {
     }
 
     fn insert(&mut self, new: pg_sys::HeapTuple) -> Result<Written> {
-        let new = self.with_identity(new)?;
+        let new = with_identity(&self.view, self.descriptor, new)?;
         self.set_row(1, new);
         if self.view.rows.has_contexts() {
             let count = self.view.rows.encrypted.len();
@@ -148,68 +149,6 @@ impl Firing {
             ) == pg_sys::AclResult::ACLCHECK_OK
                 && pg_sys::check_enable_rls(table, pg_sys::Oid::INVALID, true)
                     != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
-        }
-    }
-
-    /// Draws identity values before the row exists, since contexts are made from them. As in an INSERT
-    /// into the table, the right to insert is enough for that.
-    fn with_identity(&self, new: pg_sys::HeapTuple) -> Result<pg_sys::HeapTuple> {
-        let mut tuple = new;
-        for (at, column) in self.view.rows.columns.iter().enumerate() {
-            let mut is_null = false;
-            // SAFETY: a tuple of the view, which has these columns.
-            unsafe { pg_sys::heap_getattr(tuple, at as i32 + 1, self.descriptor, &mut is_null) };
-            if !is_null && (column.is_generated || column.is_always) {
-                return Err(Error::GeneratedColumn {
-                    column: column.quoted(),
-                });
-            }
-            if let Some(sequence) = column.identity
-                && is_null
-                && self.may_insert()
-            {
-                tuple = self.replaced(
-                    tuple,
-                    at,
-                    next_value(sequence.into(), column.type_oid.into())?,
-                );
-            }
-        }
-        Ok(tuple)
-    }
-
-    fn may_insert(&self) -> bool {
-        let (table, user) = (self.view.table, roles::current_user());
-        // SAFETY: look-ups in the catalogs.
-        unsafe {
-            pg_sys::pg_class_aclcheck(table, user, pg_sys::ACL_INSERT as pg_sys::AclMode)
-                == pg_sys::AclResult::ACLCHECK_OK
-                || pg_sys::pg_attribute_aclcheck_all(
-                    table,
-                    user,
-                    pg_sys::ACL_INSERT as pg_sys::AclMode,
-                    pg_sys::AclMaskHow::ACLMASK_ANY,
-                ) == pg_sys::AclResult::ACLCHECK_OK
-        }
-    }
-
-    fn replaced(
-        &self,
-        tuple: pg_sys::HeapTuple,
-        at: usize,
-        value: pg_sys::Datum,
-    ) -> pg_sys::HeapTuple {
-        let (mut column, mut value, mut is_null) = (at as i32 + 1, value, false);
-        // SAFETY: a tuple of the view, one of its columns, a value of that column's type.
-        unsafe {
-            pg_sys::heap_modify_tuple_by_cols(
-                tuple,
-                self.descriptor,
-                1,
-                &mut column,
-                &mut value,
-                &mut is_null,
-            )
         }
     }
 
@@ -312,23 +251,84 @@ impl Firing {
     }
 }
 
+/// Draws identity values before the row exists, since contexts are made from them. As in an INSERT into the table, the
+/// right to insert is enough for that.
+fn with_identity(
+    view: &KnownView,
+    descriptor: pg_sys::TupleDesc,
+    new: pg_sys::HeapTuple,
+) -> Result<pg_sys::HeapTuple> {
+    let mut tuple = new;
+    for (at, column) in view.rows.columns.iter().enumerate() {
+        if !column.is_generated && column.identity.is_none() {
+            continue;
+        }
+        let mut is_null = false;
+        // SAFETY: a tuple of the view, which has these columns.
+        unsafe { pg_sys::heap_getattr(tuple, at as i32 + 1, descriptor, &mut is_null) };
+        if !is_null && (column.is_generated || column.is_always) {
+            return Err(Error::GeneratedColumn {
+                column: column.quoted(),
+            });
+        }
+        if let Some(sequence) = column.identity
+            && is_null
+            && may_insert(view.table)
+        {
+            let value = next_value(sequence.into(), column.type_oid.into());
+            tuple = replaced(tuple, descriptor, at, value);
+        }
+    }
+    Ok(tuple)
+}
+
+fn may_insert(table: pg_sys::Oid) -> bool {
+    let user = roles::current_user();
+    // SAFETY: look-ups in the catalogs.
+    unsafe {
+        pg_sys::pg_class_aclcheck(table, user, pg_sys::ACL_INSERT as pg_sys::AclMode)
+            == pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::pg_attribute_aclcheck_all(
+                table,
+                user,
+                pg_sys::ACL_INSERT as pg_sys::AclMode,
+                pg_sys::AclMaskHow::ACLMASK_ANY,
+            ) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+fn replaced(
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+    at: usize,
+    value: pg_sys::Datum,
+) -> pg_sys::HeapTuple {
+    let (mut column, mut value, mut is_null) = (at as i32 + 1, value, false);
+    // SAFETY: a tuple of the view, one of its columns, a value of that column's type.
+    unsafe {
+        pg_sys::heap_modify_tuple_by_cols(
+            tuple,
+            descriptor,
+            1,
+            &mut column,
+            &mut value,
+            &mut is_null,
+        )
+    }
+}
+
 /// The next value of an identity column's sequence, as its type.
-fn next_value(sequence: pg_sys::Oid, type_oid: pg_sys::Oid) -> Result<pg_sys::Datum> {
-    let drawn = spi::query(
-        "SELECT nextval($1::oid::regclass)",
-        &[sequence.into()],
-        |row| row.get::<i64>(1),
-    )?;
-    let value = drawn
-        .into_iter()
-        .next()
-        .flatten()
-        .ok_or_else(|| Error::CatalogCorrupt("a sequence gave nothing".into()))?;
-    Ok(match type_oid {
+fn next_value(sequence: pg_sys::Oid, type_oid: pg_sys::Oid) -> pg_sys::Datum {
+    unsafe extern "C-unwind" {
+        fn nextval_internal(sequence: pg_sys::Oid, check_permissions: bool) -> i64;
+    }
+    // SAFETY: as the server draws them; the guard is the one of all functions of the server's.
+    let value = unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) };
+    match type_oid {
         pg_sys::INT2OID => pg_sys::Datum::from(value as i16),
         pg_sys::INT4OID => pg_sys::Datum::from(value as i32),
         _ => pg_sys::Datum::from(value),
-    })
+    }
 }
 
 pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
@@ -350,6 +350,11 @@ pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
     if trigger.tg_event & (pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK) != wanted {
         return Err(misuse());
     }
+    if trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_INSERT
+        && copied::is_under_way()
+    {
+        return collect(trigger);
+    }
     // SAFETY: connects to SPI; an ERROR before the end leaves it to the transaction's abort.
     unsafe { pg_sys::SPI_connect() };
     let written = fire(trigger);
@@ -360,6 +365,19 @@ pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
         // A trigger function gives a null pointer that is not SQL NULL.
         Ok(kept?.map_or(pg_sys::Datum::from(0), pg_sys::Datum::from))
     }
+}
+
+/// Takes in a row of a COPY; the server only looks whether there is one.
+fn collect(trigger: &pg_sys::TriggerData) -> Result<pg_sys::Datum> {
+    if copied::is_first() {
+        Held::lock(known_view(trigger.tg_relation)?.table, Lock::Write)?;
+    }
+    let view = known_view(trigger.tg_relation)?;
+    let descriptor = view_descriptor(trigger.tg_relation);
+    let row = with_identity(&view, descriptor, trigger.tg_trigtuple)?;
+    // SAFETY: a tuple of the view that the trigger was fired for.
+    unsafe { copied::collect((*trigger.tg_relation).rd_id, row)? };
+    Ok(pg_sys::Datum::from(trigger.tg_trigtuple))
 }
 
 fn fire(trigger: &pg_sys::TriggerData) -> Result<Written> {

@@ -88,7 +88,7 @@ impl ViewRows {
     }
 
     /// Columns whose values are the table's own and not computed from others.
-    fn plain(&self) -> impl Iterator<Item = usize> {
+    pub fn plain(&self) -> impl Iterator<Item = usize> {
         (0..self.columns.len()).filter(|&at| self.columns[at].is_plain())
     }
 

@@ -4,9 +4,8 @@ use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use crate::columns::access_view::{ALL, fill, people, stored, user_with};
-use crate::common::{Db, LONG, Sql, db};
+use crate::common::{Db, LONG, Sql, db, rewrites_views};
 
-#[test]
 fn an_insert_fills_in_defaults_before_it_encrypts_and_returns_the_row() {
     let mut db = people();
     let rows = db.client.rows(
@@ -50,7 +49,6 @@ fn an_insert_fills_in_defaults_before_it_encrypts_and_returns_the_row() {
     user.fails("42501", "INSERT INTO person_access (iban) VALUES ('D')");
 }
 
-#[test]
 fn an_update_encrypts_again_only_what_changed() {
     let mut db = people();
     fill(&mut db.client);
@@ -61,9 +59,14 @@ fn an_update_encrypts_again_only_what_changed() {
     );
     let after = stored(&mut db.client, 1);
     assert!(before[0] != after[0] && before[1] == after[1]);
-    // The same value again is no change.
-    db.client.run("UPDATE person_access SET iban = 'NEW'");
-    assert_eq!(stored(&mut db.client, 1), after);
+    // The same value again is no change to the trigger, and an assignment as any to the table.
+    db.client
+        .run("UPDATE person_access SET iban = 'NEW' WHERE id = 1");
+    let again = stored(&mut db.client, 1);
+    assert!(again[1] == after[1] && (again[0] != after[0]) == rewrites_views());
+    let after = again;
+    db.client
+        .run("UPDATE person_access SET iban = 'NEW' WHERE id = 2");
     // The name is in one column's context, so that column moves with it.
     assert_eq!(
         db.client.one(
@@ -89,7 +92,6 @@ fn an_update_encrypts_again_only_what_changed() {
     assert_eq!(db.client.one("SELECT count(*) FROM person"), "1");
 }
 
-#[test]
 fn columns_of_every_kind_of_type_go_through_the_view() {
     let mut db = db();
     db.client.run(
@@ -123,7 +125,6 @@ fn columns_of_every_kind_of_type_go_through_the_view() {
     );
 }
 
-#[test]
 fn names_that_need_quotes_stay_names() {
     let mut db = db();
     db.client.run(
@@ -165,7 +166,6 @@ fn names_that_need_quotes_stay_names() {
     );
 }
 
-#[test]
 fn without_a_key_rows_are_read_and_inserted_only() {
     let mut db = db();
     db.client.run(
@@ -173,6 +173,13 @@ fn without_a_key_rows_are_read_and_inserted_only() {
          INSERT INTO t_access VALUES (1, 'a')",
     );
     assert_eq!(db.client.one("SELECT v FROM t_access"), "a");
+    if rewrites_views() {
+        // The statement finds its rows by itself.
+        db.client.run("UPDATE t_access SET v = 'b'");
+        assert_eq!(db.client.one("SELECT v FROM t_access"), "b");
+        assert_eq!(db.client.execute("DELETE FROM t_access", &[]).unwrap(), 1);
+        return;
+    }
     for sql in ["UPDATE t_access SET v = 'b'", "DELETE FROM t_access"] {
         db.client
             .fails("KC042", sql)
@@ -189,7 +196,6 @@ fn without_a_key_rows_are_read_and_inserted_only() {
     db.client.fails("KC042", "UPDATE t_access SET v = 'c'");
 }
 
-#[test]
 fn a_partitioned_table_prepared_statements_and_copy() {
     let mut db = db();
     db.client.run(
@@ -227,12 +233,14 @@ fn a_partitioned_table_prepared_statements_and_copy() {
 }
 
 /// ON CONFLICT is where a view with triggers stops, and where to go on.
-#[test]
 fn on_conflict_and_merge_are_for_the_table() {
     let mut db = people();
     fill(&mut db.client);
     db.client
         .run("ALTER TABLE person ADD UNIQUE (name); SELECT create_access_view('person')");
+    if rewrites_views() {
+        return;
+    }
     for target in [
         "(name) DO NOTHING",
         "(name) DO UPDATE SET iban = excluded.iban",
@@ -276,7 +284,6 @@ fn on_conflict_and_merge_are_for_the_table() {
     }
 }
 
-#[test]
 fn the_tables_own_triggers_run_as_ever() {
     let mut db = people();
     db.client.run(
@@ -333,7 +340,6 @@ fn race(db: &mut Db, first: &str, sql: &'static str) -> Result<u64, String> {
     outcome.map_err(|error| error.code().expect("a server error").code().to_string())
 }
 
-#[test]
 fn a_row_that_changes_under_the_writer_is_no_lost_update() {
     let mut db = db();
     db.client.run(
@@ -341,6 +347,20 @@ fn a_row_that_changes_under_the_writer_is_no_lost_update() {
          SELECT create_access_view('t'); INSERT INTO t_access SELECT g, 0, 0 FROM generate_series(1, 9) g",
     );
     let add = "UPDATE t_access SET v = v + 1 WHERE id = 1";
+    if rewrites_views() {
+        // The server looks at the row again.
+        assert_eq!(race(&mut db, add, add), Ok(1));
+        assert_eq!(db.client.one("SELECT v FROM t_access WHERE id = 1"), "2");
+        assert_eq!(
+            race(
+                &mut db,
+                "UPDATE t_access SET v = 5 WHERE id = 3",
+                "DELETE FROM t_access WHERE v = 0 AND id = 3"
+            ),
+            Ok(0)
+        );
+        return;
+    }
     assert_eq!(race(&mut db, add, add), Err("40001".into()));
     assert_eq!(db.client.one("SELECT v FROM t_access WHERE id = 1"), "1");
     // A plain column counts the same.
@@ -395,3 +415,15 @@ fn a_row_that_changes_under_the_writer_is_no_lost_update() {
         )
         .says("this statement before");
 }
+
+colcrypt_tests::on_both_ways!(
+    an_insert_fills_in_defaults_before_it_encrypts_and_returns_the_row,
+    an_update_encrypts_again_only_what_changed,
+    columns_of_every_kind_of_type_go_through_the_view,
+    names_that_need_quotes_stay_names,
+    without_a_key_rows_are_read_and_inserted_only,
+    a_partitioned_table_prepared_statements_and_copy,
+    on_conflict_and_merge_are_for_the_table,
+    the_tables_own_triggers_run_as_ever,
+    a_row_that_changes_under_the_writer_is_no_lost_update,
+);

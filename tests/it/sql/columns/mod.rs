@@ -1,5 +1,8 @@
 //! Columns and their values: shown through views, of every type, shape and encoding.
 
+mod access_copy;
+mod access_errors;
+mod access_rewrite;
 mod access_view;
 mod access_write;
 mod bad_input;

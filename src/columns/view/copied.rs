@@ -1,0 +1,218 @@
+//! COPY into an access view. The server gives the view's trigger row by row; the trigger collects them here, and each
+//! thousand is encrypted and inserted by one statement, the last ones when COPY has read all. What the table's own
+//! triggers and constraints say of a row comes with its thousand.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char, c_int};
+
+use colcrypt_domain::view::collected::COLLECTED;
+use pgrx::pg_sys::{self, NodeTag};
+
+use crate::columns::view::known::known_view;
+use crate::error::{Error, Result};
+use crate::server::xact::{End, PartEnd};
+use crate::server::{enclosure, report, rethrow, tree};
+use crate::settings;
+
+/// Rows that are collected at most, and their bytes.
+const MOST_ROWS: u64 = 1000;
+const MOST_BYTES: usize = 4 << 20;
+
+/// A COPY that is under way.
+struct Copying {
+    statement: *mut pg_sys::PlannedStmt,
+    level: c_int,
+    view: pg_sys::Oid,
+    /// Null until the first row.
+    rows: *mut pg_sys::Tuplestorestate,
+    count: u64,
+    bytes: usize,
+}
+
+thread_local! {
+    /// The innermost last. What lies in them is the transaction's memory.
+    static UNDER_WAY: RefCell<Vec<Copying>> = const { RefCell::new(Vec::new()) };
+}
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+/// Puts the hook in place, before those there are: `enclosure` is one of them.
+pub fn register() {
+    // SAFETY: in the postmaster, in _PG_init.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(on_utility);
+    }
+}
+
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the server's call; this is its outermost frame, and holds nothing that wants dropping. A node is what its
+    // tag says.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        let copies = settings::VIEW_REWRITE.get()
+            && tree::is(node, NodeTag::T_CopyStmt)
+            && (*node.cast::<pg_sys::CopyStmt>()).is_from;
+        let depth = if copies { begin(statement) } else { 0 };
+        if let Some(previous) = PREVIOUS {
+            previous(
+                statement,
+                text,
+                read_only,
+                context,
+                params,
+                environment,
+                dest,
+                completion,
+            );
+        }
+        if copies && let Err(error) = rethrow::guard(|| end(depth)) {
+            report::raise_native(error);
+        }
+    }
+}
+
+/// Notes that a COPY begins; returns how many there were before it.
+fn begin(statement: *mut pg_sys::PlannedStmt) -> usize {
+    let copying = Copying {
+        statement,
+        level: enclosure::level(),
+        view: pg_sys::Oid::INVALID,
+        rows: std::ptr::null_mut(),
+        count: 0,
+        bytes: 0,
+    };
+    UNDER_WAY.with_borrow_mut(|all| {
+        all.push(copying);
+        all.len() - 1
+    })
+}
+
+/// Inserts what is left.
+fn end(depth: usize) -> Result<()> {
+    let copying = UNDER_WAY.with_borrow_mut(|all| {
+        let copying = (all.len() > depth).then(|| all.swap_remove(depth));
+        all.truncate(depth);
+        copying
+    });
+    match copying {
+        Some(copying) if !copying.rows.is_null() => {
+            insert(copying.view, copying.rows)?;
+            // SAFETY: made by `collect`, and nobody else's.
+            unsafe { pg_sys::tuplestore_end(copying.rows) };
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the trigger is fired by a COPY whose rows are to be collected, and by nothing within it.
+pub fn is_under_way() -> bool {
+    UNDER_WAY.with_borrow(|all| {
+        all.last()
+            .is_some_and(|copying| enclosure::utility_under_way() == Some(copying.statement))
+    })
+}
+
+/// Whether this is the first row of a COPY.
+pub fn is_first() -> bool {
+    UNDER_WAY.with_borrow(|all| all.last().is_none_or(|copying| copying.rows.is_null()))
+}
+
+/// Takes in a row of the view, complete.
+///
+/// # Errors
+/// Of the statement that inserts them.
+///
+/// # Safety
+/// A tuple of this view; [`is_under_way`] said yes.
+pub unsafe fn collect(view: pg_sys::Oid, tuple: pg_sys::HeapTuple) -> Result<()> {
+    let (rows, is_full) = UNDER_WAY.with_borrow_mut(|all| {
+        let Some(copying) = all.last_mut() else {
+            return (std::ptr::null_mut(), false);
+        };
+        // SAFETY: the caller's promise. The rows lie in the transaction's memory, which the row's does not outlive.
+        unsafe {
+            if copying.rows.is_null() {
+                let before = pg_sys::CurrentMemoryContext;
+                pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+                // Never a file: they are plaintext.
+                copying.rows = pg_sys::tuplestore_begin_heap(false, false, c_int::MAX);
+                pg_sys::CurrentMemoryContext = before;
+                copying.view = view;
+            }
+            pg_sys::tuplestore_puttuple(copying.rows, tuple);
+            copying.count += 1;
+            copying.bytes += (*tuple).t_len as usize;
+        }
+        let is_full = copying.count >= MOST_ROWS || copying.bytes >= MOST_BYTES;
+        if is_full {
+            (copying.count, copying.bytes) = (0, 0);
+        }
+        (copying.rows, is_full)
+    });
+    if is_full {
+        insert(view, rows)?;
+        // SAFETY: the rows of this COPY, which go on being collected.
+        unsafe { pg_sys::tuplestore_clear(rows) };
+    }
+    Ok(())
+}
+
+/// Inserts the rows into the view's table.
+fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<()> {
+    let failed =
+        || Error::Spi("rows that were copied into an access view were not inserted".into());
+    let name = CString::new(COLLECTED).unwrap_or_default();
+    // SAFETY: connects to SPI; an ERROR before the end leaves it, and the view, to the transaction's abort. The view was
+    // locked by COPY; the relation of rows is of its type, and outlives its registration.
+    unsafe {
+        let opened = pg_sys::relation_open(view, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let known = known_view(opened)?;
+        pg_sys::SPI_connect();
+        let mut relation = pg_sys::EphemeralNamedRelationData {
+            md: pg_sys::EphemeralNamedRelationMetadataData {
+                name: name.as_ptr().cast_mut(),
+                reliddesc: view,
+                tupdesc: std::ptr::null_mut(),
+                enrtype: pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE,
+                enrtuples: MOST_ROWS as f64,
+            },
+            reldata: rows.cast(),
+        };
+        if pg_sys::SPI_register_relation(&mut relation) != pg_sys::SPI_OK_REL_REGISTER as c_int {
+            return Err(failed());
+        }
+        let plan = known.plan_of_collected()?;
+        let mut values = vec![pg_sys::Datum::from(0); known.parameters()];
+        let nulls = vec![b'n' as c_char; known.parameters()];
+        if plan.execute(values.as_mut_ptr(), nulls.as_ptr())? < 0 {
+            return Err(failed());
+        }
+        pg_sys::SPI_finish();
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+    Ok(())
+}
+
+/// What a transaction copied is over with it.
+pub fn at_end(_end: End) {
+    UNDER_WAY.with_borrow_mut(Vec::clear);
+}
+
+/// What a subtransaction copied is over with it.
+pub fn at_part_end(end: PartEnd) {
+    if let PartEnd::Abort { .. } = end {
+        let level = enclosure::level();
+        UNDER_WAY.with_borrow_mut(|all| all.retain(|copying| copying.level < level));
+    }
+}
