@@ -272,3 +272,7 @@ CREATE OR REPLACE VIEW colcrypt.job_progress AS
 
 -- Kind 5: a job over which worker after worker dies is given up.
 ALTER TABLE colcrypt.job ADD COLUMN taken boolean NOT NULL DEFAULT false, ADD COLUMN deaths int NOT NULL DEFAULT 0;
+
+-- Rows are tried again because somebody asked for it, whatever the clock says. What a retry has left to do is done.
+ALTER TABLE colcrypt.job_error ADD COLUMN again boolean NOT NULL DEFAULT false;
+UPDATE colcrypt.job_error e SET again = true FROM colcrypt.job j WHERE j.job_id = e.job_id AND j.phase = 'retrying' AND e.at < j.retried_at;

@@ -10,6 +10,7 @@ use crate::columns::{place, registration};
 use crate::error::{Error, Privilege, Result};
 use crate::keys::grantee;
 use crate::rights;
+use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::relation::{Lock, Named};
 use crate::server::roles::AsRole;
@@ -55,6 +56,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         }
     }
     check_column(&held, &attribute)?;
+    reach::all_leaves(&[table])?;
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;

@@ -9,6 +9,9 @@ use crate::jobs::lane::Lane;
 use crate::server::txn::Next;
 use crate::server::{relation, spi};
 
+/// How `held_by` begins where a key is waited for.
+const FOR_A_KEY: &str = "key: ";
+
 #[derive(Clone)]
 pub struct Job {
     pub id: i64,
@@ -170,14 +173,34 @@ impl Job {
         Ok(())
     }
 
-    /// Ends the job.
+    /// `held_by` of a job that waits for a key: what keeps that away.
+    #[must_use]
+    pub fn held_for_a_key(why: &str) -> String {
+        format!("{FOR_A_KEY}{why}")
+    }
+
+    pub fn is_held_for_a_key(&self) -> bool {
+        let held_by = self.held_by.as_deref();
+        held_by.is_some_and(|held_by| held_by.starts_with(FOR_A_KEY))
+    }
+
+    /// Failed tries in a row that were more than an outage.
+    pub fn failures(&self) -> i32 {
+        if self.is_held_for_a_key() {
+            0
+        } else {
+            self.tries
+        }
+    }
+
+    /// Ends the job. One that is done keeps no error of a try before.
     ///
     /// # Errors
     /// Of SPI.
     pub fn finish(&self, phase: Phase, last_error: Option<String>) -> Result<Next> {
         self.record(
-            "phase = $2, finished_at = clock_timestamp(), held_by = NULL, last_error = coalesce($3, last_error)",
-            [phase.name().into(), last_error.into()],
+            "phase = $2, finished_at = clock_timestamp(), held_by = NULL, last_error = CASE WHEN $4 THEN $3 ELSE coalesce($3, last_error) END",
+            [phase.name().into(), last_error.into(), (phase == Phase::Done).into()],
         )?;
         Ok(Next::Again)
     }

@@ -298,18 +298,21 @@ fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
 
 fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()> {
     for row in archived {
-        let holders = holders::needing(key, row.id.version.number() as i32)?;
-        if !holders.is_empty() {
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!(
-                    "rows under version {} of key \"{}\" cannot be read while it is archived",
-                    row.id.version, key.name
-                ),
-                holders::describe(&holders)
-            );
-        }
+        let detail = match holders::needing(key, row.id.version.number() as i32) {
+            Ok(holders) if holders.is_empty() => continue,
+            Ok(holders) => holders::describe(&holders),
+            Err(error @ Error::RowsOutOfReach { .. }) => error.report().message,
+            Err(error) => return Err(error),
+        };
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "rows under version {} of key \"{}\" cannot be read while it is archived",
+                row.id.version, key.name
+            ),
+            detail
+        );
     }
     Ok(())
 }

@@ -60,6 +60,7 @@ pub struct Held {
     pub oid: pg_sys::Oid,
     pub owner: pg_sys::Oid,
     kind: u8,
+    has_children: bool,
     name: String,
     schema: pg_sys::Oid,
     attributes: Vec<Attribute>,
@@ -87,6 +88,7 @@ impl Held {
                 oid,
                 owner: row.relowner,
                 kind: row.relkind as u8,
+                has_children: row.relhassubclass,
                 name: pgrx::name_data_to_str(&row.relname).to_string(),
                 schema: row.relnamespace,
                 attributes: columns
@@ -129,6 +131,11 @@ impl Held {
     /// A table or a materialized view with rows of its own.
     pub fn holds_rows(&self) -> bool {
         matches!(self.kind, b'r' | b'm')
+    }
+
+    /// Whether it has partitions or children, or had some.
+    pub fn has_children(&self) -> bool {
+        self.has_children
     }
 
     /// A column, by its name.

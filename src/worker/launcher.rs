@@ -69,9 +69,7 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
                 .collect();
             forsake_gone(&waiting, &keepers);
         }
-        // SAFETY: reads the clock.
-        let now = unsafe { pg_sys::GetCurrentTimestamp() };
-        let mut due = usage::shared::due(now);
+        let mut due = usage::shared::due();
         if rounds.is_retry(clock::boottime_ms()) {
             due.extend(ring::databases());
         }

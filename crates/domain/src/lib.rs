@@ -27,6 +27,7 @@ pub mod sqlstate;
 pub mod text;
 pub mod turns;
 pub mod usage;
+pub mod usage_file;
 pub mod verdict;
 pub mod view;
 

@@ -229,7 +229,7 @@ fn verify(job: &Job) -> Result<Next> {
     // A scan of ours: however long it takes, nobody else's code is to blame.
     limit::lift();
     let mut counts = Counts::new();
-    for leaf in progress::leaves(job)? {
+    for leaf in progress::all_leaves(job)? {
         census::count(leaf, &job.attribute, &mut counts)?;
     }
     census::keep(

@@ -137,6 +137,12 @@ impl Error {
                 Some(holders.clone()),
                 Some("Move registered columns with colcrypt.reencrypt_column, others with UPDATE … SET column = colcrypt.reencrypt_col(column); colcrypt.rows_needing_key lists what is left.".into()),
             ),
+            Self::RowsOutOfReach { relation, why } => (
+                "KC036",
+                format!("rows of table {relation} are out of reach: {why}"),
+                None,
+                Some("Nothing that would have to look at all rows is done or called done. Detach the table, or bring its rows into one of this server's.".into()),
+            ),
             Self::ReasonMissing(verb) => (
                 "KC032",
                 format!("a reason is needed to {verb} a key"),

@@ -24,7 +24,7 @@ mod verify;
 
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
-use colcrypt_domain::verdict::Fate;
+use colcrypt_domain::verdict::{Fate, Verdict};
 
 use crate::columns::migration::{Kind, Migration, ddl};
 use crate::error::{Error, Result};
@@ -85,6 +85,7 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
     }
     let message = match outcome {
         Ok(next) => return next,
+        Err(failed) if failed.verdict == Verdict::OutOfReach => return postpone(job, &failed),
         Err(failed) => failed.with_detail().message,
     };
     let recorded = attempt(|| {

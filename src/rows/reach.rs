@@ -1,0 +1,126 @@
+//! Which tables a relation's rows lie in, and whether all of its rows are within reach of scans and updates of ours:
+//! what is not is an error, so that nothing counts as done, or as free of rows, for rows that were not looked at.
+
+use pgrx::{Spi, pg_sys};
+
+use crate::error::{Error, Result};
+use crate::server::relation::{self, Held, Lock};
+use crate::server::roles::AsRole;
+use crate::server::spi::{self, safe_search_path};
+
+/// What the catalogs say of a relation that rows may lie in.
+struct Member {
+    oid: pg_sys::Oid,
+    /// None where the catalogs have no such relation.
+    kind: Option<String>,
+    is_heap: bool,
+}
+
+/// The tables themselves, their partitions and children: those that hold rows. One that is gone has none.
+///
+/// # Errors
+/// [`Error::RowsOutOfReach`] for a foreign table among them, another access method than heap, and a relation that is
+/// not among its own tables; of SPI.
+pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+    let members = spi::look(
+        "WITH RECURSIVE tree(relid) AS (SELECT unnest($1) UNION \
+             SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
+         SELECT t.relid, c.relkind::text, coalesce(m.amhandler = 'heap_tableam_handler'::regproc, false) \
+         FROM tree t LEFT JOIN pg_class c ON c.oid = t.relid LEFT JOIN pg_am m ON m.oid = c.relam ORDER BY 1",
+        &[tables.to_vec().into()],
+        |row| {
+            Ok(Member {
+                oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                kind: row.get(2)?,
+                is_heap: row.get(3)?.unwrap_or_default(),
+            })
+        },
+    )?;
+    let mut leaves = Vec::with_capacity(members.len());
+    for member in members {
+        match member.kind.as_deref() {
+            Some("r") if member.is_heap => leaves.push(member.oid),
+            Some("r") => {
+                let why = "its access method is another than heap";
+                return Err(out_of_reach(member.oid, why));
+            }
+            Some("f") => return Err(out_of_reach(member.oid, FOREIGN)),
+            None if exists(member.oid) => {
+                let why = "the catalogs do not show it to queries";
+                return Err(out_of_reach(member.oid, why));
+            }
+            // Partitioned tables hold no rows; what is gone or became a view has none.
+            _ => {}
+        }
+    }
+    Ok(leaves)
+}
+
+/// Why rows of a foreign table are out of reach.
+pub const FOREIGN: &str = "it is a foreign table, and another server has its rows";
+
+/// The same, each looked at for rows that scans do not find. For what is about to be called done.
+///
+/// # Errors
+/// As [`leaves`] and [`refuse_hidden_rows`].
+pub fn all_leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+    let leaves = leaves(tables)?;
+    for leaf in &leaves {
+        match Held::take(*leaf, Lock::Read) {
+            Ok(table) => refuse_hidden_rows(table)?,
+            // Dropped just now.
+            Err(Error::UnknownObject { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(leaves)
+}
+
+/// [`refuse_hidden_rows`] of a table and of those below it, whatever else they are.
+///
+/// # Errors
+/// As [`refuse_hidden_rows`].
+pub fn refuse_hidden_rows_of(table: pg_sys::Oid) -> Result<()> {
+    match all_leaves(&[table]) {
+        Err(Error::RowsOutOfReach { why, .. }) if why == FOREIGN => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// Refuses a table that is empty where we look and has rows for whoever asks the server, as one has whose rows an
+/// extension keeps elsewhere.
+///
+/// # Errors
+/// [`Error::RowsOutOfReach`]; of SPI.
+pub fn refuse_hidden_rows(table: Held) -> Result<()> {
+    let oid = table.oid;
+    if !table.holds_rows() || relation::blocks(&[oid])? > 0 {
+        return Ok(());
+    }
+    let only = if table.has_children() { "ONLY " } else { "" };
+    let table = table.named()?;
+    // No column and no condition: nobody's code has a part in it, and no policy applies to this role.
+    let _path = safe_search_path();
+    let _role = AsRole::owner();
+    let has_rows =
+        Spi::get_one::<bool>(&format!("SELECT EXISTS (SELECT FROM {only}{})", table.sql))
+            .map_err(crate::error::of_spi)?;
+    if has_rows == Some(true) && relation::blocks(&[oid])? == 0 {
+        let why = "queries find rows in it that are not in its file";
+        return Err(out_of_reach(oid, why));
+    }
+    Ok(())
+}
+
+fn exists(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the catalogs.
+    unsafe { pg_sys::get_rel_relkind(oid) != 0 }
+}
+
+/// The error for a relation.
+pub fn out_of_reach(oid: pg_sys::Oid, why: &str) -> Error {
+    Error::RowsOutOfReach {
+        relation: relation::shown(oid).unwrap_or_else(|_| oid.to_u32().to_string()),
+        why: why.into(),
+    }
+}
