@@ -1,5 +1,6 @@
 //! The table `job`: read, and how far a job got.
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -7,7 +8,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::jobs::lane::Lane;
 use crate::server::txn::Next;
-use crate::server::{relation, spi};
+use crate::server::{clock, relation, spi};
 
 /// How `held_by` begins where a key is waited for.
 const FOR_A_KEY: &str = "key: ";
@@ -52,8 +53,10 @@ pub struct Job {
 /// Of SPI.
 pub fn lanes_with_work() -> Result<Vec<Lane>> {
     let found = spi::look(
-        "SELECT DISTINCT priority > 0 FROM colcrypt.job WHERE finished_at IS NULL AND NOT paused \
-         AND coalesce(retry_at <= clock_timestamp() + interval '30 seconds', true)",
+        &format!(
+            "SELECT DISTINCT priority > 0 FROM colcrypt.job WHERE finished_at IS NULL AND NOT paused AND {}",
+            clock::is_over("(retry_at - interval '30 seconds')", backoff::OF_JOBS)
+        ),
         &[],
         |row| row.get::<bool>(1),
     )?;
@@ -83,10 +86,11 @@ impl Job {
             .map(|phase| phase.name().into())
             .collect();
         let mut jobs = spi::look(
-            "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
+            &format!(
+                "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                             j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                             c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
-                            coalesce(j.retry_at <= clock_timestamp(), true) \
+                            {} \
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
                             j.rebinds, j.label, j.accept_unplaced, o.relowner \
@@ -98,6 +102,8 @@ impl Job {
                      ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = $6, \
                               CASE j.phase WHEN $6 THEN j.settle_before END, \
                               j.job_id <= $1, j.job_id LIMIT 1",
+                clock::is_over("j.retry_at", backoff::OF_JOBS)
+            ),
             &[
                 after.into(),
                 (lane == Lane::Urgent).into(),

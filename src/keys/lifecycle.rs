@@ -207,6 +207,7 @@ impl Order {
         )?;
         let due = due.into_iter().next().flatten().unwrap_or_default();
         forget_destruction(row.id)?;
+        window::begin(row.id)?;
         wake::wake_at_commit();
         ereport!(
             PgLogLevel::WARNING,
@@ -323,5 +324,5 @@ pub fn forget_destruction(id: VersionId) -> Result<()> {
         "DELETE FROM colcrypt.destruction WHERE key_id = $1 AND version = $2",
         &[id.key.bigint().into(), (id.version.number() as i32).into()],
     )?;
-    Ok(())
+    window::forget(id)
 }

@@ -29,6 +29,8 @@ pub struct CiphertextColumn {
     /// The relation's name, qualified and quoted, as it was when it was found: for messages and records.
     pub name: String,
     pub attribute: String,
+    /// Its table's file, which another takes the place of when all rows are written anew.
+    pub file: Option<pg_sys::Oid>,
     /// Whether rotation takes care of it, by its own registration or a parent's.
     pub registered: bool,
     holds: pg_sys::Oid,
@@ -107,15 +109,44 @@ impl Columns {
     /// # Errors
     /// [`Error::ColumnChanged`]; [`Error::RowsOutOfReach`]; when a value has no header.
     pub fn count(&self, column: &CiphertextColumn, key: &Key, versions: &[i32]) -> Result<i64> {
+        self.count_by(column, key, versions, |table, visit| {
+            scan::each_row(table, visit)
+        })
+    }
+
+    /// The same of rows in blocks that were changed since a place in the log, of a table that nobody changes.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    pub fn count_since(
+        &self,
+        column: &CiphertextColumn,
+        key: &Key,
+        versions: &[i32],
+        since: u64,
+    ) -> Result<i64> {
+        self.count_by(column, key, versions, |table, visit| {
+            scan::each_row_since(table, since, visit)
+        })
+    }
+
+    fn count_by(
+        &self,
+        column: &CiphertextColumn,
+        key: &Key,
+        versions: &[i32],
+        scan: impl FnOnce(&Held, &mut dyn FnMut(&scan::Row) -> Result<()>) -> Result<()>,
+    ) -> Result<i64> {
         let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
             return Ok(0);
         };
         let Some(attribute) = table.attribute(&column.attribute) else {
             return Ok(0);
         };
+        let number = attribute.number;
         let mut count = 0;
-        scan::each_row(&table, |row| {
-            let needs = match row.value(attribute.number) {
+        scan(&table, &mut |row| {
+            let needs = match row.value(number) {
                 // SAFETY: of the type that the column has, as was just looked at under the lock.
                 Some(value) => unsafe { self.needs(column.holds, value, key, versions)? },
                 None => false,
@@ -125,6 +156,23 @@ impl Columns {
         })?;
         reach::refuse_hidden_rows(table)?;
         Ok(count)
+    }
+
+    /// The columns that hold rows under a version, and how many.
+    ///
+    /// # Errors
+    /// [`Error::RowsOutOfReach`] where nobody can tell; as [`count`](Self::count).
+    pub fn needing(self, key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
+        if let Some(error) = self.out_of_reach(key).next() {
+            return Err(error);
+        }
+        let counts = self
+            .all
+            .iter()
+            .map(|column| self.count(column, key, &[version]));
+        let counts = counts.collect::<Result<Vec<i64>>>()?;
+        let found = self.all.into_iter().zip(counts);
+        Ok(found.filter(|(_, count)| *count > 0).collect())
     }
 
     /// Whether a value of a type that holds ciphertexts holds one under one of these versions.
@@ -400,21 +448,7 @@ unsafe fn fields(
 /// # Errors
 /// [`Error::RowsOutOfReach`] where nobody can tell; of SPI.
 pub fn needing(key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
-    let columns = Columns::find()?;
-    if let Some(error) = columns.out_of_reach(key).next() {
-        return Err(error);
-    }
-    let counts: Vec<i64> = columns
-        .all
-        .iter()
-        .map(|column| columns.count(column, key, &[version]))
-        .collect::<Result<_>>()?;
-    Ok(columns
-        .all
-        .into_iter()
-        .zip(counts)
-        .filter(|(_, count)| *count > 0)
-        .collect())
+    Columns::find()?.needing(key, version)
 }
 
 /// One line a column, for errors and records.
@@ -505,7 +539,7 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
              WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
                  SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
              SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
-             n.nspname, c.relname \
+             n.nspname, c.relname, pg_relation_filenode(c.oid) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
          WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated \
            AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' \
@@ -521,6 +555,7 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
                 attribute: text(1),
                 holds: oid(Some(text(2))),
                 registered: text(3) == "t",
+                file: row.get(6).cloned().flatten().map(|file| oid(Some(file))),
             })
         })
         .collect()

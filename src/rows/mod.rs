@@ -5,3 +5,4 @@ pub mod census;
 pub mod exposure;
 pub mod holders;
 pub mod reach;
+pub mod recheck;

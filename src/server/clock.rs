@@ -52,6 +52,15 @@ pub fn boottime_us() -> i64 {
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
+/// Whether a time to try again at has come, as SQL; NULL is at once. One that is further off than any pause is long was
+/// written before the clock went back.
+pub fn is_over(retry_at: &str, longest_pause: std::time::Duration) -> String {
+    let longest = longest_pause.as_secs() + 60;
+    format!(
+        "coalesce({retry_at} <= clock_timestamp() OR {retry_at} > clock_timestamp() + interval '{longest} seconds', true)"
+    )
+}
+
 /// A TimestampTz and an interval, as SQL adds them.
 pub fn add_interval(timestamp: i64, interval: pgrx::datum::Interval) -> i64 {
     // SAFETY: the server's function for exactly these two types; its result is a TimestampTz.

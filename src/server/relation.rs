@@ -22,6 +22,8 @@ pub enum Lock {
     Read,
     /// For changing its rows: its definition stays.
     Write,
+    /// For reading it while nobody changes a row: its definition stays.
+    Still,
     /// For changing its definition.
     Exclusive,
 }
@@ -31,6 +33,7 @@ impl Lock {
         let mode = match self {
             Self::Read => pg_sys::AccessShareLock,
             Self::Write => pg_sys::RowExclusiveLock,
+            Self::Still => pg_sys::ShareLock,
             Self::Exclusive => pg_sys::AccessExclusiveLock,
         };
         mode as pg_sys::LOCKMODE
