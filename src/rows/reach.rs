@@ -45,7 +45,7 @@ pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
                 return Err(out_of_reach(member.oid, why));
             }
             Some("f") => return Err(out_of_reach(member.oid, FOREIGN)),
-            None if exists(member.oid) => {
+            None if relation::exists(member.oid) => {
                 let why = "the catalogs do not show it to queries";
                 return Err(out_of_reach(member.oid, why));
             }
@@ -110,11 +110,6 @@ pub fn refuse_hidden_rows(table: Held) -> Result<()> {
         return Err(out_of_reach(oid, why));
     }
     Ok(())
-}
-
-fn exists(oid: pg_sys::Oid) -> bool {
-    // SAFETY: a look-up in the catalogs.
-    unsafe { pg_sys::get_rel_relkind(oid) != 0 }
 }
 
 /// The error for a relation.

@@ -236,6 +236,12 @@ pub fn owner(oid: pg_sys::Oid) -> Result<pg_sys::Oid> {
     }
 }
 
+/// Whether a relation is there now.
+pub fn exists(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the catalogs.
+    unsafe { pg_sys::get_rel_relkind(oid) != 0 }
+}
+
 /// Whether a column is there and holds ciphertexts, as it is now: for what is to be done, not for reading a value.
 pub fn holds_ciphertext(table: pg_sys::Oid, attribute: &str) -> bool {
     let Ok(name) = std::ffi::CString::new(attribute) else {

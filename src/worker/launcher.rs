@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use colcrypt_domain::clock_step::{self, Clocks};
 use colcrypt_domain::dispatch::Rounds;
 use colcrypt_domain::lane::{Lane, Post};
 use pgrx::bgworkers::{
@@ -9,7 +10,8 @@ use pgrx::bgworkers::{
 };
 use pgrx::{FromDatum, pg_guard, pg_sys};
 
-use crate::audit::ring;
+use crate::audit::event::Event;
+use crate::audit::ring::{self, Patience};
 use crate::jobs::wake;
 use crate::server::{clock, process};
 use crate::worker::dispatch::Dispatch;
@@ -43,11 +45,15 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
     }
     process::read_settings();
+    let mut clocks = Clocks::new(wall_clock(), clock::boottime_us());
     let mut dispatch = Dispatch::new();
     let mut rounds = Rounds::default();
     loop {
         if BackgroundWorker::sighup_received() {
             process::read_settings();
+        }
+        if let Some(step) = clocks.look(wall_clock(), clock::boottime_us()) {
+            say_step(step);
         }
         let nap_ms = i64::from(settings::NAPTIME.get()) * 1000;
         let mut posts = requested();
@@ -95,6 +101,24 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
     // So that pg_terminate_backend means a restart; see the broker.
     // SAFETY: the normal way to end a worker.
     unsafe { pg_sys::proc_exit(1) };
+}
+
+fn wall_clock() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// The clock was set: in the server log, and on every database's record.
+fn say_step(step: i64) {
+    let detail = clock_step::describe(step);
+    pgrx::log!("colcrypt: {detail}");
+    for (database, usable) in catalog_databases() {
+        if usable {
+            let event =
+                Event::of_server("clock_set", "colcrypt launcher", database.to_u32(), &detail);
+            ring::post(&event, Patience::None);
+        }
+    }
 }
 
 #[pg_guard]

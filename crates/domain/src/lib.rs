@@ -6,6 +6,7 @@ pub mod approval;
 pub mod backoff;
 pub mod binding;
 pub mod broker;
+pub mod clock_step;
 pub mod context;
 pub mod dispatch;
 pub mod error;

@@ -1,5 +1,8 @@
 //! A step of a job: held back by the brakes, and what becomes of the job when it does not succeed.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use colcrypt_domain::verdict::{Fate, Scope, Verdict, fate};
@@ -48,6 +51,7 @@ pub fn postpone_for_time(job: &Job) -> Next {
 
 /// `held_by` is the outage, where it is one. Its tries are no others': they only space out.
 fn put_off(job: &Job, message: &str, held_by: Option<String>) -> Next {
+    say(job.id, message);
     let before = if held_by.is_some() {
         job.tries
     } else {
@@ -65,6 +69,20 @@ fn put_off(job: &Job, message: &str, held_by: Option<String>) -> Next {
         )
     });
     recorded.map_or(Next::Nothing, |()| Next::Soon)
+}
+
+thread_local! {
+    /// What the server log was told last, by job.
+    static SAID: RefCell<HashMap<i64, String>> = RefCell::default();
+}
+
+/// Tells the server log why a job does not go on, once for each reason.
+fn say(job: i64, message: &str) {
+    let is_news = SAID
+        .with_borrow_mut(|said| said.insert(job, message.to_string()).as_deref() != Some(message));
+    if is_news {
+        pgrx::log!("colcrypt: job {job} is put off: {message}");
+    }
 }
 
 /// What becomes of the batch at hand.

@@ -1,7 +1,5 @@
 //! A wall clock that is set, forward or back, under a running server: nothing that protects data rests on it alone.
 
-use std::time::Duration;
-
 use colcrypt_tests::Cluster;
 use colcrypt_tests::clock::Clock;
 use colcrypt_tests::db::{LONG, Sql, set_up, settings};
@@ -82,4 +80,75 @@ fn rows_are_tried_again_though_the_clock_goes_back() {
     assert_eq!(versions(&mut client, "t", "v"), "2:10");
     let kept = client.opt("SELECT last_error FROM job_progress");
     assert_eq!(kept, None, "of the run before");
+}
+
+/// A clock that was wrong and is set right shortens no window; one that is set back delays nothing for long.
+#[test]
+fn a_clock_set_forward_shortens_no_window() {
+    let scene = Scene::new(&["colcrypt.naptime = '1s'"]);
+    let mut client = scene.client();
+    client
+        .run("SELECT rotate_key('k'); SELECT schedule_key_destruction('k', 1, '12 hours', 'test')");
+    client.run("SELECT create_key('soon', 'ring'); SELECT rotate_key('soon')");
+    scene.clock.set(13 * HOUR);
+    let told = "SELECT detail FROM audit_log WHERE event = 'clock_set'";
+    wait_for("the step to be noticed", LONG, || {
+        !client.rows(told).is_empty()
+    });
+    assert_eq!(
+        client.one(told),
+        "the server's clock was set forward by 13:00:00"
+    );
+    assert!(
+        scene
+            .cluster
+            .log()
+            .contains("clock was set forward by 13:00:00")
+    );
+    // What is due by both clocks is destroyed all the while.
+    client.run("SELECT schedule_key_destruction('soon', 1, '2 seconds', 'test')");
+    wait_for("the other destruction", LONG, || {
+        client.yes("SELECT state = 'destroyed' FROM key_status WHERE key = 'soon' AND version = 1")
+    });
+    assert!(client.yes("SELECT state = 'destruction scheduled' AND destroy_at < now() FROM key_status WHERE key = 'k' AND version = 1"));
+    // Its time goes on over a restart.
+    let ran = "SELECT ran_us FROM destruction_wait w JOIN key USING (key_id) WHERE name = 'k'";
+    wait_for("its time to be recorded", LONG, || client.one(ran) != "0");
+    let before: i64 = client.one(ran).parse().unwrap();
+    scene.cluster.restart();
+    let mut client = scene.client();
+    client.run("SELECT create_key('wakes', 'ring')");
+    wait_for("its time to be recorded", LONG, || {
+        client.one(ran).parse::<i64>().unwrap() > before
+    });
+    assert!(client.yes(
+        "SELECT state = 'destruction scheduled' FROM key_status WHERE key = 'k' AND version = 1"
+    ));
+}
+
+#[test]
+fn a_clock_set_back_holds_up_neither_counts_nor_anchors_nor_retries() {
+    let scene = Scene::new(&[
+        "colcrypt.naptime = '1s'",
+        "colcrypt.usage_flush_interval = '1s'",
+        "colcrypt.audit_anchor_interval = '2s'",
+    ]);
+    let mut client = scene.client();
+    fill(&mut client, 10);
+    let flushed = "SELECT coalesce(sum(encryptions), 0) FROM usage_count";
+    wait_for("the flush", LONG, || client.one(flushed) == "10");
+    let anchored = "SELECT count(*) FROM audit_state WHERE anchored_seq = seq";
+    wait_for("the anchor", LONG, || client.one(anchored) == "1");
+    // Put off until what is an hour from now, once the clock is back.
+    client.run("BEGIN; SELECT rotate_key('k'); UPDATE job SET retry_at = clock_timestamp() + interval '30 seconds'; COMMIT");
+    scene.clock.set(-HOUR);
+    wait_for_phase(&mut client, "done");
+    client.run("SELECT count(encrypt_col('x', 'k')::bytea) FROM generate_series(1, 5)");
+    wait_for("the flush", LONG, || {
+        client.one(flushed).parse::<i64>().unwrap() >= 25
+    });
+    client.run("SELECT create_key('another', 'ring')");
+    wait_for("the anchor", LONG, || {
+        client.yes("SELECT anchored_seq = seq AND anchored_at < clock_timestamp() + interval '1 minute' FROM audit_state")
+    });
 }
