@@ -13,7 +13,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
-use crate::keys::{version, wipe};
+use crate::keys::{version, window, wipe};
 use crate::rows::{exposure, holders};
 use crate::server::{clock, roles, spi};
 use crate::settings;

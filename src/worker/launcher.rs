@@ -10,8 +10,7 @@ use pgrx::bgworkers::{
 };
 use pgrx::{FromDatum, pg_guard, pg_sys};
 
-use crate::audit::event::Event;
-use crate::audit::ring::{self, Patience};
+use crate::audit::{self, ring};
 use crate::jobs::wake;
 use crate::server::{clock, process};
 use crate::worker::dispatch::Dispatch;
@@ -114,9 +113,7 @@ fn say_step(step: i64) {
     pgrx::log!("colcrypt: {detail}");
     for (database, usable) in catalog_databases() {
         if usable {
-            let event =
-                Event::of_server("clock_set", "colcrypt launcher", database.to_u32(), &detail);
-            ring::post(&event, Patience::None);
+            audit::server_event("clock_set", "colcrypt launcher", database, &detail);
         }
     }
 }
