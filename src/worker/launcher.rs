@@ -14,7 +14,7 @@ use crate::audit::{self, ring};
 use crate::jobs::wake;
 use crate::server::{clock, process};
 use crate::worker::dispatch::Dispatch;
-use crate::{settings, usage};
+use crate::{settings, slab, usage};
 
 /// Registers the launcher with the postmaster. It starts when the server is no standby (any more).
 pub fn register() {
@@ -63,6 +63,10 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
             let counted = usage::shared::databases();
             let waiting = ring::databases();
             let existing = catalog_databases();
+            if let Ok(slab) = slab::control() {
+                let oids: Vec<u32> = existing.iter().map(|(oid, _)| oid.to_u32()).collect();
+                slab::table::forget_other_databases(slab, &oids);
+            }
             for database in counted {
                 if !existing.iter().any(|(oid, _)| oid.to_u32() == database) {
                     usage::shared::forget_database(database);

@@ -3,7 +3,7 @@
 
 use pgrx::{Spi, pg_sys};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::rows::reach;
 use crate::server::relation;
@@ -47,6 +47,21 @@ pub struct Size {
     pub rows: Option<i64>,
 }
 
+/// How many blocks there are, of the tables that are within reach: for a limit, and for no judgement.
+///
+/// # Errors
+/// Of SPI.
+pub fn blocks(job: &Job) -> Result<i64> {
+    match leaves(job) {
+        Err(Error::RowsOutOfReach { .. }) => Ok(0),
+        leaves => relation::blocks(&leaves?),
+    }
+}
+
+/// The size of what is to be gone through; refuses rows that are out of reach.
+///
+/// # Errors
+/// As [`all_leaves`].
 pub fn size(job: &Job) -> Result<Size> {
     let leaves = all_leaves(job)?;
     let _path = safe_search_path();

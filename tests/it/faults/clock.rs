@@ -56,7 +56,14 @@ fn a_prepared_transaction_is_waited_for_though_the_clock_goes_back() {
     wait_for("the destruction to be tried", LONG, || {
         client.yes("SELECT EXISTS (SELECT FROM destruction)")
     });
+    wait_for("it to wait for the prepared one", LONG, || {
+        client.yes("SELECT settle_prepared <> '{}' FROM destruction")
+    });
     assert_eq!(phases(&mut client), [WAITING]);
+    assert!(
+        client.yes("SELECT state = 'destruction scheduled' FROM key_version WHERE version = 1")
+    );
+    client.run("SELECT cancel_key_destruction('k', 1)");
     client.run("COMMIT PREPARED 'p'");
     wait_for_phase(&mut client, "done");
     assert_eq!(versions(&mut client, "t", "v"), "2:11");
@@ -89,7 +96,8 @@ fn a_clock_set_forward_shortens_no_window() {
     let mut client = scene.client();
     client
         .run("SELECT rotate_key('k'); SELECT schedule_key_destruction('k', 1, '12 hours', 'test')");
-    client.run("SELECT create_key('soon', 'ring'); SELECT rotate_key('soon')");
+    client.run("SELECT create_key('soon', 'ring')");
+    client.run("SELECT rotate_key('soon')");
     scene.clock.set(13 * HOUR);
     let told = "SELECT detail FROM audit_log WHERE event = 'clock_set'";
     wait_for("the step to be noticed", LONG, || {

@@ -58,7 +58,7 @@ fn wait_for_failure(client: &mut Client) -> String {
 
 #[test]
 fn rows_that_an_extension_hides_are_never_done_with() {
-    let (_cluster, mut client) = cluster();
+    let (cluster, mut client) = cluster();
     client.run(
         "CREATE TABLE shell (id int, v ciphertext); SELECT register_column('shell', 'v', 'k', 'none');
          CREATE TABLE empty (id int, v ciphertext); SELECT register_column('empty', 'v', 'k', 'none')",
@@ -93,8 +93,12 @@ fn rows_that_an_extension_hides_are_never_done_with() {
         REACH,
         "SELECT schedule_key_destruction('k', 1, '1 second', 'test')",
     );
-    client.run("DELETE FROM shards; SELECT schedule_key_destruction('k', 1, '2 seconds', 'test')");
+    // It waits for a transaction that is under way, so that the row is there in time.
+    let mut old = cluster.client_db("d");
+    old.run("BEGIN; SELECT txid_current()");
+    client.run("DELETE FROM shards; SELECT schedule_key_destruction('k', 1, '1 second', 'test')");
     client.run("INSERT INTO shards VALUES (1, NULL)");
+    old.run("COMMIT");
     wait_for("the destruction to be put off", LONG, || {
         client.yes("SELECT EXISTS (SELECT FROM destruction WHERE last_error LIKE '%out of reach%')")
     });

@@ -77,7 +77,7 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
         if !still(job)? {
             return Ok(Next::Again);
         }
-        limit::allow(progress::size(job)?.blocks);
+        limit::allow(progress::blocks(job)?);
         step()
     });
     if limit::has_struck() {
@@ -102,11 +102,13 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
 }
 
 fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
-    ddl::prepare(migration)?;
     let on_table = Job {
         table: migration.table,
         ..job.clone()
     };
+    // Before anything is changed.
+    progress::all_leaves(&on_table)?;
+    ddl::prepare(migration)?;
     let size = progress::size(&on_table)?;
     job.record(
         &format!(
