@@ -75,7 +75,7 @@ impl Count {
     /// Takes encryptions: never beyond the limit. A total read before `read_after` is not relied on, and no more than
     /// `most_unflushed` may be lost in a crash.
     pub fn reserve(&mut self, limits: &Limits, read_after: i64, most_unflushed: i64) -> Reserved {
-        if self.read_at < read_after {
+        if self.read_at == 0 || self.read_at < read_after {
             return Reserved::TotalUnknown;
         }
         let before = self.total() as u64;
@@ -238,6 +238,17 @@ mod tests {
             panic!("it is known");
         };
         assert_eq!(before, 7, "the older reading does no harm");
+    }
+
+    #[test]
+    fn nothing_is_known_soon_after_the_system_began() {
+        let mut count = Count::kept(5);
+        assert_eq!(
+            count.reserve(&limits(1_000), -50, 100),
+            Reserved::TotalUnknown
+        );
+        count.learn(7, 1);
+        assert_eq!(count.total(), 12);
     }
 
     #[test]
