@@ -50,14 +50,14 @@ fn a_prepared_transaction_is_waited_for_though_the_clock_goes_back() {
     wait_for_phase(&mut client, WAITING);
     // Until it has seen that nobody else writes any more.
     wait_for("the wait for the prepared one", LONG, || {
-        client.yes("SELECT settle_prepared <> '{}' FROM job")
+        client.yes("SELECT coalesce(settle_prepared <> '{}', false) FROM job")
     });
     client.run("SELECT schedule_key_destruction('k', 1, '1 second', 'test')");
     wait_for("the destruction to be tried", LONG, || {
         client.yes("SELECT EXISTS (SELECT FROM destruction)")
     });
     wait_for("it to wait for the prepared one", LONG, || {
-        client.yes("SELECT settle_prepared <> '{}' FROM destruction")
+        client.yes("SELECT coalesce(settle_prepared <> '{}', false) FROM destruction")
     });
     assert_eq!(phases(&mut client), [WAITING]);
     assert!(
