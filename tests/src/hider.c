@@ -56,11 +56,19 @@ void _PG_init(void)
 	planner_hook = hide;
 }
 
+static bool needs_no_toast(Relation relation)
+{
+	(void) relation;
+	return false;
+}
+
 PG_FUNCTION_INFO_V1(other_am);
 
 Datum other_am(PG_FUNCTION_ARGS)
 {
 	static TableAmRoutine routine;
 	routine = *GetHeapamTableAmRoutine();
+	/* Heap's own would be of this access method, and have an index, which heap builds of its own tables only. */
+	routine.relation_needs_toast_table = needs_no_toast;
 	PG_RETURN_POINTER(&routine);
 }
