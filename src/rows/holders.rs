@@ -154,7 +154,7 @@ impl Columns {
             count += i64::from(needs);
             Ok(())
         })?;
-        reach::refuse_hidden_rows(table)?;
+        reach::refuse_hidden_rows(&table)?;
         Ok(count)
     }
 
@@ -253,7 +253,7 @@ impl Columns {
             Ok(())
         })?;
         take(&primary_key, found)?;
-        reach::refuse_hidden_rows(table)
+        reach::refuse_hidden_rows(&table)
     }
 }
 

@@ -1,9 +1,13 @@
 //! Which tables a relation's rows lie in, and whether all of its rows are within reach of scans and updates of ours:
 //! what is not is an error, so that nothing counts as done, or as free of rows, for rows that were not looked at.
 
+use std::ffi::CString;
+use std::rc::Rc;
+
 use pgrx::{Spi, pg_sys};
 
 use crate::error::{Error, Result};
+use crate::server::meant;
 use crate::server::relation::{self, Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
@@ -67,7 +71,7 @@ pub fn all_leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
     let leaves = leaves(tables)?;
     for leaf in &leaves {
         match Held::take(*leaf, Lock::Read) {
-            Ok(table) => refuse_hidden_rows(table)?,
+            Ok(table) => refuse_hidden_rows(&table)?,
             // Dropped just now.
             Err(Error::UnknownObject { .. }) => {}
             Err(error) => return Err(error),
@@ -92,20 +96,22 @@ pub fn refuse_hidden_rows_of(table: pg_sys::Oid) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::RowsOutOfReach`]; of SPI.
-pub fn refuse_hidden_rows(table: Held) -> Result<()> {
+pub fn refuse_hidden_rows(table: &Held) -> Result<()> {
     let oid = table.oid;
     if !table.holds_rows() || relation::blocks(&[oid])? > 0 {
         return Ok(());
     }
     let only = if table.has_children() { "ONLY " } else { "" };
-    let table = table.named()?;
+    let sql = format!("SELECT FROM {only}{} LIMIT 1", table.shown());
+    let text = CString::new(sql.as_str()).map_err(|_| Error::Spi("a name holds NUL".into()))?;
     // No column and no condition: nobody's code has a part in it, and no policy applies to this role.
     let _path = safe_search_path();
     let _role = AsRole::owner();
-    let has_rows =
-        Spi::get_one::<bool>(&format!("SELECT EXISTS (SELECT FROM {only}{})", table.sql))
-            .map_err(crate::error::of_spi)?;
-    if has_rows == Some(true) && relation::blocks(&[oid])? == 0 {
+    let found = meant::relation(&Rc::new(text), oid, || {
+        Spi::connect(|client| client.select(&sql, Some(1), &[]).map(|rows| rows.len()))
+    })?;
+    let found = found.map_err(crate::error::of_spi)?;
+    if found > 0 && relation::blocks(&[oid])? == 0 {
         let why = "queries find rows in it that are not in its file";
         return Err(out_of_reach(oid, why));
     }
