@@ -14,7 +14,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::catalog::read::Key;
 use crate::error::{Error, Result};
-use crate::rows::reach;
+use crate::rows::reach::{self, OwnersCode};
 use crate::server::relation::{Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::scan;
@@ -154,7 +154,7 @@ impl Columns {
             count += i64::from(needs);
             Ok(())
         })?;
-        reach::refuse_hidden_rows(&table)?;
+        reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)?;
         Ok(count)
     }
 
@@ -253,7 +253,7 @@ impl Columns {
             Ok(())
         })?;
         take(&primary_key, found)?;
-        reach::refuse_hidden_rows(&table)
+        reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)
     }
 }
 

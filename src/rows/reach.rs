@@ -71,7 +71,7 @@ pub fn all_leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
     let leaves = leaves(tables)?;
     for leaf in &leaves {
         match Held::take(*leaf, Lock::Read) {
-            Ok(table) => refuse_hidden_rows(&table)?,
+            Ok(table) => refuse_hidden_rows(&table, OwnersCode::MayRun)?,
             // Dropped just now.
             Err(Error::UnknownObject { .. }) => {}
             Err(error) => return Err(error),
@@ -91,12 +91,31 @@ pub fn refuse_hidden_rows_of(table: pg_sys::Oid) -> Result<()> {
     }
 }
 
+/// Whether code of a table's owner may run, as the owner, to look for hidden rows. Where it must not, a table is not
+/// looked at whose indexes or statistics have expressions: planning any query of it may run them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OwnersCode {
+    MayRun,
+    MustNotRun,
+}
+
+/// Whether the planner loads expressions of the owner's with the table, and so runs what is constant in them.
+fn is_planned_with_expressions(table: pg_sys::Oid) -> Result<bool> {
+    let found = spi::look(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = $1 AND (indexprs IS NOT NULL OR indpred IS NOT NULL)) \
+             OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = $1 AND stxexprs IS NOT NULL)",
+        &[table.into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(found.into_iter().flatten().next() != Some(false))
+}
+
 /// Refuses a table that is empty where we look and has rows for whoever asks the server, as one has whose rows an
 /// extension keeps elsewhere.
 ///
 /// # Errors
 /// [`Error::RowsOutOfReach`]; of SPI.
-pub fn refuse_hidden_rows(table: &Held) -> Result<()> {
+pub fn refuse_hidden_rows(table: &Held, code: OwnersCode) -> Result<()> {
     let oid = table.oid;
     if !table.holds_rows() || relation::blocks(&[oid])? > 0 {
         return Ok(());
@@ -104,9 +123,16 @@ pub fn refuse_hidden_rows(table: &Held) -> Result<()> {
     let only = if table.has_children() { "ONLY " } else { "" };
     let sql = format!("SELECT FROM {only}{} LIMIT 1", table.shown());
     let text = CString::new(sql.as_str()).map_err(|_| Error::Spi("a name holds NUL".into()))?;
-    // No column and no condition: nobody's code has a part in it, and no policy applies to this role.
-    let _path = safe_search_path();
-    let _role = AsRole::owner();
+    // No column and no condition, and no policy applies to this role.
+    let _path = safe_search_path().without_constraint_exclusion();
+    let _role = if is_planned_with_expressions(oid)? {
+        match code {
+            OwnersCode::MayRun => AsRole::unfiltered(table.owner),
+            OwnersCode::MustNotRun => return Ok(()),
+        }
+    } else {
+        AsRole::owner()
+    };
     let found = meant::relation(&Rc::new(text), oid, || {
         Spi::connect(|client| client.select(&sql, Some(1), &[]).map(|rows| rows.len()))
     })?;

@@ -53,11 +53,12 @@ pub fn boottime_us() -> i64 {
 }
 
 /// Whether a time to try again at has come, as SQL; NULL is at once. One that is further off than any pause is long was
-/// written before the clock went back.
+/// written before the clock went back; infinity is somebody's order.
 pub fn is_over(retry_at: &str, longest_pause: std::time::Duration) -> String {
     let longest = longest_pause.as_secs() + 60;
     format!(
-        "coalesce({retry_at} <= clock_timestamp() OR {retry_at} > clock_timestamp() + interval '{longest} seconds', true)"
+        "coalesce({retry_at} <= clock_timestamp() \
+             OR ({retry_at} > clock_timestamp() + interval '{longest} seconds' AND isfinite({retry_at})), true)"
     )
 }
 

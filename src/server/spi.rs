@@ -85,11 +85,20 @@ impl SafePath {
     /// Has statements run uncompiled, too, for as long as the guard lives: where the planner expects far more rows than
     /// the catalogs have, compiling takes a hundred times as long as what is compiled.
     pub fn without_jit(self) -> Self {
+        self.with(c"jit", c"off")
+    }
+
+    /// Has CHECKs play no part in planning for as long as the guard lives: the planner would run what is constant in them.
+    pub fn without_constraint_exclusion(self) -> Self {
+        self.with(c"constraint_exclusion", c"off")
+    }
+
+    fn with(self, name: &std::ffi::CStr, value: &std::ffi::CStr) -> Self {
         // SAFETY: as safe_search_path, in its settings level.
         unsafe {
             pg_sys::set_config_option(
-                c"jit".as_ptr(),
-                c"off".as_ptr(),
+                name.as_ptr(),
+                value.as_ptr(),
                 pg_sys::GucContext::PGC_USERSET,
                 pg_sys::GucSource::PGC_S_SESSION,
                 pg_sys::GucAction::GUC_ACTION_SAVE,
