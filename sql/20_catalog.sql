@@ -219,6 +219,8 @@ CREATE TABLE colcrypt.job_error (
     version int,
     reason text NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Whether retry_job asked for it, and it was not tried since.
+    again boolean NOT NULL DEFAULT false,
     PRIMARY KEY (job_id, relation, row_ctid)
 );
 COMMENT ON TABLE colcrypt.job_error IS

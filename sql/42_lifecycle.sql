@@ -96,11 +96,26 @@ CREATE TABLE colcrypt.destruction (
     last_error text,
     -- Transactions that had been prepared by the time those were over, by their ids.
     settle_prepared text[],
+    -- A place in the log: no transaction that wrote before it is under way once those are over.
+    settle_lsn pg_lsn,
     PRIMARY KEY (key_id, version)
 );
 REVOKE ALL ON colcrypt.destruction FROM PUBLIC;
 COMMENT ON TABLE colcrypt.destruction IS
     'how far the destruction of a version that is due has come, and why it was postponed; not dumped, since a restored database starts anew';
+
+CREATE TABLE colcrypt.destruction_wait (
+    key_id bigint NOT NULL,
+    version int NOT NULL,
+    -- How long the server ran since the order, in microseconds, as of at_us in the clock of that run, which is never set.
+    ran_us bigint NOT NULL,
+    run text NOT NULL,
+    at_us bigint NOT NULL,
+    PRIMARY KEY (key_id, version)
+);
+REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;
+COMMENT ON TABLE colcrypt.destruction_wait IS
+    'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database starts anew';
 
 CREATE TABLE colcrypt.exposed_row (
     key_id bigint NOT NULL,

@@ -153,11 +153,12 @@ CREATE VIEW colcrypt.rotation_schedule AS
     FROM (
         SELECT k.key_id, k.name AS key, k.current_version AS version, a.activated_at,
                -- Whatever is asked, never more often than once a second.
-               CASE WHEN least(r.at, p.at, u.at) IS NOT NULL
+               CASE WHEN least(r.at, p.at, u.at) IS NOT NULL AND NOT s.is_subscriber
                     THEN greatest(least(r.at, p.at, u.at), a.activated_at + interval '1 second') END AS next_rotation_at,
                least(r.due, p.due, u.at) AS due_at,
-               CASE least(r.at, p.at, u.at) WHEN u.at THEN 'usage limit' WHEN r.at THEN 'rotation interval'
-                    WHEN p.at THEN 'originator-usage period' END AS why
+               CASE WHEN s.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
+                    ELSE CASE least(r.at, p.at, u.at) WHEN u.at THEN 'usage limit' WHEN r.at THEN 'rotation interval'
+                                                      WHEN p.at THEN 'originator-usage period' END END AS why
         FROM colcrypt.key k
         JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
         JOIN colcrypt.key_usage c ON c.key = k.name AND c.version = k.current_version,
@@ -178,7 +179,10 @@ CREATE VIEW colcrypt.rotation_schedule AS
                              WHEN b.best > greatest(a.activated_at, now()) THEN b.best
                              ELSE least(CASE WHEN b.best > a.activated_at THEN colcrypt.rotation_time_from(now()) END,
                                         greatest(l.latest, now())) END AS at) p,
-        LATERAL (SELECT CASE WHEN c.state IN ('rotate', 'refuse') THEN now() END AS at) u
+        LATERAL (SELECT CASE WHEN c.state IN ('rotate', 'refuse') THEN now() END AS at) u,
+        -- Where keys come from another server, that one makes their versions: two would make two of one number.
+        (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                        WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber) s
     ) n
     LEFT JOIN colcrypt.rotation_try t USING (key_id);
 COMMENT ON VIEW colcrypt.rotation_schedule IS

@@ -289,3 +289,63 @@ CREATE OR REPLACE VIEW colcrypt.kek_status AS
                FILTER (WHERE s.problem IS NOT NULL) AS root_problem
     FROM colcrypt.root_status s
     GROUP BY s.keyring, s.kek_version;
+
+-- Rows are tried again because somebody asked for it, whatever the clock says. What a retry has left to do is done.
+ALTER TABLE colcrypt.job_error ADD COLUMN again boolean NOT NULL DEFAULT false;
+UPDATE colcrypt.job_error e SET again = true FROM colcrypt.job j WHERE j.job_id = e.job_id AND j.phase = 'retrying' AND e.at < j.retried_at;
+
+-- The count before a destruction is looked over once more, and its window passes by the server's own running time, too.
+ALTER TABLE colcrypt.destruction ADD COLUMN settle_lsn pg_lsn;
+UPDATE colcrypt.destruction SET settle_before = NULL;
+CREATE TABLE colcrypt.destruction_wait (
+    key_id bigint NOT NULL,
+    version int NOT NULL,
+    ran_us bigint NOT NULL,
+    run text NOT NULL,
+    at_us bigint NOT NULL,
+    PRIMARY KEY (key_id, version)
+);
+REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;
+COMMENT ON TABLE colcrypt.destruction_wait IS
+    'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database starts anew';
+
+-- A subscriber makes no key version by itself.
+CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
+    SELECT n.key, n.version, n.activated_at, n.next_rotation_at, n.why,
+           n.due_at <= now() AS overdue,
+           t.last_error, t.tries, t.retry_at
+    FROM (
+        SELECT k.key_id, k.name AS key, k.current_version AS version, a.activated_at,
+               -- Whatever is asked, never more often than once a second.
+               CASE WHEN least(r.at, p.at, u.at) IS NOT NULL AND NOT s.is_subscriber
+                    THEN greatest(least(r.at, p.at, u.at), a.activated_at + interval '1 second') END AS next_rotation_at,
+               least(r.due, p.due, u.at) AS due_at,
+               CASE WHEN s.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
+                    ELSE CASE least(r.at, p.at, u.at) WHEN u.at THEN 'usage limit' WHEN r.at THEN 'rotation interval'
+                                                      WHEN p.at THEN 'originator-usage period' END END AS why
+        FROM colcrypt.key k
+        JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
+        JOIN colcrypt.key_usage c ON c.key = k.name AND c.version = k.current_version,
+        LATERAL (SELECT coalesce(v.activated_at, v.created_at) AS activated_at) a,
+        -- An interval that is over waits for the next time of day.
+        LATERAL (SELECT colcrypt.rotation_time_from(greatest(a.activated_at + k.rotation_interval, now())) AS at,
+                        a.activated_at + k.rotation_interval AS due
+                 WHERE k.rotation_interval IS NOT NULL
+                 UNION ALL SELECT NULL, NULL WHERE k.rotation_interval IS NULL) r,
+        -- A version must be relieved before its period ends: a tenth of it before, at most a day.
+        LATERAL (SELECT a.activated_at + k.originator_usage_period
+                        - least(k.originator_usage_period / 10, interval '1 day') AS latest) l,
+        LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b,
+        LATERAL (SELECT l.latest AS due,
+                        -- The last time of day before that, unless it is over or was none; the period
+                        -- outranks the time of day.
+                        CASE WHEN l.latest IS NULL THEN NULL
+                             WHEN b.best > greatest(a.activated_at, now()) THEN b.best
+                             ELSE least(CASE WHEN b.best > a.activated_at THEN colcrypt.rotation_time_from(now()) END,
+                                        greatest(l.latest, now())) END AS at) p,
+        LATERAL (SELECT CASE WHEN c.state IN ('rotate', 'refuse') THEN now() END AS at) u,
+        -- Where keys come from another server, that one makes their versions: two would make two of one number.
+        (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                        WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber) s
+    ) n
+    LEFT JOIN colcrypt.rotation_try t USING (key_id);

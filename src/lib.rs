@@ -108,6 +108,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     slab::startup();
     broker::shared::startup();
     usage::shared::startup();
+    usage::kept::startup();
     audit::ring::startup();
 }
 

@@ -68,6 +68,31 @@ impl Event {
         }
     }
 
+    /// Something that happened to the server, for one of its databases. In a process without a database or a role.
+    pub fn of_server(event: &str, by: &str, database: u32, detail: &str) -> Self {
+        Self {
+            // SAFETY: reads the clock.
+            at: unsafe { pg_sys::GetCurrentTimestamp() },
+            key_id: 0,
+            database,
+            pid: process::my_pid(),
+            version: 0,
+            repeats: 1,
+            has_key_id: 0,
+            outcome: Outcome::Done as u8,
+            is_alike: 0,
+            event: Text::new(Some(event)),
+            session_role: Text::new(Some(by)),
+            current_role: Text::new(Some(by)),
+            client_addr: Text::new(None),
+            database_name: Text::new(None),
+            key: Text::new(None),
+            relation: Text::new(None),
+            detail: Text::new(Some(detail)),
+            sqlstate: Text::new(None),
+        }
+    }
+
     pub fn set_key(&mut self, id: Option<u64>, name: Option<&str>) {
         self.has_key_id = u8::from(id.is_some());
         self.key_id = id.unwrap_or_default();

@@ -64,6 +64,12 @@ pub fn superuser_override_on_keyring(keyring: &Keyring, privilege: KeyringPrivil
     ring::post(&event, Patience::Wait);
 }
 
+/// Something that happened to the server, for the record of one of its databases. From a process without a database.
+pub fn server_event(event: &str, by: &str, database: pg_sys::Oid, detail: &str) {
+    let event = Event::of_server(event, by, database.to_u32(), detail);
+    ring::post(&event, Patience::None);
+}
+
 /// An administrative act, as the audit log tells it.
 pub struct Act<'a> {
     /// What was done: the SQL function's name.

@@ -135,7 +135,7 @@ fn write_batch() -> Result<Batch> {
     let due = spi::query(
         "SELECT EXISTS (SELECT FROM colcrypt.audit_outbox), \
                 EXISTS (SELECT FROM colcrypt.audit_state WHERE $1 > 0 AND seq > anchored_seq \
-                        AND anchored_at + $1 * interval '1 second' <= clock_timestamp())",
+                        AND (anchored_at + $1 * interval '1 second' <= clock_timestamp() OR anchored_at > clock_timestamp()))",
         &[interval.into()],
         |row| Ok((row.get::<bool>(1)?, row.get::<bool>(2)?)),
     )?;
@@ -188,7 +188,7 @@ fn write_batch() -> Result<Batch> {
 
 fn anchor_is_due(interval: i32) -> Result<bool> {
     let rows = spi::query(
-        "SELECT seq > anchored_seq AND anchored_at + $1 * interval '1 second' <= clock_timestamp() \
+        "SELECT seq > anchored_seq AND (anchored_at + $1 * interval '1 second' <= clock_timestamp() OR anchored_at > clock_timestamp()) \
          FROM colcrypt.audit_state",
         &[interval.into()],
         |row| row.get::<bool>(1),

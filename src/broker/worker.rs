@@ -129,6 +129,12 @@ impl Broker {
         self.life.try_at_once();
         let settings = settings::agent_settings();
         if settings != self.settings {
+            // What is loaded goes by the new limit, too.
+            let by = settings.hard_ttl_ms as i64 - self.settings.hard_ttl_ms as i64;
+            if by != 0 {
+                table::shift(self.slab, by);
+                table::expire(self.slab);
+            }
             self.settings = settings;
             self.configure_agent();
         }

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use crate::columns::registration;
 use crate::error::Result;
-use crate::rows::census;
+use crate::rows::reach;
 use crate::server::relation::{Held, Lock};
 use crate::server::{report, scan, spi, types};
 use crate::values::codec::Codec;
@@ -207,7 +207,7 @@ fn each_binding(
     mut visit: impl FnMut(Option<(bool, bool)>) -> bool,
 ) -> Result<()> {
     let mut goes_on = true;
-    for leaf in census::leaves(&[table])? {
+    for leaf in reach::all_leaves(&[table])? {
         let leaf = Held::take(leaf, Lock::Read)?;
         let number = leaf.ciphertext_attribute(attribute)?.number;
         if !goes_on {

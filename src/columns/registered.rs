@@ -10,8 +10,9 @@ use crate::columns::{place, registration};
 use crate::error::{Error, Privilege, Result};
 use crate::keys::grantee;
 use crate::rights;
+use crate::rows::reach;
 use crate::server::call::Call;
-use crate::server::relation::{Lock, Named};
+use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi;
 use crate::values::codec::Codec;
@@ -55,6 +56,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         }
     }
     check_column(&held, &attribute)?;
+    reach::all_leaves(&[table])?;
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
@@ -168,7 +170,13 @@ pub fn check_context(table: &Named, expression: &str) -> Result<()> {
 
 pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
-    let key = registration::managed_column(table, &attribute)?;
+    let is_dropped = !relation::exists(table);
+    // Of a table that is gone nobody is the owner any more.
+    let key = if is_dropped {
+        registration::managed_key(table, &attribute)?
+    } else {
+        registration::managed_column(table, &attribute)?
+    };
     spi::execute(
         "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         &[table.into(), attribute.clone().into()],
@@ -178,10 +186,12 @@ pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
          WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND finished_at IS NULL",
         &[table.into(), attribute.clone().into()],
     )?;
-    Act::new("unregister_column")
-        .key(&key)
-        .relation(table)
-        .detail(attribute)
-        .record()?;
+    let act = Act::new("unregister_column").key(&key);
+    if is_dropped {
+        act.detail(format!("{attribute} of a table that was dropped"))
+    } else {
+        act.relation(table).detail(attribute)
+    }
+    .record()?;
     Ok(pg_sys::Datum::from(0))
 }

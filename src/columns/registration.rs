@@ -48,6 +48,11 @@ pub fn keys_of_values(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Key>> {
 /// The key of a registered column, for whoever owns the table and may manage the key.
 pub fn managed_column(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
     refuse_foreign_table(table)?;
+    managed_key(table, attribute)
+}
+
+/// The same for whoever may manage the key, whether or not the table is there.
+pub fn managed_key(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
     let Some(key) = key_of(table, attribute)? else {
         return Err(not_registered(table, attribute)?);
     };

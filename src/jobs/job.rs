@@ -1,5 +1,6 @@
 //! The table `job`: read, and how far a job got.
 
+use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -7,7 +8,10 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::jobs::lane::Lane;
 use crate::server::txn::Next;
-use crate::server::{relation, spi};
+use crate::server::{clock, relation, spi};
+
+/// How `held_by` begins where a key is waited for.
+const FOR_A_KEY: &str = "key: ";
 
 #[derive(Clone)]
 pub struct Job {
@@ -49,8 +53,10 @@ pub struct Job {
 /// Of SPI.
 pub fn lanes_with_work() -> Result<Vec<Lane>> {
     let found = spi::look(
-        "SELECT DISTINCT priority > 0 FROM colcrypt.job WHERE finished_at IS NULL AND NOT paused \
-         AND coalesce(retry_at <= clock_timestamp() + interval '30 seconds', true)",
+        &format!(
+            "SELECT DISTINCT priority > 0 FROM colcrypt.job WHERE finished_at IS NULL AND NOT paused AND {}",
+            clock::is_over("(retry_at - interval '30 seconds')", backoff::OF_JOBS)
+        ),
         &[],
         |row| row.get::<bool>(1),
     )?;
@@ -80,10 +86,11 @@ impl Job {
             .map(|phase| phase.name().into())
             .collect();
         let mut jobs = spi::look(
-            "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
+            &format!(
+                "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                             j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
                             c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
-                            coalesce(j.retry_at <= clock_timestamp(), true) \
+                            {} \
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
                             j.rebinds, j.label, j.accept_unplaced, o.relowner \
@@ -95,6 +102,8 @@ impl Job {
                      ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = $6, \
                               CASE j.phase WHEN $6 THEN j.settle_before END, \
                               j.job_id <= $1, j.job_id LIMIT 1",
+                clock::is_over("j.retry_at", backoff::OF_JOBS)
+            ),
             &[
                 after.into(),
                 (lane == Lane::Urgent).into(),
@@ -170,14 +179,34 @@ impl Job {
         Ok(())
     }
 
-    /// Ends the job.
+    /// `held_by` of a job that waits for a key: what keeps that away.
+    #[must_use]
+    pub fn held_for_a_key(why: &str) -> String {
+        format!("{FOR_A_KEY}{why}")
+    }
+
+    pub fn is_held_for_a_key(&self) -> bool {
+        let held_by = self.held_by.as_deref();
+        held_by.is_some_and(|held_by| held_by.starts_with(FOR_A_KEY))
+    }
+
+    /// Failed tries in a row that were more than an outage.
+    pub fn failures(&self) -> i32 {
+        if self.is_held_for_a_key() {
+            0
+        } else {
+            self.tries
+        }
+    }
+
+    /// Ends the job. One that is done keeps no error of a try before.
     ///
     /// # Errors
     /// Of SPI.
     pub fn finish(&self, phase: Phase, last_error: Option<String>) -> Result<Next> {
         self.record(
-            "phase = $2, finished_at = clock_timestamp(), held_by = NULL, last_error = coalesce($3, last_error)",
-            [phase.name().into(), last_error.into()],
+            "phase = $2, finished_at = clock_timestamp(), held_by = NULL, last_error = CASE WHEN $4 THEN $3 ELSE coalesce($3, last_error) END",
+            [phase.name().into(), last_error.into(), (phase == Phase::Done).into()],
         )?;
         Ok(Next::Again)
     }

@@ -13,7 +13,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
-use crate::keys::{version, wipe};
+use crate::keys::{version, window, wipe};
 use crate::rows::{exposure, holders};
 use crate::server::{clock, roles, spi};
 use crate::settings;
@@ -207,6 +207,7 @@ impl Order {
         )?;
         let due = due.into_iter().next().flatten().unwrap_or_default();
         forget_destruction(row.id)?;
+        window::begin(row.id)?;
         wake::wake_at_commit();
         ereport!(
             PgLogLevel::WARNING,
@@ -298,18 +299,21 @@ fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
 
 fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()> {
     for row in archived {
-        let holders = holders::needing(key, row.id.version.number() as i32)?;
-        if !holders.is_empty() {
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!(
-                    "rows under version {} of key \"{}\" cannot be read while it is archived",
-                    row.id.version, key.name
-                ),
-                holders::describe(&holders)
-            );
-        }
+        let detail = match holders::needing(key, row.id.version.number() as i32) {
+            Ok(holders) if holders.is_empty() => continue,
+            Ok(holders) => holders::describe(&holders),
+            Err(error @ Error::RowsOutOfReach { .. }) => error.report().message,
+            Err(error) => return Err(error),
+        };
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "rows under version {} of key \"{}\" cannot be read while it is archived",
+                row.id.version, key.name
+            ),
+            detail
+        );
     }
     Ok(())
 }
@@ -320,5 +324,5 @@ pub fn forget_destruction(id: VersionId) -> Result<()> {
         "DELETE FROM colcrypt.destruction WHERE key_id = $1 AND version = $2",
         &[id.key.bigint().into(), (id.version.number() as i32).into()],
     )?;
-    Ok(())
+    window::forget(id)
 }

@@ -15,4 +15,5 @@ pub mod providers;
 pub mod roots;
 pub mod rotation;
 pub mod version;
+pub mod window;
 pub mod wipe;

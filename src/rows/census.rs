@@ -31,20 +31,6 @@ pub fn count(table: pg_sys::Oid, attribute: &str, counts: &mut Counts) -> Result
     })
 }
 
-/// The tables themselves, their partitions and children: those that hold rows.
-///
-/// # Errors
-/// Of SPI.
-pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
-    spi::look(
-        "WITH RECURSIVE tree(relid) AS (SELECT unnest($1) UNION \
-             SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
-         SELECT c.oid FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' ORDER BY 1",
-        &[tables.to_vec().into()],
-        |row| Ok(row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID)),
-    )
-}
-
 /// Keeps what was counted just now, and by whom.
 ///
 /// # Errors

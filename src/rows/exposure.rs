@@ -41,19 +41,13 @@ pub fn list(key: &Key, row: &KeyVersionRow) -> Result<()> {
             }
             Err(problem) => {
                 let message = format!("could not list the rows of {}", column.describe());
-                Act::new("mark_compromised")
-                    .key(key)
-                    .version(row.id.version.number())
-                    .detail(format!("{message}: {problem}"))
-                    .record()?;
-                ereport!(
-                    PgLogLevel::WARNING,
-                    PgSqlErrorCode::ERRCODE_WARNING,
-                    message,
-                    problem
-                );
+                not_listed(key, row, message, problem)?;
             }
         }
+    }
+    for error in columns.out_of_reach(key) {
+        let problem = error.report().message;
+        not_listed(key, row, "could not list all rows".into(), problem)?;
     }
     if exposed > 0 {
         report::notice(format!(
@@ -72,6 +66,22 @@ pub fn list(key: &Key, row: &KeyVersionRow) -> Result<()> {
             "Move them with UPDATE … SET column = colcrypt.reencrypt_col(column)."
         );
     }
+    Ok(())
+}
+
+/// Says on the record and to who marks that rows are missing from the list.
+fn not_listed(key: &Key, row: &KeyVersionRow, message: String, problem: String) -> Result<()> {
+    Act::new("mark_compromised")
+        .key(key)
+        .version(row.id.version.number())
+        .detail(format!("{message}: {problem}"))
+        .record()?;
+    ereport!(
+        PgLogLevel::WARNING,
+        PgSqlErrorCode::ERRCODE_WARNING,
+        message,
+        problem
+    );
     Ok(())
 }
 

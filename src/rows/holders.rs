@@ -14,6 +14,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::catalog::read::Key;
 use crate::error::{Error, Result};
+use crate::rows::reach::{self, OwnersCode};
 use crate::server::relation::{Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::scan;
@@ -28,6 +29,8 @@ pub struct CiphertextColumn {
     /// The relation's name, qualified and quoted, as it was when it was found: for messages and records.
     pub name: String,
     pub attribute: String,
+    /// Its table's file, which another takes the place of when all rows are written anew.
+    pub file: Option<pg_sys::Oid>,
     /// Whether rotation takes care of it, by its own registration or a parent's.
     pub registered: bool,
     holds: pg_sys::Oid,
@@ -49,9 +52,24 @@ enum Shape {
     Composite(Vec<(String, pg_sys::Oid)>),
 }
 
+/// A column of a foreign partition or child that can hold ciphertexts.
+pub struct ForeignColumn {
+    pub relation: pg_sys::Oid,
+    /// The keys that its values may be under, where a parent's registration says so.
+    keys: Option<Vec<i64>>,
+}
+
+impl ForeignColumn {
+    fn may_need(&self, key: &Key) -> bool {
+        let keys = self.keys.as_ref();
+        keys.is_none_or(|keys| keys.contains(&key.id.bigint()))
+    }
+}
+
 /// Every column that can hold ciphertexts, and how to look into it.
 pub struct Columns {
     pub all: Vec<CiphertextColumn>,
+    foreign: Vec<ForeignColumn>,
     shapes: HashMap<pg_sys::Oid, Shape>,
 }
 
@@ -75,24 +93,60 @@ impl Columns {
         Ok(Self {
             shapes: shapes()?,
             all: columns()?,
+            foreign: foreign_columns()?,
         })
+    }
+
+    /// Foreign tables whose rows may be under the key and cannot be looked at.
+    pub fn out_of_reach(&self, key: &Key) -> impl Iterator<Item = Error> {
+        let foreign = self.foreign.iter().filter(|column| column.may_need(key));
+        foreign.map(|column| reach::out_of_reach(column.relation, reach::FOREIGN))
     }
 
     /// How many rows of the column need one of these versions; none when its table is gone. By a scan without SQL:
     /// whatever the owner's code, policies and privileges are.
     ///
     /// # Errors
-    /// [`Error::ColumnChanged`]; when a value has no header.
+    /// [`Error::ColumnChanged`]; [`Error::RowsOutOfReach`]; when a value has no header.
     pub fn count(&self, column: &CiphertextColumn, key: &Key, versions: &[i32]) -> Result<i64> {
+        self.count_by(column, key, versions, |table, visit| {
+            scan::each_row(table, visit)
+        })
+    }
+
+    /// The same of rows in blocks that were changed since a place in the log, of a table that nobody changes.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    pub fn count_since(
+        &self,
+        column: &CiphertextColumn,
+        key: &Key,
+        versions: &[i32],
+        since: u64,
+    ) -> Result<i64> {
+        self.count_by(column, key, versions, |table, visit| {
+            scan::each_row_since(table, since, visit)
+        })
+    }
+
+    fn count_by(
+        &self,
+        column: &CiphertextColumn,
+        key: &Key,
+        versions: &[i32],
+        scan: impl FnOnce(&Held, &mut dyn FnMut(&scan::Row) -> Result<()>) -> Result<()>,
+    ) -> Result<i64> {
         let Some(table) = held(column, Held::take(column.relation, Lock::Read))? else {
             return Ok(0);
         };
         let Some(attribute) = table.attribute(&column.attribute) else {
             return Ok(0);
         };
+        let number = attribute.number;
         let mut count = 0;
-        scan::each_row(&table, |row| {
-            let needs = match row.value(attribute.number) {
+        scan(&table, &mut |row| {
+            let needs = match row.value(number) {
                 // SAFETY: of the type that the column has, as was just looked at under the lock.
                 Some(value) => unsafe { self.needs(column.holds, value, key, versions)? },
                 None => false,
@@ -100,7 +154,25 @@ impl Columns {
             count += i64::from(needs);
             Ok(())
         })?;
+        reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)?;
         Ok(count)
+    }
+
+    /// The columns that hold rows under a version, and how many.
+    ///
+    /// # Errors
+    /// [`Error::RowsOutOfReach`] where nobody can tell; as [`count`](Self::count).
+    pub fn needing(self, key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
+        if let Some(error) = self.out_of_reach(key).next() {
+            return Err(error);
+        }
+        let counts = self
+            .all
+            .iter()
+            .map(|column| self.count(column, key, &[version]));
+        let counts = counts.collect::<Result<Vec<i64>>>()?;
+        let found = self.all.into_iter().zip(counts);
+        Ok(found.filter(|(_, count)| *count > 0).collect())
     }
 
     /// Whether a value of a type that holds ciphertexts holds one under one of these versions.
@@ -180,7 +252,8 @@ impl Columns {
             }
             Ok(())
         })?;
-        take(&primary_key, found)
+        take(&primary_key, found)?;
+        reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)
     }
 }
 
@@ -373,20 +446,9 @@ unsafe fn fields(
 /// What still needs a version: the columns that hold such rows, and how many.
 ///
 /// # Errors
-/// Of SPI.
+/// [`Error::RowsOutOfReach`] where nobody can tell; of SPI.
 pub fn needing(key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
-    let columns = Columns::find()?;
-    let counts: Vec<i64> = columns
-        .all
-        .iter()
-        .map(|column| columns.count(column, key, &[version]))
-        .collect::<Result<_>>()?;
-    Ok(columns
-        .all
-        .into_iter()
-        .zip(counts)
-        .filter(|(_, count)| *count > 0)
-        .collect())
+    Columns::find()?.needing(key, version)
 }
 
 /// One line a column, for errors and records.
@@ -477,7 +539,7 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
              WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
                  SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
              SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
-             n.nspname, c.relname \
+             n.nspname, c.relname, pg_relation_filenode(c.oid) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
          WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated \
            AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' \
@@ -493,9 +555,37 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
                 attribute: text(1),
                 holds: oid(Some(text(2))),
                 registered: text(3) == "t",
+                file: row.get(6).cloned().flatten().map(|file| oid(Some(file))),
             })
         })
         .collect()
+}
+
+/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair.
+fn foreign_columns() -> Result<Vec<ForeignColumn>> {
+    let rows = read_only(&format!(
+        "{HOLDING} SELECT c.oid, (\
+             WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
+                 SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid), \
+             own AS (SELECT p.key_id FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
+             former AS (SELECT k FROM up JOIN colcrypt.job j ON j.relation = up.relid AND j.attribute = a.attname, \
+                 unnest(j.from_keys || j.key_id) AS k) \
+             SELECT string_agg(key_id::text, ' ') FROM (SELECT key_id FROM own UNION SELECT k FROM former) o \
+             WHERE EXISTS (SELECT FROM own)) \
+         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
+         WHERE c.relkind = 'f' AND a.attnum > 0 AND NOT a.attisdropped \
+           AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) \
+         ORDER BY c.oid, a.attnum"
+    ))?;
+    let columns = rows.into_iter().map(|row| {
+        let text = |at: usize| row.get(at).cloned().flatten();
+        let keys = text(1).map(|keys| keys.split(' ').filter_map(|key| key.parse().ok()).collect());
+        ForeignColumn {
+            relation: oid(text(0)),
+            keys,
+        }
+    });
+    Ok(columns.collect())
 }
 
 fn oid(text: Option<String>) -> pg_sys::Oid {

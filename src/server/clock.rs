@@ -38,13 +38,28 @@ pub fn timestamp(at: i64) -> String {
 
 /// Milliseconds of CLOCK_BOOTTIME: the same in every process, never set back, counts suspend.
 pub fn boottime_ms() -> i64 {
+    boottime_us() / 1000
+}
+
+/// The same in microseconds.
+pub fn boottime_us() -> i64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: writes to `now`; CLOCK_BOOTTIME exists since Linux 2.6.39.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
-    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
+
+/// Whether a time to try again at has come, as SQL; NULL is at once. One that is further off than any pause is long was
+/// written before the clock went back; infinity is somebody's order.
+pub fn is_over(retry_at: &str, longest_pause: std::time::Duration) -> String {
+    let longest = longest_pause.as_secs() + 60;
+    format!(
+        "coalesce({retry_at} <= clock_timestamp() \
+             OR ({retry_at} > clock_timestamp() + interval '{longest} seconds' AND isfinite({retry_at})), true)"
+    )
 }
 
 /// A TimestampTz and an interval, as SQL adds them.

@@ -22,6 +22,8 @@ pub enum Lock {
     Read,
     /// For changing its rows: its definition stays.
     Write,
+    /// For reading it while nobody changes a row: its definition stays.
+    Still,
     /// For changing its definition.
     Exclusive,
 }
@@ -31,6 +33,7 @@ impl Lock {
         let mode = match self {
             Self::Read => pg_sys::AccessShareLock,
             Self::Write => pg_sys::RowExclusiveLock,
+            Self::Still => pg_sys::ShareLock,
             Self::Exclusive => pg_sys::AccessExclusiveLock,
         };
         mode as pg_sys::LOCKMODE
@@ -60,6 +63,7 @@ pub struct Held {
     pub oid: pg_sys::Oid,
     pub owner: pg_sys::Oid,
     kind: u8,
+    has_children: bool,
     name: String,
     schema: pg_sys::Oid,
     attributes: Vec<Attribute>,
@@ -87,6 +91,7 @@ impl Held {
                 oid,
                 owner: row.relowner,
                 kind: row.relkind as u8,
+                has_children: row.relhassubclass,
                 name: pgrx::name_data_to_str(&row.relname).to_string(),
                 schema: row.relnamespace,
                 attributes: columns
@@ -129,6 +134,11 @@ impl Held {
     /// A table or a materialized view with rows of its own.
     pub fn holds_rows(&self) -> bool {
         matches!(self.kind, b'r' | b'm')
+    }
+
+    /// Whether it has partitions or children, or had some.
+    pub fn has_children(&self) -> bool {
+        self.has_children
     }
 
     /// A column, by its name.
@@ -224,6 +234,12 @@ pub fn owner(oid: pg_sys::Oid) -> Result<pg_sys::Oid> {
         pg_sys::ReleaseSysCache(tuple);
         Ok(owner)
     }
+}
+
+/// Whether a relation is there now.
+pub fn exists(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the catalogs.
+    unsafe { pg_sys::get_rel_relkind(oid) != 0 }
 }
 
 /// Whether a column is there and holds ciphertexts, as it is now: for what is to be done, not for reading a value.

@@ -1,6 +1,8 @@
 //! Table scans without SQL: rows of a held relation, as the active snapshot sees them. No code of the owner's runs, no
 //! policy hides a row, and nobody's privileges stand in the way. Works for every table access method.
 
+use std::ops::Range;
+
 use colcrypt_core::format::parse_header;
 use colcrypt_core::{KeyId, KeyVersion};
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -46,7 +48,89 @@ pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Resul
 ///
 /// # Errors
 /// As [`each_row`]; of the visitor, which ends the scan.
-pub fn each_row_while(held: &Held, mut visit: impl FnMut(&Row) -> Result<bool>) -> Result<()> {
+pub fn each_row_while(held: &Held, visit: impl FnMut(&Row) -> Result<bool>) -> Result<()> {
+    walk(held, None, visit)
+}
+
+/// Visits the rows in blocks that were changed since a place in the log, of a table that nobody changes: all rows where
+/// the log does not tell.
+///
+/// # Errors
+/// As [`each_row`].
+pub fn each_row_since(
+    held: &Held,
+    since: u64,
+    mut visit: impl FnMut(&Row) -> Result<()>,
+) -> Result<()> {
+    let Some(changed) = changed_blocks(held, since) else {
+        return each_row(held, visit);
+    };
+    for blocks in changed {
+        walk(held, Some(blocks), |row| visit(row).map(|()| true))?;
+    }
+    Ok(())
+}
+
+/// The blocks of a heap that were changed since, as ranges; none where its changes are not in the log. Blocks that were
+/// visible to all before, and are still, need not be read: setting that bit is in the log, too.
+fn changed_blocks(held: &Held, since: u64) -> Option<Vec<Range<u32>>> {
+    let mut changed: Vec<Range<u32>> = Vec::new();
+    // SAFETY: the relation is locked until the transaction ends; every buffer is released, by the transaction's abort
+    // after an ERROR. A page's place in the log is read whole since nobody changes the page.
+    unsafe {
+        let relation = pg_sys::relation_open(held.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let is_logged = (*(*relation).rd_rel).relpersistence as u8 == b'p';
+        if !is_logged || (*relation).rd_tableam != pg_sys::GetHeapamTableAmRoutine() {
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            return None;
+        }
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_BULKREAD);
+        let mut map: pg_sys::Buffer = 0;
+        for block in 0..pg_sys::RelationGetNumberOfBlocksInFork(relation, main) {
+            pgrx::check_for_interrupts!();
+            let status = u32::from(pg_sys::visibilitymap_get_status(relation, block, &mut map));
+            let is_visible = status & pg_sys::VISIBILITYMAP_ALL_VISIBLE != 0;
+            if is_visible && map != 0 && pg_sys::BufferGetLSNAtomic(map) < since {
+                continue;
+            }
+            let normal = pg_sys::ReadBufferMode::RBM_NORMAL;
+            let buffer = pg_sys::ReadBufferExtended(relation, main, block, normal, strategy);
+            let changed_at = pg_sys::BufferGetLSNAtomic(buffer);
+            pg_sys::ReleaseBuffer(buffer);
+            if changed_at < since {
+                continue;
+            }
+            match changed.last_mut() {
+                Some(last) if last.end == block => last.end = block + 1,
+                _ => changed.push(block..block + 1),
+            }
+        }
+        if map != 0 {
+            pg_sys::ReleaseBuffer(map);
+        }
+        pg_sys::FreeAccessStrategy(strategy);
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+    Some(changed)
+}
+
+fn address(block: u32, row: u16) -> pg_sys::ItemPointerData {
+    pg_sys::ItemPointerData {
+        ip_blkid: pg_sys::BlockIdData {
+            bi_hi: (block >> 16) as u16,
+            bi_lo: block as u16,
+        },
+        ip_posid: row,
+    }
+}
+
+/// The rows of some blocks, or of all.
+fn walk(
+    held: &Held,
+    blocks: Option<Range<u32>>,
+    mut visit: impl FnMut(&Row) -> Result<bool>,
+) -> Result<()> {
     // Whoever found it in the catalogs had no lock: until PostgreSQL 16 an empty table could become a view meanwhile.
     if !held.holds_rows() {
         return Err(Error::ColumnChanged {
@@ -58,24 +142,28 @@ pub fn each_row_while(held: &Held, mut visit: impl FnMut(&Row) -> Result<bool>) 
     // between rows.
     unsafe {
         let relation = pg_sys::relation_open(held.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let scan = pg_sys::table_beginscan(
-            relation,
-            pg_sys::GetActiveSnapshot(),
-            0,
-            std::ptr::null_mut(),
-        );
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        let scan = match &blocks {
+            None => pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut()),
+            Some(blocks) => {
+                let (mut first, mut last) = (
+                    address(blocks.start, 1),
+                    address(blocks.end.saturating_sub(1), u16::MAX - 1),
+                );
+                pg_sys::table_beginscan_tidrange(relation, snapshot, &mut first, &mut last)
+            }
+        };
+        let next = |slot| match blocks {
+            None => pg_sys::table_scan_getnextslot(scan, forward, slot),
+            Some(_) => pg_sys::table_scan_getnextslot_tidrange(scan, forward, slot),
+        };
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         let mut memory = PgMemoryContexts::new("colcrypt scan");
         let before = pg_sys::MemoryContextSwitchTo(memory.value());
         let mut outcome = Ok(true);
         let mut rows = 0u32;
-        while matches!(outcome, Ok(true))
-            && pg_sys::table_scan_getnextslot(
-                scan,
-                pg_sys::ScanDirection::ForwardScanDirection,
-                slot,
-            )
-        {
+        while matches!(outcome, Ok(true)) && next(slot) {
             pgrx::check_for_interrupts!();
             breath::take();
             outcome = visit(&Row(slot));

@@ -66,9 +66,21 @@ pub struct SafePath {
 /// far more rows than the key catalog has, and to compile takes a hundred times as long as what is compiled.
 pub fn safe_search_path() -> SafePath {
     // SAFETY: a nested settings level, ended by the drop, or by the transaction's abort on ERROR.
-    unsafe {
-        let guc_level = pg_sys::NewGUCNestLevel();
-        for (name, value) in [(c"search_path", c"pg_catalog, pg_temp"), (c"jit", c"off")] {
+    let guc_level = unsafe { pg_sys::NewGUCNestLevel() };
+    SafePath { guc_level }
+        .with(c"search_path", c"pg_catalog, pg_temp")
+        .with(c"jit", c"off")
+}
+
+impl SafePath {
+    /// Has CHECKs play no part in planning for as long as the guard lives: the planner would run what is constant in them.
+    pub fn without_constraint_exclusion(self) -> Self {
+        self.with(c"constraint_exclusion", c"off")
+    }
+
+    fn with(self, name: &std::ffi::CStr, value: &std::ffi::CStr) -> Self {
+        // SAFETY: as safe_search_path, in its settings level.
+        unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),
                 value.as_ptr(),
@@ -80,7 +92,7 @@ pub fn safe_search_path() -> SafePath {
                 false,
             );
         }
-        SafePath { guc_level }
+        self
     }
 }
 

@@ -261,6 +261,13 @@ pub fn forget_database(control: &Control, database: u32) {
     }
 }
 
+/// Wipes every key of databases that are not among these: they were dropped.
+pub fn forget_other_databases(control: &Control, there: &[u32]) {
+    for_ready(control, |slot| {
+        !there.contains(&reader(control).slots[slot].slot_key().database)
+    });
+}
+
 /// Wipes every key under a KEK: the kill switch.
 pub fn revoke(control: &Control, kek: KekId) -> usize {
     for_ready(control, |slot| is_under(meta(control, slot), kek))
@@ -279,6 +286,14 @@ pub fn cap(control: &Control, lease_ms: u64) {
     let until = clock::boottime_ms().saturating_add_unsigned(lease_ms);
     for_ready(control, |slot| {
         meta(control, slot).hard_expiry_ms.fetch_min(until, Relaxed);
+        false
+    });
+}
+
+/// Moves the end of every key's life: it may be kept longer, or less long, after the last contact than so far.
+pub fn shift(control: &Control, by_ms: i64) {
+    for_ready(control, |slot| {
+        meta(control, slot).hard_expiry_ms.fetch_add(by_ms, Relaxed);
         false
     });
 }

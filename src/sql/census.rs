@@ -8,6 +8,7 @@ use crate::catalog::read;
 use crate::columns::{registered, registration};
 use crate::error::Result;
 use crate::rows::census::{self, Counts};
+use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::sql::entry::sql_functions;
@@ -17,7 +18,7 @@ fn take_census(call: Call) -> Result<pg_sys::Datum> {
     registration::managed_column(table, &attribute)?;
     let before = census::kept(table, &attribute)?;
     let mut counts = Counts::new();
-    for leaf in census::leaves(&[table])? {
+    for leaf in reach::all_leaves(&[table])? {
         census::count(leaf, &attribute, &mut counts)?;
     }
     census::keep(table, &attribute, &counts, "take_census")?;

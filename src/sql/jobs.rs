@@ -310,6 +310,10 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
          settle_before = clock_timestamp(), settle_transactions = {}, settle_prepared = NULL",
         txn::RUNNING_TRANSACTIONS
     ))?;
+    spi::execute(
+        "UPDATE colcrypt.job_error SET again = true WHERE job_id = $1",
+        &[job.id.into()],
+    )?;
     wake::wake_at_commit();
     job.record("retry_job")?;
     varlena::varlena_from(b"queued")

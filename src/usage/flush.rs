@@ -11,14 +11,16 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::server::txn::{Next, attempt};
 use crate::server::xact::End;
-use crate::server::{process, spi};
+use crate::server::{clock, process, spi};
 use crate::settings;
 use crate::usage::shared::{self, Unflushed};
 
 struct Written {
     counts: Unflushed,
     totals: Vec<i64>,
-    at: i64,
+    /// When they were read, by the server's clock and by the one that is never set.
+    since: i64,
+    now: i64,
 }
 
 thread_local! {
@@ -27,19 +29,23 @@ thread_local! {
 
 /// Flushes when it is time to, or somebody waits for it.
 pub fn step() -> Next {
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    if !shared::due(now).contains(&process::my_database().to_u32()) {
+    if !shared::due().contains(&process::my_database().to_u32()) {
         return Next::Nothing;
     }
-    if let Err(failed) = attempt(|| flush(now)) {
+    if let Err(failed) = attempt(flush) {
         pgrx::log!("colcrypt: the use of keys cannot be recorded: {failed}");
         return Next::Soon;
     }
     Next::Again
 }
 
-fn flush(now: i64) -> Result<()> {
+fn flush() -> Result<()> {
+    // Before the counts are read: what comes later waits no longer than it may.
+    // SAFETY: reads the clock.
+    let (since, now) = (
+        unsafe { pg_sys::GetCurrentTimestamp() },
+        clock::boottime_us(),
+    );
     let counts = shared::unflushed()?;
     write_uses(&counts)?;
     let totals = write_totals(&counts)?;
@@ -47,7 +53,8 @@ fn flush(now: i64) -> Result<()> {
     WRITTEN.set(Some(Written {
         counts,
         totals,
-        at: now,
+        since,
+        now,
     }));
     Ok(())
 }
@@ -134,8 +141,9 @@ fn compact() -> Result<()> {
 pub fn at_end(end: End) {
     match end {
         End::Commit => {
-            if let Some(Written { counts, totals, at }) = WRITTEN.take() {
-                shared::subtract(&counts, &totals, at);
+            if let Some(written) = WRITTEN.take() {
+                let Written { since, now, .. } = written;
+                shared::subtract(&written.counts, &written.totals, since, now);
             }
         }
         End::Abort => WRITTEN.set(None),

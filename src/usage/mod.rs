@@ -4,9 +4,10 @@
 //! version's total before it encrypts (`shared`): a value costs one decrement. At the transaction's
 //! end, commit or not, it says how many it used and gives the rest back. Decryptions are counted the
 //! same way, without a limit. The maintenance worker adds the counts to the catalog (`flush`). What a
-//! crash loses is bounded by colcrypt.usage_max_unflushed, for which the bound leaves room.
+//! crash loses is bounded by colcrypt.usage_max_unflushed, for which the bound leaves room; a stop loses nothing (`kept`).
 
 pub mod flush;
+pub mod kept;
 pub mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -134,7 +135,7 @@ impl Counter {
                     return Ok(());
                 }
                 Reserved::TotalUnknown => {
-                    let now = clock::statement_start();
+                    let now = clock::boottime_us();
                     if shared::learn(here, read::encryptions(self.id)?, now)? {
                         continue;
                     }
@@ -252,7 +253,7 @@ pub fn limits(suite: Suite, bound: Option<i64>) -> Limits {
 /// A total read before this is read again: on a standby the primary counts on, and a restore may bring
 /// a total along.
 fn oldest_reading() -> i64 {
-    clock::statement_start() - i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000
+    clock::boottime_us() - i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000
 }
 
 fn tell_all() {

@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{KeyId, VersionId};
 use colcrypt_domain::usage::{Count, Done, Reserved, Wanted};
+use colcrypt_domain::usage_file::{Kept, UseLine, VersionLine};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::lwlock::{self, Guard};
-use crate::server::shmem;
+use crate::server::{clock, shmem};
 use crate::settings;
 
 const TRANCHE: &CStr = c"colcrypt_usage";
@@ -228,7 +229,7 @@ impl Tables {
             let key = if known || room { key } else { other };
             enter(self.uses, &key, |key| Use {
                 key,
-                done: Done::nothing(pg_sys::GetCurrentTimestamp()),
+                done: Done::nothing(pg_sys::GetCurrentTimestamp(), clock::boottime_us()),
             })
         }
     }
@@ -416,8 +417,9 @@ pub fn unflushed() -> Result<Unflushed> {
     Ok(found)
 }
 
-/// Takes off what was flushed: in the instant of the commit that wrote it. `totals` are the table's now.
-pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
+/// Takes off what was flushed: in the instant of the commit that wrote it. `totals` are the table's now; `since` is the
+/// server's timestamp, `now` the clock's that is never set.
+pub fn subtract(flushed: &Unflushed, totals: &[i64], since: i64, now: i64) {
     let Ok(mut tables) = Tables::change() else {
         return;
     };
@@ -433,7 +435,7 @@ pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
             else {
                 continue;
             };
-            if entry.done.flushed(&used.done, now) {
+            if entry.done.flushed(&used.done, since, now) {
                 search::<_, Use>(tables.uses, &key, pg_sys::HASHACTION::HASH_REMOVE);
             }
         }
@@ -449,7 +451,8 @@ pub fn subtract(flushed: &Unflushed, totals: &[i64], now: i64) {
 }
 
 /// Databases whose counts are due to be flushed.
-pub fn due(now: i64) -> Vec<u32> {
+pub fn due() -> Vec<u32> {
+    let now = clock::boottime_us();
     let interval = i64::from(settings::USAGE_FLUSH_INTERVAL.get()) * 1000;
     let mut databases = Vec::new();
     let Ok(tables) = Tables::look() else {
@@ -488,6 +491,83 @@ pub fn databases() -> Vec<u32> {
         });
     }
     databases
+}
+
+/// What no flush took, when the last process that counts has ended.
+pub fn left() -> Kept {
+    let mut kept = Kept::default();
+    let (versions, uses) = (
+        VERSIONS.load(Ordering::Relaxed),
+        USES.load(Ordering::Relaxed),
+    );
+    if versions.is_null() || uses.is_null() {
+        return kept;
+    }
+    // SAFETY: the tables' own entry types, in the postmaster at its end: nobody else is there.
+    unsafe {
+        each(versions, |version: &mut Version| {
+            if version.count.unflushed() > 0 {
+                kept.versions.push(VersionLine {
+                    key: version.id.key,
+                    database: version.id.database,
+                    version: version.id.version,
+                    unflushed: version.count.unflushed(),
+                });
+            }
+        });
+        each(uses, |used: &mut Use| {
+            let UseKey { id, role, .. } = used.key;
+            kept.uses.push(UseLine {
+                key: id.key,
+                database: id.database,
+                version: id.version,
+                role,
+                encryptions: used.done.encryptions,
+                decryptions: used.done.decryptions,
+                since: used.done.since,
+            });
+        });
+    }
+    kept
+}
+
+/// Counts what a stop left. There may be less room now than there was.
+pub fn bring_back(kept: &Kept) {
+    let (versions, uses) = (
+        VERSIONS.load(Ordering::Relaxed),
+        USES.load(Ordering::Relaxed),
+    );
+    let id = |key, database, version| VersionKey {
+        key,
+        database,
+        version,
+    };
+    // SAFETY: the tables' own key and entry types, in the postmaster at its start: nobody else is there.
+    unsafe {
+        for line in &kept.versions {
+            let id = id(line.key, line.database, line.version);
+            enter(versions, &id, |id| Version {
+                id,
+                count: Count::kept(line.unflushed),
+            });
+        }
+        for line in &kept.uses {
+            let key = UseKey {
+                id: id(line.key, line.database, line.version),
+                role: line.role,
+                zero: 0,
+            };
+            enter(uses, &key, |key| Use {
+                key,
+                done: Done {
+                    encryptions: line.encryptions,
+                    decryptions: line.decryptions,
+                    since: line.since,
+                    waits_since: 0,
+                },
+            });
+        }
+    }
 }
 
 /// Forgets a database that was dropped, or that has the extension no more.

@@ -1,14 +1,20 @@
 //! Destroys key versions whose time has come.
 //!
 //! ```text
-//! due → transactions that were under way are over → no row needs it → destroyed
-//!                                                        │
-//!                                    rows left: postponed, and said in the log
+//! due → transactions that were under way are over → no row needs it → nor one that came meanwhile → destroyed
+//!                                                        │                    │
+//!                                             rows left: postponed, and said in the log
 //! ```
+//!
+//! Due is what its window has passed for by the wall clock and by the time that the server has run.
 //!
 //! A session that resolved the version while it was in use may write under it until its transaction ends,
 //! so those under way when it falls due are waited for, as a job does; only then do the rows tell the truth.
-//! The check sees all tables at one instant.
+//! The check sees all tables at one instant. It may take long, so what was written meanwhile is looked at once more,
+//! while nobody writes (`rows::recheck`).
+
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::state::{Place, Standing, Verb};
@@ -20,8 +26,10 @@ use pgrx::{Spi, log};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
-use crate::keys::lifecycle;
-use crate::rows::holders;
+use crate::keys::{lifecycle, window};
+use crate::rows::holders::{self, CiphertextColumn};
+use crate::rows::recheck::{self, Counted};
+use crate::server::clock;
 use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, PREPARED_TRANSACTIONS, attempt, old_transactions, transaction};
 use crate::session;
@@ -35,6 +43,18 @@ struct Due {
     wait: Wait,
     /// Whether none of those waited for is left.
     over: bool,
+    /// Where in the log that wait began.
+    since: Option<u64>,
+}
+
+/// Pause between two records of how long the server runs, and how near a destruction is one that is looked at.
+const RECORD: Duration = Duration::from_secs(10);
+const NEAR_US: i64 = 30_000_000;
+
+thread_local! {
+    /// What was counted, of which version and since which place in the log, until the tables could be locked.
+    static COUNTED: RefCell<Option<(VersionId, u64, Counted)>> = const { RefCell::new(None) };
+    static RECORDED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 enum Wait {
@@ -45,8 +65,11 @@ enum Wait {
     Prepared,
 }
 
-/// Whether a destruction is due, or will be within the worker's patience.
+/// Whether a destruction is due, or will be within the worker's patience. Records how long the server runs, too.
 pub fn is_near() -> bool {
+    if RECORDED.get().is_none_or(|at| at.elapsed() >= RECORD) && attempt(window::keep).is_ok() {
+        RECORDED.set(Some(Instant::now()));
+    }
     matches!(attempt(next_due), Ok(Some(_)))
 }
 
@@ -64,35 +87,81 @@ pub fn step() -> Next {
     if !due.over {
         return Next::Soon;
     }
-    let begun = match due.wait {
-        Wait::NotBegun => Some(attempt(|| wait_for_running(due.id))),
-        Wait::Running => Some(attempt(|| wait_for_prepared(due.id))),
-        Wait::Prepared => None,
+    let begun = match (due.wait, due.since) {
+        (Wait::Prepared, Some(since)) => return check_and_destroy(due.id, since),
+        (Wait::NotBegun, _) | (_, None) => attempt(|| wait_for_running(due.id)),
+        (Wait::Running, _) => attempt(|| wait_for_prepared(due.id)),
     };
     match begun {
-        None => {}
-        Some(Ok(())) => return Next::Again,
-        Some(_) => return Next::Nothing,
+        Ok(()) => Next::Again,
+        Err(_) => Next::Nothing,
     }
-    let (problem, rows_need_it) = match transaction(|| destroy(due.id)) {
+}
+
+fn check_and_destroy(id: VersionId, since: u64) -> Next {
+    let kept = COUNTED
+        .take()
+        .filter(|(of, from, _)| (*of, *from) == (id, since));
+    let counted = match kept {
+        Some((_, _, counted)) => counted,
+        None => match transaction(|| count(id)) {
+            Ok(Ok(counted)) => counted,
+            Ok(Err(error)) => return put_off(id, &error),
+            Err(failed) => {
+                return put_off_for(id, &failed.message, backoff::of_destruction(false), false);
+            }
+        },
+    };
+    match transaction(|| destroy(id, &counted, since)) {
         Ok(Ok(slot)) => {
             // Whoever loads it from here on finds it destroyed.
             if let (Some(slot), Ok(control)) = (slot, control()) {
                 table::forget(control, &[slot]);
             }
-            return Next::Again;
+            Next::Again
         }
-        Ok(Err(error)) => {
-            let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
-            (problem(&error), rows_need_it)
+        Ok(Err(error)) => put_off(id, &error),
+        Err(failed) if failed.verdict == Verdict::Lock => {
+            // What was counted need not be counted again.
+            COUNTED.set(Some((id, since, counted)));
+            put_off_for(id, &failed.message, backoff::TABLES_IN_USE, true)
         }
-        Err(failed) => (failed.message, false),
-    };
+        Err(failed) => put_off_for(id, &failed.message, backoff::of_destruction(false), false),
+    }
+}
+
+fn put_off(id: VersionId, error: &Error) -> Next {
+    let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
+    let pause = backoff::of_destruction(rows_need_it);
+    put_off_for(id, &problem(error), pause, false)
+}
+
+/// Tries again after a pause, and says why not now. `goes_on`: from where it is, or else from the start.
+fn put_off_for(id: VersionId, problem: &str, pause: Duration, goes_on: bool) -> Next {
     log!("colcrypt: the destruction of a key version is postponed: {problem}");
-    match attempt(|| postpone(due.id, &problem, rows_need_it)) {
+    match attempt(|| postpone(id, problem, pause, goes_on)) {
         Ok(()) => Next::Again,
         _ => Next::Nothing,
     }
+}
+
+/// The first look at all rows.
+fn count(id: VersionId) -> Result<Counted> {
+    let key = read::key_by_id(id.key)?; // First, while this transaction has one snapshot for all tables.
+    let (holders, counted) = recheck::count(&key, id.version.number() as i32)?;
+    refuse_holders(&key, id, &holders)?;
+    Ok(counted)
+}
+
+fn refuse_holders(key: &Key, id: VersionId, holders: &[(CiphertextColumn, i64)]) -> Result<()> {
+    if holders.is_empty() {
+        return Ok(());
+    }
+    Err(Error::RowsNeedVersion {
+        key: key.name.clone(),
+        version: id.version,
+        holders: holders::describe(holders),
+    })
 }
 
 fn problem(error: &Error) -> String {
@@ -109,17 +178,20 @@ fn next_due() -> Result<Option<Due>> {
         client
             .select(
                 &format!(
-                    "SELECT v.key_id, v.version, v.destroy_at <= clock_timestamp() AS now, \
+                    "SELECT v.key_id, v.version, v.destroy_at <= clock_timestamp() AND {left} <= 0 AS now, \
                             CASE WHEN d.settle_before IS NULL THEN 0 WHEN d.settle_transactions IS NOT NULL THEN 1 ELSE 2 END, \
-                            NOT {} \
+                            NOT {} AS is_over, (d.settle_lsn - '0/0'::pg_lsn)::bigint \
                      FROM colcrypt.key_version v LEFT JOIN colcrypt.destruction d USING (key_id, version) \
+                     LEFT JOIN colcrypt.destruction_wait w USING (key_id, version) \
                      WHERE v.state = $1 AND v.destroy_at <= clock_timestamp() + interval '30 seconds' \
-                       AND coalesce(d.retry_at <= clock_timestamp(), true) \
-                     ORDER BY now DESC, 5 DESC, v.destroy_at LIMIT 1",
-                    old_transactions("d")
+                       AND {left} <= {NEAR_US} AND {} \
+                     ORDER BY now DESC, is_over DESC, v.destroy_at LIMIT 1",
+                    old_transactions("d"),
+                    clock::is_over("d.retry_at", backoff::OF_KEYS),
+                    left = window::left("$2"),
                 ),
                 Some(1),
-                &[KeyState::DestructionScheduled.name().into()],
+                &[KeyState::DestructionScheduled.name().into(), clock::boottime_us().into()],
             )?
             .map(|row| {
                 Ok((
@@ -128,38 +200,47 @@ fn next_due() -> Result<Option<Due>> {
                     row.get::<bool>(3)?.unwrap_or_default(),
                     row.get::<i32>(4)?.unwrap_or_default(),
                     row.get::<bool>(5)?.unwrap_or_default(),
+                    row.get::<i64>(6)?,
                 ))
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
     }).map_err(crate::error::of_spi)?;
-    Ok(due.pop().and_then(|(key, version, now, wait, over)| {
-        Some(Due {
-            id: VersionId {
-                key: KeyId(key as u64),
-                version: KeyVersion::new(version as u32)?,
-            },
-            now,
-            wait: match wait {
-                0 => Wait::NotBegun,
-                1 => Wait::Running,
-                _ => Wait::Prepared,
-            },
-            over,
-        })
-    }))
+    Ok(due
+        .pop()
+        .and_then(|(key, version, now, wait, over, since)| {
+            Some(Due {
+                id: VersionId {
+                    key: KeyId(key as u64),
+                    version: KeyVersion::new(version as u32)?,
+                },
+                now,
+                wait: match wait {
+                    0 => Wait::NotBegun,
+                    1 => Wait::Running,
+                    _ => Wait::Prepared,
+                },
+                over,
+                since: since.map(|since| since as u64),
+            })
+        }))
 }
 
-/// Remembers the transactions that are under way.
+/// Remembers the transactions that are under way, and a place in the log before which no other has written.
 fn wait_for_running(id: VersionId) -> Result<()> {
+    // First: whoever begins after this look writes behind that place.
+    let place = spi::query("SELECT pg_current_wal_insert_lsn()::text", &[], |row| {
+        row.get::<String>(1)
+    })?;
+    let [key_id, version] = arguments(id);
     spi::execute(
         &format!(
-            "INSERT INTO colcrypt.destruction (key_id, version, settle_before, settle_transactions) \
-             VALUES ($1, $2, clock_timestamp(), {running}) \
-             ON CONFLICT (key_id, version) DO UPDATE SET settle_before = EXCLUDED.settle_before, \
+            "INSERT INTO colcrypt.destruction (key_id, version, settle_before, settle_transactions, settle_lsn) \
+             VALUES ($1, $2, clock_timestamp(), {running}, $3::text::pg_lsn) \
+             ON CONFLICT (key_id, version) DO UPDATE SET settle_before = EXCLUDED.settle_before, settle_lsn = EXCLUDED.settle_lsn, \
                  settle_transactions = EXCLUDED.settle_transactions, settle_prepared = NULL, retry_at = NULL",
             running = crate::server::txn::RUNNING_TRANSACTIONS
         ),
-        &arguments(id),
+        &[key_id, version, place.into_iter().flatten().next().into()],
     )?;
     Ok(())
 }
@@ -185,16 +266,10 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
 
 /// Destroys the version unless rows need it; gives its place in the slab. `None` when it is not due any
 /// more: cancelled, or scheduled anew.
-fn destroy(id: VersionId) -> Result<Option<SlotKey>> {
-    let key = read::key_by_id(id.key)?; // First, while this transaction has one snapshot for all tables.
-    let holders = holders::needing(&key, id.version.number() as i32)?;
-    if !holders.is_empty() {
-        return Err(Error::RowsNeedVersion {
-            key: key.name,
-            version: id.version,
-            holders: holders::describe(&holders),
-        });
-    }
+fn destroy(id: VersionId, counted: &Counted, since: u64) -> Result<Option<SlotKey>> {
+    let key = read::key_by_id(id.key)?;
+    let came = recheck::came_since(&key, id.version.number() as i32, counted, since)?;
+    refuse_holders(&key, id, &came)?;
     let still_due = spi::query(
         "SELECT 1 FROM colcrypt.key WHERE key_id = $1 AND EXISTS (SELECT FROM colcrypt.destruction d \
              WHERE d.key_id = $1 AND d.version = $2 AND d.settle_before IS NOT NULL) FOR NO KEY UPDATE",
@@ -231,7 +306,7 @@ fn destroy(id: VersionId) -> Result<Option<SlotKey>> {
     Ok(Some(session::slot_key(&row)))
 }
 
-/// What the judge and the clock say, under the lock.
+/// What the judge and the clocks say, under the lock.
 fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
     let standing = Standing {
         state: row.state,
@@ -242,27 +317,38 @@ fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
     if standing.apply(Verb::Destroy).is_err() {
         return Ok(false);
     }
+    let [key_id, version] = arguments(VersionId {
+        key: key.id,
+        version: row.id.version,
+    });
     let due = spi::query(
-        "SELECT destroy_at <= clock_timestamp() FROM colcrypt.key_version WHERE key_id = $1 AND version = $2",
-        &arguments(VersionId {
-            key: key.id,
-            version: row.id.version,
-        }),
+        &format!(
+            "SELECT v.destroy_at <= clock_timestamp() AND {} <= 0 FROM colcrypt.key_version v \
+             LEFT JOIN colcrypt.destruction_wait w USING (key_id, version) WHERE key_id = $1 AND version = $2",
+            window::left("$3")
+        ),
+        &[key_id, version, clock::boottime_us().into()],
         |row| row.get::<bool>(1),
     )?;
     Ok(due.into_iter().next().flatten() == Some(true))
 }
 
-/// Tries again later, and says why not now.
-fn postpone(id: VersionId, problem: &str, rows_need_it: bool) -> Result<()> {
-    let pause = backoff::of_destruction(rows_need_it).as_secs_f64();
+fn postpone(id: VersionId, problem: &str, pause: Duration, goes_on: bool) -> Result<()> {
+    let pause = pause.as_secs_f64();
     let [key_id, version] = arguments(id);
     let news = spi::query(
-        "UPDATE colcrypt.destruction d SET retry_at = clock_timestamp() + $4 * interval '1 second', settle_before = NULL, \
+        "UPDATE colcrypt.destruction d SET retry_at = clock_timestamp() + $4 * interval '1 second', \
+             settle_before = CASE WHEN $5 THEN d.settle_before END, \
              last_error = $3 FROM colcrypt.destruction o \
          WHERE d.key_id = $1 AND d.version = $2 AND o.key_id = d.key_id AND o.version = d.version \
          RETURNING o.last_error IS DISTINCT FROM d.last_error",
-        &[key_id, version, problem.into(), pause.into()],
+        &[
+            key_id,
+            version,
+            problem.into(),
+            pause.into(),
+            goes_on.into(),
+        ],
         |row| row.get::<bool>(1),
     )?;
     if news.into_iter().next().flatten() == Some(true) {

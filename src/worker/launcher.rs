@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use colcrypt_domain::clock_step::{self, Clocks};
 use colcrypt_domain::dispatch::Rounds;
 use colcrypt_domain::lane::{Lane, Post};
 use pgrx::bgworkers::{
@@ -9,11 +10,11 @@ use pgrx::bgworkers::{
 };
 use pgrx::{FromDatum, pg_guard, pg_sys};
 
-use crate::audit::ring;
+use crate::audit::{self, ring};
 use crate::jobs::wake;
 use crate::server::{clock, process};
 use crate::worker::dispatch::Dispatch;
-use crate::{settings, usage};
+use crate::{settings, slab, usage};
 
 /// Registers the launcher with the postmaster. It starts when the server is no standby (any more).
 pub fn register() {
@@ -43,11 +44,15 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
     }
     process::read_settings();
+    let mut clocks = Clocks::new(wall_clock(), clock::boottime_us());
     let mut dispatch = Dispatch::new();
     let mut rounds = Rounds::default();
     loop {
         if BackgroundWorker::sighup_received() {
             process::read_settings();
+        }
+        if let Some(step) = clocks.look(wall_clock(), clock::boottime_us()) {
+            say_step(step);
         }
         let nap_ms = i64::from(settings::NAPTIME.get()) * 1000;
         let mut posts = requested();
@@ -58,6 +63,10 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
             let counted = usage::shared::databases();
             let waiting = ring::databases();
             let existing = catalog_databases();
+            if let Ok(slab) = slab::control() {
+                let oids: Vec<u32> = existing.iter().map(|(oid, _)| oid.to_u32()).collect();
+                slab::table::forget_other_databases(slab, &oids);
+            }
             for database in counted {
                 if !existing.iter().any(|(oid, _)| oid.to_u32() == database) {
                     usage::shared::forget_database(database);
@@ -69,9 +78,7 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
                 .collect();
             forsake_gone(&waiting, &keepers);
         }
-        // SAFETY: reads the clock.
-        let now = unsafe { pg_sys::GetCurrentTimestamp() };
-        let mut due = usage::shared::due(now);
+        let mut due = usage::shared::due();
         if rounds.is_retry(clock::boottime_ms()) {
             due.extend(ring::databases());
         }
@@ -97,6 +104,22 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
     // So that pg_terminate_backend means a restart; see the broker.
     // SAFETY: the normal way to end a worker.
     unsafe { pg_sys::proc_exit(1) };
+}
+
+fn wall_clock() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// The clock was set: in the server log, and on every database's record.
+fn say_step(step: i64) {
+    let detail = clock_step::describe(step);
+    pgrx::log!("colcrypt: {detail}");
+    for (database, usable) in catalog_databases() {
+        if usable {
+            audit::server_event("clock_set", "colcrypt launcher", database, &detail);
+        }
+    }
 }
 
 #[pg_guard]

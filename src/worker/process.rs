@@ -12,8 +12,8 @@ use crate::keys::approval;
 use crate::server::process::{self, signal_handlers};
 use crate::server::txn::{attempt, transaction};
 use crate::server::{clock, limit, spi};
-use crate::usage;
 use crate::worker::{destruction, job, schedule};
+use crate::{slab, usage};
 
 const PAUSE_MS: i64 = 100;
 
@@ -129,6 +129,9 @@ fn has_work(lane: Lane) {
         let extension = pg_sys::get_extension_oid(c"colcrypt".as_ptr(), true);
         if extension == pg_sys::Oid::INVALID {
             usage::shared::forget_database(process::my_database().to_u32());
+            if let Ok(slab) = slab::control() {
+                slab::table::forget_database(slab, process::my_database().to_u32());
+            }
             ring::forsake(process::my_database().to_u32());
         }
         let free = extension != pg_sys::Oid::INVALID && lane::lock_of(lane).take();

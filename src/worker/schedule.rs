@@ -70,7 +70,8 @@ fn due(key: Option<i64>) -> Result<Option<Due>> {
     // Times of day are dear to compute: only for keys that may be due by then. The view has a rotation at most a day
     // before a period's last tenth, or last day.
     let mut found = spi::query(
-        "SELECT k.key_id, s.key, s.why \
+        &format!(
+            "SELECT k.key_id, s.key, s.why \
          FROM (SELECT k.key_id, k.name \
                FROM colcrypt.key k \
                JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version \
@@ -80,10 +81,12 @@ fn due(key: Option<i64>) -> Result<Option<Due>> {
                      - least(k.originator_usage_period / 10, interval '1 day') <= now() + interval '2 days' \
                OFFSET 0) k \
          JOIN colcrypt.rotation_schedule s ON s.key = k.name \
-         WHERE s.next_rotation_at <= now() AND coalesce(s.retry_at <= now(), true) AND k.key_id = coalesce($1, k.key_id) \
+         WHERE s.next_rotation_at <= now() AND {} AND k.key_id = coalesce($1, k.key_id) \
          AND NOT EXISTS (SELECT FROM colcrypt.approval_request a WHERE a.key_id = k.key_id AND a.function = 'activate_key' \
                          AND a.outcome IS NULL AND a.expires_at > clock_timestamp()) \
          ORDER BY s.next_rotation_at, s.key LIMIT 1",
+            clock::is_over("s.retry_at", backoff::OF_KEYS)
+        ),
         &[key.into()],
         |row| {
             Ok(Due {

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod client_ca;
+pub mod clock;
 pub mod cluster;
 pub mod db;
 pub mod facts;

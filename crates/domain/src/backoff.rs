@@ -18,6 +18,14 @@ pub const PASS: Backoff = Backoff::new(200, 60_000);
 /// A rotation that is due.
 pub const ROTATION: Backoff = Backoff::new(1_000, 3_600_000);
 
+/// The longest pause of a job.
+pub const OF_JOBS: Duration = Duration::from_secs(60);
+/// The longest of a destruction, and of a rotation.
+pub const OF_KEYS: Duration = Duration::from_secs(3_600);
+
+/// A destruction whose tables others write into just now.
+pub const TABLES_IN_USE: Duration = Duration::from_secs(10);
+
 /// A destruction that somebody has to move rows for first.
 const ROWS_NEEDED: Duration = Duration::from_secs(3_600);
 /// One that failed for anything else, which may be over soon.
@@ -102,6 +110,15 @@ mod tests {
             [true, false].map(|rows| of_destruction(rows).as_secs()),
             [3_600, 60]
         );
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_the_longest() {
+        for job in [STEP, MOMENT, PASS] {
+            assert!(job.longest <= OF_JOBS);
+        }
+        let of_keys = [ROTATION.longest, ROWS_NEEDED, DESTRUCTION, TABLES_IN_USE];
+        assert!(of_keys.iter().all(|pause| *pause <= OF_KEYS));
     }
 
     #[test]

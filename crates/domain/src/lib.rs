@@ -6,6 +6,7 @@ pub mod approval;
 pub mod backoff;
 pub mod binding;
 pub mod broker;
+pub mod clock_step;
 pub mod context;
 pub mod dispatch;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod sqlstate;
 pub mod text;
 pub mod turns;
 pub mod usage;
+pub mod usage_file;
 pub mod verdict;
 pub mod view;
 

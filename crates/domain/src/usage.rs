@@ -13,7 +13,7 @@ const URGENT_PART: i64 = 16;
 /// Databases that may wait for a flush at a time; others' comes at the interval's end.
 const WAITING: usize = 16;
 
-/// The encryptions of a version. Times are the server's timestamps, in microseconds.
+/// The encryptions of a version. Times are of a clock that is never set, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Count {
@@ -39,6 +39,15 @@ pub enum Reserved {
 }
 
 impl Count {
+    /// What was unflushed when the server was stopped.
+    #[must_use]
+    pub fn kept(unflushed: i64) -> Self {
+        Self {
+            unflushed,
+            ..Self::default()
+        }
+    }
+
     #[must_use]
     pub const fn unflushed(&self) -> i64 {
         self.unflushed
@@ -66,7 +75,7 @@ impl Count {
     /// Takes encryptions: never beyond the limit. A total read before `read_after` is not relied on, and no more than
     /// `most_unflushed` may be lost in a crash.
     pub fn reserve(&mut self, limits: &Limits, read_after: i64, most_unflushed: i64) -> Reserved {
-        if self.read_at < read_after {
+        if self.read_at == 0 || self.read_at < read_after {
             return Reserved::TotalUnknown;
         }
         let before = self.total() as u64;
@@ -135,15 +144,18 @@ pub struct Done {
     pub decryptions: i64,
     /// The server's timestamp of the first of them, in microseconds.
     pub since: i64,
+    /// The same by a clock that is never set.
+    pub waits_since: i64,
 }
 
 impl Done {
     #[must_use]
-    pub const fn nothing(since: i64) -> Self {
+    pub const fn nothing(since: i64, waits_since: i64) -> Self {
         Self {
             encryptions: 0,
             decryptions: 0,
             since,
+            waits_since,
         }
     }
 
@@ -153,17 +165,18 @@ impl Done {
     }
 
     /// Takes off what was flushed. Tells whether nothing is left.
-    pub const fn flushed(&mut self, flushed: &Self, now: i64) -> bool {
+    pub const fn flushed(&mut self, flushed: &Self, since: i64, waits_since: i64) -> bool {
         self.encryptions -= flushed.encryptions;
         self.decryptions -= flushed.decryptions;
-        self.since = now;
+        self.since = since;
+        self.waits_since = waits_since;
         self.encryptions == 0 && self.decryptions == 0
     }
 
-    /// Whether it has waited for a flush as long as it may, in microseconds.
+    /// Whether it has waited for a flush as long as it may, in microseconds, by the clock that is never set.
     #[must_use]
     pub const fn is_due(&self, interval: i64, now: i64) -> bool {
-        self.since <= now.saturating_sub(interval)
+        self.waits_since <= now.saturating_sub(interval)
     }
 }
 
@@ -228,6 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_known_soon_after_the_system_began() {
+        let mut count = Count::kept(5);
+        assert_eq!(
+            count.reserve(&limits(1_000), -50, 100),
+            Reserved::TotalUnknown
+        );
+        count.learn(7, 1);
+        assert_eq!(count.total(), 12);
+    }
+
+    #[test]
     fn at_the_limit_it_is_refused_and_below_it_a_flush_may_be_needed() {
         let mut count = Count::default();
         count.learn(850, 1);
@@ -255,20 +279,21 @@ mod tests {
 
     #[test]
     fn what_is_done_while_a_flush_runs_stays() {
-        let mut done = Done::nothing(5);
+        let mut done = Done::nothing(5, 1);
         done.add(3, 4);
         let flushed = done;
         done.add(0, 1);
-        assert!(!done.flushed(&flushed, 50));
+        assert!(!done.flushed(&flushed, 50, 7));
         assert_eq!(
             done,
             Done {
                 encryptions: 0,
                 decryptions: 1,
-                since: 50
+                since: 50,
+                waits_since: 7
             }
         );
-        assert!(done.is_due(10, 60) && !done.is_due(10, 59));
+        assert!(done.is_due(10, 17) && !done.is_due(10, 16));
     }
 
     #[test]

@@ -12,6 +12,16 @@ const OF_THE_VALUE: [&str; 8] = [
     "KC001", "KC002", "KC003", "KC030", "KC063", "KC064", "42704", "54000",
 ];
 
+const OUT_OF_REACH: &str = "KC036";
+
+/// The SQLSTATEs of ours that say that a key cannot be had, or not be counted for, as it is now: the provider, the agent,
+/// the wait, the limits of use.
+fn is_of_an_outage(code: &str) -> bool {
+    code.starts_with("KC01")
+        || code.starts_with("KC02")
+        || ["KC038", "KC039", "KC041"].contains(&code)
+}
+
 /// The server's: somebody else has the lock, or waits for ours.
 const OF_A_LOCK: [&str; 2] = ["55P03", "40P01"];
 
@@ -20,12 +30,16 @@ const OF_A_LOCK: [&str; 2] = ["55P03", "40P01"];
 pub enum Verdict {
     /// The value: it will fail again.
     TheValue,
-    /// We raised it, and not for the value: an outage, a right, a limit.
+    /// The key cannot be had now. That says nothing of any row, however long it lasts.
+    Outage,
+    /// We raised it, and neither for the value nor for an outage: a right, a setting.
     TheKey,
     /// Anything else that the server or others' code raised.
     TheServer,
     /// Somebody else holds a lock.
     Lock,
+    /// Rows that no statement of ours gets at: there is nothing to try again for.
+    OutOfReach,
     /// Code of the table's owner that took too long.
     OwnersCode,
 }
@@ -38,6 +52,10 @@ impl Verdict {
         if is_ours {
             if OF_THE_VALUE.contains(&code.as_str()) {
                 Self::TheValue
+            } else if code == OUT_OF_REACH {
+                Self::OutOfReach
+            } else if is_of_an_outage(&code) {
+                Self::Outage
             } else {
                 Self::TheKey
             }
@@ -51,7 +69,10 @@ impl Verdict {
     /// Whether the same is met in whatever way the same rows are taken: it is not the way's fault.
     #[must_use]
     pub const fn is_met_again(self) -> bool {
-        matches!(self, Self::TheValue | Self::TheKey | Self::OwnersCode)
+        matches!(
+            self,
+            Self::TheValue | Self::Outage | Self::TheKey | Self::OutOfReach | Self::OwnersCode
+        )
     }
 }
 
@@ -86,7 +107,9 @@ pub fn fate(verdict: Verdict, tries: i32, scope: Scope) -> Fate {
         (Verdict::TheValue, _) => closer,
         // What takes too long is not the values' fault. Row by row, the smallest batch may do.
         (Verdict::OwnersCode, Scope::Batch { blocks: ..=1 }) => Fate::OneByOne,
-        (Verdict::OwnersCode | Verdict::Lock, _) => Fate::Postpone,
+        (Verdict::OwnersCode | Verdict::Lock | Verdict::Outage | Verdict::OutOfReach, _) => {
+            Fate::Postpone
+        }
         (Verdict::TheKey | Verdict::TheServer, _) if tries >= BATCH_TRIES => closer,
         (Verdict::TheKey | Verdict::TheServer, _) => Fate::Postpone,
     }
@@ -99,8 +122,10 @@ mod tests {
     use super::*;
     use crate::sqlstate::pack;
 
-    const ALL: [Verdict; 5] = [
+    const ALL: [Verdict; 7] = [
+        Verdict::OutOfReach,
         Verdict::TheValue,
+        Verdict::Outage,
         Verdict::TheKey,
         Verdict::TheServer,
         Verdict::Lock,
@@ -119,7 +144,16 @@ mod tests {
         assert_eq!(Verdict::of(pack("KC003"), true), Verdict::TheValue);
         assert_eq!(Verdict::of(pack("KC003"), false), Verdict::TheServer);
         assert_eq!(Verdict::of(pack("42704"), false), Verdict::TheServer);
-        assert_eq!(Verdict::of(pack("KC010"), true), Verdict::TheKey);
+        assert_eq!(Verdict::of(pack("KC010"), false), Verdict::TheServer);
+        assert_eq!(Verdict::of(pack("42501"), true), Verdict::TheKey);
+    }
+
+    #[test]
+    fn whatever_keeps_a_key_away_is_an_outage() {
+        let codes = (10..30).map(|code| format!("KC0{code}"));
+        for code in codes.chain(["KC038", "KC039", "KC041"].map(String::from)) {
+            assert_eq!(Verdict::of(pack(&code), true), Verdict::Outage, "{code}");
+        }
     }
 
     #[test]
@@ -147,10 +181,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn neither_a_lock_nor_slow_code_condemns(tries: i32) {
-            for verdict in [Verdict::Lock, Verdict::OwnersCode] {
+        fn neither_an_outage_nor_a_lock_nor_slow_code_condemns(tries: i32, scope in scopes()) {
+            for verdict in [Verdict::Outage, Verdict::OutOfReach, Verdict::Lock, Verdict::OwnersCode] {
                 prop_assert_eq!(fate(verdict, tries, Scope::Row), Fate::Postpone);
             }
+            prop_assert_eq!(fate(Verdict::Outage, tries, scope), Fate::Postpone);
         }
 
         #[test]
@@ -176,7 +211,7 @@ mod tests {
         #[test]
         fn every_code_has_a_verdict_of_its_raiser(code in "[0-9A-Z]{5}") {
             let ours = Verdict::of(pack(&code), true);
-            prop_assert!(matches!(ours, Verdict::TheValue | Verdict::TheKey));
+            prop_assert!(!matches!(ours, Verdict::Lock | Verdict::TheServer | Verdict::OwnersCode));
             let others = Verdict::of(pack(&code), false);
             prop_assert!(matches!(others, Verdict::Lock | Verdict::TheServer));
         }

@@ -6,8 +6,9 @@
 
 use colcrypt_domain::migration::statements::{self, Branch, Privilege};
 use colcrypt_domain::migration::with_twin;
+use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::view::{ViewColumn, only};
-use pgrx::pg_sys;
+use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
 use crate::columns::migration::tree::{self, Member};
@@ -15,9 +16,16 @@ use crate::columns::migration::{Kind, Migration, survey};
 use crate::columns::view::order::order_of;
 use crate::columns::{place, view};
 use crate::error::{Error, Result};
-use crate::server::relation::{Held, Lock, Named};
-use crate::server::spi::{self, run_as};
+use crate::rows::reach;
+use crate::server::relation::{self, Held, Lock, Named};
+use crate::server::report;
+use crate::server::roles::AsRole;
+use crate::server::spi::{self, run_as, safe_search_path};
 use crate::server::txn::set_local;
+
+/// A table of so many blocks is counted while a swap has it locked, which takes a second or so; of a larger one it is only
+/// asked whether any row holds a value.
+const COUNTED_BLOCKS: i64 = 1 << 16;
 
 /// No longer than this for a lock, and autovacuum makes way before.
 pub fn hurry() {
@@ -260,6 +268,9 @@ pub fn swap(migration: &Migration) -> Result<bool> {
         return Err(Error::OutOfStep { why });
     }
     survey::check(migration)?;
+    let leaves = reach::all_leaves(&[migration.table])?;
+    let is_counted = relation::blocks(&leaves)? <= COUNTED_BLOCKS;
+    let values_before = values(&table, &migration.attribute, is_counted)?;
     let not_null = is_not_null(migration)?;
     let orders = orders_after(migration, &views)?;
     let (name, pair) = (&table.sql, migration.pair());
@@ -276,7 +287,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             &view::statements(migration.table, name, view, &columns),
         )?;
         if view::table_of(*oid)? != Some(migration.table) {
-            return Err(Error::Column {
+            report::raise(&Error::Column {
                 message: format!(
                     "the context expression of {} reads another table",
                     pair.source()
@@ -286,8 +297,34 @@ pub fn swap(migration: &Migration) -> Result<bool> {
         }
     }
     drop_column(&members, &pair.old_name())?;
+    let values_after = values(&table, &migration.attribute, is_counted)?;
+    if values_after != values_before {
+        // An error that is returned would leave the swap done.
+        report::raise(&Error::OutOfStep {
+            why: format!(
+                "{values_before} rows held a value before the swap, {values_after} after it"
+            ),
+        });
+    }
     record(migration, &members)?;
     Ok(true)
+}
+
+/// How many rows of the table and of all below it hold a value, as its owner's queries see it; or else whether any does.
+fn values(table: &Named, attribute: &str, is_counted: bool) -> Result<i64> {
+    let column = quote_identifier(attribute);
+    let sql = if is_counted {
+        format!("SELECT pg_catalog.count({column}) FROM {}", table.sql)
+    } else {
+        format!(
+            "SELECT EXISTS (SELECT FROM {} WHERE {column} IS NOT NULL)::pg_catalog.int4::pg_catalog.int8",
+            table.sql
+        )
+    };
+    let _path = safe_search_path();
+    let _role = AsRole::unfiltered(table.owner());
+    let found = Spi::get_one::<i64>(&sql).map_err(crate::error::of_spi)?;
+    Ok(found.unwrap_or_default())
 }
 
 /// The views' columns by number, with the twin where the column was.

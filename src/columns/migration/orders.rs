@@ -18,6 +18,7 @@ use crate::columns::{place, registered, registration};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::rights;
+use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::server::relation::{self, Lock, Named};
@@ -90,6 +91,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let table = table_behind(relation)?;
     let name = relation::shown(table)?;
     registration::refuse_foreign_table(table)?;
+    reach::refuse_hidden_rows_of(table)?;
     let key = read::key_by_name(&call.text(2, "key")?)?;
     rights::require(&key, Privilege::Manage)?;
     rights::require(&key, Privilege::Encrypt)?;

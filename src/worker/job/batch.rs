@@ -116,14 +116,13 @@ fn one_batch(
     Ok((Next::Again, Some((moved, place))))
 }
 
-/// The rows on the list, those first that were not tried since the retry was asked for.
+/// The rows on the list that were not tried since the retry was asked for.
 pub fn retry_rows(job: &Job) -> Next {
     let work = pace::Work::begin();
     let listed = attempt(|| {
         spi::query(
-            "SELECT e.relation::oid, e.row_ctid::text \
-             FROM colcrypt.job_error e JOIN colcrypt.job j USING (job_id) \
-             WHERE e.job_id = $1 AND e.at < j.retried_at ORDER BY e.at, e.relation, e.row_ctid LIMIT $2",
+            "SELECT e.relation::oid, e.row_ctid::text FROM colcrypt.job_error e \
+             WHERE e.job_id = $1 AND e.again ORDER BY e.at, e.relation, e.row_ctid LIMIT $2",
             &[job.id.into(), RETRIED.into()],
             |row| Ok((row.get::<pg_sys::Oid>(1)?, row.get::<String>(2)?)),
         )
@@ -162,7 +161,7 @@ pub fn retry_rows(job: &Job) -> Next {
     };
     let recorded = attempt(|| {
         job.record("phase = $2, rows_done = rows_done + $3, rows_failed = greatest(rows_failed - $4, 0), \
-             tries = 0, retry_at = NULL, wal_bytes = wal_bytes + $5, worked = worked + $6 * interval '1 second'",
+             tries = 0, retry_at = NULL, held_by = NULL, wal_bytes = wal_bytes + $5, worked = worked + $6 * interval '1 second'",
             [
                 phase.name().into(),
                 moved.into(),

@@ -196,7 +196,7 @@ fn begin(job: &Job) -> Result<Next> {
     job.record(&format!(
             "phase = 'moving', started_at = coalesce(started_at, clock_timestamp()), settle_before = clock_timestamp(), \
          settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL, passes = 1, worked = '0', \
-         current_relation = NULL, next_block = 0, blocks_done = 0, rows_failed = 0, \
+         current_relation = NULL, next_block = 0, blocks_done = 0, rows_done = 0, wal_bytes = 0, rows_failed = 0, \
          blocks_total = $2, rows_estimate = $3"
         ),
         [size.blocks.into(), size.rows.into()],
@@ -229,7 +229,7 @@ fn verify(job: &Job) -> Result<Next> {
     // A scan of ours: however long it takes, nobody else's code is to blame.
     limit::lift();
     let mut counts = Counts::new();
-    for leaf in progress::leaves(job)? {
+    for leaf in progress::all_leaves(job)? {
         census::count(leaf, &job.attribute, &mut counts)?;
     }
     census::keep(

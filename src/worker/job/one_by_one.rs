@@ -66,7 +66,7 @@ pub fn one_by_one(
 pub fn move_row(job: &Job, moves: impl FnOnce() -> Result<i64>) -> Moved {
     match attempt(moves) {
         Ok(count) => Moved::Rows(count),
-        Err(failed) => match fate(failed.verdict, job.tries, Scope::Row) {
+        Err(failed) => match fate(failed.verdict, job.failures(), Scope::Row) {
             Fate::Condemn => Moved::Never(failed.message),
             Fate::Postpone | Fate::OneByOne => Moved::Later(failed),
         },
@@ -90,7 +90,7 @@ pub fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
             "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, key, version, reason) \
              VALUES ($1, $2::oid::regclass, $3::tid, $4, $5, $6) \
              ON CONFLICT (job_id, relation, row_ctid) \
-             DO UPDATE SET key = EXCLUDED.key, version = EXCLUDED.version, reason = EXCLUDED.reason, at = EXCLUDED.at",
+             DO UPDATE SET key = EXCLUDED.key, version = EXCLUDED.version, reason = EXCLUDED.reason, at = EXCLUDED.at, again = false",
             &[
                 job.id.into(),
                 leaf.into(),

@@ -3,16 +3,31 @@
 
 use pgrx::{Spi, pg_sys};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::jobs::job::Job;
-use crate::rows::census;
+use crate::rows::reach;
 use crate::server::relation;
 use crate::server::spi::{self, safe_search_path};
 use crate::worker::job::pace;
 
 /// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
 /// that were among them then, since the old values lie in their rows.
+///
+/// # Errors
+/// As [`reach::leaves`].
 pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
+    reach::leaves(&tables(job)?)
+}
+
+/// The same, each looked at for rows that are out of reach: before a job begins, and before it ends.
+///
+/// # Errors
+/// As [`reach::all_leaves`].
+pub fn all_leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
+    reach::all_leaves(&tables(job)?)
+}
+
+fn tables(job: &Job) -> Result<Vec<pg_sys::Oid>> {
     let mut tables = spi::look(
         "SELECT unnest(swapped_with)::oid FROM colcrypt.migration WHERE job_id = $1",
         &[job.id.into()],
@@ -22,7 +37,7 @@ pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
     .flatten()
     .collect::<Vec<_>>();
     tables.push(job.table);
-    census::leaves(&tables)
+    Ok(tables)
 }
 
 /// How much there is to go through.
@@ -32,8 +47,23 @@ pub struct Size {
     pub rows: Option<i64>,
 }
 
+/// How many blocks there are, of the tables that are within reach: for a limit, and for no judgement.
+///
+/// # Errors
+/// Of SPI.
+pub fn blocks(job: &Job) -> Result<i64> {
+    match leaves(job) {
+        Err(Error::RowsOutOfReach { .. }) => Ok(0),
+        leaves => relation::blocks(&leaves?),
+    }
+}
+
+/// The size of what is to be gone through; refuses rows that are out of reach.
+///
+/// # Errors
+/// As [`all_leaves`].
 pub fn size(job: &Job) -> Result<Size> {
-    let leaves = leaves(job)?;
+    let leaves = all_leaves(job)?;
     let _path = safe_search_path();
     let rows = Spi::get_one_with_args::<i64>(
         "SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END FROM pg_class WHERE oid = ANY ($1)",
@@ -82,7 +112,7 @@ pub fn advance(
     problem: Option<String>,
 ) -> Result<()> {
     job.record("current_relation = $2, next_block = $3, rows_done = rows_done + $4, rows_failed = rows_failed + $5, \
-         blocks_done = least(blocks_done + $6, blocks_total), tries = 0, retry_at = NULL, \
+         blocks_done = least(blocks_done + $6, blocks_total), tries = 0, retry_at = NULL, held_by = NULL, \
          wal_bytes = wal_bytes + $7, worked = worked + $8 * interval '1 second', \
          last_error = coalesce($9, CASE WHEN rows_failed = 0 THEN NULL ELSE last_error END)",
         [

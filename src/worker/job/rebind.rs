@@ -46,7 +46,7 @@ fn step(job: &Job) -> Result<Next> {
         Ok(())
     })?;
     job.record(
-        "current_relation = $2, next_block = $3, strays = strays + $4, tries = 0, retry_at = NULL, \
+        "current_relation = $2, next_block = $3, strays = strays + $4, tries = 0, retry_at = NULL, held_by = NULL, \
          blocks_done = least(blocks_done + $5, blocks_total)",
         [
             place.leaf.into(),
@@ -62,7 +62,7 @@ fn end(job: &Job) -> Result<Next> {
     // A scan of ours: however long it takes, nobody else's code is to blame.
     limit::lift();
     let mut counts = Counts::new();
-    for leaf in progress::leaves(job)? {
+    for leaf in progress::all_leaves(job)? {
         census::count(leaf, &job.attribute, &mut counts)?;
     }
     let by = format!("job {}", job.id);

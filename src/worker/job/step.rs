@@ -1,5 +1,8 @@
 //! A step of a job: held back by the brakes, and what becomes of the job when it does not succeed.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use colcrypt_domain::verdict::{Fate, Scope, Verdict, fate};
@@ -28,36 +31,64 @@ pub fn postpone(job: &Job, failed: &Failed) -> Next {
     if failed.verdict == Verdict::OwnersCode {
         return postpone_for_time(job);
     }
-    put_off(job, &failed.message)
+    if failed.verdict == Verdict::OutOfReach {
+        pgrx::log!("colcrypt: job {} fails: {}", job.id, failed.message);
+        return finish(job, Phase::Failed, Some(failed.message.clone()));
+    }
+    let held_by = (failed.verdict == Verdict::Outage).then(|| Job::held_for_a_key(&failed.message));
+    put_off(job, &failed.message, held_by)
 }
 
 /// The same, where it is the code of the table's owner that took too long: with a smaller batch, and not for ever.
 pub fn postpone_for_time(job: &Job) -> Next {
     pace::shrink(job.id);
     let message = Failed::for_time().message;
-    if backoff::is_too_slow(job.tries) {
+    if backoff::is_too_slow(job.failures()) {
         return finish(job, Phase::Failed, Some(message));
     }
-    put_off(job, &message)
+    put_off(job, &message, None)
 }
 
-fn put_off(job: &Job, message: &str) -> Next {
+/// `held_by` is the outage, where it is one. Its tries are no others': they only space out.
+fn put_off(job: &Job, message: &str, held_by: Option<String>) -> Next {
+    say(job.id, message);
+    let before = if held_by.is_some() {
+        job.tries
+    } else {
+        job.failures()
+    };
     let recorded = attempt(|| {
         job.record(
-            "last_error = $2, tries = tries + 1, retry_at = clock_timestamp() + $3 * interval '1 second'",
+            "last_error = $2, tries = $3, retry_at = clock_timestamp() + $4 * interval '1 second', held_by = $5",
             [
                 message.into(),
-                backoff::STEP.seconds_after(job.tries).into(),
+                before.saturating_add(1).into(),
+                backoff::STEP.seconds_after(before).into(),
+                held_by.into(),
             ],
         )
     });
     recorded.map_or(Next::Nothing, |()| Next::Soon)
 }
 
+thread_local! {
+    /// What the server log was told last, by job.
+    static SAID: RefCell<HashMap<i64, String>> = RefCell::default();
+}
+
+/// Tells the server log why a job does not go on, once for each reason.
+fn say(job: i64, message: &str) {
+    let is_news = SAID
+        .with_borrow_mut(|said| said.insert(job, message.to_string()).as_deref() != Some(message));
+    if is_news {
+        pgrx::log!("colcrypt: job {job} is put off: {message}");
+    }
+}
+
 /// What becomes of the batch at hand.
 pub fn fate_of_batch(job: &Job, failed: &Failed) -> Fate {
     let blocks = pace::blocks(job.id);
-    fate(failed.verdict, job.tries, Scope::Batch { blocks })
+    fate(failed.verdict, job.failures(), Scope::Batch { blocks })
 }
 
 /// Whether the job waits for no transaction any more. First those that ran are over; whichever of them still writes was
@@ -100,7 +131,8 @@ pub fn paced(job: &Job, moves: impl FnOnce(&Job) -> Next) -> Next {
             Err(failed) => return postpone(job, &failed),
         }
     };
-    if brake != job.held_by {
+    // Whether the key is back is seen by the step that succeeds.
+    if brake != job.held_by && (brake.is_some() || !job.is_held_for_a_key()) {
         let recorded = attempt(|| job.record("held_by = $2", [brake.clone().into()]));
         if recorded.is_err() {
             return Next::Nothing;

@@ -100,7 +100,7 @@ impl Bed {
     }
 
     #[track_caller]
-    fn holds_no_secret(&self, what: &str, text: &str) {
+    pub fn holds_no_secret(&self, what: &str, text: &str) {
         for secret in self.secrets.lock().unwrap().iter() {
             assert!(!text.contains(secret.as_str()), "{what} holds a secret");
         }

@@ -172,3 +172,57 @@ fn a_job_sits_out_an_outage() {
     let right = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v) = 'v' || id AND (colcrypt.ciphertext_info(v)).version = 2";
     assert_eq!(number(&mut client, right), 2000);
 }
+
+/// However long the outage: what a key's absence says of a row is nothing.
+#[test]
+fn a_long_outage_makes_no_row_bad() {
+    let mut conf = QUICK.to_vec();
+    conf.extend([
+        "colcrypt.soft_ttl = '300ms'",
+        "colcrypt.hard_ttl = '1s'",
+        "colcrypt.key_wait_timeout = '2s'",
+        "colcrypt.batch_blocks = 1",
+        "colcrypt.job_rows_per_second = 200",
+    ]);
+    let bed = VaultBed::new(&conf);
+    let mut client = bed.cluster.client();
+    client
+        .batch_execute(
+            "CREATE TABLE t AS SELECT g AS id, colcrypt.encrypt_col('v' || g, 'k') AS v FROM generate_series(1, 2000) g;
+             SELECT colcrypt.register_column('t', 'v', 'k'), colcrypt.rotate_key('k')",
+        )
+        .unwrap();
+    let moved = "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 2";
+    colcrypt_tests::wait_for("the job to be under way", MOMENT, || {
+        number(&mut client, moved) > 0
+    });
+    bed.bao.pause();
+    // More tries than a failure without a reason is given.
+    let tried = "SELECT count(*) FROM colcrypt.job WHERE tries >= 5 OR finished_at IS NOT NULL";
+    colcrypt_tests::wait_for("some tries without a key", 4 * MOMENT, || {
+        number(&mut client, tried) == 1
+    });
+    let bad = "SELECT (SELECT count(*) FROM colcrypt.job_error) \
+                    + (SELECT count(*) FROM colcrypt.job WHERE rows_failed > 0 OR finished_at IS NOT NULL)";
+    assert_eq!(number(&mut client, bad), 0, "healthy rows were condemned");
+    let held: Option<String> = client
+        .query_one("SELECT held_by FROM colcrypt.job_progress", &[])
+        .unwrap()
+        .get(0);
+    let held = held.expect("what holds the job");
+    assert!(held.starts_with("key: "), "{held}");
+    bed.holds_no_secret("held_by", &held);
+
+    bed.bao.resume();
+    bed.set("colcrypt.job_rows_per_second = 0");
+    client
+        .batch_execute("UPDATE colcrypt.job SET retry_at = NULL")
+        .unwrap();
+    colcrypt_tests::wait_for("the job to end", 2 * MOMENT, || {
+        let open = "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL";
+        number(&mut client, open) == 0
+    });
+    let done = "SELECT count(*) FROM colcrypt.job_progress \
+                WHERE phase = 'done' AND rows_failed = 0 AND rows_done = 2000 AND last_error IS NULL AND held_by IS NULL";
+    assert_eq!(number(&mut client, done), 1);
+}

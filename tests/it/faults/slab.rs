@@ -2,7 +2,10 @@
 
 use std::thread;
 
-use crate::bed::{Bed, VaultBed, decrypt, encrypt, number};
+use colcrypt_tests::wait_for;
+use postgres::Client;
+
+use crate::bed::{Bed, MOMENT, VaultBed, decrypt, encrypt, number, ready_keys};
 use crate::problem::problem;
 
 const SLOTS: usize = 16;
@@ -121,4 +124,61 @@ fn a_slab_full_of_keys_in_flight_refuses_more_and_recovers() {
     for value in &values {
         decrypt(&mut client, value).unwrap();
     }
+}
+
+/// A cluster that looks around often, and a second database with a loaded key.
+fn two_databases() -> (Bed, Client, Client) {
+    let bed = Bed::on_file(&["colcrypt.naptime = '1s'"]);
+    let mut client = bed.cluster.client();
+    encrypt(&mut client, "k").unwrap();
+    let path = bed.cluster.root_key("second.key");
+    let mut other = bed.cluster.create_database("other");
+    other
+        .batch_execute(&format!(
+            "CREATE EXTENSION colcrypt;
+             SELECT colcrypt.add_provider('p', 'file', '{{\"path\": \"{}\"}}');
+             SELECT colcrypt.create_keyring('r', 'p'); SELECT colcrypt.create_key('o', 'r')",
+            path.display()
+        ))
+        .unwrap();
+    encrypt(&mut other, "o").unwrap();
+    assert_eq!(number(&mut client, USED), 2);
+    (bed, client, other)
+}
+
+const USED: &str = "SELECT slots_used::bigint FROM colcrypt.broker_status()";
+
+#[test]
+fn keys_of_a_dropped_database_leave_the_slab() {
+    let (_bed, mut client, other) = two_databases();
+    drop(other);
+    client
+        .batch_execute("DROP DATABASE other WITH (FORCE)")
+        .unwrap();
+    wait_for("its key to leave", MOMENT, || {
+        number(&mut client, USED) == 1
+    });
+}
+
+#[test]
+fn keys_of_a_dropped_extension_leave_the_slab() {
+    let (_bed, mut client, mut other) = two_databases();
+    other
+        .batch_execute("DROP EXTENSION colcrypt CASCADE")
+        .unwrap();
+    wait_for("its key to leave", MOMENT, || {
+        number(&mut client, USED) == 1
+    });
+}
+
+#[test]
+fn a_shorter_limit_counts_for_what_is_loaded() {
+    let bed = Bed::on_file(&["colcrypt.soft_ttl = '200ms'"]);
+    let mut client = bed.cluster.client();
+    encrypt(&mut client, "k").unwrap();
+    assert_eq!(ready_keys(&mut client), 1);
+    bed.set("colcrypt.hard_ttl = '600ms'");
+    wait_for("an unused key to be wiped", MOMENT, || {
+        ready_keys(&mut client) == 0
+    });
 }

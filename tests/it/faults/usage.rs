@@ -111,3 +111,43 @@ fn a_flush_that_is_ended_counts_nothing_and_one_that_is_killed_nothing_twice() {
     wait_for("the flush", LONG, || number(&mut client, TOTAL) == 115);
     assert_eq!(number(&mut client, FLUSHED), 115);
 }
+
+#[test]
+fn an_orderly_stop_loses_nothing() {
+    let bed = Bed::on_file(&["colcrypt.usage_flush_interval = '1h'"]);
+    let mut client = bed.cluster.client();
+    encrypt(&mut client, 10_000);
+    // In the middle of a transaction.
+    let mut busy = bed.cluster.client();
+    busy.batch_execute("BEGIN").unwrap();
+    encrypt(&mut busy, 100);
+    assert_eq!(number(&mut client, FLUSHED), 0);
+    bed.cluster.restart();
+    let mut client = bed.cluster.client();
+    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 10_100);
+    wait_for("the flush", LONG, || number(&mut client, FLUSHED) == 10_100);
+    encrypt(&mut client, 7);
+    assert_eq!(used(&mut client), 10_107);
+    bed.cluster.restart();
+    bed.cluster.restart();
+    let mut client = bed.cluster.client();
+    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 10_107);
+    let left = bed.cluster.data().join("pg_stat/colcrypt_usage");
+    assert!(!left.exists(), "it would count twice");
+}
+
+#[test]
+fn a_standby_keeps_its_counts_over_a_restart() {
+    let bed = Bed::on_file(&["colcrypt.usage_flush_interval = '100ms'"]);
+    let mut client = bed.cluster.client();
+    encrypt(&mut client, 5);
+    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 5);
+    let standby = bed.cluster.standby();
+    bed.cluster.wait_for_replay(&standby);
+    encrypt(&mut standby.client(), 1000);
+    standby.restart();
+    assert_eq!(used(&mut standby.client()), 1005);
+    standby.promote();
+    let mut promoted = standby.client();
+    wait_for("the flush", LONG, || number(&mut promoted, TOTAL) == 1005);
+}

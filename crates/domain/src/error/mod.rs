@@ -113,6 +113,11 @@ pub enum Error {
         /// One line a column: its name and how many rows.
         holders: String,
     },
+    RowsOutOfReach {
+        /// The table, qualified.
+        relation: String,
+        why: String,
+    },
     ReasonMissing(Verb),
     /// What a verb would do to one version of a key has no place in its life.
     TransitionRefused {

@@ -79,6 +79,10 @@ fn one_of_each() -> Vec<Error> {
             version: version(),
             holders: text(),
         },
+        Error::RowsOutOfReach {
+            relation: text(),
+            why: text(),
+        },
         Error::ReasonMissing(Verb::Suspend),
         Error::TransitionRefused {
             key: text(),

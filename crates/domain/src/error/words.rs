@@ -137,6 +137,12 @@ impl Error {
                 Some(holders.clone()),
                 Some("Move registered columns with colcrypt.reencrypt_column, others with UPDATE … SET column = colcrypt.reencrypt_col(column); colcrypt.rows_needing_key lists what is left.".into()),
             ),
+            Self::RowsOutOfReach { relation, why } => (
+                "KC036",
+                format!("rows of table {relation} are out of reach: {why}"),
+                None,
+                Some("Nothing that would have to look at all rows is done or called done. Detach the table, or bring its rows into one of this server's.".into()),
+            ),
             Self::ReasonMissing(verb) => (
                 "KC032",
                 format!("a reason is needed to {verb} a key"),
@@ -191,13 +197,13 @@ impl Error {
                 Some(match (has_context, context_given) {
                     (true, false) => "The value is bound to a context and none was given.".into(),
                     (false, true) => "A context was given, but the value is not bound to one.".into(),
-                    (true, true) => "Either the context is not the one it was encrypted with, or the value was altered or moved from another row.".into(),
-                    (false, false) => "The value was altered.".into(),
+                    (true, true) => format!("Either the context is not the one it was encrypted with, or the value was altered or moved from another row, or it was written under a version {version} that this database does not have."),
+                    (false, false) => format!("The value was altered, or it was written under a version {version} that this database does not have."),
                 }),
                 Some(if *has_context {
                     "Pass the same context as to encrypt_col: decrypt_col(value, colcrypt.row_context(…)).".into()
                 } else {
-                    "Restore the value from a backup; colcrypt.ciphertext_info shows what it claims to be.".to_string()
+                    "Was it written on another branch, after a point-in-time recovery or by a server that parted from this one? Then its version is another key of the same number: see \"Branches\" in docs/operations.md. Otherwise restore it from a backup.".to_string()
                 }),
             ),
             Self::WrongType { stored, asked } => (

@@ -24,7 +24,7 @@ mod verify;
 
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
-use colcrypt_domain::verdict::Fate;
+use colcrypt_domain::verdict::{Fate, Verdict};
 
 use crate::columns::migration::{Kind, Migration, ddl};
 use crate::error::{Error, Result};
@@ -77,7 +77,7 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
         if !still(job)? {
             return Ok(Next::Again);
         }
-        limit::allow(progress::size(job)?.blocks);
+        limit::allow(progress::blocks(job)?);
         step()
     });
     if limit::has_struck() {
@@ -85,6 +85,7 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
     }
     let message = match outcome {
         Ok(next) => return next,
+        Err(failed) if failed.verdict == Verdict::OutOfReach => return postpone(job, &failed),
         Err(failed) => failed.with_detail().message,
     };
     let recorded = attempt(|| {
@@ -101,11 +102,13 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
 }
 
 fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
-    ddl::prepare(migration)?;
     let on_table = Job {
         table: migration.table,
         ..job.clone()
     };
+    // Before anything is changed.
+    progress::all_leaves(&on_table)?;
+    ddl::prepare(migration)?;
     let size = progress::size(&on_table)?;
     job.record(
         &format!(

@@ -70,7 +70,7 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
 fn end(job: &Job) -> Result<Next> {
     let old = is_old(job)?;
     let mut left = 0;
-    for leaf in progress::leaves(job)? {
+    for leaf in progress::all_leaves(job)? {
         let table = Named::take(leaf, Lock::Read)?;
         limit::allow(relation::blocks(&[leaf])?);
         let _path = safe_search_path();

@@ -1,5 +1,6 @@
 //! Jobs that move rows to newer versions and other keys.
 
+mod figures;
 mod job_control;
 mod move_column;
 mod moving;

@@ -531,3 +531,49 @@ fn asking_the_rows_runs_nobody_elses_code_with_more_rights() {
     let strangers = format!("SELECT count(*) FROM ran WHERE who <> '{name}'");
     assert_eq!(db.client.one(&strangers), "0");
 }
+
+/// A client kept the value, and puts it back after its table was counted.
+#[test]
+fn a_row_that_comes_while_rows_are_counted_keeps_its_version() {
+    let mut db = db();
+    db.client
+        .run("CREATE TABLE a (id int, v ciphertext); CREATE TABLE b (v ciphertext); INSERT INTO a SELECT generate_series(1, 5000)");
+    db.client.run("VACUUM a");
+    let kept = db.client.one("SELECT encrypt_col('kept', 'k')");
+    // The count begins when the old one is over, and waits where the younger one has the second table.
+    let mut old = db.connect();
+    old.run("BEGIN; SELECT txid_current()");
+    db.client
+        .run(&format!("SELECT rotate_key('k'); {SCHEDULE}"));
+    wait_for("the wait", LONG, || {
+        db.client
+            .yes("SELECT EXISTS (SELECT FROM destruction WHERE settle_transactions <> '{}')")
+    });
+    let mut younger = db.connect();
+    younger.run("BEGIN; LOCK TABLE b");
+    old.run("COMMIT");
+    wait_for("the count", LONG, || {
+        db.client.yes(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'b'::regclass AND NOT granted)
+                 OR EXISTS (SELECT FROM destruction WHERE last_error IS NOT NULL)",
+        )
+    });
+    db.client.run(&format!(
+        "UPDATE a SET v = '{kept}'::ciphertext WHERE id = 2500"
+    ));
+    db.client.run("VACUUM a");
+    younger.run("COMMIT");
+    wait_for("the postponement", LONG, || {
+        db.client
+            .run("UPDATE destruction SET retry_at = NULL WHERE last_error ~ 'lock timeout'");
+        assert_eq!(states(&mut db.client), "1 destruction scheduled, 2 active");
+        db.client
+            .yes("SELECT EXISTS (SELECT FROM destruction WHERE last_error ~ 'public.a.v: 1 row')")
+    });
+    db.client.run("SELECT cancel_key_destruction('k', 1)");
+    assert_eq!(
+        db.client
+            .one("SELECT decrypt_col(v) FROM a WHERE v IS NOT NULL"),
+        "kept"
+    );
+}

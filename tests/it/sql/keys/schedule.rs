@@ -5,7 +5,7 @@ use std::time::Duration;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{ACTS, LONG, Sql, db, make_key, root_key, settings};
+use crate::common::{ACTS, LONG, Sql, db, make_key, root_key, settings, unique};
 
 fn quick(conf: &[&str]) -> (Cluster, Client) {
     let mut builder = settings(Cluster::builder()).conf("colcrypt.naptime = 1");
@@ -347,4 +347,42 @@ fn a_key_that_is_not_active_is_not_scheduled() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(version(&mut client), "1");
     assert_eq!(client.one("SELECT count(*) FROM rotation_schedule"), "0");
+}
+
+/// Two servers that rotate would make two versions of one number, and stop replication for ever.
+#[test]
+fn a_subscriber_makes_no_version_by_itself() {
+    let mut db = db();
+    let name = unique("sub");
+    db.client.run("SELECT create_key('bound', 'ring'); SELECT set_usage_bound('bound', 100); SELECT set_rotation_interval('k', '1 day')");
+    db.client.run(&format!(
+        "CREATE SUBSCRIPTION {name} CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)"
+    ));
+    db.client.run(&format!(
+        "INSERT INTO pg_subscription_rel SELECT oid, 'colcrypt.key'::regclass, 'r', NULL FROM pg_subscription WHERE subname = '{name}'"
+    ));
+    age(&mut db.client, 1, "2 days");
+    db.client
+        .run("SELECT count(encrypt_col('x', 'bound')::bytea) FROM generate_series(1, 80)");
+    let held = "SELECT bool_and(next_rotation_at IS NULL AND why LIKE '%subscribed to%') AND bool_or(overdue) FROM rotation_schedule";
+    wait_for("both to be due", LONG, || {
+        db.client
+            .yes("SELECT count(*) = 2 FROM rotation_schedule WHERE overdue")
+    });
+    assert!(db.client.yes(held));
+    // The worker has been there.
+    db.client.run("SELECT create_key('wakes', 'ring')");
+    wait_for("the worker", LONG, || {
+        db.client
+            .yes("SELECT NOT EXISTS (SELECT FROM audit_outbox)")
+    });
+    assert_eq!(db.client.one("SELECT max(version) FROM key_version"), "1");
+    // By hand it is asked for.
+    db.client.run("SELECT rotate_key('k')");
+    db.client.run(&format!("DROP SUBSCRIPTION {name}"));
+    wait_for("the rotation", LONG, || {
+        db.client
+            .one("SELECT current_version FROM key WHERE name = 'bound'")
+            == "2"
+    });
 }
