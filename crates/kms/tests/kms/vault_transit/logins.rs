@@ -5,7 +5,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use colcrypt_protocol::{Failure, FailureKind, ProviderConfig};
@@ -13,7 +13,7 @@ use colcrypt_tests::{client_ca::ClientCa, jwt::Issuer, kubernetes::Kubernetes, o
 use serde_json::{Value, json};
 
 use crate::common::{
-    self, Agent, SETTINGS, fails, ok, provider,
+    self, Agent, PATIENCE, SETTINGS, fails, ok, provider,
     raw::{json_reply, listen},
 };
 
@@ -86,6 +86,15 @@ async fn serves(root: &ProviderConfig) {
     assert!(report.warnings.is_empty(), "{report:?}");
 }
 
+/// As soon as the login that was refused has had its rest.
+async fn serves_again(agent: &Agent, root: &ProviderConfig) {
+    let began = Instant::now();
+    while let Err(failure) = agent.create_kek(root, KEY).await {
+        assert!(began.elapsed() < PATIENCE, "{failure}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// What a login meets that must fail.
 async fn refused(root: &ProviderConfig, kind: FailureKind, parts: &[&str]) -> Failure {
     fails(agent().await.create_kek(root, KEY).await, kind, parts)
@@ -144,7 +153,7 @@ async fn a_pod_logs_in_by_its_service_account() {
         .await;
         is_clean(&failure, &[&token]);
 
-        // The pod's token is replaced while the agent runs, and the old one ends.
+        // The pod's token is replaced while the agent runs, and what it had is taken back.
         let agent = agent().await;
         ok(agent.create_kek(&root, KEY).await);
         kubernetes.revoke(&token);
@@ -155,8 +164,8 @@ async fn a_pod_logs_in_by_its_service_account() {
         ];
         let failure = fails(
             agent.create_kek(&root, KEY).await,
-            FailureKind::Config,
-            &silent,
+            FailureKind::Denied,
+            &["before its time", silent[0], silent[1]],
         );
         is_clean(&failure, &[&token]);
         let token = kubernetes.token("data", "postgres", HOUR);
@@ -187,7 +196,7 @@ async fn a_pod_logs_in_by_its_service_account() {
         let failure = refused(&root, FailureKind::Config, &silent).await;
         is_clean(&failure, &[&token]);
         kubernetes.set_away(false);
-        serves(&root).await;
+        serves_again(&agent, &root).await;
     }
 }
 
@@ -321,13 +330,17 @@ async fn a_machine_logs_in_by_its_certificate() {
         by_name["name"] = json!("db");
         serves(&place.provider(by_name.clone())).await;
         by_name["name"] = json!("other");
-        // The server's words are the same for a role that is gone and a certificate that ran out.
+        // The server's words are the same for a role that is gone and a certificate that ran out, and others for a
+        // certificate that it trusts and does not let in.
         let denied = ["denies the TLS certificate login", "\"name\""];
         refused(&place.provider(by_name), FailureKind::Config, &denied).await;
 
-        for stranger in [ca.issue("web"), ClientCa::new().issue("database")] {
+        for (stranger, kind) in [
+            (ca.issue("web"), FailureKind::Denied),
+            (ClientCa::new().issue("database"), FailureKind::Config),
+        ] {
             put(&stranger);
-            let failure = refused(&root, FailureKind::Config, &denied).await;
+            let failure = refused(&root, kind, &denied).await;
             is_clean(&failure, &[&stranger.0, &stranger.1]);
         }
         // Half replaced: a key and the certificate of another.
@@ -354,7 +367,7 @@ async fn a_machine_logs_in_by_its_certificate() {
             &["before its time", denied[0]],
         );
         bind();
-        ok(agent.create_kek(&root, KEY).await);
+        serves_again(&agent, &root).await;
     }
 }
 
