@@ -81,7 +81,7 @@ pub unsafe fn guard<R>(body: impl FnOnce() -> R) -> R {
         }
         Err(payload) => payload,
     };
-    if !is_of(&payload, kept.0) {
+    if !is_of(payload.as_ref(), kept.0) {
         kept.forget();
         // SAFETY: the caller's promise. It reports what it is given.
         return unsafe { pg_sys::panic::pgrx_extern_c_guard(|| resume_unwind(payload)) };
@@ -94,7 +94,7 @@ pub unsafe fn guard<R>(body: impl FnOnce() -> R) -> R {
 }
 
 /// Whether what comes out of a function is the error that was copied.
-fn is_of(payload: &Box<dyn Any + Send>, kept: *mut pg_sys::ErrorData) -> bool {
+fn is_of(payload: &(dyn Any + Send), kept: *mut pg_sys::ErrorData) -> bool {
     // SAFETY: a copy of ours, or null; its texts are C strings or null.
     unsafe {
         let (Some(CaughtError::PostgresError(report)), Some(kept)) =
