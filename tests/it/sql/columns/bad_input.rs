@@ -140,7 +140,7 @@ fn contexts_must_be_the_same() {
             "KC003",
             "SELECT decrypt_col(bound, row_context(id + 1)) FROM t"
         ),
-        "Either the context is not the one it was encrypted with, or the value was altered or moved from another row."
+        "Either the context is not the one it was encrypted with, or the value was altered or moved from another row, or it was written under a version 1 that this database does not have."
     );
     assert_eq!(
         detail("KC003", "SELECT decrypt_col(free, row_context(id)) FROM t"),
