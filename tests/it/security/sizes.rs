@@ -168,7 +168,6 @@ fn what_is_no_value_is_bounded() {
     let long = "repeat('x', 65537)";
     for sql in [
         format!("SELECT has_key_privilege({long}, 'encrypt')"),
-        format!("SELECT place_context({long}, 1)"),
         format!("SELECT create_key({long}, 'ring')"),
         format!("SELECT add_provider('p', 'file', jsonb_build_object('path', {long}))"),
         format!("SELECT suspend_key('k', reason => {long})"),
@@ -180,6 +179,9 @@ fn what_is_no_value_is_bounded() {
     }
     db.client
         .fails("42704", &format!("SELECT encrypt_col('x', {long})"))
+        .hides("xxxx");
+    db.client
+        .fails("22023", &format!("SELECT place_context({long}, 1)"))
         .hides("xxxx");
     db.client.fails(
         "54000",
