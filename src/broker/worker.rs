@@ -277,11 +277,12 @@ impl Broker {
                     self.life.answered();
                 }
             }
-            Destination::Lease(kek) => match result {
-                Ok(Reply::DekLoaded { lease_ms }) => table::extend(self.slab, kek, lease_ms),
-                // An outage, and the next question is due soon enough; or a refusal, which the agent confirms.
-                _ => {}
-            },
+            Destination::Lease(kek) => {
+                // Else it is an outage, and the next question is due soon enough; or a refusal, which the agent confirms.
+                if let Ok(Reply::DekLoaded { lease_ms }) = result {
+                    table::extend(self.slab, kek, lease_ms);
+                }
+            }
             Destination::Call(at) => queue::answer(self.control, at, &reply_json(&result)),
             Destination::Load {
                 slab_slot,

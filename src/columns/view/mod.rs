@@ -247,9 +247,15 @@ pub fn make_anew(table: &Named) -> Result<()> {
 /// The roles that see a column's plaintext, by name; none where everybody does.
 type Readers = Option<Vec<CString>>;
 
+/// What was read of the catalog in an epoch of it, by table and column.
+#[derive(Default)]
+struct ReadersOf {
+    epoch: u64,
+    columns: HashMap<(pg_sys::Oid, String), Readers>,
+}
+
 thread_local! {
-    /// By table and column, as of an epoch of the catalog.
-    static READERS: RefCell<(u64, HashMap<(pg_sys::Oid, String), Readers>)> = RefCell::default();
+    static READERS: RefCell<ReadersOf> = RefCell::default();
 }
 
 /// The readers of a registered column.
@@ -260,12 +266,12 @@ fn with_readers<T>(
 ) -> Result<T> {
     let epoch = epoch::refresh(false);
     let place = (table, attribute);
-    let is_known = READERS.with_borrow_mut(|(known_in, known)| {
-        if *known_in != epoch {
-            *known_in = epoch;
-            known.clear();
+    let is_known = READERS.with_borrow_mut(|kept| {
+        if kept.epoch != epoch {
+            kept.epoch = epoch;
+            kept.columns.clear();
         }
-        known.contains_key(&place)
+        kept.columns.contains_key(&place)
     });
     if !is_known {
         let readers = one(
@@ -281,9 +287,9 @@ fn with_readers<T>(
             let names = names.into_iter().flatten();
             names.filter_map(|name| CString::new(name).ok()).collect()
         };
-        READERS.with_borrow_mut(|(_, known)| known.insert(place.clone(), readers.map(names)));
+        READERS.with_borrow_mut(|kept| kept.columns.insert(place.clone(), readers.map(names)));
     }
-    Ok(READERS.with_borrow(|(_, known)| ask(known.get(&place).unwrap_or(&Some(Vec::new())))))
+    Ok(READERS.with_borrow(|kept| ask(kept.columns.get(&place).unwrap_or(&Some(Vec::new())))))
 }
 
 /// Whether not everybody reads a registered column, as of now.

@@ -9,7 +9,7 @@ use colcrypt_tests::softhsm::SoftHsm;
 use colcrypt_tests::{Cluster, wait_for};
 
 use crate::bed::{
-    Bed, MOMENT, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
+    AT_ONCE, Bed, MOMENT, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
 };
 use crate::problem::failed;
 
@@ -28,7 +28,7 @@ impl HsmBed {
         hsm.import_key(&["tok"], "app", "01", &KEY);
         let config = hsm.config(&module(&hsm), "tok");
         let (name, value) = hsm.environment();
-        let mut builder = Cluster::builder().env(name, value);
+        let mut builder = Cluster::builder().env(name, value).conf(AT_ONCE);
         for line in conf {
             builder = builder.conf(*line);
         }
