@@ -18,7 +18,13 @@ impl Moment {
         ))
     }
 
-    /// A moment in the past.
+    /// A moment so long after the boot.
+    #[cfg(test)]
+    pub(crate) fn after_boot(span: Duration) -> Self {
+        Self(span)
+    }
+
+    /// A moment in the past; not before the boot.
     #[cfg(test)]
     pub(crate) fn ago(span: Duration) -> Self {
         Self(Self::now().0.saturating_sub(span))

@@ -136,7 +136,7 @@ mod tests {
                 serves: false,
                 confirming: None,
             },
-            at: Moment::ago(Duration::from_secs(100_000 - second)),
+            at: Moment::after_boot(Duration::from_secs(second)),
         }
     }
 
