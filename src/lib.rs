@@ -69,9 +69,11 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
     server::enclosure::register();
-    server::meant::register();
-    sql::untyped::register();
-    columns::view::rewrite::register();
+    server::analyzed::register(&[
+        server::meant::look,
+        sql::untyped::look,
+        columns::view::rewrite::look,
+    ]);
     columns::view::copied::register();
     audit::ring::register();
     broker::worker::register();

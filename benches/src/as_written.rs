@@ -6,7 +6,7 @@
 use colcrypt_tests::Cluster;
 use postgres::{Client, Statement};
 
-use crate::cases::execute;
+use crate::cases::{execute, pgcrypto};
 use crate::{count, median};
 
 /// Rows of each table.
@@ -143,8 +143,6 @@ fn fill(client: &mut Client) {
 
 /// Values of 16 bytes with a context, net of the scan, as ratios to pgcrypto's: by the row's key alone, and by place.
 fn bound_values(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String, f64)> {
-    const KEY: &str =
-        r"'\x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'::bytea";
     const CONTEXTS: [(&str, &str); 2] = [
         ("ctx", "colcrypt.row_context(id)"),
         ("place", "colcrypt.place_context('public.bound.v', id)"),
@@ -152,16 +150,18 @@ fn bound_values(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(S
     execute(
         client,
         &format!(
-            "CREATE TABLE bound AS SELECT id, v, encrypt(v, {KEY}, 'aes') AS p, \
+            "CREATE TABLE bound AS SELECT id, v, {} AS p, \
                 colcrypt.encrypt_col(v, 'gcm', {}) AS ctx, colcrypt.encrypt_col(v, 'gcm', {}) AS place \
              FROM (SELECT id, decode(md5(id::text), 'hex') AS v FROM plain) s",
-            CONTEXTS[0].1, CONTEXTS[1].1
+            pgcrypto("encrypt", "v"),
+            CONTEXTS[0].1,
+            CONTEXTS[1].1
         ),
     );
     execute(client, "VACUUM (FREEZE, ANALYZE) bound");
     let peers = [
-        ("enc", "v", format!("encrypt(v, {KEY}, 'aes')")),
-        ("dec", "p", format!("decrypt(p, {KEY}, 'aes')")),
+        ("enc", "v", pgcrypto("encrypt", "v")),
+        ("dec", "p", pgcrypto("decrypt", "p")),
     ];
     let mut samples: [Vec<f64>; 4] = Default::default();
     for round in 0..=rounds {

@@ -25,8 +25,12 @@ fn is_ratio(name: &str) -> bool {
         "pgbench_p99_beside_spinner",
         "pgbench_p99_left_out",
         "pgbench_select_function_vs_plain",
+        "select_function_vs_plain",
     ];
-    !name.ends_with("_us") && !name.ends_with("_ns") && !others.contains(&name)
+    let is_time = ["_ms", "_us", "_ns"]
+        .iter()
+        .any(|unit| name.ends_with(unit));
+    !is_time && !others.contains(&name)
 }
 
 /// Where the ratios are stored for processors of this kind: AES-GCM is several times as fast with AVX-512, and what it

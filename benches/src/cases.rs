@@ -28,7 +28,7 @@ const PEERS_KEY: &str =
     r"'\x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'::bytea";
 
 /// AES-CBC without integrity, its cheapest form.
-fn pgcrypto(verb: &str, column: &str) -> String {
+pub fn pgcrypto(verb: &str, column: &str) -> String {
     format!("{verb}({column}, {PEERS_KEY}, 'aes')")
 }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use pgrx::{PgList, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::server::report;
+use crate::server::{analyzed, report};
 
 /// A statement's text and the one relation that its outermost level reads or writes.
 struct Meant {
@@ -24,19 +24,6 @@ struct Meant {
 thread_local! {
     /// Those that are under way, the innermost last.
     static UNDER_WAY: RefCell<Vec<Meant>> = const { RefCell::new(Vec::new()) };
-}
-
-static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
-static mut REGISTERED: bool = false;
-
-/// Puts the hook in place, behind those there are.
-pub fn register() {
-    // SAFETY: in the postmaster, in _PG_init.
-    unsafe {
-        PREVIOUS = pg_sys::post_parse_analyze_hook;
-        pg_sys::post_parse_analyze_hook = Some(on_analyzed);
-        REGISTERED = true;
-    }
 }
 
 /// Ends what began, also where an ERROR passed an inner one.
@@ -58,8 +45,7 @@ pub fn relation<T>(
     relation: pg_sys::Oid,
     work: impl FnOnce() -> T,
 ) -> Result<T> {
-    // SAFETY: written in the postmaster.
-    if !unsafe { REGISTERED } {
+    if !analyzed::is_registered() {
         return Err(Error::NotPreloaded);
     }
     let depth = UNDER_WAY.with_borrow_mut(|all| {
@@ -73,18 +59,13 @@ pub fn relation<T>(
     Ok(work())
 }
 
-/// Without pgrx's guard, as the hooks of `enclosure`.
-unsafe extern "C-unwind" fn on_analyzed(
-    state: *mut pg_sys::ParseState,
-    query: *mut pg_sys::Query,
-    jumble: *mut pg_sys::JumbleState,
-) {
-    // SAFETY: the server's call; a text and a query that it has just analyzed. Nothing here wants dropping when raise
-    // goes.
+/// Refuses a statement of ours that is about another relation than was meant.
+///
+/// # Safety
+/// As [`analyzed::Look`].
+pub unsafe fn look(state: *mut pg_sys::ParseState, query: *mut pg_sys::Query) {
+    // SAFETY: the caller's promise. Nothing here wants dropping when raise goes.
     unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(state, query, jumble);
-        }
         if is_other(state, query) {
             report::raise_native(Error::OtherRelation);
         }
@@ -92,7 +73,7 @@ unsafe extern "C-unwind" fn on_analyzed(
 }
 
 /// # Safety
-/// As given to the hook.
+/// As [`look`].
 unsafe fn is_other(state: *mut pg_sys::ParseState, query: *mut pg_sys::Query) -> bool {
     UNDER_WAY.with_borrow(|all| {
         let Some(meant) = all.last() else {

@@ -1,6 +1,7 @@
-//! Types by name and OID.
+//! Types and functions by name and OID.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
@@ -45,9 +46,7 @@ pub fn type_name(oid: pg_sys::Oid) -> String {
         if name.is_null() {
             return format!("unknown type {}", oid.to_u32());
         }
-        std::ffi::CStr::from_ptr(name)
-            .to_string_lossy()
-            .into_owned()
+        CStr::from_ptr(name).to_string_lossy().into_owned()
     }
 }
 
@@ -73,9 +72,24 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
         if oid.to_u32() < colcrypt_core::PlaintextType::FIRST_UNSTABLE_OID {
             return Ok(name);
         }
-        let schema = std::ffi::CStr::from_ptr(pg_sys::get_namespace_name_or_temp(schema))
+        let schema = CStr::from_ptr(pg_sys::get_namespace_name_or_temp(schema))
             .to_string_lossy()
             .into_owned();
         Ok(pgrx::spi::quote_qualified_identifier(schema, name))
+    }
+}
+
+/// Whether a function is one of ours of these names.
+///
+/// # Safety
+/// In a transaction.
+pub unsafe fn is_function(function: pg_sys::Oid, names: &[&CStr]) -> bool {
+    // SAFETY: look-ups in catalogs; a name is a C string or null.
+    unsafe {
+        let name = pg_sys::get_func_name(function);
+        !name.is_null()
+            && names.contains(&CStr::from_ptr(name))
+            && pg_sys::get_func_namespace(function)
+                == pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true)
     }
 }

@@ -6,30 +6,18 @@ use std::ffi::{CStr, c_void};
 use pgrx::{PgList, pg_guard, pg_sys};
 
 use crate::error::Error;
-use crate::server::report;
+use crate::server::{report, types};
 
-static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
+/// The functions that make contexts.
+const CONTEXTS: [&CStr; 2] = [c"row_context", c"place_context"];
 
-/// Puts the hook in place, behind those there are.
-pub fn register() {
-    // SAFETY: in the postmaster, in _PG_init.
+/// Refuses a context of a parameter without a type.
+///
+/// # Safety
+/// As [`analyzed::Look`](crate::server::analyzed::Look).
+pub unsafe fn look(state: *mut pg_sys::ParseState, query: *mut pg_sys::Query) {
+    // SAFETY: the caller's promise. Nothing here wants dropping when raise goes.
     unsafe {
-        PREVIOUS = pg_sys::post_parse_analyze_hook;
-        pg_sys::post_parse_analyze_hook = Some(on_analyzed);
-    }
-}
-
-/// Without pgrx's guard: most statements have nothing that could raise.
-unsafe extern "C-unwind" fn on_analyzed(
-    state: *mut pg_sys::ParseState,
-    query: *mut pg_sys::Query,
-    jumble: *mut pg_sys::JumbleState,
-) {
-    // SAFETY: the server's call; a query that it has just analyzed. Nothing here wants dropping when raise goes.
-    unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(state, query, jumble);
-        }
         // Set only where the client leaves the parameters' types to the server.
         if (*state).p_coerce_param_hook.is_none() {
             return;
@@ -45,7 +33,7 @@ unsafe extern "C-unwind" fn on_analyzed(
 #[pg_guard]
 unsafe extern "C-unwind" fn untyped(query: *mut pg_sys::Query) -> i32 {
     let mut number = 0;
-    // SAFETY: as given to the hook.
+    // SAFETY: a query.
     unsafe { walk(query.cast(), (&raw mut number).cast()) };
     number
 }
@@ -64,7 +52,7 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, found: *mut c_void) ->
             pg_sys::NodeTag::T_FuncExpr => {
                 let call = node.cast::<pg_sys::FuncExpr>();
                 let number = untyped_argument((*call).args);
-                if number > 0 && is_of_contexts((*call).funcid) {
+                if number > 0 && types::is_function((*call).funcid, &CONTEXTS) {
                     *found.cast::<i32>() = number;
                     return true;
                 }
@@ -89,25 +77,5 @@ unsafe fn untyped_argument(arguments: *mut pg_sys::List) -> i32 {
                     && parameter.paramtype == pg_sys::UNKNOWNOID
             })
             .map_or(0, |parameter| parameter.paramid)
-    }
-}
-
-/// Whether it is row_context or place_context.
-///
-/// # Safety
-/// In a transaction.
-unsafe fn is_of_contexts(function: pg_sys::Oid) -> bool {
-    // SAFETY: look-ups in the catalogs; names are C strings or null.
-    unsafe {
-        let is = |name: *mut std::ffi::c_char, wanted: &[&CStr]| {
-            !name.is_null() && wanted.contains(&CStr::from_ptr(name))
-        };
-        is(
-            pg_sys::get_func_name(function),
-            &[c"row_context", c"place_context"],
-        ) && is(
-            pg_sys::get_namespace_name(pg_sys::get_func_namespace(function)),
-            &[c"colcrypt"],
-        )
     }
 }

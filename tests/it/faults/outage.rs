@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use colcrypt_tests::openbao::OpenBao;
+use postgres::Client;
 
 use crate::bed::{
     Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, number, ready_keys, wait_until_failed,
@@ -132,9 +133,8 @@ fn an_unused_key_leaves_the_slab() {
     decrypt(&mut client, &value).unwrap();
 }
 
-/// A job that loses its keys in the middle waits for the key server, condemns no row, and goes on.
-#[test]
-fn a_job_sits_out_an_outage() {
+/// A job over 2,000 rows of column `v` that loses its key server in the middle.
+fn job_without_a_key_server(more: &[&'static str]) -> (VaultBed, Client) {
     let mut conf = QUICK.to_vec();
     conf.extend([
         "colcrypt.soft_ttl = '300ms'",
@@ -143,6 +143,7 @@ fn a_job_sits_out_an_outage() {
         // Slow enough to be under way when the keys are gone.
         "colcrypt.job_rows_per_second = 200",
     ]);
+    conf.extend(more);
     let bed = VaultBed::new(&conf);
     let mut client = bed.cluster.client();
     client
@@ -151,22 +152,35 @@ fn a_job_sits_out_an_outage() {
              SELECT colcrypt.register_column('t', 'v', 'k'), colcrypt.rotate_key('k')",
         )
         .unwrap();
-    let moved = "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 2";
     colcrypt_tests::wait_for("the job to be under way", MOMENT, || {
-        number(&mut client, moved) > 0
+        number(&mut client, MOVED) > 0
     });
     bed.bao.pause();
+    (bed, client)
+}
+
+const MOVED: &str = "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 2";
+
+/// Lets the job go as fast as it can, to its end.
+fn to_its_end(bed: &VaultBed, client: &mut Client) {
+    bed.set("colcrypt.job_rows_per_second = 0");
+    colcrypt_tests::wait_for("the job to end", 2 * MOMENT, || {
+        let open = "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL";
+        number(client, open) == 0
+    });
+}
+
+/// A job that loses its keys in the middle waits for the key server, condemns no row, and goes on.
+#[test]
+fn a_job_sits_out_an_outage() {
+    let (bed, mut client) = job_without_a_key_server(&[]);
     let held = "SELECT count(*) FROM colcrypt.job WHERE last_error IS NOT NULL AND finished_at IS NULL AND tries > 0";
     colcrypt_tests::wait_for("the job to miss its key", MOMENT, || {
         number(&mut client, held) == 1
     });
-    assert!(number(&mut client, moved) < 2000, "over too soon");
+    assert!(number(&mut client, MOVED) < 2000, "over too soon");
     bed.bao.resume();
-    bed.set("colcrypt.job_rows_per_second = 0");
-    colcrypt_tests::wait_for("the job to end", Duration::from_secs(60), || {
-        let open = "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL";
-        number(&mut client, open) == 0
-    });
+    to_its_end(&bed, &mut client);
     let done = "SELECT count(*) FROM colcrypt.job WHERE phase = 'done' AND rows_failed = 0 AND rows_done = 2000";
     assert_eq!(number(&mut client, done), 1);
     let right = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v) = 'v' || id AND (colcrypt.ciphertext_info(v)).version = 2";
@@ -176,27 +190,7 @@ fn a_job_sits_out_an_outage() {
 /// However long the outage: what a key's absence says of a row is nothing.
 #[test]
 fn a_long_outage_makes_no_row_bad() {
-    let mut conf = QUICK.to_vec();
-    conf.extend([
-        "colcrypt.soft_ttl = '300ms'",
-        "colcrypt.hard_ttl = '1s'",
-        "colcrypt.key_wait_timeout = '2s'",
-        "colcrypt.batch_blocks = 1",
-        "colcrypt.job_rows_per_second = 200",
-    ]);
-    let bed = VaultBed::new(&conf);
-    let mut client = bed.cluster.client();
-    client
-        .batch_execute(
-            "CREATE TABLE t AS SELECT g AS id, colcrypt.encrypt_col('v' || g, 'k') AS v FROM generate_series(1, 2000) g;
-             SELECT colcrypt.register_column('t', 'v', 'k'), colcrypt.rotate_key('k')",
-        )
-        .unwrap();
-    let moved = "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 2";
-    colcrypt_tests::wait_for("the job to be under way", MOMENT, || {
-        number(&mut client, moved) > 0
-    });
-    bed.bao.pause();
+    let (bed, mut client) = job_without_a_key_server(&["colcrypt.key_wait_timeout = '2s'"]);
     // More tries than a failure without a reason is given.
     let tried = "SELECT count(*) FROM colcrypt.job WHERE tries >= 5 OR finished_at IS NOT NULL";
     colcrypt_tests::wait_for("some tries without a key", 4 * MOMENT, || {
@@ -214,14 +208,10 @@ fn a_long_outage_makes_no_row_bad() {
     bed.holds_no_secret("held_by", &held);
 
     bed.bao.resume();
-    bed.set("colcrypt.job_rows_per_second = 0");
     client
         .batch_execute("UPDATE colcrypt.job SET retry_at = NULL")
         .unwrap();
-    colcrypt_tests::wait_for("the job to end", 2 * MOMENT, || {
-        let open = "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL";
-        number(&mut client, open) == 0
-    });
+    to_its_end(&bed, &mut client);
     let done = "SELECT count(*) FROM colcrypt.job_progress \
                 WHERE phase = 'done' AND rows_failed = 0 AND rows_done = 2000 AND last_error IS NULL AND held_by IS NULL";
     assert_eq!(number(&mut client, done), 1);

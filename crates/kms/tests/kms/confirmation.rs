@@ -12,7 +12,7 @@ use std::{
 };
 
 use colcrypt_kms::file::keygen;
-use colcrypt_protocol::{Event, FailureKind, Settings};
+use colcrypt_protocol::{Event, FailureKind, KekRef, Request, Settings};
 use colcrypt_tests::provider_bed::{ProviderBed, Trouble};
 use serde_json::json;
 use tokio::{
@@ -245,14 +245,20 @@ impl FileRoot {
     }
 }
 
-/// Keys that were loaded before the agent began may be cached where it does not see them.
-#[tokio::test]
-async fn a_first_load_is_refused_at_once_and_wipes_when_that_is_confirmed() {
+/// A root key that is away, and what was made with it before.
+async fn root_that_is_away() -> (FileRoot, KekRef, Request) {
     let root = FileRoot::new();
     let maker = agent(SETTINGS).await;
     let kek = ok(maker.create_kek(&root.provider(), "").await);
     let dek = ok(maker.create_dek(&kek).await);
     root.take_away();
+    (root, kek, dek)
+}
+
+/// Keys that were loaded before the agent began may be cached where it does not see them.
+#[tokio::test]
+async fn a_first_load_is_refused_at_once_and_wipes_when_that_is_confirmed() {
+    let (root, kek, dek) = root_that_is_away().await;
     let cold = agent(Settings {
         refusal_confirmations: 3,
         refusal_interval_ms: 200,
@@ -272,11 +278,7 @@ async fn a_first_load_is_refused_at_once_and_wipes_when_that_is_confirmed() {
 
 #[tokio::test]
 async fn a_success_clears_what_a_first_load_was_refused() {
-    let root = FileRoot::new();
-    let maker = agent(SETTINGS).await;
-    let kek = ok(maker.create_kek(&root.provider(), "").await);
-    let dek = ok(maker.create_dek(&kek).await);
-    root.take_away();
+    let (root, _, dek) = root_that_is_away().await;
     let cold = agent(Settings {
         refusal_interval_ms: 50,
         ..PATIENT

@@ -27,28 +27,13 @@ use crate::settings;
 /// Times that a statement is made anew because the key catalog changed meanwhile.
 const TRIES: usize = 3;
 
-static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
-
-/// Puts the hook in place, behind those there are.
-pub fn register() {
-    // SAFETY: in the postmaster, in _PG_init.
+/// Makes a statement that writes to an access view one that writes to its table.
+///
+/// # Safety
+/// As [`analyzed::Look`](crate::server::analyzed::Look), from a frame that holds nothing that wants dropping.
+pub unsafe fn look(_state: *mut pg_sys::ParseState, query: *mut pg_sys::Query) {
+    // SAFETY: the caller's promise.
     unsafe {
-        PREVIOUS = pg_sys::post_parse_analyze_hook;
-        pg_sys::post_parse_analyze_hook = Some(on_analyzed);
-    }
-}
-
-unsafe extern "C-unwind" fn on_analyzed(
-    state: *mut pg_sys::ParseState,
-    query: *mut pg_sys::Query,
-    jumble: *mut pg_sys::JumbleState,
-) {
-    // SAFETY: the server's call, with a query that it has just analyzed; this is its outermost frame, which holds
-    // nothing.
-    unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(state, query, jumble);
-        }
         if !settings::VIEW_REWRITE.get() {
             return;
         }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CString, c_int};
 use std::rc::Rc;
 
 use colcrypt_domain::view::{ViewColumn, only, parts};
@@ -564,21 +564,6 @@ pub unsafe fn is_ours(view: pg_sys::Relation) -> bool {
         trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ON_ORIGIN
             && i64::from(trigger.tgtype) == i64::from(events)
             && trigger.tgnattr == 0
-            && is_our_function(trigger.tgfoid)
-    }
-}
-
-/// Whether the function is `colcrypt.write_access_view()`.
-///
-/// # Safety
-/// In a transaction.
-unsafe fn is_our_function(function: pg_sys::Oid) -> bool {
-    // SAFETY: look-ups in catalogs; a name is a C string or null.
-    unsafe {
-        let name = pg_sys::get_func_name(function);
-        !name.is_null()
-            && CStr::from_ptr(name) == c"write_access_view"
-            && pg_sys::get_func_namespace(function)
-                == pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true)
+            && types::is_function(trigger.tgfoid, &[c"write_access_view"])
     }
 }
