@@ -7,6 +7,8 @@ cd "$ROOT"
 
 use_postgres
 scripts/install-extension.sh --release
-cargo build -p colcrypt-bench >&2
+# As every other build of these crates does, so that none of them is built twice.
+# shellcheck disable=SC2046  # options, split on purpose
+cargo build --workspace $(cargo_features) --bin bench >&2
 mkdir -p target/bench
 "$TARGET/debug/bench" --out target/bench/latest.json "$@"

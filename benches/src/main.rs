@@ -32,7 +32,7 @@ use crate::cases::Case;
 #[derive(Parser)]
 struct Arguments {
     /// Where the numbers go, as a flat JSON object
-    #[arg(long)]
+    #[arg(long, default_value = "target/bench/latest.json")]
     out: PathBuf,
     /// Rows of 16-byte values; other tables are smaller in proportion
     #[arg(long, default_value_t = 1_000_000)]
@@ -43,15 +43,23 @@ struct Arguments {
     /// A look instead of a measurement: a tenth of the rows, three rounds
     #[arg(long)]
     quick: bool,
-    /// Only the forms that people write: contexts, single statements, access views
+    /// Only this part, printed and written nowhere
     #[arg(long)]
-    as_written: bool,
+    only: Option<Part>,
     /// Write the numbers and pictures into docs/performance.md
     #[arg(long)]
     docs: bool,
     /// Store today's ratios as the ones to compare with, in benches/baseline
     #[arg(long)]
     save_baseline: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    /// The forms that people write: contexts, single statements, access views
+    AsWritten,
+    /// Re-encryption beside a plain UPDATE
+    Moving,
 }
 
 /// Everything that was measured.
@@ -84,11 +92,8 @@ fn main() -> ExitCode {
     if arguments.quick {
         (arguments.rows, arguments.rounds) = (arguments.rows / 10, 3);
     }
-    if arguments.as_written {
-        let cluster = cluster();
-        let mut client = cluster.create_database("bench");
-        cases::make_keys(&mut client, &cluster);
-        for (name, value) in as_written::results(&mut client, &cluster, arguments.rounds) {
+    if let Some(part) = arguments.only {
+        for (name, value) in only(part, &arguments) {
             println!("{name:<34} {value:>9.3}");
         }
         return ExitCode::SUCCESS;
@@ -123,6 +128,22 @@ fn main() -> ExitCode {
     }
 }
 
+fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
+    let (rows, rounds) = (arguments.rows, arguments.rounds);
+    let cluster = cluster();
+    let mut client = cluster.create_database("bench");
+    cases::make_keys(&mut client, &cluster);
+    match part {
+        Part::AsWritten => as_written::results(&mut client, &cluster, rounds),
+        Part::Moving => vec![reencryption(&mut client, rows, rounds)],
+    }
+}
+
+fn reencryption(client: &mut Client, rows: i64, rounds: usize) -> (String, f64) {
+    let moved = moving::ratio(client, rows / 2, rounds.div_ceil(2));
+    ("reencrypt_vs_update".to_owned(), moved)
+}
+
 fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let (rows, rounds) = (arguments.rows, arguments.rounds);
     let cluster = cluster();
@@ -139,8 +160,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let seconds = if arguments.quick { 1 } else { 2 };
     results.extend(pgbench::ratios(&mut client, &cluster, 4 * rounds, seconds));
     results.extend(bulk::ratios(&mut client, rows / 5, rounds));
-    let moved = moving::ratio(&mut client, rows / 2, rounds.div_ceil(2));
-    results.push(("reencrypt_vs_update".to_owned(), moved));
+    results.push(reencryption(&mut client, rows, rounds));
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
     results.extend(as_written::results(&mut client, &cluster, rounds));
