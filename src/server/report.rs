@@ -128,6 +128,16 @@ pub fn notice(message: String) {
     );
 }
 
+/// Warns the client, and says what comes next.
+pub fn warning(message: String, hint: &str) {
+    pgrx::ereport!(
+        pgrx::PgLogLevel::WARNING,
+        PgSqlErrorCode::ERRCODE_WARNING,
+        message,
+        hint
+    );
+}
+
 /// Writes a line to the server log, and to it alone: no client sees it, and no statement goes with it.
 pub fn server_log(line: &str) {
     unsafe extern "C-unwind" {
