@@ -10,7 +10,6 @@ use colcrypt_domain::backoff;
 use crate::error::Result;
 use crate::keys::kek_rotation;
 use crate::keys::keks::{self, Done, Former};
-use crate::server::failed::Failed;
 use crate::server::txn::{Next, attempt, transaction};
 use crate::server::{clock, report, spi};
 
@@ -78,10 +77,10 @@ pub fn step() -> Next {
         match done(&task) {
             Ok(Done::Some) => is_more = true,
             Ok(Done::Held) => is_left = true,
-            Err(failed) => {
-                pgrx::log!("colcrypt: work on a key encryption key failed: {failed}");
+            Err(problem) => {
+                pgrx::log!("colcrypt: work on a key encryption key failed: {problem}");
                 // Not recorded, it would be tried again at once: so that one waits for the pause, too.
-                let _ = attempt(|| postpone(task.keyring(), &failed.message));
+                let _ = attempt(|| postpone(task.keyring(), &problem));
                 is_left = true;
             }
         }
@@ -97,12 +96,17 @@ pub fn step() -> Next {
     pause_after(now, left)
 }
 
-/// Any error aborts the transaction: no half of a task is committed.
-fn done(task: &Task) -> std::result::Result<Done, Failed> {
+/// Any error aborts the transaction: no half of a task is committed. Answers what went wrong, in a line.
+fn done(task: &Task) -> std::result::Result<Done, String> {
+    let mut problem = None;
     transaction(|| match task.run() {
         Ok(done) => done,
-        Err(error) => report::raise(&error),
+        Err(error) => {
+            problem = Some(report::one_line(&error));
+            report::raise(&error)
+        }
     })
+    .map_err(|failed| problem.unwrap_or(failed.message))
 }
 
 fn tasks() -> Result<Vec<Task>> {

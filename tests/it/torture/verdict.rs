@@ -111,7 +111,7 @@ pub fn check(world: &World) -> Findings {
     );
     let keks = number(
         client,
-        "SELECT max(kek_version) - 1 FROM colcrypt.kek_status",
+        "SELECT max(kek_version)::bigint - 1 FROM colcrypt.kek_status",
     );
     assert!(
         keks >= world.keks.load(Relaxed) as i64,

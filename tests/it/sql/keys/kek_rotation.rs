@@ -219,7 +219,8 @@ fn a_root_key_that_is_away_changes_nothing_and_is_asked_again() {
     db.client.run("SELECT rotate_key('k')");
     std::fs::rename(&away, &file).unwrap();
     // Whoever changes what is asked for does not wait for the next try.
-    db.client.run("SELECT set_kek_cryptoperiod('ring', '79 days')");
+    db.client
+        .run("SELECT set_kek_cryptoperiod('ring', '79 days')");
     wait_for_keks(&mut db.client, "1 deactivated 0, 2 active 2");
     assert!(db.client.yes("SELECT roots = 2 FROM keyring_status"));
     assert!(
