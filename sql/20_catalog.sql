@@ -21,7 +21,9 @@ CREATE TABLE colcrypt.keyring (
     -- Whether activation, destruction and grants wait for a second role, and how long they may wait.
     four_eyes boolean NOT NULL DEFAULT false,
     approval_window interval NOT NULL DEFAULT '24 hours' CHECK (approval_window > '0'),
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- How long a version of the key encryption key wraps keys until the worker makes another; null is without end.
+    kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod > '0')
 );
 COMMENT ON TABLE colcrypt.keyring IS 'keyrings: each has one key encryption key (KEK), versioned';
 
@@ -30,6 +32,16 @@ CREATE TABLE colcrypt.kek_version (
     version int NOT NULL CHECK (version > 0),
     kcv text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    -- When another took its place; when it was marked as compromised, which is never taken back.
+    deactivated_at timestamptz,
+    compromised_at timestamptz,
+    -- When the last key was wrapped anew that was under it; when it is to be destroyed for that; when it was.
+    emptied_at timestamptz,
+    destroy_at timestamptz,
+    destroyed_at timestamptz,
+    -- Who made it, or marked it, and why. Roles by name: the record outlives them.
+    changed_by text NOT NULL DEFAULT session_user,
+    reason text,
     PRIMARY KEY (keyring_id, version)
 );
 COMMENT ON TABLE colcrypt.kek_version IS 'versions of key encryption keys';
@@ -45,7 +57,9 @@ CREATE TABLE colcrypt.kek_copy (
     wrapped bytea NOT NULL,
     PRIMARY KEY (keyring_id, version, preference),
     UNIQUE (keyring_id, version, provider_id, root_key)
-);
+)
+-- A destroyed version leaves dead rows with wrapped keys behind: autovacuum is not to wait for more.
+WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE colcrypt.kek_copy IS 'key encryption keys, wrapped by each of their keyring''s root keys';
 
 CREATE TABLE colcrypt.key (
@@ -88,6 +102,8 @@ CREATE TABLE colcrypt.key_version (
     former_state text,
     -- When it was first marked as compromised; never taken back.
     compromised_at timestamptz,
+    -- The version of the key encryption key that wrapped it first: from there to kek_version it was under each.
+    first_kek_version int NOT NULL DEFAULT 1,
     PRIMARY KEY (key_id, version)
 )
 -- A destroyed version leaves a dead row with its wrapped key behind: autovacuum is not to wait for more.

@@ -53,6 +53,21 @@ CREATE FUNCTION colcrypt.rotate_root(keyring text) RETURNS text
 COMMENT ON FUNCTION colcrypt.rotate_root(text) IS
     'wraps the keyring''s key encryption key under the newest version of its root key, or of each of them; returns the versions; changes nothing unless all can be done';
 
+CREATE FUNCTION colcrypt.rotate_kek(keyring text, reason text DEFAULT NULL) RETURNS int
+    AS 'MODULE_PATHNAME', 'colcrypt_rotate_kek' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.rotate_kek(text, text) IS
+    'makes a new version of the keyring''s key encryption key under each of its root keys; keys made from commit on are under it, and the worker wraps the others anew, which touches no data; returns the version';
+
+CREATE FUNCTION colcrypt.mark_kek_compromised(keyring text, version int DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_mark_kek_compromised' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.mark_kek_compromised(text, int, text) IS
+    'marks a version of the key encryption key, or the current one, as compromised: another takes its place, every key version that was ever under it is marked as compromised too, rotated and its rows listed and moved first; needs the right to manage each of those keys; a reason is needed; returns the new state';
+
+CREATE FUNCTION colcrypt.set_kek_cryptoperiod(keyring text, period interval) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_set_kek_cryptoperiod' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.set_kek_cryptoperiod(text, interval) IS
+    'how long a version of the keyring''s key encryption key wraps keys until the worker makes another; null is without end; on a four-eyes keyring a longer one waits; says set';
+
 CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_create_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS

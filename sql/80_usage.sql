@@ -188,3 +188,46 @@ CREATE VIEW colcrypt.rotation_schedule AS
 COMMENT ON VIEW colcrypt.rotation_schedule IS
     'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at';
 GRANT SELECT ON colcrypt.rotation_schedule TO pg_monitor;
+
+-- Not dumped: tries belong to this database.
+CREATE TABLE colcrypt.kek_try (
+    keyring_id uuid PRIMARY KEY,
+    tries int NOT NULL,
+    last_error text NOT NULL,
+    retry_at timestamptz NOT NULL
+);
+REVOKE ALL ON colcrypt.kek_try FROM PUBLIC;
+COMMENT ON TABLE colcrypt.kek_try IS
+    'work on key encryption keys that failed, until it succeeds: rotations, and keys that are to be wrapped anew; see the view kek_schedule';
+
+CREATE VIEW colcrypt.kek_schedule AS
+    SELECT n.keyring, n.kek_version, n.created_at,
+           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.created_at + interval '1 second') END AS next_rotation_at,
+           CASE WHEN s.is_subscriber THEN 'colcrypt.kek_version is subscribed to: its publisher rotates'
+                WHEN n.at IS NOT NULL THEN n.why END AS why,
+           n.due <= now() AS overdue,
+           -- Key versions that wait to be wrapped by this version.
+           (SELECT count(*)::int FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id)
+            WHERE k.keyring_id = n.keyring_id AND v.kek_version < n.kek_version AND v.destroyed_at IS NULL) AS keys_left,
+           t.last_error, t.tries, t.retry_at
+    FROM (
+        SELECT r.keyring_id, r.name AS keyring, e.version AS kek_version, e.created_at,
+               CASE WHEN e.compromised_at IS NOT NULL THEN now()
+                    WHEN l.latest IS NULL THEN NULL
+                    -- As for keys: the last time of day before that, unless it is over or was none.
+                    WHEN b.best > greatest(e.created_at, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > e.created_at THEN colcrypt.rotation_time_from(now()) END,
+                               greatest(l.latest, now())) END AS at,
+               CASE WHEN e.compromised_at IS NOT NULL THEN e.compromised_at ELSE l.latest END AS due,
+               CASE WHEN e.compromised_at IS NOT NULL THEN 'compromised' ELSE 'cryptoperiod' END AS why
+        FROM colcrypt.keyring r
+        JOIN colcrypt.kek_version e ON e.keyring_id = r.keyring_id AND e.version = r.current_version,
+        LATERAL (SELECT e.created_at + r.kek_cryptoperiod - least(r.kek_cryptoperiod / 10, interval '1 day') AS latest) l,
+        LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b
+    ) n
+    LEFT JOIN colcrypt.kek_try t USING (keyring_id),
+    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s;
+COMMENT ON VIEW colcrypt.kek_schedule IS
+    'when and why the worker will rotate each keyring''s key encryption key, how many key versions wait to be wrapped by the one there is, and what went wrong when it tried';
+GRANT SELECT ON colcrypt.kek_schedule TO pg_monitor;

@@ -349,3 +349,112 @@ CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
                         WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber) s
     ) n
     LEFT JOIN colcrypt.rotation_try t USING (key_id);
+
+-- Key encryption keys are rotated.
+ALTER TABLE colcrypt.keyring ADD COLUMN kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod > '0');
+ALTER TABLE colcrypt.kek_version ADD COLUMN deactivated_at timestamptz, ADD COLUMN compromised_at timestamptz,
+    ADD COLUMN emptied_at timestamptz, ADD COLUMN destroy_at timestamptz, ADD COLUMN destroyed_at timestamptz,
+    ADD COLUMN changed_by text NOT NULL DEFAULT session_user, ADD COLUMN reason text;
+ALTER TABLE colcrypt.kek_copy SET (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE colcrypt.key_version ADD COLUMN first_kek_version int NOT NULL DEFAULT 1;
+CREATE FUNCTION colcrypt.rotate_kek(keyring text, reason text DEFAULT NULL) RETURNS int
+    AS 'MODULE_PATHNAME', 'colcrypt_rotate_kek' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.rotate_kek(text, text) IS
+    'makes a new version of the keyring''s key encryption key under each of its root keys; keys made from commit on are under it, and the worker wraps the others anew, which touches no data; returns the version';
+
+CREATE FUNCTION colcrypt.mark_kek_compromised(keyring text, version int DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_mark_kek_compromised' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.mark_kek_compromised(text, int, text) IS
+    'marks a version of the key encryption key, or the current one, as compromised: another takes its place, every key version that was ever under it is marked as compromised too, rotated and its rows listed and moved first; needs the right to manage each of those keys; a reason is needed; returns the new state';
+
+CREATE FUNCTION colcrypt.set_kek_cryptoperiod(keyring text, period interval) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_set_kek_cryptoperiod' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.set_kek_cryptoperiod(text, interval) IS
+    'how long a version of the keyring''s key encryption key wraps keys until the worker makes another; null is without end; on a four-eyes keyring a longer one waits; says set';
+REVOKE ALL ON FUNCTION colcrypt.rotate_kek(text, text), colcrypt.mark_kek_compromised(text, int, text),
+    colcrypt.set_kek_cryptoperiod(text, interval) FROM PUBLIC;
+CREATE OR REPLACE VIEW colcrypt.kek_status AS
+    SELECT r.name AS keyring,
+           e.version AS kek_version,
+           s.provider,
+           s.root_key,
+           s.root_key_version,
+           coalesce(s.roots, 0) AS roots,
+           s.served_by,
+           s.root_problem,
+           CASE WHEN e.destroyed_at IS NOT NULL THEN 'destroyed' WHEN e.compromised_at IS NOT NULL THEN 'compromised'
+                WHEN e.version = r.current_version THEN 'active' ELSE 'deactivated' END AS state,
+           e.kcv AS kek_check_value,
+           coalesce(n.keys, 0)::int AS keys,
+           e.created_at,
+           e.deactivated_at,
+           e.compromised_at,
+           e.destroy_at,
+           e.destroyed_at,
+           e.changed_by,
+           e.reason
+    FROM colcrypt.kek_version e
+    JOIN colcrypt.keyring r USING (keyring_id)
+    LEFT JOIN (
+        SELECT s.keyring,
+               s.kek_version,
+               (array_agg(s.provider ORDER BY s.preference))[1] AS provider,
+               (array_agg(s.root_key ORDER BY s.preference))[1] AS root_key,
+               (array_agg(s.root_key_version ORDER BY s.preference))[1] AS root_key_version,
+               count(*)::int AS roots,
+               (array_agg(CASE s.root_key WHEN '' THEN s.provider ELSE s.provider || ', ' || s.root_key END
+                          ORDER BY s.served_at DESC) FILTER (WHERE s.served_at IS NOT NULL))[1] AS served_by,
+               string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
+                   FILTER (WHERE s.problem IS NOT NULL) AS root_problem
+        FROM colcrypt.root_status s
+        GROUP BY s.keyring, s.kek_version) s ON s.keyring = r.name AND s.kek_version = e.version
+    LEFT JOIN (
+        SELECT k.keyring_id, v.kek_version, count(*) AS keys
+        FROM colcrypt.key_version v JOIN colcrypt.key k USING (key_id)
+        WHERE v.destroyed_at IS NULL
+        GROUP BY 1, 2) n ON n.keyring_id = e.keyring_id AND n.kek_version = e.version;
+COMMENT ON VIEW colcrypt.kek_status IS
+    'every version of every key encryption key: its first root key, how many it has, which one it last came from on this server, which of them fail, why and since when; its state (active, deactivated, compromised, destroyed), and how many key versions are under it, which is how often it has wrapped';
+GRANT SELECT ON colcrypt.kek_status TO pg_monitor;
+-- Not dumped: tries belong to this database.
+CREATE TABLE colcrypt.kek_try (
+    keyring_id uuid PRIMARY KEY,
+    tries int NOT NULL,
+    last_error text NOT NULL,
+    retry_at timestamptz NOT NULL
+);
+REVOKE ALL ON colcrypt.kek_try FROM PUBLIC;
+COMMENT ON TABLE colcrypt.kek_try IS
+    'work on key encryption keys that failed, until it succeeds: rotations, and keys that are to be wrapped anew; see the view kek_schedule';
+
+CREATE VIEW colcrypt.kek_schedule AS
+    SELECT n.keyring, n.kek_version, n.created_at,
+           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.created_at + interval '1 second') END AS next_rotation_at,
+           CASE WHEN s.is_subscriber THEN 'colcrypt.kek_version is subscribed to: its publisher rotates'
+                WHEN n.at IS NOT NULL THEN n.why END AS why,
+           n.due <= now() AS overdue,
+           -- Key versions that wait to be wrapped by this version.
+           (SELECT count(*)::int FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id)
+            WHERE k.keyring_id = n.keyring_id AND v.kek_version < n.kek_version AND v.destroyed_at IS NULL) AS keys_left,
+           t.last_error, t.tries, t.retry_at
+    FROM (
+        SELECT r.keyring_id, r.name AS keyring, e.version AS kek_version, e.created_at,
+               CASE WHEN e.compromised_at IS NOT NULL THEN now()
+                    WHEN l.latest IS NULL THEN NULL
+                    -- As for keys: the last time of day before that, unless it is over or was none.
+                    WHEN b.best > greatest(e.created_at, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > e.created_at THEN colcrypt.rotation_time_from(now()) END,
+                               greatest(l.latest, now())) END AS at,
+               CASE WHEN e.compromised_at IS NOT NULL THEN e.compromised_at ELSE l.latest END AS due,
+               CASE WHEN e.compromised_at IS NOT NULL THEN 'compromised' ELSE 'cryptoperiod' END AS why
+        FROM colcrypt.keyring r
+        JOIN colcrypt.kek_version e ON e.keyring_id = r.keyring_id AND e.version = r.current_version,
+        LATERAL (SELECT e.created_at + r.kek_cryptoperiod - least(r.kek_cryptoperiod / 10, interval '1 day') AS latest) l,
+        LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b
+    ) n
+    LEFT JOIN colcrypt.kek_try t USING (keyring_id),
+    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s;
+COMMENT ON VIEW colcrypt.kek_schedule IS
+    'when and why the worker will rotate each keyring''s key encryption key, how many key versions wait to be wrapped by the one there is, and what went wrong when it tried';
+GRANT SELECT ON colcrypt.kek_schedule TO pg_monitor;

@@ -55,6 +55,8 @@ pub struct Keyring {
     pub current: KeyVersion,
     pub dek_wrap: WrapMethod,
     pub key_source: KeySource,
+    /// How long a version of its key encryption key wraps keys.
+    pub kek_cryptoperiod: Option<Interval>,
 }
 
 fn parse<T: FromStr>(what: &str, text: &str) -> Result<T> {
@@ -220,6 +222,7 @@ fn keyring(row: &Row) -> Result<Keyring> {
         current: version(row.get("current_version")?)?,
         dek_wrap: parse("wrap method", &row.get::<String>("dek_wrap")?)?,
         key_source: parse("key source", &row.get::<String>("key_source")?)?,
+        kek_cryptoperiod: row.optional("kek_cryptoperiod")?,
     })
 }
 
@@ -295,7 +298,7 @@ pub fn keyrings_at(provider: pgrx::Uuid) -> Result<Vec<Keyring>> {
     Ok(keyrings)
 }
 
-/// The versions of a keyring's KEK, oldest first.
+/// The versions of a keyring's KEK that are not destroyed, oldest first.
 ///
 /// # Errors
 /// Of the catalog scan.
@@ -306,7 +309,12 @@ pub fn kek_versions(keyring: &Keyring) -> Result<Vec<KeyVersion>> {
         "kek_version_pkey",
         &[Equals::uuid(1, keyring.id.0)],
         |row| {
-            versions.push(version(row.get("version")?)?);
+            if row
+                .optional::<TimestampWithTimeZone>("destroyed_at")?
+                .is_none()
+            {
+                versions.push(version(row.get("version")?)?);
+            }
             Ok(())
         },
     )?;

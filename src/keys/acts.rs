@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::keys::approval::{Gated, RequireFourEyes};
 use crate::keys::grants::GrantKey;
+use crate::keys::kek_rotation::SetKekCryptoperiod;
 use crate::keys::keyring_grants::GrantKeyring;
 use crate::keys::orders::Arguments;
 use crate::keys::policy::SetPolicy;
@@ -26,6 +27,7 @@ pub fn kept(function: &str, arguments: Value) -> Result<Box<dyn Gated>> {
         "move_keyring" => act::<MoveKeyring>(arguments)?,
         "require_four_eyes" => act::<RequireFourEyes>(arguments)?,
         "set_compression" | "set_cryptoperiods" | "set_usage_bound" => act::<SetPolicy>(arguments)?,
+        "set_kek_cryptoperiod" => act::<SetKekCryptoperiod>(arguments)?,
         "activate_key" => Box::new(parsed::<Arguments>(arguments)?.of(Verb::Activate)),
         "resume_key" => Box::new(parsed::<Arguments>(arguments)?.of(Verb::Resume)),
         "recover_key" => Box::new(parsed::<Arguments>(arguments)?.of(Verb::Recover)),

@@ -59,6 +59,19 @@ fn actor() -> String {
     lifecycle::actor(&session, &roles::role_name(roles::current_user()))
 }
 
+/// Whether the judge has nothing against an order on one version.
+///
+/// # Errors
+/// An unknown key or version, or one that the current role may not manage.
+pub fn may(order: &Order) -> Result<bool> {
+    let key = version::lock(&order.key)?;
+    let versions = read::key_versions(&key)?;
+    let targets = order.targets(&key, &versions)?;
+    Ok(targets
+        .iter()
+        .all(|row| judge(&key, row, order.verb).is_ok()))
+}
+
 /// Records a version's new standing.
 fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<()> {
     spi::execute(

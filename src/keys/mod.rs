@@ -6,6 +6,8 @@ pub mod approval;
 pub mod grantee;
 pub mod grants;
 pub mod kek;
+pub mod kek_rotation;
+pub mod keks;
 pub mod keyring_grants;
 pub mod lifecycle;
 pub mod names;

@@ -59,7 +59,7 @@ fn interval(call: Call, index: usize) -> Option<Interval> {
     unsafe { call.get::<Interval>(index) }
 }
 
-fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
+pub fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
     let Some(interval) = interval else {
         return Ok(());
     };
@@ -177,7 +177,7 @@ fn set(key: Key, policy: Policy, loosens: bool) -> Result<pg_sys::Datum> {
 }
 
 /// The months, days and microseconds of an interval.
-fn parts(interval: Interval) -> [i64; 3] {
+pub fn parts(interval: Interval) -> [i64; 3] {
     [
         interval.months().into(),
         interval.days().into(),

@@ -206,14 +206,17 @@ fn first(keyring: &Keyring, version: KeyVersion) -> Result<Copy> {
 }
 
 /// A KEK, wrapped anew.
-struct Rewrapped {
-    root_key: String,
-    root_key_version: String,
-    bytes: Vec<u8>,
+pub struct Rewrapped {
+    pub root_key: String,
+    pub root_key_version: String,
+    pub bytes: Vec<u8>,
 }
 
 /// Has the agent wrap a KEK anew. The check value is compared: it must be the same KEK.
-fn rewrap(kek: KekRef, provider: ProviderConfig, root_key: String) -> Result<Rewrapped> {
+///
+/// # Errors
+/// [`Error::Kms`], with what the root key answered.
+pub fn rewrap(kek: KekRef, provider: ProviderConfig, root_key: String) -> Result<Rewrapped> {
     let (keyring, expected) = (kek.keyring.clone(), kek.kcv);
     let reply = kek::call(
         &keyring,

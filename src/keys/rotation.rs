@@ -116,7 +116,7 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
         key: KeyId::random()?,
         version: KeyVersion::FIRST,
     };
-    let row = version::new_version(&keyring, id, suite)?;
+    let row = version::new_version(keyring.id, id, suite)?;
     spi::execute(
         "INSERT INTO colcrypt.key (key_id, name, keyring_id, suite, current_version) \
          VALUES ($1, $2, $3, $4, 1)",

@@ -1,6 +1,6 @@
 //! Versions of a key: made by the agent, written down, and rows sent after them.
 
-use colcrypt_core::{KeyState, KeyVersion, Suite, VersionId};
+use colcrypt_core::{KeyState, KeyVersion, KeyringId, Suite, VersionId};
 use colcrypt_protocol::{Reply, Request};
 
 use crate::broker::client::unexpected_reply;
@@ -33,8 +33,15 @@ pub struct NewVersion {
     kcv: String,
 }
 
-/// Has the agent make a DEK. It unwraps and checks what it wrapped before it answers.
-pub fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Result<NewVersion> {
+/// Has the agent make a DEK. It unwraps and checks what it wrapped before it answers. Until the transaction ends, no
+/// version of the key encryption key is destroyed.
+pub fn new_version(keyring: KeyringId, id: VersionId, suite: Suite) -> Result<NewVersion> {
+    spi::query(
+        "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR KEY SHARE",
+        &[pgrx::Uuid::from_bytes(keyring.0).into()],
+        |row| row.get::<i32>(1),
+    )?;
+    let keyring = &read::keyring_by_id(keyring)?;
     let reply = kek::call(
         &keyring.name,
         &Request::CreateDek {
@@ -56,8 +63,8 @@ pub fn new_version(keyring: &read::Keyring, id: VersionId, suite: Suite) -> Resu
 
 pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Result<()> {
     spi::execute(
-        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, wrapped, kcv) \
-         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $5, $6)",
+        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv) \
+         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $4, $5, $6)",
         &[
             id.key.bigint().into(),
             (id.version.number() as i32).into(),
@@ -87,7 +94,7 @@ pub fn add_version(key: &Key) -> Result<KeyVersion> {
         key: key.id,
         version,
     };
-    let row = new_version(&read::keyring_by_id(key.keyring)?, id, key.suite)?;
+    let row = new_version(key.keyring, id, key.suite)?;
     insert_version(id, &row, KeyState::PreActive)?;
     Ok(version)
 }

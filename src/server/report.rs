@@ -30,6 +30,15 @@ pub fn without_backtraces() {
     }
 }
 
+/// An error and its details, for a record of what went wrong.
+pub fn one_line(error: &Error) -> String {
+    let report = error.report();
+    match report.detail {
+        Some(detail) => format!("{}: {}", report.message, detail.replace('\n', ", ")),
+        None => report.message,
+    }
+}
+
 /// Raises an error from code that runs under a pgrx guard but not as an SQL function (workers).
 pub fn raise(error: &Error) -> ! {
     let report = error.report();
@@ -125,6 +134,16 @@ pub fn notice(message: String) {
         pgrx::PgLogLevel::NOTICE,
         PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
         message
+    );
+}
+
+/// Warns the client, and says what comes next.
+pub fn warning(message: String, hint: &str) {
+    pgrx::ereport!(
+        pgrx::PgLogLevel::WARNING,
+        PgSqlErrorCode::ERRCODE_WARNING,
+        message,
+        hint
     );
 }
 

@@ -213,6 +213,17 @@ pub fn named<T: FromDatum + IntoDatum>(
         .ok_or(pgrx::spi::Error::InvalidPosition)
 }
 
+/// A row's value in the column of this number, which is never null.
+///
+/// # Errors
+/// As [`named`].
+pub fn at<T: FromDatum + IntoDatum>(
+    row: &SpiHeapTupleData,
+    number: usize,
+) -> std::result::Result<T, pgrx::spi::Error> {
+    row.get(number)?.ok_or(pgrx::spi::Error::InvalidPosition)
+}
+
 /// Runs one statement and reads its rows.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Providers, keyrings, keys and grants.
 
-use crate::keys::{grants, keyring_grants, policy, providers, roots, rotation};
+use crate::keys::{grants, kek_rotation, keyring_grants, policy, providers, roots, rotation};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -13,13 +13,16 @@ sql_functions! {
         drop_root => roots::drop_root;
         grant_key => grants::grant_key;
         grant_keyring => keyring_grants::grant_keyring;
+        mark_kek_compromised => kek_rotation::mark_kek_compromised;
         move_keyring => roots::move_keyring;
         revoke_key => grants::revoke_key;
         revoke_keyring => keyring_grants::revoke_keyring;
+        rotate_kek => kek_rotation::rotate_kek;
         rotate_key => rotation::rotate_key;
         rotate_root => roots::rotate_root;
         set_compression => policy::set_compression;
         set_cryptoperiods => policy::set_cryptoperiods;
+        set_kek_cryptoperiod => kek_rotation::set_kek_cryptoperiod;
         set_rotation_interval => policy::set_rotation_interval;
         set_usage_bound => policy::set_usage_bound;
     }

@@ -30,6 +30,7 @@ use crate::keys::{lifecycle, window};
 use crate::rows::holders::{self, CiphertextColumn};
 use crate::rows::recheck::{self, Counted};
 use crate::server::clock;
+use crate::server::report::one_line;
 use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, PREPARED_TRANSACTIONS, attempt, old_transactions, transaction};
 use crate::session;
@@ -133,7 +134,7 @@ fn check_and_destroy(id: VersionId, since: u64) -> Next {
 fn put_off(id: VersionId, error: &Error) -> Next {
     let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
     let pause = backoff::of_destruction(rows_need_it);
-    put_off_for(id, &problem(error), pause, false)
+    put_off_for(id, &one_line(error), pause, false)
 }
 
 /// Tries again after a pause, and says why not now. `goes_on`: from where it is, or else from the start.
@@ -162,14 +163,6 @@ fn refuse_holders(key: &Key, id: VersionId, holders: &[(CiphertextColumn, i64)])
         version: id.version,
         holders: holders::describe(holders),
     })
-}
-
-fn problem(error: &Error) -> String {
-    let report = error.report();
-    match report.detail {
-        Some(detail) => format!("{}: {}", report.message, detail.replace('\n', ", ")),
-        None => report.message,
-    }
 }
 
 fn next_due() -> Result<Option<Due>> {

@@ -6,6 +6,7 @@
 pub mod destruction;
 pub mod dispatch;
 pub mod job;
+pub mod keks;
 pub mod launcher;
 pub mod process;
 pub mod schedule;

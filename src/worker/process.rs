@@ -12,7 +12,7 @@ use crate::keys::approval;
 use crate::server::process::{self, signal_handlers};
 use crate::server::txn::{attempt, transaction};
 use crate::server::{clock, limit, spi};
-use crate::worker::{destruction, job, schedule};
+use crate::worker::{destruction, job, keks, schedule};
 use crate::{slab, usage};
 
 const PAUSE_MS: i64 = 100;
@@ -64,6 +64,7 @@ fn work(lane: Lane) {
                 writer::step()
                     .max(usage::flush::step())
                     .max(schedule::step())
+                    .max(keks::step())
             }
         };
         match stay.after(next, wake::others_wait(), clock::boottime_ms()) {

@@ -91,6 +91,7 @@ pub const VERBS: &[Verb] = &[
     waits("grant_keyring"),
     open("mark_compromised", PROTECTS),
     open("mark_honeytoken", "it adds an alarm and changes no right"),
+    open("mark_kek_compromised", PROTECTS),
     refused("move_column"),
     waits("move_keyring"),
     open("pause_job", WORK),
@@ -108,6 +109,10 @@ pub const VERBS: &[Verb] = &[
     refused("retry_job"),
     open("revoke_key", PROTECTS),
     open("revoke_keyring", PROTECTS),
+    open(
+        "rotate_kek",
+        "the root keys stay those they are, and the new key encryption key opens nothing that the old one did not",
+    ),
     gated("rotate_key", Gate::WaitsToActivate),
     open(
         "rotate_root",
@@ -116,6 +121,7 @@ pub const VERBS: &[Verb] = &[
     waits("schedule_key_destruction"),
     gated("set_compression", Gate::WaitsToLoosen),
     gated("set_cryptoperiods", Gate::WaitsToLoosen),
+    gated("set_kek_cryptoperiod", Gate::WaitsToLoosen),
     open(
         "set_rotation_interval",
         "a version that the schedule makes waits for its activation like another",

@@ -11,6 +11,7 @@ pub mod context;
 pub mod dispatch;
 pub mod error;
 pub mod grants;
+pub mod kek;
 pub mod keywords;
 pub mod lane;
 pub mod lifecycle;

@@ -11,6 +11,7 @@ use colcrypt_core::{
 };
 use colcrypt_protocol::{
     Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request, Settings,
+    WrappedDek,
     frame::{self, Decoder, FrameError},
 };
 use thiserror::Error;
@@ -216,6 +217,9 @@ impl Agent {
                 suite,
                 source,
             } => Ok((self.create_dek(&kek, id, suite, source).await?, None)),
+            Request::RewrapDeks { from, to, deks } => {
+                Ok((self.rewrap_deks(&from, &to, deks).await?, None))
+            }
             Request::LoadDek {
                 kek,
                 id,
@@ -336,6 +340,32 @@ impl Agent {
         let wrapped = wrap::wrap_data_key(&held.key, kek.dek_wrap, &aad, &key).map_err(failed)?;
         wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &wrapped, kcv).map_err(failed)?;
         Ok(Reply::DekCreated { wrapped, kcv })
+    }
+
+    /// From the cache if possible, as a KEK is: of many batches only the first asks a root key.
+    async fn rewrap_deks(
+        &self,
+        from: &KekRef,
+        to: &KekRef,
+        deks: Vec<WrappedDek>,
+    ) -> Result<Reply, Failure> {
+        let (old, new) = (self.keks.get(from).await?, self.keks.get(to).await?);
+        let rewrap = |dek: WrappedDek| {
+            let aad = wrap::dek_aad(from.id, dek.id, dek.suite);
+            let key = wrap::unwrap_data_key(&old.key, from.dek_wrap, &aad, &dek.wrapped, dek.kcv)?;
+            let aad = wrap::dek_aad(to.id, dek.id, dek.suite);
+            let wrapped = wrap::wrap_data_key(&new.key, to.dek_wrap, &aad, &key)?;
+            wrap::unwrap_data_key(&new.key, to.dek_wrap, &aad, &wrapped, dek.kcv)?;
+            Ok(WrappedDek { wrapped, ..dek })
+        };
+        let deks = deks
+            .into_iter()
+            .map(|dek| {
+                let id = dek.id;
+                rewrap(dek).map_err(|error| of_dek(id, error))
+            })
+            .collect::<Result<_, Failure>>()?;
+        Ok(Reply::DeksRewrapped { deks })
     }
 }
 

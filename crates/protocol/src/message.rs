@@ -76,6 +76,12 @@ pub enum Request {
         suite: Suite,
         source: KeySource,
     },
+    /// Wraps DEKs of one KEK under another, and unwraps each again to be sure. All, or none.
+    RewrapDeks {
+        from: KekRef,
+        to: KekRef,
+        deks: Vec<WrappedDek>,
+    },
     /// Unwraps a DEK; the reply's secret tail is the plaintext key.
     LoadDek {
         kek: KekRef,
@@ -85,6 +91,16 @@ pub enum Request {
         wrapped: Vec<u8>,
         kcv: KeyCheckValue,
     },
+}
+
+/// A DEK as its KEK wrapped it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedDek {
+    pub id: VersionId,
+    pub suite: Suite,
+    #[serde(with = "hex_bytes")]
+    pub wrapped: Vec<u8>,
+    pub kcv: KeyCheckValue,
 }
 
 /// A request under its number; the reply carries the same one.
@@ -119,6 +135,10 @@ pub enum Reply {
         #[serde(with = "hex_bytes")]
         wrapped: Vec<u8>,
         kcv: KeyCheckValue,
+    },
+    /// In the order of the request.
+    DeksRewrapped {
+        deks: Vec<WrappedDek>,
     },
     /// The frame's secret tail is the DEK.
     DekLoaded {

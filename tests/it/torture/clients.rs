@@ -157,6 +157,14 @@ impl Writer {
 pub fn rotate(world: &World, mut random: Random) {
     while let Some(mut client) = world.connect() {
         while !world.is_over() {
+            if random.percent(30) {
+                // The keys under it are wrapped anew while all goes on; the former one is destroyed a moment later.
+                match client.query_one("SELECT colcrypt.rotate_kek('ring')", &[]) {
+                    Ok(_) => drop(world.keks.fetch_add(1, Relaxed)),
+                    Err(error) if after(&error) == After::Gone => break,
+                    Err(_) => {}
+                }
+            }
             let key = if random.percent(50) { "k" } else { "x" };
             match rotate_once(&mut client, key) {
                 Ok(version) => {

@@ -101,6 +101,23 @@ pub fn check(world: &World) -> Findings {
         );
     }
 
+    wait_for(
+        "all keys to be under the current key encryption key",
+        Duration::from_secs(60),
+        || {
+            let former = "SELECT count(*) FROM colcrypt.kek_status WHERE state <> 'active' AND (keys > 0 OR state <> 'destroyed')";
+            number(client, former) == 0
+        },
+    );
+    let keks = number(
+        client,
+        "SELECT max(kek_version)::bigint - 1 FROM colcrypt.kek_status",
+    );
+    assert!(
+        keks >= world.keks.load(Relaxed) as i64,
+        "key encryption keys that were confirmed and are not there"
+    );
+
     wait_for("the audit log", Duration::from_secs(60), || {
         number(client, "SELECT count(*) FROM colcrypt.audit_outbox") == 0
     });

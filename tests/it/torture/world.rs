@@ -43,6 +43,8 @@ pub struct World {
     broken: AtomicBool,
     /// Rotations that were confirmed: key and version.
     pub rotated: Mutex<Vec<(String, i32)>>,
+    /// Rotations of the key encryption key that were confirmed.
+    pub keks: AtomicU64,
     pub committed: AtomicU64,
     /// Transactions that ended with the connection: nobody told what became of them.
     pub unknown: AtomicU64,
@@ -59,6 +61,9 @@ impl World {
             .conf("colcrypt.usage_flush_interval = '500ms'")
             // Fewer than there will be versions.
             .conf("colcrypt.slab_keys = 16")
+            // Former key encryption keys are destroyed while it runs.
+            .conf("colcrypt.destruction_window_floor = 0")
+            .conf("colcrypt.destruction_window = '2s'")
             .conf("checkpoint_timeout = '30s'")
             .conf("autovacuum_naptime = '3s'")
             .start();
@@ -79,6 +84,7 @@ impl World {
             over: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             rotated: Mutex::default(),
+            keks: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             compared: AtomicU64::new(0),

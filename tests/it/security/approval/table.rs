@@ -127,6 +127,11 @@ const LOOSENING: &[(&str, &str, &str)] = &[
         "set_cryptoperiods('k', '90 days', '1 year')",
     ),
     (
+        "set_kek_cryptoperiod",
+        "set_kek_cryptoperiod('ring', NULL)",
+        "set_kek_cryptoperiod('ring', '80 days')",
+    ),
+    (
         "set_usage_bound",
         "set_usage_bound('k', NULL)",
         "set_usage_bound('k', 500)",

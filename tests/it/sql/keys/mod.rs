@@ -4,6 +4,7 @@ mod approval;
 mod approval_acts;
 mod creation;
 mod grants;
+mod kek_rotation;
 mod lifecycle;
 mod lifecycle_compromise;
 mod lifecycle_destruction;
