@@ -22,11 +22,14 @@ pub fn ratio(client: &mut Client, rows: i64, rounds: usize) -> f64 {
         .expect("a table to move");
     let mut samples = Vec::new();
     for round in 0..rounds {
-        eprintln!("re-encryption, round {} of {rounds}", round + 1);
         fill(client, rows);
         let plain = update(client);
         fill(client, rows);
         let moved = job(client);
+        eprintln!(
+            "re-encryption, round {} of {rounds}: UPDATE {plain:.2?}, job {moved:.2?}",
+            round + 1
+        );
         samples.push(plain.as_secs_f64() / moved.as_secs_f64());
     }
     median(samples)
