@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use colcrypt_core::{DataKey, KeyCheckValue, KeySource, KeyVersion};
 use colcrypt_protocol::{
-    Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings,
+    Event, Failure, FailureKind, KekRef, ProviderConfig, Reply, Request, Settings, WrappedDek,
 };
 use colcrypt_tests::{
     provider_bed::{ProviderBed, Route, Trouble},
@@ -33,6 +33,7 @@ macro_rules! conforms {
             a_key_is_checked_made_and_loaded,
             a_wrapped_kek_is_for_its_keyring_version_and_root_key_alone,
             former_versions_of_a_root_key_unwrap_what_they_wrapped,
+            keys_are_wrapped_anew_under_another_kek,
             keys_come_from_the_providers_generator_where_asked,
             a_hundred_cold_requests_make_one_call,
             a_refusal_wipes_keys_in_use_until_it_ends,
@@ -175,6 +176,86 @@ pub async fn a_wrapped_kek_is_for_its_keyring_version_and_root_key_alone(bed: &i
         assert_eq!(failure.kind, FailureKind::Corrupt, "{number}: {failure}");
     }
     ok(cold(&kek).await);
+}
+
+/// As rotate_kek has it done: all of them or none, and none that is not what its check value says.
+pub async fn keys_are_wrapped_anew_under_another_kek(bed: &impl ProviderBed) {
+    let (root, root_key) = (direct(bed), bed.root_key());
+    let agent = agent(SETTINGS).await;
+    let from = ok(agent.create_kek(&root, &root_key).await);
+    let to = ok(agent.create_kek(&root, &root_key).await);
+    let (mut loads, mut deks) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let load = ok(agent.create_dek(&from).await);
+        deks.push(wrapped(&load));
+        loads.push(load);
+    }
+    let rewrap = async |from: &KekRef, to: &KekRef, deks: &[WrappedDek]| {
+        let request = Request::RewrapDeks {
+            from: from.clone(),
+            to: to.clone(),
+            deks: deks.to_vec(),
+        };
+        let (reply, secret) = agent.call(request).await?;
+        assert!(secret.expose().is_empty());
+        match reply {
+            Reply::DeksRewrapped { deks } => Ok(deks),
+            other => panic!("{other:?}"),
+        }
+    };
+    let made = ok(rewrap(&from, &to, &deks).await);
+    let cold = crate::common::agent(SETTINGS).await;
+    for ((load, old), new) in loads.iter().zip(&deks).zip(&made) {
+        assert_eq!((new.id, new.kcv, new.suite), (old.id, old.kcv, old.suite));
+        assert_ne!(new.wrapped, old.wrapped);
+        let plain = ok(agent.load(load).await).1;
+        let of_new = |kek: &KekRef| Request::LoadDek {
+            kek: kek.clone(),
+            id: new.id,
+            suite: new.suite,
+            wrapped: new.wrapped.clone(),
+            kcv: new.kcv,
+        };
+        assert!(ok(cold.load(&of_new(&to)).await).1.expose() == plain.expose());
+        fails(cold.load(&of_new(&from)).await, FailureKind::Corrupt, &[]);
+    }
+
+    assert!(ok(rewrap(&from, &to, &[]).await).is_empty());
+    let altered = |change: &dyn Fn(&mut WrappedDek)| {
+        let mut deks = deks.clone();
+        change(&mut deks[3]);
+        deks
+    };
+    for deks in [
+        altered(&|dek| dek.wrapped[20] ^= 1),
+        altered(&|dek| dek.wrapped.clear()),
+        altered(&|dek| dek.kcv = made[0].kcv),
+        altered(&|dek| dek.id = made[0].id),
+    ] {
+        let failure = rewrap(&from, &to, &deks).await.expect_err("one is damaged");
+        assert_eq!(failure.kind, FailureKind::Corrupt, "{failure}");
+    }
+    // Not under the one that they are said to be under.
+    fails(rewrap(&to, &from, &deks).await, FailureKind::Corrupt, &[]);
+}
+
+fn wrapped(load: &Request) -> WrappedDek {
+    let Request::LoadDek {
+        id,
+        suite,
+        wrapped,
+        kcv,
+        ..
+    } = load.clone()
+    else {
+        unreachable!()
+    };
+    WrappedDek {
+        id,
+        suite,
+        wrapped,
+        kcv,
+    }
 }
 
 pub async fn former_versions_of_a_root_key_unwrap_what_they_wrapped(bed: &impl ProviderBed) {
