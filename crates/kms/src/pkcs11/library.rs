@@ -136,6 +136,11 @@ impl Library {
         Ok(context)
     }
 
+    /// Whether there is nothing in use that its thread would have to keep.
+    pub(super) fn is_idle(&self) -> bool {
+        self.context.is_none()
+    }
+
     fn initialize(&self, context: &Pkcs11) -> Result<(), KmsError> {
         match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
