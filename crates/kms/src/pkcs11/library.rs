@@ -59,6 +59,8 @@ pub(super) struct Open {
 /// then no more: a token locks itself after a few wrong ones.
 pub(super) struct Refused {
     pub(super) tries: u32,
+    /// As what: one that is no PIN at all is not the right one either, and no refusal.
+    pub(super) kind: FailureKind,
     pub(super) last: Moment,
 }
 

@@ -249,6 +249,7 @@ mod tests {
         let refuse = |library: &mut Library| {
             let refused = Refused {
                 tries: 1,
+                kind: FailureKind::Denied,
                 last: crate::clock::Moment::now(),
             };
             let mark = super::super::pin::Mark::of_test();
