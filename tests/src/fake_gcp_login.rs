@@ -138,7 +138,7 @@ impl Logins {
         let fact = self
             .refuses_with
             .clone()
-            .unwrap_or_else(|| facts::the("gcp-kms", "token", "expired or revoked"));
+            .unwrap_or_else(|| facts::the("gcp-kms", "token", "attribute condition"));
         let status = StatusCode::from_u16(fact.status()).expect("a status");
         (status, fact.body())
     }

@@ -109,7 +109,13 @@ async fn read(
             let agent = Arc::clone(agent);
             let frames = frames.clone();
             tasks.spawn(async move {
-                let result = agent.by_deadline(request).await;
+                // In a task of its own, so that a panic is answered; dropped, the set ends it.
+                let mut call = JoinSet::new();
+                call.spawn(async move { agent.by_deadline(request).await });
+                let result = match call.join_next().await {
+                    Some(Ok(result)) => result,
+                    _ => Err(error::panicked("the request")),
+                };
                 answer(&frames, id, result);
             });
         }

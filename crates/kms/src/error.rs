@@ -50,6 +50,14 @@ impl fmt::Display for KmsError {
 
 impl std::error::Error for KmsError {}
 
+/// Nothing is known of the provider then, so it is an outage. What the panic said is not shown: it could hold a secret.
+pub(crate) fn panicked(what: &str) -> Failure {
+    Failure {
+        kind: FailureKind::Unavailable,
+        message: format!("{what} ended in a defect of the KMS agent: see the server log"),
+    }
+}
+
 /// A failed unwrap or wrap in this process. `what` names the wrapped key.
 pub(crate) fn crypto(what: &str, error: CryptoError) -> KmsError {
     match error {

@@ -150,6 +150,15 @@ impl Registry {
         error.of_provider(&provider.name)
     }
 
+    /// In the place of what would be connected.
+    #[cfg(test)]
+    pub(crate) fn put(&self, provider: &ProviderConfig, connected: Arc<dyn Provider>) {
+        self.connected
+            .lock()
+            .unwrap()
+            .insert(Self::key(provider), connected);
+    }
+
     fn key(provider: &ProviderConfig) -> (String, String) {
         (provider.kind.clone(), provider.config.to_string())
     }

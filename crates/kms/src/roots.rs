@@ -12,7 +12,8 @@ use colcrypt_protocol::{Failure, FailureKind, KekCopy, KekRef, RootAnswer, Setti
 use tokio::task::JoinSet;
 
 use crate::{
-    KmsError, WrappedKek, clock::Moment, confirmation::Answered, registry::Registry, retry,
+    KmsError, WrappedKek, clock::Moment, confirmation::Answered, error::panicked,
+    registry::Registry, retry,
 };
 
 /// The result of asking the roots of one KEK.
@@ -64,12 +65,18 @@ pub(crate) async fn all(
     }
     let mut is_given = false;
     while let Some(ended) = calls.join_next().await {
-        // A call that panicked has no answer.
         let Ok((root, result)) = ended else { continue };
         if result.is_ok() && !std::mem::replace(&mut is_given, true) {
             given();
         }
         results[root] = Some(result);
+    }
+    // A call that panicked says nothing of its root, which may still have the key: the others' refusals are not all.
+    for result in &mut results {
+        result.get_or_insert_with(|| {
+            let Failure { kind, message } = panicked("the call");
+            Err(KmsError::new(kind, message))
+        });
     }
     conclude(registry, kek, results)
 }
@@ -186,6 +193,84 @@ fn together(failures: impl IntoIterator<Item = Failure>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use async_trait::async_trait;
+    use colcrypt_core::{KekId, KeyVersion, KeyringId, wrap::WrapMethod};
+    use colcrypt_protocol::ProviderConfig;
+
+    use crate::{Findings, Provider};
+
+    /// Refuses, or has a defect.
+    struct Broken {
+        panics: bool,
+    }
+
+    #[async_trait]
+    impl Provider for Broken {
+        fn endpoint(&self) -> &str {
+            "nowhere"
+        }
+
+        async fn check(&self, _: Option<&str>) -> Result<Findings, KmsError> {
+            unreachable!()
+        }
+
+        async fn wrap_kek(
+            &self,
+            _: &str,
+            _: &[u8],
+            _: &KeyEncryptionKey,
+        ) -> Result<WrappedKek, KmsError> {
+            unreachable!()
+        }
+
+        async fn unwrap_kek(
+            &self,
+            _: &str,
+            _: &[u8],
+            _: &WrappedKek,
+        ) -> Result<KeyEncryptionKey, KmsError> {
+            assert!(!self.panics, "a defect");
+            Err(KmsError::new(FailureKind::KeyDisabled, "disabled"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_is_an_outage_and_the_other_roots_refusal_is_not_all() {
+        let registry = Arc::new(Registry::default());
+        let copy = |name: &str, panics| {
+            let provider = ProviderConfig {
+                name: name.to_owned(),
+                kind: "file".to_owned(),
+                config: serde_json::json!({"path": format!("/{name}")}),
+            };
+            registry.put(&provider, Arc::new(Broken { panics }));
+            KekCopy {
+                provider,
+                root_key: String::new(),
+                root_key_version: String::new(),
+                wrapped: vec![1],
+            }
+        };
+        let kek = KekRef {
+            id: KekId {
+                keyring: KeyringId([1; 16]),
+                version: KeyVersion::FIRST,
+            },
+            keyring: "app".to_owned(),
+            kcv: KeyCheckValue::of_kek(&KeyEncryptionKey::generate().unwrap()),
+            dek_wrap: WrapMethod::Aes256Gcm,
+            preferred: copy("refuses", false),
+            others: vec![copy("panics", true)],
+        };
+        let asked = all(&registry, &Settings::default(), &kek, || {}).await;
+        let kinds: Vec<_> = asked
+            .answers
+            .iter()
+            .map(|asked| asked.answer.result.as_ref().unwrap_err().kind)
+            .collect();
+        assert_eq!(kinds, [FailureKind::KeyDisabled, FailureKind::Unavailable]);
+        assert_eq!(asked.key.err().unwrap().kind, FailureKind::Unavailable);
+    }
 
     #[test]
     fn a_kek_is_refused_only_when_every_root_refuses() {

@@ -288,9 +288,25 @@ fn refused_by_sts(meta: &ErrorMetadata) -> KmsError {
                 "it cannot get the keys of the token's issuer",
             )
         }
+        None if code == "InvalidIdentityToken"
+            && meta
+                .message()
+                .is_some_and(|text| text.contains("No OpenIDConnect provider found")) =>
+        {
+            (
+                FailureKind::Denied,
+                "the account does not know the token's issuer (any more)",
+            )
+        }
+        // Said of one that ran out as well as of one that was taken back, and of whatever is wrong with the issuer's
+        // certificate.
         None if code == "InvalidIdentityToken" || code == "IDPRejectedClaim" => (
-            FailureKind::Denied,
-            "the identity provider's token is not accepted",
+            FailureKind::Config,
+            "the identity provider's token is not accepted: has it expired, and does the account know the issuer as it is?",
+        ),
+        None if code == "RegionDisabledException" => (
+            FailureKind::Config,
+            "the account has not activated it in this region",
         ),
         None => (FailureKind::Unavailable, "it cannot serve now"),
     };

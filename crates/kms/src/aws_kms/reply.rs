@@ -40,11 +40,9 @@ pub(crate) enum Refusal {
 
 pub(crate) fn refusal(code: &str, message: Option<&str>) -> Option<Refusal> {
     match code {
-        "AccessDenied"
-        | "AccessDeniedException"
-        | "NotAuthorized"
-        | "OptInRequired"
-        | "UnauthorizedOperation" => Some(Refusal::Permission),
+        "AccessDenied" | "AccessDeniedException" | "NotAuthorized" | "UnauthorizedOperation" => {
+            Some(Refusal::Permission)
+        }
         "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => Some(Refusal::Expired),
         "RequestExpired" | "RequestTimeTooSkewed" | "RequestInTheFuture" => Some(Refusal::Clock),
         "InvalidSignature" | "InvalidSignatureException" | "SignatureDoesNotMatch"
@@ -76,7 +74,11 @@ pub(crate) fn refusal(code: &str, message: Option<&str>) -> Option<Refusal> {
 pub(crate) fn is_throttling(code: &str) -> bool {
     matches!(
         code,
-        "LimitExceededException"
+        "BandwidthLimitExceeded"
+            | "EC2ThrottledException"
+            | "LimitExceededException"
+            | "PriorRequestNotComplete"
+            | "ProvisionedThroughputExceededException"
             | "RequestLimitExceeded"
             | "RequestThrottled"
             | "RequestThrottledException"
@@ -85,6 +87,7 @@ pub(crate) fn is_throttling(code: &str) -> bool {
             | "ThrottledException"
             | "ThrottlingException"
             | "TooManyRequestsException"
+            | "TransactionInProgressException"
     )
 }
 
@@ -302,7 +305,11 @@ fn about_key(
                 "the root key {key} does not exist at {endpoint}{quoted}: it is never made by itself, create it there"
             ),
         ),
-        "KeyUnavailableException" | "DependencyTimeoutException" | "KMSInternalException" => (
+        "KeyUnavailableException"
+        | "DependencyTimeoutException"
+        | "KMSInternalException"
+        | "RequestTimeout"
+        | "RequestTimeoutException" => (
             FailureKind::Unavailable,
             format!("the root key {key} cannot be used now{quoted}"),
         ),
@@ -322,6 +329,10 @@ fn about_key(
                 "the root key {key} is not for {action}{quoted}: create a symmetric key for encryption \
                  (SYMMETRIC_DEFAULT)"
             ),
+        ),
+        "OptInRequired" | "SubscriptionRequiredException" => (
+            FailureKind::Config,
+            format!("{endpoint} does not serve the account of the server's credentials{quoted}"),
         ),
         "InvalidArnException" | "ValidationException" | "InvalidGrantTokenException" => (
             FailureKind::Config,

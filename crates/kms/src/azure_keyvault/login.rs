@@ -10,6 +10,11 @@ use serde::Deserialize;
 
 use crate::{KmsError, azure_keyvault::reply::retry_after, quote::presentable};
 
+/// Numbers that Entra calls temporary, or retryable.
+const TRANSIENT: [u64; 9] = [
+    50_033, 50_087, 90_006, 90_012, 90_024, 90_033, 90_036, 90_090, 90_091,
+];
+
 /// As OAuth has it, with Entra's additions. The endpoints of managed identities have one part or the other.
 #[derive(Deserialize)]
 struct Answer {
@@ -65,11 +70,11 @@ pub(crate) fn failure(address: &str, status: u16, headers: &Headers, body: &[u8]
 fn of_entra(address: &str, answer: &Answer) -> (FailureKind, String) {
     let error = answer.error.as_deref().unwrap_or_default();
     let has = |codes: &[u64]| answer.error_codes.iter().any(|code| codes.contains(code));
-    let (kind, hint) = if has(&[90_033])
+    let (kind, hint) = if has(&TRANSIENT)
         || matches!(error, "temporarily_unavailable" | "server_error")
     {
         (FailureKind::Unavailable, "it cannot serve now")
-    } else if has(&[50_196]) {
+    } else if has(&[50_196, 90_055]) {
         (FailureKind::Throttled, "it asks for a rest")
     } else if has(&[7_000_222]) {
         (
@@ -89,24 +94,30 @@ fn of_entra(address: &str, answer: &Answer) -> (FailureKind, String) {
             FailureKind::Config,
             "the tenant does not know the vault's service: is it the vault's tenant?",
         )
-    } else if has(&[7_000_215, 7_000_216]) {
+    } else if has(&[500_014]) {
+        // Said of a subscription that lapsed, too.
+        (
+            FailureKind::Config,
+            "the vault's service is disabled in the tenant, or a subscription has lapsed",
+        )
+    } else if has(&[7_000_215]) {
         (
             FailureKind::Denied,
             "the client secret is wrong or was removed",
         )
-    } else if has(&[700_016]) {
+    } else if has(&[700_016, 7_000_229]) {
         (
             FailureKind::Denied,
             "the application does not exist in this tenant",
         )
-    } else if has(&[7_000_112, 7_000_114, 500_014]) {
+    } else if has(&[7_000_112]) {
         (FailureKind::Denied, "the application is disabled")
     } else if has(&[700_211, 700_212, 700_213, 70_021]) {
         (
             FailureKind::Denied,
             "no federated credential of the application fits the token's issuer, subject and audience",
         )
-    } else if has(&[53_003]) {
+    } else if has(&[53_003, 530_032]) {
         (
             FailureKind::Denied,
             "Conditional Access does not let the application log in",

@@ -204,15 +204,27 @@ fn meaning(
         ("Forbidden", _) if detail.says("disabled key") => {
             disabled("is disabled, or this version of it: enable it in Azure")
         }
-        ("Forbidden", _) if detail.says("expired") || detail.says("not yet valid") => disabled(
-            "is outside the time its version is valid: make a new version, or move that time",
-        ),
+        // Its time ran out by itself.
+        ("Forbidden", inner)
+            if matches!(inner, "KeyExpired" | "KeyNotYetValid")
+                || detail.says("expired key")
+                || detail.says("not yet valid") =>
+        {
+            told(
+                FailureKind::Config,
+                format!(
+                    "the root key {key} is outside the time its version is valid{quoted}: make a new version, or move \
+                     that time"
+                ),
+            )
+        }
         // A fault of the network: the vault does not look at who asks.
         ("Forbidden", _)
             if matches!(
                 detail.code(),
                 "ForbiddenByFirewall" | "ForbiddenByConnection"
             ) || detail.says("not a trusted service")
+                || detail.says("network security perimeter")
                 || detail.says("approved private link") =>
         {
             told(
@@ -223,7 +235,10 @@ fn meaning(
                 ),
             )
         }
-        ("Forbidden" | "AccessDenied" | "ForbiddenByRbac" | "ForbiddenByPolicy", _) => Some((
+        (
+            "Forbidden" | "AccessDenied" | "ForbiddenByRbac" | "ForbiddenByPolicy",
+            "Forbidden" | "AccessDenied" | "ForbiddenByRbac" | "ForbiddenByPolicy",
+        ) => Some((
             FailureKind::Denied,
             format!(
                 "{endpoint} denies {operation} on {key}{quoted}: no role assignment or access policy of the server's \
@@ -231,6 +246,12 @@ fn meaning(
             ),
             true,
         )),
+        ("Forbidden", _) => told(
+            FailureKind::Config,
+            format!(
+                "{endpoint} does not let {operation} on {key} pass, for a reason that is not known here{quoted}"
+            ),
+        ),
         ("Unauthorized", _) if detail.says("issuer") || detail.says("audience") => told(
             FailureKind::Config,
             format!(

@@ -13,6 +13,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -36,6 +37,7 @@ use crate::{
     clock::Moment,
     config::AbsolutePath,
     credential,
+    gcp_kms::reply::is_of_access,
     http_address::HttpAddress,
     login_pause::{self, Account, Pauses},
     quote::presentable,
@@ -55,6 +57,17 @@ const TOKEN_SERVERS: [&str; 4] = [
     "service_account_impersonation_url",
 ];
 
+/// How a token server words that somebody took the login back; whatever else is wrong with one has the same code.
+const REVOKED: [&str; 7] = [
+    "Invalid JWT Signature",
+    "account not found",
+    "Invalid email or User ID",
+    "Not a valid email or user ID",
+    "has been deleted",
+    "has been disabled",
+    "rejected by the attribute condition",
+];
+
 /// How the library ends its messages. The agent does try again.
 const PROPHECIES: [&str; 2] = [
     " but future attempts may succeed",
@@ -63,6 +76,7 @@ const PROPHECIES: [&str; 2] = [
 
 pub(crate) struct Identity {
     file: Option<AbsolutePath>,
+    is_self_signed: AtomicBool,
     /// Locked while a token is waited for, so that many who ask make one login.
     login: Mutex<Option<Login>>,
 }
@@ -81,6 +95,7 @@ impl Identity {
     pub(crate) fn new(file: Option<AbsolutePath>) -> Self {
         Self {
             file,
+            is_self_signed: AtomicBool::default(),
             login: Mutex::default(),
         }
     }
@@ -129,6 +144,11 @@ impl Identity {
         }
     }
 
+    /// Whether the tokens in use are signed here, with a service account's own key.
+    pub(crate) fn is_self_signed(&self) -> bool {
+        self.is_self_signed.load(Ordering::Relaxed)
+    }
+
     /// What to know about the file.
     pub(crate) fn warn(&self, warnings: &mut Vec<String>) {
         let Some(path) = self.path() else { return };
@@ -166,6 +186,7 @@ impl Identity {
             built.map_err(|error| KmsError::config(default_ones(&error)))
         };
         let Some(path) = self.path() else {
+            self.is_self_signed.store(false, Ordering::Relaxed);
             return Ok(login(adc()?, None));
         };
         let text = credential::read("credentials file", &path).await?;
@@ -178,6 +199,8 @@ impl Identity {
                 .unwrap_or_default(),
         );
         let account = Account::of(&[text.expose(), &token]);
+        let is_self_signed = json["type"] == "service_account";
+        self.is_self_signed.store(is_self_signed, Ordering::Relaxed);
         let credentials = if self.file.is_some() {
             of_file(&path, json)?
         } else {
@@ -338,6 +361,7 @@ enum Meaning {
 struct Said {
     code: String,
     words: String,
+    /// OAuth's further code, or the reason in google.rpc.ErrorInfo.
     subtype: String,
 }
 
@@ -357,7 +381,10 @@ impl Said {
             error => Some(Self {
                 code: text(&error["status"])?,
                 words: text(&error["message"]).unwrap_or_default(),
-                subtype: String::new(),
+                subtype: error["details"]
+                    .as_array()
+                    .and_then(|details| details.iter().find_map(|detail| text(&detail["reason"])))
+                    .unwrap_or_default(),
             }),
         }
     }
@@ -365,7 +392,7 @@ impl Said {
     fn meaning(&self) -> Meaning {
         let says = |part: &str| self.words.contains(part);
         match self.code.as_str() {
-            "PERMISSION_DENIED" => Meaning::Refusal,
+            "PERMISSION_DENIED" if is_of_access(&self.subtype) => Meaning::Refusal,
             _ if says("connecting to the given credential's issuer") => Meaning::IssuerAway,
             // The identity provider's token was too old, a user has to log in once more, or the clock is off.
             _ if says("stale")
@@ -377,10 +404,13 @@ impl Said {
             }
             // The last one: the pool or its provider is disabled or deleted.
             "access_denied"
-            | "invalid_client"
-            | "invalid_grant"
+            | "admin_policy_enforced"
+            | "deleted_client"
+            | "disabled_client"
             | "unauthorized_client"
             | "invalid_target" => Meaning::Refusal,
+            "invalid_grant" if REVOKED.iter().any(|part| says(part)) => Meaning::Refusal,
+            // In the same words for what ran out and for what was taken back, or for anything else.
             _ => Meaning::Unclear,
         }
     }
@@ -396,13 +426,12 @@ mod tests {
     fn what_token_servers_say_has_its_meaning() {
         for fact in facts::of("gcp-kms", "token") {
             let said = Said::parse(&format!("failed, body=<{}>", fact.body())).unwrap();
-            let meaning = match fact.kind {
-                "denied" => Meaning::Refusal,
-                "unavailable" => Meaning::IssuerAway,
-                _ if fact.code.contains("invalid_request") => Meaning::Unclear,
-                _ => Meaning::Lapsed,
+            let kind = match said.meaning() {
+                Meaning::Refusal => "denied",
+                Meaning::IssuerAway => "unavailable",
+                Meaning::Lapsed | Meaning::Unclear => "config",
             };
-            assert_eq!(said.meaning(), meaning, "{fact:?}");
+            assert_eq!(kind, fact.kind, "{fact:?}");
         }
         for (status, meaning) in [
             ("PERMISSION_DENIED", Meaning::Refusal),
@@ -412,6 +441,11 @@ mod tests {
             let said = Said::parse(&format!("failed, body=<{body}>")).unwrap();
             assert_eq!(said.meaning(), meaning, "{body}");
         }
+        // The service that mints tokens may be switched off for the project: nobody has decided anything about the key.
+        let off = json!({"error": {"code": 403, "status": "PERMISSION_DENIED", "message": "no",
+            "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}]}});
+        let said = Said::parse(&format!("failed, body=<{off}>")).unwrap();
+        assert_eq!(said.meaning(), Meaning::Unclear);
         for strange in [
             "",
             "failed, body=<<html>>",

@@ -17,7 +17,7 @@ use crate::{
     config::AbsolutePath,
     gcp_kms::{
         credentials::Identity,
-        reply::{self, Failed, Question},
+        reply::{self, Failed, Login, Question},
     },
     http_address::HttpAddress,
     http_client,
@@ -118,7 +118,11 @@ impl GcpHttp {
             date(&response).is_some_and(|date| !agree(date, sent, SystemTime::now()));
         let answer = http_json::receive(&self.base, response).await?;
         if !answer.status.is_success() {
-            return Ok(Err(reply::failure(question, &answer, clock_differs)));
+            let login = Login {
+                clock_differs,
+                is_self_signed: self.identity.is_self_signed(),
+            };
+            return Ok(Err(reply::failure(question, &answer, login)));
         }
         if !answer.json {
             return Err(reply::bad_reply(question, "success, but not JSON"));

@@ -51,6 +51,15 @@ pub(crate) fn bad_reply(question: Question, what: &str) -> KmsError {
     )
 }
 
+/// What is known of a login beside the answer to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Login {
+    /// The server's clock and ours disagree.
+    pub(crate) clock_differs: bool,
+    /// The token was signed here with the account's own key. Any other was given out by Google a moment ago.
+    pub(crate) is_self_signed: bool,
+}
+
 /// Why a call failed.
 pub(crate) struct Failed {
     pub(crate) error: KmsError,
@@ -110,6 +119,25 @@ impl Status {
         self.message.contains(part) || self.violations().any(|kind| kind.contains(part))
     }
 
+    /// The state of the key's version, as the message or a violation names it. Not from anywhere in the text, which holds
+    /// names that people have given.
+    fn state(&self) -> Option<&str> {
+        let told = self
+            .message
+            .split_once("current state is: ")
+            .map(|(_, rest)| {
+                let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+                &rest[..end.unwrap_or(rest.len())]
+            });
+        told.filter(|state| !state.is_empty()).or_else(|| {
+            let mut kinds = self.violations();
+            kinds.find_map(|kind| {
+                kind.strip_prefix("KEY_")
+                    .filter(|state| *state != "ENABLED")
+            })
+        })
+    }
+
     /// The types of what stands in the way: of a key at an external key manager the first is about the state of the key,
     /// the second about what was met on the way to it.
     fn violations(&self) -> impl Iterator<Item = &str> {
@@ -126,8 +154,8 @@ impl Status {
     }
 }
 
-/// The failure in an answer that is no success. `clock_differs`: the server's clock and ours disagree.
-pub(crate) fn failure(question: Question, answer: &Answer, clock_differs: bool) -> Failed {
+/// The failure in an answer that is no success.
+pub(crate) fn failure(question: Question, answer: &Answer, login: Login) -> Failed {
     let code = answer.status.as_u16();
     let status = answer
         .json
@@ -136,7 +164,7 @@ pub(crate) fn failure(question: Question, answer: &Answer, clock_differs: bool) 
         .map(|body| body.error)
         .filter(|status| status.code == code);
     let (kind, message) = match &status {
-        Some(status) => of_google(question, status, clock_differs),
+        Some(status) => of_google(question, status, login),
         None => of_someone(question, code),
     };
     let delay = status.as_ref().and_then(Status::retry_delay);
@@ -182,7 +210,7 @@ fn of_someone(question: Question, code: u16) -> (FailureKind, String) {
     }
 }
 
-fn of_google(question: Question, status: &Status, clock_differs: bool) -> (FailureKind, String) {
+fn of_google(question: Question, status: &Status, login: Login) -> (FailureKind, String) {
     let Question {
         endpoint,
         permission,
@@ -191,20 +219,7 @@ fn of_google(question: Question, status: &Status, clock_differs: bool) -> (Failu
     } = question;
     let quoted = status.quoted();
     match status.status.as_str() {
-        "UNAUTHENTICATED" if clock_differs => (
-            FailureKind::Config,
-            format!(
-                "{endpoint} refuses the server's login, and its clock and this machine's differ: is this machine's \
-                 clock right?"
-            ),
-        ),
-        "UNAUTHENTICATED" => (
-            FailureKind::Denied,
-            format!(
-                "{endpoint} does not accept the server's Google credentials{quoted}: their key or the account was \
-                 deleted or disabled"
-            ),
-        ),
+        "UNAUTHENTICATED" => unauthenticated(question, status, login),
         "PERMISSION_DENIED" => denied(question, status),
         "NOT_FOUND" if about == About::Location => (
             FailureKind::Config,
@@ -253,6 +268,39 @@ fn of_google(question: Question, status: &Status, clock_differs: bool) -> (Failu
     }
 }
 
+fn unauthenticated(question: Question, status: &Status, login: Login) -> (FailureKind, String) {
+    let (endpoint, quoted) = (question.endpoint, status.quoted());
+    let revoked = || {
+        (
+            FailureKind::Denied,
+            format!(
+                "{endpoint} does not accept the server's Google credentials{quoted}: their key or the account was \
+                 deleted or disabled"
+            ),
+        )
+    };
+    match status.reason() {
+        "ACCOUNT_STATE_INVALID" | "USER_BLOCKED_BY_ADMIN" => revoked(),
+        _ if login.clock_differs => (
+            FailureKind::Config,
+            format!(
+                "{endpoint} refuses the server's login, and its clock and this machine's differ: is this machine's \
+                 clock right?"
+            ),
+        ),
+        "ACCESS_TOKEN_EXPIRED" | "CREDENTIALS_MISSING" => (
+            FailureKind::Config,
+            format!("{endpoint} got a token that had run out, or none{quoted}"),
+        ),
+        _ if login.is_self_signed => revoked(),
+        // Google gave the token out a moment ago: whoever is not to come in gets none.
+        _ => (
+            FailureKind::Unavailable,
+            format!("{endpoint} cannot make use of a new token now{quoted}"),
+        ),
+    }
+}
+
 fn denied(question: Question, status: &Status) -> (FailureKind, String) {
     let Question {
         endpoint,
@@ -262,32 +310,36 @@ fn denied(question: Question, status: &Status) -> (FailureKind, String) {
     } = question;
     let quoted = status.quoted();
     match status.reason() {
-        // Nobody has decided these about the root key.
-        "BILLING_DISABLED" | "CONSUMER_INVALID" | "USER_PROJECT_DENIED" => (
-            FailureKind::Config,
+        reason if is_of_access(reason) && !status.says("has not been used in project") => (
+            FailureKind::Denied,
             format!(
-                "{endpoint} does not serve the project of the server's credentials{quoted}: look at its billing, and \
-                 at the quota project of the credentials"
+                "{endpoint} denies {permission} on {resource}{quoted}: no role of the server's account on the key, its \
+                 key ring or its project has it, or a policy forbids it"
             ),
         ),
-        "SERVICE_DISABLED" => (
-            FailureKind::Denied,
+        "RATE_LIMIT_EXCEEDED" | "RESOURCE_QUOTA_EXCEEDED" => (
+            FailureKind::Throttled,
+            format!("{endpoint} asks to come back later{quoted}"),
+        ),
+        // Nobody has decided what follows about the root key.
+        "SERVICE_DISABLED" | "" => (
+            FailureKind::Config,
             format!(
                 "{endpoint} is switched off for the project{quoted}: enable the API cloudkms.googleapis.com"
             ),
         ),
         "ACCESS_TOKEN_SCOPE_INSUFFICIENT" => (
-            FailureKind::Denied,
+            FailureKind::Config,
             format!(
-                "{endpoint} denies {permission} on {resource}{quoted}: give this machine the access scope \
-                 cloud-platform"
+                "{endpoint} does not let the server's token do {permission}{quoted}: give this machine the access \
+                 scope cloud-platform"
             ),
         ),
         _ => (
-            FailureKind::Denied,
+            FailureKind::Config,
             format!(
-                "{endpoint} denies {permission} on {resource}{quoted}: no role of the server's account on the key, its \
-                 key ring or its project has it, or a policy forbids it"
+                "{endpoint} does not serve the project of the server's credentials{quoted}: look at its billing, and \
+                 at the quota project of the credentials"
             ),
         ),
     }
@@ -307,47 +359,74 @@ fn precondition(question: Question, status: &Status) -> (FailureKind, String) {
             format!("{what} of the root key {resource}{quoted}: {hint}"),
         )
     };
-    let is_of_key = |kind: &str| {
-        kind.starts_with("KEY_") && (kind.contains("DISABLED") || kind.contains("DESTROY"))
-    };
+    let state = status.state().unwrap_or_default();
+    let is_off = matches!(
+        state,
+        "DISABLED"
+            | "DESTROYED"
+            | "DESTROY_SCHEDULED"
+            | "PENDING_EXTERNAL_DESTRUCTION"
+            | "EXTERNAL_DESTRUCTION_FAILED"
+    );
     // Where the version itself is switched off, that is what counts.
-    if !status.violations().any(is_of_key)
-        && let Some((kind, hint)) = status.violations().find_map(external)
-    {
+    if !is_off && let Some((kind, hint)) = external(status) {
         return (
             kind,
             format!("the external key manager behind the root key {resource} {hint}{quoted}"),
         );
     }
-    if status.says("DESTROY_SCHEDULED") {
-        disabled(
+    match state {
+        "DESTROY_SCHEDULED" => disabled(
             "Cloud KMS is to destroy a version",
             "restore it and enable it, or all that it protects is lost",
-        )
-    } else if status.says("DESTROYED") {
-        disabled(
+        ),
+        "DESTROYED" | "PENDING_EXTERNAL_DESTRUCTION" | "EXTERNAL_DESTRUCTION_FAILED" => disabled(
             "Cloud KMS has destroyed a version",
             "what it wrapped is lost",
-        )
-    } else if status.says("PENDING_") {
-        (
+        ),
+        "DISABLED" => disabled("Cloud KMS has disabled a version", "enable it there"),
+        "PENDING_GENERATION" | "PENDING_IMPORT" => (
             FailureKind::Unavailable,
             format!("the root key {resource} cannot be used yet{quoted}"),
-        )
-    } else if status.says("DISABLED") {
-        disabled("Cloud KMS has disabled a version", "enable it there")
-    } else if status.says("primary") {
-        disabled("Cloud KMS knows no primary version", "set one there")
-    } else {
-        (
+        ),
+        _ if status.message.contains("no primary version") => {
+            disabled("Cloud KMS knows no primary version", "set one there")
+        }
+        _ => (
             FailureKind::Config,
             format!("{endpoint} cannot serve a request for {permission} on {resource}{quoted}"),
-        )
+        ),
     }
 }
 
+/// Whether a reason of PERMISSION_DENIED says that somebody may not, or gives none:
+/// <https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto>. All others are about projects,
+/// quotas, scopes and places.
+pub(crate) fn is_of_access(reason: &str) -> bool {
+    matches!(
+        reason,
+        "" | "ACCOUNT_STATE_INVALID"
+            | "IAM_PERMISSION_DENIED"
+            | "SECURITY_POLICY_VIOLATED"
+            | "USER_BLOCKED_BY_ADMIN"
+    )
+}
+
 /// What was met on the way to an external key manager: <https://cloud.google.com/kms/docs/reference/ekm_errors>.
-fn external(violation: &str) -> Option<(FailureKind, &'static str)> {
+fn external(status: &Status) -> Option<(FailureKind, &'static str)> {
+    status.violations().find_map(|violation| {
+        let met = met_on_the_way(violation)?;
+        // The manager's address is wrong, or nobody answers there.
+        let is_of_host = met.0 == FailureKind::KeyNotFound && status.says("Could not query");
+        Some(if is_of_host {
+            (FailureKind::Config, "is not set up for this")
+        } else {
+            met
+        })
+    })
+}
+
+fn met_on_the_way(violation: &str) -> Option<(FailureKind, &'static str)> {
     Some(match violation {
         "EXTERNAL_PERMISSION_DENIED" => (FailureKind::Denied, "denies access"),
         "EXTERNAL_NOT_FOUND" => (FailureKind::KeyNotFound, "does not have the key"),
@@ -366,4 +445,63 @@ fn external(violation: &str) -> Option<(FailureKind, &'static str)> {
         | "UNREACHABLE_NETWORK" => (FailureKind::Unavailable, "cannot be used now"),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::StatusCode;
+    use zeroize::Zeroizing;
+
+    fn kind(reason: &str, login: Login) -> FailureKind {
+        let body = serde_json::json!({"error": {
+            "code": 401, "status": "UNAUTHENTICATED", "message": "invalid",
+            "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}],
+        }});
+        let answer = Answer {
+            status: StatusCode::UNAUTHORIZED,
+            json: true,
+            retry_after: None,
+            body: Zeroizing::new(body.to_string().into_bytes()),
+        };
+        let question = Question {
+            endpoint: "e",
+            permission: "p",
+            resource: "r",
+            about: About::Key,
+        };
+        let failed = failure(question, &answer, login);
+        assert!(failed.blames_token);
+        failed.error.kind
+    }
+
+    /// Google gives no token to whom it has thrown out, so one that it gave out a moment ago and does not take is its own
+    /// fault. One that is signed here proves nothing but that there is a key.
+    #[test]
+    fn a_new_token_that_is_not_taken_is_an_outage_unless_it_was_signed_here() {
+        let login = |is_self_signed, clock_differs| Login {
+            clock_differs,
+            is_self_signed,
+        };
+        for (reason, signed, clock, meaning) in [
+            (
+                "ACCESS_TOKEN_TYPE_UNSUPPORTED",
+                false,
+                false,
+                FailureKind::Unavailable,
+            ),
+            (
+                "ACCESS_TOKEN_TYPE_UNSUPPORTED",
+                true,
+                false,
+                FailureKind::Denied,
+            ),
+            ("", false, false, FailureKind::Unavailable),
+            ("", true, true, FailureKind::Config),
+            ("ACCESS_TOKEN_EXPIRED", true, false, FailureKind::Config),
+            ("ACCOUNT_STATE_INVALID", false, true, FailureKind::Denied),
+        ] {
+            assert_eq!(kind(reason, login(signed, clock)), meaning, "{reason}");
+        }
+    }
 }

@@ -302,11 +302,16 @@ impl Server {
         // then the server has proved who it is.
         let (kind, message) = match alert.and_then(|alert| Some((alert, of_certificate(alert)?))) {
             Some((alert, kind)) if kind == FailureKind::Config || self.tls.has_ended() => {
+                let ended = self.tls.has_ended() || alert == AlertDescription::CertificateExpired;
                 let why = match alert {
+                    _ if ended => "it ran out, and nothing has put a new one in its place",
                     AlertDescription::UnknownCA => {
                         "the server does not trust the CA that signed it (now)"
                     }
-                    _ => "it ran out, and nothing has put a new one in its place",
+                    _ => {
+                        "said of one that ran out, of one whose CA is being replaced at the server, and of any other that \
+                         is not as the server wants it"
+                    }
                 };
                 (
                     FailureKind::Config,
@@ -333,21 +338,22 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What an alert about the client's certificate means. One that ran out, and a CA that is being replaced at the server,
-/// are nobody's decision.
+/// What an alert about the client's certificate means. Two say that somebody decided it. One that ran out, and a CA that is
+/// being replaced at the server, are nobody's decision, and servers word that as they like: Go's as a bad certificate,
+/// Java's as an unknown one.
 fn of_certificate(alert: AlertDescription) -> Option<FailureKind> {
     match alert {
-        AlertDescription::CertificateExpired | AlertDescription::UnknownCA => {
-            Some(FailureKind::Config)
+        AlertDescription::AccessDenied | AlertDescription::CertificateRevoked => {
+            Some(FailureKind::Denied)
         }
-        AlertDescription::AccessDenied
-        | AlertDescription::BadCertificate
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateExpired
         | AlertDescription::CertificateRequired
-        | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown
         // Said of a certificate whose signature is not the one of the CA it names.
         | AlertDescription::DecryptError
-        | AlertDescription::UnsupportedCertificate => Some(FailureKind::Denied),
+        | AlertDescription::UnknownCA
+        | AlertDescription::UnsupportedCertificate => Some(FailureKind::Config),
         _ => None,
     }
 }
@@ -369,5 +375,9 @@ mod tests {
             let meaning = of_certificate(*alert).unwrap_or(FailureKind::Unreachable);
             assert_eq!(meaning, kind, "{fact:?}");
         }
+        let refusals = alerts
+            .iter()
+            .filter(|alert| of_certificate(**alert).is_some_and(FailureKind::is_refusal));
+        assert_eq!(refusals.count(), 2, "of all alerts there are");
     }
 }

@@ -44,6 +44,7 @@ const INVALID_MESSAGE: u32 = 0x04;
 const OPERATION_NOT_SUPPORTED: u32 = 0x05;
 const INVALID_FIELD: u32 = 0x07;
 const FEATURE_NOT_SUPPORTED: u32 = 0x08;
+const OPERATION_CANCELED: u32 = 0x09;
 const CRYPTOGRAPHIC_FAILURE: u32 = 0x0A;
 const ILLEGAL_OPERATION: u32 = 0x0B;
 const PERMISSION_DENIED: u32 = 0x0C;
@@ -54,6 +55,7 @@ const ATTESTATION_FAILED: u32 = 0x15;
 const INVALID_TICKET: u32 = 0x19;
 const USAGE_LIMIT_EXCEEDED: u32 = 0x1A;
 const BAD_CRYPTOGRAPHIC_PARAMETERS: u32 = 0x24;
+const BAD_PASSWORD: u32 = 0x25;
 const INCOMPATIBLE_USAGE_MASK: u32 = 0x29;
 const INTERNAL_SERVER_ERROR: u32 = 0x2A;
 const OBJECT_DESTROYED: u32 = 0x36;
@@ -64,6 +66,8 @@ const UNSUPPORTED_CRYPTOGRAPHIC_PARAMETERS: u32 = 0x3E;
 const UNSUPPORTED_PROTOCOL_VERSION: u32 = 0x3F;
 const WRONG_KEY_LIFECYCLE_STATE: u32 = 0x43;
 const PROTECTION_STORAGE_UNAVAILABLE: u32 = 0x44;
+const PRIVATE_STORAGE_UNAVAILABLE: u32 = 0x48;
+const PUBLIC_STORAGE_UNAVAILABLE: u32 = 0x49;
 const GENERAL_FAILURE: u32 = 0x100;
 
 impl Refusal {
@@ -93,9 +97,7 @@ impl Refusal {
     pub(super) fn is_denial(&self) -> bool {
         matches!(
             self.reason,
-            Some(
-                AUTHENTICATION_NOT_SUCCESSFUL | PERMISSION_DENIED | INVALID_TICKET | NOT_AUTHORIZED
-            )
+            Some(AUTHENTICATION_NOT_SUCCESSFUL | PERMISSION_DENIED | BAD_PASSWORD | NOT_AUTHORIZED)
         )
     }
 
@@ -132,13 +134,15 @@ impl Refusal {
                 FailureKind::KeyNotFound,
                 format!("the root key does not exist at {server}{said}"),
             ),
-            Some(AUTHENTICATION_NOT_SUCCESSFUL | INVALID_TICKET) => (
+            Some(AUTHENTICATION_NOT_SUCCESSFUL | BAD_PASSWORD) => (
                 FailureKind::Denied,
-                format!("{server} does not accept the client certificate{said}"),
+                format!("{server} does not accept the client certificate{said}, or the password"),
             ),
-            Some(ATTESTATION_REQUIRED | ATTESTATION_FAILED) => (
-                FailureKind::Denied,
-                format!("{server} wants an attestation, which colcrypt cannot give{said}"),
+            Some(ATTESTATION_REQUIRED | ATTESTATION_FAILED | INVALID_TICKET) => (
+                FailureKind::Config,
+                format!(
+                    "{server} wants an attestation or a ticket, which colcrypt cannot give{said}"
+                ),
             ),
             Some(PERMISSION_DENIED | NOT_AUTHORIZED) => (
                 FailureKind::Denied,
@@ -165,8 +169,9 @@ impl Refusal {
                     "the usage mask of the root key at {server} does not allow {operation}{said}"
                 ),
             ),
+            // It ran out by itself.
             Some(USAGE_LIMIT_EXCEEDED) => (
-                FailureKind::KeyDisabled,
+                FailureKind::Config,
                 format!(
                     "the usage limit of the root key at {server} is used up{said}: raise it there"
                 ),
@@ -179,9 +184,12 @@ impl Refusal {
                 return self.altered(server);
             }
             Some(
-                CRYPTOGRAPHIC_FAILURE
+                OPERATION_CANCELED
+                | CRYPTOGRAPHIC_FAILURE
                 | INTERNAL_SERVER_ERROR
                 | PROTECTION_STORAGE_UNAVAILABLE
+                | PRIVATE_STORAGE_UNAVAILABLE
+                | PUBLIC_STORAGE_UNAVAILABLE
                 | GENERAL_FAILURE,
             ) => (
                 FailureKind::Unavailable,
@@ -243,11 +251,14 @@ mod tests {
         };
         for (reasons, meaning) in [
             (&[0x01, 0x37][..], KeyNotFound),
-            (&[0x03, 0x0C, 0x14, 0x15, 0x19, 0x39], Denied),
-            (&[0x0D, 0x1A, 0x29, 0x36, 0x43], KeyDisabled),
+            (&[0x03, 0x0C, 0x25, 0x39], Denied),
+            (&[0x0D, 0x29, 0x36, 0x43], KeyDisabled),
             (&[0x3A], Throttled),
-            (&[0x2A, 0x44, 0x100], Unavailable),
-            (&[0x05, 0x08, 0x0B, 0x24, 0x3E, 0x3F], Config),
+            (&[0x09, 0x2A, 0x44, 0x48, 0x49, 0x100], Unavailable),
+            (
+                &[0x05, 0x08, 0x0B, 0x14, 0x15, 0x19, 0x1A, 0x24, 0x3E, 0x3F],
+                Config,
+            ),
             (&[0x02, 0x04, 0x06, 0x07, 0x3D, 0x7FFF_FFFF], BadReply),
             (&[0x0A], Corrupt),
         ] {
@@ -256,6 +267,12 @@ mod tests {
             }
         }
         assert_eq!(kind(Operation::Encrypt, 0x0A), Unavailable);
+        // Whatever has no name here refuses nothing.
+        for reason in (0..0x60).chain([0x7777, u32::MAX]) {
+            let named = [0x01, 0x03, 0x0C, 0x0D, 0x25, 0x29, 0x36, 0x37, 0x39, 0x43];
+            let meaning = kind(Operation::Decrypt, reason);
+            assert_eq!(meaning.is_refusal(), named.contains(&reason), "{reason:#x}");
+        }
         for fact in colcrypt_tests::facts::of("kmip", "kmip") {
             let reason = u32::from_str_radix(fact.code.trim_start_matches("0x"), 16).unwrap();
             let meaning: FailureKind = serde_json::from_value(fact.kind.into()).unwrap();

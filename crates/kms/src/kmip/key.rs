@@ -143,7 +143,13 @@ impl Attributes {
             Some(DEACTIVATED) => Some("is deactivated"),
             Some(COMPROMISED) => Some("is marked as compromised"),
             Some(DESTROYED | DESTROYED_COMPROMISED) => Some("was destroyed"),
-            Some(_) => Some("is in a state that KMIP does not know"),
+            // A vendor's own may be one that passes.
+            Some(_) => {
+                return Some(KmsError::new(
+                    FailureKind::Unavailable,
+                    format!("the root key at {server} is in a state that KMIP does not know"),
+                ));
+            }
         };
         if let Some(state) = state {
             return Some(disabled(state));
@@ -323,7 +329,6 @@ mod tests {
             (COMPROMISED, "compromised"),
             (DESTROYED, "destroyed"),
             (DESTROYED_COMPROMISED, "destroyed"),
-            (99, "does not know"),
         ] {
             let key = Attributes {
                 state: Some(state),
@@ -333,6 +338,12 @@ mod tests {
             assert_eq!(kind, FailureKind::KeyDisabled);
             assert!(message.contains(words), "{message}");
         }
+        let unheard_of = Attributes {
+            state: Some(99),
+            ..usable()
+        };
+        let (kind, message) = obstacle(unheard_of, Operation::Decrypt).unwrap();
+        assert_eq!(kind, FailureKind::Unavailable, "{message}");
         let decrypt_only = || Attributes {
             usage: Some(MAY_DECRYPT),
             ..usable()

@@ -59,6 +59,8 @@ pub(super) struct Open {
 /// then no more: a token locks itself after a few wrong ones.
 pub(super) struct Refused {
     pub(super) tries: u32,
+    /// As what: one that is no PIN at all is not the right one either, and no refusal.
+    pub(super) kind: FailureKind,
     pub(super) last: Moment,
 }
 
@@ -134,6 +136,11 @@ impl Library {
         self.initialize(&context)?;
         self.context = Some(context.clone());
         Ok(context)
+    }
+
+    /// Whether there is nothing in use that its thread would have to keep.
+    pub(super) fn is_idle(&self) -> bool {
+        self.context.is_none()
     }
 
     fn initialize(&self, context: &Pkcs11) -> Result<(), KmsError> {

@@ -60,6 +60,13 @@ pub(super) struct Mark {
     written: (i64, i64),
 }
 
+#[cfg(test)]
+impl Mark {
+    pub(super) fn of_test() -> Self {
+        pin("1234", (0, 0)).mark
+    }
+}
+
 impl PinSource {
     /// One of two settings, or neither.
     pub(super) fn of(

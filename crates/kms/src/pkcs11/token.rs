@@ -209,22 +209,23 @@ fn log_in(
     if open.logged_in == Some(pin.mark) {
         return Ok(());
     }
-    let denied = |message: String| Err(Fault::new(FailureKind::Denied, message));
+    let denied = |kind, message: String| Err(Fault::new(kind, message));
     let known = (info.serial_number().to_owned(), pin.mark);
     if let Some(refused) = tokens.refused.get(&known) {
         let again = refused.tries < TRIES && !info.user_pin_locked() && !info.user_pin_final_try();
         if !again {
-            return denied(format!(
+            let what = format!(
                 "refused the PIN of {} before, and it is not tried again until that is written anew, since a \
                  token locks itself after a few wrong ones",
                 source.name()
-            ));
+            );
+            return denied(refused.kind, what);
         }
         if refused.last.age() < BETWEEN_TRIES {
             return Err(Fault::Said(KmsError {
                 answered: Some(refused.last),
                 ..KmsError::new(
-                    FailureKind::Denied,
+                    refused.kind,
                     format!(
                         "refused the PIN of {} a moment ago: it is tried once more, and then not again",
                         source.name()
@@ -234,7 +235,8 @@ fn log_in(
         }
     }
     if info.user_pin_locked() {
-        return denied("has locked its PIN: its security officer must set a new one".to_owned());
+        let what = "has locked its PIN: its security officer must set a new one".to_owned();
+        return denied(FailureKind::Denied, what);
     }
     // Nobody has refused ours.
     if info.user_pin_final_try() {
@@ -269,14 +271,21 @@ fn log_in(
             | RvError::PinLenRange
             | RvError::PinLocked),
         ) => {
+            // Too short, too long, or of characters that no PIN has: nobody took a right one back.
+            let kind = match code {
+                RvError::PinInvalid | RvError::PinLenRange => FailureKind::Config,
+                _ => FailureKind::Denied,
+            };
             let refused = tokens.refused.entry(known).or_insert(Refused {
                 tries: 0,
+                kind,
                 last: Moment::now(),
             });
+            refused.kind = kind;
             refused.tries += 1;
             refused.last = Moment::now();
             let last = refused.tries >= TRIES;
-            denied(match code {
+            let what = match code {
                 RvError::PinLocked => {
                     "has locked its PIN: its security officer must set a new one".to_owned()
                 }
@@ -288,7 +297,8 @@ fn log_in(
                     "refuses the PIN of {}: put the right one there; this one is tried once more",
                     source.name()
                 ),
-            })
+            };
+            denied(kind, what)
         }
         Some(RvError::UserPinNotInitialized) => {
             Err(KmsError::config("has no PIN yet: its security officer must set one").into())

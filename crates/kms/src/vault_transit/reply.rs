@@ -105,6 +105,12 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
                  place"
             ),
         ),
+        (403, Some(said)) if !says_denied(said) => (
+            FailureKind::Config,
+            format!(
+                "{address} does not let the request to {path} pass, for a reason that is not known here{quoted}"
+            ),
+        ),
         (403, Some(_)) => (
             FailureKind::Denied,
             format!(
@@ -159,6 +165,11 @@ fn is_of_token(said: &str) -> bool {
     said.contains("invalid token") || said.trim() == "permission denied"
 }
 
+/// Whether a 403 says that somebody may not.
+fn says_denied(said: &str) -> bool {
+    said.contains("permission denied") || said.contains("locked")
+}
+
 /// Whether the answer is about the token itself, not about what its policies allow.
 pub(crate) fn is_about_token(answer: &Answer) -> bool {
     answer.status.as_u16() == 403 && said(answer).is_some_and(|said| is_of_token(&said))
@@ -179,6 +190,9 @@ fn tells_no_reason(said: &str) -> bool {
             "secret id",
             "role id",
             "invalid certificate",
+            // Of LDAP: said when a user's password is wrong or past its time, and when the server's own login fails.
+            "failed to bind as user",
+            "failed to re-bind",
         ]
         .iter()
         .any(|part| said.contains(part))
@@ -254,6 +268,11 @@ fn login_refused(
                  one in its place"
             ),
         )
+    } else if is_of_somebody_away(said) {
+        (
+            FailureKind::Unavailable,
+            format!("{address} cannot ask whoever the {name} login is checked by{quoted}"),
+        )
     } else if said.contains("fetching keys") {
         (
             FailureKind::Unavailable,
@@ -280,12 +299,54 @@ fn login_refused(
                  that was taken away: {advice}"
             ),
         )
-    } else {
+    } else if says_who_may_not(said) {
         (
             FailureKind::Denied,
             format!("{address} denies the {name} login{quoted}: {advice}"),
         )
+    } else {
+        // There are as many reasons as login plugins. Those that are somebody's decision are listed.
+        (
+            FailureKind::Config,
+            format!("{address} does not take the {name} login{quoted}: {advice}"),
+        )
     }
+}
+
+/// A login plugin answers 400 when what it asks is away, too, in the words of Go's network library.
+fn is_of_somebody_away(said: &str) -> bool {
+    [
+        "failed to connect",
+        "connecting to host",
+        "connection refused",
+        "connection reset",
+        "dial tcp",
+        "no such host",
+        "i/o timeout",
+        "Network Error",
+        "deadline exceeded",
+        "TLS handshake",
+    ]
+    .iter()
+    .any(|part| said.contains(part))
+}
+
+/// That a role is gone, that it is bound to others, or that a password is not the right one.
+fn says_who_may_not(said: &str) -> bool {
+    [
+        "invalid role name",
+        "could not be found",
+        "not authorized",
+        "failed to match all constraints",
+        "invalid username or password",
+        "invalid audience",
+        "invalid subject",
+        "no audiences bound",
+        "error validating claims",
+        "does not match any bound",
+    ]
+    .iter()
+    .any(|part| said.contains(part))
 }
 
 fn not_found(question: &Question, said: &str) -> (FailureKind, String) {

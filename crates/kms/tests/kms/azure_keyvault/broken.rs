@@ -121,11 +121,23 @@ async fn every_error_of_azure_has_its_meaning() {
         let expected = if operation == "get" { 3 } else { 4 };
         assert_eq!(requests, expected, "{fact:?}");
     }
-    for (status, code, kind) in [
-        ("429 Too Many Requests", "Unheard", FailureKind::Throttled),
-        ("418 I'm a teapot", "Unheard", FailureKind::BadReply),
+    for (status, code, inner, kind) in [
+        (
+            "429 Too Many Requests",
+            "Unheard",
+            None,
+            FailureKind::Throttled,
+        ),
+        ("418 I'm a teapot", "Unheard", None, FailureKind::BadReply),
+        // A reason that is not known here may be one of the network.
+        (
+            "403 Forbidden",
+            "Forbidden",
+            Some("ForbiddenByUnheard"),
+            FailureKind::Config,
+        ),
     ] {
-        let act = move || azure_error(status, code, None, "of");
+        let act = move || azure_error(status, code, inner, "of");
         let (failure, _) = failure_at(SETTINGS, "wrapkey", act).await;
         assert_eq!(failure.kind, kind, "{code}: {failure}");
     }
@@ -323,9 +335,23 @@ async fn a_throttling_server_is_left_alone_as_long_as_it_asks() {
     failure_at(settings, "wrapkey", rest("1")).await;
     assert!(began.elapsed() >= Duration::from_secs(1));
     for operation in ["wrapkey", "token"] {
-        let began = Instant::now();
-        let (failure, _) = failure_at(settings, operation, rest("3600")).await;
-        assert_eq!(failure.kind, FailureKind::Throttled, "{failure}");
-        assert!(began.elapsed() < Duration::from_secs(1));
+        for seconds in ["3600", "18446744073709551615"] {
+            let began = Instant::now();
+            let (failure, _) = failure_at(settings, operation, rest(seconds)).await;
+            assert_eq!(failure.kind, FailureKind::Throttled, "{failure}");
+            assert!(began.elapsed() < Duration::from_secs(1));
+        }
     }
+}
+
+/// The SDK adds the life of a token to the time, which this overflows.
+#[tokio::test]
+async fn a_request_whose_task_panics_is_answered() {
+    let endless = || {
+        let token = json!({"token_type": "Bearer", "expires_in": i64::MAX, "access_token": TOKEN});
+        json_reply("200 OK", &token.to_string())
+    };
+    let (failure, _) = failure_at(SETTINGS, "token", endless).await;
+    assert_eq!(failure.kind, FailureKind::Unavailable, "{failure}");
+    assert!(failure.message.contains("defect"), "{failure}");
 }

@@ -152,9 +152,12 @@ impl Kind {
         let began = Instant::now();
         assert_eq!(self.failure(settings, throttled("1")).await.1, 3);
         assert!(began.elapsed() >= Duration::from_secs(2));
-        let began = Instant::now();
-        assert_eq!(self.failure(settings, throttled("3600")).await.1, 1);
-        assert!(began.elapsed() < Duration::from_secs(2));
+        for seconds in ["3600", "18446744073709551615"] {
+            let began = Instant::now();
+            let (failure, tries) = self.failure(settings, throttled(seconds)).await;
+            assert_eq!((failure.kind, tries), (FailureKind::Throttled, 1));
+            assert!(began.elapsed() < Duration::from_secs(2));
+        }
     }
 
     /// A server that quotes what it was sent is not quoted in full.

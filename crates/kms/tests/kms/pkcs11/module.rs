@@ -166,3 +166,48 @@ fn a_hung_module_costs_its_callers_their_time_and_in_the_end_the_agent() {
         hsm.mend();
     });
 }
+
+/// How many threads of modules this process has.
+fn module_threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "pkcs11").count()
+}
+
+#[test]
+fn configurations_that_name_many_modules_leave_no_thread_each() {
+    alone(async |hsm| {
+        let agent = agent(SETTINGS).await;
+        let root = softhsm(&hsm);
+        let module = |number: usize| {
+            let path = hsm.dir().join(format!("{number}.so"));
+            // Some are there and are no libraries.
+            if number.is_multiple_of(2) {
+                fs::write(&path, "not a library").unwrap();
+            }
+            with(&root, "module", json!(path))
+        };
+        for number in 0..300 {
+            let provider = module(number);
+            ok(agent.call(Request::ValidateProvider { provider }).await);
+        }
+        assert_eq!(module_threads(), 0, "validated alone");
+        for number in 0..50 {
+            let checked = check(&agent, &module(number), None).await;
+            fails(checked, FailureKind::Config, &["cannot be loaded"]);
+        }
+        let began = Instant::now();
+        while module_threads() > 0 {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "threads that have nothing to do"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The one that serves is kept, once.
+        for _ in 0..3 {
+            ok(check(&agent, &root, None).await);
+        }
+        assert_eq!(module_threads(), 1);
+    });
+}

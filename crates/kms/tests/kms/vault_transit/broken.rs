@@ -198,6 +198,14 @@ async fn every_fact_about_vault_has_its_meaning() {
             json!({"method": "kubernetes", "role": "db", "token_file": put("jwt", "t")}),
         ),
         ("jwt", json!({"method": "jwt", "jwt_file": put("jwt", "t")})),
+        (
+            "userpass",
+            json!({"method": "userpass", "username": "db", "password_file": put("word", "t")}),
+        ),
+        (
+            "ldap",
+            json!({"method": "ldap", "username": "db", "password_file": put("word", "t")}),
+        ),
     ];
     for (service, auth) in logins {
         for fact in facts::of("vault-transit", service) {
