@@ -101,3 +101,18 @@ CREATE FUNCTION colcrypt.revoke_keyring(
     AS 'MODULE_PATHNAME', 'colcrypt_revoke_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.revoke_keyring(text, text, text[]) IS
     'takes privileges on a keyring away; says revoked';
+
+CREATE FUNCTION colcrypt.drop_key(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_key(text) IS
+    'takes a key out of the catalog whose every version is destroyed and for which no column is registered; says dropped';
+
+CREATE FUNCTION colcrypt.drop_keyring(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_keyring(text) IS
+    'takes a keyring without keys out of the catalog, and its key encryption keys with it; says dropped';
+
+CREATE FUNCTION colcrypt.drop_provider(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_provider(text) IS
+    'takes a provider out of the catalog on which no keyring stands; says dropped';

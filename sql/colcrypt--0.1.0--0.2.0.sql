@@ -458,3 +458,20 @@ CREATE VIEW colcrypt.kek_schedule AS
 COMMENT ON VIEW colcrypt.kek_schedule IS
     'when and why the worker will rotate each keyring''s key encryption key, how many key versions wait to be wrapped by the one there is, and what went wrong when it tried';
 GRANT SELECT ON colcrypt.kek_schedule TO pg_monitor;
+
+-- What nothing needs is dropped.
+CREATE FUNCTION colcrypt.drop_key(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_key(text) IS
+    'takes a key out of the catalog whose every version is destroyed and for which no column is registered; says dropped';
+
+CREATE FUNCTION colcrypt.drop_keyring(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_keyring(text) IS
+    'takes a keyring without keys out of the catalog, and its key encryption keys with it; says dropped';
+
+CREATE FUNCTION colcrypt.drop_provider(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_provider' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_provider(text) IS
+    'takes a provider out of the catalog on which no keyring stands; says dropped';
+REVOKE ALL ON FUNCTION colcrypt.drop_key(text), colcrypt.drop_keyring(text), colcrypt.drop_provider(text) FROM PUBLIC;

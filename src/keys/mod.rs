@@ -3,6 +3,7 @@
 
 pub mod acts;
 pub mod approval;
+pub mod dropping;
 pub mod grantee;
 pub mod grants;
 pub mod kek;

@@ -1,6 +1,8 @@
 //! Providers, keyrings, keys and grants.
 
-use crate::keys::{grants, kek_rotation, keyring_grants, policy, providers, roots, rotation};
+use crate::keys::{
+    dropping, grants, kek_rotation, keyring_grants, policy, providers, roots, rotation,
+};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -10,6 +12,9 @@ sql_functions! {
         alter_provider => providers::alter_provider;
         create_key => rotation::create_key;
         create_keyring => rotation::create_keyring;
+        drop_key => dropping::drop_key;
+        drop_keyring => dropping::drop_keyring;
+        drop_provider => dropping::drop_provider;
         drop_root => roots::drop_root;
         grant_key => grants::grant_key;
         grant_keyring => keyring_grants::grant_keyring;

@@ -80,6 +80,12 @@ pub const VERBS: &[Verb] = &[
     open("deactivate_key", PROTECTS),
     refused("decrypt_column"),
     open(
+        "drop_key",
+        "every version is destroyed by then, which waited for a second role",
+    ),
+    open("drop_keyring", "no key is under it, or it is refused"),
+    open("drop_provider", "no keyring stands on it, or it is refused"),
+    open(
         "drop_root",
         "it takes a way into the keyring away, and only while another root key opens it",
     ),

@@ -83,6 +83,14 @@ pub enum Error {
         what: &'static str,
         name: String,
     },
+    /// Something stands on what is to be dropped.
+    Needed {
+        what: &'static str,
+        name: String,
+        /// What stands on it, as a sentence has it.
+        by: String,
+        hint: String,
+    },
     InvalidParameter {
         message: String,
         hint: String,

@@ -52,6 +52,12 @@ fn one_of_each() -> Vec<Error> {
             what: "key",
             name: text(),
         },
+        Error::Needed {
+            what: "key",
+            name: text(),
+            by: text(),
+            hint: "Do.".into(),
+        },
         Error::InvalidParameter {
             message: text(),
             hint: "Do.".into(),

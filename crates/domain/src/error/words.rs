@@ -74,6 +74,17 @@ impl Error {
                 None,
                 None,
             ),
+            Self::Needed {
+                what,
+                name,
+                by,
+                hint,
+            } => (
+                "2BP01",
+                format!("{what} \"{name}\" is needed"),
+                Some(format!("By {by}.")),
+                Some(hint.clone()),
+            ),
             Self::InvalidParameter { message, hint } => {
                 ("22023", message.clone(), None, Some(hint.clone()))
             }

@@ -3,6 +3,7 @@
 mod approval;
 mod approval_acts;
 mod creation;
+mod dropping;
 mod grants;
 mod kek_rotation;
 mod lifecycle;
