@@ -27,6 +27,8 @@ struct Copying {
     rows: *mut pg_sys::Tuplestorestate,
     count: u64,
     bytes: usize,
+    /// Rows that the table's own triggers or rules held back: the server counted them.
+    held_back: u64,
 }
 
 thread_local! {
@@ -75,8 +77,15 @@ unsafe extern "C-unwind" fn on_utility(
                 completion,
             );
         }
-        if copies && let Err(error) = rethrow::guard(|| end(depth)) {
-            report::raise_native(error);
+        if copies {
+            match rethrow::guard(|| end(depth)) {
+                Err(error) => report::raise_native(error),
+                Ok(held_back) if !completion.is_null() => {
+                    let counted = &mut (*completion).nprocessed;
+                    *counted = counted.saturating_sub(held_back);
+                }
+                Ok(_) => {}
+            }
         }
     }
 }
@@ -90,6 +99,7 @@ fn begin(statement: *mut pg_sys::PlannedStmt) -> usize {
         rows: std::ptr::null_mut(),
         count: 0,
         bytes: 0,
+        held_back: 0,
     };
     UNDER_WAY.with_borrow_mut(|all| {
         all.push(copying);
@@ -97,8 +107,8 @@ fn begin(statement: *mut pg_sys::PlannedStmt) -> usize {
     })
 }
 
-/// Inserts what is left.
-fn end(depth: usize) -> Result<()> {
+/// Inserts what is left; returns how many rows of all were held back.
+fn end(depth: usize) -> Result<u64> {
     let copying = UNDER_WAY.with_borrow_mut(|all| {
         let copying = (all.len() > depth).then(|| all.swap_remove(depth));
         all.truncate(depth);
@@ -106,12 +116,12 @@ fn end(depth: usize) -> Result<()> {
     });
     match copying {
         Some(copying) if !copying.rows.is_null() => {
-            insert(copying.view, copying.rows)?;
+            let held_back = insert(copying.view, copying.rows)?;
             // SAFETY: made by `collect`, and nobody else's.
             unsafe { pg_sys::tuplestore_end(copying.rows) };
-            Ok(())
+            Ok(copying.held_back + held_back)
         }
-        _ => Ok(()),
+        _ => Ok(0),
     }
 }
 
@@ -161,15 +171,20 @@ pub unsafe fn collect(view: pg_sys::Oid, tuple: pg_sys::HeapTuple) -> Result<()>
         (copying.rows, is_full)
     });
     if is_full {
-        insert(view, rows)?;
+        let held_back = insert(view, rows)?;
+        UNDER_WAY.with_borrow_mut(|all| {
+            if let Some(copying) = all.last_mut() {
+                copying.held_back += held_back;
+            }
+        });
         // SAFETY: the rows of this COPY, which go on being collected.
         unsafe { pg_sys::tuplestore_clear(rows) };
     }
     Ok(())
 }
 
-/// Inserts the rows into the view's table.
-fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<()> {
+/// Inserts the rows into the view's table; returns how many of them were held back.
+fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<u64> {
     // SAFETY: connects to SPI; an ERROR before the end leaves it, and the view, to the transaction's abort. The view was
     // locked by COPY.
     unsafe {
@@ -192,10 +207,12 @@ fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<()> {
         } else {
             execute(&known, Collected::Insert)?;
         }
+        let inserted = pg_sys::SPI_processed;
         pg_sys::SPI_finish();
         pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let all = pg_sys::tuplestore_tuple_count(rows).unsigned_abs();
+        Ok(all.saturating_sub(inserted))
     }
-    Ok(())
 }
 
 fn failed() -> Error {
