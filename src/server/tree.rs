@@ -162,6 +162,24 @@ pub unsafe fn rights(query: *mut pg_sys::Query, entry: *mut pg_sys::RangeTblEntr
     }
 }
 
+/// The columns that a statement asks to select of a relation; null where nothing is asked of it.
+///
+/// # Safety
+/// An entry of the query's range table.
+pub unsafe fn selected(
+    query: *mut pg_sys::Query,
+    entry: *mut pg_sys::RangeTblEntry,
+) -> *mut pg_sys::Bitmapset {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(not(feature = "pg15"))]
+        if (*entry).perminfoindex == 0 {
+            return std::ptr::null_mut();
+        }
+        rights(query, entry).selected
+    }
+}
+
 /// Has the entry ask for these rights, of whoever runs the statement.
 ///
 /// # Safety

@@ -30,15 +30,42 @@ pub unsafe fn look(state: *mut pg_sys::ParseState, query: *mut pg_sys::Query) {
 }
 
 /// The number of a parameter without a type that a context is to be made of; 0 for none.
-#[pg_guard]
-unsafe extern "C-unwind" fn untyped(query: *mut pg_sys::Query) -> i32 {
+///
+/// # Safety
+/// A query.
+unsafe fn untyped(query: *mut pg_sys::Query) -> i32 {
     let mut number = 0;
-    // SAFETY: a query.
+    // SAFETY: the caller's promise.
     unsafe { walk(query.cast(), (&raw mut number).cast()) };
     number
 }
 
-#[pg_guard]
+/// The server's walkers, without pgrx's guards: with one at each level of an expression a statement would ask for several
+/// times the stack that the server takes for it, and fail.
+mod server {
+    use std::ffi::{c_int, c_void};
+
+    use pgrx::pg_sys::Node;
+
+    type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
+
+    unsafe extern "C-unwind" {
+        #[cfg_attr(feature = "pg15", link_name = "expression_tree_walker")]
+        #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
+        pub fn expression_tree(node: *mut Node, walker: Option<Walker>, found: *mut c_void)
+        -> bool;
+        #[cfg_attr(feature = "pg15", link_name = "query_tree_walker")]
+        #[cfg_attr(not(feature = "pg15"), link_name = "query_tree_walker_impl")]
+        pub fn query_tree(
+            node: *mut Node,
+            walker: Option<Walker>,
+            found: *mut c_void,
+            flags: c_int,
+        ) -> bool;
+    }
+}
+
+/// An ERROR passes it by longjmp: nothing here wants dropping.
 unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
     if node.is_null() {
         return false;
@@ -46,21 +73,25 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, found: *mut c_void) ->
     // SAFETY: a node of the tree, of the type that it says it has; `found` is the number of `untyped`.
     unsafe {
         match (*node).type_ {
-            pg_sys::NodeTag::T_Query => {
-                pg_sys::query_tree_walker(node.cast(), Some(walk), found, 0)
-            }
+            pg_sys::NodeTag::T_Query => server::query_tree(node, Some(walk), found, 0),
             pg_sys::NodeTag::T_FuncExpr => {
                 let call = node.cast::<pg_sys::FuncExpr>();
                 let number = untyped_argument((*call).args);
-                if number > 0 && types::is_function((*call).funcid, &CONTEXTS) {
+                if number > 0 && is_context((*call).funcid) {
                     *found.cast::<i32>() = number;
                     return true;
                 }
-                pg_sys::expression_tree_walker(node, Some(walk), found)
+                server::expression_tree(node, Some(walk), found)
             }
-            _ => pg_sys::expression_tree_walker(node, Some(walk), found),
+            _ => server::expression_tree(node, Some(walk), found),
         }
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn is_context(function: pg_sys::Oid) -> bool {
+    // SAFETY: a statement is analyzed in a transaction.
+    unsafe { types::is_function(function, &CONTEXTS) }
 }
 
 /// # Safety

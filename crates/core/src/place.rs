@@ -5,6 +5,7 @@
 pub const MAX_LABEL: usize = 255;
 
 const CALL: &str = "colcrypt.place_context(";
+const ROW_CALL: &str = "colcrypt.row_context(";
 
 /// What an expression binds to, if it is one call of place_context with a literal label and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +64,19 @@ pub fn parse(expression: &str) -> Option<Place> {
     };
     is_closed(arguments)?;
     Some(Place { label, is_plain })
+}
+
+/// Whether a context is one call of a function of ours on a literal label and columns' names alone: then what it means
+/// hangs on no search path.
+#[must_use]
+pub fn is_plain(expression: &str) -> bool {
+    match parse(expression) {
+        Some(place) => place.is_plain,
+        None => expression
+            .trim()
+            .strip_prefix(ROW_CALL)
+            .is_some_and(are_names),
+    }
 }
 
 /// A literal in single quotes at the beginning, and what follows it.
@@ -196,6 +210,29 @@ mod tests {
                     "{text}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn names_and_nothing_else_are_plain() {
+        for text in [
+            "colcrypt.place_context('a')",
+            "colcrypt.place_context('a', id, \"B\")",
+            " colcrypt.row_context(id, \"na\"\"me\") ",
+        ] {
+            assert!(is_plain(text), "{text}");
+        }
+        for text in [
+            "row_context(id)",
+            "colcrypt.row_context()",
+            "colcrypt.row_context(lower(name))",
+            "colcrypt.row_context(id + 1)",
+            "colcrypt.row_context(id) || 'x'",
+            "colcrypt.row_context(current_user)",
+            "colcrypt.place_context('a', f(id))",
+            "colcrypt.either_context(colcrypt.row_context(id), '')",
+        ] {
+            assert!(!is_plain(text), "{text}");
         }
     }
 

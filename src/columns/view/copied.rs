@@ -5,13 +5,13 @@
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int};
 
-use colcrypt_domain::view::collected::COLLECTED;
+use colcrypt_domain::view::collected::{COLLECTED, ENCRYPTED};
 use pgrx::pg_sys::{self, NodeTag};
 
-use crate::columns::view::known::known_view;
+use crate::columns::view::known::{Collected, KnownView, known_view};
 use crate::error::{Error, Result};
 use crate::server::xact::{End, PartEnd};
-use crate::server::{enclosure, report, rethrow, tree};
+use crate::server::{enclosure, report, rethrow, spi, tree};
 use crate::settings;
 
 /// Rows that are collected at most, and their bytes.
@@ -27,6 +27,8 @@ struct Copying {
     rows: *mut pg_sys::Tuplestorestate,
     count: u64,
     bytes: usize,
+    /// Rows that the table's own triggers or rules held back: the server counted them.
+    held_back: u64,
 }
 
 thread_local! {
@@ -75,8 +77,15 @@ unsafe extern "C-unwind" fn on_utility(
                 completion,
             );
         }
-        if copies && let Err(error) = rethrow::guard(|| end(depth)) {
-            report::raise_native(error);
+        if copies {
+            match rethrow::guard(|| end(depth)) {
+                Err(error) => report::raise_native(error),
+                Ok(held_back) if !completion.is_null() => {
+                    let counted = &mut (*completion).nprocessed;
+                    *counted = counted.saturating_sub(held_back);
+                }
+                Ok(_) => {}
+            }
         }
     }
 }
@@ -90,6 +99,7 @@ fn begin(statement: *mut pg_sys::PlannedStmt) -> usize {
         rows: std::ptr::null_mut(),
         count: 0,
         bytes: 0,
+        held_back: 0,
     };
     UNDER_WAY.with_borrow_mut(|all| {
         all.push(copying);
@@ -97,8 +107,8 @@ fn begin(statement: *mut pg_sys::PlannedStmt) -> usize {
     })
 }
 
-/// Inserts what is left.
-fn end(depth: usize) -> Result<()> {
+/// Inserts what is left; returns how many rows of all were held back.
+fn end(depth: usize) -> Result<u64> {
     let copying = UNDER_WAY.with_borrow_mut(|all| {
         let copying = (all.len() > depth).then(|| all.swap_remove(depth));
         all.truncate(depth);
@@ -106,12 +116,12 @@ fn end(depth: usize) -> Result<()> {
     });
     match copying {
         Some(copying) if !copying.rows.is_null() => {
-            insert(copying.view, copying.rows)?;
+            let held_back = insert(copying.view, copying.rows)?;
             // SAFETY: made by `collect`, and nobody else's.
             unsafe { pg_sys::tuplestore_end(copying.rows) };
-            Ok(())
+            Ok(copying.held_back + held_back)
         }
-        _ => Ok(()),
+        _ => Ok(0),
     }
 }
 
@@ -161,47 +171,95 @@ pub unsafe fn collect(view: pg_sys::Oid, tuple: pg_sys::HeapTuple) -> Result<()>
         (copying.rows, is_full)
     });
     if is_full {
-        insert(view, rows)?;
+        let held_back = insert(view, rows)?;
+        UNDER_WAY.with_borrow_mut(|all| {
+            if let Some(copying) = all.last_mut() {
+                copying.held_back += held_back;
+            }
+        });
         // SAFETY: the rows of this COPY, which go on being collected.
         unsafe { pg_sys::tuplestore_clear(rows) };
     }
     Ok(())
 }
 
-/// Inserts the rows into the view's table.
-fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<()> {
-    let failed =
-        || Error::Spi("rows that were copied into an access view were not inserted".into());
-    let name = CString::new(COLLECTED).unwrap_or_default();
+/// Inserts the rows into the view's table; returns how many of them were held back.
+fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<u64> {
     // SAFETY: connects to SPI; an ERROR before the end leaves it, and the view, to the transaction's abort. The view was
-    // locked by COPY; the relation of rows is of its type, and outlives its registration.
+    // locked by COPY.
     unsafe {
         let opened = pg_sys::relation_open(view, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let known = known_view(opened)?;
         pg_sys::SPI_connect();
-        let mut relation = pg_sys::EphemeralNamedRelationData {
-            md: pg_sys::EphemeralNamedRelationMetadataData {
-                name: name.as_ptr().cast_mut(),
-                reliddesc: view,
-                tupdesc: std::ptr::null_mut(),
-                enrtype: pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE,
-                enrtuples: MOST_ROWS as f64,
-            },
-            reldata: rows.cast(),
-        };
-        if pg_sys::SPI_register_relation(&mut relation) != pg_sys::SPI_OK_REL_REGISTER as c_int {
-            return Err(failed());
+        register_rows(COLLECTED, rows, view, std::ptr::null_mut())?;
+        if known.rows.hangs_on_search_path() {
+            // The path is a safe one whenever the context is looked up: a plan that was made with another is made anew.
+            let path = spi::safe_search_path();
+            execute(&known, Collected::Encrypt)?;
+            drop(path);
+            let encrypted = pg_sys::SPI_tuptable;
+            let rows = pg_sys::tuplestore_begin_heap(false, false, c_int::MAX);
+            for at in 0..pg_sys::SPI_processed as usize {
+                pg_sys::tuplestore_puttuple(rows, *(*encrypted).vals.add(at));
+            }
+            register_rows(ENCRYPTED, rows, pg_sys::Oid::INVALID, (*encrypted).tupdesc)?;
+            execute(&known, Collected::InsertEncrypted)?;
+        } else {
+            execute(&known, Collected::Insert)?;
         }
-        let plan = known.plan_of_collected()?;
-        let mut values = vec![pg_sys::Datum::from(0); known.parameters()];
-        let nulls = vec![b'n' as c_char; known.parameters()];
-        if plan.execute(values.as_mut_ptr(), nulls.as_ptr())? < 0 {
-            return Err(failed());
-        }
+        let inserted = pg_sys::SPI_processed;
         pg_sys::SPI_finish();
         pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let all = pg_sys::tuplestore_tuple_count(rows).unsigned_abs();
+        Ok(all.saturating_sub(inserted))
     }
-    Ok(())
+}
+
+fn failed() -> Error {
+    Error::Spi("rows that were copied into an access view were not inserted".into())
+}
+
+/// Has statements of this connection to SPI find rows under a name: of a relation's type, or as described.
+///
+/// # Safety
+/// Connected to SPI; rows of that type, which outlive the connection.
+unsafe fn register_rows(
+    name: &str,
+    rows: *mut pg_sys::Tuplestorestate,
+    relation: pg_sys::Oid,
+    description: pg_sys::TupleDesc,
+) -> Result<()> {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: the caller's promise; what is registered lies in memory that lives as long as the connection.
+    unsafe {
+        let registered = pg_sys::palloc0(size_of::<pg_sys::EphemeralNamedRelationData>())
+            .cast::<pg_sys::EphemeralNamedRelationData>();
+        (*registered).md = pg_sys::EphemeralNamedRelationMetadataData {
+            name: pg_sys::pstrdup(name.as_ptr()),
+            reliddesc: relation,
+            tupdesc: description,
+            enrtype: pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE,
+            enrtuples: MOST_ROWS as f64,
+        };
+        (*registered).reldata = rows.cast();
+        match pg_sys::SPI_register_relation(registered) {
+            code if code == pg_sys::SPI_OK_REL_REGISTER as c_int => Ok(()),
+            _ => Err(failed()),
+        }
+    }
+}
+
+/// # Safety
+/// Connected to SPI, with the rows registered that the statement is over.
+unsafe fn execute(known: &KnownView, step: Collected) -> Result<()> {
+    let plan = known.plan_of_collected(step)?;
+    let mut values = vec![pg_sys::Datum::from(0); known.parameters()];
+    let nulls = vec![b'n' as c_char; known.parameters()];
+    // SAFETY: the caller's promise; as many values as the statement has parameters.
+    match unsafe { plan.execute(values.as_mut_ptr(), nulls.as_ptr())? } {
+        0.. => Ok(()),
+        _ => Err(failed()),
+    }
 }
 
 /// What a transaction copied is over with it.

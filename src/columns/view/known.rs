@@ -58,13 +58,21 @@ impl Drop for Plan {
     }
 }
 
+/// A statement over rows that were collected.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Collected {
+    Insert,
+    Encrypt,
+    InsertEncrypted,
+}
+
 /// A view and its table, as they are until either changes.
 pub struct KnownView {
     pub table: pg_sys::Oid,
     pub rows: ViewRows,
     row_type: pg_sys::Oid,
     plans: RefCell<HashMap<Step, Rc<Plan>>>,
-    of_collected: RefCell<Option<Rc<Plan>>>,
+    of_collected: RefCell<HashMap<Collected, Rc<Plan>>>,
     epoch: u64,
     generation: u64,
 }
@@ -149,13 +157,20 @@ impl KnownView {
         Ok(plan)
     }
 
-    /// The statement that inserts what was collected, prepared at its first use. The relation of it is registered.
-    pub fn plan_of_collected(&self) -> Result<Rc<Plan>> {
-        if let Some(plan) = self.of_collected.borrow().as_ref() {
+    /// A statement over what was collected, prepared at its first use. The relation of it is registered.
+    pub fn plan_of_collected(&self, step: Collected) -> Result<Rc<Plan>> {
+        if let Some(plan) = self.of_collected.borrow().get(&step) {
             return Ok(plan.clone());
         }
-        let plan = Rc::new(self.prepared(collected::insert(&self.rows), Some(self.table))?);
-        self.of_collected.replace(Some(plan.clone()));
+        let (text, about) = match step {
+            Collected::Insert => (collected::insert(&self.rows), Some(self.table)),
+            Collected::Encrypt => (collected::encrypted(&self.rows), None),
+            Collected::InsertEncrypted => {
+                (collected::insert_encrypted(&self.rows), Some(self.table))
+            }
+        };
+        let plan = Rc::new(self.prepared(text, about)?);
+        self.of_collected.borrow_mut().insert(step, plan.clone());
         Ok(plan)
     }
 

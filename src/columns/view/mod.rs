@@ -207,6 +207,24 @@ pub fn is_access_view(relation: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool>
     Ok(!ours.is_empty() && table_of(relation)? == Some(table))
 }
 
+/// Whether a table that rows of this one lie in has a registration of its own that says otherwise: what is written to its
+/// rows through a view of this one would not be read through its own.
+///
+/// # Errors
+/// Of SPI.
+pub fn is_otherwise_below(table: pg_sys::Oid) -> Result<bool> {
+    let found = spi::query(
+        "WITH RECURSIVE below(relid) AS (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1 UNION \
+             SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.relid) \
+         SELECT 1 FROM below b JOIN colcrypt.protected_column c ON c.relation = b.relid \
+         JOIN colcrypt.protected_column p ON p.relation = $1 AND p.attribute = c.attribute \
+         WHERE (p.key_id, p.context, p.plaintext_type) IS DISTINCT FROM (c.key_id, c.context, c.plaintext_type) LIMIT 1",
+        &[table.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    Ok(!found.is_empty())
+}
+
 /// Everything there is to run to make a view, in order.
 pub fn statements(
     table: pg_sys::Oid,

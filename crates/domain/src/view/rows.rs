@@ -3,6 +3,8 @@
 //! Parameters: `$1` is the row that the view showed, `$2` the one that is to be, both of the view's type; from `$3` on
 //! the encrypted columns' ciphertexts as they are, then as they shall be.
 
+use colcrypt_core::place;
+
 use crate::context;
 use crate::error::{Error, Result};
 use crate::quote::{quote_identifier, quote_literal};
@@ -223,6 +225,16 @@ impl ViewRows {
     pub fn has_contexts(&self) -> bool {
         let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
         registered.any(|registered| registered.context.is_some())
+    }
+
+    /// Whether a context has names in it that mean what the search path says.
+    #[must_use]
+    pub fn hangs_on_search_path(&self) -> bool {
+        let mut contexts = self
+            .encrypted
+            .iter()
+            .filter_map(|&at| self.registered(at).context.as_ref());
+        contexts.any(|context| !place::is_plain(context))
     }
 
     fn compute_insert(&self) -> String {

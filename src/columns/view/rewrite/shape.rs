@@ -356,7 +356,7 @@ unsafe fn made(view: pg_sys::Relation) -> Result<Option<Shape>> {
                 .iter()
                 .zip(&should)
                 .all(|(&one, &other)| tree::same(one, other));
-        if !is_same {
+        if !is_same || view::is_otherwise_below(table)? {
             return Ok(None);
         }
         let parts = tree::analyzed(&parts::parts(&bare, &name, &columns));

@@ -52,7 +52,10 @@ pub unsafe fn rewritten(
             entry,
             asked: tree::rights(query, entry),
         };
+        // A rule would have what is assigned computed once more, and other values drawn.
+        let has_rules = !(*table).rd_rules.is_null();
         let made = match (*query).commandType {
+            _ if has_rules => None,
             pg_sys::CmdType::CMD_INSERT => making.insert(),
             pg_sys::CmdType::CMD_UPDATE => making.update(),
             pg_sys::CmdType::CMD_DELETE => Some(making.delete()),
@@ -128,6 +131,7 @@ impl Making<'_> {
             let mut required = INSERT | (self.asked.required & SELECT);
             let mut selected = self.selected_columns();
             if is_update {
+                selected.extend(self.selected_of_excluded(conflict));
                 updated = self.update_on_conflict(conflict, table)?;
                 required |= UPDATE | SELECT;
                 // What is bound anew, or stays, is read.
@@ -226,6 +230,8 @@ impl Making<'_> {
                 names.push(pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())));
             }
             (*inner).targetList = tree::list(targets);
+            // The statement may be one of a WITH list and name another of it: that is one level further out now.
+            pg_sys::IncrementVarSublevelsUp(inner.cast(), 1, 1);
             let entry: *mut pg_sys::RangeTblEntry = tree::node(NodeTag::T_RangeTblEntry);
             (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
             (*entry).subquery = inner;
@@ -330,7 +336,26 @@ impl Making<'_> {
     /// As [`rewritten`].
     unsafe fn selected_columns(&self) -> Vec<i16> {
         // SAFETY: the caller's promise.
-        let read = unsafe { tree::numbers(self.asked.selected) };
+        unsafe { self.behind(self.asked.selected) }
+    }
+
+    /// The table's columns behind those that are taken over from the row that was to be inserted.
+    ///
+    /// # Safety
+    /// As [`rewritten`]; the statement's conflict.
+    unsafe fn selected_of_excluded(&self, conflict: *mut pg_sys::OnConflictExpr) -> Vec<i16> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let said = tree::entry((*self.query).rtable, (*conflict).exclRelIndex);
+            self.behind(tree::selected(self.query, said))
+        }
+    }
+
+    /// # Safety
+    /// A set of the view's columns.
+    unsafe fn behind(&self, read: *const pg_sys::Bitmapset) -> Vec<i16> {
+        // SAFETY: the caller's promise.
+        let read = unsafe { tree::numbers(read) };
         if read.iter().any(|&number| number <= 0) {
             return self.all_columns();
         }

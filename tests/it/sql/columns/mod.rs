@@ -1,7 +1,9 @@
 //! Columns and their values: shown through views, of every type, shape and encoding.
 
+mod access_attacked;
 mod access_copy;
 mod access_errors;
+mod access_random;
 mod access_rewrite;
 mod access_view;
 mod access_write;
