@@ -11,4 +11,5 @@ mod compression;
 mod drivers;
 mod jsonb;
 mod shapes;
+mod types;
 mod values;
