@@ -131,6 +131,58 @@ CREATE TABLE colcrypt.keyring_grant (
 );
 COMMENT ON TABLE colcrypt.keyring_grant IS 'which roles may make keys in a keyring or manage it; role 0 is PUBLIC';
 
+-- Not by number: in another cluster that is another role, and a role that is missing there would stop the whole restore. What a dump
+-- takes along of key_grant and keyring_grant are rows of this table, by the roles' names; here they become grants again, one by one, and
+-- those of roles that there are none of wait.
+CREATE TABLE colcrypt.restored_grant (
+    grantee text COLLATE "C" NOT NULL,
+    key_id bigint,
+    can_encrypt boolean,
+    can_decrypt boolean,
+    keyring_id uuid,
+    can_create boolean,
+    can_manage boolean NOT NULL
+);
+COMMENT ON TABLE colcrypt.restored_grant IS
+    'grants of a restored dump to roles that there are none of; colcrypt.restore_grants() tries them again';
+
+CREATE FUNCTION colcrypt.restore_grant() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    role oid := CASE NEW.grantee WHEN 'PUBLIC' THEN 0 ELSE (SELECT r.oid FROM pg_roles r WHERE r.rolname = NEW.grantee) END;
+BEGIN
+    IF role IS NULL THEN
+        RAISE WARNING 'no role "%" is there to have its grant on a key or keyring', NEW.grantee
+            USING HINT = 'Create it and call colcrypt.restore_grants().';
+        RETURN NEW;
+    END IF;
+    IF NEW.key_id IS NOT NULL THEN
+        INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage)
+        VALUES (NEW.key_id, role::regrole, NEW.can_encrypt, NEW.can_decrypt, NEW.can_manage) ON CONFLICT DO NOTHING;
+    ELSE
+        INSERT INTO colcrypt.keyring_grant (keyring_id, grantee, can_create, can_manage)
+        VALUES (NEW.keyring_id, role::regrole, NEW.can_create, NEW.can_manage) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION colcrypt.restore_grant() IS 'trigger: makes what a dump has of a grant a grant again, if its role is there';
+CREATE TRIGGER restore_grant BEFORE INSERT ON colcrypt.restored_grant
+    FOR EACH ROW EXECUTE FUNCTION colcrypt.restore_grant();
+ALTER TABLE colcrypt.restored_grant ENABLE ALWAYS TRIGGER restore_grant;
+
+CREATE FUNCTION colcrypt.restore_grants() RETURNS bigint
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH gone AS (DELETE FROM colcrypt.restored_grant g
+                      WHERE EXISTS (SELECT FROM pg_roles r WHERE r.rolname = g.grantee) RETURNING *),
+             again AS (INSERT INTO colcrypt.restored_grant SELECT * FROM gone)
+        SELECT count(*) FROM gone
+    $$;
+COMMENT ON FUNCTION colcrypt.restore_grants() IS
+    'gives roles that were missing when a dump was restored, and are there now, their grants on keys and keyrings; returns how many';
+
 CREATE TABLE colcrypt.protected_column (
     relation regclass NOT NULL,
     attribute name NOT NULL,
@@ -149,6 +201,15 @@ CREATE TABLE colcrypt.protected_column (
     PRIMARY KEY (relation, attribute)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';
+
+-- A value names its type, and types are renamed and moved to other schemas: what each was called before. Written by the server's hook
+-- wherever a type or a schema is altered.
+CREATE TABLE colcrypt.former_type_name (
+    name text COLLATE "C" NOT NULL,
+    type regtype NOT NULL,
+    PRIMARY KEY (name, type)
+);
+COMMENT ON TABLE colcrypt.former_type_name IS 'what types were called before they were renamed or moved, since values name their types';
 
 -- Sessions read it, as they do the tables above; but a change of it concerns none of them.
 CREATE TABLE colcrypt.version_usage (
@@ -313,11 +374,17 @@ BEGIN
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
         PERFORM pg_catalog.pg_extension_config_dump(format('colcrypt.%I', t)::regclass, '');
     END LOOP;
-    -- What was dropped leaves a bare number behind, which elsewhere may be another role's or table's.
-    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant',
-        'WHERE grantee::oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee)');
-    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant',
-        'WHERE grantee::oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee)');
+    -- Of the two tables of grants nothing but what they say by name.
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant', 'WHERE false');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant', 'WHERE false');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.restored_grant', $filter$WHERE true
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), g.key_id, g.can_encrypt, g.can_decrypt, NULL, NULL, g.can_manage
+        FROM colcrypt.key_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+        FROM colcrypt.keyring_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL$filter$);
+    -- What was dropped leaves a bare number behind, which elsewhere may be another table's.
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_type_name',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = type)');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.protected_column',
         'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 END
@@ -335,3 +402,5 @@ $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA colcrypt FROM PUBLIC;
 GRANT USAGE ON SCHEMA colcrypt TO PUBLIC;
+-- Monitoring sees which columns are encrypted and where keys come from: no secret is in a provider's settings.
+GRANT SELECT ON colcrypt.protected_column, colcrypt.provider TO pg_monitor;

@@ -9,6 +9,11 @@ CREATE FUNCTION colcrypt.encrypt_col(value anyelement, key text) RETURNS colcryp
     AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
 CREATE FUNCTION colcrypt.encrypt_col(value anyelement, key text, context bytea) RETURNS colcrypt.ciphertext
     AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+-- Text and anyelement are equally far from it.
+CREATE FUNCTION colcrypt.encrypt_col(value "char", key text) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_col(value "char", key text, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
 COMMENT ON FUNCTION colcrypt.encrypt_col(text, text) IS
     'encrypts a text under the current version of the named key; NULL stays NULL';
 COMMENT ON FUNCTION colcrypt.encrypt_col(text, text, bytea) IS
@@ -17,6 +22,10 @@ COMMENT ON FUNCTION colcrypt.encrypt_col(anyelement, text) IS
     'encrypts a value of any type with binary I/O under the current version of the named key; NULL stays NULL';
 COMMENT ON FUNCTION colcrypt.encrypt_col(anyelement, text, bytea) IS
     'encrypts a value of any type under the named key, bound to a context that decrypt_col will need again';
+COMMENT ON FUNCTION colcrypt.encrypt_col("char", text) IS
+    'encrypts a "char" under the current version of the named key; NULL stays NULL';
+COMMENT ON FUNCTION colcrypt.encrypt_col("char", text, bytea) IS
+    'encrypts a "char" under the named key, bound to a context that decrypt_col will need again';
 
 CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;

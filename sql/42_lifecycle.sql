@@ -111,6 +111,8 @@ CREATE TABLE colcrypt.destruction_wait (
     ran_us bigint NOT NULL,
     run text NOT NULL,
     at_us bigint NOT NULL,
+    -- Of the order that this is about: the same version may be ordered again.
+    destroy_at timestamptz,
     PRIMARY KEY (key_id, version)
 );
 REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;

@@ -23,6 +23,8 @@ GRANT EXECUTE ON FUNCTION
     colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement),
     colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea),
     colcrypt.either_context(context bytea, former bytea),
+    colcrypt.encrypt_col(value "char", key text),
+    colcrypt.encrypt_col(value "char", key text, context bytea),
     colcrypt.encrypt_col(value anyelement, key text),
     colcrypt.encrypt_col(value anyelement, key text, context bytea),
     colcrypt.encrypt_col(value text, key text),

@@ -303,6 +303,7 @@ CREATE TABLE colcrypt.destruction_wait (
     ran_us bigint NOT NULL,
     run text NOT NULL,
     at_us bigint NOT NULL,
+    destroy_at timestamptz,
     PRIMARY KEY (key_id, version)
 );
 REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;
@@ -475,3 +476,109 @@ CREATE FUNCTION colcrypt.drop_provider(name text) RETURNS text
 COMMENT ON FUNCTION colcrypt.drop_provider(text) IS
     'takes a provider out of the catalog on which no keyring stands; says dropped';
 REVOKE ALL ON FUNCTION colcrypt.drop_key(text), colcrypt.drop_keyring(text), colcrypt.drop_provider(text) FROM PUBLIC;
+
+-- Values name their types, which are renamed.
+CREATE TABLE colcrypt.former_type_name (
+    name text COLLATE "C" NOT NULL,
+    type regtype NOT NULL,
+    PRIMARY KEY (name, type)
+);
+COMMENT ON TABLE colcrypt.former_type_name IS 'what types were called before they were renamed or moved, since values name their types';
+REVOKE ALL ON colcrypt.former_type_name FROM PUBLIC;
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_type_name',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = type)');
+END
+$$;
+CREATE FUNCTION colcrypt.encrypt_col(value "char", key text) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_col(value "char", key text, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.encrypt_col("char", text) IS
+    'encrypts a "char" under the current version of the named key; NULL stays NULL';
+COMMENT ON FUNCTION colcrypt.encrypt_col("char", text, bytea) IS
+    'encrypts a "char" under the named key, bound to a context that decrypt_col will need again';
+GRANT EXECUTE ON FUNCTION colcrypt.encrypt_col("char", text), colcrypt.encrypt_col("char", text, bytea) TO PUBLIC;
+
+-- Grants are dumped by name.
+CREATE TABLE colcrypt.restored_grant (
+    grantee text COLLATE "C" NOT NULL,
+    key_id bigint,
+    can_encrypt boolean,
+    can_decrypt boolean,
+    keyring_id uuid,
+    can_create boolean,
+    can_manage boolean NOT NULL
+);
+COMMENT ON TABLE colcrypt.restored_grant IS
+    'grants of a restored dump to roles that there are none of; colcrypt.restore_grants() tries them again';
+
+CREATE FUNCTION colcrypt.restore_grant() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    role oid := CASE NEW.grantee WHEN 'PUBLIC' THEN 0 ELSE (SELECT r.oid FROM pg_roles r WHERE r.rolname = NEW.grantee) END;
+BEGIN
+    IF role IS NULL THEN
+        RAISE WARNING 'no role "%" is there to have its grant on a key or keyring', NEW.grantee
+            USING HINT = 'Create it and call colcrypt.restore_grants().';
+        RETURN NEW;
+    END IF;
+    IF NEW.key_id IS NOT NULL THEN
+        INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage)
+        VALUES (NEW.key_id, role::regrole, NEW.can_encrypt, NEW.can_decrypt, NEW.can_manage) ON CONFLICT DO NOTHING;
+    ELSE
+        INSERT INTO colcrypt.keyring_grant (keyring_id, grantee, can_create, can_manage)
+        VALUES (NEW.keyring_id, role::regrole, NEW.can_create, NEW.can_manage) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION colcrypt.restore_grant() IS 'trigger: makes what a dump has of a grant a grant again, if its role is there';
+CREATE TRIGGER restore_grant BEFORE INSERT ON colcrypt.restored_grant
+    FOR EACH ROW EXECUTE FUNCTION colcrypt.restore_grant();
+ALTER TABLE colcrypt.restored_grant ENABLE ALWAYS TRIGGER restore_grant;
+
+CREATE FUNCTION colcrypt.restore_grants() RETURNS bigint
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH gone AS (DELETE FROM colcrypt.restored_grant g
+                      WHERE EXISTS (SELECT FROM pg_roles r WHERE r.rolname = g.grantee) RETURNING *),
+             again AS (INSERT INTO colcrypt.restored_grant SELECT * FROM gone)
+        SELECT count(*) FROM gone
+    $$;
+COMMENT ON FUNCTION colcrypt.restore_grants() IS
+    'gives roles that were missing when a dump was restored, and are there now, their grants on keys and keyrings; returns how many';
+REVOKE ALL ON colcrypt.restored_grant FROM PUBLIC;
+REVOKE ALL ON FUNCTION colcrypt.restore_grant(), colcrypt.restore_grants() FROM PUBLIC;
+DO $$
+BEGIN
+    -- Of the two tables of grants nothing but what they say by name.
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant', 'WHERE false');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant', 'WHERE false');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.restored_grant', $filter$WHERE true
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), g.key_id, g.can_encrypt, g.can_decrypt, NULL, NULL, g.can_manage
+        FROM colcrypt.key_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+        FROM colcrypt.keyring_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL$filter$);
+END
+$$;
+GRANT SELECT ON colcrypt.protected_column, colcrypt.provider TO pg_monitor;
+
+-- Who decides sees what there is to decide.
+COMMENT ON VIEW colcrypt.approval_requests IS
+    'acts on four-eyes keyrings: outcome is pending, approved, rejected, withdrawn or expired; whoever manages such a keyring or a key of it may read it';
+DO $$
+DECLARE
+    r text;
+BEGIN
+    FOR r IN SELECT quote_ident(o.rolname) FROM pg_catalog.pg_roles o
+             WHERE o.oid IN (SELECT g.grantee FROM colcrypt.key_grant g JOIN colcrypt.key k USING (key_id)
+                             JOIN colcrypt.keyring y USING (keyring_id) WHERE g.can_manage AND y.four_eyes
+                             UNION SELECT g.grantee FROM colcrypt.keyring_grant g
+                             JOIN colcrypt.keyring y USING (keyring_id) WHERE g.can_manage AND y.four_eyes) AND NOT o.rolsuper LOOP
+        EXECUTE format('GRANT SELECT ON colcrypt.approval_requests TO %s', r);
+    END LOOP;
+END
+$$;

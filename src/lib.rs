@@ -69,6 +69,7 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
     server::enclosure::register();
+    catalog::type_names::register();
     server::analyzed::register(&[
         server::meant::look,
         sql::untyped::look,

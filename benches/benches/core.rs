@@ -54,11 +54,11 @@ fn forms(criterion: &mut Criterion) {
     ]
     .concat();
     assert_eq!(
-        jsonb::to_json(&stored).expect("a jsonb").as_str(),
+        jsonb::to_json(&stored, || ()).expect("a jsonb").as_str(),
         "{\"n\": 7}"
     );
     criterion.bench_function("read a stored jsonb", |bencher| {
-        bencher.iter(|| jsonb::to_json(black_box(&stored)));
+        bencher.iter(|| jsonb::to_json(black_box(&stored), || ()));
     });
 }
 

@@ -27,11 +27,11 @@ pub struct Agent {
 pub struct Gone(pub String);
 
 impl Agent {
-    /// Starts the executable.
+    /// Starts the executable, which ends at once where its memory must be locked and cannot be.
     ///
     /// # Errors
     /// [`Gone`] with the reason and the path.
-    pub fn start(path: &Path) -> Result<Self, Gone> {
+    pub fn start(path: &Path, requires_lock: bool) -> Result<Self, Gone> {
         let failed =
             |what: &str, error: std::io::Error| Gone(format!("{what} {}: {error}", path.display()));
         let (ours, theirs) = UnixStream::pair().map_err(|e| failed("no socket for", e))?;
@@ -40,6 +40,7 @@ impl Agent {
         let mut command = Command::new(path);
         command
             .arg("agent")
+            .args(requires_lock.then_some("--require-mlock"))
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null());

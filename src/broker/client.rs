@@ -59,10 +59,17 @@ pub fn load(
             Found::Missing => {
                 let request = to_json(&request()?);
                 let mut reserved = wait.for_queue_slot()?;
-                let (slot, ticket, mine) =
-                    table::reserve(control, wanted).map_err(|_| Error::SlabFull {
-                        slots: control.slots as usize,
+                let Ok((slot, ticket, mine)) = table::reserve(control, wanted) else {
+                    // All places are being loaded. Each load that ends makes room, and wakes who waits.
+                    drop(reserved);
+                    wait.sleep().map_err(|error| match error {
+                        Error::KeyWaitTimeout { .. } => Error::SlabFull {
+                            slots: control.slots as usize,
+                        },
+                        other => other,
                     })?;
+                    continue;
+                };
                 if mine {
                     reserved
                         .submit(

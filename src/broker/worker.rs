@@ -15,6 +15,7 @@ use pgrx::{log, pg_guard, pg_sys, warning};
 use crate::broker::agent::{Agent, Gone};
 use crate::broker::queue::{self, Purpose};
 use crate::broker::shared::{Control, control};
+use crate::jobs::wake;
 use crate::server::{clock, process, report};
 use crate::settings;
 use crate::slab::roots::{self, Change};
@@ -56,7 +57,11 @@ struct Broker {
     settings: Settings,
     requests: Requests<Request, Destination>,
     known: Known<KekId, Request>,
+    next_complaint: i64,
 }
+
+/// Pause between two complaints in the server log.
+const COMPLAINT_MS: i64 = 600_000;
 
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -85,6 +90,7 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
         settings: settings::agent_settings(),
         requests: Requests::default(),
         known: Known::default(),
+        next_complaint: 0,
     }
     .run();
     // A clean exit would tell the postmaster not to start us again; after a shutdown it will not
@@ -115,6 +121,7 @@ impl Broker {
                 next_tick = now + broker::tick(settings::HARD_TTL.get().into());
                 table::expire(self.slab);
                 queue::free_orphans(self.control);
+                self.complain_of_launcher(now);
             }
             self.ensure_agent(now);
             self.keep_alive(now);
@@ -122,6 +129,19 @@ impl Broker {
             self.talk();
             self.end_overdue();
             self.sleep(next_tick);
+        }
+    }
+
+    /// The one process that is there to say that the launcher is not.
+    fn complain_of_launcher(&mut self, now: i64) {
+        if now >= self.next_complaint && wake::is_launcher_missing() {
+            self.next_complaint = now + COMPLAINT_MS;
+            pgrx::ereport!(
+                pgrx::PgLogLevel::WARNING,
+                pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                format!("colcrypt: {}", wake::NO_LAUNCHER),
+                wake::NO_LAUNCHER_HINT
+            );
         }
     }
 
@@ -151,7 +171,7 @@ impl Broker {
         if !self.life.is_to_start(now) {
             return;
         }
-        match Agent::start(&settings::agent_path()) {
+        match Agent::start(&settings::agent_path(), settings::REQUIRE_MLOCK.get()) {
             Ok(agent) => {
                 self.control.agent_pid.store(agent.pid(), Relaxed);
                 self.control.agent_starts.fetch_add(1, Relaxed);

@@ -7,3 +7,4 @@
 pub mod epoch;
 pub mod read;
 pub mod scan;
+pub mod type_names;

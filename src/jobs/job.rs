@@ -72,13 +72,14 @@ pub fn lock_jobs() -> Result<()> {
 
 impl Job {
     /// The lane's job that comes next, in turn after the job that had the last one. Those of `owners` go behind the
-    /// others, and those that rest move nothing; one that waits for old transactions holds up no other; of several that
-    /// wait, the one that began first has the fewest to wait for.
+    /// others, and those that rest move nothing; those that wait for old transactions go before all others where they are to
+    /// be looked at, else behind them; of several that wait, the one that began first has the fewest to wait for.
     pub fn next(
         lane: Lane,
         after: i64,
         owners: Vec<pg_sys::Oid>,
         resting: Vec<i64>,
+        looks_at_waiting: bool,
     ) -> Result<Option<Self>> {
         let moving: Vec<String> = Phase::ALL
             .into_iter()
@@ -99,7 +100,7 @@ impl Job {
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
                      LEFT JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
                      WHERE j.finished_at IS NULL AND NOT j.paused AND (j.priority > 0) = $2 \
-                     ORDER BY due DESC, coalesce(o.relowner = ANY ($3), false), j.phase = $6, \
+                     ORDER BY due DESC, $7 AND j.phase = $6 DESC, coalesce(o.relowner = ANY ($3), false), j.phase = $6, \
                               CASE j.phase WHEN $6 THEN j.settle_before END, \
                               j.job_id <= $1, j.job_id LIMIT 1",
                 clock::is_over("j.retry_at", backoff::OF_JOBS)
@@ -111,6 +112,7 @@ impl Job {
                 resting.into(),
                 moving.into(),
                 Phase::WaitingForOld.name().into(),
+                looks_at_waiting.into(),
             ],
             |row| {
                 let (id, phase): (i64, String) = (

@@ -42,9 +42,38 @@ thread_local! {
     static AT_COMMIT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has the launcher send the keeper here once this transaction is committed.
+/// Has the launcher send the keeper here once this transaction is committed. Where there is no launcher, whoever waits
+/// for what was ordered is told.
 pub fn wake_at_commit() {
-    AT_COMMIT.set(true);
+    if !AT_COMMIT.replace(true) && is_launcher_missing() {
+        pgrx::ereport!(
+            pgrx::PgLogLevel::WARNING,
+            pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            NO_LAUNCHER,
+            NO_LAUNCHER_HINT
+        );
+    }
+}
+
+/// Said where nothing is done by itself.
+pub const NO_LAUNCHER: &str =
+    "the colcrypt launcher is not running: no job, schedule or record is worked at";
+pub const NO_LAUNCHER_HINT: &str =
+    "Raise max_worker_processes and restart the server; see its log for why else it may not run.";
+/// How long after the server's start the launcher may come.
+const START_US: i64 = 10_000_000;
+
+/// Whether nobody sends workers, though the server has run for long enough and is no standby.
+pub fn is_launcher_missing() -> bool {
+    let Some(wishes) = WISHES.get() else {
+        return false;
+    };
+    // SAFETY: reads a static, the clock and shared memory.
+    unsafe {
+        wishes.launcher.load(Relaxed).is_null()
+            && pg_sys::GetCurrentTimestamp() - pg_sys::PgStartTime > START_US
+            && !pg_sys::RecoveryInProgress()
+    }
 }
 
 /// At the end of each transaction.

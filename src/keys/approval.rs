@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, Keyring};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
+use crate::keys::grantee::show_requests;
 use crate::rights;
 use crate::server::txn::attempt;
 use crate::server::{roles, spi};
@@ -380,6 +381,9 @@ impl Gated for RequireFourEyes {
                 self.window_seconds.map(|seconds| seconds as f64).into(),
             ],
         )?;
+        if self.enabled {
+            show_requests(self.keyring_id)?;
+        }
         let state = if self.enabled { "enabled" } else { "disabled" };
         let window = self
             .window_seconds

@@ -192,3 +192,37 @@ impl Given {
         })
     }
 }
+
+/// Has whoever manages a keyring that asks for four eyes, or a key of it, read what waits for a decision.
+///
+/// # Errors
+/// Of SPI.
+pub fn show_requests(keyring: KeyringId) -> Result<()> {
+    let blind = || {
+        spi::query(
+            "SELECT quote_ident(o.rolname) FROM colcrypt.keyring r JOIN pg_catalog.pg_roles o ON o.oid IN ( \
+                 SELECT g.grantee FROM colcrypt.key_grant g JOIN colcrypt.key k USING (key_id) \
+                 WHERE k.keyring_id = r.keyring_id AND g.can_manage \
+                 UNION SELECT g.grantee FROM colcrypt.keyring_grant g WHERE g.keyring_id = r.keyring_id AND g.can_manage) \
+             WHERE r.keyring_id = $1 AND r.four_eyes \
+               AND NOT pg_catalog.has_table_privilege(o.oid, 'colcrypt.approval_requests', 'SELECT')",
+            &[pgrx::Uuid::from_bytes(keyring.0).into()],
+            |row| row.get::<String>(1),
+        )
+    };
+    if blind()?.is_empty() {
+        return Ok(());
+    }
+    // Two of these at once would meet in the catalog.
+    spi::execute(
+        "LOCK TABLE colcrypt.approval_request IN SHARE UPDATE EXCLUSIVE MODE",
+        &[],
+    )?;
+    for role in blind()?.into_iter().flatten() {
+        spi::execute(
+            &format!("GRANT SELECT ON colcrypt.approval_requests TO {role}"),
+            &[],
+        )?;
+    }
+    Ok(())
+}

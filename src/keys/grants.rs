@@ -10,7 +10,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::error::{Error, Privilege, Result};
 use crate::keys::approval::{self, Gated, Target};
-use crate::keys::grantee::{Given, Object, named_or_public, role_named};
+use crate::keys::grantee::{Given, Object, named_or_public, role_named, show_requests};
 use crate::rights;
 use crate::server::call::Call;
 use crate::server::varlena::varlena_from;
@@ -81,7 +81,11 @@ fn give(grant: &Grant) -> Result<()> {
 /// # Errors
 /// Of the catalog.
 pub fn add(grant: &Grant) -> Result<()> {
-    Object::Key(grant.key.id).add(grant.role, &grant.privileges())
+    Object::Key(grant.key.id).add(grant.role, &grant.privileges())?;
+    if grant.manage {
+        show_requests(grant.key.keyring)?;
+    }
+    Ok(())
 }
 
 pub fn revoke_key(call: Call) -> Result<pg_sys::Datum> {

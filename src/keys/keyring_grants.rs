@@ -10,7 +10,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Keyring};
 use crate::error::{Error, KeyringPrivilege, Result};
 use crate::keys::approval::{self, Gated, Target};
-use crate::keys::grantee::{Given, Object, named_or_public, role_named};
+use crate::keys::grantee::{Given, Object, named_or_public, role_named, show_requests};
 use crate::rights;
 use crate::server::call::Call;
 use crate::server::varlena::varlena_from;
@@ -80,7 +80,11 @@ fn give(grant: &Grant) -> Result<()> {
 /// # Errors
 /// Of the catalog.
 pub fn add(grant: &Grant) -> Result<()> {
-    Object::Keyring(grant.keyring.id).add(grant.role, &grant.privileges())
+    Object::Keyring(grant.keyring.id).add(grant.role, &grant.privileges())?;
+    if grant.manage {
+        show_requests(grant.keyring.id)?;
+    }
+    Ok(())
 }
 
 pub fn revoke_keyring(call: Call) -> Result<pg_sys::Datum> {

@@ -10,10 +10,13 @@ use crate::server::{clock, spi};
 const RUN: &str = "extract(epoch FROM pg_postmaster_start_time())::text";
 
 /// How long the server has run since the order, in microseconds, as SQL over `colcrypt.destruction_wait w`, which may be
-/// missing. `now` is the parameter with [`clock::boottime_us`].
-fn ran(now: &str) -> String {
+/// missing or of another order: one that came by replication, too, takes its own time here. `destroy_at` is the order's,
+/// `now` the parameter with [`clock::boottime_us`].
+fn ran(destroy_at: &str, now: &str) -> String {
     format!(
-        "coalesce(w.ran_us + CASE WHEN w.run = {RUN} AND w.at_us <= {now} THEN {now} - w.at_us ELSE 0 END, 0)"
+        "CASE WHEN w.destroy_at IS NOT DISTINCT FROM {destroy_at} \
+              THEN coalesce(w.ran_us + CASE WHEN w.run = {RUN} AND w.at_us <= {now} THEN {now} - w.at_us ELSE 0 END, 0) \
+              ELSE 0 END"
     )
 }
 
@@ -21,7 +24,7 @@ fn ran(now: &str) -> String {
 pub fn left(now: &str) -> String {
     format!(
         "((extract(epoch FROM v.destroy_at - v.state_changed_at) * 1000000)::bigint - {})",
-        ran(now)
+        ran("v.destroy_at", now)
     )
 }
 
@@ -32,8 +35,9 @@ pub fn left(now: &str) -> String {
 pub fn begin(id: VersionId) -> Result<()> {
     spi::execute(
         &format!(
-            "INSERT INTO colcrypt.destruction_wait (key_id, version, ran_us, run, at_us) VALUES ($1, $2, 0, {RUN}, $3) \
-             ON CONFLICT (key_id, version) DO UPDATE SET ran_us = 0, run = excluded.run, at_us = excluded.at_us"
+            "INSERT INTO colcrypt.destruction_wait (key_id, version, ran_us, run, at_us, destroy_at) \
+             SELECT v.key_id, v.version, 0, {RUN}, $3, v.destroy_at FROM colcrypt.key_version v WHERE v.key_id = $1 AND v.version = $2 \
+             ON CONFLICT (key_id, version) DO UPDATE SET ran_us = 0, run = excluded.run, at_us = excluded.at_us, destroy_at = excluded.destroy_at"
         ),
         &[
             id.key.bigint().into(),
@@ -64,10 +68,10 @@ pub fn forget(id: VersionId) -> Result<()> {
 pub fn keep() -> Result<()> {
     spi::execute(
         &format!(
-            "INSERT INTO colcrypt.destruction_wait AS w (key_id, version, ran_us, run, at_us) \
-             SELECT v.key_id, v.version, 0, {RUN}, $1 FROM colcrypt.key_version v WHERE v.state = $2 AND v.destroy_at IS NOT NULL \
-             ON CONFLICT (key_id, version) DO UPDATE SET ran_us = {}, run = excluded.run, at_us = excluded.at_us",
-            ran("excluded.at_us")
+            "INSERT INTO colcrypt.destruction_wait AS w (key_id, version, ran_us, run, at_us, destroy_at) \
+             SELECT v.key_id, v.version, 0, {RUN}, $1, v.destroy_at FROM colcrypt.key_version v WHERE v.state = $2 AND v.destroy_at IS NOT NULL \
+             ON CONFLICT (key_id, version) DO UPDATE SET ran_us = {}, run = excluded.run, at_us = excluded.at_us, destroy_at = excluded.destroy_at",
+            ran("excluded.destroy_at", "excluded.at_us")
         ),
         &[
             clock::boottime_us().into(),

@@ -37,6 +37,12 @@ pub fn database_is_utf8() -> bool {
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
+/// Whether its texts may be any bytes.
+#[inline(always)]
+pub fn database_has_no_encoding() -> bool {
+    database_encoding() == pg_sys::pg_enc::PG_SQL_ASCII as c_int
+}
+
 /// Gives `body` a text of the database in UTF-8.
 ///
 /// # Errors

@@ -21,6 +21,13 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// A line of what the kernel says of a process, its first word; none where it says nothing.
+pub fn status_of(pid: i32, line: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let rest = status.lines().find_map(|found| found.strip_prefix(line))?;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
 pub fn my_database() -> pg_sys::Oid {
     // SAFETY: set at connection, never written again.
     unsafe { pg_sys::MyDatabaseId }

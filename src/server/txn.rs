@@ -27,6 +27,29 @@ pub fn wait_for_locks() {
 /// # Errors
 /// The ERROR.
 pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failed> {
+    ended(body, |_| true)
+}
+
+/// The same for a body that may err, which aborts it, too.
+///
+/// # Errors
+/// The ERROR, or the body's error.
+pub fn attempt<R>(body: impl FnOnce() -> error::Result<R>) -> Result<R, Failed> {
+    all_or_nothing(body)?.map_err(|error| Failed::returned(&error))
+}
+
+/// The same, with the body's error as it is.
+///
+/// # Errors
+/// The ERROR.
+pub fn all_or_nothing<R>(
+    body: impl FnOnce() -> error::Result<R>,
+) -> Result<error::Result<R>, Failed> {
+    ended(body, |outcome: &error::Result<R>| outcome.is_ok())
+}
+
+/// A transaction that is committed where `commits` says so, else aborted.
+fn ended<R>(body: impl FnOnce() -> R, commits: impl FnOnce(&R) -> bool) -> Result<R, Failed> {
     let limit = Limit::begin();
     // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
     unsafe {
@@ -36,8 +59,12 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failed> {
         let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
             set_local(c"lock_timeout", PATIENCE);
             let result = body();
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
+            if commits(&result) {
+                pg_sys::PopActiveSnapshot();
+                pg_sys::CommitTransactionCommand();
+            } else {
+                pg_sys::AbortCurrentTransaction();
+            }
             Ok(result)
         }))
         .catch_others(|error| Err(Failed::caught(&error)))
@@ -48,14 +75,6 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failed> {
         }
         outcome
     }
-}
-
-/// The same for a body that may err. What it did before it erred is committed.
-///
-/// # Errors
-/// The ERROR, or the body's error.
-pub fn attempt<R>(body: impl FnOnce() -> error::Result<R>) -> Result<R, Failed> {
-    transaction(body)?.map_err(|error| Failed::returned(&error))
 }
 
 /// SET LOCAL with the worker's own rights.

@@ -79,6 +79,24 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
     }
 }
 
+/// Whether there is a type that SQL writes so now: a qualified name, quoted where needed.
+pub fn is_type(name: &str) -> bool {
+    let name = pgrx::IntoDatum::into_datum(name);
+    pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
+        // SAFETY: the server's own to_regtype, of a text. It answers NULL for a name that is none, and may raise for one
+        // that is malformed, which a value's header may hold.
+        unsafe { pgrx::direct_function_call_as_datum(pg_sys::to_regtype, &[name]).is_some() }
+    }))
+    .catch_others(|error| {
+        if crate::server::report::may_be_shown(&error) {
+            error.rethrow()
+        } else {
+            false
+        }
+    })
+    .execute()
+}
+
 /// Whether a function is one of ours of these names.
 ///
 /// # Safety

@@ -10,6 +10,7 @@ use colcrypt_protocol::CopyId;
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::server::process;
 use crate::server::shmem::{self, Region};
 use crate::settings;
 use crate::slab::failure::StoredFailure;
@@ -204,5 +205,32 @@ unsafe fn protect(keys: *mut u8, length: usize) -> bool {
             );
         }
     }
+    if settings::REQUIRE_MLOCK.get() && !agent_may_lock() {
+        pgrx::ereport!(
+            pgrx::PgLogLevel::FATAL,
+            pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            "colcrypt: the KMS agent's memory cannot be locked: its limit is not unlimited",
+            "Set LimitMEMLOCK=infinity in the server's systemd unit (ulimit -l unlimited), or give the server CAP_IPC_LOCK."
+        );
+    }
     locked && hidden
+}
+
+/// Whether the agent, which is the server's child, will be able to lock all its memory: it does so without a limit only,
+/// since at a limit every allocation fails.
+fn agent_may_lock() -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes to `limit`.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } == 0;
+    if known && limit.rlim_cur == libc::RLIM_INFINITY {
+        return true;
+    }
+    let effective = process::status_of(process::my_pid(), "CapEff:");
+    effective
+        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+        .is_some_and(|capabilities| capabilities & CAP_IPC_LOCK != 0)
 }

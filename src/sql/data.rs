@@ -5,7 +5,7 @@
 
 use colcrypt_core::context::{self};
 use colcrypt_core::format::EncodedHeader;
-use colcrypt_core::{Header, Value, VersionId};
+use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 
 use crate::audit::honeytoken;
@@ -18,7 +18,7 @@ use crate::server::varlena::Varlena;
 use crate::session::{self, Permit};
 use crate::sql::entry::sql_functions;
 use crate::values::codec::Codec;
-use crate::values::seal::{Form, check_domain, described, open, seal, unpack, unpack_into};
+use crate::values::seal::{self, Form, check_domain, open, seal, unpack, unpack_into};
 use crate::values::{context as contexts, reseal};
 
 /// Longest key name that a call site remembers; the catalog allows 200.
@@ -51,6 +51,8 @@ struct DecryptSite {
     type_name: Short<TYPE_NAME>,
     wanted: pg_sys::Oid,
     permit: Option<Permit>,
+    /// Another name that the type had, once it was met.
+    former_name: Option<Short<TYPE_NAME>>,
 }
 
 /// What a re-encrypting call site remembers: leave to read the old version and to write the new one.
@@ -179,6 +181,7 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
                 type_name,
                 wanted,
                 permit: None,
+                former_name: None,
             })
         })?
     };
@@ -206,8 +209,10 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
         }
     };
     let written = value.header.plaintext_type;
-    if !site.codec.reads(written, site.type_name.as_bytes()) {
-        return Err(wrong_type(&value, site));
+    if !site.codec.reads(written, site.type_name.as_bytes())
+        && !reads_former(&site.codec, &mut site.former_name, written)?
+    {
+        return Err(wrong_type(&value, site.wanted));
     }
     let context = bytes_of(&context);
     let plaintext = if value.header.compressed {
@@ -232,12 +237,32 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
     Ok(plaintext)
 }
 
+/// Whether the value names the type as it was called before; `known` is what was found at this call site.
 #[cold]
-fn wrong_type(value: &Value<'_>, site: &DecryptSite) -> Error {
-    Error::WrongType {
-        stored: described(value.header.plaintext_type),
-        asked: types::type_name(site.wanted),
+fn reads_former(
+    codec: &Codec,
+    known: &mut Option<Short<TYPE_NAME>>,
+    written: PlaintextType<'_>,
+) -> Result<bool> {
+    let PlaintextType::Named(name) = written else {
+        return Ok(false);
+    };
+    if known
+        .as_ref()
+        .is_some_and(|known| known.as_bytes() == name.as_bytes())
+    {
+        return Ok(true);
     }
+    let had = codec.had_name(written)?;
+    if had {
+        *known = Short::new(name.as_bytes());
+    }
+    Ok(had)
+}
+
+#[cold]
+fn wrong_type(value: &Value<'_>, wanted: pg_sys::Oid) -> Error {
+    seal::wrong_type(value.header.plaintext_type, wanted)
 }
 
 fn reencrypt(call: Call) -> Result<pg_sys::Datum> {

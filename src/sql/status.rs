@@ -117,6 +117,11 @@ fn root_state(call: Call) -> Result<pg_sys::Datum> {
     row.into_datum(call)
 }
 
+/// Whether the agent locked its memory, which it does whole or not at all.
+fn is_locked(agent: i32) -> bool {
+    agent != 0 && process::status_of(agent, "VmLck:").is_some_and(|locked| locked != "0")
+}
+
 fn broker_status(call: Call) -> Result<pg_sys::Datum> {
     let control = control()?;
     let broker = shared::control()?;
@@ -132,7 +137,7 @@ fn broker_status(call: Call) -> Result<pg_sys::Datum> {
         .push(control.loads.load(Relaxed) as i64)
         .push(control.loads_failed.load(Relaxed) as i64)
         .push(loading as i32)
-        .push(control.memory_locked.load(Relaxed))
+        .push(control.memory_locked.load(Relaxed) && is_locked(broker.agent_pid.load(Relaxed)))
         .push(table::last_failure(control));
     row.into_datum(call)
 }

@@ -5,6 +5,7 @@
 //! is killed takes shared memory with it, so nothing is counted twice.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
@@ -105,17 +106,18 @@ fn write_totals(counts: &Unflushed) -> Result<Vec<i64>> {
         ],
         |row| {
             Ok((
-                row.get::<i64>(1)?.unwrap_or_default(),
-                row.get::<i32>(2)?.unwrap_or_default(),
+                (
+                    row.get::<i64>(1)?.unwrap_or_default(),
+                    row.get::<i32>(2)?.unwrap_or_default(),
+                ),
                 row.get::<i64>(3)?.unwrap_or_default(),
             ))
         },
     )?;
+    let written: HashMap<_, _> = written.into_iter().collect();
     let total = |count: &shared::VersionCount| {
-        written
-            .iter()
-            .find(|(key, version, _)| (*key, *version) == (count.id.key(), count.id.version()))
-            .map_or(0, |(_, _, total)| *total)
+        let version = (count.id.key(), count.id.version());
+        written.get(&version).copied().unwrap_or(0)
     };
     Ok(counts.versions.iter().map(total).collect())
 }

@@ -9,13 +9,16 @@ use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 
 use colcrypt_core::jsonb::{self, JsonbError};
+use colcrypt_core::record::{self, Shape};
 use colcrypt_core::{PlaintextType, memory, numeric};
 use pgrx::{PgTryBuilder, pg_sys};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::catalog::type_names;
 use crate::error::{Error, Result};
 use crate::server::encoding::{
-    database_encoding, database_is_utf8, in_utf8, with_converted, with_utf8,
+    database_encoding, database_has_no_encoding, database_is_utf8, in_utf8, with_converted,
+    with_utf8,
 };
 use crate::server::report::{may_be_shown, of_size};
 use crate::server::types;
@@ -42,6 +45,8 @@ enum Form {
     Numeric(Functions),
     /// jsonb: its functions are for the send form.
     Jsonb(Functions),
+    /// A composite type, or an array of one.
+    Composite(Functions),
     Functions(Functions),
 }
 
@@ -71,13 +76,15 @@ impl Codec {
         self.sent_type(name)
     }
 
-    /// Whether it makes values of what is written so; `name` is that of the type.
+    /// Whether it makes values of what is written so; `name` is that of the type. One that is not built in may have had
+    /// other names: see [`had_name`](Self::had_name).
     #[inline(always)]
     pub fn reads(&self, written: PlaintextType<'_>, name: &[u8]) -> bool {
         match written {
             PlaintextType::StoredJsonb => matches!(self.form, Form::Jsonb(_)),
-            PlaintextType::BuiltIn(code) if self.is_text() => {
-                u32::from(code) == pg_sys::TEXTOID.to_u32()
+            PlaintextType::BuiltIn(code) if self.is_text() => is_text_or_name(code),
+            PlaintextType::BuiltIn(code) if self.base_type == pg_sys::NAMEOID => {
+                is_text_or_name(code)
             }
             PlaintextType::BuiltIn(code) => {
                 u32::from(code) == self.base_type.to_u32() || self.reads_as_integer(code)
@@ -85,6 +92,20 @@ impl Codec {
             PlaintextType::Named(written) => {
                 !self.is_text() && !self.is_built_in() && written.as_bytes() == name
             }
+        }
+    }
+
+    /// Whether the type was called so when a value was written: types are renamed, and moved to other schemas.
+    ///
+    /// # Errors
+    /// Of the catalog scan.
+    #[cold]
+    pub fn had_name(&self, written: PlaintextType<'_>) -> Result<bool> {
+        match written {
+            PlaintextType::Named(former) if !self.is_text() && !self.is_built_in() => {
+                type_names::is_former(former, self.base_type)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -169,6 +190,9 @@ impl Codec {
             pg_sys::JSONBOID => Form::Jsonb(Self::functions(base_type, memory)?),
             // SAFETY: look-ups in the type catalog.
             other if unsafe { is_text_by_another_name(other) } => Form::Text,
+            other if !matches!(shape_of(other.to_u32()), Shape::Other) => {
+                Form::Composite(Self::functions(base_type, memory)?)
+            }
             _ => Form::Functions(Self::functions(base_type, memory)?),
         };
         Ok(Self { base_type, form })
@@ -256,7 +280,9 @@ impl Codec {
                     None => functions.send(value, body),
                 }
             }
-            Form::Jsonb(functions) | Form::Functions(functions) => functions.send(value, body),
+            Form::Jsonb(functions) | Form::Composite(functions) | Form::Functions(functions) => {
+                functions.send(value, body)
+            }
         }
     }
 
@@ -344,21 +370,40 @@ impl Codec {
                 made?.ok_or_else(invalid)
             }
             Form::Jsonb(functions) if written == PlaintextType::StoredJsonb => {
-                if stores_jsonb_as_others() && length >= JSONB_LEAST {
-                    return varlena::new_varlena(length, fill);
+                let refused = |error| match error {
+                    JsonbError::OutOfMemory(gone) => Error::from(gone),
+                    JsonbError::NotJsonb => invalid(),
+                };
+                if stores_jsonb_as_others() {
+                    // Whoever knows the key may have written anything, and the server follows what is stored blindly.
+                    return varlena::new_varlena(length, |out| {
+                        fill(out)?;
+                        jsonb::check(out, database_has_no_encoding(), breathe).map_err(|error| {
+                            out.zeroize();
+                            refused(error)
+                        })
+                    });
                 }
                 let mut stored = Zeroizing::new(memory::zeroed(length)?);
                 fill(&mut stored)?;
-                let json = jsonb::to_json(&stored).map_err(|error| match error {
-                    JsonbError::OutOfMemory(gone) => gone.into(),
-                    JsonbError::NotJsonb => invalid(),
-                })?;
+                let json = jsonb::to_json(&stored, breathe).map_err(refused)?;
                 let sent = functions.receive(1 + json.len(), |out| {
                     out[0] = JSONB_SEND_VERSION;
                     out[1..].copy_from_slice(json.as_bytes());
                     Ok(())
                 })?;
                 sent.ok_or_else(invalid)
+            }
+            Form::Composite(functions) => {
+                let mut sent = Zeroizing::new(memory::zeroed(length)?);
+                fill(&mut sent)?;
+                let sent =
+                    record::widened(&sent, self.base_type.to_u32(), &shape_of)?.unwrap_or(sent);
+                let received = functions.receive(sent.len(), |out| {
+                    out.copy_from_slice(&sent);
+                    Ok(())
+                })?;
+                received.ok_or_else(invalid)
             }
             Form::Numeric(functions) | Form::Jsonb(functions) | Form::Functions(functions) => {
                 functions.receive(length, fill)?.ok_or_else(invalid)
@@ -374,10 +419,47 @@ fn is_integer(type_oid: pg_sys::Oid) -> bool {
     )
 }
 
+/// `name` is sent as the same characters.
+fn is_text_or_name(code: u16) -> bool {
+    let written = pg_sys::Oid::from(u32::from(code));
+    written == pg_sys::TEXTOID || written == pg_sys::NAMEOID
+}
+
+/// What a type is made of now, as far as composite values are concerned.
+fn shape_of(type_oid: u32) -> Shape {
+    // SAFETY: look-ups in the type catalog; the descriptor is a copy, freed below.
+    unsafe {
+        let base_type = pg_sys::getBaseType(type_oid.into());
+        let element = pg_sys::get_element_type(base_type);
+        if element != pg_sys::Oid::INVALID {
+            let element = pg_sys::getBaseType(element);
+            return match shape_of(element.to_u32()) {
+                Shape::Other => Shape::Other,
+                Shape::Record(_) | Shape::Array(_) => Shape::Array(element.to_u32()),
+            };
+        }
+        if pg_sys::get_typtype(base_type) as u8 != b'c' {
+            return Shape::Other;
+        }
+        let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(base_type, -1);
+        let attributes = (*descriptor).attrs.as_slice((*descriptor).natts as usize);
+        let types = attributes
+            .iter()
+            .filter(|attribute| !attribute.attisdropped)
+            .map(|attribute| attribute.atttypid.to_u32())
+            .collect();
+        pg_sys::FreeTupleDesc(descriptor);
+        Shape::Record(types)
+    }
+}
+
+/// A chance to be cancelled.
+fn breathe() {
+    pgrx::check_for_interrupts!();
+}
+
 /// First byte of jsonb's send form (jsonb_send).
 const JSONB_SEND_VERSION: u8 = 1;
-/// A stored jsonb has at least its header.
-const JSONB_LEAST: usize = 4;
 
 /// Whether this server stores a jsonb as colcrypt_core::jsonb has it.
 #[inline(always)]

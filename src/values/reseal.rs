@@ -1,15 +1,16 @@
 //! Values sealed again, in this process: under another key version, another key, or bound to another context.
 
 use colcrypt_core::context::{self, Typed};
+use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::{Header, Value, memory};
 use pgrx::pg_sys;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
-use crate::server::varlena::Varlena;
+use crate::server::varlena::{self, Varlena};
 use crate::session::{self, Permit};
-use crate::values::seal::{Form, open_with, seal_as_is};
+use crate::values::seal::{Form, open_with, seal_as_is, seal_in_place, text_in};
 
 /// A value under another key version, bound to the same context.
 ///
@@ -21,11 +22,21 @@ pub fn reseal(
     value: &Value<'_>,
     context: &[u8],
 ) -> Result<pg_sys::Datum> {
-    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
-    let bound = open_with(from, value, context, &mut plaintext)?;
-    // A value keeps its encoding as long as it is bound to the same.
-    let canonical = value.header.canonical_context;
-    resealed(from, to, value, &plaintext, bound, canonical)
+    // A value keeps its encoding as long as it is bound to the same. Flags change no length.
+    let header_of = |bound: &[u8]| header(to, value, bound, value.header.canonical_context);
+    let length = header_of(context)?.as_bytes().len()
+        + to.suite.nonce_len()
+        + value.ciphertext.len()
+        + to.suite.tag_len();
+    to.counter.encryption()?;
+    // Opened where it is sealed again: a large value is in memory twice, as it was and as it becomes.
+    let sealed = varlena::new_varlena(length, |out| {
+        let text = text_in(to, &header_of(context)?, out)?;
+        let bound = open_with(from, value, context, text)?;
+        seal_in_place(to, &header_of(bound)?, bound, out).inspect_err(|_| out.zeroize())
+    })?;
+    follow(from, value, sealed)?;
+    Ok(sealed)
 }
 
 /// A value bound to the first of a pair of contexts, in its canonical form, opened with either; none when it is so
@@ -93,19 +104,35 @@ fn resealed(
     context: &[u8],
     canonical_context: bool,
 ) -> Result<pg_sys::Datum> {
+    // As it is, compressed or not.
+    let header = header(to, value, context, canonical_context)?;
+    let sealed = seal_as_is(to, &header, context, plaintext)?;
+    follow(from, value, sealed)?;
+    Ok(sealed)
+}
+
+fn header(
+    to: &Permit,
+    value: &Value<'_>,
+    context: &[u8],
+    canonical_context: bool,
+) -> Result<EncodedHeader> {
     let header = Header {
         suite: to.suite,
         key: to.key,
         version: to.version,
         has_context: !context.is_empty(),
-        canonical_context,
+        canonical_context: canonical_context && !context.is_empty(),
         ..value.header
     };
-    // As it is, compressed or not.
-    let sealed = seal_as_is(to, &header.encode()?, context, plaintext)?;
+    Ok(header.encode()?)
+}
+
+/// A marked value stays marked.
+fn follow(from: &Permit, value: &Value<'_>, sealed: pg_sys::Datum) -> Result<()> {
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
         // SAFETY: the new value, which nothing has compressed or moved out of line yet.
         honeytoken::follow(value, unsafe { Varlena::from_datum(sealed) }.bytes())?;
     }
-    Ok(sealed)
+    Ok(())
 }

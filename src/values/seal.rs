@@ -9,6 +9,7 @@ use colcrypt_core::{CryptoError, PlaintextType, Value};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::catalog::type_names;
 use crate::error::{Error, Result};
 use crate::server::report::{may_be_shown, of_size};
 use crate::server::{types, varlena};
@@ -83,6 +84,37 @@ pub fn seal_as_is(
             other => other.into(),
         })
     })
+}
+
+/// Where the plaintext lies for [`seal_in_place`].
+///
+/// # Errors
+/// For no room.
+pub fn text_in<'a>(
+    permit: &Permit,
+    header: &EncodedHeader,
+    out: &'a mut [u8],
+) -> Result<&'a mut [u8]> {
+    let start = header.as_bytes().len() + permit.suite.nonce_len();
+    let end = out.len().saturating_sub(permit.suite.tag_len());
+    out.get_mut(start..end)
+        .ok_or_else(|| CryptoError::Mismatch.into())
+}
+
+/// Makes a whole value of a plaintext that lies there already. It is counted by the caller.
+///
+/// # Errors
+/// Of the key; `out` may still hold the plaintext.
+pub fn seal_in_place(
+    permit: &Permit,
+    header: &EncodedHeader,
+    context: &[u8],
+    out: &mut [u8],
+) -> Result<()> {
+    session::with_nonce(permit.suite.nonce_len(), |nonce| {
+        permit.with(|cipher| cipher.seal_in_place(header, context, nonce, out))
+    })???;
+    Ok(())
 }
 
 /// Decrypts into `out` or says what is wrong with the value.
@@ -208,6 +240,23 @@ pub fn described(plaintext_type: PlaintextType<'_>) -> String {
         PlaintextType::StoredJsonb => types::type_name(pg_sys::JSONBOID),
         PlaintextType::BuiltIn(oid) => types::type_name(pg_sys::Oid::from(u32::from(oid))),
         PlaintextType::Named(name) => name.to_string(),
+    }
+}
+
+/// A value of another type than the one that is asked for. Said of the type as it is called now.
+#[cold]
+pub fn wrong_type(stored: PlaintextType<'_>, asked: pg_sys::Oid) -> Error {
+    let now = match stored {
+        PlaintextType::Named(name) if !types::is_type(name) => type_names::current(name),
+        _ => None,
+    };
+    Error::WrongType {
+        is_known: match stored {
+            PlaintextType::Named(name) => now.is_some() || types::is_type(name),
+            _ => true,
+        },
+        stored: now.unwrap_or_else(|| described(stored)),
+        asked: types::type_name(asked),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::rows::recheck::{self, Counted};
 use crate::server::clock;
 use crate::server::report::one_line;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, PREPARED_TRANSACTIONS, attempt, old_transactions, transaction};
+use crate::server::txn::{Next, PREPARED_TRANSACTIONS, all_or_nothing, attempt, old_transactions};
 use crate::session;
 use crate::slab::{control, table};
 
@@ -105,7 +105,7 @@ fn check_and_destroy(id: VersionId, since: u64) -> Next {
         .filter(|(of, from, _)| (*of, *from) == (id, since));
     let counted = match kept {
         Some((_, _, counted)) => counted,
-        None => match transaction(|| count(id)) {
+        None => match all_or_nothing(|| count(id)) {
             Ok(Ok(counted)) => counted,
             Ok(Err(error)) => return put_off(id, &error),
             Err(failed) => {
@@ -113,7 +113,7 @@ fn check_and_destroy(id: VersionId, since: u64) -> Next {
             }
         },
     };
-    match transaction(|| destroy(id, &counted, since)) {
+    match all_or_nothing(|| destroy(id, &counted, since)) {
         Ok(Ok(slot)) => {
             // Whoever loads it from here on finds it destroyed.
             if let (Some(slot), Ok(control)) = (slot, control()) {

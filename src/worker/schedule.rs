@@ -1,10 +1,14 @@
-//! Rotations by themselves: the view rotation_schedule says which key, when and why; what it says is
-//! due is done here, each key in a transaction of its own. One that fails is tried again later, a little
-//! later each time, and holds up no other.
+//! Rotations by themselves: the view rotation_schedule says which key, when and why; what is due is done here, each key
+//! in a transaction of its own. One that fails is tried again later, a little later each time, and holds up no other.
+//!
+//! What is due is told by one pass over the keys, and not by the view, which computes times of day for each of them. The
+//! keys of a pass are rotated one after the other; a key whose rows are still those that were read is due still.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 
 use colcrypt_domain::backoff;
+use colcrypt_domain::verdict::Verdict;
 
 use crate::error::Result;
 use crate::keys::rotation;
@@ -13,11 +17,18 @@ use crate::server::{clock, report, spi};
 
 /// Shortest pause between two looks, for a worker that moves rows all the while.
 const PAUSE_MS: i64 = 500;
-/// The pause is at least so many times what the look took: a thousand keys take a good part of a second.
+/// The pause is at least so many times what the look took.
 const PAUSE_LOOKS: i64 = 30;
+/// Longest time in rotations before the keeper's other duties have a turn.
+const STEP_MS: i64 = 250;
+/// How many due keys one look reads, and how long they are believed.
+const MOST: i64 = 1_000;
+const GOOD_MS: i64 = 10_000;
 
 thread_local! {
     static LOOK_NEXT_AT: Cell<i64> = const { Cell::new(i64::MIN) };
+    /// The keys that were due when it was looked, and when that was.
+    static LIST: RefCell<(VecDeque<Due>, i64)> = const { RefCell::new((VecDeque::new(), 0)) };
 }
 
 /// Begins the pause after a look that began then.
@@ -30,73 +41,137 @@ struct Due {
     key: i64,
     name: String,
     why: String,
+    /// Which row versions of the key and its current version were read.
+    rows: String,
 }
 
-/// Rotates the key that is most overdue.
+/// Rotates keys that are due, the most urgent first, for a short time.
 pub fn step() -> Next {
+    let began = clock::boottime_ms();
+    let mut rotated = false;
+    while clock::boottime_ms() - began < STEP_MS {
+        let Some(due) = next_due() else { break };
+        rotated = true;
+        if !rotate_or_postpone(&due) {
+            break;
+        }
+    }
+    if rotated { Next::Again } else { Next::Nothing }
+}
+
+/// The key that comes next; none when none is due, or it is too soon to look.
+fn next_due() -> Option<Due> {
     let now = clock::boottime_ms();
-    if now < LOOK_NEXT_AT.get() {
-        return Next::Nothing;
-    }
-    let due = match attempt(|| due(None)) {
-        Ok(Some(due)) => due,
-        Ok(None) => {
-            pause_after(now);
-            return Next::Nothing;
+    let listed = LIST.with_borrow_mut(|(list, read_at)| {
+        if now - *read_at > GOOD_MS {
+            list.clear();
         }
-        Err(failed) => return unreadable(now, &failed.message),
+        list.pop_front()
+    });
+    if listed.is_some() || now < LOOK_NEXT_AT.get() {
+        return listed;
+    }
+    match attempt(|| due(None)) {
+        Ok(list) if list.is_empty() => pause_after(now),
+        Ok(list) => LIST.set((list.into(), now)),
+        Err(failed) => {
+            pgrx::log!(
+                "colcrypt: the schedule of rotations cannot be read: {}",
+                failed.message
+            );
+            pause_after(now);
+        }
+    }
+    LIST.with_borrow_mut(|(list, _)| list.pop_front())
+}
+
+/// Tells whether to go on with the next.
+fn rotate_or_postpone(due: &Due) -> bool {
+    let began = clock::boottime_ms();
+    let Err(failed) = transaction(|| rotate(due)) else {
+        return true;
     };
-    if let Err(failed) = transaction(|| rotate(&due)) {
-        pgrx::log!(
-            "colcrypt: scheduled rotation of key \"{}\" failed: {failed}",
-            due.name
-        );
-        // Not recorded, it would be tried again at once.
-        if attempt(|| postpone(&due, &failed.message)).is_err() {
-            pause_after(now);
-            return Next::Nothing;
-        }
+    pgrx::log!(
+        "colcrypt: scheduled rotation of key \"{}\" failed: {failed}",
+        due.name
+    );
+    // Not recorded, it would be tried again at once. In an outage the others would fail, too, each after its time.
+    let recorded = attempt(|| postpone(due, &failed.message)).is_ok();
+    if !recorded || failed.verdict == Verdict::Outage {
+        LIST.take();
+        pause_after(began);
+        return false;
     }
-    Next::Again
+    true
 }
 
-fn unreadable(began: i64, message: &str) -> Next {
-    pause_after(began);
-    pgrx::log!("colcrypt: the schedule of rotations cannot be read: {message}");
-    Next::Nothing
-}
-
-fn due(key: Option<i64>) -> Result<Option<Due>> {
-    // Times of day are dear to compute: only for keys that may be due by then. The view has a rotation at most a day
-    // before a period's last tenth, or last day.
-    let mut found = spi::query(
+/// What is due now, or of one key whether it is: exactly what the view rotation_schedule says is.
+fn due(key: Option<i64>) -> Result<Vec<Due>> {
+    let only = if key.is_some() {
+        "k.key_id = $1"
+    } else {
+        "$1::bigint IS NULL"
+    };
+    spi::query(
         &format!(
-            "SELECT k.key_id, s.key, s.why \
-         FROM (SELECT k.key_id, k.name \
-               FROM colcrypt.key k \
-               JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version \
-               JOIN colcrypt.key_usage u ON u.key = k.name AND u.version = k.current_version \
-               WHERE k.rotation_interval IS NOT NULL OR u.state IN ('rotate', 'refuse') \
-                  OR coalesce(v.activated_at, v.created_at) + k.originator_usage_period \
-                     - least(k.originator_usage_period / 10, interval '1 day') <= now() + interval '2 days' \
-               OFFSET 0) k \
-         JOIN colcrypt.rotation_schedule s ON s.key = k.name \
-         WHERE s.next_rotation_at <= now() AND {} AND k.key_id = coalesce($1, k.key_id) \
-         AND NOT EXISTS (SELECT FROM colcrypt.approval_request a WHERE a.key_id = k.key_id AND a.function = 'activate_key' \
-                         AND a.outcome IS NULL AND a.expires_at > clock_timestamp()) \
-         ORDER BY s.next_rotation_at, s.key LIMIT 1",
-            clock::is_over("s.retry_at", backoff::OF_KEYS)
+            "WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()), \
+             windows AS MATERIALIZED (SELECT * FROM colcrypt.rotation_windows(now())), \
+             moment AS MATERIALIZED ( \
+                 SELECT NOT EXISTS (SELECT FROM windows) OR w.opens IS NOT NULL AS is_time, w.opens, w.closes, \
+                        (SELECT min(n.opens) FROM windows n WHERE n.opens > now()) AS next_opens \
+                 FROM (SELECT) one LEFT JOIN LATERAL ( \
+                     SELECT * FROM windows WHERE opens <= now() AND closes > now() ORDER BY opens DESC LIMIT 1) w ON true \
+                 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel \
+                                   WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass))) \
+             SELECT key_id, name, CASE WHEN by_use THEN 'usage limit' WHEN by_interval THEN 'rotation interval' \
+                                       ELSE 'originator-usage period' END, rows \
+             FROM (SELECT k.key_id, k.name, k.xmin::text || ' ' || v.xmin::text AS rows, t.latest, t.activated_at, \
+                          t.activated_at + k.rotation_interval AS interval_ends, \
+                          m.is_time AND t.activated_at + k.rotation_interval <= now() AS by_interval, \
+                          t.latest <= now() OR (m.closes <= t.latest AND m.opens > t.activated_at \
+                                                AND t.latest < m.next_opens) AS by_period, \
+                          coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0) \
+                              >= floor(least(colcrypt.suite_bound(k.suite), k.usage_bound)::numeric * s.percent / 100) AS by_use \
+                   FROM moment m \
+                   CROSS JOIN (SELECT least(current_setting('colcrypt.usage_rotate')::int, \
+                                            current_setting('colcrypt.usage_refuse')::int) AS percent) s \
+                   CROSS JOIN colcrypt.key k \
+                   JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active' \
+                   CROSS JOIN LATERAL (SELECT a.at AS activated_at, \
+                                              a.at + k.originator_usage_period \
+                                                  - least(k.originator_usage_period / 10, interval '1 day') AS latest \
+                                       FROM (SELECT coalesce(v.activated_at, v.created_at) AS at) a) t \
+                   LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version \
+                   LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version \
+                   WHERE {only}) d \
+             LEFT JOIN colcrypt.rotation_try r USING (key_id) \
+             WHERE (by_use OR by_interval OR by_period) AND d.activated_at + interval '1 second' <= now() AND {} \
+             AND NOT EXISTS (SELECT FROM colcrypt.approval_request a WHERE a.key_id = d.key_id AND a.function = 'activate_key' \
+                             AND a.outcome IS NULL AND a.expires_at > clock_timestamp()) \
+             ORDER BY by_use DESC, least(d.interval_ends, d.latest), d.name LIMIT $2",
+            clock::is_over("r.retry_at", backoff::OF_KEYS)
         ),
-        &[key.into()],
+        &[key.into(), MOST.into()],
         |row| {
             Ok(Due {
                 key: row.get(1)?.unwrap_or_default(),
                 name: row.get(2)?.unwrap_or_default(),
                 why: row.get(3)?.unwrap_or_default(),
+                rows: row.get(4)?.unwrap_or_default(),
             })
         },
+    )
+}
+
+/// Whether the key's rows are those that were read, locked by now. The clock has only gone on since.
+fn is_as_read(wanted: &Due) -> Result<bool> {
+    let rows = spi::query(
+        "SELECT k.xmin::text || ' ' || v.xmin::text FROM colcrypt.key k \
+         JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version WHERE k.key_id = $1",
+        &[wanted.key.into()],
+        |row| row.get::<String>(1),
     )?;
-    Ok(found.pop())
+    Ok(rows.into_iter().flatten().next().as_ref() == Some(&wanted.rows))
 }
 
 /// Any error aborts the transaction: no half of a rotation is committed.
@@ -106,9 +181,15 @@ fn rotate(wanted: &Due) {
             "SELECT FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
             &[wanted.key.into()],
         )?;
-        // Somebody else may have rotated it meanwhile.
-        if let Some(due) = due(Some(wanted.key))? {
-            rotation::rotate(&due.name, &format!("by schedule: {}", due.why))?;
+        let by_schedule = |due: &Due| {
+            let reason = format!("by schedule: {}", due.why);
+            rotation::rotate(&due.name, &reason).map(|_| ())
+        };
+        if is_as_read(wanted)? {
+            by_schedule(wanted)?;
+        } else if let Some(due) = due(Some(wanted.key))?.first() {
+            // Somebody changed it meanwhile, but did not rotate it.
+            by_schedule(due)?;
         }
         spi::execute(
             "DELETE FROM colcrypt.rotation_try WHERE key_id = $1",

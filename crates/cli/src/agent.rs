@@ -18,7 +18,7 @@ use crate::harden;
 /// Most of the time is spent waiting for a provider.
 const WORKER_THREADS: usize = 2;
 
-pub fn run() -> ExitCode {
+pub fn run(require_mlock: bool) -> ExitCode {
     let Some(socket) = broker_socket() else {
         log(
             "this command is started by PostgreSQL, with a socket as its standard input: there is none",
@@ -27,6 +27,15 @@ pub fn run() -> ExitCode {
     };
     for warning in harden::lock_down() {
         log(&warning);
+    }
+    if let Err(reason) = harden::lock_memory() {
+        log(&format!(
+            "memory is not locked, so keys may reach swap: {reason}"
+        ));
+        if require_mlock {
+            log("colcrypt.require_mlock is on: no key is served");
+            return ExitCode::FAILURE;
+        }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)

@@ -16,8 +16,7 @@ pub fn quiet_panics() {
     }));
 }
 
-/// Forbids core dumps and ptrace by other processes of the same user, and locks memory where that is allowed.
-/// Says what could not be done.
+/// Forbids core dumps and ptrace by other processes of the same user. Says what could not be done.
 pub fn lock_down() -> Vec<String> {
     let mut warnings = Vec::new();
     let no_core = Rlimit {
@@ -30,16 +29,14 @@ pub fn lock_down() -> Vec<String> {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         warnings.push(format!("debuggers could not be kept out: {error}"));
     }
-    if let Err(reason) = lock_memory() {
-        warnings.push(format!(
-            "memory is not locked, so keys may reach swap: {reason}"
-        ));
-    }
     warnings
 }
 
-/// Under a limit nothing is locked at all: once it is reached every allocation fails, which is worse than swap.
-fn lock_memory() -> Result<(), String> {
+/// Locks memory. Under a limit nothing is locked at all: once it is reached every allocation fails, which is worse than swap.
+///
+/// # Errors
+/// Why not.
+pub fn lock_memory() -> Result<(), String> {
     let unlimited = getrlimit(Resource::Memlock).current.is_none();
     let privileged =
         capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));

@@ -27,7 +27,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve keys to PostgreSQL over the socket on file descriptor 0 (started by PostgreSQL itself)
-    Agent,
+    Agent {
+        /// End if memory cannot be locked
+        #[arg(long)]
+        require_mlock: bool,
+    },
     /// Make a root key file for the provider `file`; never writes over an existing file
     #[cfg(feature = "file")]
     Keygen {
@@ -45,7 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     harden::quiet_panics();
     match Cli::parse().command {
-        Command::Agent => agent::run(),
+        Command::Agent { require_mlock } => agent::run(require_mlock),
         #[cfg(feature = "file")]
         Command::Keygen { out } => keygen::run(&out),
         Command::Check(options) => check::run(&options),

@@ -108,21 +108,47 @@ impl DataCipher {
         plaintext: &[u8],
         out: &mut [u8],
     ) -> Result<(), CryptoError> {
-        let fits = header.describes(self.suite(), !context.is_empty())
-            && nonce.len() == self.suite().nonce_len()
-            && out.len() == self.sealed_len(header, plaintext.len());
-        if !fits {
+        if out.len() != self.sealed_len(header, plaintext.len()) {
             return Err(CryptoError::Mismatch);
         }
-        if plaintext.len() as u64 > MAX_PLAINTEXT {
+        self.text_in(header, out)
+            .ok_or(CryptoError::Mismatch)?
+            .copy_from_slice(plaintext);
+        self.seal_in_place(header, context, nonce, out)
+    }
+
+    /// Where the plaintext lies for [`seal_in_place`](Self::seal_in_place); none where there is no room for a value.
+    pub fn text_in<'a>(&self, header: &EncodedHeader, out: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        let start = header.as_bytes().len() + self.suite().nonce_len();
+        let end = out.len().checked_sub(self.suite().tag_len())?;
+        out.get_mut(start..end)
+    }
+
+    /// The same as [`seal_into`](Self::seal_into), of a plaintext that lies [there](Self::text_in) already.
+    ///
+    /// # Errors
+    /// As those; `out` may still hold the plaintext.
+    pub fn seal_in_place(
+        &self,
+        header: &EncodedHeader,
+        context: &[u8],
+        nonce: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        let fits = header.describes(self.suite(), !context.is_empty())
+            && nonce.len() == self.suite().nonce_len();
+        let length = out.len().checked_sub(self.sealed_len(header, 0));
+        let Some(length) = length.filter(|_| fits) else {
+            return Err(CryptoError::Mismatch);
+        };
+        if length as u64 > MAX_PLAINTEXT {
             return Err(CryptoError::TooLarge);
         }
         let (out_header, rest) = out.split_at_mut(header.as_bytes().len());
         let (out_nonce, rest) = rest.split_at_mut(nonce.len());
-        let (out_text, out_tag) = rest.split_at_mut(plaintext.len());
+        let (out_text, out_tag) = rest.split_at_mut(length);
         out_header.copy_from_slice(header.as_bytes());
         out_nonce.copy_from_slice(nonce);
-        out_text.copy_from_slice(plaintext);
         let tag = with_aad(header.as_bytes(), header.is_canonical(), context, |aad| {
             self.0.seal(nonce, aad, out_text)
         })?

@@ -28,13 +28,16 @@ pub enum JsonbError {
 
 use JsonbError::NotJsonb;
 
-/// A container whose elements are being written.
+/// A container that is being walked through.
 struct Level<'a> {
     elements: Elements<'a>,
     is_object: bool,
     /// Elements of an array, pairs of an object.
     count: usize,
     next: usize,
+    /// Where the next key begins, and the next value or element: each begins where the one before it ends.
+    key_at: usize,
+    value_at: usize,
 }
 
 /// The entries of a container and their data.
@@ -46,68 +49,97 @@ struct Elements<'a> {
 
 #[derive(Clone, Copy)]
 enum Element<'a> {
-    String(&'a str),
-    Numeric(&'a [u8]),
+    /// Not looked at yet.
+    String(&'a [u8]),
+    Numeric(Numeric<'a>),
     Bool(bool),
     Null,
     Container(&'a [u8]),
 }
 
+/// What is made of a jsonb that is walked through.
+trait Sink {
+    fn opens(&mut self, level: &Level<'_>) -> Result<(), JsonbError>;
+    fn closes(&mut self, level: &Level<'_>) -> Result<(), JsonbError>;
+    fn separates(&mut self) -> Result<(), JsonbError>;
+    fn key(&mut self, key: &[u8]) -> Result<(), JsonbError>;
+    /// Never a container.
+    fn scalar(&mut self, element: Element<'_>) -> Result<(), JsonbError>;
+}
+
+/// Elements between two breaths.
+const BREATH: u32 = 256;
+
 /// The JSON text of a stored jsonb: the varlena's payload, without its length word. Keys are in the order they are
-/// stored.
+/// stored. `breathe` is called now and then, and may unwind: a large document takes seconds.
 ///
 /// # Errors
-/// [`NotJsonb`] for anything else, and [`JsonbError::OutOfMemory`]; never a panic, never recursion.
-pub fn to_json(stored: &[u8]) -> Result<Zeroizing<String>, JsonbError> {
+/// [`NotJsonb`] for anything else, and [`JsonbError::OutOfMemory`]; never a panic of its own, never recursion.
+pub fn to_json(stored: &[u8], breathe: impl FnMut()) -> Result<Zeroizing<String>, JsonbError> {
     // JSON is rarely longer than three times what is stored; growing would leave copies behind.
     let mut out = Text::with_room(3 * stored.len() + 16)?;
-    let (root, is_scalar) = open(stored)?;
+    walk(stored, &mut out, breathe)?;
+    out.finish()
+}
+
+/// Refuses bytes that are no stored jsonb: a server believes what it stores, and follows lengths and offsets in it
+/// wherever they lead. Texts have to be UTF-8, unless `any_text`: where the database's encoding is SQL_ASCII.
+///
+/// # Errors
+/// As [`to_json`].
+pub fn check(stored: &[u8], any_text: bool, breathe: impl FnMut()) -> Result<(), JsonbError> {
+    walk(stored, &mut Check { any_text }, breathe)
+}
+
+fn walk(stored: &[u8], out: &mut impl Sink, mut breathe: impl FnMut()) -> Result<(), JsonbError> {
+    let (mut root, is_scalar) = open(stored)?;
     if is_scalar {
         if root.count != 1 {
             return Err(NotJsonb);
         }
-        match root.elements.get(0)? {
-            Element::Container(_) => return Err(NotJsonb),
-            scalar => out.scalar(scalar)?,
-        }
-        return out.finish();
+        return match root.value()? {
+            Element::Container(_) => Err(NotJsonb),
+            scalar => out.scalar(scalar),
+        };
     }
-    let mut levels = vec![root];
-    out.push(bracket(&levels[0], true))?;
-    while let Some(level) = levels.last_mut() {
+    // The one at hand, and those around it.
+    let (mut level, mut around) = (root, Vec::new());
+    out.opens(&level)?;
+    let mut until_breath = BREATH;
+    loop {
+        until_breath -= 1;
+        if until_breath == 0 {
+            until_breath = BREATH;
+            breathe();
+        }
         if level.next == level.count {
-            out.push(bracket(level, false))?;
-            levels.pop();
+            out.closes(&level)?;
+            match around.pop() {
+                Some(outer) => level = outer,
+                None => return Ok(()),
+            }
             continue;
         }
-        let at = level.next;
-        level.next += 1;
-        if at > 0 {
-            out.push(", ")?;
+        if level.next > 0 {
+            out.separates()?;
         }
-        let value = if level.is_object {
-            let Element::String(key) = level.elements.get(at)? else {
-                return Err(NotJsonb);
-            };
-            out.string(key)?;
-            out.push(": ")?;
-            level.elements.get(level.count + at)?
-        } else {
-            level.elements.get(at)?
-        };
+        if level.is_object {
+            out.key(level.key()?)?;
+        }
+        let value = level.value()?;
+        level.next += 1;
         if let Element::Container(inner) = value {
             let (inner, is_scalar) = open(inner)?;
             if is_scalar {
                 return Err(NotJsonb);
             }
-            out.push(bracket(&inner, true))?;
-            memory::reserve_amortised(&mut levels, 1)?;
-            levels.push(inner);
+            out.opens(&inner)?;
+            memory::reserve_amortised(&mut around, 1)?;
+            around.push(std::mem::replace(&mut level, inner));
         } else {
             out.scalar(value)?;
         }
     }
-    out.finish()
 }
 
 fn bracket(level: &Level<'_>, opens: bool) -> &'static str {
@@ -138,13 +170,46 @@ fn open(container: &[u8]) -> Result<(Level<'_>, bool), JsonbError> {
         entries: entries.as_chunks::<4>().0,
         data,
     };
+    let mut value_at = 0;
+    if is_object {
+        // Values come after all keys.
+        for index in 0..count {
+            value_at = elements.end(index, value_at).ok_or(NotJsonb)?;
+        }
+    }
     let level = Level {
         elements,
         is_object,
         count,
         next: 0,
+        key_at: 0,
+        value_at,
     };
     Ok((level, is_scalar))
+}
+
+impl<'a> Level<'a> {
+    /// The next key.
+    fn key(&mut self) -> Result<&'a [u8], JsonbError> {
+        let (key, end) = self.elements.get(self.next, self.key_at).ok_or(NotJsonb)?;
+        self.key_at = end;
+        match key {
+            Element::String(key) => Ok(key),
+            _ => Err(NotJsonb),
+        }
+    }
+
+    /// The next value or element.
+    fn value(&mut self) -> Result<Element<'a>, JsonbError> {
+        let index = if self.is_object {
+            self.count + self.next
+        } else {
+            self.next
+        };
+        let (value, end) = self.elements.get(index, self.value_at).ok_or(NotJsonb)?;
+        self.value_at = end;
+        Ok(value)
+    }
 }
 
 impl<'a> Elements<'a> {
@@ -154,37 +219,32 @@ impl<'a> Elements<'a> {
             .map(|bytes| u32::from_le_bytes(*bytes))
     }
 
-    /// Where an element ends: most entries have its length, every 32nd its end.
-    fn end(&self, index: usize) -> Option<usize> {
-        let mut end = 0;
-        for at in (0..=index).rev() {
-            let entry = self.entry(at)?;
-            end += (entry & COUNT) as usize;
-            if entry & HAS_OFFSET != 0 {
-                break;
-            }
+    /// Where an element ends that begins there: most entries have its length, every 32nd its end. None ends before it
+    /// begins, so that no byte is in two of them.
+    fn end(&self, index: usize, start: usize) -> Option<usize> {
+        let entry = self.entry(index)?;
+        let number = (entry & COUNT) as usize;
+        if entry & HAS_OFFSET == 0 {
+            start.checked_add(number)
+        } else {
+            (number >= start).then_some(number)
         }
-        Some(end)
     }
 
-    fn get(&self, index: usize) -> Result<Element<'a>, JsonbError> {
-        let element = || {
-            let start = index
-                .checked_sub(1)
-                .map_or(Some(0), |before| self.end(before))?;
-            let end = self.end(index)?;
-            let aligned = || self.data.get(start.next_multiple_of(4)..end);
-            Some(match (self.entry(index)? & TYPE) >> 28 {
-                0 => Element::String(std::str::from_utf8(self.data.get(start..end)?).ok()?),
-                1 => Element::Numeric(payload(aligned()?)?),
-                2 => Element::Bool(false),
-                3 => Element::Bool(true),
-                4 => Element::Null,
-                5 => Element::Container(aligned()?),
-                _ => return None,
-            })
+    /// The element that begins there, and where it ends.
+    fn get(&self, index: usize, start: usize) -> Option<(Element<'a>, usize)> {
+        let end = self.end(index, start)?;
+        let aligned = || self.data.get(start.next_multiple_of(4)..end);
+        let element = match (self.entry(index)? & TYPE) >> 28 {
+            0 => Element::String(self.data.get(start..end)?),
+            1 => Element::Numeric(Numeric::read(payload(aligned()?)?)?),
+            2 => Element::Bool(false),
+            3 => Element::Bool(true),
+            4 => Element::Null,
+            5 => Element::Container(aligned()?),
+            _ => return None,
         };
-        element().ok_or(NotJsonb)
+        Some((element, end))
     }
 }
 
@@ -231,17 +291,6 @@ impl Text {
         Ok(())
     }
 
-    fn scalar(&mut self, element: Element<'_>) -> Result<(), JsonbError> {
-        match element {
-            Element::String(text) => self.string(text)?,
-            Element::Numeric(stored) => self.numeric(stored)?,
-            Element::Bool(value) => self.push(if value { "true" } else { "false" })?,
-            Element::Null => self.push("null")?,
-            Element::Container(_) => return Err(NotJsonb),
-        }
-        Ok(())
-    }
-
     fn string(&mut self, text: &str) -> Result<(), JsonbError> {
         self.push("\"")?;
         let mut plain = 0;
@@ -267,150 +316,147 @@ impl Text {
         self.push("\"")
     }
 
-    /// A stored numeric (src/backend/utils/adt/numeric.c): sign, weight and display scale in one word or two, then
-    /// digits of base 10,000. JSON knows no NaN and no infinity.
-    fn numeric(&mut self, stored: &[u8]) -> Result<(), JsonbError> {
-        let (fields, rest) = stored.as_chunks::<2>();
-        let mut fields = fields.iter().map(|field| u16::from_le_bytes(*field));
-        let head = fields.next().ok_or(NotJsonb)?;
-        let (negative, scale, weight) = match head >> 14 {
-            0b10 => {
-                let weight = (head & 0x3f) as i16 - (head & 0x40) as i16;
-                (head & 0x2000 != 0, usize::from(head >> 7 & 0x3f), weight)
-            }
-            0b11 => return Err(NotJsonb),
-            sign => (
-                sign == 0b01,
-                usize::from(head & 0x3fff),
-                fields.next().ok_or(NotJsonb)? as i16,
-            ),
-        };
-        let mut digits = Zeroizing::new(Vec::new());
-        memory::reserve(&mut digits, fields.len())?;
-        digits.extend(fields);
-        if !rest.is_empty() || digits.iter().any(|&digit| digit >= 10_000) {
-            return Err(NotJsonb);
-        }
-        let weight = isize::from(weight);
-        // A digit is known by its power of 10,000.
-        let digit = |power: isize| {
-            let at = usize::try_from(weight - power).ok();
-            at.and_then(|at| digits.get(at)).copied().unwrap_or(0)
-        };
-        if negative {
+    /// JSON knows no zeros at a number's beginning, which a numeric that is not normalised has.
+    fn numeric(&mut self, number: Numeric<'_>) -> Result<(), JsonbError> {
+        if number.is_negative {
             self.push("-")?;
         }
-        self.push(&Zeroizing::new(digit(weight.max(0)).to_string()))?;
-        for power in (0..weight).rev() {
-            self.push(&Zeroizing::new(format!("{:04}", digit(power))))?;
+        let first = (0..=number.weight)
+            .rev()
+            .find(|&power| number.digit(power) != 0);
+        let first = first.unwrap_or(0);
+        self.push(&Zeroizing::new(number.digit(first).to_string()))?;
+        for power in (0..first).rev() {
+            self.push(&Zeroizing::new(format!("{:04}", number.digit(power))))?;
         }
-        if scale > 0 {
+        if number.scale > 0 {
             self.push(".")?;
-            for group in 0..scale.div_ceil(4) {
-                let four = Zeroizing::new(format!("{:04}", digit(-1 - group as isize)));
-                self.push(&four[..(scale - 4 * group).min(4)])?;
+            for group in 0..number.scale.div_ceil(4) {
+                let four = Zeroizing::new(format!("{:04}", number.digit(-1 - group as isize)));
+                self.push(&four[..(number.scale - 4 * group).min(4)])?;
             }
         }
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As PostgreSQL 15 stores them, by hand from jsonb.h; the suites compare with a server's.
-    fn object() -> Vec<u8> {
-        let mut stored = (OBJECT | 2).to_le_bytes().to_vec();
-        // Keys "a" and "bc", then the values 1.50 and [true, null, "x\n"].
-        for entry in [HAS_OFFSET | 1, 2, 0x1000_0000 | 9, 0x5000_0000 | 18] {
-            stored.extend(entry.to_le_bytes());
-        }
-        stored.extend(b"abc\0");
-        // A numeric of 8 bytes: length word, short header with scale 2, digits 1 and 5000.
-        stored.extend((10u32 << 2).to_le_bytes());
-        for field in [0x8000u16 | 2 << 7, 1, 5000] {
-            stored.extend(field.to_le_bytes());
-        }
-        stored
+impl Sink for Text {
+    fn opens(&mut self, level: &Level<'_>) -> Result<(), JsonbError> {
+        self.push(bracket(level, true))
     }
 
-    fn array(entries: &[u32], data: &[u8]) -> Vec<u8> {
-        let mut stored = (ARRAY | entries.len() as u32).to_le_bytes().to_vec();
-        for entry in entries {
-            stored.extend(entry.to_le_bytes());
-        }
-        stored.extend(data);
-        stored
+    fn closes(&mut self, level: &Level<'_>) -> Result<(), JsonbError> {
+        self.push(bracket(level, false))
     }
 
-    #[test]
-    fn scalars_arrays_and_strings() {
-        let text = |stored: &[u8]| to_json(stored).map(|text| text.to_string());
-        assert_eq!(text(&array(&[], b"")).unwrap(), "[]");
-        assert_eq!(text(&OBJECT.to_le_bytes()).unwrap(), "{}");
-        let stored = array(
-            &[HAS_OFFSET | 5, 0x2000_0000, 0x3000_0000, 0x4000_0000],
-            "a\"\u{e9}\n".as_bytes(),
-        );
-        assert_eq!(text(&stored).unwrap(), "[\"a\\\"é\\n\", false, true, null]");
-        let mut scalar = array(&[HAS_OFFSET | 2], b"hi");
-        scalar[3] |= 0x10;
-        assert_eq!(text(&scalar).unwrap(), "\"hi\"");
-        // One in another: the inner one begins at a multiple of four.
-        let inner = array(&[0x4000_0000 | HAS_OFFSET], b"");
-        let outer = array(
-            &[HAS_OFFSET | 1, 0x5000_0000 | 11],
-            &[&b"a\0\0\0"[..], &inner].concat(),
-        );
-        assert_eq!(text(&outer).unwrap(), "[\"a\", [null]]");
+    fn separates(&mut self) -> Result<(), JsonbError> {
+        self.push(", ")
     }
 
-    #[test]
-    fn numbers() {
-        let text = |fields: &[u16]| {
-            let mut stored = ((4 + 2 * fields.len() as u32) << 2).to_le_bytes().to_vec();
-            stored.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
-            let entry = HAS_OFFSET | 0x1000_0000 | stored.len() as u32;
-            to_json(&array(&[entry], &stored)).map(|text| text.trim_matches(['[', ']']).to_owned())
-        };
-        for (number, fields) in [
-            ("0", &[0x8000][..]),
-            ("0.00", &[0x8100]),
-            ("1", &[0x8000, 1]),
-            ("-12345.67", &[0xa101, 1, 2345, 6700]),
-            ("0.0001", &[0x827f, 1]),
-            ("0.00001000", &[0x847e, 1000]),
-            ("10000", &[0x8001, 1]),
-            ("100000000.5", &[0x8082, 1, 0, 0, 5000]),
-            // A long header: sign and scale, weight.
-            ("-70000", &[0x4000, 1, 7]),
-        ] {
-            assert_eq!(text(fields).as_deref(), Ok(number), "{fields:x?}");
-        }
-        for refused in [&[][..], &[0xc000], &[0xd000], &[0x8000, 10_000]] {
-            assert_eq!(text(refused), Err(NotJsonb), "{refused:x?}");
-        }
+    fn key(&mut self, key: &[u8]) -> Result<(), JsonbError> {
+        self.string(text(key)?)?;
+        self.push(": ")
     }
 
-    #[test]
-    fn what_is_damaged_is_an_error_and_never_a_panic() {
-        let mut whole = object();
-        assert_eq!(
-            to_json(&whole),
-            Err(NotJsonb),
-            "its last element is missing"
-        );
-        for cut in 0..whole.len() {
-            assert!(to_json(&whole[..cut]).is_err());
-        }
-        for at in 0..whole.len() {
-            let before = whole[at];
-            for byte in 0..=255 {
-                whole[at] = byte;
-                let _ = to_json(&whole);
-            }
-            whole[at] = before;
+    fn scalar(&mut self, element: Element<'_>) -> Result<(), JsonbError> {
+        match element {
+            Element::String(bytes) => self.string(text(bytes)?),
+            Element::Numeric(number) => self.numeric(number),
+            Element::Bool(value) => self.push(if value { "true" } else { "false" }),
+            Element::Null => self.push("null"),
+            Element::Container(_) => Err(NotJsonb),
         }
     }
 }
+
+fn text(bytes: &[u8]) -> Result<&str, JsonbError> {
+    std::str::from_utf8(bytes).map_err(|_| NotJsonb)
+}
+
+/// Makes nothing.
+struct Check {
+    any_text: bool,
+}
+
+impl Sink for Check {
+    fn opens(&mut self, _: &Level<'_>) -> Result<(), JsonbError> {
+        Ok(())
+    }
+
+    fn closes(&mut self, _: &Level<'_>) -> Result<(), JsonbError> {
+        Ok(())
+    }
+
+    fn separates(&mut self) -> Result<(), JsonbError> {
+        Ok(())
+    }
+
+    fn key(&mut self, key: &[u8]) -> Result<(), JsonbError> {
+        self.scalar(Element::String(key))
+    }
+
+    fn scalar(&mut self, element: Element<'_>) -> Result<(), JsonbError> {
+        match element {
+            Element::String(bytes) if !self.any_text => text(bytes).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A stored numeric (src/backend/utils/adt/numeric.c): sign, weight and display scale in one word or two, then digits of
+/// base 10,000.
+#[derive(Clone, Copy)]
+struct Numeric<'a> {
+    is_negative: bool,
+    /// Decimals.
+    scale: usize,
+    /// The first digit's power of 10,000.
+    weight: isize,
+    digits: &'a [[u8; 2]],
+}
+
+impl<'a> Numeric<'a> {
+    /// None for what is no number in JSON, which knows no NaN and no infinity.
+    fn read(stored: &'a [u8]) -> Option<Self> {
+        let (fields, []) = stored.as_chunks::<2>() else {
+            return None;
+        };
+        let (head, rest) = fields.split_first()?;
+        let head = u16::from_le_bytes(*head);
+        let (is_negative, scale, weight, digits) = match head >> 14 {
+            0b10 => {
+                let weight = (head & 0x3f) as i16 - (head & 0x40) as i16;
+                (head & 0x2000 != 0, head >> 7 & 0x3f, weight, rest)
+            }
+            0b11 => return None,
+            sign => {
+                let (weight, digits) = rest.split_first()?;
+                (
+                    sign == 0b01,
+                    head & 0x3fff,
+                    i16::from_le_bytes(*weight),
+                    digits,
+                )
+            }
+        };
+        let are_digits = digits
+            .iter()
+            .all(|digit| u16::from_le_bytes(*digit) < 10_000);
+        are_digits.then_some(Self {
+            is_negative,
+            scale: scale.into(),
+            weight: weight.into(),
+            digits,
+        })
+    }
+
+    /// The digit of this power of 10,000.
+    fn digit(&self, power: isize) -> u16 {
+        let at = usize::try_from(self.weight - power).ok();
+        let digit = at.and_then(|at| self.digits.get(at));
+        digit.map_or(0, |digit| u16::from_le_bytes(*digit))
+    }
+}
+
+#[cfg(test)]
+mod tests;

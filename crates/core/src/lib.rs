@@ -23,6 +23,7 @@ pub mod numeric;
 pub mod period;
 pub mod place;
 pub mod rate;
+pub mod record;
 pub mod secret;
 pub mod slab_index;
 pub mod source;

@@ -2,7 +2,8 @@
 //!
 //! Chained hashing over plain slices that the caller lays out (in shared memory, under its lock),
 //! with the clock algorithm for eviction: a slot that was used since the hand last passed gets a
-//! second chance, and a slot whose key is being loaded is pinned. Keys themselves are not here; the
+//! second chance, one whose key was loaded and that nobody has used yet a third, and a slot whose key is being loaded is
+//! pinned. Keys themselves are not here; the
 //! caller wipes the old key of a slot that [`SlabIndex::insert`] hands out again.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -38,8 +39,14 @@ pub struct Slot {
     slot_key: SlotKey,
     state: SlotState,
     next: u32,
-    used_since: AtomicU32,
+    /// How often the hand passes it by.
+    chances: AtomicU32,
 }
+
+/// Of a key that is used.
+const USED: u32 = 1;
+/// Of one that somebody waits for, so that he finds it.
+const AWAITED: u32 = 2;
 
 impl Slot {
     pub fn slot_key(&self) -> SlotKey {
@@ -52,7 +59,7 @@ impl Slot {
 
     /// Tells the clock that the slot was used. A shared lock is enough.
     pub fn touch(&self) {
-        self.used_since.store(1, Relaxed);
+        self.chances.store(USED, Relaxed);
     }
 }
 
@@ -62,7 +69,7 @@ impl Default for Slot {
             slot_key: SlotKey::default(),
             state: SlotState::Free,
             next: NIL,
-            used_since: AtomicU32::new(0),
+            chances: AtomicU32::new(0),
         }
     }
 }
@@ -133,14 +140,17 @@ impl SlabIndex<'_> {
     /// # Errors
     /// [`SlabFull`] when every slot is being loaded.
     pub fn insert(&mut self, slot_key: SlotKey) -> Result<Inserted, SlabFull> {
-        // Two rounds: the first may only take away second chances.
-        for _ in 0..2 * self.slots.len() {
+        // The first rounds may only take away chances.
+        for _ in 0..(AWAITED as usize + 1) * self.slots.len() {
             let at = *self.hand as usize;
             *self.hand = (*self.hand + 1) % self.slots.len() as u32;
             let slot = &self.slots[at];
             match slot.state {
                 SlotState::Loading => continue,
-                SlotState::Ready if slot.used_since.swap(0, Relaxed) != 0 => continue,
+                SlotState::Ready if slot.chances.load(Relaxed) > 0 => {
+                    slot.chances.fetch_sub(1, Relaxed);
+                    continue;
+                }
                 SlotState::Ready | SlotState::Free => {}
             }
             let evicted = slot.state == SlotState::Ready;
@@ -152,7 +162,7 @@ impl SlabIndex<'_> {
                 slot_key,
                 state: SlotState::Loading,
                 next: self.buckets[bucket],
-                used_since: AtomicU32::new(1),
+                chances: AtomicU32::new(AWAITED),
             };
             self.buckets[bucket] = at as u32;
             return Ok(Inserted { slot: at, evicted });
@@ -270,6 +280,23 @@ mod tests {
         index.slots[kept].touch();
         index.insert(slot_key(11)).unwrap();
         index.insert(slot_key(12)).unwrap();
+        assert!(index.find(slot_key(2)).is_some());
+    }
+
+    #[test]
+    fn a_key_that_is_waited_for_outlives_one_that_was_used() {
+        let mut memory = Memory::new(4);
+        let mut index = memory.index();
+        for number in 0..4 {
+            let slot = index.insert(slot_key(number)).unwrap().slot;
+            index.mark_ready(slot);
+            if number != 2 {
+                index.slots[slot].touch();
+            }
+        }
+        for number in 10..13 {
+            index.insert(slot_key(number)).unwrap();
+        }
         assert!(index.find(slot_key(2)).is_some());
     }
 

@@ -177,7 +177,8 @@ pub const EVERYBODYS: &[&str] = &[
     "write_access_view",
 ];
 
-/// Functions that PUBLIC may not call and that change nothing, or are called by the server alone.
+/// Functions that PUBLIC may not call and that change nothing, are called by the server alone, or do what the caller's own
+/// rights on the tables allow.
 pub const ASKS: &[&str] = &[
     "audit_append_only",
     "audit_status",
@@ -189,6 +190,8 @@ pub const ASKS: &[&str] = &[
     "check_roots",
     "is_in_window",
     "plaintext_left",
+    "restore_grant",
+    "restore_grants",
     "root_state",
     "rotation_time_from",
     "rotation_time_until",

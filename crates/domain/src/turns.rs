@@ -2,12 +2,15 @@
 //! make way for those that wait.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::lane::Lane;
 
 /// So many times what a step took, the jobs of the table's owner stand behind the others'.
 const REST_TIMES: u32 = 3;
+/// How long a look at a job that waits for old transactions is good for all that wait: a young one waits for whatever an
+/// older one waits for.
+const LOOK: Duration = Duration::from_millis(250);
 /// So many workers may die over a job in a row.
 pub const DEATHS: i32 = 3;
 
@@ -39,6 +42,8 @@ pub struct Turns {
     served: i64,
     /// Until when others' go first: many tables give an owner no more turns.
     resting: HashMap<u32, Instant>,
+    /// When it was looked last whether a job's old transactions are over, and they were not.
+    waited: Option<Instant>,
 }
 
 impl Turns {
@@ -60,6 +65,18 @@ impl Turns {
                 .saturating_mul(REST_TIMES);
         let known = self.resting.entry(owner).or_insert(until);
         *known = until.max(*known);
+    }
+
+    /// A job that had its turn still waits for old transactions.
+    pub const fn still_waits(&mut self, now: Instant) {
+        self.waited = Some(now);
+    }
+
+    /// Whether those that wait for old transactions go first, of which a look costs little; else last.
+    #[must_use]
+    pub fn looks_at_waiting(&self, now: Instant) -> bool {
+        self.waited
+            .is_none_or(|waited| now.saturating_duration_since(waited) >= LOOK)
     }
 
     /// The owners who stand behind the others.
@@ -155,6 +172,16 @@ mod tests {
             [7]
         );
         assert!(turns.resting_owners(now + seconds(8)).is_empty());
+    }
+
+    #[test]
+    fn who_waits_is_looked_at_four_times_a_second() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        assert!(turns.looks_at_waiting(now), "nobody was looked at");
+        turns.still_waits(now);
+        let after = |ms| now + Duration::from_millis(ms);
+        assert!(!turns.looks_at_waiting(after(249)));
+        assert!(turns.looks_at_waiting(after(250)));
     }
 
     #[test]

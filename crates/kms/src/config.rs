@@ -1,5 +1,6 @@
 //! From a provider's JSON to its own typed settings: unknown keys are refused, and so is anything
-//! that looks like a secret. No message repeats a value, since that value may be the secret.
+//! that looks like a secret. No message repeats a value, since that value may be the secret, nor a name that is no
+//! setting's nor near one.
 
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,10 @@ fn refuse_secrets(value: &Value) -> Result<(), KmsError> {
         }),
         Value::Array(values) => values.iter().try_for_each(refuse_secrets),
         Value::String(text) if looks_secret(text) => Err(inline_secret("a list")),
+        // What has more digits than a double comes out of the catalog as another number than it went in as.
+        Value::Number(number) if number.is_f64() => Err(KmsError::config(
+            "no setting of a provider is a number with decimals, or one beyond 64 bits",
+        )),
         _ => Ok(()),
     }
 }
@@ -96,16 +101,65 @@ fn looks_secret(text: &str) -> bool {
                 .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric())))
 }
 
+/// Longest name of a setting that is repeated, and longest word that is repeated though no setting is called so.
+const LONGEST_NAME: usize = 40;
+const LONGEST_WORD: usize = 16;
+
+/// A name as a message may repeat it: a word or a few, as a person writes them. A secret that was pasted in its place
+/// has digits, or other characters, or is longer.
+fn shown(name: &str) -> String {
+    let is_word = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-' | b'.');
+    if name.len() <= LONGEST_NAME && name.bytes().all(is_word) && !looks_secret(name) {
+        format!("setting \"{name}\"")
+    } else {
+        "a setting (its name is not repeated: it may be one)".to_owned()
+    }
+}
+
 fn inline_secret(name: &str) -> KmsError {
     KmsError::config(format!(
-        "setting \"{name}\" looks like a secret, and the catalog must not hold one: put it into a file only the \
+        "{} looks like a secret, and the catalog must not hold one: put it into a file only the \
          server's user can read and name that file (\"token_file\", \"secret_id_file\"), or name an environment \
-         variable of the server (\"token_env\")"
+         variable of the server (\"token_env\")",
+        shown(name)
     ))
 }
 
-/// serde quotes the offending value in these messages: keep what was expected, drop what was found.
+/// serde quotes the offending value in these messages: keep what was expected, drop what was found. The name of a
+/// setting that there is none of is kept where it is a slip of the pen, or a short word.
 fn without_values(message: &str) -> String {
+    const UNKNOWN: &str = "unknown field `";
+    if let Some(rest) = message.strip_prefix(UNKNOWN) {
+        // From the back: the name may hold anything.
+        let (name, known) = rest
+            .rsplit_once("`, expected ")
+            .or_else(|| rest.rsplit_once("`, there are no fields"))
+            .unwrap_or((rest, ""));
+        let (name, known) = match name.split_once("`, expected ") {
+            // A name that ends the sentence by itself is none that a message repeats.
+            Some(_) => ("", ""),
+            None => (name, known),
+        };
+        let is_slip = known
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .any(|known| are_near(name, known));
+        let is_word = (1..=LONGEST_WORD).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let what = if is_slip || is_word {
+            format!("{UNKNOWN}{name}`")
+        } else {
+            "an unknown setting, whose name is not repeated since it may be a secret".to_owned()
+        };
+        return if known.is_empty() {
+            what
+        } else {
+            format!("{what}, expected {known}")
+        };
+    }
     for start in [
         "invalid type",
         "invalid value",
@@ -120,6 +174,27 @@ fn without_values(message: &str) -> String {
         }
     }
     message.to_owned()
+}
+
+/// Whether one name becomes the other by few changes, for its length, of single characters.
+fn are_near(one: &str, other: &str) -> bool {
+    const LONGEST: usize = 64;
+    if one.len() > LONGEST || !one.is_ascii() || one.bytes().any(|byte| byte.is_ascii_control()) {
+        return false;
+    }
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    // Levenshtein's distance, row by row.
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, byte) in one.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = at + 1;
+        for (column, wanted) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(byte != wanted);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()] <= (other.len() / 3).max(2)
 }
 
 /// An absolute path: the agent's working directory means nothing to the person who writes it.
@@ -207,5 +282,52 @@ mod tests {
             "{message}"
         );
         parse::<Sample>("sample", &json!({"path": "/k", "token_file": "/t"})).unwrap();
+    }
+
+    #[test]
+    fn a_secret_in_a_names_place_is_not_repeated() {
+        for name in [
+            "hunter2-hunter2",
+            "hvs.CAESIJ",
+            "deadbeefdeadbeef",
+            "p\u{7}th",
+            "two\nlines",
+            "x`, expected `x",
+            "x`, there are no fields",
+            "correct horse battery staple",
+            "secret-0123456789abcdef",
+            &"token".repeat(50),
+        ] {
+            for config in [
+                json!({"path": "/k", name: 1}),
+                json!({"path": "/k", name: "v"}),
+            ] {
+                let message = refusal(config);
+                assert!(!message.contains(name), "{message}");
+                assert!(!message.chars().any(char::is_control), "{message:?}");
+            }
+        }
+        let message = refusal(json!({"path": "/k", "tokn_file": "/t"}));
+        assert!(
+            message.contains("`tokn_file`, expected one of `path`, `token_file`"),
+            "{message}"
+        );
+    }
+
+    /// Through the catalog's jsonb and ours a number of many digits becomes another.
+    #[test]
+    fn numbers_that_change_on_the_way_are_refused() {
+        for number in [
+            "0.1234567890123456789",
+            "1.5",
+            "123456789012345678901234567890",
+        ] {
+            let config = format!("{{\"path\": \"/k\", \"number\": {number}}}");
+            let message = refusal(serde_json::from_str(&config).unwrap());
+            assert!(
+                message.contains("decimals") && !message.contains("1"),
+                "{message}"
+            );
+        }
     }
 }

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
+use crate::catalog::type_names;
 use crate::columns::migration::Kind;
 use crate::columns::migration::survey::{self, Question};
 use crate::columns::migration::tree::{self, TREE};
@@ -153,8 +154,11 @@ pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
         registration::refuse_way_out(&former)?;
     }
     let registered = spi::query(
-        "SELECT context, readers, plaintext_type::oid, coalesce(declared, format_type(plaintext_type, -1)) \
-         FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &format!(
+            "SELECT context, readers, plaintext_type::oid, coalesce({}, format_type(plaintext_type, -1)) \
+             FROM colcrypt.protected_column p WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+            type_names::declared_now("p")
+        ),
         &[table.into(), attribute.clone().into()],
         |row| {
             Ok((

@@ -105,11 +105,10 @@ impl Values {
         let is_loose = self.opens_loose && !value.header.has_context;
         let context = if is_loose { &[] } else { context };
         let stored_type = value.header.plaintext_type;
-        if !self.codec.reads(stored_type, self.type_name.as_bytes()) {
-            return Err(Error::WrongType {
-                stored: seal::described(stored_type),
-                asked: types::type_name(self.declared),
-            });
+        if !self.codec.reads(stored_type, self.type_name.as_bytes())
+            && !self.codec.had_name(stored_type)?
+        {
+            return Err(seal::wrong_type(stored_type, self.declared));
         }
         let version = VersionId {
             key: value.header.key,

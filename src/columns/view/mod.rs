@@ -22,6 +22,7 @@ use pgrx::{IntoDatum, pg_sys};
 use crate::audit::Act;
 use crate::catalog::epoch;
 use crate::catalog::scan::{Equals, one};
+use crate::catalog::type_names;
 use crate::columns::view::order::order_of;
 use crate::columns::{registered, registration};
 use crate::error::{Error, Result};
@@ -32,15 +33,18 @@ use crate::server::{roles, spi};
 /// The table's columns in order.
 pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
     spi::query(
-        "SELECT a.attname::text, coalesce(p.plaintext_type::oid, a.atttypid), k.name, p.context, format_type(p.plaintext_type, -1), \
+        &format!(
+            "SELECT a.attname::text, coalesce(p.plaintext_type::oid, a.atttypid), k.name, p.context, format_type(p.plaintext_type, -1), \
                 a.attgenerated <> '', a.attidentity = 'a', \
                 CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(a.attrelid::regclass::text, a.attname::text)::regclass::oid END, \
-                pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum), a.attnum, p.declared \
+                pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum), a.attnum, {} \
          FROM pg_attribute a \
          LEFT JOIN colcrypt.protected_column p ON p.relation = a.attrelid AND p.attribute = a.attname \
          LEFT JOIN colcrypt.key k USING (key_id) \
          LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            type_names::declared_now("p")
+        ),
         &[table.into()],
         |row| {
             let encrypted = match row.get::<String>(3)? {

@@ -58,9 +58,14 @@ pub fn step(lane: Lane) -> Next {
     if !job.due {
         return Next::Soon;
     }
-    TURNS.with_borrow_mut(|turns| turns.begin(job.id));
+    // A look at one that only waits is nobody's turn.
+    let only_waits = job.phase.only_waits();
+    if !only_waits {
+        TURNS.with_borrow_mut(|turns| turns.begin(job.id));
+    }
     // It became urgent, or is not any more, while the other lane's worker is at it.
     let Some(_own) = Own::take(&job) else {
+        still_waits(only_waits);
         return Next::Soon;
     };
     let began = Instant::now();
@@ -70,8 +75,15 @@ pub fn step(lane: Lane) -> Next {
         Err(next) => next,
     };
     AT_HAND.set(None);
+    still_waits(only_waits && next == Next::Soon);
     TURNS.with_borrow_mut(|turns| turns.end(job.owner.to_u32(), began, Instant::now()));
     next
+}
+
+fn still_waits(waits: bool) {
+    if waits {
+        TURNS.with_borrow_mut(|turns| turns.still_waits(Instant::now()));
+    }
 }
 
 /// The extension may have been dropped just now; whatever else it is, somebody has to know.
@@ -170,16 +182,17 @@ pub fn put_off_for_time() {
 }
 
 fn next_job(lane: Lane) -> Result<Option<Job>> {
-    let (last, owners) = TURNS.with_borrow_mut(|turns| {
-        let owners = turns.resting_owners(Instant::now());
-        (turns.last(), owners)
+    let (last, owners, looks) = TURNS.with_borrow_mut(|turns| {
+        let now = Instant::now();
+        let owners = turns.resting_owners(now);
+        (turns.last(), owners, turns.looks_at_waiting(now))
     });
     let owners = owners.into_iter().map(pg_sys::Oid::from).collect();
     let resting = match lane {
         Lane::Urgent => Vec::new(),
         _ => pace::resting(),
     };
-    Job::next(lane, last, owners, resting)
+    Job::next(lane, last, owners, resting, looks)
 }
 
 fn begin(job: &Job) -> Result<Next> {

@@ -160,3 +160,38 @@ fn a_clock_set_back_holds_up_neither_counts_nor_anchors_nor_retries() {
         client.yes("SELECT anchored_seq = seq AND anchored_at < clock_timestamp() + interval '1 minute' FROM audit_state")
     });
 }
+
+/// An order that comes by replication takes its time here, whatever time an earlier one of the same version took.
+#[test]
+fn an_order_that_came_by_replication_has_its_own_window() {
+    let scene = Scene::new(&["colcrypt.naptime = '1s'"]);
+    let mut client = scene.client();
+    client.run(
+        "SELECT rotate_key('k'); SELECT schedule_key_destruction('k', 1, '12 hours', 'test');
+         UPDATE destruction_wait SET ran_us = 13::bigint * 3600 * 1000000",
+    );
+    // Cancelled and ordered again on the publisher, twelve hours ago, while the subscription was down.
+    client.run(
+        "UPDATE key_version SET destroy_at = now() - interval '1 second', state_changed_at = now() - interval '12 hours 1 second'
+         WHERE state = 'destruction scheduled'",
+    );
+    client.run("SELECT create_key('soon', 'ring')");
+    client.run(
+        "SELECT rotate_key('soon'); SELECT schedule_key_destruction('soon', 1, '1 second', 'test')",
+    );
+    wait_for("the other destruction", LONG, || {
+        client.yes("SELECT state = 'destroyed' FROM key_status WHERE key = 'soon' AND version = 1")
+    });
+    assert!(client.yes(
+        "SELECT state = 'destruction scheduled' FROM key_status WHERE key = 'k' AND version = 1"
+    ));
+    let mut ran = || -> i64 {
+        client
+            .one("SELECT max(ran_us) FROM destruction_wait")
+            .parse()
+            .unwrap()
+    };
+    wait_for("its own time to be counted", LONG, || {
+        (0..3_600_000_000).contains(&ran())
+    });
+}

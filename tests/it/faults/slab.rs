@@ -84,7 +84,7 @@ fn many_sessions_fight_for_few_slots() {
 }
 
 #[test]
-fn a_slab_full_of_keys_in_flight_refuses_more_and_recovers() {
+fn a_slab_full_of_keys_in_flight_lets_more_wait_for_a_place() {
     let bed = VaultBed::new(&["colcrypt.slab_keys = 16", "colcrypt.kms_timeout = '30s'"]);
     let mut client = bed.cluster.client();
     let values: Vec<String> = (0..20)
@@ -105,18 +105,24 @@ fn a_slab_full_of_keys_in_flight_refuses_more_and_recovers() {
         let mut client = bed.cluster.client();
         let in_flight = "SELECT loads_in_flight::bigint FROM colcrypt.broker_status()";
         assert_eq!(number(&mut client, in_flight), SLOTS as i64);
-        for value in &values[SLOTS..] {
-            let error = decrypt(&mut client, value).unwrap_err();
-            problem(&error)
-                .is("KC021")
-                .saying("All 16 slots are waiting for a provider");
-        }
+        // Not for ever.
+        client
+            .batch_execute("SET colcrypt.key_wait_timeout = '300ms'")
+            .unwrap();
+        let error = decrypt(&mut client, &values[SLOTS]).unwrap_err();
+        problem(&error)
+            .is("KC021")
+            .saying("All 16 slots are waiting for a provider");
+        let more: Vec<_> = values[SLOTS..]
+            .iter()
+            .map(|value| scope.spawn(|| decrypt(&mut bed.cluster.client(), value)))
+            .collect();
         // One that is on its way already needs no slot.
         let joins = scope.spawn(|| decrypt(&mut bed.cluster.client(), &values[0]));
-        bed.wait_for_waiting(SLOTS as i64 + 1);
+        bed.wait_for_waiting(values.len() as i64 + 1);
         bed.bao.resume();
         joins.join().unwrap().unwrap();
-        for session in waiting {
+        for session in waiting.into_iter().chain(more) {
             session.join().unwrap().unwrap();
         }
     });

@@ -7,7 +7,11 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use colcrypt_core::{DataKey, PlaintextType, Suite, compression::Method, jsonb};
+use colcrypt_core::{
+    DataKey, PlaintextType, Suite, Value,
+    compression::{Method, Packed},
+    jsonb,
+};
 use serde_json::json;
 
 use crate::support::{GoldenType, GoldenValue, cipher, golden, plain_header, repository, seal};
@@ -56,7 +60,7 @@ fn expected(it: &GoldenValue) -> serde_json::Value {
         "compressed": it.compressed,
         "plaintext": hex::encode(it.unpacked()),
         "text": match it.header().plaintext_type {
-            PlaintextType::StoredJsonb => jsonb::to_json(&it.unpacked()).ok().map(|text| text.to_string()),
+            PlaintextType::StoredJsonb => jsonb::to_json(&it.unpacked(), || ()).ok().map(|text| text.to_string()),
             _ => String::from_utf8(it.unpacked()).ok(),
         },
     })
@@ -189,6 +193,189 @@ fn the_reader_refuses_what_was_changed() {
         let output = run(&it.dek.0, &arguments);
         assert!(!output.status.success());
         assert!(output.stdout.is_empty());
+    }
+}
+
+/// A generator of numbers, the same in each run.
+struct Noise(u32);
+
+impl Noise {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as usize % most
+    }
+
+    /// A copy with a few bytes changed, or some cut off.
+    fn damaged(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..self.below(3) {
+            let at = self.below(bytes.len());
+            bytes[at] = match self.below(3) {
+                0 => bytes[at] ^ 1 << self.below(8),
+                1 => 0xff,
+                _ => self.below(256) as u8,
+            };
+        }
+        if self.below(4) == 0 {
+            bytes.truncate(bytes.len() - self.below(bytes.len()));
+        }
+        bytes
+    }
+}
+
+/// What the reader's function makes of each of these, as text; none where it refuses them.
+fn answers(function: &str, inputs: &[Vec<u8>]) -> Vec<Option<String>> {
+    const LOOP: &str = "
+import json, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import format_reader
+def answer(line):
+    try:
+        return getattr(format_reader, sys.argv[2])(bytes.fromhex(line.strip()))
+    except (ValueError, KeyError):
+        return None
+def as_text(answer):
+    return answer.hex() if isinstance(answer, bytes) else str(answer[0]['version']) if isinstance(answer, tuple) else answer
+json.dump([as_text(answer(line)) for line in sys.stdin], sys.stdout)
+";
+    let mut reader = Command::new("python3")
+        .args(["-c", LOOP])
+        .arg(repository("docs"))
+        .arg(function)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("python3 must be installed");
+    let lines: String = inputs
+        .iter()
+        .map(|bytes| hex::encode(bytes) + "\n")
+        .collect();
+    let mut stdin = reader.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).unwrap());
+    let output = reader.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert_success(&output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// One array of jsonb: entries, then data.
+fn stored(head: u32, entries: &[u32], data: &[u8]) -> Vec<u8> {
+    let mut bytes = (head | entries.len() as u32).to_le_bytes().to_vec();
+    bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
+    bytes.extend(data);
+    bytes
+}
+
+const ARRAY: u32 = 0x4000_0000;
+const OBJECT: u32 = 0x2000_0000;
+const OFFSET: u32 = 0x8000_0000;
+const NUMERIC: u32 = 0x1000_0000;
+const CONTAINER: u32 = 0x5000_0000;
+
+fn numeric(fields: &[u16]) -> Vec<u8> {
+    let mut bytes = ((4 + 2 * fields.len() as u32) << 2).to_le_bytes().to_vec();
+    bytes.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
+    bytes
+}
+
+/// `{"a": 1.50, "bc": [true, null, "x", 70000]}`.
+fn document() -> Vec<u8> {
+    let number = numeric(&[0x4000, 1, 7, 0]);
+    let mut data = b"x\0\0\0".to_vec();
+    data.extend(&number);
+    let inner = stored(
+        ARRAY,
+        &[
+            OFFSET | 0x3000_0000,
+            0x4000_0000,
+            1,
+            NUMERIC | 3 + number.len() as u32,
+        ],
+        &data,
+    );
+    let price = numeric(&[0x8100, 1, 5000]);
+    let mut data = b"abc\0".to_vec();
+    data.extend(&price);
+    data.extend([0; 2]);
+    data.extend(&inner);
+    let entries = [
+        OFFSET | 1,
+        2,
+        NUMERIC | 1 + price.len() as u32,
+        CONTAINER | 2 + inner.len() as u32,
+    ];
+    // Objects count pairs.
+    let mut whole = stored(OBJECT, &entries, &data);
+    whole[0] = 2;
+    whole
+}
+
+/// Numbers of more digits than Python makes a number of, deep nesting, and whatever damage: the reader says of it what
+/// our own code says.
+#[test]
+fn the_reader_and_this_code_agree_on_documents() {
+    let deep = (0..2_000).fold(stored(ARRAY, &[], b""), |inner, _| {
+        stored(ARRAY, &[CONTAINER | inner.len() as u32], &inner)
+    });
+    let large = numeric(&[&[0x0005, 0x7fff, 1][..], &[1234; 3_000]].concat());
+    let mut documents = vec![
+        document(),
+        deep,
+        stored(ARRAY, &[NUMERIC | large.len() as u32], &large),
+        stored(ARRAY, &[NUMERIC | 8], &numeric(&[0x8002, 0])),
+    ];
+    for whole in &documents {
+        assert!(jsonb::to_json(whole, || ()).is_ok());
+    }
+    let mut noise = Noise(1);
+    let whole = document();
+    documents.extend((0..6_000).map(|_| noise.damaged(&whole)));
+    let mut refused = 0;
+    for (bytes, answer) in documents.iter().zip(answers("jsonb", &documents)) {
+        let ours = jsonb::to_json(bytes, || ())
+            .ok()
+            .map(|text| text.to_string());
+        assert_eq!(answer.is_some(), ours.is_some(), "{}", hex::encode(bytes));
+        refused += usize::from(ours.is_none());
+        // Python has short names for two more control characters.
+        if let (Some(answer), Some(ours)) = (answer, ours)
+            && !ours.contains("\\u00")
+        {
+            assert_eq!(answer, ours);
+        }
+    }
+    assert!((500..5_500).contains(&refused), "{refused}");
+}
+
+#[test]
+fn the_reader_and_this_code_agree_on_blocks_and_headers() {
+    let text = "the quick brown fox jumps over the lazy dog, the quick brown fox ".repeat(3);
+    let packed = Method::Lz4.pack(text.as_bytes()).unwrap().unwrap();
+    let mut noise = Noise(2);
+    let blocks: Vec<_> = (0..6_000).map(|_| noise.damaged(&packed)).collect();
+    for (bytes, answer) in blocks.iter().zip(answers("unpack", &blocks)) {
+        let ours = Packed::parse(bytes).ok().and_then(|packed| {
+            let mut out = vec![0; packed.len().min(1 << 20)];
+            packed.unpack_into(&mut out).ok().map(|()| hex::encode(out))
+        });
+        assert_eq!(answer, ours, "{}", hex::encode(bytes));
+    }
+    let values: Vec<_> = golden().values.into_iter().map(|it| it.value.0).collect();
+    let values: Vec<_> = (0..6_000)
+        .map(|round| {
+            let value = &values[round % values.len()];
+            // Where the header is.
+            let mut damaged = noise.damaged(&value[..value.len().min(40)]);
+            damaged.extend(&value[value.len().min(40)..]);
+            damaged
+        })
+        .collect();
+    for (bytes, answer) in values.iter().zip(answers("parse", &values)) {
+        let ours = Value::parse(bytes).ok();
+        let ours = ours.map(|value| value.header.version.number().to_string());
+        assert_eq!(answer, ours, "{}", hex::encode(bytes));
     }
 }
 

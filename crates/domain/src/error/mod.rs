@@ -164,6 +164,8 @@ pub enum Error {
     WrongType {
         stored: String,
         asked: String,
+        /// Whether a type is called so now.
+        is_known: bool,
     },
     WitnessNotNull,
     AlreadyEncrypted,

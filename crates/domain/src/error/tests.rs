@@ -123,6 +123,12 @@ fn one_of_each() -> Vec<Error> {
         Error::WrongType {
             stored: text(),
             asked: text(),
+            is_known: true,
+        },
+        Error::WrongType {
+            stored: text(),
+            asked: text(),
+            is_known: false,
         },
         Error::WitnessNotNull,
         Error::AlreadyEncrypted,

@@ -217,11 +217,15 @@ impl Error {
                     "Was it written on another branch, after a point-in-time recovery or by a server that parted from this one? Then its version is another key of the same number: see \"Branches\" in docs/operations.md. Otherwise restore it from a backup.".to_string()
                 }),
             ),
-            Self::WrongType { stored, asked } => (
+            Self::WrongType { stored, asked, is_known } => (
                 "42804",
                 format!("the value holds {stored}, not {asked}"),
                 None,
-                Some(format!("Ask for its own type: decrypt_col(value, NULL::{stored}).")),
+                Some(if *is_known {
+                    format!("Ask for its own type: decrypt_col(value, NULL::{stored}).")
+                } else {
+                    "No type is called so now. If it was renamed or moved before colcrypt 0.2.0, a superuser says what it became: INSERT INTO colcrypt.former_type_name VALUES ('the name above', 'the name now').".into()
+                }),
             ),
             Self::WitnessNotNull => (
                 "22023",

@@ -183,13 +183,19 @@ pub struct Values {
     pub must_be_computed_once: bool,
 }
 
+/// The values of an INSERT, which may say `OVERRIDING … VALUE`: then what is given for an identity column counts in any
+/// case, or in none.
+///
 /// # Safety
 /// The open view; a list of target entries for its columns.
 pub unsafe fn values(
     view: pg_sys::Relation,
     shape: &Shape,
     targets: *mut pg_sys::List,
+    said: pg_sys::OverridingKind::Type,
 ) -> Option<Values> {
+    let overrides_system = said == pg_sys::OverridingKind::OVERRIDING_SYSTEM_VALUE;
+    let overrides_user = said == pg_sys::OverridingKind::OVERRIDING_USER_VALUE;
     // SAFETY: the caller's promise.
     unsafe {
         let given = given(shape, targets)?;
@@ -205,13 +211,16 @@ pub unsafe fn values(
             }
             let value = match (&column.kind, given) {
                 (Kind::Generated, None) => continue,
-                (Kind::Generated, Some(_))
-                | (
+                (Kind::Generated, Some(_)) => return None,
+                (Kind::Identity { sequence, .. }, _) if overrides_user => {
+                    identity(column, *sequence, None)
+                }
+                (
                     Kind::Identity {
                         is_always: true, ..
                     },
                     Some(_),
-                ) => return None,
+                ) if !overrides_system => return None,
                 (Kind::Identity { sequence, .. }, given) => identity(column, *sequence, given),
                 (_, Some(expression)) => expression,
                 (_, None) => default_of(view, at, column)?,

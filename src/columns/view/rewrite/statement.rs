@@ -111,15 +111,17 @@ impl Making<'_> {
             let conflict = (*query).onConflict;
             let is_update = !conflict.is_null()
                 && (*conflict).action == pg_sys::OnConflictAction::ONCONFLICT_UPDATE;
+            // The trigger knows nothing of that word.
+            let overrides = (*query).override_ != pg_sys::OverridingKind::OVERRIDING_NOT_SET;
             if self.at != 1
-                || (*query).override_ != pg_sys::OverridingKind::OVERRIDING_NOT_SET
                 || has_default_among_values(query)
                 // The trigger gives back what was written, also to who may not read it.
-                || (conflict.is_null() && self.names_encrypted_columns())
+                || (conflict.is_null() && self.names_encrypted_columns() && !overrides)
             {
                 return None;
             }
-            let mut values = assign::values(self.view, self.shape, (*query).targetList)?;
+            let said = (*query).override_;
+            let mut values = assign::values(self.view, self.shape, (*query).targetList, said)?;
             if values.must_be_computed_once {
                 self.compute_once(&mut values.of)?;
             }

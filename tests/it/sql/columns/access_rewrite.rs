@@ -27,7 +27,8 @@ fn is_rewritten(client: &mut Client, sql: &str) -> bool {
     !plan.contains("person_access")
 }
 
-const FORMS: [&str; 12] = [
+const FORMS: [&str; 13] = [
+    "INSERT INTO person_access (id, iban) OVERRIDING SYSTEM VALUE VALUES (9, 'x')",
     "INSERT INTO person_access (name, iban) VALUES ('a', 'b')",
     "INSERT INTO person_access (name, iban) VALUES ('a', 'b'), ('c', NULL)",
     "INSERT INTO person_access (name, iban) SELECT name, iban FROM person_access RETURNING id",
@@ -51,7 +52,6 @@ fn statements_go_to_the_table_and_what_is_not_understood_to_the_trigger() {
     }
     for sql in [
         "INSERT INTO person_access (id, iban) VALUES (9, 'x')",
-        "INSERT INTO person_access (id, iban) OVERRIDING SYSTEM VALUE VALUES (9, 'x')",
         "INSERT INTO person_access (iban) VALUES ('x') RETURNING iban",
         "INSERT INTO person_access (name) VALUES ('x'), (DEFAULT)",
         "WITH x AS (SELECT 1) INSERT INTO person_access (name) SELECT 'x' FROM x",
@@ -426,5 +426,34 @@ fn without_a_barrier_nobody_sees_more_and_joins_use_the_key() {
         plan.iter()
             .any(|line| line.contains("Index Scan using person_pkey")),
         "{plan:?}"
+    );
+}
+
+/// As on a table: `OVERRIDING SYSTEM VALUE` gives an identity column a value, to which others are bound, and `OVERRIDING USER
+/// VALUE` passes what is given by.
+#[test]
+fn an_identity_column_is_overridden() {
+    let mut db = people();
+    fill(&mut db.client);
+    let client = &mut db.client;
+    client.fails(
+        "428C9",
+        "INSERT INTO person_access (id, iban) VALUES (77, 'seven')",
+    );
+    assert_eq!(
+        client.one(
+            "INSERT INTO person_access (id, iban) OVERRIDING SYSTEM VALUE VALUES (77, 'seven') RETURNING id || iban"
+        ),
+        "77seven"
+    );
+    let id = client.one(
+        "INSERT INTO person_access (id, iban) OVERRIDING USER VALUE VALUES (88, 'eight') RETURNING id",
+    );
+    assert_ne!(id, "88");
+    assert_eq!(
+        client.one(&format!(
+            "SELECT string_agg(decrypt_col(iban, row_context(id)), ' ' ORDER BY id DESC) FROM person WHERE id IN (77, {id})"
+        )),
+        "seven eight"
     );
 }

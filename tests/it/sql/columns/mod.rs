@@ -13,4 +13,5 @@ mod compression;
 mod drivers;
 mod jsonb;
 mod shapes;
+mod types;
 mod values;

@@ -437,3 +437,29 @@ fn a_move_waits_for_another_manager() {
         "v"
     );
 }
+
+/// Whoever may decide sees what there is to decide, and nobody else does.
+#[test]
+fn an_approver_reads_the_requests() {
+    let mut two = two_managers();
+    let carol = {
+        let name = role(&mut two.db.client);
+        two.db
+            .client
+            .run(&format!("GRANT USAGE ON SCHEMA colcrypt TO {name}"));
+        name
+    };
+    ask(&mut two.alice(), &carol, "decrypt");
+    let seen = "SELECT count(*) FROM colcrypt.approval_requests WHERE outcome = 'pending'";
+    two.db.connect_as(&carol).fails("42501", seen);
+    // Without being told to anybody but colcrypt.
+    two.db.client.run(&format!(
+        "REVOKE SELECT ON approval_requests FROM {bob}; SELECT grant_keyring('ring', '{bob}', '{{manage}}')",
+        bob = two.bob
+    ));
+    assert_eq!(two.bob().one(seen), "1");
+    two.db.client.run(&format!("GRANT pg_monitor TO {carol}"));
+    let mut monitor = two.db.connect_as(&carol);
+    assert_eq!(monitor.one(seen), "1");
+    monitor.run("SELECT * FROM colcrypt.protected_column; SELECT * FROM colcrypt.provider");
+}

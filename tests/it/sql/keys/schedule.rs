@@ -386,3 +386,109 @@ fn a_subscriber_makes_no_version_by_itself() {
             == "2"
     });
 }
+
+/// A thousand keys that are due at once are rotated in one go, in the order of what is most overdue, and nobody else
+/// waits for them. One after the other, each found by a look at all of them, they took minutes.
+#[test]
+fn a_thousand_due_keys_are_rotated_in_one_go() {
+    const KEYS: i64 = 1_000;
+    let (_cluster, mut client) =
+        quick(&["colcrypt.slab_keys = 4000", "colcrypt.usage_entries = 8000"]);
+    client.run(&format!(
+        "SELECT count(create_key('many ' || n, 'ring')) FROM generate_series(1, {KEYS}) n;
+         CREATE TABLE t AS SELECT g AS id, encrypt_col('x', 'k') AS v FROM generate_series(1, 100) g;
+         SELECT register_column('t', 'v', 'k', 'none')"
+    ));
+    client.run(
+        "UPDATE key_version v SET activated_at = now() - interval '2 years' - substr(k.name, 6)::int * interval '1 minute'
+         FROM key k WHERE k.key_id = v.key_id AND k.name LIKE 'many %'",
+    );
+    client.run("SELECT rotate_key('k')");
+    wait_for("another key's job, meanwhile", LONG, || {
+        client.yes("SELECT count(*) = 1 AND bool_and(phase = 'done') FROM job_progress")
+    });
+    let left = "SELECT count(*) FROM key WHERE name LIKE 'many %' AND current_version = 1";
+    wait_for("all of them", LONG, || client.one(left) == "0");
+    // Each once, for what it was due for, in order: the most overdue first.
+    assert!(client.yes("SELECT bool_and(current_version = 2) FROM key WHERE name LIKE 'many %'"));
+    wait_for("the record", LONG, || {
+        client.one("SELECT count(*) FROM audit_log WHERE event = 'rotate_key' AND detail = 'by schedule: originator-usage period'")
+            == KEYS.to_string()
+    });
+    assert!(client.yes(
+        "SELECT bool_and(n < before) FROM (
+             SELECT substr(key, 6)::int AS n, lag(substr(key, 6)::int, 1, 100000) OVER (ORDER BY seq) AS before
+             FROM audit_log WHERE event = 'rotate_key' AND key LIKE 'many %') o"
+    ));
+    let took: f64 = client
+        .one("SELECT extract(epoch FROM max(at) - min(at)) FROM audit_log WHERE event = 'rotate_key' AND key LIKE 'many %'")
+        .parse()
+        .unwrap();
+    println!("{:.0} rotations a second", KEYS as f64 / took);
+}
+
+/// What the worker finds due is what the view says is, whatever rules and times of day there are.
+#[test]
+fn the_view_and_the_worker_agree() {
+    let (cluster, mut client) = quick(&["log_timezone = 'UTC'"]);
+    client.run("SELECT count(create_key('r ' || n, 'ring')) FROM generate_series(1, 60) n");
+    let hour: i32 = client
+        .one("SELECT extract(hour FROM now() AT TIME ZONE 'UTC')::int")
+        .parse()
+        .unwrap();
+    // A window that is open, one that opens in some hours, and none; keys that are due by the one rule or the other, soon
+    // or not yet, some of them for the window's sake only.
+    for window in [
+        String::new(),
+        format!("{:02}:00-{:02}:00", (hour + 23) % 24, (hour + 2) % 24),
+        format!("{:02}:00-{:02}:00", (hour + 5) % 24, (hour + 6) % 24),
+    ] {
+        // Held, so that nothing is rotated while the question is asked.
+        let mut holder = cluster.client_db("work");
+        holder.run("BEGIN; LOCK TABLE colcrypt.key IN EXCLUSIVE MODE");
+        cluster.append_conf(&format!("colcrypt.rotation_time = '{window}'"));
+        cluster.reload();
+        wait_for("the setting", LONG, || {
+            client.one("SHOW colcrypt.rotation_time") == window
+        });
+        holder.run(
+            "UPDATE colcrypt.key k SET originator_usage_period = CASE WHEN n % 3 = 0 THEN NULL ELSE interval '10 days' END,
+                 rotation_interval = CASE WHEN n % 2 = 0 THEN interval '9 days' END
+             FROM (SELECT key_id, substr(name, 3)::int AS n FROM colcrypt.key WHERE name LIKE 'r %') s WHERE s.key_id = k.key_id;
+             UPDATE colcrypt.key_version v SET activated_at = now() - interval '8 days 12 hours' - n * interval '37 minutes'
+             FROM (SELECT key_id, current_version, substr(name, 3)::int AS n FROM colcrypt.key WHERE name LIKE 'r %') s
+             WHERE s.key_id = v.key_id AND v.version = s.current_version",
+        );
+        let due = "SELECT key || ' ' || version FROM colcrypt.rotation_schedule WHERE next_rotation_at <= now() ORDER BY 1";
+        let expected: Vec<_> = holder
+            .rows(due)
+            .into_iter()
+            .map(|row| row[0].clone().unwrap())
+            .collect();
+        let versions = "SELECT name || ' ' || current_version FROM colcrypt.key WHERE name LIKE 'r %' ORDER BY 1";
+        let before: Vec<_> = holder
+            .rows(versions)
+            .into_iter()
+            .map(|row| row[0].clone().unwrap())
+            .collect();
+        holder.run("COMMIT");
+        let rotated = |client: &mut Client| -> Vec<String> {
+            let now: Vec<_> = client
+                .rows(versions)
+                .into_iter()
+                .map(|row| row[0].clone().unwrap())
+                .collect();
+            before
+                .iter()
+                .filter(|key| !now.contains(*key))
+                .cloned()
+                .collect()
+        };
+        wait_for("what is due", LONG, || {
+            rotated(&mut client).len() >= expected.len()
+        });
+        // And a look or two later no others.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(rotated(&mut client), expected, "in window {window:?}");
+    }
+}

@@ -10,7 +10,7 @@ use colcrypt_tests::process::{self, run};
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{self, LONG, Sql, wait_for_jobs};
+use crate::common::{self, LONG, Sql, cluster, db, role, wait_for_jobs};
 
 const ROWS: u32 = 2000;
 const RIGHT: &str = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v, NULL::text, int4send(id)) = 'secret ' || id";
@@ -272,4 +272,56 @@ fn a_subscriber_gets_the_keys_with_the_rows() {
     // Nothing there moves rows by itself.
     assert_eq!(reader.one("SELECT count(*) FROM colcrypt.job"), "0");
     reader.run("DROP SUBSCRIPTION everything");
+}
+
+/// A role that is missing where a dump is restored costs nobody else his grants, and gets its own when it is there.
+#[test]
+fn grants_are_restored_one_by_one() {
+    let mut db = db();
+    let [kept, gone] = [0; 2].map(|_| role(&mut db.client));
+    db.client.run(&format!(
+        "CREATE TABLE public.v AS SELECT encrypt_col('x', 'k') AS v; GRANT SELECT ON public.v TO {kept};
+         SELECT grant_key('k', '{kept}', '{{decrypt}}'), grant_key('k', '{gone}', '{{encrypt}}'),
+                grant_key('k', 'PUBLIC', '{{encrypt}}'), grant_keyring('ring', '{gone}', '{{create}}')"
+    ));
+    let grants = "SELECT string_agg(concat_ws(' ', CASE grantee::oid WHEN 0 THEN 'PUBLIC' ELSE grantee::text END,
+                      can_encrypt, can_decrypt, can_manage), ', ' ORDER BY grantee::text COLLATE \"C\") FROM colcrypt.key_grant";
+    let before = db.client.one(grants);
+    let dump = cluster().dump(&db.name);
+    db.client.run(&format!(
+        "SELECT revoke_key('k', '{gone}', '{{encrypt}}'), revoke_keyring('ring', '{gone}', '{{create}}');
+         DROP OWNED BY {gone}; DROP ROLE {gone}"
+    ));
+    let name = format!("{}_copy", db.name);
+    cluster().client().run(&format!("CREATE DATABASE {name}"));
+    cluster().restore(&dump, &name);
+    let mut copy = cluster().client_db(&name);
+    let waits = format!(
+        "SELECT string_agg(grantee, ',') FROM colcrypt.restored_grant WHERE grantee = '{gone}'"
+    );
+    assert_eq!(copy.one(&waits), format!("{gone},{gone}"));
+    let mut reader = cluster().client_db(&name);
+    reader.run(&format!("SET ROLE {kept}"));
+    assert_eq!(
+        reader.one("SELECT colcrypt.decrypt_col(v) FROM public.v"),
+        "x"
+    );
+    // A dump of that has them still.
+    let again = format!("{}_again", db.name);
+    cluster().client().run(&format!("CREATE DATABASE {again}"));
+    cluster().restore(&cluster().dump(&name), &again);
+    let mut again = cluster().client_db(&again);
+    again.run(&format!("CREATE ROLE {gone}"));
+    for copy in [&mut copy, &mut again] {
+        assert_eq!(copy.one("SELECT colcrypt.restore_grants()"), "2");
+        assert_eq!(
+            copy.one("SELECT count(*) FROM colcrypt.restored_grant"),
+            "0"
+        );
+        assert_eq!(copy.one(grants), before);
+        assert_eq!(
+            copy.one("SELECT count(*) FROM colcrypt.keyring_grant WHERE can_create"),
+            "2"
+        );
+    }
 }
