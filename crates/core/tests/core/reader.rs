@@ -291,7 +291,7 @@ fn document() -> Vec<u8> {
             OFFSET | 0x3000_0000,
             0x4000_0000,
             1,
-            NUMERIC | 3 + number.len() as u32,
+            NUMERIC | (3 + number.len() as u32),
         ],
         &data,
     );
@@ -303,8 +303,8 @@ fn document() -> Vec<u8> {
     let entries = [
         OFFSET | 1,
         2,
-        NUMERIC | 1 + price.len() as u32,
-        CONTAINER | 2 + inner.len() as u32,
+        NUMERIC | (1 + price.len() as u32),
+        CONTAINER | (2 + inner.len() as u32),
     ];
     // Objects count pairs.
     let mut whole = stored(OBJECT, &entries, &data);

@@ -112,7 +112,7 @@ mod tests {
         );
         // What hangs on the search path is in the first of two.
         assert!(view.hangs_on_search_path());
-        assert!(insert(&view).ends_with(&encrypted(&view)));
+        assert!(insert(&view).ends_with(&super::encrypted(&view)));
         assert_eq!(
             insert_encrypted(&view),
             "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE SELECT * FROM colcrypt_encrypted_rows"
