@@ -452,11 +452,15 @@ fn an_approver_reads_the_requests() {
     ask(&mut two.alice(), &carol, "decrypt");
     let seen = "SELECT count(*) FROM colcrypt.approval_requests WHERE outcome = 'pending'";
     two.db.connect_as(&carol).fails("42501", seen);
-    // Without being told to anybody but colcrypt.
+    // Without being told to anybody but colcrypt: what makes a manager lets him see.
     two.db.client.run(&format!(
-        "REVOKE SELECT ON approval_requests FROM {bob}; SELECT grant_keyring('ring', '{bob}', '{{manage}}')",
-        bob = two.bob
+        "REVOKE SELECT ON approval_requests FROM {}",
+        two.bob
     ));
+    two.bob().fails("42501", seen);
+    let bob = two.bob.clone();
+    let request = ask(&mut two.alice(), &bob, "manage");
+    approve(&mut two.bob(), request);
     assert_eq!(two.bob().one(seen), "1");
     two.db.client.run(&format!("GRANT pg_monitor TO {carol}"));
     let mut monitor = two.db.connect_as(&carol);
