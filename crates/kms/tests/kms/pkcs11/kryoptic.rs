@@ -40,9 +40,21 @@ const DELETE: [&str; 3] = ["--delete-object", "--type", "secrkey"];
 #[ignore = "make test-kryoptic builds the token"]
 async fn a_token_of_another_make_serves() {
     let module = std::env::var("COLCRYPT_KRYOPTIC").expect("a module: make test-kryoptic");
-    let init = ["--init-token", "--label", "tok", "--so-pin", "env:HSM_SO_PIN"];
+    let init = [
+        "--init-token",
+        "--label",
+        "tok",
+        "--so-pin",
+        "env:HSM_SO_PIN",
+    ];
     tool(&module, &init);
-    let of_officer = ["--login", "--login-type", "so", "--so-pin", "env:HSM_SO_PIN"];
+    let of_officer = [
+        "--login",
+        "--login-type",
+        "so",
+        "--so-pin",
+        "env:HSM_SO_PIN",
+    ];
     let pin = ["--init-pin", "--pin", "env:HSM_PIN"];
     tool(&module, &[&of_officer[..], &pin[..]].concat());
     key(&module, &MAKE, "app", "01");
@@ -66,10 +78,9 @@ async fn a_token_of_another_make_serves() {
 
     // It tells an altered KEK, one of another keyring, and another key of the name.
     let last = kek.preferred.wrapped.len() - 1;
-    let wrong: [&dyn Fn(&mut KekRef); 2] = [
-        &|kek| kek.preferred.wrapped[last] ^= 1,
-        &|kek| kek.id = kek_id(),
-    ];
+    let wrong: [&dyn Fn(&mut KekRef); 2] = [&|kek| kek.preferred.wrapped[last] ^= 1, &|kek| {
+        kek.id = kek_id()
+    }];
     for change in wrong {
         fails(
             cold(&altered(&dek, change)).await,
