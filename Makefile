@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	test-upgrade torture soak lint bench bench-instructions clean
+	test-upgrade torture soak test-kryoptic lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ torture: install ## 200 processes killed at random moments, then every row compa
 
 soak: setup ## credentials of every provider replaced every 5 s for 5 minutes under load (SOAK_SECONDS=…)
 	@COLCRYPT_SOAK_SECONDS=$(or $(SOAK_SECONDS),300) COLCRYPT_TEST_THREADS=7 scripts/test.sh integration --test kms -- credentials_are_rotated --nocapture
+
+test-kryoptic: setup ## the provider pkcs11 at Kryoptic, beside SoftHSM (builds it from the Rust registry: needs libssl-dev, libsqlite3-dev)
+	@scripts/test-kryoptic.sh
 
 lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
 	@scripts/lint.sh

@@ -57,12 +57,8 @@ pub(crate) fn newest(name: &str, key: &Key) -> Result<Newest, KmsError> {
 /// # Errors
 /// Why not.
 pub(crate) fn suits(name: &str, key: &Key) -> Result<(), KmsError> {
-    let refused = |why: String| {
-        Err(KmsError::new(
-            FailureKind::KeyDisabled,
-            format!("the root key {name} {why}"),
-        ))
-    };
+    let refused =
+        |kind, why: String| Err(KmsError::new(kind, format!("the root key {name} {why}")));
     let operations = key.key.as_ref().and_then(|jwk| jwk.key_ops.as_ref());
     if let Some(allowed) = operations {
         for needed in ["wrapKey", "unwrapKey"] {
@@ -78,17 +74,26 @@ pub(crate) fn suits(name: &str, key: &Key) -> Result<(), KmsError> {
     };
     let now = OffsetDateTime::now_utc();
     if attributes.enabled == Some(false) {
-        return refused("is disabled: enable its newest version in Azure".to_owned());
+        return refused(
+            FailureKind::KeyDisabled,
+            "is disabled: enable its newest version in Azure".to_owned(),
+        );
     }
     if let Some(start) = attributes.not_before.filter(|start| *start > now) {
-        return refused(format!("is not valid before {}", start.date()));
+        return refused(
+            FailureKind::Config,
+            format!("is not valid before {}", start.date()),
+        );
     }
     if let Some(end) = attributes.expires.filter(|end| *end <= now) {
-        return refused(format!(
-            "has expired on {}: what it wrapped still unwraps, but it wraps nothing more; make a new version, or move \
-             the end",
-            end.date()
-        ));
+        return refused(
+            FailureKind::Config,
+            format!(
+                "has expired on {}: what it wrapped still unwraps, but it wraps nothing more; make a new version, or \
+                 move the end",
+                end.date()
+            ),
+        );
     }
     Ok(())
 }
@@ -211,19 +216,25 @@ mod tests {
             ),
         )
         .unwrap();
-        for (attributes, part) in [
-            (json!({"enabled": false}), "disabled"),
+        for (attributes, kind, part) in [
+            (
+                json!({"enabled": false}),
+                FailureKind::KeyDisabled,
+                "disabled",
+            ),
             (
                 json!({"enabled": true, "exp": 1_700_000_000}),
+                FailureKind::Config,
                 "expired on 2023-11-14",
             ),
             (
                 json!({"enabled": true, "nbf": 4_000_000_000_i64}),
+                FailureKind::Config,
                 "not valid before 2096-10-02",
             ),
         ] {
             let error = suits("root", &key("RSA", attributes)).unwrap_err();
-            assert_eq!(error.kind, FailureKind::KeyDisabled, "{error}");
+            assert_eq!(error.kind, kind, "{error}");
             assert!(error.message.contains(part), "{error}");
         }
         let mut signing = key("RSA", json!({}));

@@ -237,7 +237,11 @@ fn meaning(
         }
         (
             "Forbidden" | "AccessDenied" | "ForbiddenByRbac" | "ForbiddenByPolicy",
-            "Forbidden" | "AccessDenied" | "ForbiddenByRbac" | "ForbiddenByPolicy",
+            "Forbidden"
+            | "AccessDenied"
+            | "ForbiddenByRbac"
+            | "ForbiddenByPolicy"
+            | "KeyOperationForbidden",
         ) => Some((
             FailureKind::Denied,
             format!(

@@ -66,8 +66,6 @@ const UNSUPPORTED_CRYPTOGRAPHIC_PARAMETERS: u32 = 0x3E;
 const UNSUPPORTED_PROTOCOL_VERSION: u32 = 0x3F;
 const WRONG_KEY_LIFECYCLE_STATE: u32 = 0x43;
 const PROTECTION_STORAGE_UNAVAILABLE: u32 = 0x44;
-const PRIVATE_STORAGE_UNAVAILABLE: u32 = 0x48;
-const PUBLIC_STORAGE_UNAVAILABLE: u32 = 0x49;
 const GENERAL_FAILURE: u32 = 0x100;
 
 impl Refusal {
@@ -188,8 +186,6 @@ impl Refusal {
                 | CRYPTOGRAPHIC_FAILURE
                 | INTERNAL_SERVER_ERROR
                 | PROTECTION_STORAGE_UNAVAILABLE
-                | PRIVATE_STORAGE_UNAVAILABLE
-                | PUBLIC_STORAGE_UNAVAILABLE
                 | GENERAL_FAILURE,
             ) => (
                 FailureKind::Unavailable,
@@ -254,7 +250,7 @@ mod tests {
             (&[0x03, 0x0C, 0x25, 0x39], Denied),
             (&[0x0D, 0x29, 0x36, 0x43], KeyDisabled),
             (&[0x3A], Throttled),
-            (&[0x09, 0x2A, 0x44, 0x48, 0x49, 0x100], Unavailable),
+            (&[0x09, 0x2A, 0x44, 0x100], Unavailable),
             (
                 &[0x05, 0x08, 0x0B, 0x14, 0x15, 0x19, 0x1A, 0x24, 0x3E, 0x3F],
                 Config,

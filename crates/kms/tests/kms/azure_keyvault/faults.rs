@@ -48,12 +48,12 @@ async fn refusals_say_what_is_missing() {
         server.set_validity(KEY, start, end);
         fails(
             agent.create_kek(&root, KEY).await,
-            FailureKind::KeyDisabled,
+            FailureKind::Config,
             &["outside the time"],
         );
         fails(
             check(&agent, &root, Some(KEY)).await,
-            FailureKind::KeyDisabled,
+            FailureKind::Config,
             &[part],
         );
         ok(cold(&kek).await);

@@ -1,6 +1,7 @@
 //! Provider `pkcs11` against SoftHSM, each test in a process of its own: PKCS#11 is one state per process.
 
 mod keys;
+mod kryoptic;
 mod manners;
 mod module;
 mod tokens;
