@@ -104,6 +104,8 @@ fn looks_secret(text: &str) -> bool {
 /// Longest name of a setting that is repeated, and longest word that is repeated though no setting is called so.
 const LONGEST_NAME: usize = 40;
 const LONGEST_WORD: usize = 16;
+/// So many hexadecimal digits without another letter are no word.
+const LEAST_HEX: usize = 8;
 
 /// A name as a message may repeat it: a word or a few, as a person writes them. A secret that was pasted in its place
 /// has digits, or other characters, or is longer.
@@ -145,7 +147,9 @@ fn without_values(message: &str) -> String {
             .skip(1)
             .step_by(2)
             .any(|known| are_near(name, known));
+        let is_hex = name.len() >= LEAST_HEX && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_word = (1..=LONGEST_WORD).contains(&name.len())
+            && !is_hex
             && name
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
