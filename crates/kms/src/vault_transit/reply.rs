@@ -338,6 +338,7 @@ fn says_who_may_not(said: &str) -> bool {
         "could not be found",
         "not authorized",
         "failed to match all constraints",
+        "no chain matching all constraints",
         "invalid username or password",
         "invalid audience",
         "invalid subject",

@@ -426,7 +426,7 @@ async fn a_passing_error_passes() {
             {
                 json_reply("500 Internal Server Error", r#"{"errors":[]}"#)
             } else {
-                json_reply("403 Forbidden", r#"{"errors":["enough"]}"#)
+                json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)
             }
         })
         .await;
@@ -438,7 +438,7 @@ async fn a_passing_error_passes() {
     fails(
         agent.create_kek(&server.provider, "k").await,
         FailureKind::Denied,
-        &["enough"],
+        &["permission denied"],
     );
     assert_eq!(server.requests(), 3);
 }
