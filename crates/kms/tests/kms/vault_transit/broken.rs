@@ -426,7 +426,9 @@ async fn a_passing_error_passes() {
             {
                 json_reply("500 Internal Server Error", r#"{"errors":[]}"#)
             } else {
-                json_reply("403 Forbidden", r#"{"errors":["permission denied"]}"#)
+                // With the list of errors: without it, it is said of a token that is not known.
+                let denied = r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#;
+                json_reply("403 Forbidden", denied)
             }
         })
         .await;
