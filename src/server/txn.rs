@@ -101,6 +101,15 @@ pub const RUNNING_TRANSACTIONS: &str = "ARRAY(\
       AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
       AND a.backend_type NOT IN ('autovacuum worker', 'walsender'))";
 
+/// The same with those of autovacuum that gather statistics: what they can see still, a vacuum leaves. One that vacuums
+/// holds nobody up.
+pub const SEEING_TRANSACTIONS: &str = "ARRAY(\
+    SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+    WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid() \
+      AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+      AND a.backend_type <> 'walsender' \
+      AND (a.backend_type <> 'autovacuum worker' OR NOT EXISTS (SELECT FROM pg_stat_progress_vacuum p WHERE p.pid = a.pid)))";
+
 /// The transactions of this database that are prepared, by their ids, as an array in SQL.
 pub const PREPARED_TRANSACTIONS: &str = "ARRAY(SELECT p.transaction::text FROM pg_prepared_xacts p WHERE p.database = current_database())";
 

@@ -13,7 +13,7 @@ use crate::server::limit;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
+use crate::server::txn::{Next, SEEING_TRANSACTIONS, attempt};
 use crate::worker::job::migrate::blocks::{
     again_from_the_start, among, locked, run, through_blocks,
 };
@@ -95,7 +95,7 @@ fn end(job: &Job) -> Result<Next> {
     }
     job.record(&format!(
             "phase = 'waiting for old transactions', tries = 0, retry_at = NULL, \
-             settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL"
+             settle_before = clock_timestamp(), settle_transactions = {SEEING_TRANSACTIONS}, settle_prepared = NULL"
         ),
         [],
     )?;
