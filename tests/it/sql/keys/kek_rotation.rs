@@ -53,7 +53,7 @@ fn keys_are_wrapped_anew_and_the_old_one_goes_when_nothing_is_under_it() {
     // Its window has passed.
     wait_for("the date of its destruction", LONG, || {
         db.client
-            .yes("SELECT destroy_at > now() FROM kek_status WHERE kek_version = 1")
+            .yes("SELECT coalesce(destroy_at > now(), false) FROM kek_status WHERE kek_version = 1")
     });
     db.client.run("UPDATE colcrypt.kek_version SET destroy_at = now() WHERE version = 1; SELECT set_kek_cryptoperiod('ring', '89 days')");
     wait_for_keks(&mut db.client, "1 destroyed 0, 2 active 3");
