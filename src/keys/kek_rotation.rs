@@ -17,7 +17,7 @@ use crate::jobs::wake;
 use crate::keys::approval::{self, Gated, Target};
 use crate::keys::lifecycle::{self, Order};
 use crate::keys::policy::{parts, refuse_negative};
-use crate::keys::roots::rewrap;
+use crate::keys::roots::{Rewrapped, add_copy, rewrap};
 use crate::keys::{kek as answers, providers};
 use crate::rights;
 use crate::server::call::Call;
@@ -75,19 +75,12 @@ pub fn rotate(keyring: KeyringId, reason: Option<&str>) -> Result<KeyVersion> {
         ],
     )?;
     for (copy, made) in copies.iter().zip(made) {
-        spi::execute(
-            "INSERT INTO colcrypt.kek_copy (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            &[
-                uuid(&keyring).into(),
-                (version.number() as i32).into(),
-                copy.preference.into(),
-                copy.provider_id.into(),
-                made.root_key.into(),
-                made.root_key_version.into(),
-                made.wrapped.into(),
-            ],
-        )?;
+        let wrapped = Rewrapped {
+            root_key: made.root_key,
+            root_key_version: made.root_key_version,
+            bytes: made.wrapped,
+        };
+        add_copy(id, copy.preference, copy.provider_id, wrapped)?;
     }
     spi::execute(
         "UPDATE colcrypt.kek_version SET deactivated_at = clock_timestamp() WHERE keyring_id = $1 AND version = $2",

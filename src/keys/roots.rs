@@ -152,25 +152,16 @@ impl Gated for AddRoot {
     }
 
     fn perform(&self) -> Result<String> {
-        self.0.go(self, 0, |keyring, version, provider_id, wrapped| {
-            let last = read::kek_copies(keyring, version)?;
-            let last = last.last().map_or(0, |copy| copy.preference);
-            spi::execute(
-                "INSERT INTO colcrypt.kek_copy \
-                 (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                &[
-                    uuid(keyring).into(),
-                    (version.number() as i32).into(),
-                    (last + 1).into(),
-                    provider_id.into(),
-                    wrapped.root_key.into(),
-                    wrapped.root_key_version.into(),
-                    wrapped.bytes.into(),
-                ],
-            )?;
-            Ok(())
-        })?;
+        self.0
+            .go(self, 0, |keyring, version, provider_id, wrapped| {
+                let last = read::kek_copies(keyring, version)?;
+                let last = last.last().map_or(0, |copy| copy.preference);
+                let id = KekId {
+                    keyring: keyring.id,
+                    version,
+                };
+                add_copy(id, last + 1, provider_id, wrapped)
+            })?;
         Ok("added".into())
     }
 }
@@ -246,6 +237,33 @@ pub fn rewrap(kek: KekRef, provider: ProviderConfig, root_key: String) -> Result
         root_key_version,
         bytes: wrapped,
     })
+}
+
+/// Keeps a KEK as one more root key wrapped it.
+///
+/// # Errors
+/// Of SPI.
+pub fn add_copy(
+    id: KekId,
+    preference: i32,
+    provider: pgrx::Uuid,
+    wrapped: Rewrapped,
+) -> Result<()> {
+    spi::execute(
+        "INSERT INTO colcrypt.kek_copy \
+         (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        &[
+            pgrx::Uuid::from_bytes(id.keyring.0).into(),
+            (id.version.number() as i32).into(),
+            preference.into(),
+            provider.into(),
+            wrapped.root_key.into(),
+            wrapped.root_key_version.into(),
+            wrapped.bytes.into(),
+        ],
+    )?;
+    Ok(())
 }
 
 /// Puts a newly wrapped KEK in the place of an old one.

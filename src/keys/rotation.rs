@@ -13,6 +13,7 @@ use crate::catalog::read::{self, Key};
 use crate::error::{Error, KeyringPrivilege, Result};
 use crate::keys::grants::{self, Grant};
 use crate::keys::lifecycle::{self, Order};
+use crate::keys::roots::{Rewrapped, add_copy};
 use crate::keys::{approval, keyring_grants, names, providers, version};
 use crate::rights;
 use crate::server::call::Call;
@@ -46,13 +47,14 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     // Version 4, variant 1 of RFC 9562.
     id[6] = id[6] & 0x0f | 0x40;
     id[8] = id[8] & 0x3f | 0x80;
+    let kek = KekId {
+        keyring: KeyringId(id),
+        version: KeyVersion::FIRST,
+    };
     let reply = client::call(&Request::CreateKek {
         provider,
         root_key: root_key.clone(),
-        id: KekId {
-            keyring: KeyringId(id),
-            version: KeyVersion::FIRST,
-        },
+        id: kek,
         source: key_source,
     })?;
     let Reply::KekCreated {
@@ -77,17 +79,12 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
         "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv) VALUES ($1, 1, $2)",
         &[uuid.into(), kcv.to_string().into()],
     )?;
-    spi::execute(
-        "INSERT INTO colcrypt.kek_copy (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
-         VALUES ($1, 1, 1, $2, $3, $4, $5)",
-        &[
-            uuid.into(),
-            provider_id.into(),
-            root_key.into(),
-            root_key_version.into(),
-            wrapped.into(),
-        ],
-    )?;
+    let wrapped = Rewrapped {
+        root_key,
+        root_key_version,
+        bytes: wrapped,
+    };
+    add_copy(kek, 1, provider_id, wrapped)?;
     // Who made it may manage it, and may be revoked like anybody.
     keyring_grants::add(&keyring_grants::Grant {
         keyring: read::keyring_by_id(KeyringId(id))?,

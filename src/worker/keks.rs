@@ -10,7 +10,7 @@ use colcrypt_domain::backoff;
 use crate::error::Result;
 use crate::keys::kek_rotation;
 use crate::keys::keks::{self, Done, Former};
-use crate::server::txn::{Next, attempt, transaction};
+use crate::server::txn::{Next, all_or_nothing, attempt};
 use crate::server::{clock, report, spi};
 
 /// Shortest pause between two looks.
@@ -98,15 +98,10 @@ pub fn step() -> Next {
 
 /// Any error aborts the transaction: no half of a task is committed. Answers what went wrong, in a line.
 fn done(task: &Task) -> std::result::Result<Done, String> {
-    let mut problem = None;
-    transaction(|| match task.run() {
-        Ok(done) => done,
-        Err(error) => {
-            problem = Some(report::one_line(&error));
-            report::raise(&error)
-        }
-    })
-    .map_err(|failed| problem.unwrap_or(failed.message))
+    match all_or_nothing(|| task.run()) {
+        Ok(done) => done.map_err(|error| report::one_line(&error)),
+        Err(failed) => Err(failed.message),
+    }
 }
 
 fn tasks() -> Result<Vec<Task>> {
