@@ -31,11 +31,11 @@ impl Clocks {
     }
 }
 
-/// A step in words.
+/// A step in words, to the nearest second: the two clocks are read one after the other, some microseconds apart.
 #[must_use]
 pub fn describe(step: i64) -> String {
     let way = if step < 0 { "back" } else { "forward" };
-    let seconds = step.unsigned_abs() / 1_000_000;
+    let seconds = step.unsigned_abs().saturating_add(500_000) / 1_000_000;
     format!(
         "the server's clock was set {way} by {}:{:02}:{:02}",
         seconds / 3_600,
@@ -76,6 +76,10 @@ mod tests {
         assert_eq!(
             describe(90_061 * SECOND),
             "the server's clock was set forward by 25:01:01"
+        );
+        assert_eq!(
+            describe(13 * 3_600 * SECOND - 1),
+            "the server's clock was set forward by 13:00:00"
         );
     }
 }

@@ -103,16 +103,15 @@ fn a_clock_set_forward_shortens_no_window() {
     wait_for("the step to be noticed", LONG, || {
         !client.rows(told).is_empty()
     });
-    assert_eq!(
-        client.one(told),
-        "the server's clock was set forward by 13:00:00"
-    );
+    // To a few seconds: a worker may be held up between the readings of its two clocks.
+    let step = client.one(told);
     assert!(
-        scene
-            .cluster
-            .log()
-            .contains("clock was set forward by 13:00:00")
+        ["forward by 13:00:0", "forward by 12:59:5"]
+            .iter()
+            .any(|about| step.contains(about)),
+        "{step}"
     );
+    assert!(scene.cluster.log().contains(&step));
     // What is due by both clocks is destroyed all the while.
     client.run("SELECT schedule_key_destruction('soon', 1, '2 seconds', 'test')");
     wait_for("the other destruction", LONG, || {
