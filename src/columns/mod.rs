@@ -1,6 +1,5 @@
 //! Columns under a key: registered, bound to a place, shown through views, and encrypted or decrypted in place.
 
-pub mod batch_rows;
 pub mod migration;
 pub mod moved;
 pub mod place;

@@ -6,6 +6,7 @@
 //! between has another: compare and swap.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use colcrypt_core::memory;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -13,6 +14,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 use crate::error::{Error, Result};
 use crate::server::breath;
 use crate::server::call::Call;
+use crate::server::selected::Rows;
 
 /// A row's address in a table, as one number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +40,7 @@ impl Address {
 ///
 /// # Safety
 /// The datum is a varlena.
-pub unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     // SAFETY: the caller vouches for a varlena, whose header says how long it is.
     unsafe {
         let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
@@ -48,8 +50,8 @@ pub unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
 
 struct Entry {
     row: Address,
-    /// Where the image of the value that was read ends; it begins where the one before ends.
-    read_until: usize,
+    /// The value that was read, which is the batch's rows'.
+    read: pg_sys::Datum,
     /// What takes its place, in the batch's memory, or by value.
     becomes: pg_sys::Datum,
 }
@@ -58,7 +60,6 @@ struct Entry {
 #[derive(Default)]
 struct MovedColumn {
     entries: Vec<Entry>,
-    images: Vec<u8>,
     /// The one that was asked for last: the next question is about it or the next one.
     last: Cell<usize>,
 }
@@ -78,13 +79,6 @@ impl MovedColumn {
         self.last.set(at);
         Some(at)
     }
-
-    fn image(&self, at: usize) -> &[u8] {
-        let from = at
-            .checked_sub(1)
-            .map_or(0, |before| self.entries[before].read_until);
-        &self.images[from..self.entries[at].read_until]
-    }
 }
 
 #[derive(Default)]
@@ -92,6 +86,8 @@ struct Known {
     /// The job that a trigger must be of to ask; 0 is none.
     job: i64,
     columns: Vec<MovedColumn>,
+    #[allow(dead_code, reason = "keeps what the columns' values lie in")]
+    rows: Rc<Rows>,
 }
 
 thread_local! {
@@ -101,15 +97,24 @@ thread_local! {
 /// The values of one batch, known to [`look_up`] from [`publish`](Self::publish) to the drop.
 pub struct Batch {
     memory: PgMemoryContexts,
+    rows: Rc<Rows>,
     columns: Vec<MovedColumn>,
 }
 
 impl Batch {
+    /// In the memory context that is the current one, which it must not outlive.
     pub fn new() -> Self {
         Self {
             memory: PgMemoryContexts::new("colcrypt batch"),
+            rows: Rc::default(),
             columns: Vec::new(),
         }
+    }
+
+    /// Keeps the rows that were read for as long as their values can be looked up.
+    pub fn keep(&mut self, rows: Rows) -> Rc<Rows> {
+        self.rows = Rc::new(rows);
+        Rc::clone(&self.rows)
     }
 
     /// The memory that new values are to be made in.
@@ -120,7 +125,7 @@ impl Batch {
     /// Rows are added in the order of their addresses.
     ///
     /// # Safety
-    /// `read` is a varlena; `becomes` is by value or lies in [`memory`](Self::memory).
+    /// `read` is a varlena of the rows that it [keeps](Self::keep); `becomes` is by value or lies in [`memory`](Self::memory).
     pub unsafe fn add(
         &mut self,
         column: usize,
@@ -133,15 +138,8 @@ impl Batch {
         }
         let column = &mut self.columns[column];
         debug_assert!(column.entries.last().is_none_or(|last| last.row < row));
-        // SAFETY: the caller vouches for a varlena.
-        let image = unsafe { image(read) };
-        memory::reserve_amortised(&mut column.images, image.len())?;
-        column.images.extend_from_slice(image);
-        column.entries.push(Entry {
-            row,
-            read_until: column.images.len(),
-            becomes,
-        });
+        memory::reserve_amortised(&mut column.entries, 1)?;
+        column.entries.push(Entry { row, read, becomes });
         Ok(())
     }
 
@@ -154,6 +152,7 @@ impl Batch {
         KNOWN.set(Known {
             job,
             columns: std::mem::take(&mut self.columns),
+            rows: Rc::clone(&self.rows),
         });
         Published(self)
     }
@@ -180,8 +179,9 @@ unsafe fn look_up(
 ) -> Option<pg_sys::Datum> {
     let column = known.columns.get(column)?;
     let at = column.find(row)?;
-    // SAFETY: the caller vouches for a varlena.
-    (column.image(at) == unsafe { image(value) }).then(|| column.entries[at].becomes)
+    let entry = &column.entries[at];
+    // SAFETY: the caller vouches for a varlena; what was read is one, too, of rows that are known for as long as this.
+    unsafe { image(entry.read) == image(value) }.then_some(entry.becomes)
 }
 
 /// The same, for a trigger of the job whose batch is at hand.

@@ -1,7 +1,7 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`, `enclosure`), statements
-//! of ours (`spi`, `analyzed`, `meant`) and of others (`tree`), transactions (`txn`, `limit`), relations held under a lock and read without SQL
+//! of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`), transactions (`txn`, `limit`), relations held under a lock and read without SQL
 //! (`relation`, `scan`), locks, and what a process asks of the operating system (`process`, `priority`, `breath`,
 //! `hidden`, `memory`).
 
@@ -28,6 +28,7 @@ pub mod report;
 pub mod rethrow;
 pub mod roles;
 pub mod scan;
+pub mod selected;
 pub mod session_lock;
 pub mod shmem;
 pub mod spi;

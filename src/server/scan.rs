@@ -27,6 +27,30 @@ impl Row {
         format!("({block},{})", at.ip_posid)
     }
 
+    /// Its ctid, as long as the row is at hand.
+    pub fn tid(&self) -> pg_sys::Datum {
+        // SAFETY: the slot of a scan that is under way holds a row that is stored.
+        pg_sys::Datum::from(unsafe { &raw const (*self.0).tts_tid })
+    }
+
+    /// Whether nobody changes or locks the row. One that several lock has a group of transactions for one.
+    pub fn is_free(&self) -> bool {
+        is_settled(self.xmax())
+    }
+
+    /// Who changes or locks the row, or last did; 0 is nobody.
+    fn xmax(&self) -> pg_sys::TransactionId {
+        let mut is_null = false;
+        // SAFETY: as above; every kind of slot that a scan fills has system columns.
+        let xmax = unsafe {
+            let number = pg_sys::MaxTransactionIdAttributeNumber;
+            (*(*self.0).tts_ops)
+                .getsysattr
+                .map(|of| of(self.0, number, &mut is_null))
+        };
+        pg_sys::TransactionId::from(xmax.map_or(0, |xmax| xmax.value() as u32))
+    }
+
     /// A column's value, `None` for NULL.
     pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
@@ -34,6 +58,13 @@ impl Row {
         let datum = unsafe { pg_sys::slot_getattr(self.0, number.into(), &mut is_null) };
         (!is_null).then_some(datum)
     }
+}
+
+/// Whether a transaction is no longer under way.
+pub fn is_settled(transaction: pg_sys::TransactionId) -> bool {
+    // SAFETY: asks the process array.
+    transaction == pg_sys::InvalidTransactionId
+        || unsafe { !pg_sys::TransactionIdIsInProgress(transaction) }
 }
 
 /// Visits every row of a relation that has rows of its own.
@@ -50,6 +81,18 @@ pub fn each_row(held: &Held, mut visit: impl FnMut(&Row) -> Result<()>) -> Resul
 /// As [`each_row`]; of the visitor, which ends the scan.
 pub fn each_row_while(held: &Held, visit: impl FnMut(&Row) -> Result<bool>) -> Result<()> {
     walk(held, None, visit)
+}
+
+/// Visits the rows of some blocks until the visitor has seen enough.
+///
+/// # Errors
+/// As [`each_row`].
+pub fn each_row_in_while(
+    held: &Held,
+    blocks: Range<u32>,
+    visit: impl FnMut(&Row) -> Result<bool>,
+) -> Result<()> {
+    walk(held, Some(blocks), visit)
 }
 
 /// Visits the rows in blocks that were changed since a place in the log, of a table that nobody changes: all rows where

@@ -4,7 +4,7 @@
 //! row then costs a few comparisons, one atomic read, and what `values::seal` does with it.
 
 use colcrypt_core::context::{self};
-use colcrypt_core::format::EncodedHeader;
+use colcrypt_core::format::{EncodedHeader, RenewedHeader};
 use colcrypt_core::{Header, PlaintextType, Value, VersionId};
 use pgrx::pg_sys;
 
@@ -56,9 +56,10 @@ struct DecryptSite {
 }
 
 /// What a re-encrypting call site remembers: leave to read the old version and to write the new one.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct ReencryptSite {
     permits: Option<(Permit, Permit)>,
+    header: RenewedHeader,
 }
 
 fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
@@ -275,7 +276,7 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
     let value = Value::parse(stored.bytes())?;
     let context = bytes_of(&context);
     // SAFETY: this call site only ever uses ReencryptSite.
-    let site = unsafe { site(call, || Ok(ReencryptSite { permits: None }))? };
+    let site = unsafe { site(call, || Ok(ReencryptSite::default()))? };
     let (from, to) = match &site.permits {
         Some((from, to))
             if from.key == value.header.key
@@ -294,7 +295,7 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
             (&*from, &*to)
         }
     };
-    let sealed = reseal::reseal(from, to, &value, context)?;
+    let sealed = reseal::reseal(from, to, &mut site.header, &value, context)?;
     if from.guarded && session::is_honeytoken(value.header.key, value.tag) {
         honeytoken::alarm("reencrypt_col", &value);
     }
@@ -303,14 +304,12 @@ fn reencrypt(call: Call) -> Result<pg_sys::Datum> {
 
 sql_functions! {
     UsesKeys {
+        batch_value => moved::batch_value;
         decrypt_text => decrypt_text;
         decrypt_typed => decrypt_typed;
         encrypt => encrypt;
-        reencrypt => reencrypt;
-    }
-    Asks {
-        batch_value => moved::batch_value;
         is_in_batch => moved::is_in_batch;
+        reencrypt => reencrypt;
     }
     Harmless {
         either_context => contexts::either_context;

@@ -15,7 +15,7 @@ pub enum Class {
     /// It decides something: taken from a person only, see [`crate::server::enclosure`]. Each has its gate in
     /// `colcrypt_core::verbs::VERBS`.
     Decides,
-    /// It uses keys: a slip of the caller's is no event.
+    /// It uses keys, or what was made with them, and is called for each value: a slip of the caller's is no event.
     UsesKeys,
     /// It changes nothing, or is called by our own statements; that it failed is worth a record.
     Asks,
@@ -101,7 +101,7 @@ pub unsafe fn enter(
                 NativeReport::new(&report)
             })
         };
-        // What uses keys runs no statement of anybody's, and is called for each value.
+        // What uses keys runs no statement of anybody's, and its time counts.
         if class == Class::UsesKeys {
             pgrx::pg_sys::submodules::panic::pgrx_extern_c_guard(work)
         } else {

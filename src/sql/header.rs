@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::server::breath;
 use crate::server::call::Call;
 use crate::server::record::Record;
-use crate::server::scan::head_of;
+use crate::server::scan::{self, head_of};
 use crate::server::varlena::Varlena;
 use crate::sql::entry::sql_functions;
 use crate::values::seal::described;
@@ -70,11 +70,8 @@ fn is_stale(call: Call) -> Result<pg_sys::Datum> {
 
 fn is_settled(call: Call) -> Result<pg_sys::Datum> {
     let transaction = call.datum(0).ok_or(Error::NullArgument("transaction"))?;
-    // SAFETY: declared as xid; asks the process array and the transaction log.
-    let under_way = unsafe {
-        pg_sys::TransactionIdIsInProgress(pg_sys::TransactionId::from(transaction.value() as u32))
-    };
-    Ok(pg_sys::Datum::from(!under_way))
+    let transaction = pg_sys::TransactionId::from(transaction.value() as u32);
+    Ok(pg_sys::Datum::from(scan::is_settled(transaction)))
 }
 
 sql_functions! {

@@ -1,8 +1,8 @@
 //! Values sealed again, in this process: under another key version, another key, or bound to another context.
 
 use colcrypt_core::context::{self, Typed};
-use colcrypt_core::format::EncodedHeader;
-use colcrypt_core::{Header, Value, memory};
+use colcrypt_core::format::{Renewal, RenewedHeader};
+use colcrypt_core::{Value, memory};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -12,28 +12,31 @@ use crate::server::varlena::{self, Varlena};
 use crate::session::{self, Permit};
 use crate::values::seal::{Form, open_with, seal_as_is, seal_in_place, text_in};
 
-/// A value under another key version, bound to the same context.
+/// A value under another key version, bound to the same context. `header` is kept from one value to the next.
 ///
 /// # Errors
 /// A value that does not open, or the usage limit.
 pub fn reseal(
     from: &Permit,
     to: &Permit,
+    header: &mut RenewedHeader,
     value: &Value<'_>,
     context: &[u8],
 ) -> Result<pg_sys::Datum> {
     // A value keeps its encoding as long as it is bound to the same. Flags change no length.
-    let header_of = |bound: &[u8]| header(to, value, bound, value.header.canonical_context);
-    let length = header_of(context)?.as_bytes().len()
+    let is_canonical = value.header.canonical_context;
+    let expected = renewal(to, context, is_canonical);
+    let length = header.of(value, expected)?.as_bytes().len()
         + to.suite.nonce_len()
         + value.ciphertext.len()
         + to.suite.tag_len();
     to.counter.encryption()?;
     // Opened where it is sealed again: a large value is in memory twice, as it was and as it becomes.
     let sealed = varlena::new_varlena(length, |out| {
-        let text = text_in(to, &header_of(context)?, out)?;
+        let text = text_in(to, header.of(value, expected)?, out)?;
         let bound = open_with(from, value, context, text)?;
-        seal_in_place(to, &header_of(bound)?, bound, out).inspect_err(|_| out.zeroize())
+        let becomes = header.of(value, renewal(to, bound, is_canonical))?;
+        seal_in_place(to, becomes, bound, out).inspect_err(|_| out.zeroize())
     })?;
     follow(from, value, sealed)?;
     Ok(sealed)
@@ -105,27 +108,21 @@ fn resealed(
     canonical_context: bool,
 ) -> Result<pg_sys::Datum> {
     // As it is, compressed or not.
-    let header = header(to, value, context, canonical_context)?;
-    let sealed = seal_as_is(to, &header, context, plaintext)?;
+    let mut header = RenewedHeader::default();
+    let header = header.of(value, renewal(to, context, canonical_context))?;
+    let sealed = seal_as_is(to, header, context, plaintext)?;
     follow(from, value, sealed)?;
     Ok(sealed)
 }
 
-fn header(
-    to: &Permit,
-    value: &Value<'_>,
-    context: &[u8],
-    canonical_context: bool,
-) -> Result<EncodedHeader> {
-    let header = Header {
+fn renewal(to: &Permit, context: &[u8], canonical_context: bool) -> Renewal {
+    Renewal {
         suite: to.suite,
         key: to.key,
         version: to.version,
         has_context: !context.is_empty(),
         canonical_context: canonical_context && !context.is_empty(),
-        ..value.header
-    };
-    Ok(header.encode()?)
+    }
 }
 
 /// A marked value stays marked.

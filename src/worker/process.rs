@@ -36,6 +36,7 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
     }
     spi::keep_plans();
     if lane.moves_rows() {
+        process::keep_freed_memory();
         limit::enable();
         // SAFETY: registers a function that lives as long as the process.
         unsafe { pg_sys::before_shmem_exit(Some(mover_exits), pg_sys::Datum::from(0)) };

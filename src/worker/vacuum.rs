@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::CStr;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 
 use colcrypt_domain::room::Behind;
@@ -25,15 +26,18 @@ pub fn vacuum(table: pg_sys::Oid) -> Result<(), Failed> {
 
 /// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
 /// rows to come go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing;
-/// what cannot be had, such as the lock, is done without. `gently`: at autovacuum's pace.
-pub fn as_it_goes(table: pg_sys::Oid, blocks: i64, gently: bool) {
-    let much = BEHIND.with_borrow_mut(|behind| behind.add(table.to_u32(), blocks));
-    let Some(much) = much else {
+/// what cannot be had, such as the lock, is done without. `went`: the batch's blocks. `gently`: at autovacuum's pace.
+pub fn as_it_goes(table: pg_sys::Oid, went: Range<i64>, gently: bool) {
+    let key = table.to_u32();
+    let next = went.end;
+    if !BEHIND.with_borrow_mut(|behind| behind.add(key, went)) {
+        return;
+    }
+    let Ok(blocks) = attempt(|| relation::blocks(&[table])) else {
         return;
     };
-    let due = attempt(|| relation::blocks(&[table]).map(|size| much.is_due(size)));
-    if matches!(due, Ok(true)) {
-        BEHIND.with_borrow_mut(|behind| behind.forget(table.to_u32()));
+    if BEHIND.with_borrow_mut(|behind| behind.is_due(key, next, blocks)) {
+        BEHIND.with_borrow_mut(|behind| behind.forget(key));
         let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
         if let Ok(size) = whole_size(table) {
             let _ = run(sql, table, size, gently);

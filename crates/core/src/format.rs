@@ -92,6 +92,16 @@ impl EncodedHeader {
         &self.bytes[..self.len]
     }
 
+    /// A header's bytes as they stand in a value.
+    pub(crate) fn copied(header: &[u8]) -> Self {
+        let mut out = Self {
+            bytes: [0; MAX_HEADER_LEN],
+            len: 0,
+        };
+        out.push(header);
+        out
+    }
+
     /// Whether the bytes say this about the value.
     pub(crate) fn describes(&self, suite: Suite, has_context: bool) -> bool {
         self.bytes[0] & !FLAG_CANONICAL == FORMAT_VERSION << 4 | suite.number()
@@ -122,10 +132,7 @@ impl Header<'_> {
     /// # Errors
     /// [`FormatError::TypeNameLength`] or [`FormatError::TypeCode`] for a type that does not fit.
     pub fn encode(&self) -> Result<EncodedHeader, FormatError> {
-        let mut out = EncodedHeader {
-            bytes: [0; MAX_HEADER_LEN],
-            len: 0,
-        };
+        let mut out = EncodedHeader::copied(&[]);
         let type_code = match self.plaintext_type {
             PlaintextType::BuiltIn(code) => {
                 PlaintextType::built_in(code.into())?;
@@ -159,6 +166,63 @@ impl Header<'_> {
             out.push(name.as_bytes());
         }
         Ok(out)
+    }
+}
+
+/// What a value becomes when it is sealed again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    pub suite: Suite,
+    pub key: KeyId,
+    pub version: KeyVersion,
+    /// Whether it is bound to a context, and whether to one in canonical form.
+    pub has_context: bool,
+    pub canonical_context: bool,
+}
+
+/// The header of a value that is sealed again, kept for the next value: most often it is the same.
+#[derive(Clone, Copy)]
+pub struct RenewedHeader {
+    /// The value's own header; none yet if it is empty.
+    former: EncodedHeader,
+    renewal: Option<Renewal>,
+    header: EncodedHeader,
+}
+
+impl Default for RenewedHeader {
+    fn default() -> Self {
+        Self {
+            former: EncodedHeader::copied(&[]),
+            renewal: None,
+            header: EncodedHeader::copied(&[]),
+        }
+    }
+}
+
+impl RenewedHeader {
+    /// The header of the value when it has become this.
+    ///
+    /// # Errors
+    /// As [`Header::encode`].
+    pub fn of(
+        &mut self,
+        value: &Value<'_>,
+        renewal: Renewal,
+    ) -> Result<&EncodedHeader, FormatError> {
+        if self.former.as_bytes() != value.header_bytes || self.renewal != Some(renewal) {
+            let header = Header {
+                suite: renewal.suite,
+                key: renewal.key,
+                version: renewal.version,
+                has_context: renewal.has_context,
+                canonical_context: renewal.canonical_context,
+                ..value.header
+            };
+            self.header = header.encode()?;
+            self.former = EncodedHeader::copied(value.header_bytes);
+            self.renewal = Some(renewal);
+        }
+        Ok(&self.header)
     }
 }
 

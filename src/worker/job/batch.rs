@@ -17,7 +17,7 @@ use crate::server::txn::{Next, attempt};
 use crate::worker::job::one_by_one::{Moved, forget_errors, list, move_row, one_by_one, strike};
 use crate::worker::job::pace;
 use crate::worker::job::progress::{Place, advance, in_blocks, place};
-use crate::worker::job::statement::{self, Column, Outcome, Statement, Taking};
+use crate::worker::job::statement::{self, Column, Outcome, Statement, Taking, Which};
 use crate::worker::job::step::{fate_of_batch, postpone, without_column};
 use crate::worker::vacuum;
 
@@ -48,7 +48,11 @@ pub fn move_batch(job: &Job) -> Next {
                 work.end(job.id, rows, Some(blocks));
                 if rows > 0 {
                     let began = Instant::now();
-                    vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0 && !job.urgent);
+                    vacuum::as_it_goes(
+                        place.leaf,
+                        place.from..place.to,
+                        pace::share() < 1.0 && !job.urgent,
+                    );
                     pace::rest_after(job.id, began.elapsed());
                 }
             }
@@ -78,9 +82,7 @@ fn stale_rows(job: &Job) -> Result<Option<(Place, Vec<String>)>> {
 fn move_row_in(job: &Job, leaf: pg_sys::Oid, row: &str) -> Result<i64> {
     lock_jobs()?;
     let target = Statement::new(job, leaf)?;
-    Ok(target
-        .move_rows(&format!("ctid = '{row}'"), Taking::Locked)?
-        .moved)
+    Ok(target.move_rows(&Which::Row(row), Taking::Locked)?.moved)
 }
 
 /// What comes next, and of a batch how many rows it moved and where.
@@ -102,7 +104,7 @@ fn one_batch(
         return Ok((Next::Again, None));
     };
     let target = Statement::new(job, place.leaf)?.with(job, others.to_vec())?;
-    let Outcome { moved, complete } = target.move_rows(&in_blocks(&place), taking)?;
+    let Outcome { moved, complete } = target.move_rows(&Which::In(&place), taking)?;
     // What there was no memory for comes next. Where nothing was moved, it is another pass's.
     let place = if complete || moved == 0 {
         place

@@ -35,8 +35,10 @@ pub fn one_by_one(
     mut each: impl FnMut(pg_sys::Oid, &str) -> Result<i64>,
 ) -> Next {
     let work = pace::Work::begin();
-    let Ok(Some((mut place, rows))) = attempt(find) else {
-        return postpone(job, first);
+    let (mut place, rows) = match attempt(find) {
+        Ok(Some(found)) => found,
+        Ok(None) => return postpone(job, first),
+        Err(failed) => return postpone(job, &failed),
     };
     let (mut moved, mut failed, mut problem) = (0, 0, None);
     let began = Instant::now();

@@ -1,6 +1,8 @@
 //! How far a job is in the blocks of its tables: a batch is the next of them, and is recorded in the transaction that
 //! did it.
 
+use std::ops::Range;
+
 use pgrx::{Spi, pg_sys};
 
 use crate::error::{Error, Result};
@@ -81,6 +83,14 @@ pub struct Place {
     pub leaf: pg_sys::Oid,
     pub from: i64,
     pub to: i64,
+}
+
+impl Place {
+    /// The same, as a scan takes it.
+    pub fn blocks(&self) -> Range<u32> {
+        let block = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+        block(self.from)..block(self.to)
+    }
 }
 
 pub fn place(job: &Job) -> Result<Option<Place>> {

@@ -97,7 +97,7 @@ pub fn through_blocks(
         let blocks = place.to - place.from;
         pace.end(job.id, rows, Some(blocks));
         if rows > 0 {
-            vacuum::as_it_goes(place.leaf, blocks, pace::share() < 1.0);
+            vacuum::as_it_goes(place.leaf, place.from..place.to, pace::share() < 1.0);
         }
     }
     Ok(next)

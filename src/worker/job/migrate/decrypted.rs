@@ -8,7 +8,6 @@
 use colcrypt_core::place;
 use pgrx::pg_sys;
 
-use crate::columns::batch_rows::{Rows, selected, type_changed};
 use crate::columns::migration::values::{Right, Values};
 use crate::columns::migration::{Migration, tree};
 use crate::columns::moved::{Address, Batch};
@@ -16,10 +15,11 @@ use crate::columns::view::relation_name;
 use crate::error::{Error, Result};
 use crate::server::relation::Named;
 use crate::server::roles::AsRole;
+use crate::server::selected::{selected, type_changed};
 use crate::server::spi::safe_search_path;
 use crate::server::varlena::Varlena;
 use crate::worker::job::migrate::blocks::{among, run, touching};
-use crate::worker::job::statement::refuse_lent_context;
+use crate::worker::job::statement::{context_at, refuse_lent_context};
 
 /// Bytes of ciphertext that are decrypted at a time, one value at least.
 const BATCH_BYTES: usize = 32 << 20;
@@ -62,24 +62,6 @@ pub fn context_of(migration: &Migration, leaf: &Named) -> Result<String> {
     ))
 }
 
-/// The context of a row that was selected.
-///
-/// # Errors
-/// For one that is NULL where there should be one.
-pub fn context_at(
-    migration: &Migration,
-    rows: &Rows,
-    row: usize,
-    column: i32,
-) -> Result<Option<Varlena>> {
-    match rows.value(row, column) {
-        // SAFETY: the statement casts it to bytea.
-        Some(datum) => Ok(Some(unsafe { Varlena::from_datum(datum) })),
-        None if migration.context.is_some() => Err(Error::NullArgument("context")),
-        None => Ok(None),
-    }
-}
-
 /// Fills the twins of rows; gives how many.
 ///
 /// # Errors
@@ -110,7 +92,7 @@ fn read(
     // The type's input function and a domain's checks are the owner's code: they run as the owner, and have nothing of
     // ours.
     let _role = AsRole::unfiltered(table.owner());
-    selected(&sql, false, |found| {
+    selected(&sql, false, BATCH_BYTES, |found| {
         found.expect_ciphertext(2)?;
         let twin = table
             .held
@@ -120,6 +102,7 @@ fn read(
             return Err(type_changed());
         }
         refuse_brought(migration, table.held.oid)?;
+        let found = batch.keep(found);
         let values = Values::new(migration, migration.plaintext_type, batch.memory())?;
         let (mut touched, mut bytes) = (Vec::new(), 0);
         for at in 0..found.len() {
@@ -135,7 +118,7 @@ fn read(
             let Some(value) = found.value(at, 2) else {
                 continue;
             };
-            let context = context_at(migration, found, at, 3)?;
+            let context = context_at(&found, at, 3, migration.context.is_some())?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             // SAFETY: a live memory context; the former one is put back on both ways, and by an ERROR's handler. The
             // value is a ciphertext, as the result's description says.

@@ -5,7 +5,6 @@ use colcrypt_domain::phase::Phase;
 use colcrypt_domain::verdict::Fate;
 use pgrx::pg_sys;
 
-use crate::columns::batch_rows::{selected, type_changed};
 use crate::columns::migration::values::Values;
 use crate::columns::migration::{Kind, Migration, ddl, tree};
 use crate::columns::moved::Address;
@@ -14,14 +13,16 @@ use crate::jobs::job::Job;
 use crate::server::limit;
 use crate::server::relation::{Lock, Named};
 use crate::server::roles::AsRole;
+use crate::server::selected::{selected, type_changed};
 use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, attempt};
 use crate::server::varlena::Varlena;
 use crate::worker::job::migrate::blocks::{among, from_the_start, through_blocks};
-use crate::worker::job::migrate::decrypted::{context_at, context_of, refuse_brought};
+use crate::worker::job::migrate::decrypted::{context_of, refuse_brought};
 use crate::worker::job::migrate::rows::{touch, touch_one_by_one};
 use crate::worker::job::one_by_one::forget_errors;
 use crate::worker::job::progress;
+use crate::worker::job::statement::context_at;
 use crate::worker::job::step::{fate_of_batch, postpone};
 
 /// Passes of the verification that found rows out of step, after which it says so and takes its time.
@@ -166,7 +167,7 @@ fn strays(migration: &Migration, place: &progress::Place) -> Result<Vec<String>>
     );
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(table.owner());
-    selected(&sql, true, |found| {
+    selected(&sql, true, usize::MAX, |found| {
         if found.type_of(2) != migration.plaintext_type {
             return Err(type_changed());
         }
@@ -183,7 +184,7 @@ fn strays(migration: &Migration, place: &progress::Place) -> Result<Vec<String>>
         let values = Values::new(migration, migration.plaintext_type, memory)?;
         let mut strays = Vec::new();
         for at in 0..found.len() {
-            let context = context_at(migration, found, at, 4)?;
+            let context = context_at(&found, at, 4, migration.context.is_some())?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             let in_step = match (found.value(at, 2), found.value(at, 3)) {
                 (Some(_), Some(_)) if !is_known => found

@@ -5,24 +5,30 @@
 //! triggers and rules do not fire, unless the job was asked to fire them. No right on any key is in force while it
 //! runs: old values are read by one statement, re-encrypted between statements, and written by another.
 
+mod reading;
+
+use colcrypt_core::format::RenewedHeader;
 use colcrypt_core::{KeyId, Value, VersionId, place};
 use pgrx::spi::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
-use crate::columns::batch_rows::selected;
-use crate::columns::moved::{Address, Batch};
+use crate::columns::moved::Batch;
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::breath::{self, Breathing};
 use crate::server::priority;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::roles::AsRole;
+use crate::server::selected::selected;
 use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{PATIENCE, set_local};
 use crate::server::varlena::Varlena;
-use crate::session::{self, Permit};
+use crate::session::Permit;
 use crate::values::reseal;
 use crate::worker::job::pace;
+use crate::worker::job::progress::{Place, in_blocks};
+
+pub use reading::context_at;
 
 /// A column as a job moves it: from which key versions to which key, and what its values are bound to.
 #[derive(Clone)]
@@ -115,6 +121,7 @@ impl Column {
         &self,
         from: &Permit,
         to: &Permit,
+        header: &mut RenewedHeader,
         value: &Value<'_>,
         context: &[u8],
     ) -> Result<Option<pg_sys::Datum>> {
@@ -132,7 +139,7 @@ impl Column {
         // What is bound to nothing stays so.
         let is_loose = !value.header.has_context;
         let context = if is_loose { &[] } else { context };
-        reseal::reseal(from, to, value, context).map(Some)
+        reseal::reseal(from, to, header, value, context).map(Some)
     }
 }
 
@@ -174,6 +181,22 @@ pub enum Taking {
     Locked,
 }
 
+/// The rows that are gone through.
+pub enum Which<'a> {
+    In(&'a Place),
+    /// By its address, as text.
+    Row(&'a str),
+}
+
+impl Which<'_> {
+    fn sql(&self) -> String {
+        match self {
+            Self::In(place) => in_blocks(place),
+            Self::Row(address) => format!("ctid = '{address}'"),
+        }
+    }
+}
+
 /// What became of some rows.
 pub struct Outcome {
     pub moved: i64,
@@ -182,9 +205,6 @@ pub struct Outcome {
 }
 
 const LOCKED: &str = " FOR NO KEY UPDATE SKIP LOCKED";
-
-/// Bytes of new values that are held at a time, one value at least.
-const BATCH_BYTES: usize = 32 << 20;
 
 /// One leaf table, held, and the columns that are moved in it.
 pub struct Statement {
@@ -235,7 +255,7 @@ impl Statement {
     ///
     /// # Errors
     /// Of a value, of its key, or of the statements.
-    pub fn move_rows(&self, rows: &str, taking: Taking) -> Result<Outcome> {
+    pub fn move_rows(&self, which: &Which<'_>, taking: Taking) -> Result<Outcome> {
         if !self.fires_triggers {
             set_local(c"session_replication_role", c"replica");
         }
@@ -254,12 +274,19 @@ impl Statement {
         }
         let _breathing = Breathing::begin(share);
         let mut batch = Batch::new();
-        let complete = self.read(rows, taking, &mut batch)?;
+        let rows = which.sql();
+        let complete = match which {
+            Which::In(place) if taking == Taking::Free && self.needs_no_code() => {
+                let found = batch.keep(self.scanned(place)?);
+                self.reseal(&found, &mut batch)? && found.complete
+            }
+            _ => self.read(&rows, taking, &mut batch)?,
+        };
         if batch.is_empty() {
             return Ok(Outcome { moved: 0, complete });
         }
         let _known = batch.publish(0);
-        let moved = write_back(&self.update(rows, taking))?;
+        let moved = write_back(&self.update(&rows, taking))?;
         Ok(Outcome { moved, complete })
     }
 
@@ -329,54 +356,6 @@ impl Statement {
         )
     }
 
-    /// Reads the stale rows and makes their new values, as many as there is memory for; whether that was all.
-    fn read(&self, rows: &str, taking: Taking, batch: &mut Batch) -> Result<bool> {
-        let sql = self.select(rows, taking);
-        selected(&sql, taking == Taking::Free, |found| {
-            for column in 0..self.columns.len() as i32 {
-                found.expect_ciphertext(2 * column + 2)?;
-            }
-            let mut reseal = Reseal::default();
-            let mut bytes = 0;
-            for at in 0..found.len() {
-                if bytes > BATCH_BYTES {
-                    return Ok(false);
-                }
-                let Some(row) = found.value(at, 1) else {
-                    continue;
-                };
-                // SAFETY: the statement gives a tid first.
-                let row = unsafe { Address::of(row.cast_mut_ptr()) };
-                for (at_column, column) in self.columns.iter().enumerate() {
-                    let place = 2 * at_column as i32 + 2;
-                    let Some(value) = found.value(at, place) else {
-                        continue;
-                    };
-                    let context = match found.value(at, place + 1) {
-                        // SAFETY: the statement casts it to bytea.
-                        Some(datum) => Some(unsafe { Varlena::from_datum(datum) }),
-                        None if column.context.is_some() => {
-                            return Err(Error::NullArgument("context"));
-                        }
-                        None => None,
-                    };
-                    breath::take();
-                    let context = context.as_ref().map_or(&[][..], Varlena::bytes);
-                    // SAFETY: a ciphertext, as was just asked of the result's description.
-                    let sealed = unsafe { reseal.value(column, value, context, batch.memory())? };
-                    if let Some(sealed) = sealed {
-                        // SAFETY: two varlenas, the new one in the batch's memory.
-                        unsafe {
-                            bytes += pgrx::varlena::varsize_any(sealed.cast_mut_ptr());
-                            batch.add(at_column, row, value, sealed)?;
-                        }
-                    }
-                }
-            }
-            Ok(true)
-        })
-    }
-
     /// Shows the job's own values in some rows, each with its context, as the active snapshot sees them.
     ///
     /// # Errors
@@ -391,19 +370,16 @@ impl Statement {
         let _role = AsRole::restricted(self.table.owner());
         let sql = self.select(rows, Taking::Locked);
         let sql = sql.trim_end_matches(LOCKED);
-        selected(sql, true, |found| {
+        selected(sql, true, usize::MAX, |found| {
             found.expect_ciphertext(2)?;
             for at in 0..found.len() {
                 breath::take();
                 let Some(value) = found.value(at, 2) else {
                     continue;
                 };
-                // SAFETY: a ciphertext, as was just asked of the result's description; the statement casts the context
-                // to bytea.
-                let (stored, context) = unsafe {
-                    let context = found.value(at, 3).map(|datum| Varlena::from_datum(datum));
-                    (Varlena::from_datum(value), context)
-                };
+                let context = context_at(&found, at, 3, false)?;
+                // SAFETY: a ciphertext, as was just asked of the result's description.
+                let stored = unsafe { Varlena::from_datum(value) };
                 let value = Value::parse(stored.bytes())?;
                 look(&value, context.as_ref().map_or(&[][..], Varlena::bytes))?;
             }
@@ -480,54 +456,4 @@ fn write_back(sql: &str) -> Result<i64> {
     let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))
         .map_err(crate::error::of_spi)?;
     Ok(count as i64)
-}
-
-/// Makes new values of old ones, with leave that lasts as long as nothing changes.
-#[derive(Default)]
-struct Reseal {
-    permits: Option<(VersionId, KeyId, Permit, Permit)>,
-}
-
-impl Reseal {
-    /// The value under its column's key and that key's current version, in `memory`; none when it is not the job's.
-    ///
-    /// # Safety
-    /// `value` is a ciphertext.
-    unsafe fn value(
-        &mut self,
-        column: &Column,
-        value: pg_sys::Datum,
-        context: &[u8],
-        memory: pg_sys::MemoryContext,
-    ) -> Result<Option<pg_sys::Datum>> {
-        // SAFETY: the caller vouches for a varlena.
-        let stored = unsafe { Varlena::from_datum(value) };
-        let value = Value::parse(stored.bytes())?;
-        let id = VersionId {
-            key: value.header.key,
-            version: value.header.version,
-        };
-        if !(column.moves(id) || column.rebinds && id.key == column.key) {
-            return Ok(None);
-        }
-        let (from, to) = match &self.permits {
-            Some((known, key, from, to))
-                if *known == id && *key == column.key && from.is_good() && to.is_good() =>
-            {
-                (*from, *to)
-            }
-            _ => {
-                let (from, to) = session::permit_move(id, column.key)?;
-                self.permits = Some((id, column.key, from, to));
-                (from, to)
-            }
-        };
-        // SAFETY: a live memory context; the former one is put back on both ways, and by an ERROR's handler.
-        unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(memory);
-            let sealed = column.sealed(&from, &to, &value, context);
-            pg_sys::MemoryContextSwitchTo(before);
-            sealed
-        }
-    }
 }
