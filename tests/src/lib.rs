@@ -28,6 +28,7 @@ pub mod of_columns;
 pub mod of_jobs;
 pub mod openbao;
 pub mod openbao_bed;
+pub mod port;
 pub mod process;
 pub mod provider_bed;
 pub mod proxy;
