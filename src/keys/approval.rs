@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, Keyring};
+use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::keys::grantee::show_requests;
 use crate::rights;
@@ -80,10 +81,6 @@ impl Target {
     }
 }
 
-fn uuid(keyring: KeyringId) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(keyring.0)
-}
-
 /// Does the act, or on a keyring that asks for four eyes writes it down. Answers what the SQL
 /// function returns.
 pub fn gate<A: Gated>(act: &A) -> Result<String> {
@@ -92,6 +89,11 @@ pub fn gate<A: Gated>(act: &A) -> Result<String> {
     } else {
         act.perform()
     }
+}
+
+/// The same where it may have to wait, such as one that loosens what holds. Any other is done at once.
+pub fn gate_where<A: Gated>(may_wait: bool, act: &A) -> Result<String> {
+    if may_wait { gate(act) } else { act.perform() }
 }
 
 /// Whether one of the keyrings that the act concerns asks for four eyes.
@@ -257,7 +259,7 @@ impl Locked {
             })?;
         let target = match row.key {
             Some(id) => Target::key(read::key_by_id(KeyId::of_bigint(id))?)?,
-            None => Target::keyring(read::keyring_by_id(KeyringId(*row.keyring.as_bytes()))?),
+            None => Target::keyring(read::keyring_by_id(keyring_id(row.keyring))?),
         };
         target.require_manage()?;
         let outcome = row.outcome.map(|name| name.parse::<Outcome>());
@@ -376,7 +378,7 @@ impl Gated for RequireFourEyes {
             "UPDATE colcrypt.keyring SET four_eyes = $2, \
              approval_window = coalesce(make_interval(secs => $3), approval_window) WHERE keyring_id = $1",
             &[
-                pgrx::Uuid::from_bytes(self.keyring_id.0).into(),
+                uuid(self.keyring_id).into(),
                 self.enabled.into(),
                 self.window_seconds.map(|seconds| seconds as f64).into(),
             ],

@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::catalog::read;
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, KeyringPrivilege, Result};
 use crate::keys::{providers, version};
 use crate::rights;
@@ -66,7 +67,7 @@ pub fn drop_provider(call: Call) -> Result<pg_sys::Datum> {
 pub fn drop_keyring(call: Call) -> Result<pg_sys::Datum> {
     let keyring = read::keyring_by_name(&call.text(0, "name")?)?;
     rights::require_on_keyring(&keyring, KeyringPrivilege::Manage)?;
-    let id = pgrx::Uuid::from_bytes(keyring.id.0);
+    let id = uuid(keyring.id);
     // Whoever makes a key in it holds it against this.
     spi::query(
         "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR UPDATE",

@@ -174,11 +174,7 @@ pub fn alter_provider(call: Call) -> Result<pg_sys::Datum> {
             .ok_or(Error::NullArgument("config"))?
             .0,
     };
-    let answer = if act.keyrings()?.is_empty() {
-        act.perform()?
-    } else {
-        approval::gate(&act)?
-    };
+    let answer = approval::gate_where(!act.keyrings()?.is_empty(), &act)?;
     varlena_from(answer.as_bytes())
 }
 

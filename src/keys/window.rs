@@ -41,7 +41,7 @@ pub fn begin(id: VersionId) -> Result<()> {
         ),
         &[
             id.key.bigint().into(),
-            (id.version.number() as i32).into(),
+            id.version.int().into(),
             clock::boottime_us().into(),
         ],
     )?;
@@ -55,7 +55,7 @@ pub fn begin(id: VersionId) -> Result<()> {
 pub fn forget(id: VersionId) -> Result<()> {
     spi::execute(
         "DELETE FROM colcrypt.destruction_wait WHERE key_id = $1 AND version = $2",
-        &[id.key.bigint().into(), (id.version.number() as i32).into()],
+        &[id.key.bigint().into(), id.version.int().into()],
     )?;
     Ok(())
 }

@@ -191,7 +191,7 @@ impl Columns {
             match self.shapes.get(&holds) {
                 Some(Shape::Ciphertext) => {
                     let (of, version) = scan::version_of(value)?;
-                    Ok(of == key.id && versions.contains(&(version.number() as i32)))
+                    Ok(of == key.id && versions.contains(&(version.int())))
                 }
                 Some(Shape::Domain(base)) => self.needs(*base, value, key, versions),
                 Some(Shape::Array(element)) => {

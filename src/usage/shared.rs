@@ -46,7 +46,7 @@ impl VersionKey {
     }
 
     pub fn key(&self) -> i64 {
-        KeyId(self.key).0 as i64
+        KeyId(self.key).bigint()
     }
 
     pub fn version(&self) -> i32 {

@@ -44,7 +44,7 @@ impl Column {
     fn of(job: &Job) -> Self {
         Self {
             attribute: job.attribute.clone(),
-            key: KeyId(job.key as u64),
+            key: KeyId::of_bigint(job.key),
             target: job.target,
             from_keys: job.from_keys.clone(),
             context: job.context.clone(),
@@ -60,7 +60,7 @@ impl Column {
 
     /// Whether a row's value is to be moved, as SQL.
     fn stale(&self) -> String {
-        let (name, key) = (self.name(), self.key.0 as i64);
+        let (name, key) = (self.name(), self.key.bigint());
         if self.rebinds {
             let mut keys = self.from_keys.clone();
             keys.push(key);
@@ -88,7 +88,7 @@ impl Column {
     fn moves(&self, value: VersionId) -> bool {
         let older =
             value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
-        older || self.from_keys.contains(&(value.key.0 as i64))
+        older || self.from_keys.contains(&value.key.bigint())
     }
 
     /// Whether the context may be code of the table's owner.
@@ -99,7 +99,7 @@ impl Column {
 
     /// Whether a value goes where others may read it, or open it elsewhere.
     fn crosses(&self, value: VersionId) -> bool {
-        self.from_keys.contains(&(value.key.0 as i64))
+        self.from_keys.contains(&value.key.bigint())
     }
 
     /// Refuses a value that may have been put here from another table, unless the order covers such.
@@ -148,7 +148,7 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
         |row| {
             Ok(Column {
                 attribute: row.get::<String>(1)?.unwrap_or_default(),
-                key: KeyId(row.get::<i64>(2)?.unwrap_or_default() as u64),
+                key: KeyId::of_bigint(row.get::<i64>(2)?.unwrap_or_default()),
                 target: row.get(3)?.unwrap_or_default(),
                 from_keys: row.get::<Vec<i64>>(4)?.unwrap_or_default(),
                 context: row.get::<String>(5)?,
