@@ -17,7 +17,7 @@ use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::keys::approval::{self, Gated, Target};
 use crate::keys::lifecycle::{self, Order};
-use crate::keys::policy::{parts, refuse_negative};
+use crate::keys::policy::parts;
 use crate::keys::roots::{Rewrapped, add_copy, rewrap};
 use crate::keys::tries::Tried;
 use crate::keys::{kek as answers, keyring, providers};
@@ -328,7 +328,7 @@ pub fn set_kek_cryptoperiod(call: Call) -> Result<pg_sys::Datum> {
     let (keyring, _) = lock(keyring.id)?;
     // SAFETY: declared as interval.
     let period = unsafe { call.get::<pgrx::datum::Interval>(1) };
-    refuse_negative("cryptoperiod", period, false)?;
+    policy::refuse_short_kek_period(period.map(parts))?;
     let old = keyring.kek_cryptoperiod;
     let loosens = policy::may_be_longer(period.map(parts), old.map(parts));
     let act = SetKekCryptoperiod {

@@ -179,15 +179,11 @@ fn rewrap(
         to: to.clone(),
         deks: deks.to_vec(),
     };
-    let size =
-        |deks: &[WrappedDek]| serde_json::to_vec(&request(deks)).map_or(PAYLOAD, |json| json.len());
-    let without = size(&[]);
-    let largest = deks
-        .iter()
-        .map(|dek| size(std::slice::from_ref(dek)) - without)
-        .max();
+    let without = json_size(&request(&[]));
+    // The comma, too.
+    let each = largest(&deks).map_or(1, |dek| json_size(&dek) + 1);
     let mut rewrapped = Vec::with_capacity(deks.len());
-    for some in deks.chunks(fitting(PAYLOAD, without, largest.unwrap_or(1) + 1)) {
+    for some in deks.chunks(fitting(PAYLOAD, without, each)) {
         let Reply::DeksRewrapped { deks: made } = kek::call(keyring, &request(some))? else {
             return Err(unexpected_reply());
         };
@@ -200,6 +196,27 @@ fn rewrap(
         rewrapped.extend(made);
     }
     Ok(rewrapped)
+}
+
+/// One that takes as much room as any of these: all that differs in length is the version, the suite's name and what is
+/// wrapped.
+fn largest(deks: &[WrappedDek]) -> Option<WrappedDek> {
+    let first = deks.first()?;
+    let by_name = |dek: &&WrappedDek| dek.suite.name().len();
+    Some(WrappedDek {
+        id: VersionId {
+            version: deks.iter().map(|dek| dek.id.version).max()?,
+            ..first.id
+        },
+        suite: deks.iter().max_by_key(by_name)?.suite,
+        wrapped: vec![0; deks.iter().map(|dek| dek.wrapped.len()).max()?],
+        kcv: first.kcv,
+    })
+}
+
+/// What cannot be written down fills the room.
+fn json_size(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(PAYLOAD, |json| json.len())
 }
 
 /// No session has to forget anything: what it remembers of a key is the same key.

@@ -57,7 +57,7 @@ fn interval(call: Call, index: usize) -> Option<Interval> {
     unsafe { call.get::<Interval>(index) }
 }
 
-pub fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
+fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
     let Some(interval) = interval else {
         return Ok(());
     };
