@@ -2,6 +2,7 @@
 //! that cannot be run here.
 
 pub mod authority;
+pub mod bed;
 pub mod client_ca;
 pub mod clock;
 pub mod cluster;
@@ -29,6 +30,7 @@ pub mod of_jobs;
 pub mod openbao;
 pub mod openbao_bed;
 pub mod port;
+pub mod problem;
 pub mod process;
 pub mod provider_bed;
 pub mod proxy;
