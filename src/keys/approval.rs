@@ -81,8 +81,8 @@ impl Target {
     }
 }
 
-/// Does the act, or on a keyring that asks for four eyes writes it down. Answers what the SQL
-/// function returns.
+/// Does the act, or on a keyring that asks for four eyes writes it down. Returns what the SQL
+/// function does.
 pub fn gate<A: Gated>(act: &A) -> Result<String> {
     if waits_for_another(act)? {
         Ok(waiting(request(act)?))
@@ -119,7 +119,7 @@ pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
         .ok_or_else(|| Error::CatalogCorrupt(format!("keyring {keyring} is missing")))
 }
 
-/// Writes the act down for another role to approve, and gives the request's number.
+/// Writes the act down for another role to approve; returns the request's number.
 pub fn request<A: Gated>(act: &A) -> Result<i64> {
     let arguments = act.check()?;
     let target = act.target()?;

@@ -1,5 +1,6 @@
-//! Providers, keyrings and keys that nothing needs any more leave the catalog. Whatever still needs one keeps it: what is
-//! lost with it is its name and its record in the catalog, never a way to a value. The audit log keeps what was done.
+//! Providers, keyrings and keys that nothing needs any more leave the catalog. Whatever still needs one keeps it: what
+//! is lost with it is its name and its record in the catalog, never a way to a value. The audit log keeps what was
+//! done.
 
 use colcrypt_core::KeyState;
 use pgrx::pg_sys;

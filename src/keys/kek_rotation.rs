@@ -1,5 +1,5 @@
-//! A keyring's key encryption key: another version in its place, when, and what follows when one is known to others. The
-//! keys under the former one are wrapped anew by the worker (`keks`); no data is touched.
+//! A keyring's key encryption key: another version in its place, when, and what follows when one is known to others.
+//! The keys under the former one are wrapped anew by the worker (`keks`); no data is touched.
 
 use colcrypt_core::state::Verb;
 use colcrypt_core::{KekId, KeyId, KeyVersion, KeyringId};

@@ -1,5 +1,6 @@
 //! A keyring, held against other changes of its key encryption keys and root keys. Whoever makes a key in it may do so
-//! meanwhile (`version`); whoever destroys a version of its key encryption key, or drops it, asks for more (`keks`, `dropping`).
+//! meanwhile (`version`); whoever destroys a version of its key encryption key, or drops it, asks for more (`keks`,
+//! `dropping`).
 
 use colcrypt_core::KeyringId;
 

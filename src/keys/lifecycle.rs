@@ -100,7 +100,7 @@ fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<
 }
 
 impl Order {
-    /// Does it; gives the new state, of several versions the newest one's.
+    /// Does it; returns the new state, of several versions the newest one's.
     ///
     /// # Errors
     /// Whatever keeps it from being done; nothing is done then.

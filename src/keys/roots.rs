@@ -74,8 +74,8 @@ impl Way {
             .record()
     }
 
-    /// Has each version of the KEK wrapped by the new root key and kept by `keep`, of the provider with this identity. The
-    /// root key must be none of the keyring's, but for the first `but` of them.
+    /// Has each version of the KEK wrapped by the new root key and kept by `keep`, of the provider with this identity.
+    /// The root key must be none of the keyring's, but for the first `but` of them.
     fn go(
         &self,
         act: &impl Gated,

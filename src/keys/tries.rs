@@ -1,5 +1,5 @@
-//! What the worker does by itself and failed is tried again later, a little later each time: rotations of keys, and work on
-//! key encryption keys.
+//! What the worker does by itself and failed is tried again later, a little later each time: rotations of keys, and
+//! work on key encryption keys.
 
 use colcrypt_core::{KeyId, KeyringId};
 use colcrypt_domain::backoff;

@@ -73,7 +73,8 @@ pub fn safe_search_path() -> SafePath {
 }
 
 impl SafePath {
-    /// Has CHECKs play no part in planning for as long as the guard lives: the planner would run what is constant in them.
+    /// Has CHECKs play no part in planning for as long as the guard lives: the planner would run what is constant in
+    /// them.
     pub fn without_constraint_exclusion(self) -> Self {
         self.with(c"constraint_exclusion", c"off")
     }
@@ -189,7 +190,7 @@ pub fn run_as(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Runs one statement, gives the number of rows.
+/// Runs one statement; returns the number of rows.
 ///
 /// # Errors
 /// Of SPI; an ERROR of the statement itself aborts the transaction as ever.

@@ -328,7 +328,7 @@ pub struct Report {
     pub decryptions: u32,
 }
 
-/// Counts what a process did; gives whether a flush should not wait. `None`: there is no place, keep it
+/// Counts what a process did; returns whether a flush should not wait. `None`: there is no place, keep it
 /// for later.
 pub fn report(report: &Report) -> Option<bool> {
     let most = i64::from(settings::USAGE_MAX_UNFLUSHED.get());

@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use colcrypt_core::slab_index::SlotKey;
-use colcrypt_core::state::{Place, Standing, Verb};
+use colcrypt_core::state::{Age, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
 use colcrypt_domain::backoff;
 use colcrypt_domain::verdict::Verdict;
@@ -254,7 +254,7 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
     [id.key.bigint().into(), id.version.int().into()]
 }
 
-/// Destroys the version unless rows need it; gives its place in the slab. `None` when it is not due any
+/// Destroys the version unless rows need it; returns its place in the slab. `None` when it is not due any
 /// more: cancelled, or scheduled anew.
 fn destroy(id: VersionId, counted: &Counted, since: u64) -> Result<Option<SlotKey>> {
     let key = read::key_by_id(id.key)?;
@@ -302,7 +302,7 @@ fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
         state: row.state,
         former: row.former,
         compromised: row.compromised,
-        place: Place::Older,
+        age: Age::Older,
     };
     if standing.apply(Verb::Destroy).is_err() {
         return Ok(false);

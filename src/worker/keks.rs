@@ -1,6 +1,6 @@
-//! Key encryption keys by themselves: rotated when the view kek_schedule says so, keys wrapped anew that are under a former
-//! version, and former versions destroyed. A keyring whose root keys fail is tried again later, a little later each time,
-//! and holds up no other.
+//! Key encryption keys by themselves: rotated when the view kek_schedule says so, keys wrapped anew that are under a
+//! former version, and former versions destroyed. A keyring whose root keys fail is tried again later, a little later
+//! each time, and holds up no other.
 
 use std::cell::Cell;
 

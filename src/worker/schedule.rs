@@ -1,8 +1,8 @@
 //! Rotations by themselves: the view rotation_schedule says which key, when and why; what is due is done here, each key
 //! in a transaction of its own. One that fails is tried again later, a little later each time, and holds up no other.
 //!
-//! What is due is told by one pass over the keys, and not by the view, which computes times of day for each of them. The
-//! keys of a pass are rotated one after the other; a key whose rows are still those that were read is due still.
+//! What is due is told by one pass over the keys, and not by the view, which computes times of day for each of them.
+//! The keys of a pass are rotated one after the other; a key whose rows are still those that were read is due still.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,8 +1,9 @@
-//! A cluster of one test's own with keys in it, on a root key file or on a real OpenBao, and the session's small change.
+//! A cluster of one test's own with keys in it, on a root key file or on a real OpenBao, and the session's small
+//! change.
 //!
-//! Not a [`Db`](crate::db::Db), which is a database of the cluster that all tests share: here the server is restarted, its
-//! broker and its agent are killed, and its whole log is searched for secrets in the end. Values and secrets go as parameters,
-//! so that it need not hold them; all other SQL goes by [`Sql`], as everywhere.
+//! Not a [`Db`](crate::db::Db), which is a database of the cluster that all tests share: here the server is restarted,
+//! its broker and its agent are killed, and its whole log is searched for secrets in the end. Values and secrets go as
+//! parameters, so that it need not hold them; all other SQL goes by [`Sql`], as everywhere.
 
 use std::ops::Deref;
 use std::path::PathBuf;

@@ -22,12 +22,12 @@ pub fn may_be_longer(new: Option<Interval>, old: Option<Interval>) -> bool {
     }
 }
 
-/// The shortest cryptoperiod of a key encryption key, in microseconds. Each rotation asks every root key and wraps every
-/// key anew: it must be over long before the next.
+/// The shortest cryptoperiod of a key encryption key, in microseconds. Each rotation asks every root key and wraps
+/// every key anew: it must be over long before the next.
 const LEAST_KEK_PERIOD: i64 = 3_600_000_000;
 
-/// Refuses a cryptoperiod of a key encryption key that is too short, or may be: one with parts of both signs is as long as
-/// the calendar says. None is without end.
+/// Refuses a cryptoperiod of a key encryption key that is too short, or may be: one with parts of both signs is as long
+/// as the calendar says. None is without end.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`].

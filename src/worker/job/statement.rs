@@ -26,7 +26,7 @@ use crate::worker::job::pace;
 
 /// A column as a job moves it: from which key versions to which key, and what its values are bound to.
 #[derive(Clone)]
-pub struct Column {
+pub struct MovedColumn {
     attribute: String,
     key: KeyId,
     target: i32,
@@ -40,7 +40,7 @@ pub struct Column {
     accepts_unplaced: bool,
 }
 
-impl Column {
+impl MovedColumn {
     fn of(job: &Job) -> Self {
         Self {
             attribute: job.attribute.clone(),
@@ -137,7 +137,7 @@ impl Column {
 }
 
 /// The columns that other jobs have yet to move in the same table.
-pub fn others(job: &Job) -> Result<Vec<Column>> {
+pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
     spi::query(
         "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced \
          FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -146,7 +146,7 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
            AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds",
         &[job.table.into(), job.id.into(), job.fires_triggers.into()],
         |row| {
-            Ok(Column {
+            Ok(MovedColumn {
                 attribute: row.get::<String>(1)?.unwrap_or_default(),
                 key: KeyId::of_bigint(row.get::<i64>(2)?.unwrap_or_default()),
                 target: row.get(3)?.unwrap_or_default(),
@@ -190,7 +190,7 @@ const BATCH_BYTES: usize = 32 << 20;
 pub struct Statement {
     table: Named,
     /// The first is the job's own; the others have jobs of their own: a row is written once for all of them.
-    columns: Vec<Column>,
+    columns: Vec<MovedColumn>,
     fires_triggers: bool,
     urgent: bool,
 }
@@ -204,7 +204,7 @@ impl Statement {
     pub fn new(job: &Job, leaf: pg_sys::Oid) -> Result<Self> {
         let table = Named::take(leaf, Lock::Write)?;
         let statement = Self {
-            columns: vec![Column::of(job)],
+            columns: vec![MovedColumn::of(job)],
             fires_triggers: job.fires_triggers,
             urgent: job.urgent,
             table,
@@ -214,7 +214,7 @@ impl Statement {
     }
 
     /// Takes along what other jobs have yet to move in the same rows.
-    pub fn with(mut self, job: &Job, others: Vec<Column>) -> Result<Self> {
+    pub fn with(mut self, job: &Job, others: Vec<MovedColumn>) -> Result<Self> {
         self.columns.extend(others);
         self.check(job)?;
         Ok(self)
@@ -224,7 +224,7 @@ impl Statement {
         for column in &self.columns {
             self.table.held.ciphertext_attribute(&column.attribute)?;
         }
-        if self.columns.iter().any(Column::runs_code) {
+        if self.columns.iter().any(MovedColumn::runs_code) {
             refuse_lent_context(job.table, &self.table)?;
         }
         Ok(())
@@ -292,7 +292,7 @@ impl Statement {
                 format!("{}, {context}", if_stale(column.name()))
             })
             .collect();
-        let stale: Vec<String> = self.columns.iter().map(Column::stale).collect();
+        let stale: Vec<String> = self.columns.iter().map(MovedColumn::stale).collect();
         let lock = match taking {
             Taking::Free => "",
             Taking::Locked => LOCKED,
@@ -495,7 +495,7 @@ impl Reseal {
     /// `value` is a ciphertext.
     unsafe fn value(
         &mut self,
-        column: &Column,
+        column: &MovedColumn,
         value: pg_sys::Datum,
         context: &[u8],
         memory: pg_sys::MemoryContext,

@@ -80,7 +80,7 @@ pub fn context_at(
     }
 }
 
-/// Fills the twins of rows; gives how many.
+/// Fills the twins of rows; returns how many.
 ///
 /// # Errors
 /// Of a value, of its key, or of the statements.

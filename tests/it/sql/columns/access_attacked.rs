@@ -1,5 +1,5 @@
-//! Writes through access views as somebody with ill will, or with odd tables, says them: each was a hole or a difference
-//! between the two ways of writing once.
+//! Writes through access views as somebody with ill will, or with odd tables, says them: each was a hole or a
+//! difference between the two ways of writing once.
 
 use std::io::Write;
 

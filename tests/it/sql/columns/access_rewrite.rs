@@ -429,8 +429,8 @@ fn without_a_barrier_nobody_sees_more_and_joins_use_the_key() {
     );
 }
 
-/// As on a table: `OVERRIDING SYSTEM VALUE` gives an identity column a value, to which others are bound, and `OVERRIDING USER
-/// VALUE` passes what is given by.
+/// As on a table: `OVERRIDING SYSTEM VALUE` gives an identity column a value, to which others are bound, and
+/// `OVERRIDING USER VALUE` passes what is given by.
 #[test]
 fn an_identity_column_is_overridden() {
     let mut db = people();

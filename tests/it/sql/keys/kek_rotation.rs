@@ -1,5 +1,5 @@
-//! A keyring's key encryption key: rotated while keys are used, by hand, by schedule and after a compromise; keys wrapped
-//! anew, old versions destroyed; who may; what the views and the record say.
+//! A keyring's key encryption key: rotated while keys are used, by hand, by schedule and after a compromise; keys
+//! wrapped anew, old versions destroyed; who may; what the views and the record say.
 
 use colcrypt_tests::wait_for;
 use postgres::Client;
