@@ -149,7 +149,7 @@ pub fn request<A: Gated>(act: &A) -> Result<i64> {
         .next()
         .ok_or_else(|| Error::CatalogCorrupt("the keyring of a request is missing".into()))?;
     let detail = format!("request {number}: {} {arguments}", act.function());
-    record("request_approval", target.key.as_ref(), detail)?;
+    record_decision("request_approval", target.key.as_ref(), detail)?;
     Ok(number)
 }
 
@@ -316,11 +316,11 @@ impl Locked {
         )?;
         let act = format!("{} {}", self.function, self.arguments);
         let detail = self.request.detail(&act, reason.as_deref());
-        record(outcome.event(), self.target.key.as_ref(), detail)
+        record_decision(outcome.event(), self.target.key.as_ref(), detail)
     }
 }
 
-fn record(event: &'static str, key: Option<&Key>, detail: String) -> Result<()> {
+fn record_decision(event: &'static str, key: Option<&Key>, detail: String) -> Result<()> {
     let mut act = Act::new(event).detail(detail);
     act.key = key;
     act.record()
@@ -339,7 +339,7 @@ pub fn mark_expired() {
             |row| row.get::<String>(1),
         )?;
         for detail in expired.into_iter().flatten() {
-            record(Outcome::Expired.event(), None, detail)?;
+            record_decision(Outcome::Expired.event(), None, detail)?;
         }
         Ok(())
     });

@@ -73,7 +73,7 @@ pub fn may(order: &Order) -> Result<bool> {
 }
 
 /// Records a version's new standing.
-fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<()> {
+fn set_standing(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<()> {
     spi::execute(
         "UPDATE colcrypt.key_version SET state = $3, former_state = $4, \
             state_changed_at = clock_timestamp(), state_changed_by = $5, state_reason = $6, \
@@ -116,10 +116,10 @@ impl Order {
                 Verb::Activate => activate(&key, row, reason)?,
                 Verb::ScheduleDestruction => self.schedule(&key, row, after, reason)?,
                 Verb::CancelDestruction => {
-                    record(row, after, reason)?;
+                    set_standing(row, after, reason)?;
                     forget_destruction(row.id)?;
                 }
-                _ => record(row, after, reason)?,
+                _ => set_standing(row, after, reason)?,
             }
             let mut act = Act::new(self.verb.name())
                 .key(&key)
@@ -207,7 +207,7 @@ impl Order {
         reason: Option<&str>,
     ) -> Result<()> {
         let window = self.refuse_rash_destruction(key, row)?;
-        record(row, after, reason)?;
+        set_standing(row, after, reason)?;
         let due = spi::query(
             "UPDATE colcrypt.key_version SET destroy_at = clock_timestamp() + $3 * interval '1 millisecond' \
              WHERE key_id = $1 AND version = $2 RETURNING destroy_at::text",
@@ -243,14 +243,14 @@ pub fn activate(key: &Key, row: &KeyVersionRow, reason: Option<&str>) -> Result<
         let former = read::key_version(key, key.current)?;
         if former.state == KeyState::Active {
             let reason = format!("version {} took its place", row.id.version);
-            record(
+            set_standing(
                 &former,
                 judge(key, &former, Verb::Deactivate)?,
                 Some(&reason),
             )?;
         }
     }
-    record(row, after, reason)?;
+    set_standing(row, after, reason)?;
     let number = row.id.version.int();
     spi::execute(
         "UPDATE colcrypt.key SET current_version = $2 WHERE key_id = $1",

@@ -165,7 +165,7 @@ fn plan_of(
 }
 
 /// Runs one statement that may write, by its kept plan where there is one.
-fn run<'a>(
+fn rows_of<'a>(
     client: &mut SpiClient<'a>,
     sql: &str,
     arguments: &[DatumWithOid],
@@ -199,7 +199,8 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Spi::connect_mut(|client| run(client, sql, arguments).map(|rows| rows.len())).map_err(of_spi)
+    Spi::connect_mut(|client| rows_of(client, sql, arguments).map(|rows| rows.len()))
+        .map_err(of_spi)
 }
 
 /// A row's value in the column of this name, which is never null.
@@ -239,7 +240,7 @@ pub fn query<T>(
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Spi::connect_mut(|client| {
-        run(client, sql, arguments)?
+        rows_of(client, sql, arguments)?
             .map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
     })

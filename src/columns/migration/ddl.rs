@@ -306,7 +306,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             ),
         });
     }
-    record(migration, &members)?;
+    record_swap(migration, &members)?;
     Ok(true)
 }
 
@@ -381,7 +381,7 @@ fn register(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
-fn record(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {
+fn record_swap(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {
     let job = || migration.job.into();
     spi::execute(
         "UPDATE colcrypt.migration SET swapped_in = pg_current_xact_id(), swapped_at = clock_timestamp(), \

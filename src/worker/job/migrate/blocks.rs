@@ -40,7 +40,7 @@ pub fn from_the_start(phase: Phase) -> String {
 }
 
 /// Runs a statement of ours on one leaf table as its owner, past any policy; returns the number of rows.
-pub fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
+pub fn as_owner(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     set_local(c"session_replication_role", c"replica");
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);

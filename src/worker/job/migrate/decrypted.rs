@@ -18,7 +18,7 @@ use crate::server::relation::Named;
 use crate::server::roles::AsRole;
 use crate::server::spi::safe_search_path;
 use crate::server::varlena::Varlena;
-use crate::worker::job::migrate::blocks::{among, run, touching};
+use crate::worker::job::migrate::blocks::{among, as_owner, touching};
 use crate::worker::job::statement::refuse_lent_context;
 
 /// Bytes of ciphertext that are decrypted at a time, one value at least.
@@ -91,7 +91,7 @@ pub fn fill(migration: &Migration, table: &Named, rows: &str) -> Result<i64> {
         return Ok(0);
     }
     let _known = batch.publish(migration.job);
-    run(table.owner(), &touching(migration, table, &among(&touched)))
+    as_owner(table.owner(), &touching(migration, table, &among(&touched)))
 }
 
 fn read(
