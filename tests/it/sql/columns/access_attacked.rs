@@ -3,9 +3,9 @@
 
 use std::io::Write;
 
+use colcrypt_tests::of_views::user_with;
 use postgres::Client;
 
-use crate::columns::access_view::user_with;
 use crate::common::{Sql, db};
 
 fn copy(client: &mut Client, sql: &str, rows: &str) -> u64 {

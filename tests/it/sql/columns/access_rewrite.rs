@@ -1,9 +1,9 @@
 //! Statements on access views that become statements on the table: what they gain, and what they must not change. The
 //! suites `access_view` and `access_write` run both ways.
 
+use colcrypt_tests::of_views::{fill, people, stored, user_with};
 use postgres::Client;
 
-use crate::columns::access_view::{fill, people, stored, user_with};
 use crate::common::{Sql, db, role};
 
 /// The plan's first line: what is written to.

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Barrier};
 
+use colcrypt_tests::of_keys::{bound, encrypt};
 use colcrypt_tests::problem::Problem;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use crate::common::{ACTS, LONG, Sql, cluster, db, role};
-use crate::keys::usage::{bound, encrypt};
 
 /// Encrypts one by one until refused; how many.
 fn until_refused(client: &mut Client) -> u64 {
