@@ -98,15 +98,15 @@ pub fn gate_where<A: Gated>(may_wait: bool, act: &A) -> Result<String> {
 
 /// Whether one of the keyrings that the act concerns asks for four eyes.
 pub fn waits_for_another<A: Gated>(act: &A) -> Result<bool> {
-    let mut asked = is_asked_for(act.target()?.keyring.id)?;
+    let mut asked = hold_rule(act.target()?.keyring.id)?;
     for other in act.others()? {
-        asked |= is_asked_for(other.keyring.id)?;
+        asked |= hold_rule(other.keyring.id)?;
     }
     Ok(asked)
 }
 
-/// Whether the keyring asks for four eyes; stays true or false until this transaction ends.
-pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
+/// Locks the rule of a keyring until this transaction ends. Returns whether it asks for four eyes.
+pub fn hold_rule(keyring: KeyringId) -> Result<bool> {
     let asked = spi::query(
         "SELECT four_eyes FROM colcrypt.keyring WHERE keyring_id = $1 FOR SHARE",
         &[uuid(keyring).into()],

@@ -103,7 +103,7 @@ impl Gated for AlterProvider {
     fn target(&self) -> Result<Target> {
         let mut first = None;
         for keyring in self.keyrings()? {
-            let asks = approval::is_asked_for(keyring.id)?;
+            let asks = approval::hold_rule(keyring.id)?;
             if asks || first.is_none() {
                 first = Some(Target::keyring(keyring));
             }

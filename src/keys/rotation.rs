@@ -121,7 +121,7 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
             suite.name().into(),
         ],
     )?;
-    let waits = approval::is_asked_for(keyring.id)?;
+    let waits = approval::hold_rule(keyring.id)?;
     let state = if waits {
         KeyState::PreActive
     } else {
@@ -171,7 +171,7 @@ pub fn rotate(name: &str, reason: &str) -> Result<KeyVersion> {
         .version(version.number())
         .detail(reason)
         .record()?;
-    if approval::is_asked_for(key.keyring)? {
+    if approval::hold_rule(key.keyring)? {
         ask_for_activation(&key, version, reason)?;
     } else {
         lifecycle::activate(&key, &read::key_version(&key, version)?, Some(reason))?;
