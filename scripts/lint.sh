@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that judges the source without running it: format, clippy, licences and origins of dependencies,
-# shell scripts, file length.
+# shell scripts, length of files, width of comments.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 use_postgres
@@ -8,6 +8,7 @@ cd "$ROOT"
 
 DENY_VERSION=0.20.2
 MAX_LINES=600
+MAX_COMMENT=120
 failed=()
 check() { # name command…
     local name="$1"
@@ -70,11 +71,21 @@ short_files() {
     return "$bad"
 }
 
+narrow_comments() {
+    local wide
+    # In characters, not bytes, whatever the locale.
+    wide="$(sources '*.rs' | LC_ALL=C.UTF-8 xargs grep -nE '^ *//.*$' | LC_ALL=C.UTF-8 grep -E "^[^:]+:[0-9]+:.{$((MAX_COMMENT + 1)),}" || true)"
+    [ -z "$wide" ] && return
+    say "$wide"
+    return 1
+}
+
 tools
 check "rustfmt" cargo fmt --all --check
 check "clippy, warnings denied" clippy
 check "licences, banned crates, sources" deny
 check "known vulnerabilities" advisories
 check "shellcheck" shells
+check "no comment wider than $MAX_COMMENT columns" narrow_comments
 check "no file over $MAX_LINES lines" short_files
 [ "${#failed[@]}" = 0 ] || die "lint: ${failed[*]}"

@@ -23,7 +23,7 @@ CREATE TABLE colcrypt.keyring (
     approval_window interval NOT NULL DEFAULT '24 hours' CHECK (approval_window > '0'),
     created_at timestamptz NOT NULL DEFAULT now(),
     -- How long a version of the key encryption key wraps keys until the worker makes another; null is without end.
-    kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod > '0')
+    kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod >= '1 hour')
 );
 COMMENT ON TABLE colcrypt.keyring IS 'keyrings: each has one key encryption key (KEK), versioned';
 

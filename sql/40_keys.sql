@@ -66,7 +66,7 @@ COMMENT ON FUNCTION colcrypt.mark_kek_compromised(text, int, text) IS
 CREATE FUNCTION colcrypt.set_kek_cryptoperiod(keyring text, period interval) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_kek_cryptoperiod' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.set_kek_cryptoperiod(text, interval) IS
-    'how long a version of the keyring''s key encryption key wraps keys until the worker makes another; null is without end; on a four-eyes keyring a longer one waits; says set';
+    'how long a version of the keyring''s key encryption key wraps keys until the worker makes another, an hour at least; null is without end; on a four-eyes keyring a longer one waits; says set';
 
 CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_create_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;

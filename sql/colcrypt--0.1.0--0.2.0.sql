@@ -352,7 +352,7 @@ CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
     LEFT JOIN colcrypt.rotation_try t USING (key_id);
 
 -- Key encryption keys are rotated.
-ALTER TABLE colcrypt.keyring ADD COLUMN kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod > '0');
+ALTER TABLE colcrypt.keyring ADD COLUMN kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod >= '1 hour');
 ALTER TABLE colcrypt.kek_version ADD COLUMN deactivated_at timestamptz, ADD COLUMN compromised_at timestamptz,
     ADD COLUMN emptied_at timestamptz, ADD COLUMN destroy_at timestamptz, ADD COLUMN destroyed_at timestamptz,
     ADD COLUMN changed_by text NOT NULL DEFAULT session_user, ADD COLUMN reason text;
@@ -371,7 +371,7 @@ COMMENT ON FUNCTION colcrypt.mark_kek_compromised(text, int, text) IS
 CREATE FUNCTION colcrypt.set_kek_cryptoperiod(keyring text, period interval) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_set_kek_cryptoperiod' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.set_kek_cryptoperiod(text, interval) IS
-    'how long a version of the keyring''s key encryption key wraps keys until the worker makes another; null is without end; on a four-eyes keyring a longer one waits; says set';
+    'how long a version of the keyring''s key encryption key wraps keys until the worker makes another, an hour at least; null is without end; on a four-eyes keyring a longer one waits; says set';
 REVOKE ALL ON FUNCTION colcrypt.rotate_kek(text, text), colcrypt.mark_kek_compromised(text, int, text),
     colcrypt.set_kek_cryptoperiod(text, interval) FROM PUBLIC;
 CREATE OR REPLACE VIEW colcrypt.kek_status AS

@@ -32,7 +32,7 @@ pub fn guards(key: KeyId) -> Result<bool> {
     each(
         "honeytoken",
         "honeytoken_pkey",
-        &[Equals::int8(1, key.0 as i64)],
+        &[Equals::int8(1, key.bigint())],
         |_| {
             any = true;
             Ok(())
@@ -47,7 +47,7 @@ pub fn is_marked(key: KeyId, tag: &[u8]) -> Result<bool> {
     each(
         "honeytoken",
         "honeytoken_pkey",
-        &[Equals::int8(1, key.0 as i64), Equals::bytea(2, tag)],
+        &[Equals::int8(1, key.bigint()), Equals::bytea(2, tag)],
         |_| {
             found = true;
             Ok(())
@@ -81,7 +81,7 @@ fn note_of(key: KeyId, tag: &[u8]) -> Result<Option<String>> {
     each(
         "honeytoken",
         "honeytoken_pkey",
-        &[Equals::int8(1, key.0 as i64)],
+        &[Equals::int8(1, key.bigint())],
         |row| {
             if row.get::<Vec<u8>>("tag")? == tag {
                 note = row.optional("note")?;
@@ -129,10 +129,10 @@ pub fn follow(old: &Value<'_>, new: &[u8]) -> Result<()> {
          SELECT $4, $3, origin, note, marked_at, marked_by, CASE WHEN $5 THEN NULL ELSE n END FROM marked, nth \
          ON CONFLICT DO NOTHING",
         &[
-            (old.header.key.0 as i64).into(),
+            old.header.key.bigint().into(),
             old.tag.to_vec().into(),
             new.to_vec().into(),
-            (key.0 as i64).into(),
+            key.bigint().into(),
             by_job.into(),
             DERIVED.into(),
         ],

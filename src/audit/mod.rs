@@ -144,7 +144,7 @@ impl<'a> Act<'a> {
             &[
                 self.event.into(),
                 roles::role_name(roles::current_user()).into(),
-                self.key.map(|key| key.id.0 as i64).into(),
+                self.key.map(|key| key.id.bigint()).into(),
                 self.key.map(|key| key.name.clone()).into(),
                 self.version.map(|version| version as i32).into(),
                 relation.into(),

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use colcrypt_core::KeyId;
 use colcrypt_core::audit::{GENESIS_EVENT, Hash, Record, genesis};
 use colcrypt_domain::lost::Lost;
 use pgrx::datum::TimestampWithTimeZone;
@@ -341,7 +342,9 @@ fn from_outbox() -> Result<Vec<Entry>> {
          FROM gone ORDER BY event_id",
         &[(BATCH as i64).into()],
         |row| {
-            let key_id = row.get::<i64>(8)?.map(|id| format!("{:016x}", id as u64));
+            let key_id = row
+                .get::<i64>(8)?
+                .map(|id| KeyId::of_bigint(id).to_string());
             Ok(Entry {
                 at: row.get::<TimestampWithTimeZone>(1)?.map_or(0, Into::into),
                 event: row.get(2)?.unwrap_or_default(),

@@ -298,7 +298,8 @@ impl Broker {
                 }
             }
             Destination::Lease(kek) => {
-                // Else it is an outage, and the next question is due soon enough; or a refusal, which the agent confirms.
+                // Else it is an outage, and the next question is due soon enough; or a refusal, which the agent
+                // confirms.
                 if let Ok(Reply::DekLoaded { lease_ms }) = result {
                     table::extend(self.slab, kek, lease_ms);
                 }

@@ -30,7 +30,7 @@ pub fn advance() {
     EPOCH.set(EPOCH.get() + 1);
 }
 
-/// Takes in what other sessions committed, once a statement or because it is `due`; gives the epoch that now holds.
+/// Takes in what other sessions committed, once a statement or because it is `due`; returns the epoch that now holds.
 pub fn refresh(due: bool) -> u64 {
     register();
     let statement = clock::statement_start();

@@ -8,3 +8,4 @@ pub mod epoch;
 pub mod read;
 pub mod scan;
 pub mod type_names;
+pub mod uuid;

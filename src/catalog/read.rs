@@ -11,6 +11,7 @@ use colcrypt_protocol::{KekCopy, KekRef, ProviderConfig, Request};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 
 use crate::catalog::scan::{Equals, Row, each, one};
+use crate::catalog::uuid;
 use crate::error::{Error, Result};
 
 /// A key, without its versions.
@@ -69,10 +70,7 @@ fn parse<T: FromStr>(what: &str, text: &str) -> Result<T> {
 /// # Errors
 /// [`Error::CatalogCorrupt`] for one that is none.
 pub fn version(number: i32) -> Result<KeyVersion> {
-    u32::try_from(number)
-        .ok()
-        .and_then(KeyVersion::new)
-        .ok_or_else(|| Error::CatalogCorrupt(format!("version {number}")))
+    KeyVersion::of_int(number).ok_or_else(|| Error::CatalogCorrupt(format!("version {number}")))
 }
 
 fn key(row: &Row) -> Result<Key> {
@@ -121,7 +119,7 @@ pub fn encryptions(id: VersionId) -> Result<i64> {
         "version_usage_pkey",
         &[
             Equals::int8(1, id.key.bigint()),
-            Equals::int4(2, id.version.number() as i32),
+            Equals::int4(2, id.version.int()),
         ],
         |row| row.get("encryptions"),
     )?;
@@ -129,7 +127,7 @@ pub fn encryptions(id: VersionId) -> Result<i64> {
 }
 
 fn keyring_id(row: &Row) -> Result<KeyringId> {
-    Ok(KeyringId(*row.get::<pgrx::Uuid>("keyring_id")?.as_bytes()))
+    Ok(uuid::keyring_id(row.get::<pgrx::Uuid>("keyring_id")?))
 }
 
 /// The key with this name.
@@ -205,7 +203,7 @@ pub fn key_version(key: &Key, wanted: KeyVersion) -> Result<KeyVersionRow> {
         "key_version_pkey",
         &[
             Equals::int8(1, key.id.bigint()),
-            Equals::int4(2, wanted.number() as i32),
+            Equals::int4(2, wanted.int()),
         ],
         |row| key_version_row(key, row),
     )?
@@ -344,10 +342,7 @@ pub fn kek_copies(keyring: &Keyring, wanted: KeyVersion) -> Result<Vec<Copy>> {
     each(
         "kek_copy",
         "kek_copy_pkey",
-        &[
-            Equals::uuid(1, keyring.id.0),
-            Equals::int4(2, wanted.number() as i32),
-        ],
+        &[Equals::uuid(1, keyring.id.0), Equals::int4(2, wanted.int())],
         |row| {
             let provider_id = row.get::<pgrx::Uuid>("provider_id")?;
             let provider = one(
@@ -382,10 +377,7 @@ pub fn kek(keyring: &Keyring, wanted: KeyVersion) -> Result<KekRef> {
     let kcv = one(
         "kek_version",
         "kek_version_pkey",
-        &[
-            Equals::uuid(1, keyring.id.0),
-            Equals::int4(2, wanted.number() as i32),
-        ],
+        &[Equals::uuid(1, keyring.id.0), Equals::int4(2, wanted.int())],
         |row| row.get::<String>("kcv"),
     )?
     .ok_or_else(|| missing("the key encryption key", keyring))?;

@@ -134,7 +134,7 @@ fn queue(
             table.into(),
             attribute.into(),
             key.id.bigint().into(),
-            (key.current.number() as i32).into(),
+            key.current.int().into(),
             fire_triggers.into(),
             label.into(),
             accepts.into(),

@@ -88,7 +88,7 @@ pub fn not_registered(table: pg_sys::Oid, attribute: &str) -> Result<Error> {
 /// # Errors
 /// [`Error::InvalidParameter`].
 pub fn refuse_way_out(key: &Key) -> Result<()> {
-    if !approval::is_asked_for(key.keyring)? {
+    if !approval::hold_rule(key.keyring)? {
         return Ok(());
     }
     Err(Error::InvalidParameter {

@@ -72,8 +72,9 @@ pub fn lock_jobs() -> Result<()> {
 
 impl Job {
     /// The lane's job that comes next, in turn after the job that had the last one. Those of `owners` go behind the
-    /// others, and those that rest move nothing; those that wait for old transactions go before all others where they are to
-    /// be looked at, else behind them; of several that wait, the one that began first has the fewest to wait for.
+    /// others, and those that rest move nothing; those that wait for old transactions go before all others where they
+    /// are to be looked at, else behind them; of several that wait, the one that began first has the fewest to wait
+    /// for.
     pub fn next(
         lane: Lane,
         after: i64,

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, Keyring};
+use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::keys::grantee::show_requests;
 use crate::rights;
@@ -80,12 +81,8 @@ impl Target {
     }
 }
 
-fn uuid(keyring: KeyringId) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(keyring.0)
-}
-
-/// Does the act, or on a keyring that asks for four eyes writes it down. Answers what the SQL
-/// function returns.
+/// Does the act, or on a keyring that asks for four eyes writes it down. Returns what the SQL
+/// function does.
 pub fn gate<A: Gated>(act: &A) -> Result<String> {
     if waits_for_another(act)? {
         Ok(waiting(request(act)?))
@@ -94,17 +91,22 @@ pub fn gate<A: Gated>(act: &A) -> Result<String> {
     }
 }
 
+/// The same where it may have to wait, such as one that loosens what holds. Any other is done at once.
+pub fn gate_where<A: Gated>(may_wait: bool, act: &A) -> Result<String> {
+    if may_wait { gate(act) } else { act.perform() }
+}
+
 /// Whether one of the keyrings that the act concerns asks for four eyes.
 pub fn waits_for_another<A: Gated>(act: &A) -> Result<bool> {
-    let mut asked = is_asked_for(act.target()?.keyring.id)?;
+    let mut asked = hold_rule(act.target()?.keyring.id)?;
     for other in act.others()? {
-        asked |= is_asked_for(other.keyring.id)?;
+        asked |= hold_rule(other.keyring.id)?;
     }
     Ok(asked)
 }
 
-/// Whether the keyring asks for four eyes; stays true or false until this transaction ends.
-pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
+/// Locks the rule of a keyring until this transaction ends. Returns whether it asks for four eyes.
+pub fn hold_rule(keyring: KeyringId) -> Result<bool> {
     let asked = spi::query(
         "SELECT four_eyes FROM colcrypt.keyring WHERE keyring_id = $1 FOR SHARE",
         &[uuid(keyring).into()],
@@ -117,7 +119,7 @@ pub fn is_asked_for(keyring: KeyringId) -> Result<bool> {
         .ok_or_else(|| Error::CatalogCorrupt(format!("keyring {keyring} is missing")))
 }
 
-/// Writes the act down for another role to approve, and gives the request's number.
+/// Writes the act down for another role to approve; returns the request's number.
 pub fn request<A: Gated>(act: &A) -> Result<i64> {
     let arguments = act.check()?;
     let target = act.target()?;
@@ -147,7 +149,7 @@ pub fn request<A: Gated>(act: &A) -> Result<i64> {
         .next()
         .ok_or_else(|| Error::CatalogCorrupt("the keyring of a request is missing".into()))?;
     let detail = format!("request {number}: {} {arguments}", act.function());
-    record("request_approval", target.key.as_ref(), detail)?;
+    record_decision("request_approval", target.key.as_ref(), detail)?;
     Ok(number)
 }
 
@@ -257,7 +259,7 @@ impl Locked {
             })?;
         let target = match row.key {
             Some(id) => Target::key(read::key_by_id(KeyId::of_bigint(id))?)?,
-            None => Target::keyring(read::keyring_by_id(KeyringId(*row.keyring.as_bytes()))?),
+            None => Target::keyring(read::keyring_by_id(keyring_id(row.keyring))?),
         };
         target.require_manage()?;
         let outcome = row.outcome.map(|name| name.parse::<Outcome>());
@@ -314,11 +316,11 @@ impl Locked {
         )?;
         let act = format!("{} {}", self.function, self.arguments);
         let detail = self.request.detail(&act, reason.as_deref());
-        record(outcome.event(), self.target.key.as_ref(), detail)
+        record_decision(outcome.event(), self.target.key.as_ref(), detail)
     }
 }
 
-fn record(event: &'static str, key: Option<&Key>, detail: String) -> Result<()> {
+fn record_decision(event: &'static str, key: Option<&Key>, detail: String) -> Result<()> {
     let mut act = Act::new(event).detail(detail);
     act.key = key;
     act.record()
@@ -337,7 +339,7 @@ pub fn mark_expired() {
             |row| row.get::<String>(1),
         )?;
         for detail in expired.into_iter().flatten() {
-            record(Outcome::Expired.event(), None, detail)?;
+            record_decision(Outcome::Expired.event(), None, detail)?;
         }
         Ok(())
     });
@@ -376,7 +378,7 @@ impl Gated for RequireFourEyes {
             "UPDATE colcrypt.keyring SET four_eyes = $2, \
              approval_window = coalesce(make_interval(secs => $3), approval_window) WHERE keyring_id = $1",
             &[
-                pgrx::Uuid::from_bytes(self.keyring_id.0).into(),
+                uuid(self.keyring_id).into(),
                 self.enabled.into(),
                 self.window_seconds.map(|seconds| seconds as f64).into(),
             ],

@@ -1,11 +1,13 @@
-//! Providers, keyrings and keys that nothing needs any more leave the catalog. Whatever still needs one keeps it: what is
-//! lost with it is its name and its record in the catalog, never a way to a value. The audit log keeps what was done.
+//! Providers, keyrings and keys that nothing needs any more leave the catalog. Whatever still needs one keeps it: what
+//! is lost with it is its name and its record in the catalog, never a way to a value. The audit log keeps what was
+//! done.
 
 use colcrypt_core::KeyState;
 use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::catalog::read;
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, KeyringPrivilege, Result};
 use crate::keys::{providers, version};
 use crate::rights;
@@ -66,7 +68,7 @@ pub fn drop_provider(call: Call) -> Result<pg_sys::Datum> {
 pub fn drop_keyring(call: Call) -> Result<pg_sys::Datum> {
     let keyring = read::keyring_by_name(&call.text(0, "name")?)?;
     rights::require_on_keyring(&keyring, KeyringPrivilege::Manage)?;
-    let id = pgrx::Uuid::from_bytes(keyring.id.0);
+    let id = uuid(keyring.id);
     // Whoever makes a key in it holds it against this.
     spi::query(
         "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR UPDATE",

@@ -7,6 +7,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::server::{roles, spi};
 
@@ -41,7 +42,7 @@ impl Object {
     fn datum(self) -> DatumWithOid<'static> {
         match self {
             Self::Key(id) => id.bigint().into(),
-            Self::Keyring(id) => pgrx::Uuid::from_bytes(id.0).into(),
+            Self::Keyring(id) => uuid(id).into(),
         }
     }
 
@@ -206,7 +207,7 @@ pub fn show_requests(keyring: KeyringId) -> Result<()> {
                  UNION SELECT g.grantee FROM colcrypt.keyring_grant g WHERE g.keyring_id = r.keyring_id AND g.can_manage) \
              WHERE r.keyring_id = $1 AND r.four_eyes \
                AND NOT pg_catalog.has_table_privilege(o.oid, 'colcrypt.approval_requests', 'SELECT')",
-            &[pgrx::Uuid::from_bytes(keyring.0).into()],
+            &[uuid(keyring).into()],
             |row| row.get::<String>(1),
         )
     };

@@ -1,5 +1,5 @@
-//! A keyring's key encryption key: another version in its place, when, and what follows when one is known to others. The
-//! keys under the former one are wrapped anew by the worker (`keks`); no data is touched.
+//! A keyring's key encryption key: another version in its place, when, and what follows when one is known to others.
+//! The keys under the former one are wrapped anew by the worker (`keks`); no data is touched.
 
 use colcrypt_core::state::Verb;
 use colcrypt_core::{KekId, KeyId, KeyVersion, KeyringId};
@@ -12,21 +12,19 @@ use serde_json::{Value, json};
 use crate::audit::Act;
 use crate::broker::client::unexpected_reply;
 use crate::catalog::read::{self, Copy, Keyring};
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::keys::approval::{self, Gated, Target};
 use crate::keys::lifecycle::{self, Order};
-use crate::keys::policy::{parts, refuse_negative};
+use crate::keys::policy::parts;
 use crate::keys::roots::{Rewrapped, add_copy, rewrap};
-use crate::keys::{kek as answers, providers};
+use crate::keys::tries::Tried;
+use crate::keys::{kek as answers, keyring, providers};
 use crate::rights;
 use crate::server::call::Call;
 use crate::server::varlena::varlena_from;
 use crate::server::{clock, report, spi};
-
-fn uuid(keyring: &Keyring) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(keyring.id.0)
-}
 
 /// Locks the keyring against other changes of its key encryption key and its root keys, and these against changes of
 /// their providers; reads it as it is then.
@@ -43,12 +41,7 @@ fn lock(keyring: KeyringId) -> Result<(Keyring, Vec<Copy>)> {
     for name in names {
         providers::lock(name, "FOR SHARE")?;
     }
-    spi::query(
-        "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR NO KEY UPDATE",
-        &[pgrx::Uuid::from_bytes(keyring.0).into()],
-        |row| row.get::<i32>(1),
-    )?;
-    let keyring = read::keyring_by_id(keyring)?;
+    let keyring = keyring::lock(keyring)?;
     let copies = read::kek_copies(&keyring, keyring.current)?;
     Ok((keyring, copies))
 }
@@ -68,8 +61,8 @@ pub fn rotate(keyring: KeyringId, reason: Option<&str>) -> Result<KeyVersion> {
     spi::execute(
         "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv, reason) VALUES ($1, $2, $3, $4)",
         &[
-            uuid(&keyring).into(),
-            (version.number() as i32).into(),
+            uuid(keyring.id).into(),
+            version.int().into(),
             kcv.into(),
             reason.map(str::to_owned).into(),
         ],
@@ -84,14 +77,11 @@ pub fn rotate(keyring: KeyringId, reason: Option<&str>) -> Result<KeyVersion> {
     }
     spi::execute(
         "UPDATE colcrypt.kek_version SET deactivated_at = clock_timestamp() WHERE keyring_id = $1 AND version = $2",
-        &[
-            uuid(&keyring).into(),
-            (keyring.current.number() as i32).into(),
-        ],
+        &[uuid(keyring.id).into(), keyring.current.int().into()],
     )?;
     spi::execute(
         "UPDATE colcrypt.keyring SET current_version = $2 WHERE keyring_id = $1",
-        &[uuid(&keyring).into(), (version.number() as i32).into()],
+        &[uuid(keyring.id).into(), version.int().into()],
     )?;
     let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
     Act::new("rotate_kek")
@@ -107,11 +97,11 @@ pub fn rotate(keyring: KeyringId, reason: Option<&str>) -> Result<KeyVersion> {
 fn next_version(keyring: &Keyring) -> Result<KeyVersion> {
     let newest = spi::query(
         "SELECT max(version) FROM colcrypt.kek_version WHERE keyring_id = $1",
-        &[uuid(keyring).into()],
+        &[uuid(keyring.id).into()],
         |row| row.get::<i32>(1),
     )?;
     let newest = newest.into_iter().flatten().next().unwrap_or(0);
-    kek::next_version(&keyring.name, newest.max(keyring.current.number() as i32))
+    kek::next_version(&keyring.name, newest.max(keyring.current.int()))
 }
 
 /// A new key encryption key, wrapped by each of the root keys in their order, and its check value.
@@ -174,7 +164,7 @@ fn refuse_others_keys(keyring: &Keyring, version: i32) -> Result<()> {
     let keys = spi::query(
         "SELECT DISTINCT k.key_id FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
          WHERE k.keyring_id = $1 AND $2 BETWEEN v.first_kek_version AND v.kek_version AND v.destroyed_at IS NULL",
-        &[uuid(keyring).into(), version.into()],
+        &[uuid(keyring.id).into(), version.into()],
         |row| spi::at::<i64>(row, 1),
     )?;
     for key in keys {
@@ -186,13 +176,13 @@ fn refuse_others_keys(keyring: &Keyring, version: i32) -> Result<()> {
 /// Marks a version as compromised, by whoever may manage the keyring, and does what follows.
 fn compromise(keyring: KeyringId, version: Option<i32>, reason: &str) -> Result<()> {
     let (keyring, _) = lock(keyring)?;
-    let version = version.unwrap_or(keyring.current.number() as i32);
+    let version = version.unwrap_or(keyring.current.int());
     refuse_others_keys(&keyring, version)?;
     let marked = spi::query(
         "UPDATE colcrypt.kek_version SET compromised_at = coalesce(compromised_at, clock_timestamp()), \
             changed_by = session_user, reason = $3 \
          WHERE keyring_id = $1 AND version = $2 RETURNING 1",
-        &[uuid(&keyring).into(), version.into(), reason.into()],
+        &[uuid(keyring.id).into(), version.into(), reason.into()],
         |row| row.get::<i32>(1),
     )?;
     if marked.is_empty() {
@@ -208,7 +198,7 @@ fn compromise(keyring: KeyringId, version: Option<i32>, reason: &str) -> Result<
         ))
         .record()?;
     wake::wake_at_commit();
-    if version == keyring.current.number() as i32 {
+    if version == keyring.current.int() {
         // The mark must not wait for a provider that is down: the worker tries again, and then does the rest.
         if let Err(error) = rotate(
             keyring.id,
@@ -242,7 +232,7 @@ pub fn follow_compromise(keyring: KeyringId) -> Result<()> {
                AND e.version BETWEEN v.first_kek_version AND v.kek_version ORDER BY e.version DESC LIMIT 1) e ON true \
          WHERE k.keyring_id = $1 AND v.compromised_at IS NULL AND v.destroyed_at IS NULL \
          ORDER BY k.name, v.version = k.current_version DESC, v.version DESC",
-        &[pgrx::Uuid::from_bytes(keyring.0).into()],
+        &[uuid(keyring).into()],
         |row| {
             Ok((
                 spi::at::<String>(row, 1)?,
@@ -293,13 +283,10 @@ impl Gated for SetKekCryptoperiod {
         self.check()?;
         spi::execute(
             "UPDATE colcrypt.keyring SET kek_cryptoperiod = $2::interval WHERE keyring_id = $1",
-            &[
-                pgrx::Uuid::from_bytes(self.keyring_id.0).into(),
-                self.period.clone().into(),
-            ],
+            &[uuid(self.keyring_id).into(), self.period.clone().into()],
         )?;
         // What hindered the last rotation may be what was changed.
-        forget_tries(self.keyring_id)?;
+        Tried::Keks(self.keyring_id).forget()?;
         let period = self.period.as_deref().unwrap_or("none");
         Act::new(self.function())
             .detail(format!("keyring {}: {period}", self.keyring))
@@ -307,18 +294,6 @@ impl Gated for SetKekCryptoperiod {
         wake::wake_at_commit();
         Ok("set".into())
     }
-}
-
-/// Work on the keyring's key encryption keys is tried at once.
-///
-/// # Errors
-/// Of SPI.
-pub fn forget_tries(keyring: KeyringId) -> Result<()> {
-    spi::execute(
-        "DELETE FROM colcrypt.kek_try WHERE keyring_id = $1",
-        &[pgrx::Uuid::from_bytes(keyring.0).into()],
-    )?;
-    Ok(())
 }
 
 /// The keyring of the first argument, for who may manage it.
@@ -333,7 +308,7 @@ pub fn rotate_kek(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as text.
     let reason = unsafe { call.long::<String>(1, "reason")? };
     let version = rotate(keyring.id, reason.as_deref())?;
-    forget_tries(keyring.id)?;
+    Tried::Keks(keyring.id).forget()?;
     Ok(pg_sys::Datum::from(version.number() as usize))
 }
 
@@ -353,7 +328,7 @@ pub fn set_kek_cryptoperiod(call: Call) -> Result<pg_sys::Datum> {
     let (keyring, _) = lock(keyring.id)?;
     // SAFETY: declared as interval.
     let period = unsafe { call.get::<pgrx::datum::Interval>(1) };
-    refuse_negative("cryptoperiod", period, false)?;
+    policy::refuse_short_kek_period(period.map(parts))?;
     let old = keyring.kek_cryptoperiod;
     let loosens = policy::may_be_longer(period.map(parts), old.map(parts));
     let act = SetKekCryptoperiod {
@@ -361,10 +336,5 @@ pub fn set_kek_cryptoperiod(call: Call) -> Result<pg_sys::Datum> {
         keyring_id: keyring.id,
         period: period.map(clock::interval_text),
     };
-    let answer = if loosens {
-        approval::gate(&act)?
-    } else {
-        act.perform()?
-    };
-    varlena_from(answer.as_bytes())
+    varlena_from(approval::gate_where(loosens, &act)?.as_bytes())
 }

@@ -18,6 +18,7 @@ use crate::audit::Act;
 use crate::broker::client::unexpected_reply;
 use crate::broker::shared::PAYLOAD;
 use crate::catalog::read::{self, Keyring};
+use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, Result};
 use crate::keys::{kek, wipe};
 use crate::server::spi;
@@ -41,10 +42,7 @@ pub enum Done {
 
 impl Former {
     fn arguments(&self) -> [pgrx::datum::DatumWithOid<'static>; 2] {
-        [
-            pgrx::Uuid::from_bytes(self.keyring.0).into(),
-            (self.version.number() as i32).into(),
-        ]
+        [uuid(self.keyring).into(), self.version.int().into()]
     }
 
     fn id(&self) -> KekId {
@@ -95,7 +93,7 @@ fn formers(condition: &str) -> Result<Vec<Former>> {
     .into_iter()
     .map(|(keyring, version)| {
         Ok(Former {
-            keyring: KeyringId(*keyring.as_bytes()),
+            keyring: keyring_id(keyring),
             version: read::version(version)?,
         })
     })
@@ -181,15 +179,11 @@ fn rewrap(
         to: to.clone(),
         deks: deks.to_vec(),
     };
-    let size =
-        |deks: &[WrappedDek]| serde_json::to_vec(&request(deks)).map_or(PAYLOAD, |json| json.len());
-    let without = size(&[]);
-    let largest = deks
-        .iter()
-        .map(|dek| size(std::slice::from_ref(dek)) - without)
-        .max();
+    let without = json_size(&request(&[]));
+    // The comma, too.
+    let each = largest(&deks).map_or(1, |dek| json_size(&dek) + 1);
     let mut rewrapped = Vec::with_capacity(deks.len());
-    for some in deks.chunks(fitting(PAYLOAD, without, largest.unwrap_or(1) + 1)) {
+    for some in deks.chunks(fitting(PAYLOAD, without, each)) {
         let Reply::DeksRewrapped { deks: made } = kek::call(keyring, &request(some))? else {
             return Err(unexpected_reply());
         };
@@ -204,20 +198,38 @@ fn rewrap(
     Ok(rewrapped)
 }
 
+/// One that takes as much room as any of these: all that differs in length is the version, the suite's name and what is
+/// wrapped.
+fn largest(deks: &[WrappedDek]) -> Option<WrappedDek> {
+    let first = deks.first()?;
+    let by_name = |dek: &&WrappedDek| dek.suite.name().len();
+    Some(WrappedDek {
+        id: VersionId {
+            version: deks.iter().map(|dek| dek.id.version).max()?,
+            ..first.id
+        },
+        suite: deks.iter().max_by_key(by_name)?.suite,
+        wrapped: vec![0; deks.iter().map(|dek| dek.wrapped.len()).max()?],
+        kcv: first.kcv,
+    })
+}
+
+/// What cannot be written down fills the room.
+fn json_size(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(PAYLOAD, |json| json.len())
+}
+
 /// No session has to forget anything: what it remembers of a key is the same key.
 fn store(current: KeyVersion, deks: &[WrappedDek]) -> Result<()> {
     let keys: Vec<i64> = deks.iter().map(|dek| dek.id.key.bigint()).collect();
-    let versions: Vec<i32> = deks
-        .iter()
-        .map(|dek| dek.id.version.number() as i32)
-        .collect();
+    let versions: Vec<i32> = deks.iter().map(|dek| dek.id.version.int()).collect();
     let wrapped: Vec<Vec<u8>> = deks.iter().map(|dek| dek.wrapped.clone()).collect();
     spi::execute_quietly(
         "UPDATE colcrypt.key_version v SET kek_version = $1, wrapped = n.wrapped \
          FROM unnest($2::bigint[], $3::int[], $4::bytea[]) AS n(key_id, version, wrapped) \
          WHERE v.key_id = n.key_id AND v.version = n.version AND v.destroyed_at IS NULL",
         &[
-            (current.number() as i32).into(),
+            current.int().into(),
             keys.into(),
             versions.into(),
             wrapped.into(),

@@ -73,7 +73,7 @@ pub fn may(order: &Order) -> Result<bool> {
 }
 
 /// Records a version's new standing.
-fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<()> {
+fn set_standing(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<()> {
     spi::execute(
         "UPDATE colcrypt.key_version SET state = $3, former_state = $4, \
             state_changed_at = clock_timestamp(), state_changed_by = $5, state_reason = $6, \
@@ -85,7 +85,7 @@ fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<
          WHERE key_id = $1 AND version = $2",
         &[
             row.id.key.bigint().into(),
-            (row.id.version.number() as i32).into(),
+            row.id.version.int().into(),
             after.state.name().into(),
             after.former.map(KeyState::name).into(),
             actor().into(),
@@ -100,7 +100,7 @@ fn record(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> Result<
 }
 
 impl Order {
-    /// Does it; gives the new state, of several versions the newest one's.
+    /// Does it; returns the new state, of several versions the newest one's.
     ///
     /// # Errors
     /// Whatever keeps it from being done; nothing is done then.
@@ -116,10 +116,10 @@ impl Order {
                 Verb::Activate => activate(&key, row, reason)?,
                 Verb::ScheduleDestruction => self.schedule(&key, row, after, reason)?,
                 Verb::CancelDestruction => {
-                    record(row, after, reason)?;
+                    set_standing(row, after, reason)?;
                     forget_destruction(row.id)?;
                 }
-                _ => record(row, after, reason)?,
+                _ => set_standing(row, after, reason)?,
             }
             let mut act = Act::new(self.verb.name())
                 .key(&key)
@@ -156,7 +156,7 @@ impl Order {
             }
         }
         Ok(match targets[..] {
-            [only] => Some(only.id.version.number() as i32),
+            [only] => Some(only.id.version.int()),
             _ => None,
         })
     }
@@ -188,7 +188,7 @@ impl Order {
             settings::DESTRUCTION_WINDOW.get(),
             settings::DESTRUCTION_WINDOW_FLOOR.get(),
         )?;
-        let holders = holders::needing(key, row.id.version.number() as i32)?;
+        let holders = holders::needing(key, row.id.version.int())?;
         if !holders.is_empty() {
             return Err(Error::RowsNeedVersion {
                 key: key.name.clone(),
@@ -207,13 +207,13 @@ impl Order {
         reason: Option<&str>,
     ) -> Result<()> {
         let window = self.refuse_rash_destruction(key, row)?;
-        record(row, after, reason)?;
+        set_standing(row, after, reason)?;
         let due = spi::query(
             "UPDATE colcrypt.key_version SET destroy_at = clock_timestamp() + $3 * interval '1 millisecond' \
              WHERE key_id = $1 AND version = $2 RETURNING destroy_at::text",
             &[
                 row.id.key.bigint().into(),
-                (row.id.version.number() as i32).into(),
+                row.id.version.int().into(),
                 window.into(),
             ],
             |row| row.get::<String>(1),
@@ -243,15 +243,15 @@ pub fn activate(key: &Key, row: &KeyVersionRow, reason: Option<&str>) -> Result<
         let former = read::key_version(key, key.current)?;
         if former.state == KeyState::Active {
             let reason = format!("version {} took its place", row.id.version);
-            record(
+            set_standing(
                 &former,
                 judge(key, &former, Verb::Deactivate)?,
                 Some(&reason),
             )?;
         }
     }
-    record(row, after, reason)?;
-    let number = row.id.version.number() as i32;
+    set_standing(row, after, reason)?;
+    let number = row.id.version.int();
     spi::execute(
         "UPDATE colcrypt.key SET current_version = $2 WHERE key_id = $1",
         &[key.id.bigint().into(), number.into()],
@@ -263,7 +263,7 @@ pub fn activate(key: &Key, row: &KeyVersionRow, reason: Option<&str>) -> Result<
 fn queue_again(key: &Key) -> Result<()> {
     let key = read::key_by_id(key.id)?;
     if read::key_version(&key, key.current)?.state.may_encrypt() {
-        version::queue_jobs(&key, key.current.number() as i32)?;
+        version::queue_jobs(&key, key.current.int())?;
     }
     Ok(())
 }
@@ -312,7 +312,7 @@ fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
 
 fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()> {
     for row in archived {
-        let detail = match holders::needing(key, row.id.version.number() as i32) {
+        let detail = match holders::needing(key, row.id.version.int()) {
             Ok(holders) if holders.is_empty() => continue,
             Ok(holders) => holders::describe(&holders),
             Err(error @ Error::RowsOutOfReach { .. }) => error.report().message,
@@ -335,7 +335,7 @@ fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()>
 pub fn forget_destruction(id: VersionId) -> Result<()> {
     spi::execute(
         "DELETE FROM colcrypt.destruction WHERE key_id = $1 AND version = $2",
-        &[id.key.bigint().into(), (id.version.number() as i32).into()],
+        &[id.key.bigint().into(), id.version.int().into()],
     )?;
     window::forget(id)
 }

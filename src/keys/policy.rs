@@ -13,6 +13,7 @@ use crate::catalog::read::{self, Key};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::keys::approval::{self, Gated, Target};
+use crate::keys::tries::Tried;
 use crate::keys::version;
 use crate::rights;
 use crate::server::call::Call;
@@ -45,10 +46,7 @@ fn change<const N: usize>(
         &arguments,
     )?;
     // What hindered the last rotation may be what was changed.
-    spi::execute(
-        "DELETE FROM colcrypt.rotation_try WHERE key_id = $1",
-        &[key.id.bigint().into()],
-    )?;
+    Tried::Rotation(key.id).forget()?;
     Act::new(event).key(key).detail(detail).record()?;
     wake::wake_at_commit();
     Ok(())
@@ -59,7 +57,7 @@ fn interval(call: Call, index: usize) -> Option<Interval> {
     unsafe { call.get::<Interval>(index) }
 }
 
-pub fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
+fn refuse_negative(what: &str, interval: Option<Interval>, zero_allowed: bool) -> Result<()> {
     let Some(interval) = interval else {
         return Ok(());
     };
@@ -168,12 +166,7 @@ fn set(key: Key, policy: Policy, loosens: bool) -> Result<pg_sys::Datum> {
         key_id: key.id,
         policy,
     };
-    let answer = if loosens {
-        approval::gate(&act)?
-    } else {
-        act.perform()?
-    };
-    varlena_from(answer.as_bytes())
+    varlena_from(approval::gate_where(loosens, &act)?.as_bytes())
 }
 
 /// The months, days and microseconds of an interval.

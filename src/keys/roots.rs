@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use crate::audit::Act;
 use crate::broker::client::unexpected_reply;
 use crate::catalog::read::{self, Copy, Keyring};
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, Result};
 use crate::keys::approval::{self, Gated, Target};
-use crate::keys::{kek, providers, wipe};
+use crate::keys::{kek, keyring, providers, wipe};
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::server::spi;
@@ -73,8 +74,8 @@ impl Way {
             .record()
     }
 
-    /// Has each version of the KEK wrapped by the new root key and kept by `keep`, of the provider with this identity. The
-    /// root key must be none of the keyring's, but for the first `but` of them.
+    /// Has each version of the KEK wrapped by the new root key and kept by `keep`, of the provider with this identity.
+    /// The root key must be none of the keyring's, but for the first `but` of them.
     fn go(
         &self,
         act: &impl Gated,
@@ -83,8 +84,7 @@ impl Way {
     ) -> Result<()> {
         providers::lock(&self.provider, "FOR SHARE")?;
         act.check()?;
-        let keyring = read::keyring_by_id(self.keyring_id)?;
-        let versions = lock(&keyring)?;
+        let (keyring, versions) = lock(self.keyring_id)?;
         self.refuse_known(but)?;
         let (provider_id, provider) = self.provider()?;
         for version in versions {
@@ -166,26 +166,18 @@ impl Gated for AddRoot {
     }
 }
 
-fn uuid(keyring: &Keyring) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(keyring.id.0)
-}
-
-/// Locks the keyring against another change of its root keys; gives the versions of its KEK. At commit
+/// Locks the keyring against another change of its root keys; returns it, and the versions of its KEK. At commit
 /// every key under them leaves the slab, to be loaded anew with the root keys there are then.
-fn lock(keyring: &Keyring) -> Result<Vec<KeyVersion>> {
-    spi::query(
-        "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR NO KEY UPDATE",
-        &[uuid(keyring).into()],
-        |row| row.get::<i32>(1),
-    )?;
-    let versions = read::kek_versions(keyring)?;
+fn lock(keyring: KeyringId) -> Result<(Keyring, Vec<KeyVersion>)> {
+    let keyring = keyring::lock(keyring)?;
+    let versions = read::kek_versions(&keyring)?;
     for &version in &versions {
         wipe::under_kek_at_commit(KekId {
             keyring: keyring.id,
             version,
         });
     }
-    Ok(versions)
+    Ok((keyring, versions))
 }
 
 fn first(keyring: &Keyring, version: KeyVersion) -> Result<Copy> {
@@ -254,8 +246,8 @@ pub fn add_copy(
          (keyring_id, version, preference, provider_id, root_key, root_key_version, wrapped) \
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
         &[
-            pgrx::Uuid::from_bytes(id.keyring.0).into(),
-            (id.version.number() as i32).into(),
+            uuid(id.keyring).into(),
+            id.version.int().into(),
             preference.into(),
             provider.into(),
             wrapped.root_key.into(),
@@ -278,8 +270,8 @@ fn store(
         "UPDATE colcrypt.kek_copy SET provider_id = $4, root_key = $5, root_key_version = $6, wrapped = $7 \
          WHERE keyring_id = $1 AND version = $2 AND preference = $3",
         &[
-            uuid(keyring).into(),
-            (version.number() as i32).into(),
+            uuid(keyring.id).into(),
+            version.int().into(),
             preference.into(),
             provider.into(),
             new.root_key.clone().into(),
@@ -305,9 +297,9 @@ pub fn add_root(call: Call) -> Result<pg_sys::Datum> {
 pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
     let way = Way::of(call)?;
     way.target()?.require_manage()?;
-    let keyring = read::keyring_by_id(way.keyring_id)?;
+    let (keyring, versions) = lock(way.keyring_id)?;
     let mut left = String::new();
-    for version in lock(&keyring)? {
+    for version in versions {
         let removal = Removal {
             keyring: &keyring.name,
             provider: &way.provider,
@@ -331,8 +323,8 @@ pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
         spi::execute(
             "DELETE FROM colcrypt.kek_copy WHERE keyring_id = $1 AND version = $2 AND preference = $3",
             &[
-                uuid(&keyring).into(),
-                (version.number() as i32).into(),
+                uuid(keyring.id).into(),
+                version.int().into(),
                 copies[dropped].preference.into(),
             ],
         )?;
@@ -344,8 +336,9 @@ pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
 pub fn rotate_root(call: Call) -> Result<pg_sys::Datum> {
     let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
     Target::keyring(read::keyring_by_id(keyring.id)?).require_manage()?;
+    let (keyring, versions) = lock(keyring.id)?;
     let mut newest = String::new();
-    for version in lock(&keyring)? {
+    for version in versions {
         let kek = read::kek(&keyring, version)?;
         let mut taken = Vec::new();
         for copy in read::kek_copies(&keyring, version)? {
@@ -382,7 +375,7 @@ pub fn check_roots(call: Call) -> Result<pg_sys::Datum> {
             };
             let problem = answer.result.as_ref().err();
             let mut row = Record::default();
-            row.push(version.number() as i32)
+            row.push(version.int())
                 .push(copy.preference)
                 .push(copy.wrapped.provider.name)
                 .push(copy.wrapped.root_key)

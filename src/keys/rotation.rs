@@ -10,6 +10,7 @@ use pgrx::{IntoDatum, pg_sys};
 use crate::audit::Act;
 use crate::broker::client;
 use crate::catalog::read::{self, Key};
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, KeyringPrivilege, Result};
 use crate::keys::grants::{self, Grant};
 use crate::keys::lifecycle::{self, Order};
@@ -42,13 +43,9 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
             name,
         });
     }
-    let mut id = [0; 16];
-    colcrypt_core::secret::fill_random(&mut id)?;
-    // Version 4, variant 1 of RFC 9562.
-    id[6] = id[6] & 0x0f | 0x40;
-    id[8] = id[8] & 0x3f | 0x80;
+    let id = KeyringId::random()?;
     let kek = KekId {
-        keyring: KeyringId(id),
+        keyring: id,
         version: KeyVersion::FIRST,
     };
     let reply = client::call(&Request::CreateKek {
@@ -65,11 +62,11 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     else {
         return Err(client::unexpected_reply());
     };
-    let uuid = pgrx::Uuid::from_bytes(id);
+    let keyring_id = uuid(id);
     spi::execute(
         "INSERT INTO colcrypt.keyring (keyring_id, name, current_version, dek_wrap, key_source) VALUES ($1, $2, 1, $3, $4)",
         &[
-            uuid.into(),
+            keyring_id.into(),
             name.clone().into(),
             dek_wrap.name().into(),
             key_source.name().into(),
@@ -77,7 +74,7 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     )?;
     spi::execute(
         "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv) VALUES ($1, 1, $2)",
-        &[uuid.into(), kcv.to_string().into()],
+        &[keyring_id.into(), kcv.to_string().into()],
     )?;
     let wrapped = Rewrapped {
         root_key,
@@ -87,13 +84,13 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     add_copy(kek, 1, provider_id, wrapped)?;
     // Who made it may manage it, and may be revoked like anybody.
     keyring_grants::add(&keyring_grants::Grant {
-        keyring: read::keyring_by_id(KeyringId(id))?,
+        keyring: read::keyring_by_id(id)?,
         role: crate::server::roles::current_user(),
         create: true,
         manage: true,
     })?;
     Act::new("create_keyring").detail(name).record()?;
-    Ok(uuid.into_datum().expect("a uuid has a datum"))
+    Ok(keyring_id.into_datum().expect("a uuid has a datum"))
 }
 
 pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
@@ -120,11 +117,11 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
         &[
             id.key.bigint().into(),
             name.into(),
-            pgrx::Uuid::from_bytes(keyring.id.0).into(),
+            uuid(keyring.id).into(),
             suite.name().into(),
         ],
     )?;
-    let waits = approval::is_asked_for(keyring.id)?;
+    let waits = approval::hold_rule(keyring.id)?;
     let state = if waits {
         KeyState::PreActive
     } else {
@@ -174,7 +171,7 @@ pub fn rotate(name: &str, reason: &str) -> Result<KeyVersion> {
         .version(version.number())
         .detail(reason)
         .record()?;
-    if approval::is_asked_for(key.keyring)? {
+    if approval::hold_rule(key.keyring)? {
         ask_for_activation(&key, version, reason)?;
     } else {
         lifecycle::activate(&key, &read::key_version(&key, version)?, Some(reason))?;
@@ -187,7 +184,7 @@ fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()
     let request = approval::request(&Order {
         verb: Verb::Activate,
         key: key.name.clone(),
-        version: Some(version.number() as i32),
+        version: Some(version.int()),
         reason: Some(reason.into()),
         destroy_after_ms: None,
     })?;

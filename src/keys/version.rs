@@ -5,6 +5,7 @@ use colcrypt_protocol::{Reply, Request};
 
 use crate::broker::client::unexpected_reply;
 use crate::catalog::read::{self, Key};
+use crate::catalog::uuid::uuid;
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::keys::kek;
@@ -38,7 +39,7 @@ pub struct NewVersion {
 pub fn new_version(keyring: KeyringId, id: VersionId, suite: Suite) -> Result<NewVersion> {
     spi::query(
         "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR KEY SHARE",
-        &[pgrx::Uuid::from_bytes(keyring.0).into()],
+        &[uuid(keyring).into()],
         |row| row.get::<i32>(1),
     )?;
     let keyring = &read::keyring_by_id(keyring)?;
@@ -67,9 +68,9 @@ pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Resul
          VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $4, $5, $6)",
         &[
             id.key.bigint().into(),
-            (id.version.number() as i32).into(),
+            id.version.int().into(),
             state.name().into(),
-            (row.kek_version.number() as i32).into(),
+            row.kek_version.int().into(),
             row.wrapped.clone().into(),
             row.kcv.clone().into(),
         ],

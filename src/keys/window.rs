@@ -1,5 +1,6 @@
-//! The time between the order of a destruction and the destruction, by the server's own running time: a clock that is set
-//! forward shortens nothing. It is recorded now and then; what a stop or a crash loses of it only makes the wait longer.
+//! The time between the order of a destruction and the destruction, by the server's own running time: a clock that is
+//! set forward shortens nothing. It is recorded now and then; what a stop or a crash loses of it only makes the wait
+//! longer.
 
 use colcrypt_core::{KeyState, VersionId};
 
@@ -9,8 +10,9 @@ use crate::server::{clock, spi};
 /// This run of the server, in SQL: no other has begun in the same microsecond.
 const RUN: &str = "extract(epoch FROM pg_postmaster_start_time())::text";
 
-/// How long the server has run since the order, in microseconds, as SQL over `colcrypt.destruction_wait w`, which may be
-/// missing or of another order: one that came by replication, too, takes its own time here. `destroy_at` is the order's,
+/// How long the server has run since the order, in microseconds, as SQL over `colcrypt.destruction_wait w`, which may
+/// be missing or of another order: one that came by replication, too, takes its own time here. `destroy_at` is the
+/// order's,
 /// `now` the parameter with [`clock::boottime_us`].
 fn ran(destroy_at: &str, now: &str) -> String {
     format!(
@@ -41,7 +43,7 @@ pub fn begin(id: VersionId) -> Result<()> {
         ),
         &[
             id.key.bigint().into(),
-            (id.version.number() as i32).into(),
+            id.version.int().into(),
             clock::boottime_us().into(),
         ],
     )?;
@@ -55,7 +57,7 @@ pub fn begin(id: VersionId) -> Result<()> {
 pub fn forget(id: VersionId) -> Result<()> {
     spi::execute(
         "DELETE FROM colcrypt.destruction_wait WHERE key_id = $1 AND version = $2",
-        &[id.key.bigint().into(), (id.version.number() as i32).into()],
+        &[id.key.bigint().into(), id.version.int().into()],
     )?;
     Ok(())
 }

@@ -23,9 +23,7 @@ pub fn count(table: pg_sys::Oid, attribute: &str, counts: &mut Counts) -> Result
         if let Some(value) = row.value(number) {
             // SAFETY: the column's type was just looked at, under a lock that is kept.
             let (key, version) = unsafe { scan::version_of(value)? };
-            *counts
-                .entry((key.bigint(), version.number() as i32))
-                .or_default() += 1;
+            *counts.entry((key.bigint(), version.int())).or_default() += 1;
         }
         Ok(())
     })

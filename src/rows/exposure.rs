@@ -27,7 +27,7 @@ pub fn list(key: &Key, row: &KeyVersionRow) -> Result<()> {
     if row.state == KeyState::PreActive {
         return Ok(());
     }
-    let version = row.id.version.number() as i32;
+    let version = row.id.version.int();
     let columns = Columns::find()?;
     let (mut exposed, mut unregistered) = (0, Vec::new());
     for column in &columns.all {

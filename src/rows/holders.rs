@@ -44,7 +44,7 @@ impl CiphertextColumn {
 }
 
 /// How a type holds ciphertexts.
-enum Shape {
+enum Holds {
     Ciphertext,
     Domain(pg_sys::Oid),
     Array(pg_sys::Oid),
@@ -70,7 +70,7 @@ impl ForeignColumn {
 pub struct Columns {
     pub all: Vec<CiphertextColumn>,
     foreign: Vec<ForeignColumn>,
-    shapes: HashMap<pg_sys::Oid, Shape>,
+    shapes: HashMap<pg_sys::Oid, Holds>,
 }
 
 const HOLDING: &str = "WITH RECURSIVE holding(type) AS (\
@@ -189,12 +189,12 @@ impl Columns {
         // SAFETY: the caller vouches for the type, and each part's type is its container's say.
         unsafe {
             match self.shapes.get(&holds) {
-                Some(Shape::Ciphertext) => {
+                Some(Holds::Ciphertext) => {
                     let (of, version) = scan::version_of(value)?;
-                    Ok(of == key.id && versions.contains(&(version.number() as i32)))
+                    Ok(of == key.id && versions.contains(&(version.int())))
                 }
-                Some(Shape::Domain(base)) => self.needs(*base, value, key, versions),
-                Some(Shape::Array(element)) => {
+                Some(Holds::Domain(base)) => self.needs(*base, value, key, versions),
+                Some(Holds::Array(element)) => {
                     for part in elements(*element, value) {
                         if self.needs(*element, part, key, versions)? {
                             return Ok(true);
@@ -202,7 +202,7 @@ impl Columns {
                     }
                     Ok(false)
                 }
-                Some(Shape::Composite(parts)) => {
+                Some(Holds::Composite(parts)) => {
                     for (holds, part) in fields(value, parts)? {
                         if self.needs(holds, part, key, versions)? {
                             return Ok(true);
@@ -497,7 +497,7 @@ pub fn read_only(sql: &str) -> Result<Vec<Vec<Option<String>>>> {
     })
 }
 
-fn shapes() -> Result<HashMap<pg_sys::Oid, Shape>> {
+fn shapes() -> Result<HashMap<pg_sys::Oid, Holds>> {
     let rows = read_only(&format!(
         "{HOLDING} SELECT t.oid, t.typtype, t.typbasetype, t.typelem, a.attname, a.atttypid \
          FROM holding h JOIN pg_type t ON t.oid = h.type \
@@ -512,21 +512,21 @@ fn shapes() -> Result<HashMap<pg_sys::Oid, Shape>> {
         let this = oid(0);
         match (text(1).as_str(), oid(3)) {
             ("d", _) => {
-                shapes.insert(this, Shape::Domain(oid(2)));
+                shapes.insert(this, Holds::Domain(oid(2)));
             }
             ("c", _) => {
                 let fields = shapes
                     .entry(this)
-                    .or_insert_with(|| Shape::Composite(Vec::new()));
-                if let Shape::Composite(fields) = fields {
+                    .or_insert_with(|| Holds::Composite(Vec::new()));
+                if let Holds::Composite(fields) = fields {
                     fields.push((text(4), oid(5)));
                 }
             }
             (_, pg_sys::Oid::INVALID) => {
-                shapes.insert(this, Shape::Ciphertext);
+                shapes.insert(this, Holds::Ciphertext);
             }
             (_, element) => {
-                shapes.insert(this, Shape::Array(element));
+                shapes.insert(this, Holds::Array(element));
             }
         }
     }

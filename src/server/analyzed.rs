@@ -35,7 +35,8 @@ unsafe extern "C-unwind" fn on_analyzed(
     query: *mut pg_sys::Query,
     jumble: *mut pg_sys::JumbleState,
 ) {
-    // SAFETY: the server's call, with a query that it has just analyzed; nothing here wants dropping when an ERROR goes.
+    // SAFETY: the server's call, with a query that it has just analyzed; nothing here wants dropping when an ERROR
+    // goes.
     unsafe {
         if let Some(previous) = PREVIOUS {
             previous(state, query, jumble);

@@ -127,7 +127,7 @@ pub fn prepare() {
     unsafe { aws_lc_sys::ERR_clear_error() };
 }
 
-/// Pages that no core file holds, for ever; null when the system gives none.
+/// Pages that no core file holds, for ever; null when the system has none.
 pub fn pages(length: usize) -> *mut u8 {
     map(length) as *mut u8
 }
@@ -373,7 +373,7 @@ impl Arena {
     }
 }
 
-/// Pages that no core file holds; 0 when the system gives none.
+/// Pages that no core file holds; 0 when the system has none.
 fn map(length: usize) -> usize {
     // SAFETY: new pages of this process's own.
     unsafe {

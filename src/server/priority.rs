@@ -30,7 +30,7 @@ pub fn give_way() {
             warning!("colcrypt: jobs run at the priority of sessions: {error}");
         }
     }
-    if nice > GROUP_NICE.get() && !group_is_to_be_asked_again(nice) {
+    if nice > GROUP_NICE.get() && make_group_nice(nice) {
         GROUP_NICE.set(nice);
     }
 }
@@ -60,8 +60,9 @@ fn set_nice(nice: i32) -> std::io::Result<()> {
 
 /// The server makes each of its processes a session of the system, and where sessions are scheduled as groups
 /// (sched(7), autogroup), niceness within one is nothing to the others: the group must be nice. Elsewhere there is no
-/// such file. The system takes ten such wishes a second of all processes together, and tells the others to come again.
-fn group_is_to_be_asked_again(nice: i32) -> bool {
-    std::fs::write("/proc/self/autogroup", nice.to_string())
+/// such file. The system takes ten such wishes a second of all processes together, and tells the others to come again:
+/// false for one of these.
+fn make_group_nice(nice: i32) -> bool {
+    !std::fs::write("/proc/self/autogroup", nice.to_string())
         .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }

@@ -3,8 +3,8 @@
 //!
 //! pgrx keeps of an error what its own report has, and that is not much. So while a guarded function runs, an error
 //! context callback copies what the server has of each error; where the error that comes out of the function is the one
-//! that was copied, the copy is thrown. The server's context lines of whoever is further out are added then, as they are
-//! to any error that is raised.
+//! that was copied, the copy is thrown. The server's context lines of whoever is further out are added then, as they
+//! are to any error that is raised.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

@@ -35,8 +35,8 @@ impl<T> Region<T> {
     /// From the startup hook, when all is laid out.
     ///
     /// # Safety
-    /// It is initialised shared memory, which lives as long as the server; everything that changes in it from here on is
-    /// atomic or in an UnsafeCell behind a lock.
+    /// It is initialised shared memory, which lives as long as the server; everything that changes in it from here on
+    /// is atomic or in an UnsafeCell behind a lock.
     pub unsafe fn publish(&self, region: *mut T) {
         self.0.store(region, Ordering::Release);
     }
@@ -56,7 +56,8 @@ pub fn request(bytes: usize, lock: Option<&CStr>) {
 /// Memory of so many bytes, all zero, that begins with a `T`.
 ///
 /// # Safety
-/// In the startup phase, of no more bytes than were asked for and no fewer than `T` has, which zero bytes are valid for.
+/// In the startup phase, of no more bytes than were asked for and no fewer than `T` has, which zero bytes are valid
+/// for.
 pub unsafe fn zeroed<T>(name: &CStr, bytes: usize) -> *mut T {
     let mut found = false;
     // SAFETY: the caller's promise: memory of the size asked for that nobody else sees yet.

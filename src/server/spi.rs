@@ -73,7 +73,8 @@ pub fn safe_search_path() -> SafePath {
 }
 
 impl SafePath {
-    /// Has CHECKs play no part in planning for as long as the guard lives: the planner would run what is constant in them.
+    /// Has CHECKs play no part in planning for as long as the guard lives: the planner would run what is constant in
+    /// them.
     pub fn without_constraint_exclusion(self) -> Self {
         self.with(c"constraint_exclusion", c"off")
     }
@@ -164,7 +165,7 @@ fn plan_of(
 }
 
 /// Runs one statement that may write, by its kept plan where there is one.
-fn run<'a>(
+fn rows_of<'a>(
     client: &mut SpiClient<'a>,
     sql: &str,
     arguments: &[DatumWithOid],
@@ -189,7 +190,7 @@ pub fn run_as(owner: pg_sys::Oid, statements: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Runs one statement, gives the number of rows.
+/// Runs one statement; returns the number of rows.
 ///
 /// # Errors
 /// Of SPI; an ERROR of the statement itself aborts the transaction as ever.
@@ -198,7 +199,8 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _ours = Ours::begin();
     let _role = AsRole::owner();
     let _path = safe_search_path();
-    Spi::connect_mut(|client| run(client, sql, arguments).map(|rows| rows.len())).map_err(of_spi)
+    Spi::connect_mut(|client| rows_of(client, sql, arguments).map(|rows| rows.len()))
+        .map_err(of_spi)
 }
 
 /// A row's value in the column of this name, which is never null.
@@ -238,7 +240,7 @@ pub fn query<T>(
     let _role = AsRole::owner();
     let _path = safe_search_path();
     Spi::connect_mut(|client| {
-        run(client, sql, arguments)?
+        rows_of(client, sql, arguments)?
             .map(|row| read(&row))
             .collect::<std::result::Result<Vec<T>, pgrx::spi::Error>>()
     })

@@ -247,7 +247,8 @@ pub unsafe fn columns_in(expression: *mut pg_sys::Node, relation: c_int) -> Vec<
 /// relation `result` is written to. `sublinks` is set where a subquery came in with them.
 ///
 /// # Safety
-/// A node; a list of target entries, one for each column that is named; the relation's entry where whole rows are named.
+/// A node; a list of target entries, one for each column that is named; the relation's entry where whole rows are
+/// named.
 pub unsafe fn replace<T>(
     node: *mut T,
     relation: c_int,

@@ -15,8 +15,7 @@ pub use colcrypt_domain::turns::Next;
 /// a circle, so that it is always the worker that steps back and comes again, and never their statement that fails.
 pub const PATIENCE: &std::ffi::CStr = c"500ms";
 
-/// In the transaction at hand: wait for a lock for as long as it takes. For who locks everything in the order in which
-/// others do.
+/// In this transaction, waits for a lock for as long as it takes. The caller must lock in the order in which others do.
 pub fn wait_for_locks() {
     set_local(c"lock_timeout", c"0");
 }

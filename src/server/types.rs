@@ -83,8 +83,8 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
 pub fn is_type(name: &str) -> bool {
     let name = pgrx::IntoDatum::into_datum(name);
     pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
-        // SAFETY: the server's own to_regtype, of a text. It answers NULL for a name that is none, and may raise for one
-        // that is malformed, which a value's header may hold.
+        // SAFETY: the server's own to_regtype, of a text. It answers NULL for a name that is none, and may raise for
+        // one that is malformed, which a value's header may hold.
         unsafe { pgrx::direct_function_call_as_datum(pg_sys::to_regtype, &[name]).is_some() }
     }))
     .catch_others(|error| {

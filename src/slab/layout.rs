@@ -138,7 +138,8 @@ fn sizes() -> Sizes {
 /// crash, when the server lays its memory out anew.
 pub fn startup() {
     let sizes = sizes();
-    // SAFETY: the startup phase, with the size that was asked for; nobody else sees the memory before the postmaster forks.
+    // SAFETY: the startup phase, with the size that was asked for; nobody else sees the memory before the postmaster
+    // forks.
     unsafe {
         let base = shmem::zeroed::<u8>(TRANCHE, sizes.total);
         let mut at = base.add(size_of::<Control>().next_multiple_of(128));
@@ -216,8 +217,8 @@ unsafe fn protect(keys: *mut u8, length: usize) -> bool {
     locked && hidden
 }
 
-/// Whether the agent, which is the server's child, will be able to lock all its memory: it does so without a limit only,
-/// since at a limit every allocation fails.
+/// Whether the agent, which is the server's child, will be able to lock all its memory: it does so without a limit
+/// only, since at a limit every allocation fails.
 fn agent_may_lock() -> bool {
     const CAP_IPC_LOCK: u64 = 1 << 14;
     let mut limit = libc::rlimit {

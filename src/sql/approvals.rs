@@ -23,7 +23,7 @@ fn require_four_eyes(call: Call) -> Result<pg_sys::Datum> {
     let window_seconds =
         window.map(|window| i64::try_from(window.as_micros() / 1_000_000).unwrap_or(i64::MAX));
     refuse_window(window_seconds)?;
-    if enabled && window_seconds.is_none() && approval::is_asked_for(keyring.id)? {
+    if enabled && window_seconds.is_none() && approval::hold_rule(keyring.id)? {
         return varlena::varlena_from(b"enabled");
     }
     let answer = approval::gate(&RequireFourEyes {

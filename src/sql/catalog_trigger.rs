@@ -34,9 +34,9 @@ const NAMED: usize = 3;
 const LONGEST: usize = 200;
 
 /// When the transaction began, and its subtransaction.
-type Place = (i64, pg_sys::SubTransactionId);
+type Moment = (i64, pg_sys::SubTransactionId);
 
-fn here() -> Place {
+fn here() -> Moment {
     // SAFETY: in a transaction; reads its state.
     unsafe {
         (
@@ -56,7 +56,7 @@ struct ByHand {
 
 thread_local! {
     /// By table; and the subtransaction that it was in: what one left that failed is not the next one's.
-    static BY_HAND: RefCell<(Place, HashMap<u32, ByHand>)> = RefCell::default();
+    static BY_HAND: RefCell<(Moment, HashMap<u32, ByHand>)> = RefCell::default();
 }
 
 fn catalog_changed(_call: Call) -> Result<pg_sys::Datum> {
@@ -169,9 +169,9 @@ fn changed_by_hand(call: Call) -> Result<pg_sys::Datum> {
         _ => "TRUNCATE",
     };
     if data.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0 {
-        BY_HAND.with_borrow_mut(|(place, tables)| {
-            if *place != here() {
-                *place = here();
+        BY_HAND.with_borrow_mut(|(moment, tables)| {
+            if *moment != here() {
+                *moment = here();
                 tables.clear();
             }
             let by_hand = tables.entry(oid).or_default();
@@ -193,8 +193,8 @@ fn changed_by_hand(call: Call) -> Result<pg_sys::Datum> {
         });
         return Ok(nothing);
     }
-    let by_hand = BY_HAND.with_borrow_mut(|(place, tables)| match tables.remove(&oid) {
-        Some(by_hand) if *place == here() => by_hand,
+    let by_hand = BY_HAND.with_borrow_mut(|(moment, tables)| match tables.remove(&oid) {
+        Some(by_hand) if *moment == here() => by_hand,
         _ => ByHand::default(),
     });
     let is_counted = table != "audit_outbox" && table != "audit_state" && command != "TRUNCATE";

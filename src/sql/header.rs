@@ -1,8 +1,8 @@
 //! What a value says about itself, for which no key is needed: SQL functions that read its header. And what its row
 //! says of who holds it.
 
-use colcrypt_core::Value;
 use colcrypt_core::format::parse_header;
+use colcrypt_core::{KeyId, Value};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ fn ciphertext_info(call: Call) -> Result<pg_sys::Datum> {
     let mut record = Record::default();
     record
         .push(crate::catalog::read::key_name(header.key))
-        .push(header.version.number() as i32)
+        .push(header.version.int())
         .push(header.suite.name())
         .push(described(header.plaintext_type))
         .push(stored.bytes().len() as i32)
@@ -39,10 +39,10 @@ fn version_of(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as ciphertext.
     let head = unsafe { head_of(datum) };
     let (header, _) = parse_header(head.bytes())?;
-    if header.key.0 != key.value() as u64 {
+    if header.key != KeyId::of_bigint(key.value() as i64) {
         return Ok(call.null());
     }
-    Ok(pg_sys::Datum::from(header.version.number() as i32))
+    Ok(pg_sys::Datum::from(header.version.int()))
 }
 
 fn key_of(call: Call) -> Result<pg_sys::Datum> {
@@ -50,7 +50,7 @@ fn key_of(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as ciphertext.
     let head = unsafe { head_of(datum) };
     let (header, _) = parse_header(head.bytes())?;
-    Ok(pg_sys::Datum::from(header.key.0))
+    Ok(pg_sys::Datum::from(header.key.bigint()))
 }
 
 fn is_stale(call: Call) -> Result<pg_sys::Datum> {
@@ -64,7 +64,8 @@ fn is_stale(call: Call) -> Result<pg_sys::Datum> {
     let head = unsafe { head_of(datum) };
     let (header, _) = parse_header(head.bytes())?;
     Ok(pg_sys::Datum::from(
-        header.key.0 == key.value() as u64 && header.version.number() < version.value() as u32,
+        header.key == KeyId::of_bigint(key.value() as i64)
+            && header.version.number() < version.value() as u32,
     ))
 }
 

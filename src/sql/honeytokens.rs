@@ -35,7 +35,7 @@ fn mark(call: Call) -> Result<pg_sys::Datum> {
                 note.into(),
             ],
         )?;
-        record("mark_honeytoken", value, key)
+        record_mark("mark_honeytoken", value, key)
     })
 }
 
@@ -52,11 +52,11 @@ fn unmark(call: Call) -> Result<pg_sys::Datum> {
                 name: hex::encode(value.tag),
             });
         }
-        record("unmark_honeytoken", value, key)
+        record_mark("unmark_honeytoken", value, key)
     })
 }
 
-fn record(event: &'static str, value: &Value<'_>, key: &read::Key) -> Result<pg_sys::Datum> {
+fn record_mark(event: &'static str, value: &Value<'_>, key: &read::Key) -> Result<pg_sys::Datum> {
     Act::new(event)
         .key(key)
         .version(value.header.version.number())

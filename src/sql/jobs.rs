@@ -92,7 +92,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
             attribute.clone().into(),
             to.id.bigint().into(),
             from.id.bigint().into(),
-            (to.current.number() as i32).into(),
+            to.current.int().into(),
             fire_triggers.into(),
             place.map(|place| place.label).into(),
             accepts.into(),

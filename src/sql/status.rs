@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use colcrypt_core::KeyringId;
+use colcrypt_core::KeyId;
 use colcrypt_protocol::Failure;
 use pgrx::pg_sys;
 
 use crate::broker::shared;
 use crate::catalog::read;
+use crate::catalog::uuid::keyring_id;
 use crate::error::Result;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
@@ -32,7 +33,7 @@ fn cache_slots(call: Call) -> Result<pg_sys::Datum> {
             .map(|(_, failure)| failure.message.clone());
         let expires_at = now + (slot.hard_expiry_ms - boottime).saturating_mul(1000);
         let mut row = Record::default();
-        row.push(slot.slot_key.key as i64)
+        row.push(KeyId(slot.slot_key.key).bigint())
             .push(slot.slot_key.version as i32)
             .push(if slot.ready { "ready" } else { "loading" })
             .push(slot.hits as i64)
@@ -49,7 +50,7 @@ fn cache_slots(call: Call) -> Result<pg_sys::Datum> {
         }
         shown.push(failed);
         let mut row = Record::default();
-        row.push(failed.key as i64)
+        row.push(KeyId(failed.key).bigint())
             .push(failed.version as i32)
             .push("failed")
             .push(0i64)
@@ -71,10 +72,10 @@ fn root_state(call: Call) -> Result<pg_sys::Datum> {
             call.get::<i32>(2),
         )
     };
-    let (Some(keyring_id), Some(version), Some(preference)) = wanted else {
+    let (Some(keyring), Some(version), Some(preference)) = wanted else {
         return Ok(call.null());
     };
-    let keyring = read::keyring_by_id(KeyringId(*keyring_id.as_bytes()))?;
+    let keyring = read::keyring_by_id(keyring_id(keyring))?;
     let version = read::version(version)?;
     let known = read::kek_copies(&keyring, version)?
         .into_iter()

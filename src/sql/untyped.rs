@@ -1,5 +1,5 @@
-//! A parameter without a type as an argument of a context. Contexts are made of values of any type, so nothing tells the
-//! server which one is meant; its own message names neither the function nor the way out.
+//! A parameter without a type as an argument of a context. Contexts are made of values of any type, so nothing tells
+//! the server which one is meant; its own message names neither the function nor the way out.
 
 use std::ffi::{CStr, c_void};
 
@@ -40,8 +40,8 @@ unsafe fn untyped(query: *mut pg_sys::Query) -> i32 {
     number
 }
 
-/// The server's walkers, without pgrx's guards: with one at each level of an expression a statement would ask for several
-/// times the stack that the server takes for it, and fail.
+/// The server's walkers, without pgrx's guards: with one at each level of an expression a statement would ask for
+/// several times the stack that the server takes for it, and fail.
 mod server {
     use std::ffi::{c_int, c_void};
 

@@ -1,6 +1,6 @@
 //! Counts over a stop of the server: what is in shared memory when the last process has ended goes to a file, and comes
-//! back at the next start. No worker could flush it: none outlives the sessions. A standby's counts stay in memory until
-//! it is promoted, and so over its stops.
+//! back at the next start. No worker could flush it: none outlives the sessions. A standby's counts stay in memory
+//! until it is promoted, and so over its stops.
 
 use std::path::Path;
 

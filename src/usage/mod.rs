@@ -4,7 +4,8 @@
 //! version's total before it encrypts (`shared`): a value costs one decrement. At the transaction's
 //! end, commit or not, it says how many it used and gives the rest back. Decryptions are counted the
 //! same way, without a limit. The maintenance worker adds the counts to the catalog (`flush`). What a
-//! crash loses is bounded by colcrypt.usage_max_unflushed, for which the bound leaves room; a stop loses nothing (`kept`).
+//! crash loses is bounded by colcrypt.usage_max_unflushed, for which the bound leaves room; a stop loses nothing
+//! (`kept`).
 
 pub mod flush;
 pub mod kept;

@@ -46,7 +46,7 @@ impl VersionKey {
     }
 
     pub fn key(&self) -> i64 {
-        KeyId(self.key).0 as i64
+        KeyId(self.key).bigint()
     }
 
     pub fn version(&self) -> i32 {
@@ -328,7 +328,7 @@ pub struct Report {
     pub decryptions: u32,
 }
 
-/// Counts what a process did; gives whether a flush should not wait. `None`: there is no place, keep it
+/// Counts what a process did; returns whether a flush should not wait. `None`: there is no place, keep it
 /// for later.
 pub fn report(report: &Report) -> Option<bool> {
     let most = i64::from(settings::USAGE_MAX_UNFLUSHED.get());

@@ -127,7 +127,7 @@ pub fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) 
     }
 }
 
-/// With the contexts of a pair, one after the other; gives the one that opened.
+/// With the contexts of a pair, one after the other; returns the one that opened.
 #[cold]
 pub fn open_otherwise<'a>(
     permit: &Permit,
@@ -156,7 +156,7 @@ pub fn open_otherwise<'a>(
     Err(authentication_error(value, context))
 }
 
-/// The same as [`open`]; gives the context that opened, which is one of those of a pair.
+/// The same as [`open`]; returns the context that opened, which is one of those of a pair.
 pub fn open_with<'a>(
     permit: &Permit,
     value: &Value<'_>,

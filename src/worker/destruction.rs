@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use colcrypt_core::slab_index::SlotKey;
-use colcrypt_core::state::{Place, Standing, Verb};
+use colcrypt_core::state::{Age, Standing, Verb};
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
 use colcrypt_domain::backoff;
 use colcrypt_domain::verdict::Verdict;
@@ -149,7 +149,7 @@ fn put_off_for(id: VersionId, problem: &str, pause: Duration, goes_on: bool) -> 
 /// The first look at all rows.
 fn count(id: VersionId) -> Result<Counted> {
     let key = read::key_by_id(id.key)?; // First, while this transaction has one snapshot for all tables.
-    let (holders, counted) = recheck::count(&key, id.version.number() as i32)?;
+    let (holders, counted) = recheck::count(&key, id.version.int())?;
     refuse_holders(&key, id, &holders)?;
     Ok(counted)
 }
@@ -203,8 +203,8 @@ fn next_due() -> Result<Option<Due>> {
         .and_then(|(key, version, now, wait, over, since)| {
             Some(Due {
                 id: VersionId {
-                    key: KeyId(key as u64),
-                    version: KeyVersion::new(version as u32)?,
+                    key: KeyId::of_bigint(key),
+                    version: KeyVersion::of_int(version)?,
                 },
                 now,
                 wait: match wait {
@@ -251,17 +251,14 @@ fn wait_for_prepared(id: VersionId) -> Result<()> {
 }
 
 fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
-    [
-        (id.key.0 as i64).into(),
-        (id.version.number() as i32).into(),
-    ]
+    [id.key.bigint().into(), id.version.int().into()]
 }
 
-/// Destroys the version unless rows need it; gives its place in the slab. `None` when it is not due any
+/// Destroys the version unless rows need it; returns its place in the slab. `None` when it is not due any
 /// more: cancelled, or scheduled anew.
 fn destroy(id: VersionId, counted: &Counted, since: u64) -> Result<Option<SlotKey>> {
     let key = read::key_by_id(id.key)?;
-    let came = recheck::came_since(&key, id.version.number() as i32, counted, since)?;
+    let came = recheck::came_since(&key, id.version.int(), counted, since)?;
     refuse_holders(&key, id, &came)?;
     let still_due = spi::query(
         "SELECT 1 FROM colcrypt.key WHERE key_id = $1 AND EXISTS (SELECT FROM colcrypt.destruction d \
@@ -279,8 +276,8 @@ fn destroy(id: VersionId, counted: &Counted, since: u64) -> Result<Option<SlotKe
             destroyed_at = clock_timestamp(), state_changed_at = clock_timestamp() \
          WHERE key_id = $1 AND version = $2",
         &[
-            (id.key.0 as i64).into(),
-            (id.version.number() as i32).into(),
+            id.key.bigint().into(),
+            id.version.int().into(),
             KeyState::Destroyed.name().into(),
         ],
     )?;
@@ -305,7 +302,7 @@ fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
         state: row.state,
         former: row.former,
         compromised: row.compromised,
-        place: Place::Older,
+        age: Age::Older,
     };
     if standing.apply(Verb::Destroy).is_err() {
         return Ok(false);

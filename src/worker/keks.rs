@@ -1,33 +1,29 @@
-//! Key encryption keys by themselves: rotated when the view kek_schedule says so, keys wrapped anew that are under a former
-//! version, and former versions destroyed. A keyring whose root keys fail is tried again later, a little later each time,
-//! and holds up no other.
+//! Key encryption keys by themselves: rotated when the view kek_schedule says so, keys wrapped anew that are under a
+//! former version, and former versions destroyed. A keyring whose root keys fail is tried again later, a little later
+//! each time, and holds up no other.
 
 use std::cell::Cell;
 
 use colcrypt_core::KeyringId;
-use colcrypt_domain::backoff;
 
+use crate::catalog::uuid::keyring_id;
 use crate::error::Result;
 use crate::keys::kek_rotation;
 use crate::keys::keks::{self, Done, Former};
+use crate::keys::tries::{self, Tried};
 use crate::server::txn::{Next, all_or_nothing, attempt};
 use crate::server::{clock, report, spi};
-
-/// Shortest pause between two looks.
-const PAUSE_MS: i64 = 500;
-/// The pause is at least so many times what the look took.
-const PAUSE_LOOKS: i64 = 30;
+use crate::worker::pause::Pause;
 
 thread_local! {
-    static LOOK_NEXT_AT: Cell<i64> = const { Cell::new(i64::MIN) };
+    static PAUSE: Pause = const { Pause::new() };
     /// What the last look left to do, until the next.
     static LEFT: Cell<Next> = const { Cell::new(Next::Nothing) };
 }
 
 /// Begins the pause after a look that began then, with this left to do.
 fn pause_after(began: i64, left: Next) -> Next {
-    let now = clock::boottime_ms();
-    LOOK_NEXT_AT.set(now + (PAUSE_LOOKS * (now - began)).max(PAUSE_MS));
+    PAUSE.with(|pause| pause.begin_after(began));
     LEFT.set(left);
     left
 }
@@ -54,7 +50,7 @@ impl Task {
             Self::Rotate { keyring, why } => {
                 kek_rotation::rotate(*keyring, Some(&format!("by schedule: {why}")))?;
                 kek_rotation::follow_compromise(*keyring)?;
-                kek_rotation::forget_tries(*keyring)?;
+                Tried::Keks(*keyring).forget()?;
                 Ok(Done::Some)
             }
         }
@@ -64,7 +60,7 @@ impl Task {
 /// A batch of keys wrapped anew for each keyring that has some, a version destroyed, a rotation.
 pub fn step() -> Next {
     let now = clock::boottime_ms();
-    if now < LOOK_NEXT_AT.get() {
+    if PAUSE.with(Pause::is_on) {
         return LEFT.get();
     }
     let tasks = match attempt(tasks) {
@@ -80,7 +76,7 @@ pub fn step() -> Next {
             Err(problem) => {
                 pgrx::log!("colcrypt: work on a key encryption key failed: {problem}");
                 // Not recorded, it would be tried again at once: so that one waits for the pause, too.
-                let _ = attempt(|| postpone(task.keyring(), &problem));
+                let _ = attempt(|| Tried::Keks(task.keyring()).postpone(&problem));
                 is_left = true;
             }
         }
@@ -105,11 +101,12 @@ fn done(task: &Task) -> std::result::Result<Done, String> {
 }
 
 fn tasks() -> Result<Vec<Task>> {
-    let may_be_tried = clock::is_over("t.retry_at", backoff::OF_KEYS);
-    // What another server wraps is left to it.
+    let may_be_tried = tries::may_be_tried("t");
     let is_subscriber = spi::look(
-        "SELECT EXISTS (SELECT FROM pg_subscription_rel \
-             WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass, 'colcrypt.key_version'::regclass))",
+        &format!(
+            "SELECT {}",
+            tries::are_subscribed(&["keyring", "kek_version", "key_version"])
+        ),
         &[],
         |row| row.get::<bool>(1),
     )?;
@@ -130,7 +127,7 @@ fn tasks() -> Result<Vec<Task>> {
         |row| Ok((spi::at::<pgrx::Uuid>(row, 1)?, spi::at::<String>(row, 2)?)),
     )?;
     tasks.extend(due.into_iter().map(|(keyring, why)| Task::Rotate {
-        keyring: KeyringId(*keyring.as_bytes()),
+        keyring: keyring_id(keyring),
         why,
     }));
     Ok(tasks)
@@ -147,26 +144,4 @@ fn is_due_soon() -> Result<bool> {
         |row| row.get::<bool>(1),
     )?;
     Ok(soon.into_iter().flatten().next() == Some(true))
-}
-
-fn postpone(keyring: KeyringId, message: &str) -> Result<()> {
-    let id = pgrx::Uuid::from_bytes(keyring.0);
-    let found = spi::query(
-        "SELECT tries FROM colcrypt.kek_try WHERE keyring_id = $1 FOR UPDATE",
-        &[id.into()],
-        |row| row.get::<i32>(1),
-    )?;
-    let tries = found.into_iter().flatten().next().unwrap_or(0);
-    spi::execute(
-        "INSERT INTO colcrypt.kek_try AS t (keyring_id, tries, last_error, retry_at) \
-         VALUES ($1, 1, $2, clock_timestamp() + $3 * interval '1 second') \
-         ON CONFLICT (keyring_id) DO UPDATE SET tries = t.tries + 1, last_error = excluded.last_error, \
-             retry_at = excluded.retry_at",
-        &[
-            id.into(),
-            message.into(),
-            backoff::ROTATION.seconds_after(tries).into(),
-        ],
-    )?;
-    Ok(())
 }

@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod job;
 pub mod keks;
 pub mod launcher;
+pub mod pause;
 pub mod process;
 pub mod schedule;
 pub mod vacuum;

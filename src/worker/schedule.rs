@@ -1,24 +1,22 @@
 //! Rotations by themselves: the view rotation_schedule says which key, when and why; what is due is done here, each key
 //! in a transaction of its own. One that fails is tried again later, a little later each time, and holds up no other.
 //!
-//! What is due is told by one pass over the keys, and not by the view, which computes times of day for each of them. The
-//! keys of a pass are rotated one after the other; a key whose rows are still those that were read is due still.
+//! What is due is told by one pass over the keys, and not by the view, which computes times of day for each of them.
+//! The keys of a pass are rotated one after the other; a key whose rows are still those that were read is due still.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use colcrypt_domain::backoff;
+use colcrypt_core::KeyId;
 use colcrypt_domain::verdict::Verdict;
 
 use crate::error::Result;
 use crate::keys::rotation;
+use crate::keys::tries::{self, Tried};
 use crate::server::txn::{Next, attempt, transaction};
 use crate::server::{clock, report, spi};
+use crate::worker::pause::Pause;
 
-/// Shortest pause between two looks, for a worker that moves rows all the while.
-const PAUSE_MS: i64 = 500;
-/// The pause is at least so many times what the look took.
-const PAUSE_LOOKS: i64 = 30;
 /// Longest time in rotations before the keeper's other duties have a turn.
 const STEP_MS: i64 = 250;
 /// How many due keys one look reads, and how long they are believed.
@@ -26,19 +24,18 @@ const MOST: i64 = 1_000;
 const GOOD_MS: i64 = 10_000;
 
 thread_local! {
-    static LOOK_NEXT_AT: Cell<i64> = const { Cell::new(i64::MIN) };
+    static PAUSE: Pause = const { Pause::new() };
     /// The keys that were due when it was looked, and when that was.
     static LIST: RefCell<(VecDeque<Due>, i64)> = const { RefCell::new((VecDeque::new(), 0)) };
 }
 
 /// Begins the pause after a look that began then.
 fn pause_after(began: i64) {
-    let now = clock::boottime_ms();
-    LOOK_NEXT_AT.set(now + (PAUSE_LOOKS * (now - began)).max(PAUSE_MS));
+    PAUSE.with(|pause| pause.begin_after(began));
 }
 
 struct Due {
-    key: i64,
+    key: KeyId,
     name: String,
     why: String,
     /// Which row versions of the key and its current version were read.
@@ -68,7 +65,7 @@ fn next_due() -> Option<Due> {
         }
         list.pop_front()
     });
-    if listed.is_some() || now < LOOK_NEXT_AT.get() {
+    if listed.is_some() || PAUSE.with(Pause::is_on) {
         return listed;
     }
     match attempt(|| due(None)) {
@@ -96,7 +93,7 @@ fn rotate_or_postpone(due: &Due) -> bool {
         due.name
     );
     // Not recorded, it would be tried again at once. In an outage the others would fail, too, each after its time.
-    let recorded = attempt(|| postpone(due, &failed.message)).is_ok();
+    let recorded = attempt(|| Tried::Rotation(due.key).postpone(&failed.message)).is_ok();
     if !recorded || failed.verdict == Verdict::Outage {
         LIST.take();
         pause_after(began);
@@ -106,7 +103,7 @@ fn rotate_or_postpone(due: &Due) -> bool {
 }
 
 /// What is due now, or of one key whether it is: exactly what the view rotation_schedule says is.
-fn due(key: Option<i64>) -> Result<Vec<Due>> {
+fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
     let only = if key.is_some() {
         "k.key_id = $1"
     } else {
@@ -121,8 +118,7 @@ fn due(key: Option<i64>) -> Result<Vec<Due>> {
                         (SELECT min(n.opens) FROM windows n WHERE n.opens > now()) AS next_opens \
                  FROM (SELECT) one LEFT JOIN LATERAL ( \
                      SELECT * FROM windows WHERE opens <= now() AND closes > now() ORDER BY opens DESC LIMIT 1) w ON true \
-                 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel \
-                                   WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass))) \
+                 WHERE NOT {}) \
              SELECT key_id, name, CASE WHEN by_use THEN 'usage limit' WHEN by_interval THEN 'rotation interval' \
                                        ELSE 'originator-usage period' END, rows \
              FROM (SELECT k.key_id, k.name, k.xmin::text || ' ' || v.xmin::text AS rows, t.latest, t.activated_at, \
@@ -149,12 +145,13 @@ fn due(key: Option<i64>) -> Result<Vec<Due>> {
              AND NOT EXISTS (SELECT FROM colcrypt.approval_request a WHERE a.key_id = d.key_id AND a.function = 'activate_key' \
                              AND a.outcome IS NULL AND a.expires_at > clock_timestamp()) \
              ORDER BY by_use DESC, least(d.interval_ends, d.latest), d.name LIMIT $2",
-            clock::is_over("r.retry_at", backoff::OF_KEYS)
+            tries::are_subscribed(&["key", "key_version"]),
+            tries::may_be_tried("r")
         ),
-        &[key.into(), MOST.into()],
+        &[key.map(KeyId::bigint).into(), MOST.into()],
         |row| {
             Ok(Due {
-                key: row.get(1)?.unwrap_or_default(),
+                key: KeyId::of_bigint(row.get(1)?.unwrap_or_default()),
                 name: row.get(2)?.unwrap_or_default(),
                 why: row.get(3)?.unwrap_or_default(),
                 rows: row.get(4)?.unwrap_or_default(),
@@ -168,7 +165,7 @@ fn is_as_read(wanted: &Due) -> Result<bool> {
     let rows = spi::query(
         "SELECT k.xmin::text || ' ' || v.xmin::text FROM colcrypt.key k \
          JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version WHERE k.key_id = $1",
-        &[wanted.key.into()],
+        &[wanted.key.bigint().into()],
         |row| row.get::<String>(1),
     )?;
     Ok(rows.into_iter().flatten().next().as_ref() == Some(&wanted.rows))
@@ -179,7 +176,7 @@ fn rotate(wanted: &Due) {
     let rotated = (|| -> Result<()> {
         spi::execute(
             "SELECT FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
-            &[wanted.key.into()],
+            &[wanted.key.bigint().into()],
         )?;
         let by_schedule = |due: &Due| {
             let reason = format!("by schedule: {}", due.why);
@@ -191,34 +188,9 @@ fn rotate(wanted: &Due) {
             // Somebody changed it meanwhile, but did not rotate it.
             by_schedule(due)?;
         }
-        spi::execute(
-            "DELETE FROM colcrypt.rotation_try WHERE key_id = $1",
-            &[wanted.key.into()],
-        )?;
-        Ok(())
+        Tried::Rotation(wanted.key).forget()
     })();
     if let Err(error) = rotated {
         report::raise(&error);
     }
-}
-
-fn postpone(due: &Due, message: &str) -> Result<()> {
-    let found = spi::query(
-        "SELECT tries FROM colcrypt.rotation_try WHERE key_id = $1 FOR UPDATE",
-        &[due.key.into()],
-        |row| row.get::<i32>(1),
-    )?;
-    let tries = found.into_iter().flatten().next().unwrap_or(0);
-    spi::execute(
-        "INSERT INTO colcrypt.rotation_try AS t (key_id, tries, last_error, retry_at) \
-         VALUES ($1, 1, $2, clock_timestamp() + $3 * interval '1 second') \
-         ON CONFLICT (key_id) DO UPDATE SET tries = t.tries + 1, last_error = excluded.last_error, \
-             retry_at = excluded.retry_at",
-        &[
-            due.key.into(),
-            message.into(),
-            backoff::ROTATION.seconds_after(tries).into(),
-        ],
-    )?;
-    Ok(())
 }

@@ -21,7 +21,7 @@ thread_local! {
 /// Vacuums a table. An ERROR is returned; one that is gone needs none.
 pub fn vacuum(table: pg_sys::Oid) -> Result<(), Failed> {
     let size = whole_size(table)?;
-    run(c"VACUUM (TRUNCATE false)", table, size, false)
+    vacuum_blocks(c"VACUUM (TRUNCATE false)", table, size, false)
 }
 
 /// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
@@ -40,7 +40,7 @@ pub fn as_it_goes(table: pg_sys::Oid, went: Range<i64>, gently: bool) {
         BEHIND.with_borrow_mut(|behind| behind.forget(key));
         let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
         if let Ok(size) = whole_size(table) {
-            let _ = run(sql, table, size, gently);
+            let _ = vacuum_blocks(sql, table, size, gently);
         }
         // What it does without is no failure of the job's.
         limit::forget();
@@ -56,7 +56,7 @@ fn whole_size(table: pg_sys::Oid) -> Result<i64, Failed> {
 ///
 /// It runs nobody's code, but whoever holds a page of the table or of an index, by an open cursor, makes it wait for as
 /// long as he likes: so it has its time, too.
-fn run(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), Failed> {
+fn vacuum_blocks(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), Failed> {
     let time = Limit::begin();
     limit::allow(blocks);
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves

@@ -506,8 +506,8 @@ fn discard(install: &Installation, dir: &Path) {
             .arg(&data)
             .output();
     }
-    // A suite's cluster has some ten thousand files, whose blocks the file system may give back one by one: minutes, on a
-    // busy disk, that the next suite need not wait for.
+    // A suite's cluster has some ten thousand files, whose blocks the file system may give back one by one: minutes, on
+    // a busy disk, that the next suite need not wait for.
     let gone = dir.with_extension("gone");
     let removed = fs::rename(dir, &gone).and_then(|()| {
         Command::new("rm")

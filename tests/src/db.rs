@@ -6,8 +6,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::problem::Problem;
 use crate::{Cluster, wait_for};
-use postgres::{Client, Error, NoTls, SimpleQueryMessage};
 
 /// A wait that no condition here comes near, unless it never comes.
 pub const LONG: Duration = Duration::from_secs(300);
@@ -178,51 +180,13 @@ pub fn role(client: &mut Client) -> String {
     name
 }
 
-/// An error as the client got it.
-pub struct Failure {
-    pub message: String,
-    pub detail: String,
-    pub hint: String,
-    /// All fields together, to look for what must not be there.
-    pub all: String,
-}
-
-impl Failure {
-    pub fn of(error: &Error, code: &str) -> Self {
-        let db = error
-            .as_db_error()
-            .unwrap_or_else(|| panic!("no server error: {error:?}"));
-        assert_eq!(db.code().code(), code, "{db:?}");
-        let all = format!("{db:?}");
-        assert!(!all.contains("rustc/"), "a backtrace in {all}");
-        Self {
-            message: db.message().into(),
-            detail: db.detail().unwrap_or_default().into(),
-            hint: db.hint().unwrap_or_default().into(),
-            all,
-        }
-    }
-
-    /// Panics unless a field holds the text.
-    pub fn says(self, text: &str) -> Self {
-        assert!(self.all.contains(text), "no {text:?} in {}", self.all);
-        self
-    }
-
-    /// Panics when a field holds the text.
-    pub fn hides(self, text: &str) -> Self {
-        assert!(!self.all.contains(text), "{text:?} in {}", self.all);
-        self
-    }
-}
-
 pub trait Sql {
     /// Runs statements that must succeed.
     fn run(&mut self, sql: &str);
     /// All rows as text.
     fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>>;
     /// Runs statements that must fail with this SQLSTATE.
-    fn fails(&mut self, code: &str, sql: &str) -> Failure;
+    fn fails(&mut self, code: &str, sql: &str) -> Problem;
 
     /// The first column of the last row; None for NULL.
     fn opt(&mut self, sql: &str) -> Option<String> {
@@ -239,7 +203,13 @@ pub trait Sql {
         self.opt(sql).unwrap_or_else(|| panic!("NULL: {sql}"))
     }
 
-    /// Whether the query gives true.
+    /// The same as a whole number.
+    fn number(&mut self, sql: &str) -> i64 {
+        let text = self.one(sql);
+        text.parse().unwrap_or_else(|_| panic!("{text:?}: {sql}"))
+    }
+
+    /// Whether the query returns true.
     fn yes(&mut self, sql: &str) -> bool {
         self.one(sql) == "t"
     }
@@ -269,10 +239,10 @@ impl Sql for Client {
             .collect()
     }
 
-    fn fails(&mut self, code: &str, sql: &str) -> Failure {
+    fn fails(&mut self, code: &str, sql: &str) -> Problem {
         match self.simple_query(sql) {
             Ok(_) => panic!("no error {code}: {sql}"),
-            Err(error) => Failure::of(&error, code),
+            Err(error) => Problem::of(&error).coded(code),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! that cannot be run here.
 
 pub mod authority;
+pub mod bed;
 pub mod client_ca;
 pub mod clock;
 pub mod cluster;
@@ -23,11 +24,17 @@ pub mod install;
 pub mod jwt;
 pub mod kubernetes;
 pub mod memory;
+pub mod of_approval;
 pub mod of_audit;
 pub mod of_columns;
 pub mod of_jobs;
+pub mod of_keys;
+pub mod of_traps;
+pub mod of_views;
 pub mod openbao;
 pub mod openbao_bed;
+pub mod port;
+pub mod problem;
 pub mod process;
 pub mod provider_bed;
 pub mod proxy;

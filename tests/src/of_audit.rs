@@ -2,7 +2,7 @@
 
 use postgres::Client;
 
-use crate::db::{LONG, Sql};
+use crate::db::{Db, LONG, Sql, db, role};
 use crate::process::wait_for;
 
 /// Waits until a record fits the condition; the last that does, as text.
@@ -41,4 +41,15 @@ pub fn verify(client: &mut Client) -> Vec<Option<String>> {
     client
         .rows("SELECT ok, first_bad, problem FROM colcrypt.verify_audit_log()")
         .remove(0)
+}
+
+/// A table with one value, bound to a context, and a role that may select but not decrypt.
+pub fn audited_table() -> (Db, String) {
+    let mut db = db();
+    let name = role(&mut db.client);
+    db.client.run(
+        "CREATE TABLE t AS SELECT 1 AS id, encrypt_col('hush', 'k', row_context(1)) AS v, encrypt_col('quiet', 'k') AS w;
+         GRANT ALL ON t TO PUBLIC; GRANT ALL ON SCHEMA public TO PUBLIC",
+    );
+    (db, name)
 }

@@ -3,8 +3,9 @@
 use postgres::Client;
 
 use crate::cluster::Cluster;
-use crate::db::{Db, Sql, db, wait_for_jobs};
+use crate::db::{Db, LONG, Sql, db, role, wait_for_jobs};
 use crate::heap;
+use crate::process::wait_for;
 
 /// Table `people`, this many rows, some of them NULL or empty.
 pub fn people(rows: u32) -> Db {
@@ -72,4 +73,41 @@ pub fn in_use(cluster: &Cluster, client: &mut Client, table: &str, text: &str) -
         .flatten()
         .map(|file| heap::row_versions_with(&cluster.data().join(file), text.as_bytes()))
         .sum()
+}
+
+/// `notes` is being decrypted, and cannot end: a row is held. Bob may write it, and has no right on the key.
+pub fn being_decrypted() -> (Db, Client, Client) {
+    let mut db = db();
+    let bob = role(&mut db.client);
+    db.client.run(&format!(
+        "CREATE TABLE notes (id int PRIMARY KEY, v ciphertext, w int);
+         INSERT INTO notes SELECT g, encrypt_col('note ' || g, 'k', row_context(g)), g FROM generate_series(1, 20) g;
+         CREATE TABLE payment (id int PRIMARY KEY, v ciphertext);
+         INSERT INTO payment SELECT g, encrypt_col('iban ' || g, 'k', row_context(g)) FROM generate_series(1, 200) g;
+         SELECT mark_honeytoken(v) FROM payment WHERE id = 107;
+         CREATE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql STABLE AS
+             $$ BEGIN PERFORM pg_sleep(0.05); RETURN colcrypt.row_context(id); END $$;
+         SELECT register_column('notes', 'v', 'k', 'public.slow(id)');
+         GRANT ALL ON notes TO {bob}; GRANT SELECT ON payment TO {bob}"
+    ));
+    db.client.run(&decrypt_order("notes", "v"));
+    // The context takes its time: the last row is held before the job gets there.
+    wait_for("the twin", LONG, || {
+        db.client.yes(
+            "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 'notes'::regclass AND attname = 'v_decrypted'",
+        )
+    });
+    let mut holder = db.connect();
+    holder.run("BEGIN; SELECT FROM notes WHERE id = 20 FOR UPDATE");
+    wait_for("the other rows", LONG, || {
+        db.client
+            .yes("SELECT count(*) >= 19 FROM notes WHERE v_decrypted IS NOT NULL")
+    });
+    let bob = db.connect_as(&bob);
+    (db, bob, holder)
+}
+
+/// Orders the way back, whatever its values are bound to.
+pub fn decrypt_order(table: &str, column: &str) -> String {
+    format!("SELECT * FROM colcrypt.decrypt_column('{table}', '{column}', accept_unplaced => true)")
 }

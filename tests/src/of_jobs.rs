@@ -81,3 +81,11 @@ pub fn fill(client: &mut Client, rows: u32) {
          SELECT colcrypt.register_column('t', 'v', 'k')"
     ));
 }
+
+/// The worker must not have finished before the test has looked.
+pub fn still_under_way(client: &mut Client) {
+    assert!(
+        client.yes("SELECT finished_at IS NULL FROM colcrypt.job_progress"),
+        "the job was over too soon for this test"
+    );
+}

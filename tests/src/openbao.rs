@@ -5,7 +5,6 @@
 //! counted where they arrive: in the server's audit log.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::port::Port;
 use crate::process::{is_stopped, run, signal, wait_for};
 
 const START: Duration = Duration::from_secs(30);
@@ -26,18 +26,15 @@ pub struct OpenBao {
     /// None while stopped.
     server: Option<Child>,
     kind: Kind,
-    plain: Listener,
-    tls: Option<Listener>,
+    /// Its successor is the cluster's.
+    plain: Port,
+    tls: Option<Port>,
     root_token: String,
 }
 
 enum Kind {
     InMemory,
     Durable { unseal_key: String },
-}
-
-struct Listener {
-    port: u16,
 }
 
 /// What an AppRole login needs.
@@ -68,13 +65,14 @@ impl OpenBao {
     fn build(durable: bool, with_tls: bool) -> Self {
         let program = program();
         let dir = fresh_directory();
-        let plain = Listener { port: free_port() };
-        let tls = with_tls.then(|| Listener { port: free_port() });
+        let plain = Port::hold();
+        let tls = with_tls.then(Port::hold);
         let mut config = format!(
             "audit \"file\" \"log\" {{\n  options = {{ file_path = \"{}\" }}\n}}\n",
             dir.join("audit.log").display()
         );
-        if let Some(Listener { port }) = &tls {
+        if let Some(tls) = &tls {
+            let port = tls.number();
             make_certificates(&dir, &["127.0.0.1"]);
             config += &format!(
                 "listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_cert_file = \"{0}/server.pem\"\n  \
@@ -85,7 +83,7 @@ impl OpenBao {
         if durable {
             let data = dir.join("data");
             fs::create_dir(&data).expect("data directory");
-            let (port, cluster) = (plain.port, free_port());
+            let (port, cluster) = (plain.number(), plain.number() + 1);
             config += &format!(
                 "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"one\"\n  performance_multiplier = 1\n}}\n\
                  api_addr = \"http://127.0.0.1:{port}\"\ncluster_addr = \"http://127.0.0.1:{cluster}\"\n\
@@ -137,7 +135,7 @@ impl OpenBao {
                 "-dev",
                 "-dev-no-store-token",
                 &format!("-dev-root-token-id={ROOT_TOKEN}"),
-                &format!("-dev-listen-address=127.0.0.1:{}", self.plain.port),
+                &format!("-dev-listen-address=127.0.0.1:{}", self.plain.number()),
             ]);
         }
         let log = File::create(self.dir.join("server.log")).expect("log");
@@ -169,20 +167,20 @@ impl OpenBao {
     /// `http://…`
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.plain.port)
+        format!("http://127.0.0.1:{}", self.plain.number())
     }
 
     /// The TCP port of [`Self::address`].
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.plain.port
+        self.plain.number()
     }
 
     /// `https://…`, when started with TLS.
     #[must_use]
     pub fn tls_address(&self) -> String {
         let tls = self.tls.as_ref().expect("started with start_tls");
-        format!("https://127.0.0.1:{}", tls.port)
+        format!("https://127.0.0.1:{}", tls.number())
     }
 
     /// The certificate that signed the TLS listener's.
@@ -454,19 +452,6 @@ fn fresh_directory() -> PathBuf {
     fs::create_dir(&dir).expect("directory");
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("mode");
     dir
-}
-
-/// A free port whose successor is free too: OpenBao in memory takes that for its cluster.
-fn free_port() -> u16 {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).ok();
-    for _ in 0..100 {
-        let socket = free(0).expect("a free port");
-        let port = socket.local_addr().expect("address").port();
-        if port < u16::MAX && free(port + 1).is_some() {
-            return port;
-        }
-    }
-    panic!("no two neighbouring free ports in 100 tries");
 }
 
 /// Root hands PostgreSQL over to this user, whose agent then reads our files.

@@ -104,8 +104,8 @@ pub trait ProviderBed: Send {
     /// Puts a new credential in the place of one that ran out.
     fn renew_login(&self) {}
 
-    /// Replaces the login's credential while it is in use, and then takes the former one back, as a program that rotates
-    /// credentials does.
+    /// Replaces the login's credential while it is in use, and then takes the former one back, as a program that
+    /// rotates credentials does.
     fn rotate_login(&self);
 
     /// Texts that must be in no log and no error.

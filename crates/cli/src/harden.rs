@@ -32,7 +32,8 @@ pub fn lock_down() -> Vec<String> {
     warnings
 }
 
-/// Locks memory. Under a limit nothing is locked at all: once it is reached every allocation fails, which is worse than swap.
+/// Locks memory. Under a limit nothing is locked at all: once it is reached every allocation fails, which is worse than
+/// swap.
 ///
 /// # Errors
 /// Why not.

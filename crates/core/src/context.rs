@@ -327,7 +327,7 @@ impl<'a> ContextWriter<'a> {
     }
 }
 
-/// Collects values; [`ContextBuilder::finish`] gives the bytes.
+/// Collects values; [`ContextBuilder::finish`] returns the bytes.
 pub struct ContextBuilder(Vec<u8>);
 
 impl Default for ContextBuilder {

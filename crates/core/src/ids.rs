@@ -67,6 +67,18 @@ impl fmt::Display for KeyringId {
 }
 
 impl KeyringId {
+    /// A fresh identity: version 4, variant 1 of RFC 9562.
+    ///
+    /// # Errors
+    /// [`CryptoError::Random`] when the operating system's generator fails.
+    pub fn random() -> Result<Self, CryptoError> {
+        let mut bytes = [0; 16];
+        fill_random(&mut bytes)?;
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Ok(Self(bytes))
+    }
+
     /// As SQL shows it, and other systems' records of who used a key.
     pub fn hyphenated(&self) -> String {
         let hex = self.to_string();
@@ -126,6 +138,18 @@ impl KeyVersion {
 
     pub fn number(self) -> u32 {
         self.0.get()
+    }
+
+    /// As SQL's int has it. None of ours is beyond its range: the catalog's column is an int, too.
+    #[must_use]
+    pub const fn int(self) -> i32 {
+        self.0.get().cast_signed()
+    }
+
+    /// From SQL's int; `None` for what is no version.
+    #[must_use]
+    pub fn of_int(number: i32) -> Option<Self> {
+        u32::try_from(number).ok().and_then(Self::new)
     }
 }
 

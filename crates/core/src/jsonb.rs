@@ -403,8 +403,8 @@ impl Sink for Check {
     }
 }
 
-/// A stored numeric (src/backend/utils/adt/numeric.c): sign, weight and display scale in one word or two, then digits of
-/// base 10,000.
+/// A stored numeric (src/backend/utils/adt/numeric.c): sign, weight and display scale in one word or two, then digits
+/// of base 10,000.
 #[derive(Clone, Copy)]
 struct Numeric<'a> {
     is_negative: bool,

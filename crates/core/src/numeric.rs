@@ -24,7 +24,7 @@ const LONG_SCALE_MASK: u16 = 0x3fff;
 /// A short header's weight is a signed number of 7 bits.
 const SHORT_WEIGHTS: std::ops::RangeInclusive<i16> = -64..=63;
 
-/// The sent form of a stored number; gives its length in `sent`.
+/// The sent form of a stored number; returns its length in `sent`.
 pub fn send(stored: &[u8], sent: &mut [u8; BUFFER_LEN]) -> Option<usize> {
     let (head, rest) = stored.split_first_chunk::<2>()?;
     let header = u16::from_ne_bytes(*head);
@@ -65,7 +65,7 @@ pub fn send(stored: &[u8], sent: &mut [u8; BUFFER_LEN]) -> Option<usize> {
     Some(8 + 2 * digits.len())
 }
 
-/// The stored form of a number as sent; gives its length in `stored`.
+/// The stored form of a number as sent; returns its length in `stored`.
 pub fn receive(sent: &[u8], stored: &mut [u8; BUFFER_LEN]) -> Option<usize> {
     let (fields, odd) = sent.as_chunks::<2>();
     let (&[count, weight, sign, scale], digits) = fields.split_first_chunk::<4>()?;

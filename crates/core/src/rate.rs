@@ -8,13 +8,13 @@ const PERIOD_MS: i64 = 100;
 
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct Place {
+struct Allowance {
     who: u32,
     /// When everything that was done will have been made up for.
     until_ms: i64,
 }
 
-impl Place {
+impl Allowance {
     fn take(&mut self, now_ms: i64) -> bool {
         let until = self.until_ms.max(now_ms);
         if until - now_ms > (BURST - 1) * PERIOD_MS {
@@ -29,15 +29,15 @@ impl Place {
 /// shares the last one.
 #[repr(C)]
 pub struct Rates<const N: usize> {
-    places: [Place; N],
-    others: Place,
+    places: [Allowance; N],
+    others: Allowance,
 }
 
 impl<const N: usize> Default for Rates<N> {
     fn default() -> Self {
         Self {
-            places: [Place::default(); N],
-            others: Place::default(),
+            places: [Allowance::default(); N],
+            others: Allowance::default(),
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Chained hashing over plain slices that the caller lays out (in shared memory, under its lock),
 //! with the clock algorithm for eviction: a slot that was used since the hand last passed gets a
-//! second chance, one whose key was loaded and that nobody has used yet a third, and a slot whose key is being loaded is
-//! pinned. Keys themselves are not here; the
-//! caller wipes the old key of a slot that [`SlabIndex::insert`] hands out again.
+//! second chance, one whose key was loaded and that nobody has used yet a third, and a slot whose key is being loaded
+//! is pinned. Keys themselves are not here; the caller wipes the old key of a slot that [`SlabIndex::insert`] hands out
+//! again.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

@@ -45,7 +45,7 @@ pub enum Verb {
 
 /// A version's number against that of the version its key encrypts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Age {
     Older,
     Current,
     Newer,
@@ -59,7 +59,7 @@ pub struct Standing {
     pub former: Option<KeyState>,
     /// Whether it was ever marked as compromised. Nothing takes that back.
     pub compromised: bool,
-    pub place: Place,
+    pub age: Age,
 }
 
 /// Why there is no such transition.
@@ -197,20 +197,18 @@ impl Standing {
             })
         };
         match (self.state, verb) {
-            (PreActive, Verb::Activate) if self.place == Place::Older => {
-                refused(Refusal::Overtaken)
-            }
+            (PreActive, Verb::Activate) if self.age == Age::Older => refused(Refusal::Overtaken),
             (PreActive, Verb::Activate) => Ok(Self {
                 state: Active,
                 former: None,
-                place: Place::Current,
+                age: Age::Current,
                 ..self
             }),
             (Active | Deactivated | Compromised, Verb::Suspend) => aside(Suspended),
             (Suspended, Verb::Resume) if self.compromised => to(Compromised),
             (Suspended, Verb::Resume) => {
                 // Another version may have taken its place meanwhile; only one encrypts.
-                let comes_back = self.former == Some(Active) && self.place == Place::Current;
+                let comes_back = self.former == Some(Active) && self.age == Age::Current;
                 to(if comes_back { Active } else { Deactivated })
             }
             (Suspended, Verb::Deactivate) if self.compromised => refused(Refusal::Compromised),

@@ -177,8 +177,8 @@ pub const EVERYBODYS: &[&str] = &[
     "write_access_view",
 ];
 
-/// Functions that PUBLIC may not call and that change nothing, are called by the server alone, or do what the caller's own
-/// rights on the tables allow.
+/// Functions that PUBLIC may not call and that change nothing, are called by the server alone, or do what the caller's
+/// own rights on the tables allow.
 pub const ASKS: &[&str] = &[
     "audit_append_only",
     "audit_status",

@@ -1,7 +1,7 @@
 //! How a context expression, which is the table owner's, is put into a statement of ours.
 
-/// The statement that evaluates an expression over a row with these fields, each as SQL, of a table if one is named. The
-/// expression may qualify them with `alias`, a quoted name.
+/// The statement that evaluates an expression over a row with these fields, each as SQL, of a table if one is named.
+/// The expression may qualify them with `alias`, a quoted name.
 #[must_use]
 pub fn over(expression: &str, fields: &[String], table: Option<&str>, alias: &str) -> String {
     let from = table.map_or_else(String::new, |table| format!(" FROM {table}"));

@@ -1,5 +1,5 @@
-//! Key encryption keys: numbers of their versions, how many keys fit into one request, and what is said of those that were
-//! under one that others know.
+//! Key encryption keys: numbers of their versions, how many keys fit into one request, and what is said of those that
+//! were under one that others know.
 
 use colcrypt_core::KeyVersion;
 

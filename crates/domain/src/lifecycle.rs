@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use colcrypt_core::state::{Place, Standing, Verb};
+use colcrypt_core::state::{Age, Standing, Verb};
 use colcrypt_core::{KeyState, KeyVersion};
 
 use crate::error::{Error, Result};
@@ -26,10 +26,10 @@ impl Version {
             state: self.state,
             former: self.former,
             compromised: self.compromised,
-            place: match self.number.number().cmp(&current.number()) {
-                Ordering::Less => Place::Older,
-                Ordering::Equal => Place::Current,
-                Ordering::Greater => Place::Newer,
+            age: match self.number.number().cmp(&current.number()) {
+                Ordering::Less => Age::Older,
+                Ordering::Equal => Age::Current,
+                Ordering::Greater => Age::Newer,
             },
         }
     }

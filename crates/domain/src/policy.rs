@@ -22,6 +22,28 @@ pub fn may_be_longer(new: Option<Interval>, old: Option<Interval>) -> bool {
     }
 }
 
+/// The shortest cryptoperiod of a key encryption key, in microseconds. Each rotation asks every root key and wraps
+/// every key anew: it must be over long before the next.
+const LEAST_KEK_PERIOD: i64 = 3_600_000_000;
+
+/// Refuses a cryptoperiod of a key encryption key that is too short, or may be: one with parts of both signs is as long
+/// as the calendar says. None is without end.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_short_kek_period(new: Option<Interval>) -> Result<()> {
+    let least = [0, 0, LEAST_KEK_PERIOD];
+    match new {
+        Some(new) if period::may_be_longer(least, new) => Err(Error::InvalidParameter {
+            message: "the cryptoperiod of a key encryption key must be an hour or longer".into(),
+            hint:
+                "Each rotation wraps every key of the keyring anew; pass null for one without end."
+                    .into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a key may encrypt more values than before. None is the suite's bound.
 #[must_use]
 pub fn may_encrypt_more(suite: Suite, new: Option<i64>, old: Option<i64>) -> bool {
@@ -93,6 +115,23 @@ mod tests {
             assert!(may_encrypt_more(suite, None, Some(100)));
             assert!(!may_encrypt_more(suite, Some(100), None));
             assert!(!may_encrypt_more(suite, None, None));
+        }
+    }
+
+    #[test]
+    fn a_key_encryption_key_serves_for_an_hour_at_least() {
+        for good in [[0, 0, LEAST_KEK_PERIOD], DAY, [1, 0, 0]] {
+            assert!(refuse_short_kek_period(Some(good)).is_ok(), "{good:?}");
+        }
+        assert!(refuse_short_kek_period(None).is_ok());
+        for bad in [
+            [0, 0, 1],
+            [0, 0, 0],
+            [0, 0, LEAST_KEK_PERIOD - 1],
+            [0, -1, 0],
+            [1, -31, LEAST_KEK_PERIOD],
+        ] {
+            assert!(refuse_short_kek_period(Some(bad)).is_err(), "{bad:?}");
         }
     }
 

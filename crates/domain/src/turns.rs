@@ -8,8 +8,8 @@ use crate::lane::Lane;
 
 /// So many times what a step took, the jobs of the table's owner stand behind the others'.
 const REST_TIMES: u32 = 3;
-/// How long a look at a job that waits for old transactions is good for all that wait: a young one waits for whatever an
-/// older one waits for.
+/// How long a look at a job that waits for old transactions is good for all that wait: a young one waits for whatever
+/// an older one waits for.
 const LOOK: Duration = Duration::from_millis(250);
 /// So many workers may die over a job in a row.
 pub const DEATHS: i32 = 3;

@@ -14,8 +14,8 @@ const OF_THE_VALUE: [&str; 8] = [
 
 const OUT_OF_REACH: &str = "KC036";
 
-/// The SQLSTATEs of ours that say that a key cannot be had, or not be counted for, as it is now: the provider, the agent,
-/// the wait, the limits of use.
+/// The SQLSTATEs of ours that say that a key cannot be had, or not be counted for, as it is now: the provider, the
+/// agent, the wait, the limits of use.
 fn is_of_an_outage(code: &str) -> bool {
     code.starts_with("KC01")
         || code.starts_with("KC02")

@@ -1,5 +1,5 @@
-//! The HTTP client of every provider that speaks HTTP: no redirects, bounded bodies, one TLS library, and the same words
-//! for what can go wrong on the way.
+//! The HTTP client of every provider that speaks HTTP: no redirects, bounded bodies, one TLS library, and the same
+//! words for what can go wrong on the way.
 
 use std::{error::Error as _, fs, sync::Once, time::Duration};
 

@@ -2,8 +2,8 @@
 //! loss of one.
 //!
 //! A refusal by one root counts as its loss: the others are asked, and the KEK is refused only when every
-//! root refuses and each refusal is [confirmed](crate::confirmation). A copy that unwraps to another key than the expected one is skipped and reported, as a
-//! root that is away is.
+//! root refuses and each refusal is [confirmed](crate::confirmation). A copy that unwraps to another key than the
+//! expected one is skipped and reported, as a root that is away is.
 
 use std::{sync::Arc, time::Duration};
 

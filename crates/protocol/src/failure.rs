@@ -21,10 +21,11 @@ pub enum FailureKind {
     /// Answered that these credentials may not. To be confirmed: rights and new credentials take minutes to
     /// reach every server of a service.
     Denied,
-    /// The root key is not there. To be confirmed: a copy of the service, or a member of a cluster, may not have it yet.
+    /// The root key is not there. To be confirmed: a copy of the service, or a member of a cluster, may not have it
+    /// yet.
     KeyNotFound,
-    /// The provider tells the state of the key itself: disabled, deleted, pending deletion, or this use of it forbidden.
-    /// Somebody decided that, so it acts at once.
+    /// The provider tells the state of the key itself: disabled, deleted, pending deletion, or this use of it
+    /// forbidden. Somebody decided that, so it acts at once.
     KeyDisabled,
     /// An answer that is not what the protocol promises.
     BadReply,

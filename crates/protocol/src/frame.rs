@@ -47,7 +47,7 @@ pub fn encode<M: Serialize>(message: &M, secret: &[u8]) -> Result<Zeroizing<Vec<
     Ok(frame)
 }
 
-/// Collects bytes and gives back whole frames.
+/// Collects bytes and returns whole frames.
 #[derive(Default)]
 pub struct Decoder {
     buffer: Zeroizing<Vec<u8>>,

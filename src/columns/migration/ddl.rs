@@ -23,8 +23,8 @@ use crate::server::roles::AsRole;
 use crate::server::spi::{self, run_as, safe_search_path};
 use crate::server::txn::set_local;
 
-/// A table of so many blocks is counted while a swap has it locked, which takes a second or so; of a larger one it is only
-/// asked whether any row holds a value.
+/// A table of so many blocks is counted while a swap has it locked, which takes a second or so; of a larger one it is
+/// only asked whether any row holds a value.
 const COUNTED_BLOCKS: i64 = 1 << 16;
 
 /// No longer than this for a lock, and autovacuum makes way before.
@@ -306,11 +306,12 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             ),
         });
     }
-    record(migration, &members)?;
+    record_swap(migration, &members)?;
     Ok(true)
 }
 
-/// How many rows of the table and of all below it hold a value, as its owner's queries see it; or else whether any does.
+/// How many rows of the table and of all below it hold a value, as its owner's queries see it; or else whether any
+/// does.
 fn values(table: &Named, attribute: &str, is_counted: bool) -> Result<i64> {
     let column = quote_identifier(attribute);
     let sql = if is_counted {
@@ -380,7 +381,7 @@ fn register(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
-fn record(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {
+fn record_swap(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {
     let job = || migration.job.into();
     spi::execute(
         "UPDATE colcrypt.migration SET swapped_in = pg_current_xact_id(), swapped_at = clock_timestamp(), \

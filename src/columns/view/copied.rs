@@ -185,8 +185,8 @@ pub unsafe fn collect(view: pg_sys::Oid, tuple: pg_sys::HeapTuple) -> Result<()>
 
 /// Inserts the rows into the view's table; returns how many of them were held back.
 fn insert(view: pg_sys::Oid, rows: *mut pg_sys::Tuplestorestate) -> Result<u64> {
-    // SAFETY: connects to SPI; an ERROR before the end leaves it, and the view, to the transaction's abort. The view was
-    // locked by COPY.
+    // SAFETY: connects to SPI; an ERROR before the end leaves it, and the view, to the transaction's abort. The view
+    // was locked by COPY.
     unsafe {
         let opened = pg_sys::relation_open(view, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let known = known_view(opened)?;

@@ -31,8 +31,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Runs it; what SPI_execute_plan gives. A statement about the table is about no other relation, whatever the name
-    /// means by now.
+    /// Runs it; returns what SPI_execute_plan does. A statement about the table is about no other relation, whatever
+    /// the name means by now.
     ///
     /// # Safety
     /// Connected to SPI; as many values as the statement has parameters.

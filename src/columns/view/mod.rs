@@ -211,8 +211,8 @@ pub fn is_access_view(relation: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool>
     Ok(!ours.is_empty() && table_of(relation)? == Some(table))
 }
 
-/// Whether a table that rows of this one lie in has a registration of its own that says otherwise: what is written to its
-/// rows through a view of this one would not be read through its own.
+/// Whether a table that rows of this one lie in has a registration of its own that says otherwise: what is written to
+/// its rows through a view of this one would not be read through its own.
 ///
 /// # Errors
 /// Of SPI.

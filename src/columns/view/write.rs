@@ -75,7 +75,7 @@ impl Outcome {
     }
 }
 
-fn run(view: &KnownView, step: Step, values: &mut Values) -> Result<Outcome> {
+fn run_step(view: &KnownView, step: Step, values: &mut Values) -> Result<Outcome> {
     let computes = matches!(step, Step::Compute(_));
     let plan = view.plan(step)?;
     let _path = computes.then(spi::safe_search_path);
@@ -114,7 +114,7 @@ impl Firing {
     }
 
     fn run(&mut self, step: Step) -> Result<Outcome> {
-        run(&self.view, step, &mut self.values)
+        run_step(&self.view, step, &mut self.values)
     }
 
     fn insert(&mut self, new: pg_sys::HeapTuple) -> Result<Written> {

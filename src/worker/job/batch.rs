@@ -16,8 +16,8 @@ use crate::server::spi;
 use crate::server::txn::{Next, attempt};
 use crate::worker::job::one_by_one::{Moved, forget_errors, list, move_row, one_by_one, strike};
 use crate::worker::job::pace;
-use crate::worker::job::progress::{Place, advance, in_blocks, place};
-use crate::worker::job::statement::{self, Column, Outcome, Statement, Taking, Which};
+use crate::worker::job::progress::{BlockRange, advance, in_blocks, place};
+use crate::worker::job::statement::{self, MovedColumn, Outcome, Statement, Taking, Which};
 use crate::worker::job::step::{fate_of_batch, postpone, without_column};
 use crate::worker::vacuum;
 
@@ -70,7 +70,7 @@ pub fn move_batch(job: &Job) -> Next {
 }
 
 /// The next batch's place and its stale rows.
-fn stale_rows(job: &Job) -> Result<Option<(Place, Vec<String>)>> {
+fn stale_rows(job: &Job) -> Result<Option<(BlockRange, Vec<String>)>> {
     let Some(place) = place(job)? else {
         return Ok(None);
     };
@@ -88,10 +88,10 @@ fn move_row_in(job: &Job, leaf: pg_sys::Oid, row: &str) -> Result<i64> {
 /// What comes next, and of a batch how many rows it moved and where.
 fn one_batch(
     job: &Job,
-    others: &[Column],
+    others: &[MovedColumn],
     work: &pace::Work,
     taking: Taking,
-) -> Result<(Next, Option<(i64, Place)>)> {
+) -> Result<(Next, Option<(i64, BlockRange)>)> {
     if !job.registered {
         return Ok((without_column(job)?, None));
     }
@@ -109,7 +109,7 @@ fn one_batch(
     let place = if complete || moved == 0 {
         place
     } else {
-        Place {
+        BlockRange {
             to: place.from,
             ..place
         }

@@ -12,7 +12,7 @@ use crate::server::failed::Failed;
 use crate::server::txn::{Next, attempt};
 use crate::server::{limit, spi};
 use crate::worker::job::pace;
-use crate::worker::job::progress::{Place, advance};
+use crate::worker::job::progress::{BlockRange, advance};
 use crate::worker::job::statement::Statement;
 use crate::worker::job::step::postpone;
 
@@ -31,7 +31,7 @@ pub fn one_by_one(
     job: &Job,
     first: &Failed,
     takes_turns: bool,
-    find: impl FnOnce() -> Result<Option<(Place, Vec<String>)>>,
+    find: impl FnOnce() -> Result<Option<(BlockRange, Vec<String>)>>,
     mut each: impl FnMut(pg_sys::Oid, &str) -> Result<i64>,
 ) -> Next {
     let work = pace::Work::begin();

@@ -79,13 +79,13 @@ pub fn size(job: &Job) -> Result<Size> {
 }
 
 /// Where the next batch is.
-pub struct Place {
+pub struct BlockRange {
     pub leaf: pg_sys::Oid,
     pub from: i64,
     pub to: i64,
 }
 
-impl Place {
+impl BlockRange {
     /// The same, as a scan takes it.
     pub fn blocks(&self) -> Range<u32> {
         let block = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -93,7 +93,7 @@ impl Place {
     }
 }
 
-pub fn place(job: &Job) -> Result<Option<Place>> {
+pub fn place(job: &Job) -> Result<Option<BlockRange>> {
     for leaf in leaves(job)? {
         let from = match job.leaf {
             Some(current) if leaf.to_u32() < current.to_u32() => continue,
@@ -103,19 +103,19 @@ pub fn place(job: &Job) -> Result<Option<Place>> {
         let blocks = relation::blocks(&[leaf])?;
         if from < blocks {
             let to = (from + pace::blocks(job.id)).min(blocks);
-            return Ok(Some(Place { leaf, from, to }));
+            return Ok(Some(BlockRange { leaf, from, to }));
         }
     }
     Ok(None)
 }
 
-pub fn in_blocks(place: &Place) -> String {
+pub fn in_blocks(place: &BlockRange) -> String {
     format!("ctid >= '({},0)' AND ctid < '({},0)'", place.from, place.to)
 }
 
 pub fn advance(
     job: &Job,
-    place: &Place,
+    place: &BlockRange,
     work: &pace::Work,
     moved: i64,
     failed: i64,

@@ -1,6 +1,7 @@
 //! The documentation against the thing itself: the guide's statements run, and the reference is what a server
 //! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew.
 
+mod four_eyes;
 mod guide;
 mod keys;
 mod pages;

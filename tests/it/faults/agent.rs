@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use colcrypt_tests::{process, wait_for};
-
-use crate::bed::{
-    Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, number, wait_until_failed, wait_until_ok,
+use colcrypt_tests::bed::{
+    Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, wait_until_failed, wait_until_ok,
 };
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::{process, wait_for};
 
 /// Something that needs the agent, whatever is cached.
 fn ask(bed: &Bed, provider: &str) -> Result<u64, postgres::Error> {
@@ -27,10 +27,9 @@ fn agent(bed: &Bed) -> i32 {
 }
 
 fn starts(bed: &Bed) -> i64 {
-    number(
-        &mut bed.cluster.client(),
-        "SELECT agent_starts FROM colcrypt.broker_status()",
-    )
+    bed.cluster
+        .client()
+        .number("SELECT agent_starts FROM colcrypt.broker_status()")
 }
 
 /// Processor time of a process, in hundredths of a second.
@@ -100,8 +99,8 @@ fn an_agent_killed_in_mid_request_costs_nothing_once_and_an_error_twice() {
     bed.cluster.restart();
     let pids = bed.pids();
     for result in wait_for_all(2) {
-        let problem = crate::problem::failed(result);
-        problem.is("KC023").saying("signal: 9");
+        let problem = colcrypt_tests::problem::failed(result);
+        problem.is("KC023").in_detail("signal: 9");
         bed.is_clean(&problem);
     }
     bed.bao.resume();
@@ -140,7 +139,7 @@ fn with_another_program(program: &str, said: &str) {
     let (problem, took) = wait_until_failed("the missing agent to be noticed", MOMENT * 2, || {
         ask(&bed, "ring")
     });
-    problem.is("KC023").saying(said);
+    problem.is("KC023").in_detail(said);
     assert!(took < Duration::from_secs(15), "{took:?}");
     decrypt(&mut warm, &value).unwrap();
     // Long enough for the pause between starts to outgrow the time an answer may take.
@@ -149,7 +148,10 @@ fn with_another_program(program: &str, said: &str) {
         decrypt(&mut warm, &value).unwrap();
         began.elapsed() > observed
     });
-    assert_eq!(crate::problem::failed(ask(&bed, "ring")).code, "KC023");
+    assert_eq!(
+        colcrypt_tests::problem::failed(ask(&bed, "ring")).code,
+        "KC023"
+    );
     let spent = cpu(broker) - cpu_before;
     assert!(
         spent < 100,

@@ -3,10 +3,10 @@
 
 use std::thread;
 
+use colcrypt_tests::bed::{Bed, MOMENT, PLAINTEXT};
+use colcrypt_tests::db::Sql;
 use colcrypt_tests::{process, wait_for};
 use postgres::Client;
-
-use crate::bed::{Bed, MOMENT, PLAINTEXT, number};
 
 /// `mallory`, who may select from `t` and decrypt nothing.
 fn bed(conf: &[&str]) -> Bed {
@@ -29,8 +29,7 @@ fn refuse(client: &mut Client) {
 }
 
 fn denials(client: &mut Client) -> i64 {
-    number(
-        client,
+    client.number(
         "SELECT coalesce(sum(repeats), 0)::bigint FROM colcrypt.audit_log WHERE outcome = 'denied' \
              AND NOT (event = 'not_recorded' AND detail LIKE '%no room%')",
     )
@@ -96,10 +95,7 @@ fn a_full_ring_loses_nothing_and_holds_nobody_up_for_long() {
     admin
         .batch_execute("BEGIN; SELECT colcrypt.rotate_key('k'); ROLLBACK")
         .unwrap();
-    let logged = number(
-        &mut admin,
-        "SELECT to_server_log FROM colcrypt.audit_status()",
-    );
+    let logged = admin.number("SELECT to_server_log FROM colcrypt.audit_status()");
     assert_eq!(logged, 4);
     assert_eq!(lines(&bed.cluster, r#""outcome":"denied""#), 3);
     assert_eq!(lines(&bed.cluster, r#""outcome":"rolled back""#), 1);
@@ -110,10 +106,7 @@ fn a_full_ring_loses_nothing_and_holds_nobody_up_for_long() {
     is_whole(&mut admin);
     // The chain itself says what it lacks.
     wait_for("what is missing", MOMENT, || {
-        number(
-            &mut admin,
-            "SELECT not_recorded FROM colcrypt.verify_audit_log()",
-        ) == 4
+        admin.number("SELECT not_recorded FROM colcrypt.verify_audit_log()") == 4
     });
     assert!(!bed.cluster.log().contains(PLAINTEXT));
 }
@@ -135,10 +128,7 @@ fn an_act_has_a_place_in_a_ring_full_of_refusals() {
     assert!(lines(&bed.cluster, r#""outcome":"denied""#) > 0);
     release(&mut holder);
     wait_for("the act", MOMENT, || {
-        number(
-            &mut admin,
-            "SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'rolled back'",
-        ) == 1
+        admin.number("SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'rolled back'") == 1
     });
 }
 
@@ -183,16 +173,13 @@ fn the_death_of_the_writer_or_of_any_process_loses_and_repeats_nothing() {
             0 => process::kill9(bed.cluster.pids_of(victim)[0]),
             // Another session's death, in the middle of the writer's work.
             1 => {
-                let pid = number(&mut holder, "SELECT pg_backend_pid()::bigint");
+                let pid = holder.number("SELECT pg_backend_pid()::bigint");
                 process::kill9(pid as i32);
             }
             // An orderly end.
             2 => {
                 let pid = bed.cluster.pids_of(victim)[0];
-                number(
-                    &mut holder,
-                    &format!("SELECT pg_terminate_backend({pid})::int::bigint"),
-                );
+                holder.number(&format!("SELECT pg_terminate_backend({pid})::int::bigint"));
                 release(&mut holder);
             }
             _ => release(&mut holder),
@@ -208,10 +195,7 @@ fn the_death_of_the_writer_or_of_any_process_loses_and_repeats_nothing() {
     let mut admin = bed.cluster.client();
     is_whole(&mut admin);
     assert_eq!(
-        number(
-            &mut admin,
-            "SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'denied'"
-        ),
+        admin.number("SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'denied'"),
         expected
     );
 }
@@ -284,13 +268,13 @@ fn eight_sessions_at_once_make_one_chain() {
     let mut admin = bed.cluster.client();
     let all =
         "SELECT count(*) FROM colcrypt.audit_log WHERE key LIKE 'k\\_%' OR outcome = 'denied'";
-    wait_for("all of them", MOMENT * 3, || number(&mut admin, all) >= 400);
-    assert_eq!(number(&mut admin, all), 400);
+    wait_for("all of them", MOMENT * 3, || admin.number(all) >= 400);
+    assert_eq!(admin.number(all), 400);
     for (outcome, count) in [("done", 104), ("rolled back", 96), ("denied", 200)] {
         let sql = format!(
             "SELECT count(*) FROM colcrypt.audit_log WHERE outcome = '{outcome}' AND (key LIKE 'k\\_%' OR outcome = 'denied')"
         );
-        assert_eq!(number(&mut admin, &sql), count, "{outcome}");
+        assert_eq!(admin.number(&sql), count, "{outcome}");
     }
     is_whole(&mut admin);
 }
@@ -300,7 +284,7 @@ fn an_event_is_in_the_log_within_about_a_second() {
     let bed = bed(&[]);
     let mut admin = bed.cluster.client();
     wait_for("the first events", MOMENT, || {
-        number(&mut admin, "SELECT count(*) FROM colcrypt.audit_log") > 3
+        admin.number("SELECT count(*) FROM colcrypt.audit_log") > 3
     });
     let mut user = bed.cluster.client_as("mallory");
     for round in 1..=5 {
@@ -336,13 +320,10 @@ fn the_head_is_anchored_at_an_interval() {
     // An anchor from before there was a listener would never be heard.
     refuse(&mut bed.cluster.client_as("mallory"));
     wait_for("the record of the refusal", MOMENT, || {
-        number(
-            &mut admin,
-            "SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'denied'",
-        ) == 1
+        admin.number("SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'denied'") == 1
     });
     wait_for("an anchor of the last record", MOMENT, || {
-        let head: i64 = number(&mut admin, "SELECT max(seq) FROM colcrypt.audit_log");
+        let head: i64 = admin.number("SELECT max(seq) FROM colcrypt.audit_log");
         last(&bed).is_some_and(|line| line.starts_with(&format!("{head}, hash ")))
     });
     let line = last(&bed).unwrap();
@@ -445,7 +426,7 @@ fn the_address_of_a_client_is_recorded() {
     let sql = format!(
         "SELECT count(*) FROM colcrypt.audit_log WHERE outcome = 'denied' AND client_addr = '{seen}'"
     );
-    wait_for("the event", MOMENT, || number(&mut admin, &sql) == 1);
+    wait_for("the event", MOMENT, || admin.number(&sql) == 1);
     is_whole(&mut admin);
 }
 
@@ -456,28 +437,20 @@ fn a_batch_that_was_committed_is_not_written_again() {
     let bed = bed(&[]);
     let mut admin = bed.cluster.client();
     wait_for("the first events", MOMENT, || {
-        number(&mut admin, "SELECT count(*) FROM colcrypt.audit_log") > 3
-            && number(
-                &mut admin,
-                "SELECT waiting::bigint FROM colcrypt.audit_status()",
-            ) == 0
+        admin.number("SELECT count(*) FROM colcrypt.audit_log") > 3
+            && admin.number("SELECT waiting::bigint FROM colcrypt.audit_status()") == 0
     });
     bed.cluster
         .append_conf("synchronous_standby_names = 'nobody'");
     bed.cluster.reload();
     wait_for("the setting", MOMENT, || {
-        number(
-            &mut admin,
-            "SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting = 'nobody'",
-        ) == 1
+        admin.number("SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting = 'nobody'") == 1
     });
     refuse(&mut bed.cluster.client_as("mallory"));
     let waiting = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_activity
         WHERE backend_type = 'colcrypt keeper' AND wait_event = 'SyncRep'";
-    wait_for("a committed batch", MOMENT, || {
-        number(&mut admin, waiting) != 0
-    });
-    let victim = number(&mut admin, waiting);
+    wait_for("a committed batch", MOMENT, || admin.number(waiting) != 0);
+    let victim = admin.number(waiting);
     bed.cluster.append_conf("synchronous_standby_names = ''");
     let crashes = bed.cluster.crashes();
     process::kill9(victim as i32);
@@ -487,10 +460,7 @@ fn a_batch_that_was_committed_is_not_written_again() {
     let mut admin = bed.cluster.client();
     wait_for("the second event", MOMENT * 3, || denials(&mut admin) >= 2);
     wait_for("an empty ring", MOMENT, || {
-        number(
-            &mut admin,
-            "SELECT waiting::bigint FROM colcrypt.audit_status()",
-        ) == 0
+        admin.number("SELECT waiting::bigint FROM colcrypt.audit_status()") == 0
     });
     assert_eq!(denials(&mut admin), 2);
     is_whole(&mut admin);

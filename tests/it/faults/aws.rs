@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use colcrypt_tests::bed::{
+    Bed, MOMENT, decrypt, encrypt, keep_on, wait_until_failed, wait_until_ok,
+};
 use colcrypt_tests::fake_aws::{FakeAws, key_policy};
 use serde_json::json;
-
-use crate::bed::{Bed, MOMENT, decrypt, encrypt, keep_on, wait_until_failed, wait_until_ok};
 
 #[test]
 fn a_keyring_lives_there_and_dies_with_its_root_key() {
@@ -67,7 +68,7 @@ fn a_keyring_lives_there_and_dies_with_its_root_key() {
     // The kill switch, and the way back.
     aws.kms("DisableKey", &json!({"KeyId": key}));
     let (problem, _) = wait_until_failed("the refusal", MOMENT, || decrypt(&mut client, &value));
-    problem.is("KC017").saying("disabled");
+    problem.is("KC017").in_detail("disabled");
     bed.is_clean(&problem);
     aws.kms("EnableKey", &json!({"KeyId": key}));
     wait_until_ok("the key again", MOMENT, || decrypt(&mut client, &value));

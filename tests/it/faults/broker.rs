@@ -3,12 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
-use colcrypt_tests::{process, wait_for};
-use postgres::NoTls;
-
-use crate::bed::{
+use colcrypt_tests::bed::{
     Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_ok,
 };
+use colcrypt_tests::problem::Problem;
+use colcrypt_tests::{process, wait_for};
+use postgres::NoTls;
 
 /// Connects again and again until the cluster has recovered, and decrypts.
 fn recovers(bed: &Bed, value: &str) {
@@ -85,9 +85,9 @@ fn a_terminated_broker_tells_those_who_wait() {
         bed.bao.resume();
         for session in sessions {
             if let Err(error) = session.join().unwrap() {
-                crate::problem::problem(&error)
+                Problem::of(&error)
                     .is("KC023")
-                    .saying("broker was restarted");
+                    .in_detail("broker was restarted");
             }
         }
     });

@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use crate::bed::{MOMENT, VaultBed, decrypt, encrypt, number, wait_until_ok};
+use colcrypt_tests::bed::{MOMENT, VaultBed, decrypt, encrypt, wait_until_ok};
+use colcrypt_tests::db::Sql;
 
 const BACKENDS: usize = 100;
 
@@ -45,8 +46,8 @@ fn storm(bed: &VaultBed, values: &[String]) {
 
 fn loads(client: &mut postgres::Client) -> (i64, i64) {
     (
-        number(client, "SELECT loads FROM colcrypt.broker_status()"),
-        number(client, "SELECT loads_failed FROM colcrypt.broker_status()"),
+        client.number("SELECT loads FROM colcrypt.broker_status()"),
+        client.number("SELECT loads_failed FROM colcrypt.broker_status()"),
     )
 }
 

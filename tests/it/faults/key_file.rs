@@ -6,12 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use postgres::Client;
-
-use crate::bed::{
+use colcrypt_tests::bed::{
     Bed, MOMENT, QUICK, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
 };
-use crate::problem::failed;
+use colcrypt_tests::problem::failed;
+use postgres::Client;
 
 /// All wrapped keys of the catalog, as one text.
 fn catalog(client: &mut Client) -> String {
@@ -46,11 +45,13 @@ fn another_root_key_is_refused_and_nothing_changes() {
         kcv(&right),
         kcv(&path)
     );
-    bed.refused(&mut client, &value).is("KC019").saying(&said);
+    bed.refused(&mut client, &value)
+        .is("KC019")
+        .in_detail(&said);
     failed(encrypt(&mut client, "k")).is("KC019");
     failed(client.query_one("SELECT colcrypt.rotate_key('k')", &[]))
         .is("KC019")
-        .saying(&said);
+        .in_detail(&said);
     failed(client.query_one("SELECT colcrypt.create_key('k2', 'ring')", &[])).is("KC019");
     assert_eq!(catalog(&mut client), before);
 
@@ -123,9 +124,9 @@ fn a_key_file_that_cannot_be_used_says_why() {
         spoil();
         cold(&bed);
         let mut client = bed.cluster.client();
-        bed.refused(&mut client, &value).is(code).saying(said);
+        bed.refused(&mut client, &value).is(code).in_detail(said);
         let problem = failed(client.execute("SELECT colcrypt.check_provider('ring')", &[]));
-        problem.is(code).saying(said);
+        problem.is(code).in_detail(said);
         let remade = "SELECT colcrypt.create_keyring('again', 'ring')";
         failed(client.execute(remade, &[])).is(code);
         if what == "missing" {
@@ -193,7 +194,7 @@ fn a_file_taken_away_is_a_kill_switch_and_a_directory_gone_is_an_outage() {
     bed.cluster.restart();
     bed.refused(&mut bed.cluster.client(), &value)
         .is("KC013")
-        .saying("is its file system mounted?");
+        .in_detail("is its file system mounted?");
     fs::rename(&far, &near).unwrap();
     decrypt(&mut bed.cluster.client(), &value).unwrap();
 }

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use colcrypt_tests::{process, wait_for};
-use postgres::{Client, Error, Statement};
-
-use crate::bed::{
+use colcrypt_tests::bed::{
     MOMENT, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
 };
-use crate::problem::problem;
+use colcrypt_tests::problem::Problem;
+use colcrypt_tests::{process, wait_for};
+use postgres::{Client, Error, Statement};
 
 /// A soft TTL, a round trip to the key server, and leisure.
 const SOON: Duration = Duration::from_millis(2500);
@@ -58,14 +57,17 @@ fn switch(bed: &VaultBed, code: &str, refuse: impl FnOnce(), allow: impl FnOnce(
         ready_keys(&mut watcher) == 0
     });
     for warm in &mut sessions {
-        let problem = problem(&warm.decrypt().unwrap_err());
-        problem.is(code).saying("provider \"bao\"");
+        let problem = Problem::of(&warm.decrypt().unwrap_err());
+        problem.is(code).in_detail("provider \"bao\"");
         assert!(
             problem.message.contains("(keyring \"ring\")"),
             "{problem:?}"
         );
         bed.is_clean(&problem);
-        bed.is_clean(&crate::problem::failed(encrypt(&mut warm.client, "k")));
+        bed.is_clean(&colcrypt_tests::problem::failed(encrypt(
+            &mut warm.client,
+            "k",
+        )));
     }
     bed.refused(&mut bed.cluster.client(), &sessions[0].value)
         .is(code);
@@ -198,7 +200,7 @@ fn a_refusal_while_the_agent_is_down_is_learnt_by_the_next_one() {
     wait_for("the slab to be wiped", MOMENT, || {
         ready_keys(&mut watcher) == 0
     });
-    problem(&warm.decrypt().unwrap_err()).is("KC015");
+    Problem::of(&warm.decrypt().unwrap_err()).is("KC015");
     allow(&bed);
     wait_until_ok("the key after it was allowed again", MOMENT, || {
         warm.decrypt()
@@ -253,7 +255,7 @@ fn a_refusal_is_confirmed_before_it_wipes() {
     wait_for("the slab to be wiped", MOMENT, || {
         ready_keys(&mut watcher) == 0
     });
-    problem(&warm.decrypt().unwrap_err()).is("KC015");
+    Problem::of(&warm.decrypt().unwrap_err()).is("KC015");
     let sql = "SELECT state FROM colcrypt.root_status";
     let state: String = watcher.query_one(sql, &[]).unwrap().get(0);
     assert_eq!(state, "failed");
@@ -280,7 +282,7 @@ fn a_disabled_root_key_wipes_at_once() {
     wait_for("the slab to be wiped", MOMENT, || {
         ready_keys(&mut watcher) == 0
     });
-    problem(&warm.decrypt().unwrap_err()).is("KC017");
+    Problem::of(&warm.decrypt().unwrap_err()).is("KC017");
 }
 
 /// The slab outlives the agent, whose successor meets a refusal first: that is confirmed as well.
@@ -306,5 +308,5 @@ fn a_refusal_that_a_new_agent_meets_is_confirmed_before_it_wipes() {
     wait_for("the slab to be wiped", MOMENT, || {
         ready_keys(&mut watcher) == 0
     });
-    problem(&warm.decrypt().unwrap_err()).is("KC015");
+    Problem::of(&warm.decrypt().unwrap_err()).is("KC015");
 }

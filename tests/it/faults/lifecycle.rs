@@ -1,10 +1,10 @@
 //! The life cycle when the key server is away and when the server is killed: what takes a key out of use
 //! must not wait, and what is due must not be lost.
 
+use colcrypt_tests::bed::{Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, ready_keys};
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::problem::failed;
 use colcrypt_tests::{process, wait_for};
-
-use crate::bed::{Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, number, ready_keys};
-use crate::problem::failed;
 
 #[test]
 fn a_key_is_taken_out_of_use_while_the_key_server_is_away() {
@@ -39,7 +39,7 @@ fn a_key_is_taken_out_of_use_while_the_key_server_is_away() {
             .contains("key \"k\" has no new version yet and cannot encrypt")
     );
     assert_eq!(
-        number(&mut client, "SELECT count(*) FROM colcrypt.exposed_rows"),
+        client.number("SELECT count(*) FROM colcrypt.exposed_rows"),
         20
     );
     let problem = failed(encrypt(&mut client, "k"));
@@ -60,16 +60,10 @@ fn a_key_is_taken_out_of_use_while_the_key_server_is_away() {
     encrypt(&mut client, "k").unwrap();
     decrypt(&mut client, &value).unwrap();
     wait_for("the rows to move", MOMENT, || {
-        number(
-            &mut client,
-            "SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 1",
-        ) == 0
+        client.number("SELECT count(*) FROM t WHERE (colcrypt.ciphertext_info(v)).version = 1") == 0
     });
     assert_eq!(
-        number(
-            &mut client,
-            "SELECT max(priority)::bigint FROM colcrypt.job"
-        ),
+        client.number("SELECT max(priority)::bigint FROM colcrypt.job"),
         1
     );
 }
@@ -95,10 +89,8 @@ fn a_destruction_outlives_the_servers_death() {
         failed(decrypt(&mut client, &value)).code == "KC030"
     });
     assert_eq!(
-        number(
-            &mut client,
-            "SELECT count(*) FROM colcrypt.key_version WHERE wrapped = '' AND version = 1"
-        ),
+        client
+            .number("SELECT count(*) FROM colcrypt.key_version WHERE wrapped = '' AND version = 1"),
         1
     );
     assert_eq!(failed(decrypt(&mut client, &value)).code, "KC030");

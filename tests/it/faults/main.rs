@@ -5,7 +5,6 @@
 mod agent;
 mod audit;
 mod aws;
-mod bed;
 mod broker;
 mod clock;
 mod fake;
@@ -19,7 +18,6 @@ mod nonces;
 mod out_of_reach;
 mod outage;
 mod pkcs11;
-mod problem;
 mod provider;
 mod roots;
 mod slab;

@@ -1,8 +1,8 @@
 //! Ten thousand keys after a restart: the key server is asked once per keyring, counted there.
 
+use colcrypt_tests::bed::{Bed, PLAINTEXT};
+use colcrypt_tests::db::Sql;
 use colcrypt_tests::openbao::OpenBao;
-
-use crate::bed::{Bed, PLAINTEXT, number};
 
 const KEYRINGS: usize = 10;
 const KEYS: i32 = 1_000;
@@ -50,7 +50,7 @@ fn ten_thousand_cold_keys_cost_one_call_a_keyring() {
     let rows: i64 = client.query_one(sql, &[&PLAINTEXT]).unwrap().get(0);
     assert_eq!((rows, unwraps()), (ALL, KEYRINGS));
     let used = "SELECT slots_used::bigint FROM colcrypt.broker_status()";
-    assert_eq!(number(&mut client, used), ALL, "every key was loaded");
+    assert_eq!(client.number(used), ALL, "every key was loaded");
 
     // Warm, and from another session, they cost nothing.
     let rows = bed.cluster.client().query_one(sql, &[&PLAINTEXT]);

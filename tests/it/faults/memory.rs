@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 use colcrypt_core::{KeyEncryptionKey, Suite};
+use colcrypt_tests::bed::{Bed, VaultBed, decrypt, encrypt};
 use colcrypt_tests::memory::{derived_key, in_memory, round_keys};
 use colcrypt_tests::process::run;
 use colcrypt_tests::search::occurrences;
 use postgres::Client;
 
-use crate::bed::{Bed, VaultBed, decrypt, encrypt};
 use crate::vault::{data_key, keys_of};
 
 /// Sizes in kB and flags of all shared mappings that are marked as not to be dumped.
@@ -125,7 +125,7 @@ fn keys_and_schedules(user: &mut Client, kek: &KeyEncryptionKey) -> Vec<Vec<u8>>
         .query_one("SELECT v::bytea FROM x", &[])
         .unwrap()
         .get(0);
-    let header = value.len() - 24 - crate::bed::PLAINTEXT.len() - 16;
+    let header = value.len() - 24 - colcrypt_tests::bed::PLAINTEXT.len() - 16;
     let derived = derived_key(xaes.expose(), &value[header..]);
     [gcm.expose(), xaes.expose(), &derived]
         .into_iter()
@@ -146,7 +146,7 @@ fn no_core_file_holds_a_key() {
     decrypt(&mut user, &value).unwrap();
     let sql = format!(
         "CREATE TABLE x AS SELECT colcrypt.encrypt_col('{}', 'x') AS v; SELECT colcrypt.decrypt_col(v) FROM x",
-        crate::bed::PLAINTEXT
+        colcrypt_tests::bed::PLAINTEXT
     );
     user.batch_execute(&sql).unwrap();
     let mut other = bed.cluster.client();

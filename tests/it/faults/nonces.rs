@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::sync::Barrier;
 use std::thread;
 
-use crate::bed::{Bed, number};
+use colcrypt_tests::bed::Bed;
+use colcrypt_tests::db::Sql;
 
 /// Built-in type, version below 128: format 1, type 2, key id 8, version 1.
 const HEADER: usize = 12;
@@ -105,10 +106,7 @@ fn sixty_four_backends_and_parallel_workers_never_draw_the_same() {
     });
     let all = "(SELECT c FROM copy0 UNION ALL SELECT c FROM copy1 UNION ALL SELECT c FROM copy2 \
                UNION ALL SELECT c FROM copy3) AS t";
-    let distinct = number(
-        &mut client,
-        &format!("SELECT count(DISTINCT {NONCE_OF}) FROM {all}"),
-    );
+    let distinct = client.number(&format!("SELECT count(DISTINCT {NONCE_OF}) FROM {all}"));
     assert_eq!(distinct, 400_000, "a nonce came twice");
     let rows = client
         .query(&format!("SELECT {NONCE_OF} FROM {all}"), &[])

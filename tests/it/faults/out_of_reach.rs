@@ -1,5 +1,5 @@
-//! Rows that our scans and updates do not get at: hidden by an extension, on another server, behind another access method.
-//! Nothing is done, or called done, that would have had to look at them.
+//! Rows that our scans and updates do not get at: hidden by an extension, on another server, behind another access
+//! method. Nothing is done, or called done, that would have had to look at them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

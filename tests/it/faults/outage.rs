@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use colcrypt_tests::openbao::OpenBao;
-use postgres::Client;
-
-use crate::bed::{
-    Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, number, ready_keys, wait_until_failed,
+use colcrypt_tests::bed::{
+    Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_failed,
     wait_until_ok,
 };
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::openbao::OpenBao;
+use postgres::Client;
 
 #[test]
 fn cached_keys_serve_on_while_the_key_server_is_stopped() {
@@ -41,7 +41,7 @@ fn cached_keys_serve_on_while_the_key_server_is_stopped() {
     let (problem, _) =
         wait_until_failed("the hard TTL to end", MOMENT, || decrypt(&mut warm, &value));
     let lasted = stopped.elapsed();
-    problem.is("KC011").saying("provider \"bao\"");
+    problem.is("KC011").in_detail("provider \"bao\"");
     assert!(
         problem.message.ends_with("(keyring \"ring\")"),
         "{problem:?}"
@@ -52,7 +52,7 @@ fn cached_keys_serve_on_while_the_key_server_is_stopped() {
         "the key served for {lasted:?}"
     );
     bed.refused(&mut bed.cluster.client(), &value).is("KC011");
-    let problem = crate::problem::failed(encrypt(&mut warm, "k"));
+    let problem = colcrypt_tests::problem::failed(encrypt(&mut warm, "k"));
     problem.is("KC011");
     assert_eq!(ready_keys(&mut warm), 0, "the slab was wiped");
 
@@ -75,7 +75,7 @@ fn a_key_in_use_outlives_every_ttl() {
     let often = encrypt(&mut busy, "k").unwrap();
     let mut seldom_used = bed.cluster.client();
     let rare = encrypt(&mut seldom_used, "rare").unwrap();
-    let loads = number(&mut busy, "SELECT loads FROM colcrypt.broker_status()");
+    let loads = busy.number("SELECT loads FROM colcrypt.broker_status()");
     let unwraps = bed.unwraps();
 
     let mut next = Instant::now();
@@ -92,7 +92,7 @@ fn a_key_in_use_outlives_every_ttl() {
         (10..=60).contains(&refreshed),
         "{refreshed} refreshes in 25 soft TTLs"
     );
-    let now = number(&mut busy, "SELECT loads FROM colcrypt.broker_status()");
+    let now = busy.number("SELECT loads FROM colcrypt.broker_status()");
     assert_eq!(now, loads, "no key was ever loaded again");
 }
 
@@ -105,12 +105,12 @@ fn occasional_use_alone_keeps_a_key() {
     ]);
     let mut client = bed.cluster.client();
     let value = encrypt(&mut client, "k").unwrap();
-    let loads = number(&mut client, "SELECT loads FROM colcrypt.broker_status()");
+    let loads = client.number("SELECT loads FROM colcrypt.broker_status()");
     for _ in 0..6 {
         client.batch_execute("SELECT pg_sleep(0.8)").unwrap();
         decrypt(&mut client, &value).unwrap();
     }
-    let now = number(&mut client, "SELECT loads FROM colcrypt.broker_status()");
+    let now = client.number("SELECT loads FROM colcrypt.broker_status()");
     assert_eq!(now, loads, "no key was ever loaded again");
 
     // One statement longer than the hard TTL.
@@ -153,7 +153,7 @@ fn job_without_a_key_server(more: &[&'static str]) -> (VaultBed, Client) {
         )
         .unwrap();
     colcrypt_tests::wait_for("the job to be under way", MOMENT, || {
-        number(&mut client, MOVED) > 0
+        client.number(MOVED) > 0
     });
     bed.bao.pause();
     (bed, client)
@@ -166,7 +166,7 @@ fn to_its_end(bed: &VaultBed, client: &mut Client) {
     bed.set("colcrypt.job_rows_per_second = 0");
     colcrypt_tests::wait_for("the job to end", 2 * MOMENT, || {
         let open = "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL";
-        number(client, open) == 0
+        client.number(open) == 0
     });
 }
 
@@ -176,15 +176,15 @@ fn a_job_sits_out_an_outage() {
     let (bed, mut client) = job_without_a_key_server(&[]);
     let held = "SELECT count(*) FROM colcrypt.job WHERE last_error IS NOT NULL AND finished_at IS NULL AND tries > 0";
     colcrypt_tests::wait_for("the job to miss its key", MOMENT, || {
-        number(&mut client, held) == 1
+        client.number(held) == 1
     });
-    assert!(number(&mut client, MOVED) < 2000, "over too soon");
+    assert!(client.number(MOVED) < 2000, "over too soon");
     bed.bao.resume();
     to_its_end(&bed, &mut client);
     let done = "SELECT count(*) FROM colcrypt.job WHERE phase = 'done' AND rows_failed = 0 AND rows_done = 2000";
-    assert_eq!(number(&mut client, done), 1);
+    assert_eq!(client.number(done), 1);
     let right = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v) = 'v' || id AND (colcrypt.ciphertext_info(v)).version = 2";
-    assert_eq!(number(&mut client, right), 2000);
+    assert_eq!(client.number(right), 2000);
 }
 
 /// However long the outage: what a key's absence says of a row is nothing.
@@ -194,11 +194,11 @@ fn a_long_outage_makes_no_row_bad() {
     // More tries than a failure without a reason is given.
     let tried = "SELECT count(*) FROM colcrypt.job WHERE tries >= 5 OR finished_at IS NOT NULL";
     colcrypt_tests::wait_for("some tries without a key", 4 * MOMENT, || {
-        number(&mut client, tried) == 1
+        client.number(tried) == 1
     });
     let bad = "SELECT (SELECT count(*) FROM colcrypt.job_error) \
                     + (SELECT count(*) FROM colcrypt.job WHERE rows_failed > 0 OR finished_at IS NOT NULL)";
-    assert_eq!(number(&mut client, bad), 0, "healthy rows were condemned");
+    assert_eq!(client.number(bad), 0, "healthy rows were condemned");
     let held: Option<String> = client
         .query_one("SELECT held_by FROM colcrypt.job_progress", &[])
         .unwrap()
@@ -214,5 +214,5 @@ fn a_long_outage_makes_no_row_bad() {
     to_its_end(&bed, &mut client);
     let done = "SELECT count(*) FROM colcrypt.job_progress \
                 WHERE phase = 'done' AND rows_failed = 0 AND rows_done = 2000 AND last_error IS NULL AND held_by IS NULL";
-    assert_eq!(number(&mut client, done), 1);
+    assert_eq!(client.number(done), 1);
 }

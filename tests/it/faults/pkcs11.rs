@@ -4,14 +4,14 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
+use colcrypt_tests::bed::{
+    AT_ONCE, Bed, MOMENT, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
+};
+use colcrypt_tests::problem::Problem;
+use colcrypt_tests::problem::failed;
 use colcrypt_tests::process;
 use colcrypt_tests::softhsm::SoftHsm;
 use colcrypt_tests::{Cluster, wait_for};
-
-use crate::bed::{
-    AT_ONCE, Bed, MOMENT, decrypt, encrypt, keep_on, ready_keys, wait_until_failed, wait_until_ok,
-};
-use crate::problem::failed;
 
 const KEY: [u8; 32] = [0x5a; 32];
 
@@ -112,19 +112,19 @@ fn the_whole_way_and_the_kill_switch() {
     });
     problem
         .is("KC016")
-        .saying("token \"tok\": has no AES or RSA key of label \"app\"");
+        .in_detail("token \"tok\": has no AES or RSA key of label \"app\"");
     bed.is_clean(&problem);
     assert_eq!(ready_keys(&mut client), 0);
     bed.hsm.create_key("tok", "app", "01");
     wait_until_failed("the other key to be seen", MOMENT, || {
         match decrypt(&mut client, &value) {
-            Err(error) if crate::problem::problem(&error).code == "KC019" => Err(error),
+            Err(error) if Problem::of(&error).code == "KC019" => Err(error),
             _ => Ok(()),
         }
     })
     .0
     .is("KC019")
-    .saying("wrong root key: expected check value");
+    .in_detail("wrong root key: expected check value");
     bed.hsm.delete_key("tok", "app");
     bed.hsm.import_key(&["tok"], "app", "01", &KEY);
     wait_until_ok("the key's return", MOMENT, || decrypt(&mut client, &value));
@@ -136,7 +136,7 @@ fn the_whole_way_and_the_kill_switch() {
     let (problem, _) = wait_until_failed("the PIN to be refused", MOMENT, || {
         decrypt(&mut client, &value)
     });
-    problem.is("KC015").saying("the PIN of PIN file");
+    problem.is("KC015").in_detail("the PIN of PIN file");
     let _ = bed.hsm.pin_file("tok.pin", &SoftHsm::pin("tok"));
     wait_until_ok("the right PIN", MOMENT, || decrypt(&mut client, &value));
 }
@@ -188,7 +188,9 @@ fn a_library_that_hangs_is_an_outage_and_ends_with_its_agent() {
     let (pids, agent) = (bed.pids(), bed.agent());
     bed.hsm.fault("C_Decrypt hang");
     let problem = failed(client.execute("SELECT colcrypt.check_provider('hsm', 'app')", &[]));
-    problem.is("KC012").saying("no answer from PKCS#11 module");
+    problem
+        .is("KC012")
+        .in_detail("no answer from PKCS#11 module");
     // The next agent comes by itself, and finds the library as it is.
     wait_for("the agent to give up", Duration::from_secs(30), || {
         decrypt(&mut client, &value).unwrap();
@@ -221,5 +223,5 @@ fn a_module_that_others_can_change_is_not_loaded() {
                FROM colcrypt.provider";
     failed(client.execute(sql, &[&loose.to_str().unwrap()]))
         .is("KC010")
-        .saying("can be changed by others");
+        .in_detail("can be changed by others");
 }

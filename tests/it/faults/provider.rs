@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use colcrypt_tests::bed::{Bed, QUICK, VaultBed, decrypt, encrypt, wait_until_ok};
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::problem::{Problem, failed};
 use postgres::Client;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, QUICK, VaultBed, decrypt, encrypt, wait_until_ok};
 use crate::fake::{Fake, Manner, nobody};
-use crate::problem::{Problem, failed};
 
 const TOKEN: &str = "s-3cr3t-token-of-this-test";
 
@@ -43,7 +44,7 @@ fn meets(bed: &Bed, name: &str, address: &str) -> Problem {
     assert_eq!(checked.code, made.code, "{checked:?} {made:?}");
     for problem in [&checked, &made] {
         bed.is_clean(problem);
-        problem.saying(&format!("provider \"{name}\""));
+        problem.in_detail(&format!("provider \"{name}\""));
         assert!(problem.detail.contains(address), "{problem:?}");
     }
     checked
@@ -141,9 +142,9 @@ fn every_fault_has_its_code() {
     let sql = "SELECT colcrypt.create_keyring('denying', 'denying', 'app')";
     failed(client.execute(sql, &[]))
         .is("KC015")
-        .saying("permission denied");
+        .in_detail("permission denied");
     assert_eq!(bed.pids(), pids);
-    let keyrings = crate::bed::number(&mut client, "SELECT count(*) FROM colcrypt.keyring");
+    let keyrings = client.number("SELECT count(*) FROM colcrypt.keyring");
     assert_eq!(keyrings, 0, "nothing half made");
 }
 
@@ -288,10 +289,10 @@ fn settings_that_cannot_be_right_are_refused_when_given() {
         ("", json!({}), "unknown provider kind"),
     ] {
         let problem = failed(add(&mut client, "p", kind, &config));
-        problem.is("KC010").saying(said);
+        problem.is("KC010").in_detail(said);
         bed.is_clean(&problem);
     }
-    let providers = crate::bed::number(&mut client, "SELECT count(*) FROM colcrypt.provider");
+    let providers = client.number("SELECT count(*) FROM colcrypt.provider");
     assert_eq!(providers, 0);
 }
 
@@ -309,8 +310,8 @@ fn a_missing_or_empty_token_is_an_outage_of_configuration_and_wipes_nothing() {
         let mut client = bed.cluster.client();
         failed(client.execute("SELECT colcrypt.check_provider('bao', 'app')", &[]))
             .is("KC010")
-            .saying(said);
-        crate::bed::keep_on(Duration::from_millis(700), || {
+            .in_detail(said);
+        colcrypt_tests::bed::keep_on(Duration::from_millis(700), || {
             decrypt(&mut warm, &value).unwrap()
         });
         // As a program that renews tokens writes it: under another name, then in place.
@@ -342,7 +343,7 @@ fn a_root_key_is_never_made() {
         "SELECT colcrypt.create_keyring('r2', 'almighty', 'nope')",
         &[],
     ));
-    problem.is("KC016").saying("never made by itself");
+    problem.is("KC016").in_detail("never made by itself");
     failed(client.execute("SELECT colcrypt.check_provider('almighty', 'nope')", &[])).is("KC016");
     let keys = bed.bao.bao(&["list", "transit/keys"]);
     assert!(keys.contains("app") && !keys.contains("nope"), "{keys}");
@@ -352,7 +353,7 @@ fn a_root_key_is_never_made() {
         "SELECT colcrypt.create_keyring('r2', 'bao', '../../sys/seal')",
         &[],
     ));
-    problem.is("KC010").saying("the name of a Transit key");
+    problem.is("KC010").in_detail("the name of a Transit key");
 }
 
 #[test]
@@ -364,10 +365,10 @@ fn a_sealed_openbao_is_an_outage() {
     let mut client = bed.cluster.client();
     failed(client.execute("SELECT colcrypt.check_provider('bao', 'app')", &[]))
         .is("KC013")
-        .saying("is sealed");
+        .in_detail("is sealed");
     decrypt(&mut warm, &value).unwrap();
     bed.cluster.restart();
     bed.refused(&mut bed.cluster.client(), &value)
         .is("KC013")
-        .saying("is sealed");
+        .in_detail("is sealed");
 }

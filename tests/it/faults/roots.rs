@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::bed::{Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, wait_until_ok};
-use crate::problem::failed;
+use colcrypt_tests::bed::{Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, wait_until_ok};
+use colcrypt_tests::problem::failed;
 
 fn catalog(bed: &Bed) -> String {
     bed.cluster

@@ -2,11 +2,11 @@
 
 use std::thread;
 
+use colcrypt_tests::bed::{Bed, MOMENT, VaultBed, decrypt, encrypt, ready_keys};
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::problem::Problem;
 use colcrypt_tests::wait_for;
 use postgres::Client;
-
-use crate::bed::{Bed, MOMENT, VaultBed, decrypt, encrypt, number, ready_keys};
-use crate::problem::problem;
 
 const SLOTS: usize = 16;
 
@@ -35,18 +35,12 @@ fn many_keys_take_turns() {
         another.query_one(sql, &[&values]).unwrap().get::<_, i64>(0),
         3 * KEYS as i64
     );
-    let evictions = number(
-        &mut client,
-        "SELECT evictions FROM colcrypt.broker_status()",
-    );
+    let evictions = client.number("SELECT evictions FROM colcrypt.broker_status()");
     assert!(
         evictions >= (2 * KEYS - 2 * SLOTS) as i64,
         "{evictions} evictions"
     );
-    let used = number(
-        &mut client,
-        "SELECT slots_used::bigint FROM colcrypt.broker_status()",
-    );
+    let used = client.number("SELECT slots_used::bigint FROM colcrypt.broker_status()");
     assert_eq!(used, SLOTS as i64);
 }
 
@@ -75,10 +69,7 @@ fn many_sessions_fight_for_few_slots() {
         }
     });
     // They did fight: each key that has no slot takes another's.
-    let evictions = number(
-        &mut client,
-        "SELECT evictions FROM colcrypt.broker_status()",
-    );
+    let evictions = client.number("SELECT evictions FROM colcrypt.broker_status()");
     let least = (2 * (values.len() - SLOTS)) as i64;
     assert!(evictions >= least, "{evictions} evictions");
 }
@@ -104,15 +95,15 @@ fn a_slab_full_of_keys_in_flight_lets_more_wait_for_a_place() {
         bed.wait_for_waiting(SLOTS as i64);
         let mut client = bed.cluster.client();
         let in_flight = "SELECT loads_in_flight::bigint FROM colcrypt.broker_status()";
-        assert_eq!(number(&mut client, in_flight), SLOTS as i64);
+        assert_eq!(client.number(in_flight), SLOTS as i64);
         // Not for ever.
         client
             .batch_execute("SET colcrypt.key_wait_timeout = '300ms'")
             .unwrap();
         let error = decrypt(&mut client, &values[SLOTS]).unwrap_err();
-        problem(&error)
+        Problem::of(&error)
             .is("KC021")
-            .saying("All 16 slots are waiting for a provider");
+            .in_detail("All 16 slots are waiting for a provider");
         let more: Vec<_> = values[SLOTS..]
             .iter()
             .map(|value| scope.spawn(|| decrypt(&mut bed.cluster.client(), value)))
@@ -148,7 +139,7 @@ fn two_databases() -> (Bed, Client, Client) {
         ))
         .unwrap();
     encrypt(&mut other, "o").unwrap();
-    assert_eq!(number(&mut client, USED), 2);
+    assert_eq!(client.number(USED), 2);
     (bed, client, other)
 }
 
@@ -161,9 +152,7 @@ fn keys_of_a_dropped_database_leave_the_slab() {
     client
         .batch_execute("DROP DATABASE other WITH (FORCE)")
         .unwrap();
-    wait_for("its key to leave", MOMENT, || {
-        number(&mut client, USED) == 1
-    });
+    wait_for("its key to leave", MOMENT, || client.number(USED) == 1);
 }
 
 #[test]
@@ -172,9 +161,7 @@ fn keys_of_a_dropped_extension_leave_the_slab() {
     other
         .batch_execute("DROP EXTENSION colcrypt CASCADE")
         .unwrap();
-    wait_for("its key to leave", MOMENT, || {
-        number(&mut client, USED) == 1
-    });
+    wait_for("its key to leave", MOMENT, || client.number(USED) == 1);
 }
 
 #[test]

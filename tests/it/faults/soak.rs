@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use colcrypt_tests::bed::{Bed, decrypt, encrypt};
 use colcrypt_tests::kubernetes::Kubernetes;
 use colcrypt_tests::openbao::OpenBao;
 use colcrypt_tests::process;
 use serde_json::json;
-
-use crate::bed::{Bed, decrypt, encrypt};
 
 /// A token lives for three seconds, and no renewal makes it older.
 const LIFE: Duration = Duration::from_secs(3);

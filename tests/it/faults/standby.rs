@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use colcrypt_tests::{Cluster, process, wait_for};
-
-use crate::bed::{
-    MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, number, ready_keys, wait_until_failed,
+use colcrypt_tests::bed::{
+    MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_failed,
     wait_until_ok,
 };
-use crate::problem::failed;
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::problem::failed;
+use colcrypt_tests::{Cluster, process, wait_for};
 
 fn agent(cluster: &Cluster) -> i32 {
     let mut found = None;
@@ -91,13 +91,10 @@ fn a_standby_stands_on_its_own() {
         .unwrap();
     let promoted = encrypt(&mut client, "promoted").unwrap();
     decrypt(&mut client, &promoted).unwrap();
-    assert_eq!(
-        number(&mut client, "SELECT colcrypt.rotate_key('k')::bigint"),
-        2
-    );
+    assert_eq!(client.number("SELECT colcrypt.rotate_key('k')::bigint"), 2);
     decrypt(&mut client, &value).unwrap();
     for secret in [
-        crate::bed::PLAINTEXT,
+        colcrypt_tests::bed::PLAINTEXT,
         std::fs::read_to_string(&bed.token_file).unwrap().trim(),
     ] {
         assert!(

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 use colcrypt_core::Suite;
+use colcrypt_tests::bed::{PLAINTEXT, VaultBed};
 use colcrypt_tests::cluster::Cluster;
+use colcrypt_tests::db::Sql;
 use colcrypt_tests::openbao::OpenBao;
+use colcrypt_tests::problem::failed;
 use colcrypt_tests::process::run;
 use colcrypt_tests::search::{each_file, occurrences};
 use colcrypt_tests::wait_for;
 
-use crate::bed::{PLAINTEXT, VaultBed, number};
-use crate::problem::failed;
 use crate::vault::{data_key, keys_of};
 
 /// Every form in which bytes could be written down.
@@ -76,13 +77,10 @@ fn no_key_and_no_plaintext_is_written_anywhere() {
         .batch_execute("SELECT colcrypt.rotate_key('k'), colcrypt.rotate_key('x'); SELECT colcrypt.mark_honeytoken(w) FROM t WHERE id = 7")
         .unwrap();
     wait_for("the jobs", Duration::from_secs(60), || {
-        number(
-            &mut client,
-            "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL",
-        ) == 0
+        client.number("SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL") == 0
     });
     let read = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v, NULL::text, colcrypt.row_context(id)) = colcrypt.decrypt_col(w)";
-    assert_eq!(number(&mut client, read), 40);
+    assert_eq!(client.number(read), 40);
     client.batch_execute("ANALYZE t; CHECKPOINT").unwrap();
 
     let (kek, first) = keys_of(&bed, &mut client);

@@ -4,15 +4,15 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use colcrypt_tests::openbao::OpenBao;
-use colcrypt_tests::{Cluster, process, wait_for};
-use postgres::{Client, Error};
-
-use crate::bed::{
-    MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, number, ready_keys, wait_until_failed,
+use colcrypt_tests::bed::{
+    MOMENT, QUICK, VaultBed, decrypt, encrypt, keep_on, ready_keys, wait_until_failed,
     wait_until_ok,
 };
-use crate::problem::failed;
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::openbao::OpenBao;
+use colcrypt_tests::problem::failed;
+use colcrypt_tests::{Cluster, process, wait_for};
+use postgres::{Client, Error};
 
 const DECRYPT: &str = "transit/decrypt/app";
 
@@ -212,8 +212,8 @@ fn the_loss_of_both_is_an_error_that_names_both_and_ends_with_either() {
     let problem = it.refused(&mut it.cluster.client(), &it.value);
     problem
         .is("KC012")
-        .saying("provider \"bao\"")
-        .saying("provider \"spare\"");
+        .in_detail("provider \"bao\"")
+        .in_detail("provider \"spare\"");
     assert!(
         problem.message.ends_with("(keyring \"ring\")"),
         "{problem:?}"
@@ -243,8 +243,8 @@ fn one_refusal_is_survived_and_two_close_the_keyring() {
         wait_until_failed("the kill switch", MOMENT, || decrypt(&mut warm, &it.value));
     problem
         .is("KC015")
-        .saying("provider \"bao\"")
-        .saying("provider \"spare\"");
+        .in_detail("provider \"bao\"")
+        .in_detail("provider \"spare\"");
     assert!(took < Duration::from_millis(2_500), "{took:?}");
     assert_eq!(ready_keys(&mut warm), 0);
     it.refused(&mut it.cluster.client(), &it.value).is("KC015");
@@ -382,7 +382,7 @@ fn rotate_root_takes_every_roots_newest_version_or_none() {
     };
     it.spare.pause();
     let problem = failed(rotate());
-    problem.is("KC012").saying("provider \"spare\"");
+    problem.is("KC012").in_detail("provider \"spare\"");
     assert_eq!(copies(&mut it.cluster.client()), before);
     it.spare.resume();
     assert_eq!(rotate().unwrap(), "v2, v3");
@@ -444,7 +444,7 @@ fn a_standby_falls_through_by_itself() {
     assert_eq!(failed(add_root(&standby, "bao", "other")).code, "25006");
     it.bao.resume();
     assert_eq!(
-        number(&mut client, "SELECT count(*) FROM colcrypt.root_status"),
+        client.number("SELECT count(*) FROM colcrypt.root_status"),
         2
     );
 }

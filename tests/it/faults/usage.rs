@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use colcrypt_tests::bed::Bed;
+use colcrypt_tests::db::Sql;
 use colcrypt_tests::{process, wait_for};
 use postgres::Client;
-
-use crate::bed::{Bed, number};
 
 const LONG: Duration = Duration::from_secs(60);
 const FLUSHED: &str = "SELECT coalesce(sum(encryptions), 0)::bigint FROM colcrypt.usage_count";
@@ -33,10 +33,7 @@ fn interval(bed: &Bed, interval: &str) {
 }
 
 fn used(client: &mut Client) -> i64 {
-    number(
-        client,
-        "SELECT sum(encryptions)::bigint FROM colcrypt.key_usage",
-    )
+    client.number("SELECT sum(encryptions)::bigint FROM colcrypt.key_usage")
 }
 
 #[test]
@@ -44,7 +41,7 @@ fn a_crash_loses_no_more_than_the_last_interval() {
     let bed = Bed::on_file(&["colcrypt.usage_flush_interval = '200ms'"]);
     let mut client = bed.cluster.client();
     encrypt(&mut client, 1000);
-    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 1000);
+    wait_for("the flush", LONG, || client.number(TOTAL) == 1000);
     interval(&bed, "1h");
     encrypt(&mut client, 50);
     assert_eq!(used(&mut client), 1050);
@@ -58,8 +55,8 @@ fn a_crash_loses_no_more_than_the_last_interval() {
     encrypt(&mut client, 7);
     assert_eq!(used(&mut client), 1007);
     interval(&bed, "200ms");
-    wait_for("the flush", LONG, || number(&mut client, FLUSHED) == 1007);
-    assert_eq!(number(&mut client, TOTAL), 1007);
+    wait_for("the flush", LONG, || client.number(FLUSHED) == 1007);
+    assert_eq!(client.number(TOTAL), 1007);
 }
 
 /// Stops the worker in the middle of its flush; its pid.
@@ -96,8 +93,8 @@ fn a_flush_that_is_ended_counts_nothing_and_one_that_is_killed_nothing_twice() {
         .execute("SELECT pg_terminate_backend($1)", &[&pid])
         .unwrap();
     blocker.batch_execute("ROLLBACK").unwrap();
-    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 110);
-    assert_eq!(number(&mut client, FLUSHED), 110);
+    wait_for("the flush", LONG, || client.number(TOTAL) == 110);
+    assert_eq!(client.number(FLUSHED), 110);
     assert_eq!(used(&mut client), 110);
 
     // Killed: the server restarts, and what was not committed is what is lost.
@@ -108,8 +105,8 @@ fn a_flush_that_is_ended_counts_nothing_and_one_that_is_killed_nothing_twice() {
     let mut client = bed.cluster.client();
     assert_eq!(used(&mut client), 110);
     encrypt(&mut client, 5);
-    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 115);
-    assert_eq!(number(&mut client, FLUSHED), 115);
+    wait_for("the flush", LONG, || client.number(TOTAL) == 115);
+    assert_eq!(client.number(FLUSHED), 115);
 }
 
 #[test]
@@ -121,17 +118,17 @@ fn an_orderly_stop_loses_nothing() {
     let mut busy = bed.cluster.client();
     busy.batch_execute("BEGIN").unwrap();
     encrypt(&mut busy, 100);
-    assert_eq!(number(&mut client, FLUSHED), 0);
+    assert_eq!(client.number(FLUSHED), 0);
     bed.cluster.restart();
     let mut client = bed.cluster.client();
-    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 10_100);
-    wait_for("the flush", LONG, || number(&mut client, FLUSHED) == 10_100);
+    wait_for("the flush", LONG, || client.number(TOTAL) == 10_100);
+    wait_for("the flush", LONG, || client.number(FLUSHED) == 10_100);
     encrypt(&mut client, 7);
     assert_eq!(used(&mut client), 10_107);
     bed.cluster.restart();
     bed.cluster.restart();
     let mut client = bed.cluster.client();
-    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 10_107);
+    wait_for("the flush", LONG, || client.number(TOTAL) == 10_107);
     let left = bed.cluster.data().join("pg_stat/colcrypt_usage");
     assert!(!left.exists(), "it would count twice");
 }
@@ -141,7 +138,7 @@ fn a_standby_keeps_its_counts_over_a_restart() {
     let bed = Bed::on_file(&["colcrypt.usage_flush_interval = '100ms'"]);
     let mut client = bed.cluster.client();
     encrypt(&mut client, 5);
-    wait_for("the flush", LONG, || number(&mut client, TOTAL) == 5);
+    wait_for("the flush", LONG, || client.number(TOTAL) == 5);
     let standby = bed.cluster.standby();
     bed.cluster.wait_for_replay(&standby);
     encrypt(&mut standby.client(), 1000);
@@ -149,5 +146,5 @@ fn a_standby_keeps_its_counts_over_a_restart() {
     assert_eq!(used(&mut standby.client()), 1005);
     standby.promote();
     let mut promoted = standby.client();
-    wait_for("the flush", LONG, || number(&mut promoted, TOTAL) == 1005);
+    wait_for("the flush", LONG, || promoted.number(TOTAL) == 1005);
 }

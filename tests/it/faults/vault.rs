@@ -6,12 +6,13 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding};
 use colcrypt_core::wrap::{WrapMethod, dek_aad, kek_aad, unwrap_data_key};
 use colcrypt_core::{DataKey, KekId, KeyEncryptionKey, KeyVersion, KeyringId, Suite, VersionId};
+use colcrypt_tests::bed::{
+    Bed, MOMENT, PLAINTEXT, VaultBed, decrypt, encrypt, keep_on, wait_until_ok,
+};
 use colcrypt_tests::openbao::{OpenBao, generator_policy, key_policy};
+use colcrypt_tests::problem::failed;
 use postgres::Client;
 use serde_json::json;
-
-use crate::bed::{Bed, MOMENT, PLAINTEXT, VaultBed, decrypt, encrypt, keep_on, wait_until_ok};
-use crate::problem::failed;
 
 /// Rotates, and reads what both versions wrote.
 fn whole_way(bed: &Bed, key: &str) {
@@ -91,7 +92,7 @@ fn keys_come_from_the_providers_generator_where_asked() {
     let make = "SELECT colcrypt.create_keyring('hsm', 'bao', 'app', key_source => 'provider')";
     failed(client.execute(make, &[]))
         .is("KC015")
-        .saying("\"update\" on \"transit/random/32\"");
+        .in_detail("\"update\" on \"transit/random/32\"");
     bed.bao.write_policy(
         "use-app",
         &format!("{}{}", key_policy("app"), generator_policy()),
@@ -119,7 +120,7 @@ fn keys_come_from_the_providers_generator_where_asked() {
     bed.bao.write_policy("use-app", &key_policy("app"));
     failed(client.execute("SELECT colcrypt.rotate_key('generated')", &[]))
         .is("KC015")
-        .saying("\"update\" on \"transit/random/32\"");
+        .in_detail("\"update\" on \"transit/random/32\"");
     let value = encrypt(&mut client, "generated").unwrap();
     decrypt(&mut client, &value).unwrap();
 }
@@ -148,13 +149,13 @@ fn with_a_token_file_and_the_most_talkative_log() {
     });
     bed.bao.resume();
     bed.bao.revoke(&bed.token_file);
-    crate::bed::wait_until_failed("the refusal", MOMENT, || decrypt(&mut client, &value));
+    colcrypt_tests::bed::wait_until_failed("the refusal", MOMENT, || decrypt(&mut client, &value));
     bed.renew_token();
     wait_until_ok("the new token", MOMENT, || decrypt(&mut client, &value));
     let last = value.len() - 1;
     let digit = if value.ends_with('0') { '1' } else { '0' };
     let damaged = format!("{}{digit}", &value[..last]);
-    let problem = crate::problem::failed(decrypt(&mut client, &damaged));
+    let problem = colcrypt_tests::problem::failed(decrypt(&mut client, &damaged));
     assert_eq!(problem.code, "KC003", "{problem:?}");
     bed.is_clean(&problem);
     // What may be shown and is not secret is no credential either.
@@ -206,9 +207,10 @@ fn with_approle_over_tls_past_the_end_of_many_tokens() {
     client
         .execute(add, &[&"stranger", &stranger.to_string()])
         .unwrap();
-    let problem =
-        crate::problem::failed(client.execute("SELECT colcrypt.check_provider('stranger')", &[]));
-    problem.is("KC011").saying("is not accepted");
+    let problem = colcrypt_tests::problem::failed(
+        client.execute("SELECT colcrypt.check_provider('stranger')", &[]),
+    );
+    problem.is("KC011").in_detail("is not accepted");
     // Tokens that are taken back, and no new one: somebody decided that. The role alone could have run out.
     let long = [
         "write",
@@ -227,8 +229,9 @@ fn with_approle_over_tls_past_the_end_of_many_tokens() {
     assert!(bao.requests("auth/approle/login") <= logins + 1);
     bao.bao(&["delete", "auth/approle/role/db"]);
     revoke();
-    let (problem, _) =
-        crate::bed::wait_until_failed("the refusal", MOMENT, || decrypt(&mut client, &value));
+    let (problem, _) = colcrypt_tests::bed::wait_until_failed("the refusal", MOMENT, || {
+        decrypt(&mut client, &value)
+    });
     problem.is("KC015");
     bed.is_clean(&problem);
 }

@@ -4,10 +4,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use colcrypt_tests::bed::{Bed, MOMENT, VaultBed, decrypt, encrypt, wait_until_ok};
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::problem::{Problem, failed};
 use postgres::NoTls;
-
-use crate::bed::{Bed, MOMENT, VaultBed, decrypt, encrypt, number, wait_until_ok};
-use crate::problem::{Problem, failed, problem};
 
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -33,11 +33,7 @@ fn fails_with(bed: &Bed, setting: &str, value: &str) -> (Problem, Duration) {
     let began = Instant::now();
     let problem = bed.refused(&mut client, value);
     let took = began.elapsed();
-    assert_eq!(
-        number(&mut client, "SELECT 1::bigint"),
-        1,
-        "the session lives on"
-    );
+    assert_eq!(client.number("SELECT 1::bigint"), 1, "the session lives on");
     (problem, took)
 }
 
@@ -49,7 +45,7 @@ fn cancel_and_timeouts_end_the_wait_at_once() {
     assert!(took < AT_ONCE, "{took:?}");
 
     let (problem, took) = fails_with(&bed, "SET colcrypt.key_wait_timeout = '300ms'", &value);
-    problem.is("KC020").saying("The broker runs");
+    problem.is("KC020").in_detail("The broker runs");
     assert!(
         took >= Duration::from_millis(300) && took < AT_ONCE,
         "{took:?}"
@@ -133,7 +129,7 @@ fn end_many(bed: &Bed, sql: &str, ending: &str) {
             let error = session.join().unwrap().unwrap_err();
             // A terminated session's last word may be lost with its connection.
             if !error.is_closed() {
-                let problem = problem(&error);
+                let problem = Problem::of(&error);
                 assert!(
                     ["57014", "57P01"].contains(&problem.code.as_str()),
                     "{problem:?}"

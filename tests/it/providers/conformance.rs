@@ -2,11 +2,11 @@
 
 use std::fs;
 
+use colcrypt_tests::bed::{MOMENT, encrypt, wait_until_ok};
+use colcrypt_tests::problem::Problem;
 use colcrypt_tests::provider_bed::{ProviderBed, Trouble};
 use serde_json::Value;
 
-use crate::bed::{MOMENT, encrypt, wait_until_ok};
-use crate::problem::Problem;
 use crate::table::{self, NOTHING};
 use crate::world::{PROVIDER, World};
 
@@ -110,7 +110,7 @@ fn starts_cold(world: &World) -> String {
     let before = world.provider.unwraps();
     let mut client = world.cluster.client();
     for value in &values {
-        crate::bed::decrypt(&mut client, value).unwrap();
+        colcrypt_tests::bed::decrypt(&mut client, value).unwrap();
     }
     let calls = world.provider.unwraps().zip(before);
     calls.map_or(YES.to_owned(), |(after, before)| {
@@ -123,8 +123,8 @@ fn generates(world: &World) -> String {
     let sql = "SELECT colcrypt.create_keyring('generated', $1, $2, key_source => 'provider')::text";
     let root_key = world.provider.root_key();
     if let Err(error) = world.ask(sql, &[PROVIDER, &root_key]) {
-        let problem = crate::problem::problem(&error);
-        problem.is("KC010").saying("cannot generate keys");
+        let problem = Problem::of(&error);
+        problem.is("KC010").in_detail("cannot generate keys");
         return format!("`{}`", problem.code);
     }
     world.create_key("generated", "generated");

@@ -4,15 +4,16 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use colcrypt_tests::bed::{MOMENT, decrypt, ready_keys, wait_until_ok};
+use colcrypt_tests::db::Sql;
+use colcrypt_tests::problem::Problem;
 use colcrypt_tests::provider_bed::ProviderBed;
 use colcrypt_tests::proxy::Proxy;
 use colcrypt_tests::softhsm_bed::SoftHsmBed;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::bed::{MOMENT, decrypt, number, ready_keys, wait_until_ok};
 use crate::case::{self, CRASHES_ONCE, Case, KEY_DELETED, THROTTLED, TOKEN_EXPIRED};
-use crate::problem::Problem;
 use crate::table::{self, NOTHING};
 use crate::world::World;
 
@@ -120,10 +121,10 @@ fn counts(world: &World) -> (usize, usize) {
 }
 
 fn agent_starts(world: &World) -> i64 {
-    number(
-        &mut world.cluster.client(),
-        "SELECT agent_starts FROM colcrypt.broker_status()",
-    )
+    world
+        .cluster
+        .client()
+        .number("SELECT agent_starts FROM colcrypt.broker_status()")
 }
 
 /// A key that is loaded meets the fault: an error within bounds, and the key once the fault is mended.

@@ -4,14 +4,8 @@
 
 #[macro_use]
 mod beds;
-#[allow(dead_code)]
-#[path = "../faults/bed.rs"]
-mod bed;
 mod case;
 mod conformance;
 mod faults;
-#[allow(dead_code)]
-#[path = "../faults/problem.rs"]
-mod problem;
 mod table;
 mod world;

@@ -3,13 +3,12 @@
 use std::ops::Deref;
 
 use colcrypt_tests::Cluster;
+use colcrypt_tests::bed::{AT_ONCE, Bed, decrypt, encrypt};
+use colcrypt_tests::problem::{Problem, failed};
 use colcrypt_tests::provider_bed::{ProviderBed, Route};
 use colcrypt_tests::proxy::Proxy;
 use postgres::{Client, Error};
 use serde_json::Value;
-
-use crate::bed::{AT_ONCE, Bed, decrypt, encrypt};
-use crate::problem::{Problem, failed};
 
 /// The provider's name in SQL.
 pub const PROVIDER: &str = "root";

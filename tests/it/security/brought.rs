@@ -1,11 +1,11 @@
 //! Kind 1: what a table's owner puts behind a migration's back is neither decrypted for him nor compared with what he
 //! guesses.
 
+use colcrypt_tests::of_columns::{being_decrypted, decrypt_order};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use crate::common::{Db, LONG, Sql, db, role, wait_for_jobs};
-use crate::power::{being_decrypted, decrypt_order};
 
 /// Ways to have the trigger not look, each in one transaction, after which all looks as before. PLANT puts another's
 /// ciphertext into column COL of a row of `notes` (INTO of another table).

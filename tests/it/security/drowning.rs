@@ -6,17 +6,13 @@ use postgres::Client;
 
 use crate::common::{Db, LONG, Sql, db, role};
 
-fn number(client: &mut Client, sql: &str) -> i64 {
-    client.one(sql).parse().unwrap()
-}
-
 /// How many events of a role there were, and how many records tell of them.
 fn events_and_records(client: &mut Client, role: &str, outcome: &str) -> (i64, i64) {
     let of =
         format!("FROM colcrypt.audit_log WHERE session_role = '{role}' AND outcome = '{outcome}'");
     (
-        number(client, &format!("SELECT coalesce(sum(repeats), 0) {of}")),
-        number(client, &format!("SELECT count(*) {of}")),
+        client.number(&format!("SELECT coalesce(sum(repeats), 0) {of}")),
+        client.number(&format!("SELECT count(*) {of}")),
     )
 }
 
@@ -63,8 +59,7 @@ fn made_up_key_ids_are_counted_together() {
     ));
     db.connect_as(&honest).run("SELECT decrypt_col(v) FROM t");
     wait_for("the alarm and the act", LONG, || {
-        number(
-            &mut db.client,
+        db.client.number(
             "SELECT count(*) FROM audit_log WHERE outcome = 'alarm' OR event = 'mark_honeytoken'",
         ) == 2
     });
@@ -83,30 +78,24 @@ fn failed_verbs_with_other_words_each_time_are_limited() {
         attacker.fails("42704", &format!("SELECT rotate_key('no key {i}')"));
     }
     wait_for("every event to be accounted for", LONG, || {
-        number(
-            &mut db.client,
-            &format!(
+        db.client.number(&format!(
                 "SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE session_role = '{mallory}' AND (event = 'rotate_key' OR event = 'not_recorded')"
-            ),
-        ) >= 400
+            )) >= 400
     });
-    let lost = number(
-        &mut db.client,
-        "SELECT not_recorded FROM verify_audit_log()",
-    );
+    let lost = db
+        .client
+        .number("SELECT not_recorded FROM verify_audit_log()");
     assert!(lost > 100, "{lost}");
     assert_eq!(
         lost,
-        number(
-            &mut db.client,
-            "SELECT sum(repeats) FROM audit_log WHERE event = 'not_recorded'"
-        )
+        db.client
+            .number("SELECT sum(repeats) FROM audit_log WHERE event = 'not_recorded'")
     );
     let told = db.client.one(&format!(
         "SELECT detail FROM audit_log WHERE event = 'not_recorded' AND session_role = '{mallory}' AND outcome = 'failed' LIMIT 1"
     ));
     assert!(told.contains("have no record of their own"), "{told}");
-    assert!(number(&mut db.client, "SELECT not_recorded FROM audit_status()") >= lost);
+    assert!(db.client.number("SELECT not_recorded FROM audit_status()") >= lost);
 }
 
 #[test]
@@ -198,10 +187,7 @@ fn what_a_superuser_changes_by_hand_is_on_record() {
         "INSERT on colcrypt.honeytoken of 5000 rows%",
     );
     assert_eq!(
-        number(
-            &mut db.client,
-            "SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand' AND detail LIKE '%on colcrypt.honeytoken%'"
-        ),
+        db.client.number("SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand' AND detail LIKE '%on colcrypt.honeytoken%'"),
         2
     );
     db.client
@@ -225,10 +211,8 @@ fn what_the_functions_change_is_not_by_hand() {
         db.client.yes("SELECT EXISTS (SELECT FROM audit_log WHERE event = 'create_keyring' AND detail LIKE '%ring2%' OR event = 'mark_honeytoken')")
     });
     assert_eq!(
-        number(
-            &mut db.client,
-            "SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand'"
-        ),
+        db.client
+            .number("SELECT count(*) FROM audit_log WHERE event = 'changed_by_hand'"),
         0
     );
 }
@@ -247,13 +231,10 @@ fn a_marked_value_re_encrypted_again_and_again() {
     attacker.run("UPDATE t SET v = reencrypt_col(v)");
     attacker.run("DO $$ DECLARE c ciphertext; BEGIN FOR i IN 1..2000 LOOP SELECT reencrypt_col(v) INTO c FROM t; END LOOP; END $$");
     attacker.run("INSERT INTO s SELECT 1, reencrypt_col(v) FROM t");
-    let rows = number(&mut db.client, "SELECT count(*) FROM colcrypt.honeytoken");
+    let rows = db.client.number("SELECT count(*) FROM colcrypt.honeytoken");
     assert!(rows < 200, "{rows} rows");
     let alarms = |client: &mut Client| {
-        number(
-            client,
-            "SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE outcome = 'alarm' AND event = 'decrypt_col'",
-        )
+        client.number("SELECT coalesce(sum(repeats), 0) FROM audit_log WHERE outcome = 'alarm' AND event = 'decrypt_col'")
     };
     // Sessions that were there before, and new ones.
     for (client, expected) in [(&mut attacker, 2), (&mut db.connect_as(&user), 4)] {

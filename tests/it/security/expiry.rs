@@ -5,10 +5,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use colcrypt_tests::memory::{in_memory, round_keys, slab_keys};
+use colcrypt_tests::problem::Problem;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{self, Db, LONG, Sql, db, make_key, role, settings};
+use crate::common::{Db, LONG, Sql, db, make_key, role, settings};
 
 /// A second, and leisure for two cores that others use, too.
 const BOUND: Duration = Duration::from_millis(1500);
@@ -175,7 +176,7 @@ fn loop_until(act: impl FnOnce(&mut Client, &str), code: &str, body: &str) -> Du
     act(&mut looping.client, &who);
     let acted = Instant::now();
     let (ended, error) = running.join().unwrap();
-    common::Failure::of(&error, code);
+    Problem::of(&error).coded(code);
     ended.saturating_duration_since(acted)
 }
 

@@ -1,11 +1,11 @@
 //! Kind 1: the right to read a value, or to decide, is never lent to code that a table's owner wrote.
 
+use colcrypt_tests::of_columns::being_decrypted;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use crate::common::{Db, LONG, Sql, db, role, unique, wait_for_jobs};
 
-/// Waits until no job is open.
 /// Mallory reads table `payment`, but has no right on its key `ka`; with `kb` she may do everything but manage it. Her
 /// function `evil` tries whatever re-encrypts, and keeps what it gets in `loot` and what it was told in `told`.
 struct Scene {
@@ -231,43 +231,6 @@ fn a_context_runs_with_no_others_rights_in_a_partition_of_theirs() {
         scene.mallory
     );
     assert_eq!(scene.admin().one(&strangers), "0");
-}
-
-/// `notes` is being decrypted, and cannot end: a row is held. Bob may write it, and has no right on the key.
-pub fn being_decrypted() -> (Db, Client, Client) {
-    let mut db = db();
-    let bob = role(&mut db.client);
-    db.client.run(&format!(
-        "CREATE TABLE notes (id int PRIMARY KEY, v ciphertext, w int);
-         INSERT INTO notes SELECT g, encrypt_col('note ' || g, 'k', row_context(g)), g FROM generate_series(1, 20) g;
-         CREATE TABLE payment (id int PRIMARY KEY, v ciphertext);
-         INSERT INTO payment SELECT g, encrypt_col('iban ' || g, 'k', row_context(g)) FROM generate_series(1, 200) g;
-         SELECT mark_honeytoken(v) FROM payment WHERE id = 107;
-         CREATE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql STABLE AS
-             $$ BEGIN PERFORM pg_sleep(0.05); RETURN colcrypt.row_context(id); END $$;
-         SELECT register_column('notes', 'v', 'k', 'public.slow(id)');
-         GRANT ALL ON notes TO {bob}; GRANT SELECT ON payment TO {bob}"
-    ));
-    db.client.run(&decrypt_order("notes", "v"));
-    // The context takes its time: the last row is held before the job gets there.
-    wait_for("the twin", LONG, || {
-        db.client.yes(
-            "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 'notes'::regclass AND attname = 'v_decrypted'",
-        )
-    });
-    let mut holder = db.connect();
-    holder.run("BEGIN; SELECT FROM notes WHERE id = 20 FOR UPDATE");
-    wait_for("the other rows", LONG, || {
-        db.client
-            .yes("SELECT count(*) >= 19 FROM notes WHERE v_decrypted IS NOT NULL")
-    });
-    let bob = db.connect_as(&bob);
-    (db, bob, holder)
-}
-
-/// Orders the way back, whatever its values are bound to.
-pub fn decrypt_order(table: &str, column: &str) -> String {
-    format!("SELECT * FROM colcrypt.decrypt_column('{table}', '{column}', accept_unplaced => true)")
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use colcrypt_tests::db::Sql;
 use colcrypt_tests::wait_for;
-use postgres::Client;
 
 use crate::world::{DIFFERENT, MARK, World};
 
@@ -40,27 +40,17 @@ impl fmt::Display for Findings {
     }
 }
 
-fn number(client: &mut Client, sql: &str) -> i64 {
-    match client.query_one(sql, &[]) {
-        Ok(row) => row.get(0),
-        Err(error) => panic!("{sql}\n{error:?}"),
-    }
-}
-
 pub fn check(world: &World) -> Findings {
     let mut client = world.cluster.client();
     let client = &mut client;
     wait_for("the jobs to end", Duration::from_secs(120), || {
-        number(
-            client,
-            "SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL",
-        ) == 0
+        client.number("SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL") == 0
     });
     let bad = "SELECT count(*) FROM colcrypt.job WHERE phase <> 'done' OR rows_failed > 0";
-    assert_eq!(number(client, bad), 0, "jobs that did not end well");
+    assert_eq!(client.number(bad), 0, "jobs that did not end well");
 
     assert_eq!(
-        number(client, DIFFERENT),
+        client.number(DIFFERENT),
         0,
         "rows that are not as their shadows say"
     );
@@ -70,7 +60,7 @@ pub fn check(world: &World) -> Findings {
                  <> (SELECT current_version FROM colcrypt.key WHERE name = '{key}')"
         );
         assert_eq!(
-            number(client, &old),
+            client.number(&old),
             0,
             "values of {column} under an old version"
         );
@@ -80,22 +70,22 @@ pub fn check(world: &World) -> Findings {
                        min(octet_length(v.wrapped)) AS wrapped \
                 FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) GROUP BY k.key_id) s \
                 WHERE versions <> current_version OR newest <> current_version OR wrapped = 0";
-    assert_eq!(number(client, gaps), 0, "keys that lack a version");
-    let rotations = number(client, "SELECT count(*) FROM witness");
+    assert_eq!(client.number(gaps), 0, "keys that lack a version");
+    let rotations = client.number("SELECT count(*) FROM witness");
     let expected = "SELECT sum(current_version - 1)::bigint FROM colcrypt.key";
     assert_eq!(
         rotations,
-        number(client, expected),
+        client.number(expected),
         "a witness of each version"
     );
     let unread = "SELECT count(*) FROM witness WHERE colcrypt.decrypt_col(v) IS DISTINCT FROM 'witness of ' || key || version \
                       OR (colcrypt.ciphertext_info(v)).version <> version";
-    assert_eq!(number(client, unread), 0, "witnesses that cannot be read");
+    assert_eq!(client.number(unread), 0, "witnesses that cannot be read");
     for (key, version) in world.rotated.lock().expect("a list").iter() {
         let there =
             format!("SELECT count(*) FROM witness WHERE key = '{key}' AND version = {version}");
         assert_eq!(
-            number(client, &there),
+            client.number(&there),
             1,
             "version {version} of {key}, which was confirmed"
         );
@@ -106,20 +96,17 @@ pub fn check(world: &World) -> Findings {
         Duration::from_secs(60),
         || {
             let former = "SELECT count(*) FROM colcrypt.kek_status WHERE state <> 'active' AND (keys > 0 OR state <> 'destroyed')";
-            number(client, former) == 0
+            client.number(former) == 0
         },
     );
-    let keks = number(
-        client,
-        "SELECT max(kek_version)::bigint - 1 FROM colcrypt.kek_status",
-    );
+    let keks = client.number("SELECT max(kek_version)::bigint - 1 FROM colcrypt.kek_status");
     assert!(
         keks >= world.keks.load(Relaxed) as i64,
         "key encryption keys that were confirmed and are not there"
     );
 
     wait_for("the audit log", Duration::from_secs(60), || {
-        number(client, "SELECT count(*) FROM colcrypt.audit_outbox") == 0
+        client.number("SELECT count(*) FROM colcrypt.audit_outbox") == 0
     });
     let row = client
         .query_one("SELECT ok, problem FROM colcrypt.verify_audit_log()", &[])
@@ -128,7 +115,7 @@ pub fn check(world: &World) -> Findings {
     assert!(row.get::<_, bool>(0), "the audit log: {problem:?}");
     let recorded =
         "SELECT count(*) FROM colcrypt.audit_log WHERE event = 'rotate_key' AND outcome = 'done'";
-    assert_eq!(number(client, recorded), rotations, "rotations on record");
+    assert_eq!(client.number(recorded), rotations, "rotations on record");
 
     let log = world.cluster.log();
     for word in ["panicked", "PANIC:", MARK] {
@@ -138,10 +125,10 @@ pub fn check(world: &World) -> Findings {
         committed: world.committed.load(Relaxed),
         unknown: world.unknown.load(Relaxed),
         compared: world.compared.load(Relaxed),
-        rows: number(client, "SELECT count(*) FROM t"),
+        rows: client.number("SELECT count(*) FROM t"),
         rotations,
-        jobs: number(client, "SELECT count(*) FROM colcrypt.job"),
-        moved: number(client, "SELECT sum(rows_done)::bigint FROM colcrypt.job"),
-        events: number(client, "SELECT count(*) FROM colcrypt.audit_log"),
+        jobs: client.number("SELECT count(*) FROM colcrypt.job"),
+        moved: client.number("SELECT sum(rows_done)::bigint FROM colcrypt.job"),
+        events: client.number("SELECT count(*) FROM colcrypt.audit_log"),
     }
 }

@@ -1,7 +1,7 @@
 //! The key life cycle, written out: every state and every verb.
 
 use colcrypt_core::KeyState::{self, *};
-use colcrypt_core::state::{Place, Refusal, Standing, TransitionError, Verb};
+use colcrypt_core::state::{Age, Refusal, Standing, TransitionError, Verb};
 
 const VERBS: [Verb; 10] = [
     Verb::Activate,
@@ -89,17 +89,17 @@ fn every_state_and_verb() {
         assert!(seen.contains(&state), "{state} is not in the table");
     }
     for (state, former, compromised, current, elsewhere) in TABLE {
-        for place in [Place::Older, Place::Current, Place::Newer] {
-            let expected = match (place, elsewhere.split_once(' ')) {
-                (Place::Older, Some(("older" | "other", row)))
-                | (Place::Newer, Some(("other", row))) => row,
+        for age in [Age::Older, Age::Current, Age::Newer] {
+            let expected = match (age, elsewhere.split_once(' ')) {
+                (Age::Older, Some(("older" | "other", row)))
+                | (Age::Newer, Some(("other", row))) => row,
                 _ => current,
             };
             let standing = Standing {
                 state,
                 former,
                 compromised,
-                place,
+                age,
             };
             let found: String = VERBS
                 .into_iter()
@@ -117,12 +117,12 @@ fn standings() -> Vec<Standing> {
     for former in formers {
         for state in KeyState::ALL {
             for compromised in [false, true] {
-                for place in [Place::Older, Place::Current, Place::Newer] {
+                for age in [Age::Older, Age::Current, Age::Newer] {
                     all.push(Standing {
                         state,
                         former,
                         compromised,
-                        place,
+                        age,
                     });
                 }
             }
@@ -136,8 +136,7 @@ fn reachable(from: Standing) -> Vec<Standing> {
     let mut reached = vec![from];
     let mut at = 0;
     while let Some(&standing) = reached.get(at) {
-        let moved = [Place::Older, Place::Current, Place::Newer]
-            .map(|place| Standing { place, ..standing });
+        let moved = [Age::Older, Age::Current, Age::Newer].map(|age| Standing { age, ..standing });
         let verbs = VERBS
             .into_iter()
             .filter_map(|verb| standing.apply(verb).ok());
@@ -156,7 +155,7 @@ const NEW: Standing = Standing {
     state: PreActive,
     former: None,
     compromised: false,
-    place: Place::Newer,
+    age: Age::Newer,
 };
 
 #[test]
@@ -220,7 +219,7 @@ fn only_the_current_version_becomes_active() {
             if let Ok(next) = standing.apply(verb)
                 && next.state == Active
             {
-                assert_eq!(next.place, Place::Current, "{verb} {standing:?}");
+                assert_eq!(next.age, Age::Current, "{verb} {standing:?}");
             }
         }
     }

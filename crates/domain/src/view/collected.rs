@@ -1,5 +1,5 @@
-//! Rows that were copied into an access view and wait: the statements that insert them. One encrypts and inserts; where a
-//! context has names that hang on the search path, it is computed in a statement of its own, with a safe one.
+//! Rows that were copied into an access view and wait: the statements that insert them. One encrypts and inserts; where
+//! a context has names that hang on the search path, it is computed in a statement of its own, with a safe one.
 
 use crate::quote::{quote_identifier, quote_literal};
 use crate::view::rows::ViewRows;

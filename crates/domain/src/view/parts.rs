@@ -12,8 +12,8 @@ const VALUES: &str = "colcrypt: values to be encrypted";
 pub const REBOUND: &str = "SELECT CASE WHEN s.a IS NOT DISTINCT FROM s.b THEN s.c ELSE s.d END \
      FROM (SELECT NULL::pg_catalog.bytea AS a, NULL::pg_catalog.bytea AS b, NULL::colcrypt.ciphertext AS c, NULL::colcrypt.ciphertext AS d) AS s";
 
-/// Keeps what a writer does not see and so cannot erase. The columns of `s` are, in order: the new value, whether he may
-/// read the column, the value as it is.
+/// Keeps what a writer does not see and so cannot erase. The columns of `s` are, in order: the new value, whether he
+/// may read the column, the value as it is.
 pub const KEPT: &str = "SELECT coalesce(s.a, CASE WHEN s.b THEN NULL ELSE s.c END) \
      FROM (SELECT NULL::colcrypt.ciphertext AS a, NULL::boolean AS b, NULL::colcrypt.ciphertext AS c) AS s";
 

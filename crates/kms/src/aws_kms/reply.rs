@@ -343,8 +343,8 @@ fn about_key(
 }
 
 /// AWS says this of keys on their way out as well as of whatever goes wrong between it and an external key manager:
-/// <https://docs.aws.amazon.com/kms/latest/developerguide/xks-troubleshooting.html>. Only what is known to be somebody's
-/// decision is a refusal.
+/// <https://docs.aws.amazon.com/kms/latest/developerguide/xks-troubleshooting.html>. Only what is known to be
+/// somebody's decision is a refusal.
 fn invalid_state(question: Question, message: Option<&str>, quoted: &str) -> (FailureKind, String) {
     let Question { endpoint, key, .. } = question;
     let text = message.unwrap_or_default().to_ascii_lowercase();

@@ -119,8 +119,8 @@ impl Status {
         self.message.contains(part) || self.violations().any(|kind| kind.contains(part))
     }
 
-    /// The state of the key's version, as the message or a violation names it. Not from anywhere in the text, which holds
-    /// names that people have given.
+    /// The state of the key's version, as the message or a violation names it. Not from anywhere in the text, which
+    /// holds names that people have given.
     fn state(&self) -> Option<&str> {
         let told = self
             .message
@@ -138,8 +138,8 @@ impl Status {
         })
     }
 
-    /// The types of what stands in the way: of a key at an external key manager the first is about the state of the key,
-    /// the second about what was met on the way to it.
+    /// The types of what stands in the way: of a key at an external key manager the first is about the state of the
+    /// key, the second about what was met on the way to it.
     fn violations(&self) -> impl Iterator<Item = &str> {
         let all = self.details.iter().flat_map(|detail| &detail.violations);
         all.map(|violation| violation.kind.as_str())
@@ -475,8 +475,8 @@ mod tests {
         failed.error.kind
     }
 
-    /// Google gives no token to whom it has thrown out, so one that it gave out a moment ago and does not take is its own
-    /// fault. One that is signed here proves nothing but that there is a key.
+    /// Google gives no token to whom it has thrown out, so one that it gave out a moment ago and does not take is its
+    /// own fault. One that is signed here proves nothing but that there is a key.
     #[test]
     fn a_new_token_that_is_not_taken_is_an_outage_unless_it_was_signed_here() {
         let login = |is_self_signed, clock_differs| Login {

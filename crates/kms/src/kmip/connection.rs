@@ -338,9 +338,9 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What an alert about the client's certificate means. Two say that somebody decided it. One that ran out, and a CA that is
-/// being replaced at the server, are nobody's decision, and servers word that as they like: Go's as a bad certificate,
-/// Java's as an unknown one.
+/// What an alert about the client's certificate means. Two say that somebody decided it. One that ran out, and a CA
+/// that is being replaced at the server, are nobody's decision, and servers word that as they like: Go's as a bad
+/// certificate, Java's as an unknown one.
 fn of_certificate(alert: AlertDescription) -> Option<FailureKind> {
     match alert {
         AlertDescription::AccessDenied | AlertDescription::CertificateRevoked => {

@@ -140,8 +140,8 @@ fn meaning(code: RvError) -> (FailureKind, &'static str) {
         | RvError::TokenNotRecognized
         | RvError::DeviceRemoved
         | RvError::SlotIdInvalid => (Kind::Unreachable, "is not present"),
-        // Said seconds after it accepted a PIN and found the key, and once more after everything was begun anew: a member
-        // of a cluster took over, and does not know the session. A key that was deleted is not found.
+        // Said seconds after it accepted a PIN and found the key, and once more after everything was begun anew: a
+        // member of a cluster took over, and does not know the session. A key that was deleted is not found.
         RvError::UserNotLoggedIn
         | RvError::KeyHandleInvalid
         | RvError::ObjectHandleInvalid

@@ -302,8 +302,8 @@ struct Sealed {
     bytes: Vec<u8>,
 }
 
-/// Encrypts under this nonce, or under one that the token insists on: put into the place of ours, as some do, put into an
-/// empty place only, as AWS CloudHSM does, or appended to what was encrypted, as Thales Luna does in FIPS mode.
+/// Encrypts under this nonce, or under one that the token insists on: put into the place of ours, as some do, put into
+/// an empty place only, as AWS CloudHSM does, or appended to what was encrypted, as Thales Luna does in FIPS mode.
 fn seal(
     session: &Session,
     key: ObjectHandle,

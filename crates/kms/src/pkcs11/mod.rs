@@ -60,14 +60,14 @@ struct SlotConfig {
 }
 
 /// A token and its PIN.
-struct Place {
+struct PinnedToken {
     token: TokenName,
     pin: Option<PinSource>,
 }
 
 pub(crate) struct Pkcs11Provider {
     module: Arc<Module>,
-    places: Arc<[Place]>,
+    places: Arc<[PinnedToken]>,
     mechanism: Option<Mechanism>,
     endpoint: String,
 }
@@ -98,7 +98,7 @@ impl Pkcs11Provider {
 }
 
 impl SlotConfig {
-    fn place(self, pin: Option<&PinSource>) -> Result<Place, KmsError> {
+    fn place(self, pin: Option<&PinSource>) -> Result<PinnedToken, KmsError> {
         let sound = |text: &Option<String>, max| {
             text.as_deref()
                 .is_none_or(|text| !text.is_empty() && text.len() <= max)
@@ -111,7 +111,7 @@ impl SlotConfig {
                 "each of \"slots\" names a token by its \"label\" (up to 32 bytes), its \"serial\" (up to 16), or both",
             ));
         }
-        Ok(Place {
+        Ok(PinnedToken {
             pin: PinSource::of(self.pin_file, self.pin_env)?.or_else(|| pin.cloned()),
             token: TokenName {
                 label: self.label,
@@ -125,7 +125,7 @@ impl SlotConfig {
 /// away may still have the key. What does not authenticate at the key it names is told, whoever else is away.
 fn first_that_serves<T>(
     library: &mut Library,
-    places: &[Place],
+    places: &[PinnedToken],
     mut act: impl FnMut(&Token<'_>) -> Result<T, Fault>,
 ) -> Result<(usize, T), KmsError> {
     let mut failures: Vec<KmsError> = Vec::new();
@@ -158,7 +158,7 @@ fn joined(failures: Vec<KmsError>) -> KmsError {
 /// token with another key would otherwise fail only when it is needed.
 fn wrap_everywhere(
     library: &mut Library,
-    places: &[Place],
+    places: &[PinnedToken],
     name: &KeyName,
     mechanism: Option<Mechanism>,
     aad: &[u8],
@@ -275,7 +275,7 @@ impl Provider for Pkcs11Provider {
 /// Draws as many random bytes from the token as a key has.
 fn random(
     library: &mut Library,
-    places: &[Place],
+    places: &[PinnedToken],
 ) -> Result<Zeroizing<[u8; secret::KEY_LEN]>, KmsError> {
     let drawn = first_that_serves(library, places, |token| {
         let mut bytes = Zeroizing::new([0; secret::KEY_LEN]);
@@ -298,7 +298,7 @@ fn copy(kek: &KeyEncryptionKey) -> Result<KeyEncryptionKey, KmsError> {
 
 fn check(
     library: &mut Library,
-    places: &[Place],
+    places: &[PinnedToken],
     name: Option<&KeyName>,
     mechanism: Option<Mechanism>,
 ) -> Result<Findings, KmsError> {

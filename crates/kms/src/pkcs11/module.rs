@@ -27,8 +27,8 @@ use crate::{KmsError, stuck};
 const TIME_LIMITS: u32 = 5;
 /// No call that has run for less than this is taken for hung, however short the time limit is.
 const SHORTEST_HANG: Duration = Duration::from_secs(1);
-/// A library that nobody has called for so long is closed. Longer than any soft TTL that makes sense, since a call after
-/// that logs in anew.
+/// A library that nobody has called for so long is closed. Longer than any soft TTL that makes sense, since a call
+/// after that logs in anew.
 const LONGEST_IDLE: Duration = Duration::from_secs(3_600);
 /// More libraries than any machine has; beyond it those are forgotten that have no thread.
 const MAX_MODULES: usize = 16;

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{KmsError, clock::Moment};
 
-/// The second try of a refused PIN comes so long after the first: before a refusal is confirmed, and after a cluster has
-/// told its members of a new PIN.
+/// The second try of a refused PIN comes so long after the first: before a refusal is confirmed, and after a cluster
+/// has told its members of a new PIN.
 const BETWEEN_TRIES: Duration = Duration::from_secs(10);
 const TRIES: u32 = 2;
 

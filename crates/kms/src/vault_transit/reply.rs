@@ -159,8 +159,8 @@ fn failure(question: &Question, answer: &Answer) -> KmsError {
     }
 }
 
-/// What Vault says of a token that it does not know: in new versions with a reason, in older ones and in OpenBao without
-/// the list of errors in which it says that a policy lacks something.
+/// What Vault says of a token that it does not know: in new versions with a reason, in older ones and in OpenBao
+/// without the list of errors in which it says that a policy lacks something.
 fn is_of_token(said: &str) -> bool {
     said.contains("invalid token") || said.trim() == "permission denied"
 }

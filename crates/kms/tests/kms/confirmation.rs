@@ -31,8 +31,8 @@ const PATIENT: Settings = Settings {
     ..LIVELY
 };
 
-/// What may pass by itself, as a person at the provider may cause it and end it. Of these, each kind of provider has one
-/// at least.
+/// What may pass by itself, as a person at the provider may cause it and end it. Of these, each kind of provider has
+/// one at least.
 const PASSING: [Trouble; 3] = [Trouble::Denied, Trouble::LoginRevoked, Trouble::KeyDeleted];
 
 /// The next event that fits. No key must have been wiped before.

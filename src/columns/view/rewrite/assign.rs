@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, NodeTag};
 
-use crate::columns::view::rewrite::shape::{Column, Kind, Row, Shape};
+use crate::columns::view::rewrite::shape::{Kind, KnownColumn, Row, ViewShape};
 use crate::server::tree;
 
 /// Assignments to the table, and the columns that they set.
@@ -20,8 +20,8 @@ pub struct Assignments {
 pub struct Places {
     /// The table's index.
     pub table: c_int,
-    /// Of an INSERT that updates on conflict: the row that was to be inserted, as the statement names it and as a row of
-    /// the table.
+    /// Of an INSERT that updates on conflict: the row that was to be inserted, as the statement names it and as a row
+    /// of the table.
     pub excluded: Option<(c_int, c_int)>,
 }
 
@@ -31,7 +31,7 @@ pub struct Places {
 /// # Safety
 /// A list of target entries for columns of the view.
 pub unsafe fn given(
-    shape: &Shape,
+    shape: &ViewShape,
     targets: *mut pg_sys::List,
 ) -> Option<Vec<Option<*mut pg_sys::Node>>> {
     let mut given = vec![None; shape.columns.len()];
@@ -61,7 +61,7 @@ pub unsafe fn given(
 pub unsafe fn default_of(
     view: pg_sys::Relation,
     at: usize,
-    column: &Column,
+    column: &KnownColumn,
 ) -> Option<*mut pg_sys::Node> {
     // SAFETY: the caller's promise.
     unsafe {
@@ -81,7 +81,7 @@ pub unsafe fn default_of(
 /// The open view; a list of target entries for its columns.
 pub unsafe fn update(
     view: pg_sys::Relation,
-    shape: &Shape,
+    shape: &ViewShape,
     targets: *mut pg_sys::List,
     places: Places,
 ) -> Option<Assignments> {
@@ -176,8 +176,8 @@ unsafe fn excluded_value(
     }
 }
 
-/// The values of an INSERT, one for each column of the table that is set, and whether one of them that is said twice may
-/// be said only once.
+/// The values of an INSERT, one for each column of the table that is set, and whether one of them that is said twice
+/// may be said only once.
 pub struct Values {
     pub of: Vec<(usize, *mut pg_sys::Node)>,
     pub must_be_computed_once: bool,
@@ -190,7 +190,7 @@ pub struct Values {
 /// The open view; a list of target entries for its columns.
 pub unsafe fn values(
     view: pg_sys::Relation,
-    shape: &Shape,
+    shape: &ViewShape,
     targets: *mut pg_sys::List,
     said: pg_sys::OverridingKind::Type,
 ) -> Option<Values> {
@@ -242,7 +242,7 @@ pub unsafe fn values(
 /// # Safety
 /// An expression of the statement.
 unsafe fn identity(
-    column: &Column,
+    column: &KnownColumn,
     sequence: pg_sys::Oid,
     given: Option<*mut pg_sys::Node>,
 ) -> *mut pg_sys::Node {
@@ -263,7 +263,7 @@ unsafe fn identity(
 }
 
 /// The targets of an INSERT into the table, made of its values.
-pub fn insert(shape: &Shape, values: &[(usize, *mut pg_sys::Node)]) -> Assignments {
+pub fn insert(shape: &ViewShape, values: &[(usize, *mut pg_sys::Node)]) -> Assignments {
     let mut row: Row = shape.row(1);
     for &(at, value) in values {
         row.set(shape.columns[at].number, value);

@@ -24,7 +24,7 @@ const VALUE: c_int = 50_002;
 const CHOICE: c_int = 50_003;
 
 /// A column of the view.
-pub struct Column {
+pub struct KnownColumn {
     /// Its number and name in the table.
     pub number: i16,
     pub name: CString,
@@ -59,10 +59,10 @@ pub struct Encrypted {
 }
 
 /// A view that is known to the letter.
-pub struct Shape {
+pub struct ViewShape {
     pub table: pg_sys::Oid,
     /// In the order of the view.
-    pub columns: Vec<Column>,
+    pub columns: Vec<KnownColumn>,
     /// What the view selects, over [`ROW`].
     targets: *mut pg_sys::List,
     rebound: *mut pg_sys::Node,
@@ -98,7 +98,7 @@ impl Row {
     }
 }
 
-impl Shape {
+impl ViewShape {
     /// The row of the table that has this index in a statement.
     pub fn row(&self, index: c_int) -> Row {
         Row(self
@@ -109,7 +109,7 @@ impl Shape {
     }
 
     /// A column's value as it lies in the table.
-    pub fn variable(&self, index: c_int, column: &Column) -> *mut pg_sys::Node {
+    pub fn variable(&self, index: c_int, column: &KnownColumn) -> *mut pg_sys::Node {
         let (type_oid, modifier, collation) = column.stored;
         // SAFETY: a column of the table.
         unsafe { pg_sys::makeVar(index, column.number, type_oid, modifier, collation, 0).cast() }
@@ -152,7 +152,7 @@ impl Shape {
     /// value only then.
     pub fn rebound(
         &self,
-        column: &Column,
+        column: &KnownColumn,
         of: &Encrypted,
         from: &Row,
         to: &Row,
@@ -231,7 +231,7 @@ impl Shape {
 }
 
 struct Known {
-    shape: Option<Rc<Shape>>,
+    shape: Option<Rc<ViewShape>>,
     epoch: u64,
     generation: u64,
 }
@@ -247,7 +247,7 @@ thread_local! {
 ///
 /// # Safety
 /// An open view, in a transaction with a snapshot.
-pub unsafe fn shape_of(view: pg_sys::Relation) -> Result<Option<Rc<Shape>>> {
+pub unsafe fn shape_of(view: pg_sys::Relation) -> Result<Option<Rc<ViewShape>>> {
     let epoch = epoch::refresh(false);
     let generation = watched::generation();
     // SAFETY: the caller's promise.
@@ -326,7 +326,7 @@ pub unsafe fn read_by(query: *mut pg_sys::Query) -> Option<(pg_sys::Oid, c_int)>
 
 /// # Safety
 /// As [`shape_of`].
-unsafe fn made(view: pg_sys::Relation) -> Result<Option<Shape>> {
+unsafe fn made(view: pg_sys::Relation) -> Result<Option<ViewShape>> {
     // SAFETY: the caller's promise; the view's rule is read, and copied where it is changed.
     unsafe {
         let (oid, query) = ((*view).rd_id, pg_sys::get_view_query(view));
@@ -429,7 +429,7 @@ unsafe fn assembled(
     targets: *mut pg_sys::List,
     parts: &[*mut pg_sys::Node],
     forms: [*mut pg_sys::Node; 2],
-) -> Option<Shape> {
+) -> Option<ViewShape> {
     let ciphertext = types::ciphertext_oid()?;
     let known: Vec<i16> = columns
         .iter()
@@ -456,7 +456,8 @@ unsafe fn assembled(
                         return None;
                     };
                     let uses = tree::columns_in(context, ROW);
-                    // A context that asks of more than the row's own values, or is another each time, is no matter of ours.
+                    // A context that asks of more than the row's own values, or is another each time, is no matter of
+                    // ours.
                     let is_simple = stored.0 == ciphertext
                         && uses.iter().all(|number| known.contains(number))
                         && ![encrypt, decrypted]
@@ -468,7 +469,7 @@ unsafe fn assembled(
                     }
                     let nth = all
                         .iter()
-                        .filter(|column: &&Column| matches!(column.kind, Kind::Encrypted(_)))
+                        .filter(|column: &&KnownColumn| matches!(column.kind, Kind::Encrypted(_)))
                         .count();
                     Kind::Encrypted(Encrypted {
                         nth: nth as i16 + 1,
@@ -487,7 +488,7 @@ unsafe fn assembled(
                 (None, None) if column.is_generated => Kind::Generated,
                 (None, None) => Kind::Plain,
             };
-            all.push(Column {
+            all.push(KnownColumn {
                 number: column.number,
                 name: CString::new(column.name.as_str()).ok()?,
                 shown: (
@@ -519,7 +520,7 @@ unsafe fn assembled(
             )
         })
     };
-    Some(Shape {
+    Some(ViewShape {
         table,
         columns: all,
         targets,

@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use crate::catalog::epoch;
 use crate::columns::view::rewrite::assign::{self, Places};
-use crate::columns::view::rewrite::shape::{Kind, Shape};
+use crate::columns::view::rewrite::shape::{Kind, ViewShape};
 use crate::server::tree::{self, Rights};
 
 const INSERT: pg_sys::AclMode = pg_sys::ACL_INSERT as pg_sys::AclMode;
@@ -17,7 +17,7 @@ const DELETE: pg_sys::AclMode = pg_sys::ACL_DELETE as pg_sys::AclMode;
 /// A statement in the making.
 struct Making<'a> {
     query: *mut pg_sys::Query,
-    shape: &'a Shape,
+    shape: &'a ViewShape,
     view: pg_sys::Relation,
     table: pg_sys::Relation,
     /// The view's index and entry.
@@ -34,7 +34,7 @@ struct Making<'a> {
 pub unsafe fn rewritten(
     query: *mut pg_sys::Query,
     view: pg_sys::Relation,
-    shape: &Shape,
+    shape: &ViewShape,
 ) -> Option<*mut pg_sys::Query> {
     // SAFETY: the caller's promise; what is changed is a copy.
     unsafe {

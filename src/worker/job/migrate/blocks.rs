@@ -39,8 +39,8 @@ pub fn from_the_start(phase: Phase) -> String {
     format!("{}, retry_at = NULL", again_from_the_start(phase))
 }
 
-/// Runs a statement of ours on one leaf table as its owner, past any policy; gives the number of rows.
-pub fn run(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
+/// Runs a statement of ours on one leaf table as its owner, past any policy; returns the number of rows.
+pub fn as_owner(owner: pg_sys::Oid, sql: &str) -> Result<i64> {
     set_local(c"session_replication_role", c"replica");
     let _path = safe_search_path();
     let _role = AsRole::unfiltered(owner);
@@ -77,7 +77,7 @@ pub fn among(rows: &[String]) -> String {
 /// One batch of a phase that goes through the blocks: `work` does it, and `end` is what comes when there is none left.
 pub fn through_blocks(
     job: &Job,
-    work: impl FnOnce(&progress::Place) -> Result<i64>,
+    work: impl FnOnce(&progress::BlockRange) -> Result<i64>,
     end: impl FnOnce() -> Result<Next>,
 ) -> std::result::Result<Next, Failed> {
     let pace = pace::Work::begin();

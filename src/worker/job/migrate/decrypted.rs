@@ -18,7 +18,7 @@ use crate::server::roles::AsRole;
 use crate::server::selected::{selected, type_changed};
 use crate::server::spi::safe_search_path;
 use crate::server::varlena::Varlena;
-use crate::worker::job::migrate::blocks::{among, run, touching};
+use crate::worker::job::migrate::blocks::{among, as_owner, touching};
 use crate::worker::job::statement::{context_at, refuse_lent_context};
 
 /// Bytes of ciphertext that are decrypted at a time, one value at least.
@@ -62,7 +62,7 @@ pub fn context_of(migration: &Migration, leaf: &Named) -> Result<String> {
     ))
 }
 
-/// Fills the twins of rows; gives how many.
+/// Fills the twins of rows; returns how many.
 ///
 /// # Errors
 /// Of a value, of its key, or of the statements.
@@ -73,7 +73,7 @@ pub fn fill(migration: &Migration, table: &Named, rows: &str) -> Result<i64> {
         return Ok(0);
     }
     let _known = batch.publish(migration.job);
-    run(table.owner(), &touching(migration, table, &among(&touched)))
+    as_owner(table.owner(), &touching(migration, table, &among(&touched)))
 }
 
 fn read(

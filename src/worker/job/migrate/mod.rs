@@ -71,7 +71,7 @@ pub fn step(job: &Job) -> Next {
     }
 }
 
-/// A step that wants a lock for a moment: what it does not get it tries again for soon, at odd intervals.
+/// A step that needs a lock for a moment. If it does not get the lock, it tries again soon, at odd intervals.
 fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
     let outcome = attempt(|| {
         if !still(job)? {

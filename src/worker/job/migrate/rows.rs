@@ -8,7 +8,7 @@ use crate::jobs::job::Job;
 use crate::server::failed::Failed;
 use crate::server::relation::{Lock, Named};
 use crate::server::txn::Next;
-use crate::worker::job::migrate::blocks::{among, locked, rows_of, run, still, touching};
+use crate::worker::job::migrate::blocks::{among, as_owner, locked, rows_of, still, touching};
 use crate::worker::job::migrate::decrypted;
 use crate::worker::job::one_by_one::one_by_one;
 use crate::worker::job::progress;
@@ -22,7 +22,7 @@ pub fn touch(migration: &Migration, leaf: pg_sys::Oid, rows: &str) -> Result<i64
             if rows.is_empty() {
                 return Ok(0);
             }
-            run(table.owner(), &touching(migration, &table, &among(&rows)))
+            as_owner(table.owner(), &touching(migration, &table, &among(&rows)))
         }
         Kind::Decrypt => decrypted::fill(migration, &table, rows),
     }

@@ -15,7 +15,7 @@ use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, SEEING_TRANSACTIONS, attempt};
 use crate::worker::job::migrate::blocks::{
-    again_from_the_start, among, locked, run, through_blocks,
+    again_from_the_start, among, as_owner, locked, through_blocks,
 };
 use crate::worker::job::progress;
 use crate::worker::job::step::{finish, has_settled, postpone};
@@ -57,7 +57,7 @@ pub fn scrub(job: &Job, migration: &Migration) -> Next {
             if rows.is_empty() {
                 return Ok(0);
             }
-            run(
+            as_owner(
                 table.owner(),
                 &statements::touch(&table.sql, &column, &among(&rows)),
             )

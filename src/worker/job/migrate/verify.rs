@@ -154,7 +154,7 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
 /// The rows of some blocks whose two columns do not hold the same. Whether they do is asked only of twins that nobody
 /// but the trigger and the job made: the answer would tell somebody who put another's ciphertext there whether he
 /// guessed it.
-fn strays(migration: &Migration, place: &progress::Place) -> Result<Vec<String>> {
+fn strays(migration: &Migration, place: &progress::BlockRange) -> Result<Vec<String>> {
     let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();
     let sql = format!(

@@ -26,13 +26,13 @@ use crate::server::varlena::Varlena;
 use crate::session::Permit;
 use crate::values::reseal;
 use crate::worker::job::pace;
-use crate::worker::job::progress::{Place, in_blocks};
+use crate::worker::job::progress::{BlockRange, in_blocks};
 
 pub use reading::context_at;
 
 /// A column as a job moves it: from which key versions to which key, and what its values are bound to.
 #[derive(Clone)]
-pub struct Column {
+pub struct MovedColumn {
     attribute: String,
     key: KeyId,
     target: i32,
@@ -46,11 +46,11 @@ pub struct Column {
     accepts_unplaced: bool,
 }
 
-impl Column {
+impl MovedColumn {
     fn of(job: &Job) -> Self {
         Self {
             attribute: job.attribute.clone(),
-            key: KeyId(job.key as u64),
+            key: KeyId::of_bigint(job.key),
             target: job.target,
             from_keys: job.from_keys.clone(),
             context: job.context.clone(),
@@ -66,7 +66,7 @@ impl Column {
 
     /// Whether a row's value is to be moved, as SQL.
     fn stale(&self) -> String {
-        let (name, key) = (self.name(), self.key.0 as i64);
+        let (name, key) = (self.name(), self.key.bigint());
         if self.rebinds {
             let mut keys = self.from_keys.clone();
             keys.push(key);
@@ -94,7 +94,7 @@ impl Column {
     fn moves(&self, value: VersionId) -> bool {
         let older =
             value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
-        older || self.from_keys.contains(&(value.key.0 as i64))
+        older || self.from_keys.contains(&value.key.bigint())
     }
 
     /// Whether the context may be code of the table's owner.
@@ -105,7 +105,7 @@ impl Column {
 
     /// Whether a value goes where others may read it, or open it elsewhere.
     fn crosses(&self, value: VersionId) -> bool {
-        self.from_keys.contains(&(value.key.0 as i64))
+        self.from_keys.contains(&value.key.bigint())
     }
 
     /// Refuses a value that may have been put here from another table, unless the order covers such.
@@ -144,7 +144,7 @@ impl Column {
 }
 
 /// The columns that other jobs have yet to move in the same table.
-pub fn others(job: &Job) -> Result<Vec<Column>> {
+pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
     spi::query(
         "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced \
          FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -153,9 +153,9 @@ pub fn others(job: &Job) -> Result<Vec<Column>> {
            AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds",
         &[job.table.into(), job.id.into(), job.fires_triggers.into()],
         |row| {
-            Ok(Column {
+            Ok(MovedColumn {
                 attribute: row.get::<String>(1)?.unwrap_or_default(),
-                key: KeyId(row.get::<i64>(2)?.unwrap_or_default() as u64),
+                key: KeyId::of_bigint(row.get::<i64>(2)?.unwrap_or_default()),
                 target: row.get(3)?.unwrap_or_default(),
                 from_keys: row.get::<Vec<i64>>(4)?.unwrap_or_default(),
                 context: row.get::<String>(5)?,
@@ -183,7 +183,7 @@ pub enum Taking {
 
 /// The rows that are gone through.
 pub enum Which<'a> {
-    In(&'a Place),
+    In(&'a BlockRange),
     /// By its address, as text.
     Row(&'a str),
 }
@@ -210,7 +210,7 @@ const LOCKED: &str = " FOR NO KEY UPDATE SKIP LOCKED";
 pub struct Statement {
     table: Named,
     /// The first is the job's own; the others have jobs of their own: a row is written once for all of them.
-    columns: Vec<Column>,
+    columns: Vec<MovedColumn>,
     fires_triggers: bool,
     urgent: bool,
 }
@@ -224,7 +224,7 @@ impl Statement {
     pub fn new(job: &Job, leaf: pg_sys::Oid) -> Result<Self> {
         let table = Named::take(leaf, Lock::Write)?;
         let statement = Self {
-            columns: vec![Column::of(job)],
+            columns: vec![MovedColumn::of(job)],
             fires_triggers: job.fires_triggers,
             urgent: job.urgent,
             table,
@@ -234,7 +234,7 @@ impl Statement {
     }
 
     /// Takes along what other jobs have yet to move in the same rows.
-    pub fn with(mut self, job: &Job, others: Vec<Column>) -> Result<Self> {
+    pub fn with(mut self, job: &Job, others: Vec<MovedColumn>) -> Result<Self> {
         self.columns.extend(others);
         self.check(job)?;
         Ok(self)
@@ -244,7 +244,7 @@ impl Statement {
         for column in &self.columns {
             self.table.held.ciphertext_attribute(&column.attribute)?;
         }
-        if self.columns.iter().any(Column::runs_code) {
+        if self.columns.iter().any(MovedColumn::runs_code) {
             refuse_lent_context(job.table, &self.table)?;
         }
         Ok(())
@@ -319,7 +319,7 @@ impl Statement {
                 format!("{}, {context}", if_stale(column.name()))
             })
             .collect();
-        let stale: Vec<String> = self.columns.iter().map(Column::stale).collect();
+        let stale: Vec<String> = self.columns.iter().map(MovedColumn::stale).collect();
         let lock = match taking {
             Taking::Free => "",
             Taking::Locked => LOCKED,

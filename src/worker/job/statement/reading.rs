@@ -11,8 +11,8 @@ use crate::server::selected::{Rows, selected};
 use crate::server::varlena::Varlena;
 use crate::server::{breath, scan};
 use crate::session::{self, Permit};
-use crate::worker::job::progress::Place;
-use crate::worker::job::statement::{Column, Statement, Taking};
+use crate::worker::job::progress::BlockRange;
+use crate::worker::job::statement::{MovedColumn, Statement, Taking};
 
 /// Bytes of new values that are held at a time, one value at least.
 const BATCH_BYTES: usize = 32 << 20;
@@ -20,12 +20,12 @@ const BATCH_BYTES: usize = 32 << 20;
 impl Statement {
     /// Whether the rows can be read without the executor: none of the values is bound to anything.
     pub(super) fn needs_no_code(&self) -> bool {
-        let is_plain = |column: &Column| column.context.is_none() && !column.rebinds;
+        let is_plain = |column: &MovedColumn| column.context.is_none() && !column.rebinds;
         self.columns.iter().all(is_plain)
     }
 
     /// The stale rows that nobody holds, as [`select`](Self::select) would find them, at a third of the cost.
-    pub(super) fn scanned(&self, place: &Place) -> Result<Rows> {
+    pub(super) fn scanned(&self, place: &BlockRange) -> Result<Rows> {
         let held = &self.table.held;
         let mut types = vec![pg_sys::TIDOID];
         let mut numbers = Vec::new();
@@ -142,7 +142,7 @@ impl Reseal {
     /// `value` is a ciphertext.
     unsafe fn value(
         &mut self,
-        column: &Column,
+        column: &MovedColumn,
         value: pg_sys::Datum,
         context: &[u8],
         memory: pg_sys::MemoryContext,

@@ -4,61 +4,7 @@ mod rings;
 mod table;
 mod ways_out;
 
-use crate::common::{Db, Sql, db, role};
-use postgres::Client;
-
-/// A database with keyring `ring` and its key `k`, keyring `open` and its key `free`, and roles that may manage all of
-/// them, use both keys and call every function.
-struct Office {
-    db: Db,
-    alice: String,
-    bob: String,
-}
-
-fn office() -> Office {
-    let mut db = db();
-    let [alice, bob] = [0; 2].map(|_| role(&mut db.client));
-    db.client.run(
-        "SELECT create_keyring('open', 'local'), create_key('free', 'open'); GRANT CREATE ON SCHEMA public TO PUBLIC",
-    );
-    for name in [&alice, &bob] {
-        db.client.run(&format!(
-            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA colcrypt TO {name}; GRANT pg_monitor TO {name};
-             SELECT grant_keyring(r, '{name}', '{{create,manage}}') FROM unnest('{{ring,open}}'::text[]) r;
-             SELECT grant_key(k, '{name}', '{{encrypt,decrypt,manage}}') FROM unnest('{{k,free}}'::text[]) k"
-        ));
-    }
-    Office { db, alice, bob }
-}
-
-impl Office {
-    fn alice(&self) -> Client {
-        self.db.connect_as(&self.alice)
-    }
-
-    fn bob(&self) -> Client {
-        self.db.connect_as(&self.bob)
-    }
-
-    fn require_four_eyes(&mut self) {
-        self.db.client.run("SELECT require_four_eyes('ring')");
-    }
-
-    /// How many requests wait.
-    fn requests(&mut self) -> u32 {
-        let sql = "SELECT count(*) FROM approval_requests WHERE outcome = 'pending'";
-        self.db.client.one(sql).parse().unwrap()
-    }
-}
-
-/// The number of the request that a call left.
-fn number(answer: &str) -> u32 {
-    let number = answer.strip_prefix("waiting for approval ");
-    number
-        .unwrap_or_else(|| panic!("{answer}"))
-        .parse()
-        .unwrap()
-}
+use crate::common::{Sql, db};
 
 #[test]
 fn values_of_a_four_eyes_keyring_go_out_by_no_second_key() {

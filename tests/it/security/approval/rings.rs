@@ -1,6 +1,7 @@
 //! A keyring has grants of its own.
 
-use super::{number, office};
+use colcrypt_tests::of_approval::{office, request_number};
+
 use crate::common::{Sql, cluster, db, role, unique};
 
 /// Everything that a role can do to a keyring in which it has no right, though it may call every function.
@@ -67,7 +68,7 @@ fn a_maker_of_keys_is_no_manager_and_in_nobodys_way() {
     // Its managers do what they did, though none of them manages that key.
     let (mut alice, mut bob) = (it.alice(), it.bob());
     alice.run("SELECT rotate_root('ring'), require_four_eyes('ring')");
-    let request = number(&alice.one("SELECT require_four_eyes('ring', false)"));
+    let request = request_number(&alice.one("SELECT require_four_eyes('ring', false)"));
     assert_eq!(
         bob.one(&format!("SELECT approve_request({request})")),
         "disabled"
@@ -204,7 +205,7 @@ fn a_provider_is_altered_by_managers_of_all_that_stands_on_it() {
     let (mut alice, mut bob) = (it.alice(), it.bob());
     assert_eq!(alice.one(&call), "altered");
     it.require_four_eyes();
-    let request = number(&alice.one(&call));
+    let request = request_number(&alice.one(&call));
     // The settings are not the old ones' copy: those must open what is there.
     alice.fails(
         "KC013",
@@ -247,7 +248,7 @@ fn a_provider_that_changed_since_is_not_moved_to() {
     it.require_four_eyes();
     let (mut alice, mut bob) = (it.alice(), it.bob());
     for function in ["add_root", "move_keyring"] {
-        let request = number(&alice.one(&format!("SELECT {function}('ring', 'to')")));
+        let request = request_number(&alice.one(&format!("SELECT {function}('ring', 'to')")));
         let settings = |path: &std::path::Path| {
             format!(
                 "SELECT alter_provider('to', jsonb_build_object('path', '{}'))",

@@ -1,8 +1,8 @@
 //! The table of administrative functions says what is so.
 
 use colcrypt_core::verbs::{ASKS, EVERYBODYS, Gate, VERBS};
+use colcrypt_tests::of_approval::{Managers, office, request_number};
 
-use super::{Office, number, office};
 use crate::common::{Sql, cluster, db, unique};
 
 /// Every function and procedure of the extension, in whatever schema: its name, C symbol, and whether PUBLIC may call
@@ -70,7 +70,7 @@ impl Four for Vec<Option<String>> {
 }
 
 /// Everything that an administrative function may change.
-fn catalog(it: &mut Office) -> String {
+fn catalog(it: &mut Managers) -> String {
     let tables = [
         "provider",
         "keyring",
@@ -165,7 +165,7 @@ fn gated(gate: Gate) -> Vec<&'static str> {
 }
 
 /// A keyring with keys in all states, columns and jobs, which asks for four eyes from now on.
-fn furnished() -> Office {
+fn furnished() -> Managers {
     let mut it = office();
     let file = cluster().root_key(&format!("{}.key", unique("second")));
     it.db.client.run(&format!(
@@ -202,7 +202,7 @@ fn what_waits_leaves_a_request_and_changes_nothing() {
     for call in calls.chain(LOOSENING.iter().map(|(_, loosens, _)| *loosens)) {
         let (before, requests) = (catalog(&mut it), it.requests());
         let answer = alice.one(&format!("SELECT {}", call.replace("CONFIG", &config)));
-        let request = number(&answer);
+        let request = request_number(&answer);
         assert_eq!(it.requests(), requests + 1, "{call}");
         assert_eq!(catalog(&mut it), before, "{call}");
         alice.fails("KC045", &format!("SELECT approve_request({request})"));
@@ -224,7 +224,7 @@ fn what_was_asked_for_is_done_when_another_approves() {
     let (mut alice, mut bob) = (it.alice(), it.bob());
     for key in ["off", "old"] {
         // Of those bob is no manager.
-        let request = number(&alice.one(&format!(
+        let request = request_number(&alice.one(&format!(
             "SELECT grant_key('{key}', '{}', '{{manage}}')",
             it.bob
         )));
@@ -241,7 +241,7 @@ fn what_was_asked_for_is_done_when_another_approves() {
         }
         let before = catalog(&mut it);
         let call = call.replace("CONFIG", &config);
-        let request = number(&alice.one(&format!("SELECT {call}")));
+        let request = request_number(&alice.one(&format!("SELECT {call}")));
         bob.run(&format!("SELECT approve_request({request})"));
         if !call.starts_with("alter_provider") {
             assert_ne!(catalog(&mut it), before, "{call}");

@@ -1,12 +1,13 @@
 //! Values under a key of a four-eyes keyring, and all ways that one manager alone could think of to bring them under
 //! another key or into plaintext. alice manages both keyrings, may use both keys, and owns the tables.
 
-use super::{Office, office};
-use crate::common::{LONG, Sql};
+use colcrypt_tests::of_approval::{Managers, office};
 use colcrypt_tests::wait_for;
 
+use crate::common::{LONG, Sql};
+
 /// Runs statements as alice before the keyring asks for four eyes.
-fn after(sql: &str) -> Office {
+fn after(sql: &str) -> Managers {
     let mut it = office();
     it.alice().run(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, v colcrypt.ciphertext);
@@ -17,36 +18,33 @@ fn after(sql: &str) -> Office {
     it
 }
 
-impl Office {
-    fn settle(&mut self) {
-        wait_for("the jobs to end", LONG, || {
-            self.db
-                .client
-                .yes("SELECT count(*) = 0 FROM job_progress WHERE finished_at IS NULL AND held_by IS DISTINCT FROM 'paused'")
-        });
-    }
-
-    /// All values in the table are where they were.
-    fn nothing_came_out(&mut self, table: &str) {
-        self.settle();
-        assert_eq!(
-            self.db.client.one(&format!(
-                "SELECT count(*) FROM {table} WHERE (ciphertext_info(v)).key = 'k'"
-            )),
-            "50"
-        );
-    }
-
-    /// alice's statements, each of which may fail.
-    fn tries(&mut self, statements: &[&str]) {
-        let mut alice = self.alice();
-        for statement in statements {
-            alice.simple_query(statement).ok();
-            self.settle();
-        }
-    }
+fn settle(it: &mut Managers) {
+    wait_for("the jobs to end", LONG, || {
+        it.db
+            .client
+            .yes("SELECT count(*) = 0 FROM job_progress WHERE finished_at IS NULL AND held_by IS DISTINCT FROM 'paused'")
+    });
 }
 
+/// All values in the table are where they were.
+fn nothing_came_out(it: &mut Managers, table: &str) {
+    settle(it);
+    assert_eq!(
+        it.db.client.one(&format!(
+            "SELECT count(*) FROM {table} WHERE (ciphertext_info(v)).key = 'k'"
+        )),
+        "50"
+    );
+}
+
+/// alice's statements, each of which may fail.
+fn tries(it: &mut Managers, statements: &[&str]) {
+    let mut alice = it.alice();
+    for statement in statements {
+        alice.simple_query(statement).ok();
+        settle(it);
+    }
+}
 const TRIES: &[&str] = &[
     "SELECT move_column('t', 'v', 'free', accept_unplaced => true)",
     "SELECT decrypt_column('t', 'v', true, accept_unplaced => true)",
@@ -56,19 +54,22 @@ const TRIES: &[&str] = &[
     "SELECT resume_job(job_id) FROM job_progress WHERE held_by = 'paused'",
 ];
 
-fn all_tries_fail(mut it: Office, table: &str) {
-    it.tries(TRIES);
-    it.nothing_came_out(table);
+fn all_tries_fail(mut it: Managers, table: &str) {
+    tries(&mut it, TRIES);
+    nothing_came_out(&mut it, table);
     // The other registration, with all that again.
-    it.tries(&[
-        "SELECT unregister_column('t', 'v')",
-        "SELECT register_column('t', 'v', 'free')",
-    ]);
-    it.tries(TRIES);
-    it.nothing_came_out(table);
-    it.tries(&["SELECT register_column('t', 'v', 'k')"]);
-    it.tries(TRIES);
-    it.nothing_came_out(table);
+    tries(
+        &mut it,
+        &[
+            "SELECT unregister_column('t', 'v')",
+            "SELECT register_column('t', 'v', 'free')",
+        ],
+    );
+    tries(&mut it, TRIES);
+    nothing_came_out(&mut it, table);
+    tries(&mut it, &["SELECT register_column('t', 'v', 'k')"]);
+    tries(&mut it, TRIES);
+    nothing_came_out(&mut it, table);
 }
 
 /// Without the rule the same statements do bring them out: it is the rule that keeps them.
@@ -78,7 +79,7 @@ fn the_rule_makes_the_difference() {
     it.db
         .client
         .run("UPDATE colcrypt.keyring SET four_eyes = false");
-    it.tries(TRIES);
+    tries(&mut it, TRIES);
     assert_eq!(it.alice().one("SELECT v FROM t WHERE id = 7"), "secret 7");
 }
 
@@ -158,13 +159,16 @@ fn a_partition_attached() {
          INSERT INTO whole SELECT 100 + n, encrypt_col('free ' || n, 'free') FROM generate_series(1, 20) n;
          SELECT register_column('whole', 'v', 'free')",
     );
-    it.tries(&[
-        "ALTER TABLE whole ATTACH PARTITION t FOR VALUES FROM (0) TO (100)",
-        "SELECT reencrypt_column('whole', 'v')",
-        "SELECT rotate_key('free')",
-        "SELECT create_key('free2', 'open')",
-        "SELECT move_column('whole', 'v', 'free2', accept_unplaced => true)",
-    ]);
+    tries(
+        &mut it,
+        &[
+            "ALTER TABLE whole ATTACH PARTITION t FOR VALUES FROM (0) TO (100)",
+            "SELECT reencrypt_column('whole', 'v')",
+            "SELECT rotate_key('free')",
+            "SELECT create_key('free2', 'open')",
+            "SELECT move_column('whole', 'v', 'free2', accept_unplaced => true)",
+        ],
+    );
     assert_eq!(
         it.db
             .client
@@ -172,7 +176,7 @@ fn a_partition_attached() {
         "20",
         "what is free moves"
     );
-    it.nothing_came_out("t");
+    nothing_came_out(&mut it, "t");
     let order = it
         .alice()
         .simple_query("SELECT decrypt_column('whole', 'v', true, accept_unplaced => true)");
@@ -209,13 +213,16 @@ fn a_child_table() {
          SELECT register_column('parent', 'v', 'free')",
     );
     it.alice().run("ALTER TABLE t INHERIT parent");
-    it.tries(&[
-        "SELECT reencrypt_column('parent', 'v')",
-        "SELECT create_key('free2', 'open')",
-        "SELECT move_column('parent', 'v', 'free2', accept_unplaced => true)",
-        "SELECT move_column('parent', 'v', 'free', accept_unplaced => true)",
-    ]);
-    it.nothing_came_out("t");
+    tries(
+        &mut it,
+        &[
+            "SELECT reencrypt_column('parent', 'v')",
+            "SELECT create_key('free2', 'open')",
+            "SELECT move_column('parent', 'v', 'free2', accept_unplaced => true)",
+            "SELECT move_column('parent', 'v', 'free', accept_unplaced => true)",
+        ],
+    );
+    nothing_came_out(&mut it, "t");
 }
 
 #[test]
@@ -226,13 +233,16 @@ fn values_put_into_a_column_under_way() {
          SELECT register_column('u', 'v', 'free'), create_key('free2', 'open');
          BEGIN; SELECT pause_job(move_column('u', 'v', 'free2', accept_unplaced => true)); COMMIT",
     );
-    it.tries(&[
-        "INSERT INTO u SELECT id + 100, v FROM t",
-        "SELECT resume_job(max(job_id)) FROM job_progress",
-        "SELECT move_column('u', 'v', 'free', accept_unplaced => true)",
-        "SELECT reencrypt_column('u', 'v')",
-    ]);
-    it.nothing_came_out("u");
+    tries(
+        &mut it,
+        &[
+            "INSERT INTO u SELECT id + 100, v FROM t",
+            "SELECT resume_job(max(job_id)) FROM job_progress",
+            "SELECT move_column('u', 'v', 'free', accept_unplaced => true)",
+            "SELECT reencrypt_column('u', 'v')",
+        ],
+    );
+    nothing_came_out(&mut it, "u");
 }
 
 /// By the name of a column that was another one.
@@ -244,14 +254,17 @@ fn a_column_renamed() {
     );
     it.alice()
         .run("ALTER TABLE t RENAME w TO x; ALTER TABLE t RENAME v TO w");
-    it.tries(&[
-        "SELECT move_column('t', 'w', 'free', accept_unplaced => true)",
-        "SELECT create_key('free2', 'open')",
-        "SELECT move_column('t', 'w', 'free2', accept_unplaced => true)",
-        "SELECT decrypt_column('t', 'w', true, accept_unplaced => true)",
-        "ALTER TABLE t RENAME w TO v",
-    ]);
-    it.nothing_came_out("t");
+    tries(
+        &mut it,
+        &[
+            "SELECT move_column('t', 'w', 'free', accept_unplaced => true)",
+            "SELECT create_key('free2', 'open')",
+            "SELECT move_column('t', 'w', 'free2', accept_unplaced => true)",
+            "SELECT decrypt_column('t', 'w', true, accept_unplaced => true)",
+            "ALTER TABLE t RENAME w TO v",
+        ],
+    );
+    nothing_came_out(&mut it, "t");
 }
 
 /// Another key of the same keyring, which others may read, is a way out as well.
@@ -261,14 +274,17 @@ fn another_key_of_the_same_keyring() {
         "SELECT create_key('k2', 'ring');
          SELECT register_column('t', 'v', 'k'), reencrypt_column('t', 'v'); SELECT register_column('t', 'v', 'free')",
     );
-    it.tries(&[
-        "SELECT move_column('t', 'v', 'k2', accept_unplaced => true)",
-        "SELECT register_column('t', 'v', 'k2')",
-        "SELECT reencrypt_column('t', 'v')",
-        "SELECT register_column('t', 'v', 'k')",
-        "SELECT move_column('t', 'v', 'k2', accept_unplaced => true)",
-    ]);
-    it.nothing_came_out("t");
+    tries(
+        &mut it,
+        &[
+            "SELECT move_column('t', 'v', 'k2', accept_unplaced => true)",
+            "SELECT register_column('t', 'v', 'k2')",
+            "SELECT reencrypt_column('t', 'v')",
+            "SELECT register_column('t', 'v', 'k')",
+            "SELECT move_column('t', 'v', 'k2', accept_unplaced => true)",
+        ],
+    );
+    nothing_came_out(&mut it, "t");
 }
 
 /// By hand a value stays under its key.
@@ -278,5 +294,5 @@ fn by_hand() {
     let mut alice = it.alice();
     alice.run("UPDATE t SET v = reencrypt_col(v)");
     alice.run("UPDATE t SET v = batch_value(ctid, 2::smallint, v)");
-    it.nothing_came_out("t");
+    nothing_came_out(&mut it, "t");
 }

@@ -1,8 +1,8 @@
 //! A person is the role that logged in: nothing that a session turns itself into makes a second one.
 
-use crate::common::Sql;
+use colcrypt_tests::of_traps::trap;
 
-use super::approvals::trap;
+use crate::common::Sql;
 
 #[test]
 fn a_requester_is_no_second_person_by_another_role() {

@@ -1,10 +1,9 @@
 //! Processes of the server in which owner code runs: none of them is a person.
 
+use colcrypt_tests::of_traps::{Trap, trap};
 use colcrypt_tests::{Cluster, wait_for};
 
 use crate::common::{LONG, Sql, make_key, settings, wait_for_jobs};
-
-use super::approvals::{Trap, trap};
 
 /// A table with values of a key that mallory may use, which the worker moves when the key is rotated.
 fn moved(trap: &mut Trap, definition: &str, context: &str) {

@@ -1,11 +1,11 @@
-//! Writes through access views as somebody with ill will, or with odd tables, says them: each was a hole or a difference
-//! between the two ways of writing once.
+//! Writes through access views as somebody with ill will, or with odd tables, says them: each was a hole or a
+//! difference between the two ways of writing once.
 
 use std::io::Write;
 
+use colcrypt_tests::of_views::user_with;
 use postgres::Client;
 
-use crate::columns::access_view::user_with;
 use crate::common::{Sql, db};
 
 fn copy(client: &mut Client, sql: &str, rows: &str) -> u64 {

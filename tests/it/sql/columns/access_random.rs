@@ -1,9 +1,9 @@
 //! The two ways of writing through an access view, compared: random statements, each run on two databases that hold the
-//! same, in one as a statement on the table and in the other by the view's trigger. Rows, counts, what RETURNING and the
-//! table's triggers say, sequences and errors must be the same.
+//! same, in one as a statement on the table and in the other by the view's trigger. Rows, counts, what RETURNING and
+//! the table's triggers say, sequences and errors must be the same.
 //!
-//! What documentation says is different is left out: RETURNING of what the writer does not see, ON CONFLICT, rows that a
-//! statement touches twice. `SEED` chooses other statements.
+//! What documentation says is different is left out: RETURNING of what the writer does not see, ON CONFLICT, rows that
+//! a statement touches twice. `SEED` chooses other statements.
 
 use std::time::{Duration, Instant};
 

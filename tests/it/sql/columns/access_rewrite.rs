@@ -1,9 +1,9 @@
 //! Statements on access views that become statements on the table: what they gain, and what they must not change. The
 //! suites `access_view` and `access_write` run both ways.
 
+use colcrypt_tests::of_views::{fill, people, stored, user_with};
 use postgres::Client;
 
-use crate::columns::access_view::{fill, people, stored, user_with};
 use crate::common::{Sql, db, role};
 
 /// The plan's first line: what is written to.
@@ -429,8 +429,8 @@ fn without_a_barrier_nobody_sees_more_and_joins_use_the_key() {
     );
 }
 
-/// As on a table: `OVERRIDING SYSTEM VALUE` gives an identity column a value, to which others are bound, and `OVERRIDING USER
-/// VALUE` passes what is given by.
+/// As on a table: `OVERRIDING SYSTEM VALUE` gives an identity column a value, to which others are bound, and
+/// `OVERRIDING USER VALUE` passes what is given by.
 #[test]
 fn an_identity_column_is_overridden() {
     let mut db = people();

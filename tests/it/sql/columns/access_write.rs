@@ -1,9 +1,9 @@
 //! Writing through access views: INSERT, UPDATE, DELETE, RETURNING, COPY, and where PostgreSQL stops.
 
+use colcrypt_tests::of_views::{ALL, fill, people, stored, user_with};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::columns::access_view::{ALL, fill, people, stored, user_with};
 use crate::common::{Db, LONG, Sql, db, rewrites_views};
 
 fn an_insert_fills_in_defaults_before_it_encrypts_and_returns_the_row() {

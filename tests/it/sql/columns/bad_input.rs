@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
+use colcrypt_tests::problem::Problem;
 use postgres::Client;
 
-use crate::common::{Failure, Sql, cluster, db};
+use crate::common::{Sql, cluster, db};
 
 /// The hexadecimal digits of a value.
 fn hex_of(client: &mut Client, expression: &str) -> String {
@@ -336,7 +337,7 @@ fn copy_checks_what_it_reads() {
     };
     for bytes in [&b""[..], b"plain text", &[0x11; 30], &[0x21; 80]] {
         let error = copy(bytes).expect_err("no ciphertext");
-        Failure::of(&error, "KC002").hides("plain text");
+        Problem::of(&error).coded("KC002").hides("plain text");
     }
     let value = hex::decode(hex_of(&mut db.client, "encrypt_col('from binary', 'k')")).unwrap();
     let mut copy = db

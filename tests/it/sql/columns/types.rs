@@ -225,7 +225,8 @@ fn name_and_char_are_types_like_others() {
     assert!(db.client.yes(
         "SELECT pg_typeof(decrypt_col(n, NULL::name, row_context(1))) = 'name'::regtype FROM v"
     ));
-    // A column of the type, encrypted in place: written as what it is, and by clients as text. Either is read as either.
+    // A column of the type, encrypted in place: written as what it is, and by clients as text. Either is read as
+    // either.
     db.client.run(
         "CREATE TABLE t (id int PRIMARY KEY, n name, c \"char\"); INSERT INTO t VALUES (1, 'one', 'x');
          SELECT encrypt_column('t', 'n', 'k', accept_losses => true)",

@@ -1,7 +1,9 @@
 //! A job under whose feet the table is altered, the extension is upgraded, or the worker dies: it goes on, or ends and
 //! says why.
 
-use colcrypt_tests::of_jobs::{phases, slow_table, versions, wait_until_under_way};
+use colcrypt_tests::of_jobs::{
+    phases, slow_table, still_under_way, versions, wait_until_under_way,
+};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,13 +22,6 @@ fn under_way() -> Db {
     db.client.run("SELECT rotate_key('k')");
     wait_until_under_way(&mut db.client);
     db
-}
-
-fn still_under_way(client: &mut Client) {
-    assert!(
-        client.yes("SELECT finished_at IS NULL FROM colcrypt.job_progress"),
-        "the job was over too soon for this test"
-    );
 }
 
 fn is_moved(client: &mut Client, table: &str, column: &str) {

@@ -1,97 +1,10 @@
 //! Four eyes: what waits for a second role, who may be that role, and for how long.
 
+use colcrypt_tests::of_approval::{approve, ask, manager, officer, request_number, two_managers};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{ACTS, Db, LONG, Sql, db, role, unique};
-
-/// The functions that managers of keys are given.
-pub const OFFICE: &str = "grant_key(text, text, text[]), colcrypt.revoke_key(text, text, text[]), \
-    colcrypt.require_four_eyes(text, boolean, interval), colcrypt.approve_request(bigint, text), \
-    colcrypt.reject_request(bigint, text), colcrypt.withdraw_request(bigint)";
-
-/// A database whose keyring asks for four eyes, and roles that may manage its key.
-pub struct TwoManagers {
-    pub db: Db,
-    pub alice: String,
-    pub bob: String,
-}
-
-pub fn two_managers() -> TwoManagers {
-    let mut db = db();
-    let [alice, bob] = [0; 2].map(|_| manager(&mut db.client));
-    db.client.run("SELECT require_four_eyes('ring')");
-    TwoManagers { db, alice, bob }
-}
-
-/// A role that may administer, and manage the key `k`.
-fn manager(client: &mut Client) -> String {
-    let name = officer(client);
-    client.run(&format!(
-        "SELECT grant_key('k', '{name}', '{{manage}}'), grant_keyring('ring', '{name}', '{{create,manage}}')"
-    ));
-    name
-}
-
-/// A role that may administer, but no key.
-fn officer(client: &mut Client) -> String {
-    let name = role(client);
-    client.run(&format!(
-        "GRANT EXECUTE ON FUNCTION colcrypt.{OFFICE} TO {name}; GRANT SELECT ON approval_requests TO {name}"
-    ));
-    name
-}
-
-impl TwoManagers {
-    pub fn alice(&self) -> Client {
-        self.db.connect_as(&self.alice)
-    }
-
-    pub fn bob(&self) -> Client {
-        self.db.connect_as(&self.bob)
-    }
-
-    /// A third manager, whose right was asked for and approved in due form.
-    fn carol(&mut self) -> String {
-        let name = officer(&mut self.db.client);
-        let request = ask(&mut self.alice(), &name, "manage");
-        approve(&mut self.bob(), request);
-        name
-    }
-
-    /// Whether the role has the privilege on `k`.
-    pub fn has(&mut self, role: &str, privilege: &str) -> bool {
-        self.db.client.yes(&format!(
-            "SELECT coalesce(bool_or(can_{privilege}), false) FROM key_grant WHERE grantee = '{role}'::regrole"
-        ))
-    }
-
-    pub fn outcome(&mut self, request: i64) -> String {
-        self.db.client.one(&format!(
-            "SELECT outcome FROM approval_requests WHERE request_id = {request}"
-        ))
-    }
-}
-
-/// Asks for a privilege for a role, and gives the request's number.
-pub fn ask(client: &mut Client, role: &str, privilege: &str) -> i64 {
-    number(&client.one(&format!(
-        "SELECT grant_key('k', '{role}', '{{{privilege}}}')"
-    )))
-}
-
-pub fn number(answer: &str) -> i64 {
-    answer
-        .strip_prefix("waiting for approval ")
-        .unwrap_or_else(|| panic!("{answer}"))
-        .parse()
-        .unwrap()
-}
-
-pub fn approve(client: &mut Client, request: i64) {
-    let sql = format!("SELECT approve_request({request}, 'looked at it')");
-    assert_eq!(client.one(&sql), "granted");
-}
+use crate::common::{ACTS, LONG, Sql, db, role, unique};
 
 /// What the audit log has of each act: event, session role, current role, detail.
 fn events(client: &mut Client, pattern: &str) -> Vec<String> {
@@ -174,7 +87,7 @@ fn nobody_approves_their_own_not_even_a_superuser() {
     it.alice()
         .fails("KC045", &format!("SELECT reject_request({request}, 'no')"));
 
-    let own = number(
+    let own = request_number(
         &it.db
             .client
             .one(&format!("SELECT grant_key('k', '{user}')")),
@@ -234,7 +147,7 @@ fn set_role_and_the_like_make_no_second_person() {
     it.bob().run(
         "CREATE FUNCTION ask(who text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT colcrypt.grant_key(''k'', who)'",
     );
-    let wrapped = number(&it.alice().one(&format!("SELECT ask('{user}')")));
+    let wrapped = request_number(&it.alice().one(&format!("SELECT ask('{user}')")));
     for client in [&mut it.alice(), &mut it.bob()] {
         refused(client, &format!("SELECT approve_request({wrapped})"));
     }
@@ -333,7 +246,7 @@ fn a_request_waits_no_longer_than_the_window() {
             &format!("SELECT require_four_eyes('ring', true, '{window}')"),
         );
     }
-    let window = number(
+    let window = request_number(
         &it.alice()
             .one("SELECT require_four_eyes('ring', true, '90 minutes')"),
     );
@@ -528,7 +441,7 @@ fn switching_it_on_is_immediate_and_off_is_not() {
         "enabled"
     );
     let pending = ask(&mut it.alice(), &user, "decrypt");
-    let off = number(&it.alice().one("SELECT require_four_eyes('ring', false)"));
+    let off = request_number(&it.alice().one("SELECT require_four_eyes('ring', false)"));
     assert!(it.db.client.yes("SELECT four_eyes FROM keyring_status"));
     it.alice()
         .fails("KC045", &format!("SELECT approve_request({off})"));
@@ -578,7 +491,7 @@ fn it_holds_from_the_commit_that_switches_it_on() {
     std::thread::scope(|scope| {
         let mut at_once = db.connect_as(&alice);
         let grant = &grant;
-        let waiting = scope.spawn(move || number(&at_once.one(grant)));
+        let waiting = scope.spawn(move || request_number(&at_once.one(grant)));
         wait_for("the grant to wait", LONG, || {
             db.client.yes(&format!("SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = '{alice}' AND wait_event_type = 'Lock'"))
         });

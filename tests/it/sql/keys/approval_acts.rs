@@ -2,10 +2,10 @@
 //! requests; requests in dumps; odd names.
 
 use colcrypt_tests::Cluster;
+use colcrypt_tests::of_approval::{Managers, OFFICE, approve, ask, request_number, two_managers};
 use postgres::Client;
 
 use crate::common::{self, Db, Sql, cluster, db, role, unique};
-use crate::keys::approval::{OFFICE, TwoManagers, approve, ask, number, two_managers};
 
 /// The columns of the one request for this function, newest last: number, version asked for, outcome.
 fn requests(client: &mut Client, function: &str) -> Vec<(i64, String, String)> {
@@ -35,7 +35,7 @@ const VERBS: &str = "rotate_key(text), colcrypt.create_key(text, text, text), co
     colcrypt.create_key_version(text)";
 
 /// With the verbs of the life cycle in the managers' hands.
-fn managers_of_life() -> TwoManagers {
+fn managers_of_life() -> Managers {
     let mut it = two_managers();
     it.db.client.run(&format!(
         "GRANT EXECUTE ON FUNCTION colcrypt.{VERBS} TO {}, {}",
@@ -113,7 +113,8 @@ fn a_new_key_waits_before_it_is_used() {
 fn activation_and_destruction_wait_and_protection_does_not() {
     let mut it = managers_of_life();
     let (mut alice, mut bob) = (it.alice(), it.bob());
-    let waits = |client: &mut Client, call: &str| number(&client.one(&format!("SELECT {call}")));
+    let waits =
+        |client: &mut Client, call: &str| request_number(&client.one(&format!("SELECT {call}")));
     let approve = |client: &mut Client, request: i64| {
         client.one(&format!("SELECT approve_request({request}, 'seen')"))
     };
@@ -204,13 +205,12 @@ fn activation_and_destruction_wait_and_protection_does_not() {
 fn rows_that_came_meanwhile_keep_a_version_from_destruction() {
     let mut it = managers_of_life();
     let value = it.db.client.one("SELECT encrypt_col('x', 'k')");
-    let approve = |it: &TwoManagers, request: i64| {
-        it.bob().one(&format!("SELECT approve_request({request})"))
-    };
+    let approve =
+        |it: &Managers, request: i64| it.bob().one(&format!("SELECT approve_request({request})"));
     it.alice().run("SELECT rotate_key('k')");
     let rotation = requests(&mut it.db.client, "activate_key")[0].0;
     approve(&it, rotation);
-    let request = number(
+    let request = request_number(
         &it.alice()
             .one("SELECT schedule_key_destruction('k', 1, reason => 'old')"),
     );
@@ -246,7 +246,7 @@ fn names_of_all_sorts() {
     db.client
         .run(&format!("SELECT require_four_eyes('{ring}')"));
     let [mut first, mut second] = names.clone().map(|name| db.connect_as(&name));
-    let request = number(&first.one(&format!(
+    let request = request_number(&first.one(&format!(
         "SELECT grant_key('{key}', '{}', '{{encrypt}}')",
         literal[1]
     )));
@@ -270,7 +270,7 @@ fn names_of_all_sorts() {
             &names[1]
         ]
     );
-    let off = number(&second.one(&format!("SELECT require_four_eyes('{ring}', false)")));
+    let off = request_number(&second.one(&format!("SELECT require_four_eyes('{ring}', false)")));
     assert_eq!(
         first.one(&format!("SELECT approve_request({off})")),
         "disabled"
@@ -352,7 +352,7 @@ fn a_standby_shows_requests_and_decides_none() {
          SELECT require_four_eyes('ring')",
     );
     let value = client.one("SELECT encrypt_col('x', 'k')");
-    let request = number(&client.one("SELECT grant_key('k', 'reader')"));
+    let request = request_number(&client.one("SELECT grant_key('k', 'reader')"));
     let standby = primary.standby();
     primary.wait_for_replay(&standby);
 
@@ -420,7 +420,7 @@ fn a_move_waits_for_another_manager() {
     it.db
         .connect_as(&role(&mut admin))
         .fails("42501", "SELECT move_keyring('ring', 'other')");
-    let request = number(&it.alice().one("SELECT move_keyring('ring', 'other')"));
+    let request = request_number(&it.alice().one("SELECT move_keyring('ring', 'other')"));
     assert_eq!(admin.one(provider), "local");
     it.alice()
         .fails("KC045", &format!("SELECT approve_request({request})"));

@@ -1,10 +1,10 @@
 //! Providers, keyrings and keys that nothing needs are dropped; what something needs is not.
 
+use colcrypt_tests::of_approval::two_managers;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use crate::common::{ACTS, LONG, Sql, cluster, db, role, unique};
-use crate::keys::approval::two_managers;
 
 /// A provider, a keyring and a key, all of this name.
 fn stack(client: &mut Client, name: &str) {

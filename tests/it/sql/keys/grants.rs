@@ -1,48 +1,12 @@
 //! Who may do what with a key, and how soon a change is seen.
 
-use postgres::Client;
+use colcrypt_tests::of_keys::{allowed, may_decrypt, may_encrypt, table_to_read};
 
-use crate::common::{Db, Sql, db, role};
-
-/// Table `t` with one value that everybody may select.
-pub fn table() -> Db {
-    let mut db = db();
-    db.client.run(
-        "CREATE TABLE t AS SELECT encrypt_col('hush', 'k') AS v;
-         GRANT SELECT ON t TO PUBLIC",
-    );
-    db
-}
-
-pub fn may_encrypt(client: &mut Client) -> bool {
-    allowed(client, "SELECT colcrypt.encrypt_col('x', 'k')", "encrypt")
-}
-
-pub fn may_decrypt(client: &mut Client) -> bool {
-    allowed(client, "SELECT colcrypt.decrypt_col(v) FROM t", "decrypt")
-}
-
-/// Whether a statement runs; if not, it must be for want of this privilege.
-fn allowed(client: &mut Client, sql: &str, privilege: &str) -> bool {
-    match client.simple_query(sql) {
-        Ok(_) => true,
-        Err(error) => {
-            let db = error.as_db_error().expect("a server error");
-            assert_eq!(db.code().code(), "42501", "{db:?}");
-            assert_eq!(
-                db.message(),
-                format!("permission denied to {privilege} with key \"k\"")
-            );
-            assert!(db.hint().unwrap_or_default().contains("grant_key"));
-            assert!(!format!("{db:?}").contains("hush"), "{db:?}");
-            false
-        }
-    }
-}
+use crate::common::{Sql, db, role};
 
 #[test]
 fn encrypting_and_decrypting_are_granted_apart() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     let mut user = db.connect_as(&name);
     assert!(!may_encrypt(&mut user) && !may_decrypt(&mut user));
@@ -73,7 +37,7 @@ fn encrypting_and_decrypting_are_granted_apart() {
 
 #[test]
 fn public_is_everybody() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     let mut user = db.connect_as(&name);
     db.client
@@ -105,7 +69,7 @@ fn grants_name_existing_roles_keys_and_privileges() {
 
 #[test]
 fn membership_counts_as_far_as_privileges_are_inherited() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [group, inherits, does_not] = [0; 3].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "ALTER ROLE {does_not} NOINHERIT; GRANT {group} TO {inherits}, {does_not};
@@ -123,7 +87,7 @@ fn membership_counts_as_far_as_privileges_are_inherited() {
 
 #[test]
 fn the_owner_of_a_key_may_use_it() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [owner, member] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "GRANT EXECUTE ON FUNCTION colcrypt.create_key(text, text, text) TO {owner}; GRANT {owner} TO {member}; SELECT grant_keyring('ring', '{owner}')"
@@ -140,7 +104,7 @@ fn the_owner_of_a_key_may_use_it() {
 
 #[test]
 fn a_function_with_its_owners_rights_and_a_view() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [keeper, user] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "SELECT grant_key('k', '{keeper}');
@@ -170,7 +134,7 @@ fn a_function_with_its_owners_rights_and_a_view() {
 
 #[test]
 fn a_revoke_is_seen_at_the_next_statement_of_a_warm_session() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!("SELECT grant_key('k', '{name}')"));
     let mut user = db.connect_as(&name);
@@ -193,7 +157,7 @@ fn a_revoke_is_seen_at_the_next_statement_of_a_warm_session() {
 
 #[test]
 fn a_membership_taken_away_is_seen_at_the_next_statement() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [group, name] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "GRANT {group} TO {name}; SELECT grant_key('k', '{group}')"
@@ -210,7 +174,7 @@ fn a_membership_taken_away_is_seen_at_the_next_statement() {
 
 #[test]
 fn a_grant_that_is_rolled_back_never_was() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!(
         "BEGIN; SELECT grant_key('k', '{name}'); SET LOCAL ROLE {name}"
@@ -230,7 +194,7 @@ fn a_grant_that_is_rolled_back_never_was() {
 /// PUBLIC gets what it is given by that word, and never the right to manage.
 #[test]
 fn public_has_nothing_by_itself_and_manages_nothing() {
-    let mut db = table();
+    let mut db = table_to_read();
     assert_eq!(
         db.client
             .one("SELECT count(*) FROM key_privileges WHERE grantee = 'PUBLIC'"),
@@ -261,7 +225,7 @@ fn public_has_nothing_by_itself_and_manages_nothing() {
 
 #[test]
 fn roles_within_roles_and_what_is_not_inherited() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [top, middle, user] = [0; 3].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "GRANT {top} TO {middle}; GRANT {middle} TO {user}; SELECT grant_key('k', '{top}')"
@@ -294,7 +258,7 @@ fn roles_within_roles_and_what_is_not_inherited() {
 
 #[test]
 fn views_run_with_the_rights_they_say() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [keeper, user] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "SELECT grant_key('k', '{keeper}'); GRANT CREATE ON SCHEMA public TO {keeper}; SET ROLE {keeper};
@@ -319,7 +283,7 @@ fn views_run_with_the_rights_they_say() {
 /// A FETCH is a statement of its own: what was granted when the cursor was opened counts no more.
 #[test]
 fn a_revoke_is_seen_by_fetch_plpgsql_and_parallel_workers() {
-    let mut db = table();
+    let mut db = table_to_read();
     db.client.run(
         "INSERT INTO t SELECT encrypt_col('hush', 'k') FROM generate_series(1, 3000);
          CREATE FUNCTION read() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN colcrypt.decrypt_col(v) FROM public.t LIMIT 1; END $$;
@@ -353,7 +317,7 @@ fn a_revoke_is_seen_by_fetch_plpgsql_and_parallel_workers() {
 
 #[test]
 fn a_new_role_is_not_the_dropped_one() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!("SELECT grant_key('k', '{name}')"));
     let mut user = db.connect_as(&name);
@@ -383,7 +347,7 @@ fn a_new_role_is_not_the_dropped_one() {
 /// A thousand warm statements look neither at the grants nor at any other table of the catalog.
 #[test]
 fn warm_statements_do_not_look_at_the_catalog() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!("SELECT grant_key('k', '{name}')"));
     let mut user = db.connect_as(&name);

@@ -1,11 +1,11 @@
-//! A keyring's key encryption key: rotated while keys are used, by hand, by schedule and after a compromise; keys wrapped
-//! anew, old versions destroyed; who may; what the views and the record say.
+//! A keyring's key encryption key: rotated while keys are used, by hand, by schedule and after a compromise; keys
+//! wrapped anew, old versions destroyed; who may; what the views and the record say.
 
+use colcrypt_tests::of_approval::{request_number, two_managers};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use crate::common::{ACTS, LONG, Sql, cluster, db, role, unique};
-use crate::keys::approval::{number, two_managers};
 
 /// Version, state and keys of each version of the key encryption key.
 const KEKS: &str = "SELECT string_agg(kek_version || ' ' || state || ' ' || keys, ', ' ORDER BY kek_version) FROM kek_status";
@@ -180,10 +180,21 @@ fn the_worker_rotates_it_before_its_period_ends() {
         db.client
             .yes("SELECT next_rotation_at IS NULL AND why IS NULL FROM kek_schedule")
     );
+    // The worker would rotate at every look.
+    for short in ["0", "-1 day", "1 microsecond", "59 minutes"] {
+        db.client
+            .fails(
+                "22023",
+                &format!("SELECT set_kek_cryptoperiod('ring', '{short}')"),
+            )
+            .says("an hour or longer");
+    }
+    assert!(
+        db.client
+            .yes("SELECT next_rotation_at IS NULL FROM kek_schedule")
+    );
     db.client
-        .fails("22023", "SELECT set_kek_cryptoperiod('ring', '0')");
-    db.client
-        .fails("22023", "SELECT set_kek_cryptoperiod('ring', '-1 day')");
+        .run("SELECT set_kek_cryptoperiod('ring', '1 hour')");
     db.client
         .run("UPDATE colcrypt.kek_version SET created_at = now() - interval '30 days'");
     assert_eq!(
@@ -360,7 +371,7 @@ fn a_longer_period_waits_for_a_second_role() {
         alice.one("SELECT set_kek_cryptoperiod('ring', '10 days')"),
         "set"
     );
-    let request = number(&alice.one("SELECT set_kek_cryptoperiod('ring', '20 days')"));
+    let request = request_number(&alice.one("SELECT set_kek_cryptoperiod('ring', '20 days')"));
     assert_eq!(
         it.db
             .client

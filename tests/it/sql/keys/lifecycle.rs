@@ -1,20 +1,13 @@
 //! The verbs of a key's life: who may call them, what they leave behind, and what they refuse.
 
 use colcrypt_tests::of_jobs::versions;
+use colcrypt_tests::of_keys::states;
 use colcrypt_tests::wait_for;
-use postgres::Client;
 
 use crate::common::{ACTS, Db, LONG, Sql, cluster, db, role, wait_for_jobs};
 
 /// The version that a value encrypted now gets.
 const NEW: &str = "SELECT (colcrypt.ciphertext_info(colcrypt.encrypt_col('x', 'k'))).version";
-
-/// Every version's state: "1 deactivated, 2 active".
-pub fn states(client: &mut Client) -> String {
-    client.one(
-        "SELECT string_agg(version || ' ' || state, ', ' ORDER BY version) FROM colcrypt.key_status WHERE key = 'k'",
-    )
-}
 
 /// Version 1 deactivated, 2 active, 3 pre-active.
 fn three_versions() -> Db {
@@ -236,7 +229,7 @@ fn who_when_and_why_are_kept() {
         failure.detail
     );
     // Why is not everybody's business.
-    assert!(!failure.all.contains("it's"), "{}", failure.all);
+    failure.hides("it's");
     user.run(&format!("SET ROLE \"{quoted}2\"; SELECT resume_key('k')"));
     assert_eq!(
         db.client

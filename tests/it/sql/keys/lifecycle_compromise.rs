@@ -1,8 +1,9 @@
 //! What mark_compromised does: a fresh version, its rows first, and a list of what was exposed.
 
-use crate::common::{ACTS, Sql, cluster, db, role, wait_for_jobs};
-use crate::keys::lifecycle::states;
 use colcrypt_tests::of_jobs::versions;
+use colcrypt_tests::of_keys::states;
+
+use crate::common::{ACTS, Sql, cluster, db, role, wait_for_jobs};
 
 /// The version that a value encrypted now gets.
 const NEW: &str = "SELECT (colcrypt.ciphertext_info(colcrypt.encrypt_col('x', 'k'))).version";

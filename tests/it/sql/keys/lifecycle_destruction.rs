@@ -1,11 +1,11 @@
 //! Destruction: refused while any row needs the version, done when due, and final.
 
 use colcrypt_tests::of_jobs::{rotate, versions};
+use colcrypt_tests::of_keys::states;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
 use crate::common::{self, ACTS, Db, LONG, Sql, cluster, db, role, unique, wait_for_jobs};
-use crate::keys::lifecycle::states;
 
 const SCHEDULE: &str = "SELECT colcrypt.schedule_key_destruction('k', 1, '1 second', 'unused')";
 

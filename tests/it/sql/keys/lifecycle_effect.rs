@@ -2,9 +2,10 @@
 //! statements, open cursors, functions, parallel workers, and sessions of a standby.
 
 use colcrypt_tests::Cluster;
+use colcrypt_tests::problem::Problem;
 use postgres::{Client, NoTls};
 
-use crate::common::{self, Db, Failure, Sql, db, role};
+use crate::common::{self, Db, Sql, db, role};
 
 const ALL: &str = "SELECT count(*) FROM t WHERE colcrypt.decrypt_col(v) = 'v' || id";
 
@@ -74,7 +75,7 @@ impl Warm {
     }
 
     /// Every form of use fails, each in a transaction of its own; so does the cursor opened before.
-    fn is_refused(&mut self, code: &str, encrypts: bool) -> Failure {
+    fn is_refused(&mut self, code: &str, encrypts: bool) -> Problem {
         // The transaction that began before: its next statement is the cursor's.
         let failure = self.client.fails(code, "FETCH 1 FROM c");
         self.client.run("ROLLBACK");
@@ -85,7 +86,7 @@ impl Warm {
             self.client.fails(code, form);
         }
         let error = self.client.query_one(&self.prepared, &[&9]).unwrap_err();
-        Failure::of(&error, code);
+        Problem::of(&error).coded(code);
         failure
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Barrier};
 
+use colcrypt_tests::of_keys::{bound, encrypt};
+use colcrypt_tests::problem::Problem;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{self, ACTS, LONG, Sql, cluster, db, role};
-use crate::keys::usage::{bound, encrypt};
+use crate::common::{ACTS, LONG, Sql, cluster, db, role};
 
 /// Encrypts one by one until refused; how many.
 fn until_refused(client: &mut Client) -> u64 {
@@ -15,7 +16,7 @@ fn until_refused(client: &mut Client) -> u64 {
         match client.simple_query("SELECT colcrypt.encrypt_col('x', 'k')") {
             Ok(_) => done += 1,
             Err(error) => {
-                common::Failure::of(&error, "KC038");
+                Problem::of(&error).coded("KC038");
                 return done;
             }
         }

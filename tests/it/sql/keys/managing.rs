@@ -1,11 +1,12 @@
 //! Who may administer: functions, keys, columns; and who may look.
 
+use colcrypt_tests::of_keys::{may_decrypt, may_encrypt, table_to_read};
+
 use crate::common::{Sql, role, unique};
-use crate::keys::grants::{may_decrypt, may_encrypt, table};
 
 #[test]
 fn ordinary_roles_administer_nothing() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!(
         "SELECT grant_key('k', '{name}'); GRANT ALL ON SCHEMA public TO {name}"
@@ -88,7 +89,7 @@ fn ordinary_roles_administer_nothing() {
 /// Who may register columns still needs to own the table, since its context expression runs as the owner.
 #[test]
 fn registering_needs_the_table() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!(
         "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) TO {name}"
@@ -100,7 +101,7 @@ fn registering_needs_the_table() {
 
 #[test]
 fn monitors_see_status_and_nothing_else() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = unique("monitor");
     db.client.run(&format!(
         "CREATE ROLE {name} LOGIN; GRANT pg_monitor TO {name}"
@@ -119,7 +120,7 @@ fn monitors_see_status_and_nothing_else() {
 
 #[test]
 fn a_manager_manages_its_key_and_no_other() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [manager, user] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "SELECT create_key('other', 'ring'), grant_key('k', '{manager}', '{{manage}}');
@@ -156,7 +157,7 @@ fn a_manager_manages_its_key_and_no_other() {
 
 #[test]
 fn columns_ask_for_the_table_and_the_key() {
-    let mut db = table();
+    let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!(
         "SELECT create_key('other', 'ring'), register_column('t', 'v', 'k');
@@ -190,7 +191,7 @@ fn columns_ask_for_the_table_and_the_key() {
 
 #[test]
 fn privileges_can_be_asked_for() {
-    let mut db = table();
+    let mut db = table_to_read();
     let [group, name] = [0; 2].map(|_| role(&mut db.client));
     db.client.run(&format!(
         "GRANT {group} TO {name}; SELECT grant_key('k', '{group}', '{{decrypt}}'), grant_key('k', '{name}', '{{manage}}')"

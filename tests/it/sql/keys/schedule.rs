@@ -436,8 +436,8 @@ fn the_view_and_the_worker_agree() {
         .one("SELECT extract(hour FROM now() AT TIME ZONE 'UTC')::int")
         .parse()
         .unwrap();
-    // A window that is open, one that opens in some hours, and none; keys that are due by the one rule or the other, soon
-    // or not yet, some of them for the window's sake only.
+    // A window that is open, one that opens in some hours, and none; keys that are due by the one rule or the other,
+    // soon or not yet, some of them for the window's sake only.
     for window in [
         String::new(),
         format!("{:02}:00-{:02}:00", (hour + 23) % 24, (hour + 2) % 24),

@@ -1,11 +1,11 @@
 //! Two root keys on one keyring, as SQL shows them: who may add and drop one, what is refused, what the
 //! views say, what the record keeps, and that a dump takes both along.
 
+use colcrypt_tests::of_approval::{request_number, two_managers};
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
 use crate::common::{self, ACTS, LONG, Sql, cluster, db, role, unique};
-use crate::keys::approval::{number, two_managers};
 
 /// A provider `name` on a root key file of its own.
 fn add_file(client: &mut Client, name: &str) -> std::path::PathBuf {
@@ -152,7 +152,7 @@ fn four_eyes_add_a_root_key_and_two_drop_it() {
     let roots = "SELECT string_agg(provider, ', ' ORDER BY preference) FROM root_status";
     it.alice()
         .fails("42710", "SELECT add_root('ring', 'local')");
-    let request = number(&it.alice().one("SELECT add_root('ring', 'spare')"));
+    let request = request_number(&it.alice().one("SELECT add_root('ring', 'spare')"));
     assert_eq!(admin.one(roots), "local");
     it.alice()
         .fails("KC045", &format!("SELECT approve_request({request})"));

@@ -2,28 +2,17 @@
 
 use std::sync::{Arc, Barrier};
 
+use colcrypt_tests::of_keys::encrypt;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, make_key, role, settings};
+use crate::common::{LONG, Sql, db, make_key, role, settings};
 
 /// Encryptions and decryptions of key `k` by everybody.
 const ALL: &str = "SELECT coalesce(sum(encryptions), 0) || ' ' || coalesce(sum(decryptions), 0) FROM colcrypt.usage WHERE key = 'k'";
 
 fn by(client: &mut Client, role: &str) -> String {
     client.one(&format!("{ALL} AND role = '{role}'"))
-}
-
-pub fn encrypt(rows: u32) -> String {
-    format!(
-        "SELECT count(colcrypt.encrypt_col('v' || g, 'k')::bytea) FROM generate_series(1, {rows}) g"
-    )
-}
-
-/// The most that version 1 of `k` may encrypt: 85 %.
-pub fn bound(db: &mut Db, bound: u32) {
-    db.client
-        .run(&format!("SELECT set_usage_bound('k', {bound})"));
 }
 
 #[test]

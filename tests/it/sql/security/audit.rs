@@ -1,25 +1,15 @@
 //! The audit log: what is an event and what it says, that it outlives a rollback, that the chain shows any
 //! tampering, and that a honeytoken gives nothing away.
 
+use colcrypt_tests::of_audit::audited_table;
 use colcrypt_tests::of_audit::{count, event, is_whole, settle, verify};
 use colcrypt_tests::{Cluster, wait_for};
 
 use crate::common::{self, Db, LONG, Sql, cluster, db, role};
 
-/// A table with one value, bound to a context, and a role that may select but not decrypt.
-pub fn table() -> (Db, String) {
-    let mut db = db();
-    let name = role(&mut db.client);
-    db.client.run(
-        "CREATE TABLE t AS SELECT 1 AS id, encrypt_col('hush', 'k', row_context(1)) AS v, encrypt_col('quiet', 'k') AS w;
-         GRANT ALL ON t TO PUBLIC; GRANT ALL ON SCHEMA public TO PUBLIC",
-    );
-    (db, name)
-}
-
 #[test]
 fn every_administrative_act_is_an_event() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     let before = db.client.one("SELECT clock_timestamp()");
     let path = common::root_key(cluster()).display().to_string();
     let acts = [
@@ -72,7 +62,7 @@ fn every_administrative_act_is_an_event() {
 
 #[test]
 fn every_denied_or_failed_use_is_an_event_and_survives_the_rollback() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     let mut user = db.connect_as(&name);
     for inside in ["", "BEGIN;"] {
         user.fails("42501", &format!("{inside} SELECT decrypt_col(w) FROM t"));
@@ -149,7 +139,7 @@ fn every_denied_or_failed_use_is_an_event_and_survives_the_rollback() {
 
 #[test]
 fn a_current_role_is_told_from_the_sessions() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     db.client.run(&format!("SET ROLE {name}"));
     db.client.fails("42501", "SELECT decrypt_col(w) FROM t");
     db.client.run("RESET ROLE");
@@ -209,7 +199,7 @@ fn an_act_that_is_rolled_back_is_an_event() {
 
 #[test]
 fn an_administrative_call_that_fails_is_an_event() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     db.client.run(&format!(
         "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA colcrypt TO {name}"
     ));
@@ -235,7 +225,7 @@ fn an_administrative_call_that_fails_is_an_event() {
 
 #[test]
 fn failures_in_a_loop_are_counted_not_listed() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     let mut user = db.connect_as(&name);
     user.run(
         "DO $$ BEGIN FOR i IN 1..3000 LOOP
@@ -298,7 +288,7 @@ const RECOMPUTED: &str = "
 
 /// A log of some records of all kinds.
 fn log() -> Db {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     db.client.run(&format!(
         "SELECT create_key('ключ', 'ring'), rotate_key('k'), grant_key('k', '{name}'), revoke_key('k', '{name}')"
     ));
@@ -402,7 +392,7 @@ fn an_anchor_outside_finds_a_log_made_anew() {
 
 #[test]
 fn only_the_writer_writes_and_only_who_may_reads() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     for change in [
         "UPDATE audit_log SET event = ''",
         "DELETE FROM audit_log",

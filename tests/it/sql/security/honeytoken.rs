@@ -1,12 +1,12 @@
 //! Honeytokens: an alarm for whoever decrypts one, which he cannot tell.
 
+use colcrypt_tests::of_audit::audited_table;
 use colcrypt_tests::of_audit::{count, event, is_whole, settle};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::common::{LONG, Sql, cluster, db};
-use crate::security::audit::table;
 
 /// What a query gives, and what it says besides.
 fn outcome(client: &mut Client, sql: &str) -> String {
@@ -18,7 +18,7 @@ fn outcome(client: &mut Client, sql: &str) -> String {
 
 #[test]
 fn a_honeytoken_raises_an_alarm_and_looks_like_any_other_value() {
-    let (mut db, name) = table();
+    let (mut db, name) = audited_table();
     db.client.run(&format!(
         "SELECT grant_key('k', '{name}', '{{decrypt}}');
          INSERT INTO t SELECT 2, NULL, encrypt_col('quiet', 'k');
@@ -95,7 +95,7 @@ fn a_honeytoken_raises_an_alarm_and_looks_like_any_other_value() {
 
 #[test]
 fn a_mark_follows_its_value_to_a_new_version() {
-    let (mut db, _) = table();
+    let (mut db, _) = audited_table();
     db.client.run(
         "CREATE TABLE old AS SELECT w FROM t;
          SELECT mark_honeytoken(w) FROM t;

@@ -1,7 +1,9 @@
 //! Copies of a server made in the middle of a rotation, by every means there is: each decrypts everything, and
 //! goes on with what was left to do.
 
-use colcrypt_tests::of_jobs::{phases, rotate, slow_table, versions, wait_until_under_way};
+use colcrypt_tests::of_jobs::{
+    phases, rotate, slow_table, still_under_way, versions, wait_until_under_way,
+};
 use std::fs;
 use std::path::PathBuf;
 
@@ -55,14 +57,6 @@ fn goes_on(copy: &Cluster, how: &str) {
     );
     assert_eq!(client.one(RIGHT), ROWS.to_string(), "{how}");
     assert!(client.yes("SELECT ok FROM colcrypt.verify_audit_log()"));
-}
-
-/// The worker is not to finish while a copy is looked at.
-fn still_under_way(client: &mut Client) {
-    assert!(
-        client.yes("SELECT finished_at IS NULL FROM colcrypt.job_progress"),
-        "the job was over too soon for this test"
-    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The documented errors of AWS KMS, word for word in meaning, before a server that checks signatures and policies: what
-//! each does to keys that are in use.
+//! The documented errors of AWS KMS, word for word in meaning, before a server that checks signatures and policies:
+//! what each does to keys that are in use.
 
 use colcrypt_protocol::Event;
 use colcrypt_tests::{

@@ -2,26 +2,16 @@
 
 use postgres::Error;
 
-/// SQLSTATE, message, detail and hint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An SQL error as the client got it.
+#[derive(Debug, Clone)]
 pub struct Problem {
+    /// The SQLSTATE.
     pub code: String,
     pub message: String,
     pub detail: String,
     pub hint: String,
-}
-
-/// What the server said; panics when the connection itself failed.
-pub fn problem(error: &Error) -> Problem {
-    let Some(error) = error.as_db_error() else {
-        panic!("not an SQL error: {error:?}");
-    };
-    Problem {
-        code: error.code().code().to_owned(),
-        message: error.message().to_owned(),
-        detail: error.detail().unwrap_or_default().to_owned(),
-        hint: error.hint().unwrap_or_default().to_owned(),
-    }
+    /// All fields together, to look for what must be there, or must not.
+    all: String,
 }
 
 /// The problem of a call that must fail.
@@ -29,7 +19,7 @@ pub fn problem(error: &Error) -> Problem {
 pub fn failed<T>(result: Result<T, Error>) -> Problem {
     match result {
         Ok(_) => panic!("an error was expected"),
-        Err(error) => problem(&error),
+        Err(error) => Problem::of(&error),
     }
 }
 
@@ -113,6 +103,44 @@ const TEXTS: [(&str, &str, &str); 15] = [
 ];
 
 impl Problem {
+    /// What the server said; panics when the connection itself failed.
+    #[track_caller]
+    pub fn of(error: &Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            panic!("not an SQL error: {error:?}");
+        };
+        let all = format!("{db:?}");
+        assert!(!all.contains("rustc/"), "a backtrace in {all}");
+        Self {
+            code: db.code().code().into(),
+            message: db.message().into(),
+            detail: db.detail().unwrap_or_default().into(),
+            hint: db.hint().unwrap_or_default().into(),
+            all,
+        }
+    }
+
+    /// Panics unless it has this SQLSTATE.
+    #[track_caller]
+    pub fn coded(self, code: &str) -> Self {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+
+    /// Panics unless a field holds the text.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.all.contains(text), "no {text:?} in {}", self.all);
+        self
+    }
+
+    /// Panics when a field holds the text.
+    #[track_caller]
+    pub fn hides(self, text: &str) -> Self {
+        assert!(!self.all.contains(text), "{text:?} in {}", self.all);
+        self
+    }
+
     /// Checks the code and that message and hint are the ones this code has. Returns itself for more.
     #[track_caller]
     pub fn is(&self, code: &str) -> &Self {
@@ -126,7 +154,7 @@ impl Problem {
 
     /// Checks that the detail says something.
     #[track_caller]
-    pub fn saying(&self, part: &str) -> &Self {
+    pub fn in_detail(&self, part: &str) -> &Self {
         assert!(self.detail.contains(part), "{part:?} is not in {self:?}");
         self
     }

@@ -1,16 +1,22 @@
-//! A cluster with keys in it, on a root key file or on a real OpenBao, and the session's small change.
+//! A cluster of one test's own with keys in it, on a root key file or on a real OpenBao, and the session's small
+//! change.
+//!
+//! Not a [`Db`](crate::db::Db), which is a database of the cluster that all tests share: here the server is restarted,
+//! its broker and its agent are killed, and its whole log is searched for secrets in the end. Values and secrets go as
+//! parameters, so that it need not hold them; all other SQL goes by [`Sql`], as everywhere.
 
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use colcrypt_tests::cluster::Builder;
-use colcrypt_tests::openbao::OpenBao;
-use colcrypt_tests::{Cluster, wait_for};
 use postgres::{Client, Error};
 
+use crate::cluster::Builder;
+use crate::db::Sql;
+use crate::openbao::OpenBao;
 use crate::problem::{Problem, failed};
+use crate::{Cluster, wait_for};
 
 /// What every value encrypted here says. Always sent as a parameter, so it must be in no log.
 pub const PLAINTEXT: &str = "open-sesame-9f3c1a";
@@ -266,18 +272,10 @@ pub fn wait_until_failed<T>(
         found.is_some()
     });
     let error = found.expect("the wait ended with it");
-    (crate::problem::problem(&error), began.elapsed())
-}
-
-/// One number out of the server.
-pub fn number(client: &mut Client, sql: &str) -> i64 {
-    client.query_one(sql, &[]).unwrap().get(0)
+    (Problem::of(&error), began.elapsed())
 }
 
 /// Keys of this database that are in the slab.
 pub fn ready_keys(client: &mut Client) -> i64 {
-    number(
-        client,
-        "SELECT count(*) FROM colcrypt.cache_status WHERE state = 'ready'",
-    )
+    client.number("SELECT count(*) FROM colcrypt.cache_status WHERE state = 'ready'")
 }
