@@ -4,6 +4,8 @@
 //! ciphertext, `vault:v<version>:<base64>`, with the KEK's identity as its associated data.
 
 mod auth;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod login;
 mod path;

@@ -1,0 +1,16 @@
+//! Whatever answers in AWS KMS's place, read by the vendor's SDK first.
+
+#![no_main]
+
+use colcrypt_fuzz::Reply;
+use colcrypt_kms::fuzzing::aws_kms;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fuzz_target!(|data: &[u8]| {
+    let reply = Reply::of(data);
+    let body = serde_json::from_slice::<Value>(reply.body).unwrap_or_default();
+    let own_form = body.is_object();
+    let read = aws_kms::reply(reply.what, reply.status, &reply.retry_after_text(), reply.body);
+    reply.judge(own_form, &read);
+});
