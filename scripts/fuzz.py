@@ -10,6 +10,7 @@ that a target fails for is kept in target/fuzz/findings/TARGET. Ends with 1 if t
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ LONGEST_TURN = 60
 MOST_FINDINGS = 3
 STATUS = re.compile(r"^#(\d+)\s.*cov: (\d+) ft: (\d+) corp: (\d+)/")
 EDGES = re.compile(r"PC tables? \((\d+) PCs\)")
+# Lines that tell a person nothing of a finding.
+DULL = ("#", "\t", "0x", "\\", "Base64", "stat::", "INFO", "WARNING", "NOTE", " ", "MS:")
 OPTIONS = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=4096", "-reload=0", "-verbosity=1", "-print_final_stats=1"]
 
 
@@ -41,7 +44,7 @@ class Target:
             folder.mkdir(parents=True, exist_ok=True)
 
     def turn(self, seconds):
-        """Fuzzes for so long, or until something is found."""
+        """Fuzzes for so long, or until something is found. Returns the seconds that it was held up for before their end."""
         began = time.monotonic()
         known = set(self.findings_folder.iterdir())
         command = [self.program, *OPTIONS, f"-max_total_time={max(1, round(seconds))}",
@@ -50,16 +53,30 @@ class Target:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace") as fuzzer:
             for line in fuzzer.stderr:
                 self.read(line)
-                if not line.startswith("#"):
+                if not line.startswith(DULL):
                     tail = [*tail[-40:], line]
         self.runs += self.turn_runs
         self.turn_runs = 0
-        self.seconds += time.monotonic() - began
+        took = time.monotonic() - began
+        self.seconds += took
         if fuzzer.returncode != 0:
-            inputs = sorted(set(self.findings_folder.iterdir()) - known) or ["no input: see above"]
+            inputs = sorted(set(self.findings_folder.iterdir()) - known)
+            if inputs and all(self.was_held_up(file) for file in inputs):
+                return seconds - took
+            inputs = inputs or ["no input: see above"]
             self.findings += inputs
             say("".join(tail))
             say(f"FOUND   {self.name}: {inputs[0]}")
+        return 0
+
+    def was_held_up(self, file):
+        """Whether an input that took too long takes no time: the machine, or this process, had stood still."""
+        if not file.name.startswith("timeout-"):
+            return False
+        again = subprocess.run([self.program, *OPTIONS, file], capture_output=True, check=False)
+        if again.returncode == 0:
+            file.unlink()
+        return again.returncode == 0
 
     def read(self, line):
         """A line of libFuzzer's."""
@@ -126,8 +143,9 @@ def main():
                     return
                 waiting.remove(target)
                 running.add(target.name)
-            if len(target.findings) < MOST_FINDINGS:
-                target.turn(share / rounds)
+            left = share / rounds
+            while left >= 1 and len(target.findings) < MOST_FINDINGS:
+                left = target.turn(left)
             with lock:
                 running.discard(target.name)
 
@@ -140,7 +158,8 @@ def main():
         if time.monotonic() - told >= (1 if sys.stdout.isatty() else 30):
             told = time.monotonic()
             progress(targets, began, seconds, running)
-    say(f"fuzzed for {time.monotonic() - began:.0f} s, {jobs} at once")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    say(f"fuzzed for {time.monotonic() - began:.0f} s, {jobs} at once: {(used.ru_utime + used.ru_stime) / 60:.1f} minutes of processor")
     table(targets)
     found = [(target, finding) for target in targets for finding in target.findings]
     for target, finding in found:

@@ -2,6 +2,7 @@
 
 use colcrypt_kms::KmsError;
 use colcrypt_protocol::FailureKind;
+use serde_json::Value;
 
 /// Longest message: a few sentences of ours, an address, and what is quoted of a server.
 const LONGEST_MESSAGE: usize = 4096;
@@ -56,6 +57,11 @@ impl<'a> Reply<'a> {
             retry_after,
             body: input.0,
         }
+    }
+
+    /// The body, where it is JSON in whatever encoding: a parser passes over what it does not ask for.
+    pub fn json_body(&self) -> Value {
+        serde_json::from_str(&String::from_utf8_lossy(self.body)).unwrap_or_default()
     }
 
     /// The header as a server writes it.

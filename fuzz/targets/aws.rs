@@ -5,11 +5,10 @@
 use colcrypt_fuzz::Reply;
 use colcrypt_kms::fuzzing::aws_kms;
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
-    let body = serde_json::from_slice::<Value>(reply.body).unwrap_or_default();
+    let body = reply.json_body();
     let own_form = body.is_object();
     let read = aws_kms::reply(reply.what, reply.status, &reply.retry_after_text(), reply.body);
     reply.judge(own_form, &read);

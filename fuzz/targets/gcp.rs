@@ -5,12 +5,11 @@
 use colcrypt_fuzz::Reply;
 use colcrypt_kms::fuzzing::gcp_kms;
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
-    let body = serde_json::from_slice::<Value>(reply.body);
-    let own_form = reply.json && body.is_ok_and(|body| body["error"]["status"].is_string());
+    let body = reply.json_body();
+    let own_form = reply.json && body["error"]["status"].is_string();
     let read = gcp_kms::reply(reply.what, reply.status, reply.json, reply.retry_after, reply.body);
     reply.judge(own_form, &read);
 });
