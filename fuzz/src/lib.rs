@@ -66,7 +66,8 @@ impl<'a> Reply<'a> {
 
     /// The header as a server writes it.
     pub fn retry_after_text(&self) -> String {
-        self.retry_after.map_or_else(String::new, |seconds| seconds.to_string())
+        self.retry_after
+            .map_or_else(String::new, |seconds| seconds.to_string())
     }
 
     /// What must hold of whatever an answer is taken for. `own_form`: whether it has the server's own form of a refusal.

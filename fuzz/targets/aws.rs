@@ -10,6 +10,11 @@ fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
     let body = reply.json_body();
     let own_form = body.is_object();
-    let read = aws_kms::reply(reply.what, reply.status, &reply.retry_after_text(), reply.body);
+    let read = aws_kms::reply(
+        reply.what,
+        reply.status,
+        &reply.retry_after_text(),
+        reply.body,
+    );
     reply.judge(own_form, &read);
 });

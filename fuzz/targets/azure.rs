@@ -10,6 +10,11 @@ fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
     let body = reply.json_body();
     let own_form = body["error"]["code"].is_string() || body["error_codes"].is_array();
-    let read = azure_keyvault::reply(reply.what, reply.status, &reply.retry_after_text(), reply.body);
+    let read = azure_keyvault::reply(
+        reply.what,
+        reply.status,
+        &reply.retry_after_text(),
+        reply.body,
+    );
     reply.judge(own_form, &read);
 });

@@ -36,7 +36,11 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn try_one(kind: &str, config: Value) {
-    let provider = ProviderConfig { name: "p".to_owned(), kind: kind.to_owned(), config };
+    let provider = ProviderConfig {
+        name: "p".to_owned(),
+        kind: kind.to_owned(),
+        config,
+    };
     let threads = threads();
     match colcrypt_kms::connect(&provider) {
         Ok(connected) => {
@@ -48,7 +52,10 @@ fn try_one(kind: &str, config: Value) {
             assert!(!error.message.contains(SECRET), "{}", error.message);
         }
     }
-    assert!(self::threads() <= threads, "a configuration that is looked at starts no thread");
+    assert!(
+        self::threads() <= threads,
+        "a configuration that is looked at starts no thread"
+    );
 }
 
 fn threads() -> usize {
@@ -61,8 +68,12 @@ fn put_secret(value: &mut Value) -> bool {
             SECRET.clone_into(text);
             true
         }
-        Value::Array(values) => values.iter_mut().fold(false, |any, value| put_secret(value) | any),
-        Value::Object(values) => values.values_mut().fold(false, |any, value| put_secret(value) | any),
+        Value::Array(values) => values
+            .iter_mut()
+            .fold(false, |any, value| put_secret(value) | any),
+        Value::Object(values) => values
+            .values_mut()
+            .fold(false, |any, value| put_secret(value) | any),
         _ => false,
     }
 }

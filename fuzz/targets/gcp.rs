@@ -10,6 +10,12 @@ fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
     let body = reply.json_body();
     let own_form = reply.json && body["error"]["status"].is_string();
-    let read = gcp_kms::reply(reply.what, reply.status, reply.json, reply.retry_after, reply.body);
+    let read = gcp_kms::reply(
+        reply.what,
+        reply.status,
+        reply.json,
+        reply.retry_after,
+        reply.body,
+    );
     reply.judge(own_form, &read);
 });

@@ -19,15 +19,24 @@ fuzz_target!(|data: &[u8]| {
     let checked = jsonb::check(data, false, || ());
     assert_eq!(checked, json.as_ref().map(|_| ()).map_err(|error| *error));
     // Each step is an entry, or the end of a container, which is one.
-    assert!(breaths * BREATH <= 2 * data.len() / ENTRY + 2, "{breaths} breaths");
+    assert!(
+        breaths * BREATH <= 2 * data.len() / ENTRY + 2,
+        "{breaths} breaths"
+    );
     if checked.is_ok() {
         assert_eq!(jsonb::check(data, true, || ()), Ok(()));
     }
     let Ok(json) = json else { return };
     let bound = 8 * data.len() + LONGEST_NUMBER * (data.len() / LEAST_NUMBER);
-    assert!(json.len() <= bound, "{} bytes of {}", json.len(), data.len());
+    assert!(
+        json.len() <= bound,
+        "{} bytes of {}",
+        json.len(),
+        data.len()
+    );
     // serde's parser recurses where a document is nested. Its numbers have an exponent of 64 bits at most, as ours have none.
     if json.len() < 1 << 16 && data.len() < 2_000 {
-        serde_json::from_str::<serde::de::IgnoredAny>(&json).unwrap_or_else(|error| panic!("{error}: {}", *json));
+        serde_json::from_str::<serde::de::IgnoredAny>(&json)
+            .unwrap_or_else(|error| panic!("{error}: {}", *json));
     }
 });

@@ -16,9 +16,17 @@ fuzz_target!(|data: &[u8]| {
     {
         let mut out = vec![0; packed.len()];
         if packed.unpack_into(&mut out).is_ok() {
-            assert!(out.len() <= RATIO * data.len(), "{} bytes of {}", out.len(), data.len());
+            assert!(
+                out.len() <= RATIO * data.len(),
+                "{} bytes of {}",
+                out.len(),
+                data.len()
+            );
             if out.len() >= 4 * LEAST {
-                assert!(packed.unpack_into(&mut out[1..]).is_err(), "another length than it has");
+                assert!(
+                    packed.unpack_into(&mut out[1..]).is_err(),
+                    "another length than it has"
+                );
             }
         }
     }

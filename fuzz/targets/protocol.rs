@@ -15,7 +15,10 @@ fuzz_target!(|data: &[u8]| {
     both_ways::<FromAgent>(input.0, piece);
 });
 
-fn both_ways<M: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(stream: &[u8], piece: usize) {
+fn both_ways<M: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
+    stream: &[u8],
+    piece: usize,
+) {
     let whole = frames::<M>(stream, stream.len().max(1));
     assert_eq!(whole, frames::<M>(stream, piece), "in pieces of {piece}");
     let mut again = Vec::new();

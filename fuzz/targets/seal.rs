@@ -20,7 +20,11 @@ fuzz_target!(|data: &[u8]| {
     let (name, context) = (input.short(), input.short());
     let plaintext = input.0;
 
-    let suite = if flags & 1 == 0 { Suite::Aes256Gcm } else { Suite::Xaes256Gcm };
+    let suite = if flags & 1 == 0 {
+        Suite::Aes256Gcm
+    } else {
+        Suite::Xaes256Gcm
+    };
     let nonce = &nonce[..suite.nonce_len()];
     let name = std::str::from_utf8(name).unwrap_or("public.mood");
     let header = Header {
@@ -83,7 +87,10 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn wrapping(key: &DataKey, id: KeyId, version: KeyVersion, suite: Suite, at: usize, bytes: &[u8]) {
-    let kek_id = KekId { keyring: KeyringId([3; 16]), version };
+    let kek_id = KekId {
+        keyring: KeyringId([3; 16]),
+        version,
+    };
     let aad = wrap::dek_aad(kek_id, VersionId { key: id, version }, suite);
     assert_eq!(wrap::kek_of_aad(&wrap::kek_aad(kek_id)), Some(kek_id));
     let kek = KeyEncryptionKey::from_slice(&[9; 32]).expect("32 bytes");

@@ -3,7 +3,8 @@
 #![no_main]
 
 use colcrypt_core::{
-    CryptoError, DataCipher, DataKey, PlaintextType, Value, context::Typed,
+    CryptoError, DataCipher, DataKey, PlaintextType, Value,
+    context::Typed,
     format::{MAX_HEADER_LEN, parse_header},
     place, record,
 };
@@ -28,8 +29,14 @@ fuzz_target!(|data: &[u8]| {
         let cipher = DataCipher::new(value.header.suite, &key);
         let mut out = vec![1; value.ciphertext.len()];
         for context in [&b""[..], b"\x01", data] {
-            assert_eq!(cipher.open_into(&value, context, &mut out), Err(CryptoError::Authentication));
-            assert!(out.iter().all(|&byte| byte == 0), "no plaintext of what does not authenticate");
+            assert_eq!(
+                cipher.open_into(&value, context, &mut out),
+                Err(CryptoError::Authentication)
+            );
+            assert!(
+                out.iter().all(|&byte| byte == 0),
+                "no plaintext of what does not authenticate"
+            );
         }
         if let PlaintextType::Named(name) = value.header.plaintext_type {
             let _ = place::parse(name);
@@ -73,7 +80,10 @@ fn composites(data: &[u8]) {
     for oid in [4, 20, 33] {
         if let Ok(Some(wide)) = record::widened(data, oid, &shape_of) {
             assert!(wide.len() > data.len());
-            assert!(wide.len() <= 40 * data.len(), "at most four attributes of eight bytes for each");
+            assert!(
+                wide.len() <= 40 * data.len(),
+                "at most four attributes of eight bytes for each"
+            );
             assert!(matches!(record::widened(&wide, oid, &shape_of), Ok(None)));
         }
     }

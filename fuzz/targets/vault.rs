@@ -10,6 +10,12 @@ fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
     let body = reply.json_body();
     let own_form = reply.json && body["errors"].is_array();
-    let read = vault_transit::reply(reply.what, reply.status, reply.json, reply.retry_after, reply.body);
+    let read = vault_transit::reply(
+        reply.what,
+        reply.status,
+        reply.json,
+        reply.retry_after,
+        reply.body,
+    );
     reply.judge(own_form, &read);
 });

@@ -111,10 +111,7 @@ impl Cipher {
             return true;
         }
         // The lease may have been extended since.
-        let extended = self
-            .meta
-            .get()
-            .map_or(0, |meta| meta.life.ends_at());
+        let extended = self.meta.get().map_or(0, |meta| meta.life.ends_at());
         self.hard_expiry_ms.set(extended);
         extended > now
     }

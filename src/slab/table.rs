@@ -274,9 +274,7 @@ pub fn revoke(control: &Control, kek: KekId) -> usize {
 /// Wipes every key whose time is over.
 pub fn expire(control: &Control) -> usize {
     let now = clock::boottime_ms();
-    for_ready(control, |slot| {
-        meta(control, slot).life.ends_at() <= now
-    })
+    for_ready(control, |slot| meta(control, slot).life.ends_at() <= now)
 }
 
 /// Shortens every key's life: nobody is known to refresh it any more.

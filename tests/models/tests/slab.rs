@@ -3,7 +3,10 @@
 
 use colcrypt_models::slab_index::{SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count};
 use colcrypt_models::slab_life::Life;
-use loom::sync::atomic::{AtomicBool, Ordering::{Acquire, Release}};
+use loom::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use loom::sync::{Arc, RwLock};
 use loom::thread;
 

@@ -31,7 +31,11 @@ impl Server {
     fn encrypts(&self, times: u32) -> bool {
         for _ in 0..2 {
             let block = loop {
-                let reserved = self.count.lock().unwrap().reserve(&self.limits, 0, MOST_UNFLUSHED);
+                let reserved = self
+                    .count
+                    .lock()
+                    .unwrap()
+                    .reserve(&self.limits, 0, MOST_UNFLUSHED);
                 match reserved {
                     Reserved::Granted { block, .. } => break block,
                     Reserved::Refused { .. } => return true,
@@ -45,7 +49,10 @@ impl Server {
             let times = times.min(block);
             *self.done.lock().unwrap() += i64::from(times);
             self.never_short();
-            self.count.lock().unwrap().report(block, times, MOST_UNFLUSHED);
+            self.count
+                .lock()
+                .unwrap()
+                .report(block, times, MOST_UNFLUSHED);
         }
         false
     }

@@ -33,7 +33,8 @@ pub fn reply(
         key: "app-root",
     };
     let mut headers = Headers::new();
-    let header = ["retry-after", "retry-after-ms", "x-ms-retry-after-ms"][usize::from(what >> 2) % 3];
+    let header =
+        ["retry-after", "retry-after-ms", "x-ms-retry-after-ms"][usize::from(what >> 2) % 3];
     headers.insert(HeaderName::from_static(header), retry_after.to_owned());
     if what & 3 == 3 {
         return Err(login::failure(question.endpoint, status, &headers, body));

@@ -60,7 +60,11 @@ pub fn reply(
             verify(question, ciphertext, &encrypted.ciphertext_crc32c)?;
             if let Some(version) = VersionName::parse(&encrypted.name) {
                 let again = KeyName::of_root_key(&version.key().to_string());
-                assert_eq!(again.as_ref(), Ok(version.key()), "a name reads as it is written");
+                assert_eq!(
+                    again.as_ref(),
+                    Ok(version.key()),
+                    "a name reads as it is written"
+                );
                 shown.push(version.key().to_string());
             }
         }

@@ -14,7 +14,7 @@ use super::{
     session::{Life, Session},
     wrapped_kek,
 };
-use crate::{KmsError, clock::Moment, http_json::Answer};
+use crate::{KmsError, clock::Moment, http_json::Answer, quote};
 
 const LOGIN: LoginKind = LoginKind {
     name: "AppRole",
@@ -68,7 +68,10 @@ pub fn reply(
             )?;
         }
         3 => {
-            let _ = (reply::is_about_token(&answer), reply::is_unexplained(&answer));
+            let _ = (
+                reply::is_about_token(&answer),
+                reply::is_unexplained(&answer),
+            );
             let LoginReply { auth } = reply::parse(&question, &answer)?;
             outlive(auth.life(Moment::now()));
         }
@@ -88,7 +91,10 @@ pub fn reply(
                 KeyEncryptionKey::from_slice,
             )?;
         }
-        6 => drop(reply::parse::<Health>(&question, &answer)?),
+        6 => {
+            let health = reply::parse::<Health>(&question, &answer)?;
+            shown.push(quote::name(&health.version).to_owned());
+        }
         _ => drop(reply::parse::<Data<TokenInfo>>(&question, &answer)?),
     }
     Ok(shown)

@@ -29,6 +29,7 @@ use crate::{
     http_address::HttpAddress,
     http_json::{Answer, json},
     http_proxy::ProxySetting,
+    quote,
     vault_transit::{
         auth::Auth,
         http::VaultHttp,
@@ -307,7 +308,11 @@ impl Provider for VaultTransit {
             looked_up?;
         }
         Ok(Findings {
-            server: format!("Vault or OpenBao {} at {}", health.version, self.endpoint),
+            server: format!(
+                "Vault or OpenBao {} at {}",
+                quote::name(&health.version),
+                self.endpoint
+            ),
             root_key_version,
             warnings,
         })
