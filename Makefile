@@ -69,7 +69,7 @@ fuzz: setup ## all fuzz targets in turns for MINUTES=10 (TARGETS="jsonb kmip" fo
 test-fuzz: setup ## their seeds, and two minutes of fuzzing
 	@scripts/fuzz.sh 2
 
-test-models: ## every order in which processes can meet in what they share, by loom
+test-models: setup ## every order in which processes can meet in what they share, by loom
 	@scripts/test-models.sh
 
 miri: ## the core's parsers under miri (needs nightly Rust with it)

@@ -8,8 +8,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let reply = Reply::of(data);
-    let body = reply.json_body();
-    let own_form = body.is_object();
+    // The SDK's parser takes more than JSON: what no page of a proxy is.
+    let own_form = reply.body.trim_ascii_start().starts_with(b"{");
     let read = aws_kms::reply(
         reply.what,
         reply.status,
