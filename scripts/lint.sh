@@ -43,7 +43,7 @@ clippy() {
 deny() {
     local manifest
     for manifest in Cargo.toml "${OUTSIDE[@]}"; do
-        cargo deny --log-level error --manifest-path "$manifest" check --config deny.toml --hide-inclusion-graph \
+        cargo deny --log-level error --manifest-path "$manifest" --config "$ROOT/deny.toml" check --hide-inclusion-graph \
             licenses bans sources || return
     done
 }
