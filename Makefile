@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	test-upgrade torture soak test-kryoptic lint bench bench-instructions clean
+	test-upgrade torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,8 @@ run: install ## psql on the private cluster
 # One after the other: each wants the whole machine, and test-pgrx installs a library of its own kind.
 test: ## all tests, with their own set-up
 	@$(MAKE) test-unit
+	@$(MAKE) test-fuzz
+	@$(MAKE) test-models
 	@$(MAKE) test-pgrx
 	@$(MAKE) test-integration
 
@@ -60,6 +62,18 @@ soak: setup ## credentials of every provider replaced every 5 s for 5 minutes un
 
 test-kryoptic: setup ## the provider pkcs11 at Kryoptic, beside SoftHSM (builds it from the Rust registry: needs libssl-dev, libsqlite3-dev)
 	@scripts/test-kryoptic.sh
+
+fuzz: setup ## all fuzz targets in turns for MINUTES=10 (TARGETS="jsonb kmip" for some)
+	@scripts/fuzz.sh $(or $(MINUTES),10) $(TARGETS)
+
+test-fuzz: setup ## their seeds, and two minutes of fuzzing
+	@scripts/fuzz.sh 2
+
+test-models: setup ## every order in which processes can meet in what they share, by loom
+	@scripts/test-models.sh
+
+miri: ## the core's parsers under miri (needs nightly Rust with it)
+	@scripts/miri.sh
 
 lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
 	@scripts/lint.sh

@@ -9,6 +9,8 @@ cd "$ROOT"
 DENY_VERSION=0.20.2
 MAX_LINES=600
 MAX_COMMENT=120
+# Packages that are not of the workspace, since what they need is in no lock file but theirs.
+OUTSIDE=(fuzz/Cargo.toml tests/models/Cargo.toml)
 failed=()
 check() { # name command…
     local name="$1"
@@ -39,7 +41,19 @@ clippy() {
     cargo clippy --quiet --locked --workspace --all-targets $(cargo_features) -- -D warnings
 }
 
-deny() { cargo deny --log-level error check --hide-inclusion-graph licenses bans sources; }
+deny() {
+    local manifest
+    for manifest in Cargo.toml "${OUTSIDE[@]}"; do
+        cargo deny --log-level error --manifest-path "$manifest" --config "$ROOT/deny.toml" check --hide-inclusion-graph \
+            licenses bans sources || return
+    done
+}
+
+format() {
+    local manifest
+    cargo fmt --all --check || return
+    for manifest in "${OUTSIDE[@]}"; do cargo fmt --manifest-path "$manifest" --check || return; done
+}
 
 # Known vulnerabilities need a database from the network; being offline is not a fault of the source.
 advisories() {
@@ -81,7 +95,7 @@ narrow_comments() {
 }
 
 tools
-check "rustfmt" cargo fmt --all --check
+check "rustfmt" format
 check "clippy, warnings denied" clippy
 check "licences, banned crates, sources" deny
 check "known vulnerabilities" advisories

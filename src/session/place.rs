@@ -1,7 +1,7 @@
 //! A place for a cipher: the expanded key, the slab slot it stands for, and whether both still hold.
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataCipher, DataKey, KeyCheckValue, Suite, VersionId};
 
@@ -84,7 +84,7 @@ impl Cipher {
             && self
                 .meta
                 .get()
-                .is_some_and(|meta| meta.generation.load(Acquire) == self.generation.get())
+                .is_some_and(|meta| meta.life.is(self.generation.get()))
     }
 
     /// Whether it is still that cipher, live, and its key's time not over: for a statement that begins.
@@ -111,10 +111,7 @@ impl Cipher {
             return true;
         }
         // The lease may have been extended since.
-        let extended = self
-            .meta
-            .get()
-            .map_or(0, |meta| meta.hard_expiry_ms.load(Relaxed));
+        let extended = self.meta.get().map_or(0, |meta| meta.life.ends_at());
         self.hard_expiry_ms.set(extended);
         extended > now
     }

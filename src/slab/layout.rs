@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use colcrypt_core::secret::KEY_LEN;
 use colcrypt_core::slab_index::{Slot, bucket_count};
+use colcrypt_core::slab_life::Life;
 use colcrypt_protocol::CopyId;
 use pgrx::pg_sys;
 
@@ -45,10 +46,8 @@ pub struct Control {
 /// A slot's public part.
 #[repr(C)]
 pub struct SlotMeta {
-    /// Changes whenever the slot's key is wiped: a cipher made before is void.
-    pub generation: AtomicU64,
-    /// When the key must not be used any more, in [`crate::server::clock::boottime_ms`].
-    pub hard_expiry_ms: AtomicI64,
+    /// Whether copies of the key are good still; its end is of [`crate::server::clock::boottime_ms`].
+    pub life: Life,
     pub hits: AtomicU64,
     pub misses: AtomicU64,
     /// TimestampTz of the load.

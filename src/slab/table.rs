@@ -4,7 +4,7 @@
 //! the same key find it loading and wait for the same answer: one flight a key.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::slab_index::{
     SlabFull, SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count,
@@ -102,7 +102,7 @@ pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
             ticket: meta.ticket.load(Relaxed),
         };
     }
-    let hard_expiry_ms = meta.hard_expiry_ms.load(Relaxed);
+    let hard_expiry_ms = meta.life.ends_at();
     if hard_expiry_ms <= clock::boottime_ms() {
         // The broker wipes it presently; until then it is as good as gone.
         return Found::Missing;
@@ -114,7 +114,7 @@ pub fn find(control: &'static Control, wanted: SlotKey) -> Found {
     Found::Ready {
         key: DataKey::from_slice(bytes).expect("a slab key has 32 bytes"),
         meta,
-        generation: meta.generation.load(Acquire),
+        generation: meta.life.generation(),
         hard_expiry_ms,
     }
 }
@@ -128,7 +128,7 @@ pub fn reserve(control: &'static Control, wanted: SlotKey) -> Result<(usize, u64
         if state == SlotState::Loading {
             return Ok((slot, meta.ticket.load(Relaxed), false));
         }
-        if meta.hard_expiry_ms.load(Relaxed) > clock::boottime_ms() {
+        if meta.life.ends_at() > clock::boottime_ms() {
             // Loaded between our look and our lock: the ticket is over, the caller looks again.
             return Ok((slot, meta.ticket.load(Relaxed), false));
         }
@@ -170,10 +170,8 @@ pub fn complete(
         *meta.keyring.get() = kek.keyring.0;
     }
     meta.kek_version.store(kek.version.number(), Relaxed);
-    meta.hard_expiry_ms.store(
-        clock::boottime_ms().saturating_add_unsigned(lease_ms),
-        Relaxed,
-    );
+    meta.life
+        .set_end(clock::boottime_ms().saturating_add_unsigned(lease_ms));
     // SAFETY: reads the clock.
     meta.loaded_at
         .store(unsafe { pgrx::pg_sys::GetCurrentTimestamp() }, Relaxed);
@@ -244,7 +242,7 @@ pub fn extend(control: &Control, kek: KekId, lease_ms: u64) {
     for_ready(control, |slot| {
         let meta = meta(control, slot);
         if is_under(meta, kek) {
-            meta.hard_expiry_ms.store(until, Relaxed);
+            meta.life.set_end(until);
         }
         false
     });
@@ -276,16 +274,14 @@ pub fn revoke(control: &Control, kek: KekId) -> usize {
 /// Wipes every key whose time is over.
 pub fn expire(control: &Control) -> usize {
     let now = clock::boottime_ms();
-    for_ready(control, |slot| {
-        meta(control, slot).hard_expiry_ms.load(Relaxed) <= now
-    })
+    for_ready(control, |slot| meta(control, slot).life.ends_at() <= now)
 }
 
 /// Shortens every key's life: nobody is known to refresh it any more.
 pub fn cap(control: &Control, lease_ms: u64) {
     let until = clock::boottime_ms().saturating_add_unsigned(lease_ms);
     for_ready(control, |slot| {
-        meta(control, slot).hard_expiry_ms.fetch_min(until, Relaxed);
+        meta(control, slot).life.end_by(until);
         false
     });
 }
@@ -293,7 +289,7 @@ pub fn cap(control: &Control, lease_ms: u64) {
 /// Moves the end of every key's life: it may be kept longer, or less long, after the last contact than so far.
 pub fn shift(control: &Control, by_ms: i64) {
     for_ready(control, |slot| {
-        meta(control, slot).hard_expiry_ms.fetch_add(by_ms, Relaxed);
+        meta(control, slot).life.shift(by_ms);
         false
     });
 }
@@ -349,7 +345,7 @@ pub fn status(control: &Control, database: u32) -> (Vec<SlotStatus>, Vec<(SlotKe
                 hits: meta.hits.load(Relaxed),
                 misses: meta.misses.load(Relaxed),
                 loaded_at: meta.loaded_at.load(Relaxed),
-                hard_expiry_ms: meta.hard_expiry_ms.load(Relaxed),
+                hard_expiry_ms: meta.life.ends_at(),
             }
         })
         .collect();
@@ -418,7 +414,7 @@ fn wipe(control: &Control, slot: usize) {
 }
 
 fn void(control: &Control, slot: usize) {
-    meta(control, slot).generation.fetch_add(1, Release);
+    meta(control, slot).life.void();
     // SAFETY: in bounds, exclusive lock held.
     unsafe { (*control.keys.add(slot)).zeroize() };
 }

@@ -6,8 +6,7 @@
 //! is pinned. Keys themselves are not here; the caller wipes the old key of a slot that [`SlabIndex::insert`] hands out
 //! again.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
+use crate::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::kcv::KCV_LEN;
 
 const NIL: u32 = u32::MAX;

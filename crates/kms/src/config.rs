@@ -71,6 +71,10 @@ fn refuse_secrets(value: &Value) -> Result<(), KmsError> {
         }),
         Value::Array(values) => values.iter().try_for_each(refuse_secrets),
         Value::String(text) if looks_secret(text) => Err(inline_secret("a list")),
+        // A path, an address or a name is shown with whatever goes wrong there.
+        Value::String(text) if text.contains(char::is_control) => Err(KmsError::config(
+            "no setting of a provider holds a control character, such as a line's end",
+        )),
         // What has more digits than a double comes out of the catalog as another number than it went in as.
         Value::Number(number) if number.is_f64() => Err(KmsError::config(
             "no setting of a provider is a number with decimals, or one beyond 64 bits",
@@ -316,6 +320,20 @@ mod tests {
             message.contains("`tokn_file`, expected one of `path`, `token_file`"),
             "{message}"
         );
+    }
+
+    /// They would be in the messages that name a path or an address. Found by fuzzing.
+    #[test]
+    fn values_hold_no_control_characters() {
+        for config in [
+            json!({"path": "/k\u{7f}"}),
+            json!({"path": "/k", "token_file": "/a\nb"}),
+            json!({"path": "/k", "slots": [{"label": "\u{85}"}]}),
+        ] {
+            let message = refusal(config);
+            assert!(message.contains("control character"), "{message}");
+            assert!(!message.contains(char::is_control), "{message:?}");
+        }
     }
 
     /// Through the catalog's jsonb and ours a number of many digits becomes another.

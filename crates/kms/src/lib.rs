@@ -20,6 +20,8 @@ mod credential;
 mod error;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "gcp-kms")]
 mod gcp_kms;
 #[cfg(feature = "http")]

@@ -44,6 +44,19 @@ pub(crate) fn presentable(text: &str) -> String {
     }
 }
 
+/// Longest name of a thing at a server.
+#[cfg(any(feature = "aws-kms", feature = "gcp-kms", feature = "vault-transit"))]
+const LONGEST_NAME: usize = 256;
+
+/// What a server calls a key, a version or a place, where it looks like a name: of letters, digits and what joins them.
+#[cfg(any(feature = "aws-kms", feature = "gcp-kms", feature = "vault-transit"))]
+pub(crate) fn name(name: &str) -> &str {
+    let allowed =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b':' | b'+');
+    let sound = !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(allowed);
+    if sound { name } else { "…" }
+}
+
 /// An error's code, or nothing. Codes are long single words, which elsewhere in a server's answer may be
 /// secrets.
 #[cfg(any(feature = "aws-kms", feature = "azure-keyvault"))]
@@ -55,6 +68,22 @@ pub(crate) fn code(code: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A control character in the name of a key version was shown as it came. Found by fuzzing.
+    #[cfg(any(feature = "aws-kms", feature = "gcp-kms", feature = "vault-transit"))]
+    #[test]
+    fn names_are_shown_where_they_look_like_names() {
+        for sound in [
+            "projects/p-1/locations/l/keyRings/r_1/cryptoKeys/k/cryptoKeyVersions/3",
+            "arn:aws:kms:eu-west-1:111122223333:key/k",
+            "1.15.0-beta1+ent.hsm",
+        ] {
+            assert_eq!(name(sound), sound);
+        }
+        for other in ["", "k\u{7f}ns/3", "a b", "k\n", "é", &"a".repeat(257)] {
+            assert_eq!(name(other), "…", "{other:?}");
+        }
+    }
 
     #[test]
     fn echoes_of_secrets_are_not_quoted() {

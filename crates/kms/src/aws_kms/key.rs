@@ -8,11 +8,11 @@ use aws_sdk_kms::types::{
 };
 use colcrypt_protocol::FailureKind;
 
-use crate::KmsError;
+use crate::{KmsError, quote};
 
 /// Whether the key is one to wrap KEKs with, and may be used now.
 pub(crate) fn suits(key: &KeyMetadata) -> Result<(), KmsError> {
-    let arn = key.arn().unwrap_or_else(|| key.key_id());
+    let arn = quote::name(key.arn().unwrap_or_else(|| key.key_id()));
     let symmetric = key
         .encryption_algorithms()
         .contains(&EncryptionAlgorithmSpec::SymmetricDefault);
@@ -40,7 +40,10 @@ pub(crate) fn suits(key: &KeyMetadata) -> Result<(), KmsError> {
         )),
         Some(other) => Err(KmsError::new(
             FailureKind::Unavailable,
-            format!("the root key {arn} cannot be used now: its state is {other}"),
+            format!(
+                "the root key {arn} cannot be used now: its state is {}",
+                quote::name(other.as_str())
+            ),
         )),
     }
 }
@@ -49,19 +52,21 @@ pub(crate) fn properties(key: &KeyMetadata) -> String {
     let mut text = "the key is enabled".to_owned();
     // AWS replaces the material under the same ARN, so this alone shows that it did.
     if let Some(material) = key.current_key_material_id() {
-        let _ = write!(text, ", key material {material}");
+        let _ = write!(text, ", key material {}", quote::name(material));
     }
     if let Some(regions) = key.multi_region_configuration() {
         let primary = regions
             .primary_key()
             .and_then(|primary| primary.region())
-            .unwrap_or("?");
+            .map_or("?", quote::name);
         text.push_str(", multi-region");
         if regions.multi_region_key_type() == Some(&MultiRegionKeyType::Replica) {
             let _ = write!(text, " (a replica; the primary is in {primary})");
         } else {
             let replicas = regions.replica_keys().iter();
-            let replicas: Vec<_> = replicas.filter_map(|replica| replica.region()).collect();
+            let replicas: Vec<_> = replicas
+                .filter_map(|replica| replica.region().map(quote::name))
+                .collect();
             let _ = match replicas.as_slice() {
                 [] => write!(text, " (the primary, without replicas)"),
                 replicas => write!(text, " (the primary; replicas in {})", replicas.join(", ")),

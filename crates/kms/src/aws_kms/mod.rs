@@ -7,6 +7,8 @@
 
 mod arn;
 mod credentials;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod key;
 mod reply;

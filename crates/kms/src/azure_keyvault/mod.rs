@@ -6,6 +6,8 @@
 //! no other version can unwrap it.
 
 mod cause;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod identity;
 mod key;

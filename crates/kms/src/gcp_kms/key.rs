@@ -3,7 +3,7 @@
 use colcrypt_protocol::FailureKind;
 use serde::Deserialize;
 
-use crate::KmsError;
+use crate::{KmsError, quote};
 
 const DAY: f64 = 24.0 * 3600.0;
 /// Google's default is 30 days; keys of before 2025 have one day.
@@ -35,7 +35,7 @@ impl CryptoKey {
     /// # Errors
     /// Why it cannot wrap KEKs, or not now.
     pub(crate) fn suits(&self) -> Result<(), KmsError> {
-        let name = &self.name;
+        let name = quote::name(&self.name);
         if self.purpose != "ENCRYPT_DECRYPT" {
             return Err(KmsError::config(format!(
                 "the root key {name} is not for wrapping keys: create one with --purpose=encryption"
@@ -47,7 +47,7 @@ impl CryptoKey {
                 "the root key {name} has no primary version: set an enabled one"
             ));
         };
-        let version = &primary.name;
+        let version = quote::name(&primary.name);
         match primary.state.as_str() {
             "ENABLED" => Ok(()),
             "DISABLED" => disabled(format!(

@@ -5,6 +5,8 @@
 //! the KEK. Requests and answers carry CRC32C checksums, as Google recommends.
 
 mod credentials;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod key;
 mod name;

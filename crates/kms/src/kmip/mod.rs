@@ -7,6 +7,8 @@
 mod address;
 mod connection;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod key;
 mod login;
 mod message;

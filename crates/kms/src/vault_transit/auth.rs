@@ -234,13 +234,13 @@ impl Auth {
 }
 
 #[derive(Deserialize)]
-struct LoginReply<'a> {
+pub(super) struct LoginReply<'a> {
     #[serde(borrow)]
-    auth: LoginAuth<'a>,
+    pub(super) auth: LoginAuth<'a>,
 }
 
 #[derive(Deserialize)]
-struct LoginAuth<'a> {
+pub(super) struct LoginAuth<'a> {
     /// Borrowed from the wiped body, unless the server escaped a character in it.
     #[serde(borrow)]
     client_token: Cow<'a, str>,
@@ -249,19 +249,19 @@ struct LoginAuth<'a> {
 }
 
 impl LoginAuth<'_> {
-    fn life(&self, asked: Moment) -> Life {
+    pub(super) fn life(&self, asked: Moment) -> Life {
         let lease = Duration::from_secs(self.lease_duration);
         Life::new(asked, lease, self.renewable)
     }
 }
 
 #[derive(Deserialize)]
-struct LookUpReply {
-    data: LookedUp,
+pub(super) struct LookUpReply {
+    pub(super) data: LookedUp,
 }
 
 #[derive(Deserialize)]
-struct LookedUp {
-    ttl: u64,
-    renewable: bool,
+pub(super) struct LookedUp {
+    pub(super) ttl: u64,
+    pub(super) renewable: bool,
 }

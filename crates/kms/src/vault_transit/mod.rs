@@ -4,6 +4,8 @@
 //! ciphertext, `vault:v<version>:<base64>`, with the KEK's identity as its associated data.
 
 mod auth;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod login;
 mod path;
@@ -27,6 +29,7 @@ use crate::{
     http_address::HttpAddress,
     http_json::{Answer, json},
     http_proxy::ProxySetting,
+    quote,
     vault_transit::{
         auth::Auth,
         http::VaultHttp,
@@ -305,7 +308,11 @@ impl Provider for VaultTransit {
             looked_up?;
         }
         Ok(Findings {
-            server: format!("Vault or OpenBao {} at {}", health.version, self.endpoint),
+            server: format!(
+                "Vault or OpenBao {} at {}",
+                quote::name(&health.version),
+                self.endpoint
+            ),
             root_key_version,
             warnings,
         })
