@@ -70,7 +70,8 @@ impl<'a> Reply<'a> {
             .map_or_else(String::new, |seconds| seconds.to_string())
     }
 
-    /// What must hold of whatever an answer is taken for. `own_form`: whether it has the server's own form of a refusal.
+    /// What must hold of whatever an answer is taken for. `own_form`: whether it has the server's own form of a
+    /// refusal.
     pub fn judge(&self, own_form: bool, read: &Result<Vec<String>, KmsError>) {
         match read {
             Ok(shown) => shown.iter().for_each(|text| presentable(text)),

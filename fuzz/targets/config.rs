@@ -1,5 +1,5 @@
-//! A provider's configuration as SQL takes it: it is refused without repeating what may be a secret, or it makes a provider. No
-//! connection is made, and no thread stays.
+//! A provider's configuration as SQL takes it: it is refused without repeating what may be a secret, or it makes a
+//! provider. No connection is made, and no thread stays.
 
 #![no_main]
 

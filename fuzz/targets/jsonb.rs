@@ -1,4 +1,5 @@
-//! jsonb as it is stored: what passes the check is JSON, costs memory and breaths in proportion, and nothing else is anything.
+//! jsonb as it is stored: what passes the check is JSON, costs memory and breaths in proportion, and nothing else is
+//! anything.
 
 #![no_main]
 
@@ -34,7 +35,8 @@ fuzz_target!(|data: &[u8]| {
         json.len(),
         data.len()
     );
-    // serde's parser recurses where a document is nested. Its numbers have an exponent of 64 bits at most, as ours have none.
+    // serde's parser recurses where a document is nested. Its numbers have an exponent of 64 bits at most, as ours have
+    // none.
     if json.len() < 1 << 16 && data.len() < 2_000 {
         serde_json::from_str::<serde::de::IgnoredAny>(&json)
             .unwrap_or_else(|error| panic!("{error}: {}", *json));

@@ -1,4 +1,5 @@
-//! numeric between its stored and its sent form: there and back is the same number, byte by byte where it is in normal form.
+//! numeric between its stored and its sent form: there and back is the same number, byte by byte where it is in normal
+//! form.
 
 #![no_main]
 

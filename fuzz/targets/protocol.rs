@@ -1,5 +1,5 @@
-//! The socket between broker and agent: any bytes in any pieces are the same frames, what is read is written alike, and memory is
-//! bounded by what came.
+//! The socket between broker and agent: any bytes in any pieces are the same frames, what is read is written alike, and
+//! memory is bounded by what came.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! What is sealed opens to the same bytes, and no changed bit of it, of its context or of its key does. Keys wrapped alike.
+//! What is sealed opens to the same bytes, and no changed bit of it, of its context or of its key does. Keys wrapped
+//! alike.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Stored values as anybody may have written them: what parses has one spelling, its parts are all of it, and nothing of it opens.
+//! Stored values as anybody may have written them: what parses has one spelling, its parts are all of it, and nothing
+//! of it opens.
 
 #![no_main]
 

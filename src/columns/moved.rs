@@ -125,7 +125,8 @@ impl Batch {
     /// Rows are added in the order of their addresses.
     ///
     /// # Safety
-    /// `read` is a varlena of the rows that it [keeps](Self::keep); `becomes` is by value or lies in [`memory`](Self::memory).
+    /// `read` is a varlena of the rows that it [keeps](Self::keep); `becomes` is by value or lies in
+    /// [`memory`](Self::memory).
     pub unsafe fn add(
         &mut self,
         column: usize,

@@ -48,8 +48,8 @@ pub fn nap(ms: i64) {
     pgrx::check_for_interrupts!();
 }
 
-/// Keeps memory that was freed for what comes next, some 64 MB of it: a batch needs as much as the one before, and pages
-/// that go back to the system and come anew cost a job some 5 % of its time.
+/// Keeps memory that was freed for what comes next, some 64 MB of it: a batch needs as much as the one before, and
+/// pages that go back to the system and come anew cost a job some 5 % of its time.
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: settings of the C library's allocator, in a process with one thread. Where it refuses, it is as it was.

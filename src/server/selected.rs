@@ -1,5 +1,5 @@
-//! Rows that a statement of ours selects, or that a scan met. They are taken as they come and kept in memory of ours: no
-//! tuple is formed, and the statement ends where the caller has enough.
+//! Rows that a statement of ours selects, or that a scan met. They are taken as they come and kept in memory of ours:
+//! no tuple is formed, and the statement ends where the caller has enough.
 
 use std::ffi::{CString, c_int};
 use std::mem::offset_of;

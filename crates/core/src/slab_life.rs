@@ -1,7 +1,7 @@
 //! How long copies of a slot's key are good: the words that every process reads without a lock.
 //!
-//! Whoever copies a key under the shared lock notes the slot's generation beside it. Whoever wipes the key, under the exclusive
-//! lock, changes the generation, so that a copy is void from then on; a session compares before each value.
+//! Whoever copies a key under the shared lock notes the slot's generation beside it. Whoever wipes the key, under the
+//! exclusive lock, changes the generation, so that a copy is void from then on; a session compares before each value.
 
 use crate::atomic::{
     AtomicI64, AtomicU64,

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// Part of a table that a job writes anew before what it leaves behind is made room of. A vacuum looks at what is behind
-/// and at the rows that came into the room of the one before: many cost more than they save.
+/// Part of a table that a job writes anew before what it leaves behind is made room of. A vacuum looks at what is
+/// behind and at the rows that came into the room of the one before: many cost more than they save.
 const PART: i64 = 6;
 /// Blocks for which it is not worth it.
 const FEW: i64 = 128;
@@ -34,8 +34,8 @@ impl Behind {
         table.behind >= FEW
     }
 
-    /// Whether a vacuum is worth it in a table of so many blocks, before the job goes on at `next`: there is much behind,
-    /// and enough still to come, for which there will be room. The end is left to autovacuum.
+    /// Whether a vacuum is worth it in a table of so many blocks, before the job goes on at `next`: there is much
+    /// behind, and enough still to come, for which there will be room. The end is left to autovacuum.
     pub fn is_due(&mut self, table: u32, next: i64, blocks: i64) -> bool {
         let table = self.0.entry(table).or_default();
         let size = *table.size.get_or_insert(blocks);

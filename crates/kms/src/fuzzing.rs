@@ -1,5 +1,5 @@
-//! What the fuzz targets (`fuzz/` in the repository) call of the parsers that are private to this crate. In no build but theirs:
-//! it takes the feature `fuzzing`.
+//! What the fuzz targets (`fuzz/` in the repository) call of the parsers that are private to this crate. In no build
+//! but theirs: it takes the feature `fuzzing`.
 //!
 //! Each reply is read as the provider reads it. What comes back is what a person would be shown of it: the words of a
 //! success, or the failure.

@@ -1,4 +1,5 @@
-//! The key slab, in every order in which sessions and the broker can meet: what `src/slab/table.rs` does under its lock, and what
+//! The key slab, in every order in which sessions and the broker can meet: what `src/slab/table.rs` does under its
+//! lock, and what
 //! `src/session/place.rs` does without one.
 
 use colcrypt_models::slab_index::{SlabIndex, SlabReader, Slot, SlotKey, SlotState, bucket_count};
@@ -145,8 +146,8 @@ impl Slab {
     }
 }
 
-/// The kill switch: once the wipe has returned, no copy that anybody made before is good, whoever learns of it in whatever way.
-/// Not even one that is made while another key comes into the slot.
+/// The kill switch: once the wipe has returned, no copy that anybody made before is good, whoever learns of it in
+/// whatever way. Not even one that is made while another key comes into the slot.
 #[test]
 fn after_a_wipe_no_copy_is_good() {
     loom::model(|| {
@@ -211,7 +212,8 @@ fn an_evicted_key_is_void_and_the_new_one_is_not() {
     });
 }
 
-/// Of those who miss a key at the same time one asks the broker; its answer is everybody's, and no answer reaches another load.
+/// Of those who miss a key at the same time one asks the broker; its answer is everybody's, and no answer reaches
+/// another load.
 #[test]
 fn one_flight_a_key_and_no_late_answer() {
     loom::model(|| {

@@ -27,7 +27,8 @@ impl Server {
         Arc::new(server)
     }
 
-    /// A process that encrypts so often out of each of two allowances, and gives back the rest. Returns whether it was refused.
+    /// A process that encrypts so often out of each of two allowances, and gives back the rest. Returns whether it was
+    /// refused.
     fn encrypts(&self, times: u32) -> bool {
         for _ in 0..2 {
             let block = loop {
@@ -57,7 +58,8 @@ impl Server {
         false
     }
 
-    /// Writes what is unflushed into the catalog; in the commit's callback, which comes after the row is there, takes it off.
+    /// Writes what is unflushed into the catalog; in the commit's callback, which comes after the row is there, takes
+    /// it off.
     fn flush(&self) {
         let unflushed = self.count.lock().unwrap().unflushed();
         let total = {
@@ -76,8 +78,8 @@ impl Server {
     }
 }
 
-/// Whoever asks at the same time, and whatever is flushed meanwhile: the sum never falls short of what was done, and what was done
-/// never goes beyond the limit.
+/// Whoever asks at the same time, and whatever is flushed meanwhile: the sum never falls short of what was done, and
+/// what was done never goes beyond the limit.
 #[test]
 fn never_short_and_never_beyond_the_limit() {
     let mut model = loom::model::Builder::new();

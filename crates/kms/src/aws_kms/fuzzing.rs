@@ -1,5 +1,5 @@
-//! An answer of AWS KMS, read by the vendor's SDK and then as this provider reads it, for the fuzz targets. Nothing is sent:
-//! the SDK gets the answer from a connector that has it already.
+//! An answer of AWS KMS, read by the vendor's SDK and then as this provider reads it, for the fuzz targets. Nothing is
+//! sent: the SDK gets the answer from a connector that has it already.
 
 use std::sync::OnceLock;
 

@@ -1,5 +1,5 @@
-//! The first half of a batch: stale rows are read, and their new values made when that is over. Where no value is bound to
-//! anything, a scan reads them, and nobody's code runs at all.
+//! The first half of a batch: stale rows are read, and their new values made when that is over. Where no value is bound
+//! to anything, a scan reads them, and nobody's code runs at all.
 
 use colcrypt_core::format::RenewedHeader;
 use colcrypt_core::{KeyId, Value, VersionId};
