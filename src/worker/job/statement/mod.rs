@@ -3,13 +3,12 @@
 //! It runs as the table's owner in a security-restricted operation, since indexes, checks and the context
 //! expression are other people's code, and with session_replication_role = replica, so that ordinary
 //! triggers and rules do not fire, unless the job was asked to fire them. No right on any key is in force while it
-//! runs: old values are read by one statement, re-encrypted between statements, and written by another.
+//! runs: old values are read by one statement (`reading`), re-encrypted between statements, and written by another.
 
+mod column;
 mod reading;
 
-use colcrypt_core::format::RenewedHeader;
-use colcrypt_core::{KeyId, Value, VersionId, place};
-use pgrx::spi::quote_identifier;
+use colcrypt_core::Value;
 use pgrx::{Spi, pg_sys};
 
 use crate::columns::moved::Batch;
@@ -20,152 +19,16 @@ use crate::server::priority;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::selected::selected;
-use crate::server::spi::{self, safe_search_path};
+use crate::server::spi::safe_search_path;
 use crate::server::txn::{PATIENCE, set_local};
 use crate::server::varlena::Varlena;
-use crate::session::Permit;
-use crate::values::reseal;
 use crate::worker::job::pace;
 use crate::worker::job::progress::{BlockRange, in_blocks};
 
+pub use column::{MovedColumn, others};
 pub use reading::context_at;
 
-/// A column as a job moves it: from which key versions to which key, and what its values are bound to.
-#[derive(Clone)]
-pub struct MovedColumn {
-    attribute: String,
-    key: KeyId,
-    target: i32,
-    /// Other keys whose values go to this one.
-    from_keys: Vec<i64>,
-    context: Option<String>,
-    /// Whether values are bound to another context: the first of a pair.
-    rebinds: bool,
-    /// The label of values that go to another key or context, and whether others go too.
-    label: Option<String>,
-    accepts_unplaced: bool,
-}
-
-impl MovedColumn {
-    fn of(job: &Job) -> Self {
-        Self {
-            attribute: job.attribute.clone(),
-            key: KeyId::of_bigint(job.key),
-            target: job.target,
-            from_keys: job.from_keys.clone(),
-            context: job.context.clone(),
-            rebinds: job.rebinds,
-            label: job.label.clone(),
-            accepts_unplaced: job.accepts_unplaced,
-        }
-    }
-
-    fn name(&self) -> String {
-        quote_identifier(&self.attribute)
-    }
-
-    /// Whether a row's value is to be moved, as SQL.
-    fn stale(&self) -> String {
-        let (name, key) = (self.name(), self.key.bigint());
-        if self.rebinds {
-            let mut keys = self.from_keys.clone();
-            keys.push(key);
-            return Self::under(&name, &keys);
-        }
-        let older = format!(
-            "colcrypt.ciphertext_is_stale({name}, {key}, {})",
-            self.target
-        );
-        if self.from_keys.is_empty() {
-            return older;
-        }
-        format!("{older} OR {}", Self::under(&name, &self.from_keys))
-    }
-
-    fn under(name: &str, keys: &[i64]) -> String {
-        let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
-        format!(
-            "colcrypt.ciphertext_key({name}) = ANY ('{{{}}}'::pg_catalog.int8[])",
-            keys.join(",")
-        )
-    }
-
-    /// The same, of a value at hand: what the statement selected is not taken on trust.
-    fn moves(&self, value: VersionId) -> bool {
-        let older =
-            value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
-        older || self.from_keys.contains(&value.key.bigint())
-    }
-
-    /// Whether the context may be code of the table's owner.
-    fn runs_code(&self) -> bool {
-        let context = self.context.as_deref();
-        context.is_some_and(|context| !place::parse(context).is_some_and(|place| place.is_plain))
-    }
-
-    /// Whether a value goes where others may read it, or open it elsewhere.
-    fn crosses(&self, value: VersionId) -> bool {
-        self.from_keys.contains(&value.key.bigint())
-    }
-
-    /// Refuses a value that may have been put here from another table, unless the order covers such.
-    fn refuse_unplaced(&self, value: &Value<'_>, context: &[u8]) -> Result<()> {
-        if self.accepts_unplaced || reseal::is_placed(value, context, self.label.as_deref()) {
-            return Ok(());
-        }
-        Err(Error::ValueUnplaced)
-    }
-
-    /// Under the column's key and that key's current version, and bound as it shall be; none when it is so already.
-    fn sealed(
-        &self,
-        from: &Permit,
-        to: &Permit,
-        header: &mut RenewedHeader,
-        value: &Value<'_>,
-        context: &[u8],
-    ) -> Result<Option<pg_sys::Datum>> {
-        let id = VersionId {
-            key: value.header.key,
-            version: value.header.version,
-        };
-        if self.rebinds {
-            let may = |bound: &[u8]| self.refuse_unplaced(value, bound);
-            return reseal::rebind(from, to, value, context, self.moves(id), may);
-        }
-        if self.crosses(id) {
-            self.refuse_unplaced(value, context)?;
-        }
-        // What is bound to nothing stays so.
-        let is_loose = !value.header.has_context;
-        let context = if is_loose { &[] } else { context };
-        reseal::reseal(from, to, header, value, context).map(Some)
-    }
-}
-
-/// The columns that other jobs have yet to move in the same table.
-pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
-    spi::query(
-        "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced \
-         FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
-         JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
-         WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
-           AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds",
-        &[job.table.into(), job.id.into(), job.fires_triggers.into()],
-        |row| {
-            Ok(MovedColumn {
-                attribute: row.get::<String>(1)?.unwrap_or_default(),
-                key: KeyId::of_bigint(row.get::<i64>(2)?.unwrap_or_default()),
-                target: row.get(3)?.unwrap_or_default(),
-                from_keys: row.get::<Vec<i64>>(4)?.unwrap_or_default(),
-                context: row.get::<String>(5)?,
-                rebinds: false,
-                label: row.get(6)?,
-                accepts_unplaced: row.get::<bool>(7)?.unwrap_or_default(),
-            })
-        },
-    )
-}
+use reading::Reading;
 
 /// How long one waits that may meet a locked row: what it has changed so far stays locked meanwhile.
 pub const LITTLE_PATIENCE: &std::ffi::CStr = c"20ms";
@@ -275,12 +138,16 @@ impl Statement {
         let _breathing = Breathing::begin(share);
         let mut batch = Batch::new();
         let rows = which.sql();
+        let reading = Reading::new(&self.table.held, &self.columns);
         let complete = match which {
             Which::In(place) if taking == Taking::Free && self.needs_no_code() => {
-                let found = batch.keep(self.scanned(place)?);
-                self.reseal(&found, &mut batch)? && found.complete
+                reading.by_scan(place, &mut batch)?
             }
-            _ => self.read(&rows, taking, &mut batch)?,
+            _ => reading.by_sql(
+                &self.select(&rows, taking),
+                taking == Taking::Free,
+                &mut batch,
+            )?,
         };
         if batch.is_empty() {
             return Ok(Outcome { moved: 0, complete });
@@ -288,6 +155,11 @@ impl Statement {
         let _known = batch.publish(0);
         let moved = write_back(&self.update(&rows, taking))?;
         Ok(Outcome { moved, complete })
+    }
+
+    /// Whether the rows can be read without the executor: none of the values is bound to anything.
+    fn needs_no_code(&self) -> bool {
+        self.columns.iter().all(MovedColumn::is_unbound)
     }
 
     fn condition(rows: &str, taking: Taking) -> String {

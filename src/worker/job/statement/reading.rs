@@ -7,29 +7,58 @@ use pgrx::pg_sys;
 
 use crate::columns::moved::{Address, Batch};
 use crate::error::{Error, Result};
+use crate::server::relation::Held;
 use crate::server::selected::{Rows, selected};
 use crate::server::varlena::Varlena;
 use crate::server::{breath, scan};
 use crate::session::{self, Permit};
 use crate::worker::job::progress::BlockRange;
-use crate::worker::job::statement::{MovedColumn, Statement, Taking};
+use crate::worker::job::statement::column::MovedColumn;
 
 /// Bytes of new values that are held at a time, one value at least.
 const BATCH_BYTES: usize = 32 << 20;
 
-impl Statement {
-    /// Whether the rows can be read without the executor: none of the values is bound to anything.
-    pub(super) fn needs_no_code(&self) -> bool {
-        let is_plain = |column: &MovedColumn| column.context.is_none() && !column.rebinds;
-        self.columns.iter().all(is_plain)
+/// The columns of a leaf that is held.
+pub struct Reading<'a> {
+    held: &'a Held,
+    columns: &'a [MovedColumn],
+}
+
+impl<'a> Reading<'a> {
+    pub fn new(held: &'a Held, columns: &'a [MovedColumn]) -> Self {
+        Self { held, columns }
     }
 
-    /// The stale rows that nobody holds, as [`select`](Self::select) would find them, at a third of the cost.
-    pub(super) fn scanned(&self, place: &BlockRange) -> Result<Rows> {
-        let held = &self.table.held;
+    /// Reads the stale rows that nobody holds without SQL, at a third of its cost, and makes their new values, as many
+    /// as there is memory for; whether that was all. For columns that are all unbound.
+    ///
+    /// # Errors
+    /// Of a value, or of its key.
+    pub fn by_scan(&self, place: &BlockRange, batch: &mut Batch) -> Result<bool> {
+        let found = batch.keep(self.scanned(place)?);
+        Ok(self.reseal(&found, batch)? && found.complete)
+    }
+
+    /// The same by a statement that selects a row's address, and for each column the value, if it is stale, and its
+    /// context. `read_only`: it locks nothing.
+    ///
+    /// # Errors
+    /// Of a value, of its key, or of the statement.
+    pub fn by_sql(&self, sql: &str, read_only: bool, batch: &mut Batch) -> Result<bool> {
+        selected(sql, read_only, BATCH_BYTES, |found| {
+            for column in 0..self.columns.len() {
+                found.expect_ciphertext(2 * column + 2)?;
+            }
+            let found = batch.keep(found);
+            Ok(self.reseal(&found, batch)? && found.complete)
+        })
+    }
+
+    fn scanned(&self, place: &BlockRange) -> Result<Rows> {
+        let held = self.held;
         let mut types = vec![pg_sys::TIDOID];
         let mut numbers = Vec::new();
-        for column in &self.columns {
+        for column in self.columns {
             let attribute = held.ciphertext_attribute(&column.attribute)?;
             numbers.push(attribute.number);
             types.extend([attribute.type_oid, pg_sys::BYTEAOID]);
@@ -62,20 +91,8 @@ impl Statement {
         Ok(found)
     }
 
-    /// Reads the stale rows and makes their new values, as many as there is memory for; whether that was all.
-    pub(super) fn read(&self, rows: &str, taking: Taking, batch: &mut Batch) -> Result<bool> {
-        let sql = self.select(rows, taking);
-        selected(&sql, taking == Taking::Free, BATCH_BYTES, |found| {
-            for column in 0..self.columns.len() {
-                found.expect_ciphertext(2 * column + 2)?;
-            }
-            let found = batch.keep(found);
-            Ok(self.reseal(&found, batch)? && found.complete)
-        })
-    }
-
     /// Makes the new values of rows that were read, as many as there is memory for; whether that was all.
-    pub(super) fn reseal(&self, found: &Rows, batch: &mut Batch) -> Result<bool> {
+    fn reseal(&self, found: &Rows, batch: &mut Batch) -> Result<bool> {
         let mut reseal = Reseal::default();
         let mut bytes = 0;
         for at in 0..found.len() {
