@@ -16,6 +16,14 @@ use crate::server::breath;
 use crate::server::call::Call;
 use crate::server::selected::Rows;
 
+/// Bytes that a batch holds, of what is read and of new values; one value at least.
+pub const BATCH_BYTES: usize = 32 << 20;
+
+/// Where in the rows that are read a column's value is: behind the row's address, each before its context.
+pub const fn value_of(column: usize) -> usize {
+    2 * column + 2
+}
+
 /// A row's address in a table, as one number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address(u64);
@@ -50,8 +58,8 @@ unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
 
 struct Entry {
     row: Address,
-    /// The value that was read, which is the batch's rows'.
-    read: pg_sys::Datum,
+    /// Which of the batch's rows it is: there the value lies that was read.
+    at: usize,
     /// What takes its place, in the batch's memory, or by value.
     becomes: pg_sys::Datum,
 }
@@ -86,7 +94,6 @@ struct Known {
     /// The job that a trigger must be of to ask; 0 is none.
     job: i64,
     columns: Vec<MovedColumn>,
-    #[allow(dead_code, reason = "keeps what the columns' values lie in")]
     rows: Rc<Rows>,
 }
 
@@ -122,16 +129,15 @@ impl Batch {
         self.memory.value()
     }
 
-    /// Rows are added in the order of their addresses.
+    /// Rows are added in the order of their addresses. `at`: which of the rows that it [keeps](Self::keep).
     ///
     /// # Safety
-    /// `read` is a varlena of the rows that it [keeps](Self::keep); `becomes` is by value or lies in
-    /// [`memory`](Self::memory).
+    /// [`value_of`] the column is a varlena's there; `becomes` is by value or lies in [`memory`](Self::memory).
     pub unsafe fn add(
         &mut self,
         column: usize,
         row: Address,
-        read: pg_sys::Datum,
+        at: usize,
         becomes: pg_sys::Datum,
     ) -> Result<()> {
         if self.columns.len() <= column {
@@ -140,7 +146,7 @@ impl Batch {
         let column = &mut self.columns[column];
         debug_assert!(column.entries.last().is_none_or(|last| last.row < row));
         memory::reserve_amortised(&mut column.entries, 1)?;
-        column.entries.push(Entry { row, read, becomes });
+        column.entries.push(Entry { row, at, becomes });
         Ok(())
     }
 
@@ -178,11 +184,11 @@ unsafe fn look_up(
     row: Address,
     value: pg_sys::Datum,
 ) -> Option<pg_sys::Datum> {
-    let column = known.columns.get(column)?;
-    let at = column.find(row)?;
-    let entry = &column.entries[at];
-    // SAFETY: the caller vouches for a varlena; what was read is one, too, of rows that are known for as long as this.
-    unsafe { image(entry.read) == image(value) }.then_some(entry.becomes)
+    let entries = known.columns.get(column)?;
+    let entry = &entries.entries[entries.find(row)?];
+    let read = known.rows.value(entry.at, value_of(column))?;
+    // SAFETY: the caller vouches for a varlena, and whoever added the entry for what was read.
+    unsafe { image(read) == image(value) }.then_some(entry.becomes)
 }
 
 /// The same, for a trigger of the job whose batch is at hand.

@@ -19,31 +19,20 @@ struct Attribute {
     by_value: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Cell {
-    Null,
-    Value(pg_sys::Datum),
-    /// Where in the bytes it begins, in words.
-    At(usize),
-}
-
 /// The rows of a SELECT. What they hold is wiped when they are dropped: it may be plaintext.
 #[derive(Default)]
 pub struct Rows {
     attributes: Vec<Attribute>,
-    /// A row after another.
-    cells: Vec<Cell>,
-    /// What cells point to: words, since PostgreSQL reads some types aligned.
+    /// A row after another: where in the words a value begins, none for NULL.
+    cells: Vec<Option<usize>>,
+    /// The values: words, since PostgreSQL reads some types aligned.
     words: Vec<u64>,
-    /// Whether these are all that the statement would have found.
-    pub complete: bool,
+    /// Whether there were more than the caller has room for.
+    is_cut: bool,
 }
 
 impl Drop for Rows {
     fn drop(&mut self) {
-        for cell in &mut self.cells {
-            *cell = Cell::Null;
-        }
         self.words.zeroize();
     }
 }
@@ -58,12 +47,18 @@ impl Rows {
 
     /// A column's value, `None` for NULL; columns begin with 1. It lives as long as the rows do.
     pub fn value(&self, row: usize, column: usize) -> Option<pg_sys::Datum> {
-        assert!((1..=self.attributes.len()).contains(&column));
-        match self.cells[row * self.attributes.len() + column - 1] {
-            Cell::Null => None,
-            Cell::Value(datum) => Some(datum),
-            Cell::At(word) => Some(pg_sys::Datum::from(self.words[word..].as_ptr())),
-        }
+        let attribute = self.attributes[column - 1];
+        let word = self.cells[row * self.attributes.len() + column - 1]?;
+        Some(if attribute.by_value {
+            pg_sys::Datum::from(self.words[word])
+        } else {
+            pg_sys::Datum::from(self.words[word..].as_ptr())
+        })
+    }
+
+    /// Whether these are all that there are.
+    pub fn is_complete(&self) -> bool {
+        !self.is_cut
     }
 
     /// The type that a column has in this very result.
@@ -99,7 +94,6 @@ impl Rows {
         });
         let mut rows = Self::default();
         rows.attributes = attributes.collect();
-        rows.complete = true;
         rows
     }
 
@@ -112,35 +106,38 @@ impl Rows {
         row: impl ExactSizeIterator<Item = Option<pg_sys::Datum>>,
         most_bytes: usize,
     ) -> Result<bool> {
-        self.complete = self.words.len() * size_of::<u64>() <= most_bytes;
-        if self.complete {
-            memory::reserve_amortised(&mut self.cells, row.len())?;
-            for (at, value) in row.enumerate() {
-                let Attribute {
-                    length, by_value, ..
-                } = self.attributes[at];
-                let cell = match value {
-                    None => Cell::Null,
-                    Some(value) if by_value => Cell::Value(value),
-                    // SAFETY: the caller vouches for a datum of this type.
-                    Some(value) => Cell::At(unsafe { self.keep(value, length)? }),
-                };
-                self.cells.push(cell);
-            }
+        self.is_cut = self.words.len() * size_of::<u64>() > most_bytes;
+        if self.is_cut {
+            return Ok(false);
         }
-        Ok(self.complete)
+        memory::reserve_amortised(&mut self.cells, row.len())?;
+        for (at, value) in row.enumerate() {
+            let attribute = self.attributes[at];
+            let cell = value
+                // SAFETY: the caller vouches for a datum of this type.
+                .map(|value| unsafe { self.keep(value, attribute) })
+                .transpose()?;
+            self.cells.push(cell);
+        }
+        Ok(true)
     }
 
-    /// Copies what a datum points to; where to, in words.
+    /// Copies a datum, or what it points to; where to, in words.
     ///
     /// # Safety
-    /// The datum points to a value of a type of this length.
-    unsafe fn keep(&mut self, value: pg_sys::Datum, length: i16) -> Result<usize> {
+    /// The datum is of a type that is passed so.
+    unsafe fn keep(&mut self, value: pg_sys::Datum, attribute: Attribute) -> Result<usize> {
+        let at = self.words.len();
+        if attribute.by_value {
+            memory::reserve_secret(&mut self.words, 1)?;
+            self.words.push(value.value() as u64);
+            return Ok(at);
+        }
         let mut pointer = value.cast_mut_ptr::<u8>();
         // SAFETY: the caller vouches for the type; lengths are PostgreSQL's own.
         unsafe {
             let mut flat = std::ptr::null_mut();
-            let length = match length {
+            let length = match attribute.length {
                 -1 if is_in_memory(pointer) => {
                     // It points to memory of the statement's, which ends with it.
                     flat = pg_sys::pg_detoast_datum_copy(pointer.cast());
@@ -151,12 +148,12 @@ impl Rows {
                 -2 => std::ffi::CStr::from_ptr(pointer.cast()).count_bytes() + 1,
                 fixed => usize::from(fixed.unsigned_abs()),
             };
-            let at = self.words.len();
             let words = length.div_ceil(8);
-            memory::reserve_amortised(&mut self.words, words)?;
+            memory::reserve_secret(&mut self.words, words)?;
             self.words.resize(at + words, 0);
             std::ptr::copy_nonoverlapping(pointer, self.words[at..].as_mut_ptr().cast(), length);
             if !flat.is_null() {
+                std::slice::from_raw_parts_mut(pointer, length).zeroize();
                 pg_sys::pfree(flat.cast());
             }
             Ok(at)
@@ -268,7 +265,6 @@ pub fn selected<R>(
         most_bytes,
         failed: None,
     };
-    receiver.rows.complete = true;
     const { assert!(offset_of!(Receiver, head) == 0) };
     Spi::connect(|_| {
         // SAFETY: connected; the receiver outlives the statement.

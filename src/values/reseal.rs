@@ -108,9 +108,8 @@ fn resealed(
     canonical_context: bool,
 ) -> Result<pg_sys::Datum> {
     // As it is, compressed or not.
-    let mut header = RenewedHeader::default();
-    let header = header.of(value, renewal(to, context, canonical_context))?;
-    let sealed = seal_as_is(to, header, context, plaintext)?;
+    let header = renewal(to, context, canonical_context).header_of(value)?;
+    let sealed = seal_as_is(to, &header, context, plaintext)?;
     follow(from, value, sealed)?;
     Ok(sealed)
 }

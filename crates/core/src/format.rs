@@ -180,6 +180,24 @@ pub struct Renewal {
     pub canonical_context: bool,
 }
 
+impl Renewal {
+    /// The header of the value when it has become this.
+    ///
+    /// # Errors
+    /// As [`Header::encode`].
+    pub fn header_of(self, value: &Value<'_>) -> Result<EncodedHeader, FormatError> {
+        Header {
+            suite: self.suite,
+            key: self.key,
+            version: self.version,
+            has_context: self.has_context,
+            canonical_context: self.canonical_context,
+            ..value.header
+        }
+        .encode()
+    }
+}
+
 /// The header of a value that is sealed again, kept for the next value: most often it is the same.
 #[derive(Clone, Copy)]
 pub struct RenewedHeader {
@@ -200,25 +218,17 @@ impl Default for RenewedHeader {
 }
 
 impl RenewedHeader {
-    /// The header of the value when it has become this.
+    /// As [`Renewal::header_of`].
     ///
     /// # Errors
-    /// As [`Header::encode`].
+    /// The same.
     pub fn of(
         &mut self,
         value: &Value<'_>,
         renewal: Renewal,
     ) -> Result<&EncodedHeader, FormatError> {
         if self.former.as_bytes() != value.header_bytes || self.renewal != Some(renewal) {
-            let header = Header {
-                suite: renewal.suite,
-                key: renewal.key,
-                version: renewal.version,
-                has_context: renewal.has_context,
-                canonical_context: renewal.canonical_context,
-                ..value.header
-            };
-            self.header = header.encode()?;
+            self.header = renewal.header_of(value)?;
             self.former = EncodedHeader::copied(value.header_bytes);
             self.renewal = Some(renewal);
         }

@@ -3,8 +3,7 @@
 //! The value format ([`format`]), the suites that seal and open it ([`cipher`]), key wrapping
 //! ([`wrap`]) and key check values ([`kcv`]), the canonical row context ([`context`]), the key life
 //! cycle ([`state`]), the index of the key slab ([`slab_index`]), the life of its keys ([`slab_life`]) and the hash
-//! chain of the audit log ([`audit`]). No I/O beyond the operating
-//! system's random generator, no pgrx, no unsafe code.
+//! chain of the audit log ([`audit`]). No I/O beyond the operating system's random generator, no pgrx, no unsafe code.
 #![forbid(unsafe_code)]
 
 mod atomic;

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 
 use thiserror::Error;
+use zeroize::Zeroize;
 
 /// The system gave no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -47,6 +48,27 @@ pub fn reserve_amortised<T>(vector: &mut Vec<T>, more: usize) -> Result<(), OutO
     reserve(vector, more.max(vector.len())).or_else(|_| reserve(vector, more))
 }
 
+/// The same for secrets: where the vector moves, no copy is left behind.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_secret<T: Copy + Zeroize>(
+    vector: &mut Vec<T>,
+    more: usize,
+) -> Result<(), OutOfMemory> {
+    if vector.capacity() - vector.len() >= more {
+        return Ok(());
+    }
+    let length = vector.len();
+    let mut larger = Vec::new();
+    reserve(&mut larger, length.saturating_add(more.max(length)))
+        .or_else(|_| reserve(&mut larger, length.saturating_add(more)))?;
+    larger.extend_from_slice(vector);
+    vector.zeroize();
+    *vector = larger;
+    Ok(())
+}
+
 /// So many zeros.
 ///
 /// # Errors
@@ -80,6 +102,7 @@ mod tests {
         let mut kept = copied(b"kept").unwrap();
         assert!(reserve(&mut kept, too_much).is_err());
         assert!(reserve_amortised(&mut kept, too_much).is_err());
+        assert!(reserve_secret(&mut kept, too_much).is_err());
         assert_eq!(kept, b"kept");
         assert!(!may_fail());
     }
@@ -90,5 +113,9 @@ mod tests {
         let mut bytes = copied(&[1; 100]).unwrap();
         reserve_amortised(&mut bytes, 1).unwrap();
         assert!(bytes.capacity() >= 200);
+        let mut secret = copied(b"secret").unwrap();
+        reserve_secret(&mut secret, 1).unwrap();
+        assert!(secret.capacity() >= 12);
+        assert_eq!(secret, b"secret");
     }
 }

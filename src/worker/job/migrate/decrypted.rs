@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use crate::columns::migration::values::{Right, Values};
 use crate::columns::migration::{Migration, tree};
-use crate::columns::moved::{Address, Batch};
+use crate::columns::moved::{Address, BATCH_BYTES, Batch};
 use crate::columns::view::relation_name;
 use crate::error::{Error, Result};
 use crate::server::relation::Named;
@@ -20,9 +20,6 @@ use crate::server::spi::safe_search_path;
 use crate::server::varlena::Varlena;
 use crate::worker::job::migrate::blocks::{among, as_owner, touching};
 use crate::worker::job::statement::{context_at, refuse_lent_context};
-
-/// Bytes of ciphertext that are decrypted at a time, one value at least.
-const BATCH_BYTES: usize = 32 << 20;
 
 /// Refuses a table into which values may have come otherwise than by the trigger.
 ///
@@ -127,7 +124,7 @@ fn read(
                 let before = pg_sys::MemoryContextSwitchTo(batch.memory());
                 let twin = values.unseal(value, context, Right::Order);
                 pg_sys::MemoryContextSwitchTo(before);
-                batch.add(0, row, value, twin?)?;
+                batch.add(0, row, at, twin?)?;
             }
         }
         Ok(touched)

@@ -5,7 +5,7 @@ use colcrypt_core::format::RenewedHeader;
 use colcrypt_core::{KeyId, Value, VersionId};
 use pgrx::pg_sys;
 
-use crate::columns::moved::{Address, Batch};
+use crate::columns::moved::{Address, BATCH_BYTES, Batch, value_of};
 use crate::error::{Error, Result};
 use crate::server::relation::Held;
 use crate::server::selected::{Rows, selected};
@@ -14,9 +14,6 @@ use crate::server::{breath, scan};
 use crate::session::{self, Permit};
 use crate::worker::job::progress::BlockRange;
 use crate::worker::job::statement::column::MovedColumn;
-
-/// Bytes of new values that are held at a time, one value at least.
-const BATCH_BYTES: usize = 32 << 20;
 
 /// The columns of a leaf that is held.
 pub struct Reading<'a> {
@@ -36,7 +33,7 @@ impl<'a> Reading<'a> {
     /// Of a value, or of its key.
     pub fn by_scan(&self, place: &BlockRange, batch: &mut Batch) -> Result<bool> {
         let found = batch.keep(self.scanned(place)?);
-        Ok(self.reseal(&found, batch)? && found.complete)
+        Ok(self.reseal(&found, batch)? && found.is_complete())
     }
 
     /// The same by a statement that selects a row's address, and for each column the value, if it is stale, and its
@@ -47,13 +44,14 @@ impl<'a> Reading<'a> {
     pub fn by_sql(&self, sql: &str, read_only: bool, batch: &mut Batch) -> Result<bool> {
         selected(sql, read_only, BATCH_BYTES, |found| {
             for column in 0..self.columns.len() {
-                found.expect_ciphertext(2 * column + 2)?;
+                found.expect_ciphertext(value_of(column))?;
             }
             let found = batch.keep(found);
-            Ok(self.reseal(&found, batch)? && found.complete)
+            Ok(self.reseal(&found, batch)? && found.is_complete())
         })
     }
 
+    /// The rows as a statement would select them, but that no value has a context.
     fn scanned(&self, place: &BlockRange) -> Result<Rows> {
         let held = self.held;
         let mut types = vec![pg_sys::TIDOID];
@@ -79,7 +77,7 @@ impl<'a> Reading<'a> {
                     _ => None,
                 };
                 is_stale |= moved.is_some();
-                row[2 * number + 1] = moved;
+                row[value_of(number) - 1] = moved;
             }
             if !is_stale || !at.is_free() {
                 return Ok(true);
@@ -102,10 +100,10 @@ impl<'a> Reading<'a> {
             let Some(row) = found.value(at, 1) else {
                 continue;
             };
-            // SAFETY: the statement gives a tid first.
+            // SAFETY: the first column is a tid.
             let row = unsafe { Address::of(row.cast_mut_ptr()) };
             for (number, column) in self.columns.iter().enumerate() {
-                let place = 2 * number + 2;
+                let place = value_of(number);
                 let Some(value) = found.value(at, place) else {
                     continue;
                 };
@@ -118,7 +116,7 @@ impl<'a> Reading<'a> {
                     // SAFETY: two varlenas, one of the batch's rows and the new one in its memory.
                     unsafe {
                         bytes += pgrx::varlena::varsize_any(sealed.cast_mut_ptr());
-                        batch.add(number, row, value, sealed)?;
+                        batch.add(number, row, at, sealed)?;
                     }
                 }
             }
