@@ -1,6 +1,7 @@
 //! What the fuzz targets share: inputs taken apart, and what must hold of every failure that a person reads.
 
 use colcrypt_kms::KmsError;
+use colcrypt_kms::fuzzing::Reply;
 use colcrypt_protocol::FailureKind;
 use serde_json::Value;
 
@@ -34,56 +35,43 @@ impl<'a> Input<'a> {
     }
 }
 
-/// An answer over HTTP: which question it answers, a status, whether it says it is JSON, Retry-After, a body.
-pub struct Reply<'a> {
-    pub what: u8,
-    pub status: u16,
-    pub json: bool,
-    pub retry_after: Option<u64>,
-    pub body: &'a [u8],
+/// An answer over HTTP: a provider that reads it, and what must hold of whatever it takes it for. `own_form`: whether
+/// the answer, with its body as JSON, has the server's own form of a refusal.
+pub fn answered(
+    data: &[u8],
+    own_form: impl FnOnce(&Reply<'_>, &Value) -> bool,
+    read: impl FnOnce(&Reply<'_>) -> Result<Vec<String>, KmsError>,
+) {
+    let reply = reply_of(data);
+    match read(&reply) {
+        Ok(shown) => shown.iter().for_each(|text| presentable(text)),
+        Err(error) => {
+            judge(&error);
+            // In whatever encoding: a parser passes over what it does not ask for.
+            let body = serde_json::from_str(&String::from_utf8_lossy(reply.body));
+            let is_success = (200..300).contains(&reply.status);
+            assert!(
+                is_success
+                    || !error.kind.is_refusal()
+                    || own_form(&reply, &body.unwrap_or_default()),
+                "a page of somebody in between must not wipe keys: {error:?}"
+            );
+        }
+    }
 }
 
-impl<'a> Reply<'a> {
-    pub fn of(data: &'a [u8]) -> Self {
-        let mut input = Input(data);
-        let what = input.byte();
-        let flags = input.byte();
-        let status = u16::from_be_bytes(input.array()).clamp(100, 999);
-        let retry_after = (flags & 2 != 0).then(|| u64::from_be_bytes(input.array()));
-        Self {
-            what,
-            status,
-            json: flags & 1 == 0,
-            retry_after,
-            body: input.0,
-        }
-    }
-
-    /// The body, where it is JSON in whatever encoding: a parser passes over what it does not ask for.
-    pub fn json_body(&self) -> Value {
-        serde_json::from_str(&String::from_utf8_lossy(self.body)).unwrap_or_default()
-    }
-
-    /// The header as a server writes it.
-    pub fn retry_after_text(&self) -> String {
-        self.retry_after
-            .map_or_else(String::new, |seconds| seconds.to_string())
-    }
-
-    /// What must hold of whatever an answer is taken for. `own_form`: whether it has the server's own form of a
-    /// refusal.
-    pub fn judge(&self, own_form: bool, read: &Result<Vec<String>, KmsError>) {
-        match read {
-            Ok(shown) => shown.iter().for_each(|text| presentable(text)),
-            Err(error) => {
-                judge(error);
-                let is_success = (200..300).contains(&self.status);
-                assert!(
-                    own_form || is_success || !error.kind.is_refusal(),
-                    "a page of somebody in between must not wipe keys: {error:?}"
-                );
-            }
-        }
+fn reply_of(data: &[u8]) -> Reply<'_> {
+    let mut input = Input(data);
+    let what = input.byte();
+    let flags = input.byte();
+    let status = u16::from_be_bytes(input.array()).clamp(100, 999);
+    let retry_after = (flags & 2 != 0).then(|| u64::from_be_bytes(input.array()));
+    Reply {
+        what,
+        status,
+        json: flags & 1 == 0,
+        retry_after,
+        body: input.0,
     }
 }
 

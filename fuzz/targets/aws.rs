@@ -2,19 +2,13 @@
 
 #![no_main]
 
-use colcrypt_fuzz::Reply;
-use colcrypt_kms::fuzzing::aws_kms;
+use colcrypt_fuzz::answered;
+use colcrypt_kms::fuzzing::{Reply, aws_kms};
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
-    let reply = Reply::of(data);
     // The SDK's parser takes more than JSON: what no page of a proxy is.
-    let own_form = reply.body.trim_ascii_start().starts_with(b"{");
-    let read = aws_kms::reply(
-        reply.what,
-        reply.status,
-        &reply.retry_after_text(),
-        reply.body,
-    );
-    reply.judge(own_form, &read);
+    let own_form = |reply: &Reply<'_>, _: &Value| reply.body.trim_ascii_start().starts_with(b"{");
+    answered(data, own_form, aws_kms::reply);
 });

@@ -5,6 +5,6 @@
 //! success, or the failure.
 
 pub use crate::{
-    aws_kms::fuzzing as aws_kms, azure_keyvault::fuzzing as azure_keyvault,
+    aws_kms::fuzzing as aws_kms, azure_keyvault::fuzzing as azure_keyvault, canned::Reply,
     gcp_kms::fuzzing as gcp_kms, kmip::fuzzing as kmip, vault_transit::fuzzing as vault_transit,
 };

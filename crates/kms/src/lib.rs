@@ -12,6 +12,8 @@ mod aws_kms;
 mod azure_keyvault;
 #[cfg(any(feature = "azure-keyvault", feature = "pkcs11"))]
 mod bound_kek;
+#[cfg(feature = "fuzzing")]
+mod canned;
 mod clock;
 mod config;
 mod confirmation;

@@ -24,9 +24,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     arn::{self, KeyArn},
     key, key_of,
-    reply::{self, Question},
+    reply::{Question, failure},
 };
-use crate::KmsError;
+use crate::{KmsError, canned::Reply};
 
 #[derive(Clone, Debug)]
 struct Canned {
@@ -69,16 +69,11 @@ fn runtime() -> &'static Runtime {
 ///
 /// # Errors
 /// The failure that it is.
-pub fn reply(
-    what: u8,
-    status: u16,
-    retry_after: &str,
-    body: &[u8],
-) -> Result<Vec<String>, KmsError> {
+pub fn reply(reply: &Reply<'_>) -> Result<Vec<String>, KmsError> {
     let canned = Canned {
-        status: status.clamp(100, 999),
-        retry_after: retry_after.to_owned(),
-        body: body.to_vec(),
+        status: reply.status,
+        retry_after: reply.retry_after_text(),
+        body: reply.body.to_vec(),
     };
     let sdk = config::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
@@ -97,14 +92,14 @@ pub fn reply(
     };
     runtime().block_on(async {
         let mut shown = Vec::new();
-        if what.is_multiple_of(2) {
+        if reply.what.is_multiple_of(2) {
             let question = question("kms:Decrypt");
             let request = client.decrypt().key_id(key);
             let answer = request
                 .ciphertext_blob(Blob::new([0; 8]))
                 .send()
                 .await
-                .map_err(|error| reply::failure(question, &error).error)
+                .map_err(|error| failure(question, &error).error)
                 .map_err(|error| arn::elsewhere(error, key, "eu-central-1"))?;
             if let Some(by) = answer.key_id.as_deref().and_then(KeyArn::parse) {
                 let again = KeyArn::parse(&by.to_string());
@@ -118,7 +113,7 @@ pub fn reply(
                 .key_id(key)
                 .send()
                 .await
-                .map_err(|error| reply::failure(question, &error).error)?;
+                .map_err(|error| failure(question, &error).error)?;
             if let Some(found) = answer.key_metadata {
                 key::suits(&found)?;
                 shown.push(key::properties(&found));

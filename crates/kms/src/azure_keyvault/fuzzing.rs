@@ -13,20 +13,18 @@ use colcrypt_protocol::FailureKind;
 use super::{
     key, login,
     name::KeyVersion,
-    reply::{self, Question},
+    reply::{Question, failure},
 };
-use crate::KmsError;
+use crate::{KmsError, canned::Reply};
 
 /// The answer to one of three questions. Returns what is shown of a success.
 ///
 /// # Errors
 /// The failure that it is.
-pub fn reply(
-    what: u8,
-    status: u16,
-    retry_after: &str,
-    body: &[u8],
-) -> Result<Vec<String>, KmsError> {
+pub fn reply(reply: &Reply<'_>) -> Result<Vec<String>, KmsError> {
+    let &Reply {
+        what, status, body, ..
+    } = reply;
     let question = Question {
         endpoint: "https://v.vault.azure.net",
         operation: "unwrapKey",
@@ -35,7 +33,7 @@ pub fn reply(
     let mut headers = Headers::new();
     let header =
         ["retry-after", "retry-after-ms", "x-ms-retry-after-ms"][usize::from(what >> 2) % 3];
-    headers.insert(HeaderName::from_static(header), retry_after.to_owned());
+    headers.insert(HeaderName::from_static(header), reply.retry_after_text());
     if what & 3 == 3 {
         return Err(login::failure(question.endpoint, status, &headers, body));
     }
@@ -47,7 +45,7 @@ pub fn reply(
             error_code: None,
             raw_response: Some(Box::new(raw)),
         };
-        return Err(reply::failure(question, &azure_core::Error::new(kind, "x")).error);
+        return Err(failure(question, &azure_core::Error::new(kind, "x")).error);
     }
     let strange = |_| KmsError::new(FailureKind::BadReply, "no JSON");
     let mut shown = Vec::new();

@@ -1,38 +1,23 @@
 //! An answer of Cloud KMS, read as this provider reads it, for the fuzz targets.
 
-use std::time::Duration;
-
 use colcrypt_core::KeyEncryptionKey;
-use reqwest::StatusCode;
-use zeroize::Zeroizing;
 
 use super::{
     Decrypted, Encrypted, Random,
     key::CryptoKey,
     key_of,
     name::{KeyName, VersionName},
-    reply::{self, About, Login, Question},
+    reply::{About, Login, Question, failure, parse},
     verify,
 };
-use crate::{KmsError, http_json::Answer};
+use crate::{KmsError, canned::Reply};
 
 /// The answer to one of four questions. Returns what is shown of a success.
 ///
 /// # Errors
 /// The failure that it is.
-pub fn reply(
-    what: u8,
-    status: u16,
-    json: bool,
-    retry_after: Option<u64>,
-    body: &[u8],
-) -> Result<Vec<String>, KmsError> {
-    let answer = Answer {
-        status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
-        json,
-        retry_after: retry_after.map(Duration::from_secs),
-        body: Zeroizing::new(body.to_vec()),
-    };
+pub fn reply(reply: &Reply<'_>) -> Result<Vec<String>, KmsError> {
+    let (what, answer) = (reply.what, reply.answer());
     let question = Question {
         endpoint: "Google Cloud KMS",
         permission: "cloudkms.cryptoKeyVersions.useToDecrypt",
@@ -44,18 +29,18 @@ pub fn reply(
         is_self_signed: what & 0x80 != 0,
     };
     if !answer.status.is_success() || !answer.json {
-        return Err(reply::failure(question, &answer, login).error);
+        return Err(failure(question, &answer, login).error);
     }
     let mut shown = Vec::new();
     match what % 4 {
         0 => {
-            let key: CryptoKey = reply::parse(question, &answer)?;
+            let key: CryptoKey = parse(question, &answer)?;
             key.suits()?;
             shown.push(key.properties());
             key.warn(&mut shown);
         }
         1 => {
-            let encrypted: Encrypted = reply::parse(question, &answer)?;
+            let encrypted: Encrypted = parse(question, &answer)?;
             let ciphertext = encrypted.ciphertext.as_bytes();
             verify(question, ciphertext, &encrypted.ciphertext_crc32c)?;
             if let Some(version) = VersionName::parse(&encrypted.name) {
@@ -69,7 +54,7 @@ pub fn reply(
             }
         }
         2 => {
-            let decrypted: Decrypted = reply::parse(question, &answer)?;
+            let decrypted: Decrypted = parse(question, &answer)?;
             key_of(
                 question,
                 &decrypted.plaintext,
@@ -78,7 +63,7 @@ pub fn reply(
             )?;
         }
         _ => {
-            let random: Random = reply::parse(question, &answer)?;
+            let random: Random = parse(question, &answer)?;
             key_of(
                 question,
                 &random.data,

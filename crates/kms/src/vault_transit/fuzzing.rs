@@ -3,18 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use colcrypt_core::{KeyEncryptionKey, Secret};
-use reqwest::StatusCode;
-use zeroize::Zeroizing;
 
 use super::{
     Data, Decrypted, Encrypted, Health, Random, TokenInfo, TransitKey,
     auth::{LoginReply, LookUpReply},
     decode_key,
-    reply::{self, About, LoginKind, Question},
+    reply::{About, LoginKind, Question, is_about_token, is_unexplained, parse},
     session::{Life, Session},
     wrapped_kek,
 };
-use crate::{KmsError, clock::Moment, http_json::Answer, quote};
+use crate::{KmsError, canned::Reply, clock::Moment, quote};
 
 const LOGIN: LoginKind = LoginKind {
     name: "AppRole",
@@ -26,19 +24,8 @@ const LOGIN: LoginKind = LoginKind {
 ///
 /// # Errors
 /// The failure that it is.
-pub fn reply(
-    what: u8,
-    status: u16,
-    json: bool,
-    retry_after: Option<u64>,
-    body: &[u8],
-) -> Result<Vec<String>, KmsError> {
-    let answer = Answer {
-        status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
-        json,
-        retry_after: retry_after.map(Duration::from_secs),
-        body: Zeroizing::new(body.to_vec()),
-    };
+pub fn reply(reply: &Reply<'_>) -> Result<Vec<String>, KmsError> {
+    let (what, answer) = (reply.what, reply.answer());
     let about = match what % 8 {
         0..=2 => About::Key,
         3 => About::Login(LOGIN),
@@ -52,15 +39,15 @@ pub fn reply(
     };
     let mut shown = Vec::new();
     match what % 8 {
-        0 => reply::parse::<Data<TransitKey>>(&question, &answer)?
+        0 => parse::<Data<TransitKey>>(&question, &answer)?
             .data
             .warn(&mut shown),
         1 => {
-            let ciphertext = reply::parse::<Data<Encrypted>>(&question, &answer)?.data;
+            let ciphertext = parse::<Data<Encrypted>>(&question, &answer)?.data;
             shown.push(wrapped_kek(&question, ciphertext.ciphertext)?.root_key_version);
         }
         2 => {
-            let decrypted = reply::parse::<Data<Decrypted>>(&question, &answer)?.data;
+            let decrypted = parse::<Data<Decrypted>>(&question, &answer)?.data;
             decode_key(
                 &question,
                 &decrypted.plaintext,
@@ -68,15 +55,12 @@ pub fn reply(
             )?;
         }
         3 => {
-            let _ = (
-                reply::is_about_token(&answer),
-                reply::is_unexplained(&answer),
-            );
-            let LoginReply { auth } = reply::parse(&question, &answer)?;
+            let _ = (is_about_token(&answer), is_unexplained(&answer));
+            let LoginReply { auth } = parse(&question, &answer)?;
             outlive(auth.life(Moment::now()));
         }
         4 => {
-            let LookUpReply { data } = reply::parse(&question, &answer)?;
+            let LookUpReply { data } = parse(&question, &answer)?;
             outlive(Life::new(
                 Moment::now(),
                 Duration::from_secs(data.ttl),
@@ -84,7 +68,7 @@ pub fn reply(
             ));
         }
         5 => {
-            let random = reply::parse::<Data<Random>>(&question, &answer)?.data;
+            let random = parse::<Data<Random>>(&question, &answer)?.data;
             decode_key(
                 &question,
                 &random.random_bytes,
@@ -92,10 +76,10 @@ pub fn reply(
             )?;
         }
         6 => {
-            let health = reply::parse::<Health>(&question, &answer)?;
+            let health = parse::<Health>(&question, &answer)?;
             shown.push(quote::name(&health.version).to_owned());
         }
-        _ => drop(reply::parse::<Data<TokenInfo>>(&question, &answer)?),
+        _ => drop(parse::<Data<TokenInfo>>(&question, &answer)?),
     }
     Ok(shown)
 }
