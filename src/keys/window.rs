@@ -12,8 +12,7 @@ const RUN: &str = "extract(epoch FROM pg_postmaster_start_time())::text";
 
 /// How long the server has run since the order, in microseconds, as SQL over `colcrypt.destruction_wait w`, which may
 /// be missing or of another order: one that came by replication, too, takes its own time here. `destroy_at` is the
-/// order's,
-/// `now` the parameter with [`clock::boottime_us`].
+/// order's, `now` the parameter with [`clock::boottime_us`].
 fn ran(destroy_at: &str, now: &str) -> String {
     format!(
         "CASE WHEN w.destroy_at IS NOT DISTINCT FROM {destroy_at} \

@@ -1,6 +1,5 @@
 //! The slab's pure parts once more, over loom's atomics: the very files of `crates/core`, which name their atomics
-//! through
-//! `crate::atomic`.
+//! through `crate::atomic`.
 
 /// In `crates/core`, these are the standard library's.
 pub mod atomic {
