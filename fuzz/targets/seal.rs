@@ -103,10 +103,12 @@ fn wrapping(key: &DataKey, id: KeyId, version: KeyVersion, suite: Suite, at: usi
         let mut changed = wrapped.clone();
         let bit = at % (8 * wrapped.len());
         changed[bit / 8] ^= 1 << (bit % 8);
-        for damaged in [&changed[..], &wrapped[..wrapped.len() - 1], bytes] {
-            if damaged != wrapped {
-                assert!(wrap::unwrap_data_key(&kek, method, &aad, damaged, kcv).is_err());
-            }
+        for damaged in [&changed[..], &wrapped[..wrapped.len() - 1]] {
+            assert!(wrap::unwrap_data_key(&kek, method, &aad, damaged, kcv).is_err());
+        }
+        // The fuzzer remembers what was compared: it may hand back the same key, as an earlier run wrapped it.
+        if let Ok(found) = wrap::unwrap_data_key(&kek, method, &aad, bytes, kcv) {
+            assert_eq!(found.expose(), key.expose());
         }
     }
 }
