@@ -38,6 +38,11 @@ impl Address {
         Self(block << 16 | u64::from(tid.ip_posid))
     }
 
+    /// The block and, in the last 16 bits, the row in it.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     /// As SQL writes it.
     pub fn text(self) -> String {
         format!("({},{})", self.0 >> 16, self.0 & 0xffff)
@@ -53,6 +58,25 @@ unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     unsafe {
         let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
         std::slice::from_raw_parts(pointer.cast(), pgrx::varlena::varsize_any(pointer))
+    }
+}
+
+/// A new value of a row.
+pub struct New {
+    /// Which of the batch's columns it is for.
+    pub column: usize,
+    read: pg_sys::Datum,
+    pub becomes: pg_sys::Datum,
+}
+
+impl New {
+    /// Whether it takes the place of a value: of what was read.
+    ///
+    /// # Safety
+    /// `value` is a varlena.
+    pub unsafe fn replaces(&self, value: pg_sys::Datum) -> bool {
+        // SAFETY: the caller vouches for a varlena, and whoever added the entry for what was read.
+        unsafe { image(self.read) == image(value) }
     }
 }
 
@@ -152,6 +176,37 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.columns.iter().all(|column| column.entries.is_empty())
+    }
+
+    /// Visits each row, in the order of their addresses, with its new values.
+    pub fn each_row(&self, mut visit: impl FnMut(Address, &[New])) {
+        let mut next = vec![0; self.columns.len()];
+        let mut values = Vec::with_capacity(self.columns.len());
+        loop {
+            let waiting = self.columns.iter().zip(&next);
+            let Some(row) = waiting
+                .filter_map(|(column, &at)| Some(column.entries.get(at)?.row))
+                .min()
+            else {
+                return;
+            };
+            values.clear();
+            for (number, column) in self.columns.iter().enumerate() {
+                let entry = column.entries.get(next[number]);
+                let Some(entry) = entry.filter(|entry| entry.row == row) else {
+                    continue;
+                };
+                next[number] += 1;
+                if let Some(read) = self.rows.value(entry.at, value_of(number)) {
+                    values.push(New {
+                        column: number,
+                        read,
+                        becomes: entry.becomes,
+                    });
+                }
+            }
+            visit(row, &values);
+        }
     }
 
     /// Lets [`look_up`] know them for as long as what is returned lives.

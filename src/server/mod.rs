@@ -26,6 +26,7 @@ pub mod record;
 pub mod relation;
 pub mod report;
 pub mod rethrow;
+pub mod rewrite;
 pub mod roles;
 pub mod scan;
 pub mod selected;

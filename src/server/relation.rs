@@ -63,6 +63,7 @@ pub struct Held {
     pub oid: pg_sys::Oid,
     pub owner: pg_sys::Oid,
     kind: u8,
+    is_partition: bool,
     has_children: bool,
     name: String,
     schema: pg_sys::Oid,
@@ -91,6 +92,7 @@ impl Held {
                 oid,
                 owner: row.relowner,
                 kind: row.relkind as u8,
+                is_partition: row.relispartition,
                 has_children: row.relhassubclass,
                 name: pgrx::name_data_to_str(&row.relname).to_string(),
                 schema: row.relnamespace,
@@ -134,6 +136,11 @@ impl Held {
     /// A table or a materialized view with rows of its own.
     pub fn holds_rows(&self) -> bool {
         matches!(self.kind, b'r' | b'm')
+    }
+
+    /// Whether it is a partition of another table.
+    pub fn is_partition(&self) -> bool {
+        self.is_partition
     }
 
     /// Whether it has partitions or children, or had some.

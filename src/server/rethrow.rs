@@ -60,6 +60,18 @@ const NAMES_KEPT: usize = 4096;
 /// # Safety
 /// As `pgrx_extern_c_guard`: no frame between here and the server may have a pending destructor.
 pub unsafe fn guard<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: the caller's promise.
+    unsafe { guard_edited(body, |_| {}) }
+}
+
+/// The same, with something to change in an error of the server's before it goes on: what it says, not that it is one.
+///
+/// # Safety
+/// As [`guard`]. Texts that are put in live as long as the server's own.
+pub unsafe fn guard_edited<R>(
+    body: impl FnOnce() -> R,
+    edit: impl FnOnce(&mut pg_sys::ErrorData),
+) -> R {
     let mut kept = Kept(std::ptr::null_mut());
     // SAFETY: the callback is on the server's stack for as long as this frame is: whoever goes on after an ERROR that
     // passed it has put the stack back.
@@ -87,6 +99,8 @@ pub unsafe fn guard<R>(body: impl FnOnce() -> R) -> R {
         return unsafe { pg_sys::panic::pgrx_extern_c_guard(|| resume_unwind(payload)) };
     }
     drop(payload);
+    // SAFETY: a copy of ours that nobody else has.
+    edit(unsafe { &mut *kept.0 });
     THROWN.set(kept.0);
     // SAFETY: the caller's promise, and what this frame held is dropped. The data is a copy of an error's.
     unsafe { server::throw_error_data(kept.0) };

@@ -19,6 +19,16 @@ const ROWS_A_RESET: u32 = 64;
 pub struct Row(*mut pg_sys::TupleTableSlot);
 
 impl Row {
+    /// A row that is stored, in a slot of the table's own kind.
+    pub(in crate::server) fn of(slot: *mut pg_sys::TupleTableSlot) -> Self {
+        Self(slot)
+    }
+
+    /// For whoever writes it anew.
+    pub(in crate::server) fn slot(&self) -> *mut pg_sys::TupleTableSlot {
+        self.0
+    }
+
     /// Its ctid, as text.
     pub fn address(&self) -> String {
         // SAFETY: the slot of a scan that is under way holds a row that is stored.
@@ -158,7 +168,7 @@ fn changed_blocks(held: &Held, since: u64) -> Option<Vec<Range<u32>>> {
     Some(changed)
 }
 
-fn address(block: u32, row: u16) -> pg_sys::ItemPointerData {
+pub(in crate::server) fn item_pointer(block: u32, row: u16) -> pg_sys::ItemPointerData {
     pg_sys::ItemPointerData {
         ip_blkid: pg_sys::BlockIdData {
             bi_hi: (block >> 16) as u16,
@@ -191,8 +201,8 @@ fn walk(
             None => pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut()),
             Some(blocks) => {
                 let (mut first, mut last) = (
-                    address(blocks.start, 1),
-                    address(blocks.end.saturating_sub(1), u16::MAX - 1),
+                    item_pointer(blocks.start, 1),
+                    item_pointer(blocks.end.saturating_sub(1), u16::MAX - 1),
                 );
                 pg_sys::table_beginscan_tidrange(relation, snapshot, &mut first, &mut last)
             }

@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int};
 
 use colcrypt_domain::view::collected::{COLLECTED, ENCRYPTED};
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys;
 
+use crate::columns::view::copy_context;
 use crate::columns::view::known::{Collected, KnownView, known_view};
 use crate::error::{Error, Result};
 use crate::server::xact::{End, PartEnd};
-use crate::server::{enclosure, report, rethrow, spi, tree};
+use crate::server::{enclosure, report, rethrow, spi};
 use crate::settings;
 
 /// Rows that are collected at most, and their bytes.
@@ -61,21 +62,27 @@ unsafe extern "C-unwind" fn on_utility(
     // tag says.
     unsafe {
         let node = (*statement).utilityStmt;
-        let copies = settings::VIEW_REWRITE.get()
-            && tree::is(node, NodeTag::T_CopyStmt)
-            && (*node.cast::<pg_sys::CopyStmt>()).is_from;
+        let from = copy_context::from_of(node);
+        let copies = settings::VIEW_REWRITE.get() && from.is_some();
         let depth = if copies { begin(statement) } else { 0 };
-        if let Some(previous) = PREVIOUS {
-            previous(
-                statement,
-                text,
-                read_only,
-                context,
-                params,
-                environment,
-                dest,
-                completion,
-            );
+        let run = || {
+            if let Some(previous) = PREVIOUS {
+                previous(
+                    statement,
+                    text,
+                    read_only,
+                    context,
+                    params,
+                    environment,
+                    dest,
+                    completion,
+                );
+            }
+        };
+        if from.is_some_and(|name| rethrow::guard(|| copy_context::is_of_view(name))) {
+            copy_context::without_the_row(|| pg_sys::ffi::pg_guard_ffi_boundary(run));
+        } else {
+            run();
         }
         if copies {
             match rethrow::guard(|| end(depth)) {

@@ -6,6 +6,7 @@
 //! one trigger (`write`). A dump carries the rows of the table only, as ciphertext.
 
 pub mod copied;
+mod copy_context;
 pub mod known;
 pub mod order;
 pub mod rewrite;

@@ -20,6 +20,7 @@ use colcrypt_domain::view::rows::{Operation, Step};
 use pgrx::{FromDatum, pg_sys};
 
 use crate::columns::view::copied;
+use crate::columns::view::copy_context::CopiedRow;
 use crate::columns::view::known::{KnownView, known_view, view_descriptor};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
@@ -350,6 +351,15 @@ pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
     if trigger.tg_event & (pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK) != wanted {
         return Err(misuse());
     }
+    let copied = CopiedRow::begin();
+    let written = write(trigger)?;
+    if let Some(row) = copied {
+        row.end();
+    }
+    Ok(written)
+}
+
+fn write(trigger: &pg_sys::TriggerData) -> Result<pg_sys::Datum> {
     if trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_INSERT
         && copied::is_under_way()
     {

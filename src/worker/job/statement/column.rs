@@ -7,6 +7,8 @@ use pgrx::spi::quote_identifier;
 
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
+use crate::server::relation::Held;
+use crate::server::scan::{self, Row};
 use crate::server::spi;
 use crate::session::Permit;
 use crate::values::reseal;
@@ -126,6 +128,57 @@ impl MovedColumn {
         let is_loose = !value.header.has_context;
         let context = if is_loose { &[] } else { context };
         reseal::reseal(from, to, header, value, context).map(Some)
+    }
+}
+
+/// Columns of a leaf that is held, as a scan finds their values.
+pub struct Scanned<'a>(Vec<(&'a MovedColumn, i16)>);
+
+impl<'a> Scanned<'a> {
+    /// # Errors
+    /// When a column is not a ciphertext's (any more).
+    pub fn of(held: &Held, columns: &'a [MovedColumn]) -> Result<Self> {
+        let numbered = columns.iter().map(|column| {
+            let attribute = held.ciphertext_attribute(&column.attribute)?;
+            Ok((column, attribute.number))
+        });
+        numbered.collect::<Result<_>>().map(Self)
+    }
+
+    /// Each with its attribute's number.
+    pub fn columns(&self) -> impl Iterator<Item = (&'a MovedColumn, i16)> {
+        self.0.iter().copied()
+    }
+
+    /// The value that a row has there, if it is to be moved.
+    ///
+    /// # Errors
+    /// Of a value's header.
+    pub fn stale_value(
+        &self,
+        row: &Row,
+        column: &MovedColumn,
+        number: i16,
+    ) -> Result<Option<pg_sys::Datum>> {
+        let Some(value) = row.value(number) else {
+            return Ok(None);
+        };
+        // SAFETY: the attribute is a ciphertext's, of a table that is held.
+        let (key, version) = unsafe { scan::version_of(value)? };
+        Ok(column.moves(VersionId { key, version }).then_some(value))
+    }
+
+    /// Whether any of them is to be moved.
+    ///
+    /// # Errors
+    /// Of a value's header.
+    pub fn is_stale(&self, row: &Row) -> Result<bool> {
+        for (column, number) in self.columns() {
+            if self.stale_value(row, column, number)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -7,6 +7,8 @@
 
 mod column;
 mod reading;
+mod resealing;
+mod writing;
 
 use colcrypt_core::Value;
 use pgrx::{Spi, pg_sys};
@@ -16,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::breath::{self, Breathing};
 use crate::server::priority;
-use crate::server::relation::{Held, Lock, Named};
+use crate::server::relation::{Attribute, Held, Lock, Named};
+use crate::server::rewrite::Rewriter;
 use crate::server::roles::AsRole;
 use crate::server::selected::selected;
 use crate::server::spi::safe_search_path;
@@ -136,14 +139,23 @@ impl Statement {
             priority::give_way();
         }
         let _breathing = Breathing::begin(share);
+        let in_passing = match which {
+            Which::In(place) if taking == Taking::Free && self.needs_no_code() => Some(place),
+            _ => None,
+        };
+        let held = &self.table.held;
+        let columns = &self.columns;
+        if let Some(place) = in_passing
+            && let Some(rewriter) = self.rewriter(taking)?
+        {
+            return writing::move_rows(held, columns, place, rewriter);
+        }
         let mut batch = Batch::new();
         let rows = which.sql();
-        let reading = Reading::new(&self.table.held, &self.columns);
-        let complete = match which {
-            Which::In(place) if taking == Taking::Free && self.needs_no_code() => {
-                reading.by_scan(place, &mut batch)?
-            }
-            _ => reading.by_sql(
+        let reading = Reading::new(held, columns);
+        let complete = match in_passing {
+            Some(place) => reading.by_scan(place, &mut batch)?,
+            None => reading.by_sql(
                 &self.select(&rows, taking),
                 taking == Taking::Free,
                 &mut batch,
@@ -152,9 +164,25 @@ impl Statement {
         if batch.is_empty() {
             return Ok(Outcome { moved: 0, complete });
         }
-        let _known = batch.publish(0);
-        let moved = write_back(&self.update(&rows, taking))?;
+        let moved = match self.rewriter(taking)? {
+            Some(rewriter) => writing::write_back(held, columns, &batch, rewriter)?,
+            None => {
+                let _known = batch.publish(0);
+                update(&self.update(&rows, taking))?
+            }
+        };
         Ok(Outcome { moved, complete })
+    }
+
+    /// The way to write rows without SQL; none where the owner's code may take part.
+    fn rewriter(&self, taking: Taking) -> Result<Option<Rewriter>> {
+        let held = &self.table.held;
+        let changed = self.columns.iter();
+        let changed: Vec<&Attribute> = changed
+            .map(|column| held.ciphertext_attribute(&column.attribute))
+            .collect::<Result<_>>()?;
+        // Who locked a row has it already; beside him others may hold its key.
+        Rewriter::of(held, &changed, taking == Taking::Locked)
     }
 
     /// Whether the rows can be read without the executor: none of the values is bound to anything.
@@ -324,7 +352,7 @@ pub fn refuse_lent_context(top: pg_sys::Oid, leaf: &Named) -> Result<()> {
 }
 
 /// Runs the statement that writes; the number of rows.
-fn write_back(sql: &str) -> Result<i64> {
+fn update(sql: &str) -> Result<i64> {
     let count = Spi::connect_mut(|client| client.update(sql, None, &[]).map(|rows| rows.len()))
         .map_err(crate::error::of_spi)?;
     Ok(count as i64)

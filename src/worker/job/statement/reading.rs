@@ -1,8 +1,6 @@
 //! The first half of a batch: stale rows are read, and their new values made when that is over. Where no value is bound
 //! to anything, a scan reads them, and nobody's code runs at all.
 
-use colcrypt_core::format::RenewedHeader;
-use colcrypt_core::{KeyId, Value, VersionId};
 use pgrx::pg_sys;
 
 use crate::columns::moved::{Address, BATCH_BYTES, Batch, value_of};
@@ -11,9 +9,9 @@ use crate::server::relation::Held;
 use crate::server::selected::{Rows, selected};
 use crate::server::varlena::Varlena;
 use crate::server::{breath, scan};
-use crate::session::{self, Permit};
 use crate::worker::job::progress::BlockRange;
-use crate::worker::job::statement::column::MovedColumn;
+use crate::worker::job::statement::column::{MovedColumn, Scanned};
+use crate::worker::job::statement::resealing::Resealing;
 
 /// The columns of a leaf that is held.
 pub struct Reading<'a> {
@@ -53,36 +51,22 @@ impl<'a> Reading<'a> {
 
     /// The rows as a statement would select them, but that no value has a context.
     fn scanned(&self, place: &BlockRange) -> Result<Rows> {
-        let held = self.held;
+        let scanned = Scanned::of(self.held, self.columns)?;
         let mut types = vec![pg_sys::TIDOID];
-        let mut numbers = Vec::new();
         for column in self.columns {
-            let attribute = held.ciphertext_attribute(&column.attribute)?;
-            numbers.push(attribute.number);
+            let attribute = self.held.ciphertext_attribute(&column.attribute)?;
             types.extend([attribute.type_oid, pg_sys::BYTEAOID]);
         }
         let mut found = Rows::of(&types);
         let mut row = vec![None; types.len()];
-        scan::each_row_in_while(held, place.blocks(), |at| {
-            let mut is_stale = false;
-            for (number, column) in self.columns.iter().enumerate() {
-                let value = at.value(numbers[number]);
-                let moves = |value: pg_sys::Datum| {
-                    // SAFETY: the attribute is a ciphertext's, of a table that is held.
-                    let (key, version) = unsafe { scan::version_of(value)? };
-                    Ok::<_, Error>(column.moves(VersionId { key, version }))
-                };
-                let moved = match value {
-                    Some(value) if moves(value)? => Some(value),
-                    _ => None,
-                };
-                is_stale |= moved.is_some();
-                row[value_of(number) - 1] = moved;
-            }
-            if !is_stale || !at.is_free() {
+        scan::each_row_in_while(self.held, place.blocks(), |at| {
+            if !scanned.is_stale(at)? || !at.is_free() {
                 return Ok(true);
             }
             row[0] = Some(at.tid());
+            for (place, (column, number)) in scanned.columns().enumerate() {
+                row[value_of(place) - 1] = scanned.stale_value(at, column, number)?;
+            }
             // SAFETY: a tid, and values of attributes of a table that is held.
             unsafe { found.take(row.iter().copied(), BATCH_BYTES) }
         })?;
@@ -91,7 +75,7 @@ impl<'a> Reading<'a> {
 
     /// Makes the new values of rows that were read, as many as there is memory for; whether that was all.
     fn reseal(&self, found: &Rows, batch: &mut Batch) -> Result<bool> {
-        let mut reseal = Reseal::default();
+        let mut reseal = Resealing::default();
         let mut bytes = 0;
         for at in 0..found.len() {
             if bytes > BATCH_BYTES {
@@ -140,56 +124,5 @@ pub fn context_at(
         Some(datum) => Ok(Some(unsafe { Varlena::from_datum(datum) })),
         None if is_needed => Err(Error::NullArgument("context")),
         None => Ok(None),
-    }
-}
-
-/// Makes new values of old ones, with leave that lasts as long as nothing changes.
-#[derive(Default)]
-struct Reseal {
-    permits: Option<(VersionId, KeyId, Permit, Permit)>,
-    header: RenewedHeader,
-}
-
-impl Reseal {
-    /// The value under its column's key and that key's current version, in `memory`; none when it is not the job's.
-    ///
-    /// # Safety
-    /// `value` is a ciphertext.
-    unsafe fn value(
-        &mut self,
-        column: &MovedColumn,
-        value: pg_sys::Datum,
-        context: &[u8],
-        memory: pg_sys::MemoryContext,
-    ) -> Result<Option<pg_sys::Datum>> {
-        // SAFETY: the caller vouches for a varlena.
-        let stored = unsafe { Varlena::from_datum(value) };
-        let value = Value::parse(stored.bytes())?;
-        let id = VersionId {
-            key: value.header.key,
-            version: value.header.version,
-        };
-        if !(column.moves(id) || column.rebinds && id.key == column.key) {
-            return Ok(None);
-        }
-        let (from, to) = match &self.permits {
-            Some((known, key, from, to))
-                if *known == id && *key == column.key && from.is_good() && to.is_good() =>
-            {
-                (*from, *to)
-            }
-            _ => {
-                let (from, to) = session::permit_move(id, column.key)?;
-                self.permits = Some((id, column.key, from, to));
-                (from, to)
-            }
-        };
-        // SAFETY: a live memory context; the former one is put back on both ways, and by an ERROR's handler.
-        unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(memory);
-            let sealed = column.sealed(&from, &to, &mut self.header, &value, context);
-            pg_sys::MemoryContextSwitchTo(before);
-            sealed
-        }
     }
 }

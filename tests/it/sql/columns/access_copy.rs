@@ -124,7 +124,83 @@ fn a_copy_within_a_copy_is_its_own() {
     );
 }
 
+/// What is said of an error or a warning tells where it was, to the client and to the log, and quotes no row.
+fn no_message_quotes_a_row() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext);
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)'); SELECT create_access_view('t');
+         CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.id % 1000 = 5 THEN RAISE WARNING 'row five came'; END IF;
+             IF NEW.id % 1000 = 7 THEN RAISE EXCEPTION 'row seven came'; END IF;
+             RETURN NEW; END $$;
+         CREATE TRIGGER warn BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION warn()",
+    );
+    let secret = |n: usize| format!("unsaid-{n}-unsaid");
+    let rows = |count: usize, last: &str| -> String {
+        let rows = (1..=count).map(|n| format!("{}\t{}\n", secret(n), 10 * n));
+        rows.chain([format!("{last}\n")]).collect()
+    };
+    let many = 2500;
+    let cases = [
+        // The server cannot read the first row, or a later one; the row violates something when it is inserted.
+        (rows(0, &secret(1)), "missing data for column"),
+        (
+            rows(0, &format!("{}\tx", secret(1))),
+            "invalid input syntax for type integer",
+        ),
+        (
+            rows(0, &format!("{}\t1\t", secret(1))),
+            "extra data after last expected column",
+        ),
+        (rows(3, &secret(4)), "missing data for column"),
+        (rows(1, &format!("{}\t10", secret(2))), "duplicate key"),
+        (rows(1, &format!("{}\t7", secret(2))), "row seven came"),
+        (
+            rows(many, &format!("{}\t5\n{}\t7", secret(2), secret(3))),
+            "row seven came",
+        ),
+        (
+            rows(many, &format!("{}\t3007", secret(2))),
+            "row seven came",
+        ),
+    ];
+    for (rows, expected) in cases {
+        let error = copy(&mut db.client, "COPY t_access (v, id) FROM STDIN", &rows).unwrap_err();
+        let error = error.as_db_error().expect("a server error");
+        assert!(error.message().contains(expected), "{expected}: {error:?}");
+        assert!(
+            !format!("{error:?}").contains("unsaid"),
+            "{expected}: {error:?}"
+        );
+    }
+    assert_eq!(
+        copy(
+            &mut db.client,
+            "COPY t_access (v, id) FROM STDIN",
+            &format!("{}\t5\n", secret(5))
+        )
+        .unwrap(),
+        1
+    );
+    // It says where: by the thousand, or after each row.
+    let error = copy(
+        &mut db.client,
+        "COPY t_access (v, id) FROM STDIN",
+        &rows(many, "broken"),
+    )
+    .unwrap_err();
+    let place = error
+        .as_db_error()
+        .and_then(postgres::error::DbError::where_);
+    assert_eq!(place, Some("COPY into an access view, after 2500 rows"));
+    let log = crate::common::cluster().log();
+    assert!(log.contains("row five came") && log.contains("missing data for column"));
+    assert!(!log.contains("unsaid-"), "a row's text is in the log");
+}
+
 colcrypt_tests::on_both_ways!(
+    no_message_quotes_a_row,
     rows_are_collected_and_inserted_complete,
     a_copy_within_a_copy_is_its_own,
 );

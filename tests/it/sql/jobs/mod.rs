@@ -6,5 +6,6 @@ mod move_column;
 mod moving;
 mod races;
 mod reencryption;
+mod rewriting;
 mod turns;
 mod under_jobs;
