@@ -2,8 +2,8 @@
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
 //! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`), transactions
-//! (`txn`, `limit`), relations held under a lock and read without SQL (`relation`, `scan`), locks, and what a process
-//! asks of the operating system (`process`, `priority`, `breath`, `hidden`, `memory`).
+//! (`txn`, `limit`), relations held under a lock, read and written without SQL (`relation`, `scan`, `rewrite`, `prune`),
+//! locks, and what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`, `memory`).
 
 pub mod analyzed;
 pub mod breath;
@@ -22,6 +22,7 @@ pub mod meant;
 pub mod memory;
 pub mod priority;
 pub mod process;
+pub mod prune;
 pub mod record;
 pub mod relation;
 pub mod report;

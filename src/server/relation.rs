@@ -278,6 +278,21 @@ pub fn blocks(relations: &[pg_sys::Oid]) -> Result<i64> {
     Ok(found.into_iter().flatten().next().unwrap_or_default())
 }
 
+/// The relation of a table's values out of line; none where there is none.
+pub fn toast(table: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: reads the relation's row and releases it.
+    unsafe {
+        let id = pg_sys::SysCacheIdentifier::RELOID as i32;
+        let tuple = pg_sys::SearchSysCache1(id, pg_sys::Datum::from(table));
+        if tuple.is_null() {
+            return pg_sys::Oid::INVALID;
+        }
+        let toast = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).reltoastrelid;
+        pg_sys::ReleaseSysCache(tuple);
+        toast
+    }
+}
+
 /// The same with its indexes and what lies out of line.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use crate::server::spi;
 /// Rows between two resets of the memory that writing them takes.
 const ROWS_A_RESET: u32 = 64;
 
-/// The way to write rows of one table, until [`end`](Self::end).
+/// The way to write rows of one table in one command, with the snapshot that is active, until [`end`](Self::end).
 pub struct Rewriter {
     relation: pg_sys::Relation,
     /// For a row that is found by its address.
@@ -24,6 +24,8 @@ pub struct Rewriter {
     columns: usize,
     dropped: Vec<usize>,
     waits: bool,
+    command: pg_sys::CommandId,
+    snapshot: pg_sys::Snapshot,
 }
 
 impl Rewriter {
@@ -63,6 +65,8 @@ impl Rewriter {
                     .filter(|&at| attributes[at].attisdropped)
                     .collect(),
                 waits,
+                command: pg_sys::GetCurrentCommandId(true),
+                snapshot: pg_sys::GetActiveSnapshot(),
             }))
         }
     }
@@ -72,12 +76,7 @@ impl Rewriter {
         let mut at = scan::item_pointer((address >> 16) as u32, address as u16);
         // SAFETY: the slot has the table's description; the server checks the address.
         let is_seen = unsafe {
-            pg_sys::table_tuple_fetch_row_version(
-                self.relation,
-                &mut at,
-                pg_sys::GetActiveSnapshot(),
-                self.found,
-            )
+            pg_sys::table_tuple_fetch_row_version(self.relation, &mut at, self.snapshot, self.found)
         };
         is_seen.then(|| Row::of(self.found))
     }
@@ -133,8 +132,8 @@ impl Rewriter {
                 self.relation,
                 &raw mut (*from).tts_tid,
                 to,
-                pg_sys::GetCurrentCommandId(true),
-                pg_sys::GetActiveSnapshot(),
+                self.command,
+                self.snapshot,
                 std::ptr::null_mut(),
                 self.waits,
                 &mut failure,
@@ -197,6 +196,9 @@ impl Indexes {
     unsafe fn insert(&self, slot: *mut pg_sys::TupleTableSlot) {
         // SAFETY: open since `of`.
         unsafe {
+            if (*self.table).ri_NumIndices == 0 {
+                return;
+            }
             pg_sys::ExecInsertIndexTuples(
                 self.table,
                 slot,

@@ -64,8 +64,17 @@ impl Row {
     /// A column's value, `None` for NULL.
     pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the slot of a scan that is under way; the server checks the number against its description.
-        let datum = unsafe { pg_sys::slot_getattr(self.0, number.into(), &mut is_null) };
+        // SAFETY: the slot of a scan that is under way; what it has taken apart lies in its arrays, and the server checks
+        // any other number against its description.
+        let datum = unsafe {
+            if number > 0 && number <= (*self.0).tts_nvalid {
+                let at = number as usize - 1;
+                is_null = *(*self.0).tts_isnull.add(at);
+                *(*self.0).tts_values.add(at)
+            } else {
+                pg_sys::slot_getattr(self.0, number.into(), &mut is_null)
+            }
+        };
         (!is_null).then_some(datum)
     }
 }

@@ -5,50 +5,94 @@ use std::ffi::CStr;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 
-use colcrypt_domain::room::Behind;
+use colcrypt_domain::behind::Behind;
+use colcrypt_domain::room::{FEW, Through};
 use pgrx::{PgList, PgTryBuilder, pg_sys};
 
+use crate::error::Result;
 use crate::server::failed::Failed;
 use crate::server::limit::{self, Limit};
-use crate::server::relation;
-use crate::server::txn::attempt;
+use crate::server::prune;
+use crate::server::relation::{self, Held, Lock};
+use crate::server::txn::{PATIENCE, attempt, set_local};
 
 thread_local! {
-    /// What jobs went through since each table's last vacuum.
-    static BEHIND: RefCell<Behind> = RefCell::default();
+    /// What jobs left behind in blocks of tables.
+    static LEFT: RefCell<Behind> = RefCell::default();
+    /// What they went through since the last vacuum of what lies out of line.
+    static THROUGH: RefCell<Through> = RefCell::default();
 }
 
 /// Vacuums a table. An ERROR is returned; one that is gone needs none.
-pub fn vacuum(table: pg_sys::Oid) -> Result<(), Failed> {
+pub fn vacuum(table: pg_sys::Oid) -> std::result::Result<(), Failed> {
     let size = whole_size(table)?;
     vacuum_blocks(c"VACUUM (TRUNCATE false)", table, size, false)
 }
 
-/// Told of every batch that moved rows: makes room of the dead row versions behind the job now and then, so that the
-/// rows to come go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing;
-/// what cannot be had, such as the lock, is done without. `went`: the batch's blocks. `gently`: at autovacuum's pace.
+/// Told of every batch that moved rows: makes room of the former row versions behind the job, so that the rows to come
+/// go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing; what cannot be
+/// had, such as a lock, is done without. `went`: the batch's blocks. `gently`: at autovacuum's pace.
 pub fn as_it_goes(table: pg_sys::Oid, went: Range<i64>, gently: bool) {
     let key = table.to_u32();
+    let block = |at: i64| u32::try_from(at).unwrap_or(u32::MAX);
+    LEFT.with_borrow_mut(|left| {
+        left.add(
+            key,
+            block(went.start)..block(went.end),
+            prune::next_transaction(),
+        );
+    });
+    if attempt(|| prune_left(table)).is_err() {
+        LEFT.with_borrow_mut(|left| left.forget(key));
+    }
+    vacuum_out_of_line(table, went, gently);
+    // What they do without is no failure of the job's.
+    limit::forget();
+}
+
+/// Makes room of what nobody sees any more.
+fn prune_left(table: pg_sys::Oid) -> Result<()> {
+    set_local(c"lock_timeout", PATIENCE);
+    let held = Held::take(table, Lock::Read)?;
+    let over = LEFT.with_borrow_mut(|left| {
+        left.take(table.to_u32(), |next| {
+            prune::is_seen_by_none_before(&held, next)
+        })
+    });
+    for blocks in over {
+        prune::prune(&held, blocks);
+    }
+    Ok(())
+}
+
+/// Values out of line lie anywhere in a table of their own, which is vacuumed now and then.
+fn vacuum_out_of_line(table: pg_sys::Oid, went: Range<i64>, gently: bool) {
+    let key = table.to_u32();
     let next = went.end;
-    if !BEHIND.with_borrow_mut(|behind| behind.add(key, went)) {
+    if !THROUGH.with_borrow_mut(|through| through.add(key, went)) {
         return;
     }
-    let Ok(blocks) = attempt(|| relation::blocks(&[table])) else {
+    let sizes = attempt(|| {
+        let toast = relation::toast(table);
+        Ok((
+            toast,
+            relation::blocks(&[table])?,
+            relation::blocks(&[toast])?,
+        ))
+    });
+    let Ok((toast, blocks, out_of_line)) = sizes else {
         return;
     };
-    if BEHIND.with_borrow_mut(|behind| behind.is_due(key, next, blocks)) {
-        BEHIND.with_borrow_mut(|behind| behind.forget(key));
-        let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
-        if let Ok(size) = whole_size(table) {
-            let _ = vacuum_blocks(sql, table, size, gently);
-        }
-        // What it does without is no failure of the job's.
-        limit::forget();
+    if out_of_line < FEW || !THROUGH.with_borrow_mut(|through| through.is_due(key, next, blocks)) {
+        return;
     }
+    THROUGH.with_borrow_mut(|through| through.forget(key));
+    let sql = c"VACUUM (TRUNCATE false, INDEX_CLEANUP off, SKIP_LOCKED)";
+    let _ = vacuum_blocks(sql, toast, out_of_line, gently);
 }
 
 /// Blocks of the table, its indexes and what lies out of line.
-fn whole_size(table: pg_sys::Oid) -> Result<i64, Failed> {
+fn whole_size(table: pg_sys::Oid) -> std::result::Result<i64, Failed> {
     attempt(|| relation::all_blocks(table))
 }
 
@@ -56,7 +100,12 @@ fn whole_size(table: pg_sys::Oid) -> Result<i64, Failed> {
 ///
 /// It runs nobody's code, but whoever holds a page of the table or of an index, by an open cursor, makes it wait for as
 /// long as he likes: so it has its time, too.
-fn vacuum_blocks(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> Result<(), Failed> {
+fn vacuum_blocks(
+    sql: &CStr,
+    table: pg_sys::Oid,
+    blocks: i64,
+    gently: bool,
+) -> std::result::Result<(), Failed> {
     let time = Limit::begin();
     limit::allow(blocks);
     // SAFETY: the worker's main loop, outside any transaction. VACUUM ends the transaction it is called in and leaves
@@ -75,10 +124,10 @@ fn vacuum_blocks(sql: &CStr, table: pg_sys::Oid, blocks: i64, gently: bool) -> R
         pg_sys::PortalContext = memory;
         let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
             let before = pg_sys::MemoryContextSwitchTo(memory);
-            crate::server::txn::set_local(c"lock_timeout", c"5s");
+            set_local(c"lock_timeout", c"5s");
             if gently {
                 // The default of autovacuum_vacuum_cost_delay.
-                crate::server::txn::set_local(c"vacuum_cost_delay", c"2ms");
+                set_local(c"vacuum_cost_delay", c"2ms");
             }
             let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::raw_parser(
                 sql.as_ptr(),

@@ -4,6 +4,7 @@
 
 pub mod approval;
 pub mod backoff;
+pub mod behind;
 pub mod binding;
 pub mod broker;
 pub mod clock_step;

@@ -1,5 +1,5 @@
-//! When the dead row versions that a job leaves behind are vacuumed: now and then as it goes, so that the rows to come
-//! go there and the table does not double.
+//! When what a job leaves behind out of line is vacuumed: now and then as it goes through the table, so that the values
+//! to come go there and it does not double.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::ops::Range;
 /// behind and at the rows that came into the room of the one before: many cost more than they save.
 const PART: i64 = 6;
 /// Blocks for which it is not worth it.
-const FEW: i64 = 128;
+pub const FEW: i64 = 128;
 
 /// What jobs went through in a table since its last vacuum.
 #[derive(Debug, Default)]
@@ -20,9 +20,9 @@ struct Table {
 
 /// What jobs went through, by the tables' OIDs.
 #[derive(Debug, Default)]
-pub struct Behind(HashMap<u32, Table>);
+pub struct Through(HashMap<u32, Table>);
 
-impl Behind {
+impl Through {
     /// A job went through these blocks: tells if there may be enough of them for a vacuum.
     pub fn add(&mut self, table: u32, went: Range<i64>) -> bool {
         let table = self.0.entry(table).or_default();
@@ -58,26 +58,26 @@ mod tests {
 
     #[test]
     fn a_sixth_of_a_large_table_is_due() {
-        let mut behind = Behind::default();
-        assert!(!behind.add(1, 0..127));
-        assert!(behind.add(1, 127..128));
-        assert!(behind.is_due(1, 128, 768));
-        behind.forget(1);
-        assert!(!behind.add(1, 128..255), "it begins anew");
+        let mut through = Through::default();
+        assert!(!through.add(1, 0..127));
+        assert!(through.add(1, 127..128));
+        assert!(through.is_due(1, 128, 768));
+        through.forget(1);
+        assert!(!through.add(1, 128..255), "it begins anew");
     }
 
     #[test]
     fn what_came_behind_the_end_is_no_row_to_come() {
-        let mut behind = Behind::default();
-        assert!(behind.add(1, 0..600));
-        assert!(behind.is_due(1, 600, 1_200));
-        behind.forget(1);
-        assert!(behind.add(1, 600..1_200));
-        assert!(!behind.is_due(1, 1_200, 1_800));
+        let mut through = Through::default();
+        assert!(through.add(1, 0..600));
+        assert!(through.is_due(1, 600, 1_200));
+        through.forget(1);
+        assert!(through.add(1, 600..1_200));
+        assert!(!through.is_due(1, 1_200, 1_800));
         // Another pass over the larger table.
-        behind.forget(1);
-        assert!(behind.add(1, 0..600));
-        assert!(behind.is_due(1, 600, 1_800));
+        through.forget(1);
+        assert!(through.add(1, 0..600));
+        assert!(through.is_due(1, 600, 1_800));
     }
 
     proptest! {
@@ -86,12 +86,12 @@ mod tests {
             size in 1_000i64..100_000,
             batch in 1i64..2_000,
         ) {
-            let (mut behind, mut vacuums, mut at, mut dead) = (Behind::default(), 0, 0, 0);
+            let (mut through, mut vacuums, mut at, mut dead) = (Through::default(), 0, 0, 0);
             while at < size {
                 let to = (at + batch).min(size);
                 dead += to - at;
-                if behind.add(1, at..to) && behind.is_due(1, to, size) {
-                    behind.forget(1);
+                if through.add(1, at..to) && through.is_due(1, to, size) {
+                    through.forget(1);
                     vacuums += 1;
                     dead = 0;
                 }

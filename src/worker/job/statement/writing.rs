@@ -62,6 +62,7 @@ pub fn move_rows(
 ) -> Result<Outcome> {
     let scanned = Scanned::of(held, columns)?;
     let mut resealing = Resealing::default();
+    let mut stale = Vec::with_capacity(columns.len());
     let mut changed = Vec::with_capacity(columns.len());
     let mut outcome = Outcome {
         moved: 0,
@@ -73,13 +74,16 @@ pub fn move_rows(
             outcome.complete = false;
             return Ok(false);
         }
-        if !scanned.is_stale(row)? || !row.is_free() {
+        stale.clear();
+        for (column, number) in scanned.columns() {
+            if let Some(value) = scanned.stale_value(row, column, number)? {
+                stale.push((column, number, value));
+            }
+        }
+        if stale.is_empty() || !row.is_free() {
             return Ok(true);
         }
-        for (column, number) in scanned.columns() {
-            let Some(value) = scanned.stale_value(row, column, number)? else {
-                continue;
-            };
+        for &(column, number, value) in &stale {
             breath::take();
             // SAFETY: the attribute is a ciphertext's, of a table that is held; what is made lies in the scan's memory.
             unsafe {
@@ -91,7 +95,7 @@ pub fn move_rows(
             }
         }
         // SAFETY: the row is of the table that the rewriter writes; new ciphertexts take the place of ciphertexts.
-        let is_written = unsafe { rewriter.write(row, &changed) };
+        let is_written = !changed.is_empty() && unsafe { rewriter.write(row, &changed) };
         outcome.moved += i64::from(is_written);
         for (_, sealed) in changed.drain(..) {
             // SAFETY: made above, and copied into the row. Many large values do not wait for the scan to free them.

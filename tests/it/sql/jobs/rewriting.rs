@@ -232,3 +232,62 @@ fn a_published_table_needs_an_identity_as_for_any_update() {
     wait_for_jobs(&mut db.client);
     assert_eq!(versions(&mut db.client, "t", "v"), "2:50");
 }
+
+/// What a job leaves behind is made room of as it goes: neither the table nor what lies out of line doubles.
+#[test]
+fn a_table_does_not_double_and_nothing_vacuums_it_whole() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext, big ciphertext) WITH (autovacuum_enabled = false);
+         ALTER TABLE t ALTER big SET STORAGE external;
+         INSERT INTO t SELECT n, encrypt_col('v' || n, 'k'),
+                CASE WHEN n % 40 = 0 THEN encrypt_col(repeat(md5(n::text), 300), 'k') END
+            FROM generate_series(1, 60000) n;
+         SELECT register_column('t', 'v', 'k', context => 'none'), register_column('t', 'big', 'k', context => 'none')",
+    );
+    db.client.run("VACUUM ANALYZE t");
+    let sizes = "SELECT pg_relation_size('t') || ' ' || pg_relation_size(
+                    (SELECT reltoastrelid FROM pg_class WHERE oid = 't'::regclass))";
+    let of = |client: &mut Client| -> Vec<f64> {
+        let sizes = client.one(sizes);
+        sizes.split(' ').map(|size| size.parse().unwrap()).collect()
+    };
+    let before = of(&mut db.client);
+    rotate(&mut db.client);
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:60000");
+    let after = of(&mut db.client);
+    let grew: Vec<f64> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| after / before)
+        .collect();
+    assert!(
+        grew[0] < 1.6,
+        "the table grew to {:.2} times its size",
+        grew[0]
+    );
+    assert!(
+        grew[1] < 1.9,
+        "out of line it grew to {:.2} times its size",
+        grew[1]
+    );
+    assert!(
+        db.client
+            .yes("SELECT vacuum_count = 1 FROM pg_stat_user_tables WHERE relname = 't'"),
+        "a whole vacuum is autovacuum's"
+    );
+    db.client.run("CREATE EXTENSION amcheck");
+    assert_indexed_by_id(&mut db.client);
+}
+
+/// The index was told of every row's new place, and points to none that is gone.
+fn assert_indexed_by_id(client: &mut Client) {
+    client.run("SELECT bt_index_check('t_pkey', true)");
+    client.run("SET enable_seqscan = off");
+    assert_eq!(
+        client.one(
+            "SELECT count(*) FROM t WHERE id BETWEEN 1 AND 60000 AND decrypt_col(v) = 'v' || id"
+        ),
+        "60000"
+    );
+}
