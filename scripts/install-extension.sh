@@ -10,8 +10,10 @@ cd "$ROOT"
 # shellcheck disable=SC2046  # two options, split on purpose
 if [ "${1:-}" = --release ]; then
     library=release program=agent
-    cargo build --release -p colcrypt --no-default-features --features "pg$PG" >&2
+    # Side by side: each has long stretches in which one compiler runs alone.
+    cargo build --release -p colcrypt --no-default-features --features "pg$PG" >&2 &
     cargo build --profile agent -p colcrypt-cli >&2
+    wait $!
 else
     library=debug program=debug
     cargo build --workspace $(cargo_features) >&2

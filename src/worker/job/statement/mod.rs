@@ -30,6 +30,7 @@ use crate::worker::job::progress::{BlockRange, in_blocks};
 
 pub use column::{MovedColumn, others};
 pub use reading::context_at;
+pub use writing::Outcome;
 
 use reading::Reading;
 
@@ -61,13 +62,6 @@ impl Which<'_> {
             Self::Row(address) => format!("ctid = '{address}'"),
         }
     }
-}
-
-/// What became of some rows.
-pub struct Outcome {
-    pub moved: i64,
-    /// Whether none was left for want of memory.
-    pub complete: bool,
 }
 
 const LOCKED: &str = " FOR NO KEY UPDATE SKIP LOCKED";

@@ -9,9 +9,15 @@ use crate::server::relation::Held;
 use crate::server::rewrite::Rewriter;
 use crate::server::{breath, scan};
 use crate::worker::job::progress::BlockRange;
-use crate::worker::job::statement::Outcome;
 use crate::worker::job::statement::column::{MovedColumn, Scanned};
 use crate::worker::job::statement::resealing::Resealing;
+
+/// What became of some rows.
+pub struct Outcome {
+    pub moved: i64,
+    /// Whether none was left for want of memory.
+    pub complete: bool,
+}
 
 /// Writes the rows of a batch; how many.
 ///

@@ -383,7 +383,8 @@ fn batches_are_sized_by_time_and_rest_between() {
     let took = began.elapsed();
     // A millisecond a row, and as much rest.
     assert!(took > Duration::from_secs(5), "{took:?}");
-    let batches = client.rows("SELECT count(*) FROM t GROUP BY xmin ORDER BY min(xmin::text::bigint)");
+    let batches =
+        client.rows("SELECT count(*) FROM t GROUP BY xmin ORDER BY min(xmin::text::bigint)");
     let sizes: Vec<i64> = batches
         .iter()
         .map(|row| row[0].as_ref().unwrap().parse().unwrap())
