@@ -134,7 +134,8 @@ fn context_of_any(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> 
 }
 
 /// Refuses NULL as one writes it for a key that is not known yet. The server would take it for text, so not even the
-/// column's own expression over a NULL opened the value. A NULL of a type, as a part of a key may be, is a value like any.
+/// column's own expression over a NULL opened the value. A NULL of a type, as a part of a key may be, is a value like
+/// any.
 fn refuse_untyped_nulls(call: Call, from: i32) -> Result<()> {
     // SAFETY: flinfo belongs to this call.
     let is_array = unsafe { pg_sys::get_fn_expr_variadic(call.flinfo()) };

@@ -186,8 +186,8 @@ impl Firing {
         }
     }
 
-    /// The row as the table gave it back. `sent` are the ciphertexts that went there: a value that comes back as it went
-    /// is shown as it was given, and another one to who may read it.
+    /// The row as the table gave it back. `sent` are the ciphertexts that went there: a value that comes back as it
+    /// went is shown as it was given, and another one to who may read it.
     fn as_stored(
         &mut self,
         new: pg_sys::HeapTuple,

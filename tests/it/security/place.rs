@@ -152,8 +152,8 @@ fn labels_and_values_do_not_run_together() {
     );
 }
 
-/// NULL is written for a key that is not known yet: under it no row's own expression would open the value. One that has a
-/// type is a value like any, since a part of a key may be NULL.
+/// NULL is written for a key that is not known yet: under it no row's own expression would open the value. One that has
+/// a type is a value like any, since a part of a key may be NULL.
 #[test]
 fn a_null_without_a_type_is_no_key() {
     let mut db = db();

@@ -40,8 +40,8 @@ pub enum Step {
     /// The columns to set.
     Update(Vec<bool>, Returned),
     Delete,
-    /// What the view shows of the encrypted columns that the table's own triggers changed. Nobody is known to have asked
-    /// for it, so it is NULL, and no error, for who may not decrypt.
+    /// What the view shows of the encrypted columns that the table's own triggers changed. Nobody is known to have
+    /// asked for it, so it is NULL, and no error, for who may not decrypt.
     Shown(Vec<bool>),
 }
 
@@ -246,8 +246,8 @@ impl ViewRows {
     }
 
     /// Whether an INSERT is given ciphertexts that were computed before: to run expressions of others in a step of its
-    /// own with a safe search path, or to compare what comes back with them. Else it encrypts by itself, which is a third
-    /// faster.
+    /// own with a safe search path, or to compare what comes back with them. Else it encrypts by itself, which is a
+    /// third faster.
     #[must_use]
     pub fn computes_before(&self, returned: Returned) -> bool {
         self.has_contexts() || returned == Returned::All

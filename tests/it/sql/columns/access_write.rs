@@ -316,8 +316,8 @@ fn the_tables_own_triggers_run_as_ever() {
     );
 }
 
-/// RETURNING shows what a BEFORE trigger of the table made of an encrypted value; to who may not read it, nothing, and the
-/// row is written all the same.
+/// RETURNING shows what a BEFORE trigger of the table made of an encrypted value; to who may not read it, nothing, and
+/// the row is written all the same.
 fn a_trigger_of_the_table_that_changes_ciphertexts_is_seen() {
     let mut db = people();
     db.client.run(

@@ -1,5 +1,5 @@
-//! The ways of docs/orm.md, as programs in tests/drivers: each ORM works with the access view, and has its migrations and
-//! whatever else is about tables done to the table.
+//! The ways of docs/orm.md, as programs in tests/drivers: each ORM works with the access view, and has its
+//! migrations and whatever else is about tables done to the table.
 
 use colcrypt_tests::of_columns::migrate;
 use colcrypt_tests::of_drivers::application;
