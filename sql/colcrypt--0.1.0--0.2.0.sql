@@ -582,3 +582,6 @@ BEGIN
     END LOOP;
 END
 $$;
+
+COMMENT ON FUNCTION colcrypt.create_access_view(regclass, name) IS
+    'makes, or makes anew, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';

@@ -114,6 +114,7 @@ fn context_of_any(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> 
     } else {
         ContextBuilder::labelled(label)?
     };
+    refuse_untyped_nulls(call, from)?;
     let arguments = Arguments::of(call, from)?;
     for (value, declared) in arguments.iter() {
         // SAFETY: reads a static: the memory of this call.
@@ -130,6 +131,20 @@ fn context_of_any(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> 
         }
     }
     varlena::varlena_from(&builder.finish())
+}
+
+/// Refuses NULL as one writes it for a key that is not known yet. The server would take it for text, so not even the
+/// column's own expression over a NULL opened the value. A NULL of a type, as a part of a key may be, is a value like
+/// any.
+fn refuse_untyped_nulls(call: Call, from: i32) -> Result<()> {
+    // SAFETY: flinfo belongs to this call.
+    let is_array = unsafe { pg_sys::get_fn_expr_variadic(call.flinfo()) };
+    let is_untyped_null =
+        |at| call.datum(at).is_none() && call.argument_type(at) == pg_sys::UNKNOWNOID;
+    match !is_array && (from as usize..call.len()).any(is_untyped_null) {
+        true => Err(Error::UntypedNull),
+        false => Ok(()),
+    }
 }
 
 /// The codec of a declared type, good as long as `memory` is, and the type's name in contexts.

@@ -27,6 +27,7 @@ pub mod memory;
 pub mod of_approval;
 pub mod of_audit;
 pub mod of_columns;
+pub mod of_drivers;
 pub mod of_jobs;
 pub mod of_keys;
 pub mod of_traps;

@@ -45,14 +45,6 @@ struct Order {
     names: Option<(String, String)>,
 }
 
-/// The table of an access view; any other relation is itself.
-fn table_behind(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
-    match view::table_of(relation)? {
-        Some(table) if view::is_access_view(relation, table)? => Ok(table),
-        _ => Ok(relation),
-    }
-}
-
 /// A column's type: itself, and as SQL with length and collation.
 fn type_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<(pg_sys::Oid, String)>> {
     let found = spi::query(
@@ -89,7 +81,7 @@ fn flag(call: Call, index: usize) -> bool {
 
 pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
-    let table = table_behind(relation)?;
+    let table = view::table_behind(relation)?;
     let name = relation::shown(table)?;
     registration::refuse_foreign_table(table)?;
     reach::refuse_hidden_rows_of(table)?;
@@ -146,7 +138,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
 
 pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
-    let table = table_behind(relation)?;
+    let table = view::table_behind(relation)?;
     let key = registration::managed_column(table, &attribute)?;
     rights::require(&key, Privilege::Decrypt)?;
     // Whoever reads the table will read the values.

@@ -151,7 +151,7 @@ impl KnownView {
         if let Some(plan) = self.plans.borrow().get(&step) {
             return Ok(plan.clone());
         }
-        let about = (!matches!(step, Step::Compute(_))).then_some(self.table);
+        let about = (!step.computes()).then_some(self.table);
         let plan = Rc::new(self.prepared(self.rows.sql(&step)?, about)?);
         self.plans.borrow_mut().insert(step, plan.clone());
         Ok(plan)

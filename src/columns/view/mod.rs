@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 
-use colcrypt_domain::quote::quote_qualified_identifier;
+use colcrypt_domain::quote::{quote_literal, quote_qualified_identifier};
 use colcrypt_domain::view::{self, Encryption, ViewColumn};
 use pgrx::{IntoDatum, pg_sys};
 
@@ -29,7 +29,7 @@ use crate::columns::{registered, registration};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::{roles, spi};
+use crate::server::{relation, roles, spi};
 
 /// The table's columns in order.
 pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
@@ -102,10 +102,75 @@ pub fn relation_name(table: pg_sys::Oid) -> String {
     }
 }
 
+/// The table of an access view; any other relation is itself.
+///
+/// # Errors
+/// Of SPI.
+pub fn table_behind(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    match table_of(relation)? {
+        Some(table) if is_access_view(relation, table)? => Ok(table),
+        _ => Ok(relation),
+    }
+}
+
+/// The view that is meant where nobody names one: the one that was pointed at, or that there is, or a new one. A second
+/// one would leave the first, which clients use, as it was. Returns the name, and the view where it is there.
+fn meant(
+    asked: pg_sys::Oid,
+    table: &Named,
+    named: Option<String>,
+) -> Result<(String, Option<pg_sys::Oid>)> {
+    let oid = table.held.oid;
+    // SAFETY: a look-up in the relation catalog.
+    let schema = unsafe { pg_sys::get_rel_namespace(oid) };
+    if let Some(name) = named {
+        let existing = find(schema, &name);
+        return Ok((name, existing));
+    }
+    if asked != oid {
+        return Ok((relation_name(asked), Some(asked)));
+    }
+    let mut views = Vec::new();
+    for (view, name) in views_of(oid)? {
+        if relation::owner(view)? == table.owner() {
+            views.push((view, name));
+        }
+    }
+    let default = view::default_name(table.held.bare_name());
+    let existing = find(schema, &default);
+    if existing.is_some_and(|existing| views.iter().any(|(view, _)| *view == existing)) {
+        return Ok((default, existing));
+    }
+    match views.as_slice() {
+        [] => Ok((default, existing)),
+        [(view, _)] => Ok((relation_name(*view), Some(*view))),
+        [(_, first), ..] => {
+            let names: Vec<&str> = views.iter().map(|(_, name)| name.as_str()).collect();
+            Err(Error::Column {
+                message: format!(
+                    "table {} has several access views: {}",
+                    table.sql,
+                    names.join(", ")
+                ),
+                hint: format!(
+                    "Say which is to be made anew: colcrypt.create_access_view({}).",
+                    quote_literal(first)
+                ),
+            })
+        }
+    }
+}
+
 pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
-    // SAFETY: declared as regclass and name.
-    let (table, view) = unsafe { (call.get::<pg_sys::Oid>(0), call.datum(1)) };
-    let table = table.ok_or(Error::NullArgument("relation"))?;
+    // SAFETY: declared as regclass and name; a name datum points to NAMEDATALEN bytes.
+    let (asked, named) = unsafe {
+        let named = call.datum(1).map(|name| {
+            pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
+        });
+        (call.get::<pg_sys::Oid>(0), named)
+    };
+    let asked = asked.ok_or(Error::NullArgument("relation"))?;
+    let table = table_behind(asked)?;
     let held = Named::take(table, Lock::Read)?;
     registration::refuse_foreign_table(table)?;
     if !held.held.is_table() {
@@ -114,36 +179,36 @@ pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
             hint: "Make access views of tables and partitioned tables.".into(),
         });
     }
-    let view = match view {
-        // SAFETY: a name datum points to NAMEDATALEN bytes.
-        Some(name) => unsafe {
-            pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
-        },
-        None => view::default_name(&relation_name(table)),
-    };
-    let columns = columns_of(table)?;
+    let mut columns = columns_of(table)?;
     if columns.iter().all(|column| column.encrypted.is_none()) {
         return Err(Error::Column {
             message: format!("table {} has no registered column", held.sql),
             hint: "Register its encrypted columns with colcrypt.register_column.".into(),
         });
     }
-    // SAFETY: a look-up in the relation catalog.
-    let schema = unsafe { pg_sys::get_rel_namespace(table) };
-    let qualified = held.beside(&view);
-    let mut columns = columns;
-    if let Some(existing) = find(schema, &view) {
-        if !is_access_view(existing, table)? {
-            return Err(Error::NotAccessView { name: qualified });
+    let (name, existing) = meant(asked, &held, named)?;
+    let qualified = match existing {
+        None => held.beside(&name),
+        Some(view) => {
+            if !is_access_view(view, table)? || relation::owner(view)? != held.owner() {
+                return Err(Error::NotAccessView {
+                    name: relation::shown(view)?,
+                });
+            }
+            let view = Named::take(view, Lock::Exclusive)?;
+            columns = view::in_order(columns, &order_of(view.held.oid)?);
+            view.sql
         }
-        columns = view::in_order(columns, &order_of(existing)?);
-    }
+    };
     // As the table's owner: the view is the owner's, and nobody gets a view that the owner could not make.
     spi::run_as(
         held.owner(),
         &statements(table, &held.sql, &qualified, &columns),
     )?;
-    let made = find(schema, &view)
+    // SAFETY: a look-up in the relation catalog.
+    let schema = unsafe { pg_sys::get_rel_namespace(table) };
+    let made = existing
+        .or_else(|| find(schema, &name))
         .ok_or_else(|| Error::CatalogCorrupt(format!("view {qualified} was not made")))?;
     // The schema's owner may have made one of that name in between, which only seems to be ours.
     let view = Held::take(made, Lock::Read)?;

@@ -16,7 +16,7 @@
 use std::ffi::c_char;
 use std::rc::Rc;
 
-use colcrypt_domain::view::rows::{Operation, Step};
+use colcrypt_domain::view::rows::{Operation, Returned, Step};
 use pgrx::{FromDatum, pg_sys};
 
 use crate::columns::view::copied;
@@ -25,6 +25,7 @@ use crate::columns::view::known::{KnownView, known_view, view_descriptor};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock};
+use crate::server::varlena::Varlena;
 use crate::server::{roles, spi};
 
 /// Times that a row is looked at again because its ciphertext changed and its plaintext did not.
@@ -48,6 +49,10 @@ impl Values {
     fn set(&mut self, at: usize, value: Option<pg_sys::Datum>) {
         self.nulls[at] = if value.is_some() { b' ' } else { b'n' } as c_char;
         self.values[at] = value.unwrap_or(pg_sys::Datum::from(0));
+    }
+
+    fn get(&self, at: usize) -> Option<pg_sys::Datum> {
+        (self.nulls[at] == b' ' as c_char).then_some(self.values[at])
     }
 }
 
@@ -77,7 +82,7 @@ impl Outcome {
 }
 
 fn run_step(view: &KnownView, step: Step, values: &mut Values) -> Result<Outcome> {
-    let computes = matches!(step, Step::Compute(_));
+    let computes = step.computes();
     let plan = view.plan(step)?;
     let _path = computes.then(spi::safe_search_path);
     // SAFETY: connected to SPI; as many values as the statement has parameters. The result is read at
@@ -121,20 +126,48 @@ impl Firing {
     fn insert(&mut self, new: pg_sys::HeapTuple) -> Result<Written> {
         let new = with_identity(&self.view, self.descriptor, new)?;
         self.set_row(1, new);
-        if self.view.rows.has_contexts() {
-            let count = self.view.rows.encrypted.len();
+        let returned = match self.may_see_what_it_inserts() {
+            true => self.returned(Operation::Insert),
+            false => Returned::Nothing,
+        };
+        let count = self.view.rows.encrypted.len();
+        let mut sent = Vec::new();
+        if self.view.rows.computes_before(returned) {
             let computed = self.run(Step::Compute(Operation::Insert))?;
             for nth in 0..count {
                 self.values.set(2 + count + nth, computed.datum(nth));
+                sent.push(computed.datum(nth));
             }
         }
-        let returning = self.may_see_what_it_inserts();
-        let written = self.run(Step::Insert { returning })?;
-        Ok(match (written.rows, returning) {
-            (0, _) => None,
-            (_, false) => Some(new),
-            (_, true) => Some(self.as_stored(new, &written)),
-        })
+        let written = self.run(Step::Insert(returned))?;
+        match (written.rows, returned) {
+            (0, _) => Ok(None),
+            (_, Returned::Nothing) => Ok(Some(new)),
+            _ => Ok(Some(self.as_stored(new, &written, returned, &sent)?)),
+        }
+    }
+
+    /// What is asked for of the row as it is stored: its ciphertexts only where the table's own triggers, or those of a
+    /// partition, may have changed them.
+    fn returned(&self, operation: Operation) -> Returned {
+        // SAFETY: the table is locked; it is opened, read and closed.
+        let may_change = unsafe {
+            let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+            let table = pg_sys::relation_open(self.view.table, lock);
+            let triggers = (*table).trigdesc;
+            let has_parts = (*(*table).rd_rel).relhassubclass;
+            let has_triggers = !triggers.is_null()
+                && match operation {
+                    Operation::Insert => (*triggers).trig_insert_before_row,
+                    _ => (*triggers).trig_update_before_row,
+                };
+            pg_sys::relation_close(table, lock);
+            has_triggers || has_parts
+        };
+        match may_change {
+            true => Returned::All,
+            false => Returned::Plain,
+        }
     }
 
     /// RETURNING asks for the right to select, and has policies for SELECT applied to the new row. The
@@ -153,26 +186,62 @@ impl Firing {
         }
     }
 
-    /// The row with the columns that the table gave back.
-    fn as_stored(&self, new: pg_sys::HeapTuple, written: &Outcome) -> pg_sys::HeapTuple {
+    /// The row as the table gave it back. `sent` are the ciphertexts that went there: a value that comes back as it
+    /// went is shown as it was given, and another one to who may read it.
+    fn as_stored(
+        &mut self,
+        new: pg_sys::HeapTuple,
+        written: &Outcome,
+        returned: Returned,
+        sent: &[Option<pg_sys::Datum>],
+    ) -> Result<pg_sys::HeapTuple> {
+        let view = self.view.clone();
+        let plain = view.rows.columns.iter().enumerate();
+        let plain = plain.filter(|(_, column)| column.encrypted.is_none());
+        let stored = self.with(new, plain.map(|(at, _)| (at, written.datum(at))));
+        if returned != Returned::All {
+            return Ok(stored);
+        }
+        let encrypted = &view.rows.encrypted;
+        let changed: Vec<bool> = encrypted
+            .iter()
+            .zip(sent)
+            .map(|(&at, sent)| !is_same_value(written.datum(at), *sent))
+            .collect();
+        if !changed.contains(&true) {
+            return Ok(stored);
+        }
+        self.set_row(1, stored);
+        for (nth, &at) in encrypted.iter().enumerate() {
+            self.values.set(2 + nth, written.datum(at));
+        }
+        let shown = self.run(Step::Shown(changed.clone()))?;
+        let values = encrypted.iter().enumerate();
+        let values = values.filter(|&(nth, _)| changed[nth]);
+        Ok(self.with(stored, values.map(|(nth, &at)| (at, shown.datum(nth)))))
+    }
+
+    /// The row with other values in these columns, counted from 0.
+    fn with(
+        &self,
+        row: pg_sys::HeapTuple,
+        columns: impl Iterator<Item = (usize, Option<pg_sys::Datum>)>,
+    ) -> pg_sys::HeapTuple {
         let count = self.view.rows.columns.len();
         let (mut values, mut nulls, mut replace) = (
             vec![pg_sys::Datum::from(0); count],
             vec![true; count],
             vec![false; count],
         );
-        for at in 0..count {
-            if self.view.rows.columns[at].encrypted.is_none() {
-                let value = written.datum(at);
-                nulls[at] = value.is_none();
-                values[at] = value.unwrap_or(pg_sys::Datum::from(0));
-                replace[at] = true;
-            }
+        for (at, value) in columns {
+            nulls[at] = value.is_none();
+            values[at] = value.unwrap_or(pg_sys::Datum::from(0));
+            replace[at] = true;
         }
         // SAFETY: as many values as the view has columns, of the table's types, which are the view's.
         unsafe {
             pg_sys::heap_modify_tuple(
-                new,
+                row,
                 self.descriptor,
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
@@ -225,9 +294,18 @@ impl Firing {
                 self.values
                     .set(2 + encrypted.len() + nth, computed.datum(3 * nth + 2));
             }
+            let returned = self.returned(operation);
+            let sent: Vec<_> = encrypted
+                .iter()
+                .enumerate()
+                .map(|(nth, &at)| match changed[at] {
+                    true => computed.datum(3 * nth + 2),
+                    false => self.values.get(2 + nth),
+                })
+                .collect();
             let written = match operation {
                 Operation::Delete => self.run(Step::Delete)?,
-                _ if changed.contains(&true) => self.run(Step::Update(changed))?,
+                _ if changed.contains(&true) => self.run(Step::Update(changed, returned))?,
                 // Nothing to write, if the row is what it was.
                 _ => match self.run(Step::Unchanged)?.rows {
                     0 => return Err(self.changed()),
@@ -237,7 +315,7 @@ impl Firing {
             if written.rows > 0 {
                 return Ok(Some(match operation {
                     Operation::Delete => old,
-                    _ => self.as_stored(new, &written),
+                    _ => self.as_stored(new, &written, returned, &sent)?,
                 }));
             }
             // Not written: held back by the table's own trigger or policy, gone, or changed.
@@ -249,6 +327,18 @@ impl Firing {
             }
         }
         Err(self.changed())
+    }
+}
+
+/// Whether two ciphertexts are the same bytes.
+fn is_same_value(one: Option<pg_sys::Datum>, other: Option<pg_sys::Datum>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        // SAFETY: both are of type ciphertext, by the statements that gave them.
+        (Some(one), Some(other)) => unsafe {
+            Varlena::from_datum(one).bytes() == Varlena::from_datum(other).bytes()
+        },
+        _ => false,
     }
 }
 

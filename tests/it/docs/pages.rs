@@ -94,6 +94,35 @@ fn the_compliance_page_names_suites_that_exist() {
     assert!(named > 20, "the page has lost its tests");
 }
 
+/// The programs that the suite `sql` runs have what the page shows, line by line.
+#[test]
+fn the_orm_page_shows_programs_that_run() {
+    let text = std::fs::read_to_string(super::repository("docs/orm.md")).expect("the page");
+    let programs: Vec<String> = [
+        "orm_sequelize.js",
+        "orm_sqlalchemy.py",
+        "orm_django.py",
+        "shop/models.py",
+        "shop/migrations/0002_encrypt_iban.py",
+        "shop/migrations/0003_note_and_invoice.py",
+    ]
+    .iter()
+    .map(|name| {
+        let path = super::repository("tests/drivers").join(name);
+        std::fs::read_to_string(path).expect("a program")
+    })
+    .collect();
+    let mut shown = super::blocks(&text, "python");
+    shown.extend(super::blocks(&text, "js"));
+    assert!(shown.len() >= 8, "the page has lost its programs");
+    for block in shown {
+        assert!(
+            programs.iter().any(|program| program.contains(&block)),
+            "no program has this block of docs/orm.md:\n{block}"
+        );
+    }
+}
+
 #[test]
 fn a_migration_works_as_written() {
     let (_cluster, mut client) = prepared();

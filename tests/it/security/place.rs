@@ -152,6 +152,30 @@ fn labels_and_values_do_not_run_together() {
     );
 }
 
+/// NULL is written for a key that is not known yet: under it no row's own expression would open the value. One that has
+/// a type is a value like any, since a part of a key may be NULL.
+#[test]
+fn a_null_without_a_type_is_no_key() {
+    let mut db = db();
+    let client = &mut db.client;
+    for context in [
+        "row_context(NULL)",
+        "place_context('t.v', NULL)",
+        "row_context(1, NULL)",
+    ] {
+        let refused = client.fails("42P18", &format!("SELECT encrypt_col('x', 'k', {context})"));
+        refused.says("nextval(…)").says("NULL::bigint");
+    }
+    client.run(
+        "CREATE TABLE t (part int, id bigint, v ciphertext);
+         INSERT INTO t VALUES (NULL, 7, encrypt_col('x', 'k', place_context('t.v', NULL::int, 7)))",
+    );
+    assert_eq!(
+        client.one("SELECT decrypt_col(v, place_context('t.v', part, id)) FROM t"),
+        "x"
+    );
+}
+
 /// Rotation and access views evaluate the place as any other context; the table may be renamed meanwhile.
 #[test]
 fn a_registered_place_is_rotated_and_read_through_a_view() {

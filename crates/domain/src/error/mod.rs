@@ -174,6 +174,8 @@ pub enum Error {
     UntypedParameter {
         number: i32,
     },
+    /// A context of a NULL whose type nobody said.
+    UntypedNull,
     PlaintextInvalid {
         type_name: String,
     },
@@ -391,6 +393,7 @@ impl Error {
                 | Self::AlreadyEncrypted
                 | Self::NoBinaryIo(_)
                 | Self::UntypedParameter { .. }
+                | Self::UntypedNull
                 | Self::IntegerOutOfRange { .. }
                 | Self::ValueTooLarge { .. }
                 | Self::ArgumentTooLong { .. }

@@ -134,6 +134,7 @@ fn one_of_each() -> Vec<Error> {
         Error::AlreadyEncrypted,
         Error::NoBinaryIo(text()),
         Error::UntypedParameter { number: 3 },
+        Error::UntypedNull,
         Error::PlaintextInvalid { type_name: text() },
         Error::IntegerOutOfRange { type_name: text() },
         Error::ValueTooLarge { bytes: 1 },

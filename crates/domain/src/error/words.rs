@@ -251,6 +251,12 @@ impl Error {
                 Some("A context is made of values of any type, and the driver leaves the type to the server.".into()),
                 Some(format!("Cast it to the type of the column that it stands for: ${number}::bigint, for example.")),
             ),
+            Self::UntypedNull => (
+                "42P18",
+                "could not determine data type of a NULL in a context".into(),
+                Some("A context is made of values of any type. Under a NULL of none the value would open for no row.".into()),
+                Some("For a key that the server makes, draw it in the same statement: WITH new AS (SELECT nextval(…) AS id) INSERT … SELECT …, or insert through an access view. Where NULL is meant, cast it: NULL::bigint.".into()),
+            ),
             Self::PlaintextInvalid { type_name } => (
                 "22P03",
                 format!("the decrypted value is not valid for type {type_name} on this server"),

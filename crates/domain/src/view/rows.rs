@@ -17,6 +17,16 @@ pub enum Operation {
     Delete,
 }
 
+/// What a statement that writes gives back of the row as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Returned {
+    Nothing,
+    /// The columns that are not encrypted.
+    Plain,
+    /// The ciphertexts, too: the table's own triggers may have changed them.
+    All,
+}
+
 /// A statement of this view, by what it depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -26,12 +36,21 @@ pub enum Step {
     /// Whether it is there and holds what it held.
     Unchanged,
     Compute(Operation),
-    Insert {
-        returning: bool,
-    },
+    Insert(Returned),
     /// The columns to set.
-    Update(Vec<bool>),
+    Update(Vec<bool>, Returned),
     Delete,
+    /// What the view shows of the encrypted columns that the table's own triggers changed. Nobody is known to have
+    /// asked for it, so it is NULL, and no error, for who may not decrypt.
+    Shown(Vec<bool>),
+}
+
+impl Step {
+    /// Whether it is computed from the parameters alone, by expressions of others.
+    #[must_use]
+    pub const fn computes(&self) -> bool {
+        matches!(self, Self::Compute(_) | Self::Shown(_))
+    }
 }
 
 /// A view and its table, as far as statements are made of them.
@@ -156,8 +175,8 @@ impl ViewRows {
             ),
             Step::Compute(Operation::Insert) => self.compute_insert(),
             Step::Compute(_) => self.compute_update(),
-            Step::Insert { returning } => self.insert(*returning),
-            Step::Update(changed) => {
+            Step::Insert(returned) => self.insert(*returned),
+            Step::Update(changed, returned) => {
                 let mut sets = Vec::new();
                 for (at, _) in changed.iter().enumerate().filter(|&(_, &set)| set) {
                     let value = match self.encrypted.iter().position(|&other| other == at) {
@@ -167,11 +186,11 @@ impl ViewRows {
                     sets.push(format!("{} = {value}", self.columns[at].quoted()));
                 }
                 format!(
-                    "UPDATE {table} SET {} WHERE {} AND {} RETURNING {}",
+                    "UPDATE {table} SET {} WHERE {} AND {}{}",
                     sets.join(", "),
                     self.key()?,
                     self.unchanged(),
-                    self.returned().join(", ")
+                    self.returning(*returned)
                 )
             }
             Step::Delete => format!(
@@ -179,21 +198,62 @@ impl ViewRows {
                 self.key()?,
                 self.unchanged()
             ),
+            Step::Shown(changed) => self.shown(changed),
         })
     }
 
-    /// Columns that are given back as stored; encrypted ones are given back as written.
-    fn returned(&self) -> Vec<String> {
-        self.columns
+    fn returning(&self, returned: Returned) -> String {
+        let columns: Vec<String> = self
+            .columns
             .iter()
             .map(|column| match column.encrypted {
-                Some(_) => "NULL".into(),
                 None => column.quoted(),
+                Some(_) if returned == Returned::All => {
+                    format!("{}::colcrypt.ciphertext", column.quoted())
+                }
+                Some(_) => "NULL".into(),
             })
-            .collect()
+            .collect();
+        match returned {
+            Returned::Nothing => String::new(),
+            _ => format!(" RETURNING {}", columns.join(", ")),
+        }
     }
 
-    fn insert(&self, returning: bool) -> String {
+    fn shown(&self, changed: &[bool]) -> String {
+        let mut values = Vec::new();
+        for (nth, &at) in self.encrypted.iter().enumerate() {
+            if !changed[nth] {
+                values.push("NULL".into());
+                continue;
+            }
+            let registered = self.registered(at);
+            let type_name = &registered.plaintext_type;
+            let context = match &registered.context {
+                Some(expression) => format!(", {}", self.context(expression, "$2")),
+                None => String::new(),
+            };
+            values.push(format!(
+                "(CASE WHEN {} AND colcrypt.has_key_privilege({}, 'decrypt') \
+                 THEN colcrypt.decrypt_col({}, NULL::{type_name}{context}) END)::{}",
+                may_read(&self.table, &self.columns[at].name),
+                quote_literal(&registered.key),
+                self.current(nth),
+                registered.declared.as_ref().unwrap_or(type_name)
+            ));
+        }
+        format!("SELECT {}", values.join(", "))
+    }
+
+    /// Whether an INSERT is given ciphertexts that were computed before: to run expressions of others in a step of its
+    /// own with a safe search path, or to compare what comes back with them. Else it encrypts by itself, which is a
+    /// third faster.
+    #[must_use]
+    pub fn computes_before(&self, returned: Returned) -> bool {
+        self.has_contexts() || returned == Returned::All
+    }
+
+    fn insert(&self, returned: Returned) -> String {
         let (mut columns, mut values) = (Vec::new(), Vec::new());
         for (at, column) in self.columns.iter().enumerate() {
             if column.is_generated {
@@ -201,28 +261,21 @@ impl ViewRows {
             }
             columns.push(column.quoted());
             values.push(match self.encrypted.iter().position(|&e| e == at) {
-                Some(_) if !self.has_contexts() => self.encryption(at),
+                Some(_) if !self.computes_before(returned) => self.encryption(at),
                 Some(nth) => self.future(nth),
                 None => format!("($2).{}", self.names[at]),
             });
         }
-        let returned = if returning {
-            format!(" RETURNING {}", self.returned().join(", "))
-        } else {
-            String::new()
-        };
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({}){returned}",
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({}){}",
             self.table,
             columns.join(", "),
-            values.join(", ")
+            values.join(", "),
+            self.returning(returned)
         )
     }
 
-    /// Whether encryption runs expressions of others, and so needs a step of its own with a safe search path. Where it
-    /// does not, an INSERT encrypts by itself, which is a third faster.
-    #[must_use]
-    pub fn has_contexts(&self) -> bool {
+    fn has_contexts(&self) -> bool {
         let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
         registered.any(|registered| registered.context.is_some())
     }
@@ -373,7 +426,7 @@ mod tests {
         numbers.max().unwrap_or(0)
     }
 
-    fn steps(columns: usize) -> Vec<Step> {
+    fn steps(columns: &[ViewColumn]) -> Vec<Step> {
         vec![
             Step::Current,
             Step::There,
@@ -381,10 +434,19 @@ mod tests {
             Step::Compute(Operation::Insert),
             Step::Compute(Operation::Update),
             Step::Compute(Operation::Delete),
-            Step::Insert { returning: true },
-            Step::Insert { returning: false },
-            Step::Update(vec![true; columns]),
+            Step::Insert(Returned::All),
+            Step::Insert(Returned::Plain),
+            Step::Insert(Returned::Nothing),
+            Step::Update(vec![true; columns.len()], Returned::All),
+            Step::Update(vec![true; columns.len()], Returned::Plain),
             Step::Delete,
+            Step::Shown(vec![
+                true;
+                columns
+                    .iter()
+                    .filter(|column| column.encrypted.is_some())
+                    .count()
+            ]),
         ]
     }
 
@@ -409,8 +471,8 @@ mod tests {
         let unseen = [["other", "pg_catalog", "="].map(String::from)];
         assert_eq!(row_key(&unseen, &columns, &names), None);
         let it = ViewRows::new("t", "s.t".into(), columns, names, None);
-        for step in steps(2) {
-            let writes_new = matches!(step, Step::Compute(_) | Step::Insert { .. });
+        for step in steps(&it.columns) {
+            let writes_new = matches!(step, Step::Compute(_) | Step::Insert(_) | Step::Shown(_));
             assert_eq!(it.sql(&step).is_ok(), writes_new, "{step:?}");
         }
     }
@@ -421,7 +483,7 @@ mod tests {
         let unchanged = "(ROW(id, iban::colcrypt.ciphertext::pg_catalog.bytea)::pg_catalog.record OPERATOR(pg_catalog.*=) \
                          ROW(($1).id, $3::pg_catalog.bytea)::pg_catalog.record)";
         for step in [
-            Step::Update(vec![false, true]),
+            Step::Update(vec![false, true], Returned::Plain),
             Step::Delete,
             Step::Unchanged,
         ] {
@@ -432,10 +494,18 @@ mod tests {
     #[test]
     fn an_update_sets_what_has_changed() {
         let it = of(None);
-        let sql = it.sql(&Step::Update(vec![false, true])).unwrap();
+        let sql = it
+            .sql(&Step::Update(vec![false, true], Returned::Plain))
+            .unwrap();
         assert!(sql.starts_with("UPDATE s.t SET iban = $4 WHERE "), "{sql}");
         assert!(sql.ends_with(" RETURNING id, NULL"), "{sql}");
-        let sql = it.sql(&Step::Update(vec![true, false])).unwrap();
+        let sql = it
+            .sql(&Step::Update(vec![true, false], Returned::All))
+            .unwrap();
+        assert!(
+            sql.ends_with(" RETURNING id, iban::colcrypt.ciphertext"),
+            "{sql}"
+        );
         assert!(
             sql.starts_with("UPDATE s.t SET id = ($2).id WHERE "),
             "{sql}"
@@ -447,13 +517,18 @@ mod tests {
         let plainly = of(None);
         assert!(!plainly.has_contexts());
         assert_eq!(
-            plainly.sql(&Step::Insert { returning: false }).unwrap(),
+            plainly.sql(&Step::Insert(Returned::Nothing)).unwrap(),
             "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, colcrypt.encrypt_col(($2).iban, 'k'))"
+        );
+        // What its table may change is compared with what was given.
+        assert_eq!(
+            plainly.sql(&Step::Insert(Returned::All)).unwrap(),
+            "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, $4) RETURNING id, iban::colcrypt.ciphertext"
         );
         let bound = of(Some("row_context(id)"));
         assert!(bound.has_contexts());
         assert_eq!(
-            bound.sql(&Step::Insert { returning: true }).unwrap(),
+            bound.sql(&Step::Insert(Returned::Plain)).unwrap(),
             "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, $4) RETURNING id, NULL"
         );
         assert_eq!(
@@ -474,13 +549,27 @@ mod tests {
             encrypted(2, "iban", Some("f(id)")),
             generated,
         ]);
-        let insert = it.sql(&Step::Insert { returning: false }).unwrap();
+        let insert = it.sql(&Step::Insert(Returned::Nothing)).unwrap();
         assert!(
             insert.starts_with("INSERT INTO s.t (id, iban) "),
             "{insert}"
         );
         let computed = it.sql(&Step::Compute(Operation::Insert)).unwrap();
         assert!(!computed.contains("sum"), "{computed}");
+    }
+
+    #[test]
+    fn what_the_table_changed_is_shown_to_who_may_read_it() {
+        assert_eq!(
+            of(Some("f(id)")).sql(&Step::Shown(vec![true])).unwrap(),
+            "SELECT (CASE WHEN (SELECT colcrypt.may_read_column('s.t'::pg_catalog.regclass, 'iban'::pg_catalog.name)) \
+             AND colcrypt.has_key_privilege('k', 'decrypt') THEN colcrypt.decrypt_col($3, NULL::text, \
+             (SELECT (f(id))::pg_catalog.bytea FROM (SELECT ($2).id AS id) AS t)) END)::text"
+        );
+        assert_eq!(
+            of(None).sql(&Step::Shown(vec![false])).unwrap(),
+            "SELECT NULL"
+        );
     }
 
     #[test]
@@ -518,7 +607,7 @@ mod tests {
                 });
             }
             let it = view(columns);
-            for step in steps(it.columns.len()) {
+            for step in steps(&it.columns) {
                 let sql = it.sql(&step).unwrap();
                 prop_assert!(parameters(&sql) <= 2 + 2 * it.encrypted.len(), "{}", sql);
             }
@@ -529,7 +618,7 @@ mod tests {
             let mut secret = encrypted(2, &name, None);
             secret.encrypted.as_mut().unwrap().key = key.clone();
             let it = view(vec![plain(1, "id"), secret]);
-            let said = tokens(&it.sql(&Step::Insert { returning: false }).unwrap());
+            let said = tokens(&it.sql(&Step::Insert(Returned::Nothing)).unwrap());
             let named = said.iter().filter(|token| **token == Token::Name(name.clone())).count();
             prop_assert!(named >= 2);
             let keys: Vec<Token> = said.into_iter().filter(|token| matches!(token, Token::Literal(_))).collect();

@@ -254,6 +254,56 @@ fn changes_of_the_table_and_the_view_made_anew() {
     );
 }
 
+/// Without a name what is there is made anew, whatever it is called and wherever it is: a second view would leave the
+/// first, which clients use, as it was.
+fn the_view_that_is_there_is_made_anew() {
+    let mut db = people();
+    fill(&mut db.client);
+    let views = "SELECT string_agg(attrelid::regclass::text, ' ' ORDER BY attrelid::regclass::text) FROM pg_attribute
+                 WHERE attname = 'remark' AND attrelid <> 'person'::regclass";
+    db.client.run(
+        "ALTER VIEW person_access RENAME TO folk; GRANT SELECT ON folk TO PUBLIC; ALTER TABLE person ADD remark text",
+    );
+    let made = |client: &mut postgres::Client, of: &str| {
+        client.one(&format!("SELECT create_access_view('{of}')"))
+    };
+    assert_eq!(made(&mut db.client, "person"), "folk");
+    assert_eq!(db.client.one(views), "folk");
+    assert!(
+        db.client
+            .yes("SELECT has_table_privilege('public', 'folk', 'select')")
+    );
+    // The view says as well which table is meant, and in another schema it stays there.
+    db.client
+        .run("CREATE SCHEMA app; ALTER VIEW folk SET SCHEMA app; ALTER TABLE person ADD more text");
+    assert_eq!(made(&mut db.client, "app.folk"), "app.folk");
+    assert_eq!(made(&mut db.client, "person"), "app.folk");
+    assert_eq!(db.client.one(views), "app.folk");
+    db.client
+        .run("UPDATE app.folk SET iban = 'NEW', more = 'm' WHERE id = 1");
+    // A view of somebody else's over the table is none of the table's.
+    let other = role(&mut db.client);
+    db.client.run(&format!(
+        "CREATE VIEW his AS SELECT id FROM person; ALTER VIEW his OWNER TO {other};
+         CREATE TRIGGER t INSTEAD OF INSERT ON his FOR EACH ROW EXECUTE FUNCTION write_access_view()"
+    ));
+    assert_eq!(made(&mut db.client, "person"), "app.folk");
+    db.client
+        .fails("42809", "SELECT create_access_view('his')")
+        .says("public.his exists and is not an access view of this table");
+    // Of several one has to say which, unless one has the name that is given by default.
+    db.client
+        .run("SELECT create_access_view('person', 'third')");
+    db.client
+        .fails("42809", "SELECT create_access_view('person')")
+        .says("table public.person has several access views: app.folk, public.third")
+        .says("create_access_view('app.folk')");
+    assert_eq!(made(&mut db.client, "third"), "third");
+    db.client
+        .run("SELECT create_access_view('person', 'person_access')");
+    assert_eq!(made(&mut db.client, "person"), "person_access");
+}
+
 fn rotation_and_the_view_get_along() {
     let mut db = people();
     fill(&mut db.client);
@@ -316,6 +366,7 @@ colcrypt_tests::on_both_ways!(
     row_security_and_grants_are_the_callers,
     a_dump_restores_without_encrypting_twice,
     changes_of_the_table_and_the_view_made_anew,
+    the_view_that_is_there_is_made_anew,
     rotation_and_the_view_get_along,
     who_may_make_a_view_of_what,
 );

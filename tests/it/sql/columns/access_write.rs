@@ -4,7 +4,7 @@ use colcrypt_tests::of_views::{ALL, fill, people, stored, user_with};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, rewrites_views};
+use crate::common::{Db, LONG, Sql, db, rewrites_views, role};
 
 fn an_insert_fills_in_defaults_before_it_encrypts_and_returns_the_row() {
     let mut db = people();
@@ -316,6 +316,46 @@ fn the_tables_own_triggers_run_as_ever() {
     );
 }
 
+/// RETURNING shows what a BEFORE trigger of the table made of an encrypted value; to who may not read it, nothing, and
+/// the row is written all the same.
+fn a_trigger_of_the_table_that_changes_ciphertexts_is_seen() {
+    let mut db = people();
+    db.client.run(
+        "CREATE TABLE note (id int PRIMARY KEY, bound ciphertext, free ciphertext);
+         SELECT register_column('note', 'bound', 'k'), register_column('note', 'free', 'k', 'none', plaintext_type => 'int'),
+                create_access_view('note');
+         CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+             NEW.bound := colcrypt.encrypt_col(upper(colcrypt.decrypt_col(NEW.bound, colcrypt.place_context('public.note.bound', NEW.id))), 'k',
+                                               colcrypt.place_context('public.note.bound', NEW.id));
+             NEW.free := colcrypt.encrypt_col(NEW.id, 'k'); RETURN NEW; END $$;
+         CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON note FOR EACH ROW WHEN (NEW.id < 9) EXECUTE FUNCTION shout()",
+    );
+    let seen = |client: &mut Client, sql: &str| {
+        client.one(&format!("{sql} RETURNING concat_ws(' ', id, bound, free)"))
+    };
+    let insert = |id: i32| format!("INSERT INTO note_access VALUES ({id}, 'one', 70)");
+    assert_eq!(seen(&mut db.client, &insert(1)), "1 ONE 1");
+    assert_eq!(seen(&mut db.client, &insert(9)), "9 one 70");
+    let update = "UPDATE note_access SET bound = 'two' WHERE id = 1";
+    assert_eq!(seen(&mut db.client, update), "1 TWO 1");
+    let moved = "UPDATE note_access SET id = 3, bound = NULL WHERE id = 1";
+    assert_eq!(seen(&mut db.client, moved), "3 3");
+    let (_, mut clerk) = user_with(&mut db, "{encrypt}");
+    clerk.run("INSERT INTO note_access VALUES (4, 'four', 4)");
+    assert_eq!(seen(&mut clerk, &insert(5)), "5");
+    assert_eq!(seen(&mut clerk, &insert(10)), "10 one 70");
+    let nobody = role(&mut db.client);
+    db.client.run(&format!(
+        "SELECT register_column('note', 'bound', 'k', readers => ARRAY['{nobody}'])"
+    ));
+    let (_, mut other) = user_with(&mut db, "{encrypt,decrypt}");
+    assert_eq!(seen(&mut other, &insert(6)), "6 6");
+    assert_eq!(
+        db.client.one("SELECT string_agg(concat_ws(' ', id, decrypt_col(bound, place_context('public.note.bound', id)), decrypt_col(free, NULL::int)), ', ' ORDER BY id) FROM note"),
+        "3 3, 4 FOUR 4, 5 ONE 5, 6 ONE 6, 9 one 70, 10 one 70"
+    );
+}
+
 /// Waits until this backend waits for a lock.
 fn wait_for_lock(client: &mut Client, pid: &str) {
     wait_for("the lock", LONG, || {
@@ -425,5 +465,6 @@ colcrypt_tests::on_both_ways!(
     a_partitioned_table_prepared_statements_and_copy,
     on_conflict_and_merge_are_for_the_table,
     the_tables_own_triggers_run_as_ever,
+    a_trigger_of_the_table_that_changes_ciphertexts_is_seen,
     a_row_that_changes_under_the_writer_is_no_lost_update,
 );

@@ -2,24 +2,16 @@
 //! node-postgres sends text. Whatever wrote a row, the column's own expression reads it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 
+use colcrypt_tests::of_drivers::application;
 use serde_json::{Value, json};
 
-use crate::common::{Sql, cluster, db};
+use crate::common::{Sql, db};
 
 fn run(database: &str, program: &str, script: &str, driver: &str, numbers: &[i64]) -> Value {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let drivers = repository.join("target/tools/drivers");
-    assert!(drivers.exists(), "run scripts/install-drivers.sh");
-    let output = Command::new(program)
-        .arg(repository.join("tests/drivers").join(script))
-        .arg(cluster().dir())
-        .args([database, driver])
+    let output = application(program, script, database)
+        .arg(driver)
         .args(numbers.iter().map(i64::to_string))
-        .env("PYTHONPATH", drivers.join("python"))
-        .env("NODE_PATH", drivers.join("node_modules"))
         .output()
         .unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(

@@ -12,6 +12,7 @@ mod census;
 mod compression;
 mod drivers;
 mod jsonb;
+mod orm;
 mod shapes;
 mod types;
 mod values;

@@ -1,19 +1,15 @@
 //! Two applications on real drivers, psycopg and node-postgres, keep writing and reading by prepared statements while
 //! a column is encrypted under them, and decrypted again: not one operation fails.
 
-use colcrypt_tests::of_columns::{migrate, people};
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
+use colcrypt_tests::of_columns::{migrate, people};
+use colcrypt_tests::of_drivers::application;
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, cluster};
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
+use crate::common::{Db, LONG, Sql};
 
 /// An application that runs until its stdin is closed.
 struct Application {
@@ -23,14 +19,8 @@ struct Application {
 
 impl Application {
     fn start(db: &Db, owner: i32, program: &str, script: &str) -> Self {
-        let drivers = repository("target/tools/drivers");
-        assert!(drivers.exists(), "run scripts/install-drivers.sh");
-        let child = Command::new(program)
-            .arg(repository("tests/drivers").join(script))
-            .arg(cluster().dir())
-            .args([&db.name, &owner.to_string()])
-            .env("PYTHONPATH", drivers.join("python"))
-            .env("NODE_PATH", drivers.join("node_modules"))
+        let child = application(program, script, &db.name)
+            .arg(owner.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,0 +1,1 @@
+"""An application of Django's whose column was encrypted in place."""
