@@ -7,6 +7,7 @@ mod as_written;
 mod baseline;
 mod bulk;
 mod cases;
+mod crowds;
 mod floor;
 mod keys;
 mod latency;
@@ -60,6 +61,8 @@ enum Part {
     AsWritten,
     /// Re-encryption beside a plain UPDATE
     Moving,
+    /// Thousands of keys that fall due at once, and more cold ones than the slab has places
+    Crowds,
 }
 
 /// Everything that was measured.
@@ -130,12 +133,22 @@ fn main() -> ExitCode {
 
 fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
     let (rows, rounds) = (arguments.rows, arguments.rounds);
-    let cluster = cluster();
-    let mut client = cluster.create_database("bench");
-    cases::make_keys(&mut client, &cluster);
+    let with_keys = || {
+        let cluster = cluster();
+        let mut client = cluster.create_database("bench");
+        cases::make_keys(&mut client, &cluster);
+        (cluster, client)
+    };
     match part {
-        Part::AsWritten => as_written::results(&mut client, &cluster, rounds),
-        Part::Moving => vec![reencryption(&mut client, rows, rounds)],
+        Part::AsWritten => {
+            let (cluster, mut client) = with_keys();
+            as_written::results(&mut client, &cluster, rounds)
+        }
+        Part::Moving => {
+            let (_cluster, mut client) = with_keys();
+            vec![reencryption(&mut client, rows, rounds)]
+        }
+        Part::Crowds => crowds::results(),
     }
 }
 
@@ -174,6 +187,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     drop(client);
     drop(cluster);
     results.extend(keys::crowded(rounds));
+    results.extend(crowds::results());
     Measured {
         costs,
         floor: floor::measure(),

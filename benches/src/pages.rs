@@ -200,6 +200,22 @@ fn keys(measured: &Measured) -> String {
                 "a value, 10,000 keys one after the other, places for 1,000",
                 "runs_of_10000_keys_crowded_us",
             ),
+            (
+                "5,000 keys that fall due at once, each rotation flushed to disk: keys a second (at least 100)",
+                "rotations_due_per_second",
+            ),
+            (
+                "the same, against `rotate_key` of one after the other by a client",
+                "rotations_due_vs_by_hand",
+            ),
+            (
+                "part of a processor that the keeper takes while none of 5,000 keys is due, with `naptime` at one second",
+                "rotations_idle_processor",
+            ),
+            (
+                "100 sessions ask for 2,000 cold keys, places for 64: statements that fail (none)",
+                "cold_keys_over_slab_failures",
+            ),
         ],
     )
 }
