@@ -108,6 +108,12 @@ COMMENT ON VIEW colcrypt.key_usage IS
     'how many values each key version has encrypted of how many it may; state is ok, warn, rotate (the worker does) or refuse';
 GRANT SELECT ON colcrypt.key_usage TO pg_monitor;
 
+CREATE FUNCTION colcrypt.clock_ahead() RETURNS interval
+    AS 'MODULE_PATHNAME', 'colcrypt_clock_ahead' LANGUAGE c VOLATILE PARALLEL SAFE;
+GRANT EXECUTE ON FUNCTION colcrypt.clock_ahead() TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.clock_ahead() IS
+    'how far the server''s clock was set ahead of the time by which keys'' periods and schedules go on, behind below zero; 0 unless it was set';
+
 -- The days around a moment on which the window for rotations opens and closes. Without settings of its own, it becomes part
 -- of the query that asks; its body was bound to the server's functions when it was made.
 CREATE FUNCTION colcrypt.rotation_windows(around timestamptz, OUT opens timestamptz, OUT closes timestamptz)
@@ -150,15 +156,15 @@ CREATE VIEW colcrypt.rotation_schedule AS
     -- Once, not once a key.
     WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()),
     once AS MATERIALIZED (
-        SELECT colcrypt.rotation_time_from(now()) AS opens,
+        SELECT colcrypt.rotation_time_from(now()) AS opens, colcrypt.clock_ahead() AS ahead,
                least(current_setting('colcrypt.usage_rotate')::int, current_setting('colcrypt.usage_refuse')::int) AS percent,
                -- Where keys come from another server, that one makes their versions: two would make two of one number.
                EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
                        WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber)
     SELECT n.key, n.version, n.activated_at,
-           -- Whatever is asked, never more often than once a second.
+           -- By the server's clock as it is set. Whatever is asked, never more often than once a second.
            CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND NOT n.is_subscriber
-                THEN greatest(least(n.by_interval, n.by_period, n.by_use), n.activated_at + interval '1 second') END AS next_rotation_at,
+                THEN greatest(least(n.by_interval, n.by_period, n.by_use), n.began + interval '1 second') END AS next_rotation_at,
            CASE WHEN n.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
                 ELSE CASE least(n.by_interval, n.by_period, n.by_use)
                      WHEN n.by_use THEN 'usage limit' WHEN n.by_interval THEN 'rotation interval'
@@ -166,12 +172,13 @@ CREATE VIEW colcrypt.rotation_schedule AS
            least(n.interval_ends, n.latest, n.by_use) <= now() AS overdue,
            t.last_error, t.tries, t.retry_at
     FROM (
-        SELECT k.key_id, k.name AS key, k.current_version AS version, a.activated_at, s.is_subscriber, l.interval_ends, l.latest,
+        SELECT k.key_id, k.name AS key, k.current_version AS version, coalesce(v.activated_at, v.created_at) AS activated_at,
+               s.is_subscriber, a.began, l.interval_ends, l.latest,
                r.at AS by_interval,
                -- The last time of day before that, unless it is over or was none; the period outranks the time of day.
                CASE WHEN l.latest IS NULL THEN NULL
-                    WHEN b.best > greatest(a.activated_at, now()) THEN b.best
-                    ELSE least(CASE WHEN b.best > a.activated_at THEN s.opens END, greatest(l.latest, now())) END AS by_period,
+                    WHEN b.best > greatest(a.began, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > a.began THEN s.opens END, greatest(l.latest, now())) END AS by_period,
                CASE WHEN coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0)
                          >= floor(least(colcrypt.suite_bound(k.suite), k.usage_bound)::numeric * s.percent / 100)
                     THEN now() END AS by_use
@@ -179,11 +186,11 @@ CREATE VIEW colcrypt.rotation_schedule AS
         JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
         LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version
         LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version
-        CROSS JOIN LATERAL (SELECT coalesce(v.activated_at, v.created_at) AS activated_at) a
+        CROSS JOIN LATERAL (SELECT coalesce(v.activated_at, v.created_at) + s.ahead AS began) a
         -- An interval that is over waits for the next time of day. A version must be relieved before its period ends: a
         -- tenth of it before, at most a day.
-        CROSS JOIN LATERAL (SELECT a.activated_at + k.rotation_interval AS interval_ends,
-                                   a.activated_at + k.originator_usage_period
+        CROSS JOIN LATERAL (SELECT a.began + k.rotation_interval AS interval_ends,
+                                   a.began + k.originator_usage_period
                                        - least(k.originator_usage_period / 10, interval '1 day') AS latest) l
         CROSS JOIN LATERAL (SELECT CASE WHEN l.interval_ends IS NOT NULL THEN greatest(l.interval_ends, now()) END AS from_then) g
         -- As rotation_time_from and rotation_time_until say, which cost more.
@@ -211,7 +218,7 @@ COMMENT ON TABLE colcrypt.kek_try IS
 
 CREATE VIEW colcrypt.kek_schedule AS
     SELECT n.keyring, n.kek_version, n.created_at,
-           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.created_at + interval '1 second') END AS next_rotation_at,
+           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.began + interval '1 second') END AS next_rotation_at,
            CASE WHEN s.is_subscriber THEN 'colcrypt.kek_version is subscribed to: its publisher rotates'
                 WHEN n.at IS NOT NULL THEN n.why END AS why,
            n.due <= now() AS overdue,
@@ -220,18 +227,19 @@ CREATE VIEW colcrypt.kek_schedule AS
             WHERE k.keyring_id = n.keyring_id AND v.kek_version < n.kek_version AND v.destroyed_at IS NULL) AS keys_left,
            t.last_error, t.tries, t.retry_at
     FROM (
-        SELECT r.keyring_id, r.name AS keyring, e.version AS kek_version, e.created_at,
+        SELECT r.keyring_id, r.name AS keyring, e.version AS kek_version, e.created_at, a.began,
                CASE WHEN e.compromised_at IS NOT NULL THEN now()
                     WHEN l.latest IS NULL THEN NULL
                     -- As for keys: the last time of day before that, unless it is over or was none.
-                    WHEN b.best > greatest(e.created_at, now()) THEN b.best
-                    ELSE least(CASE WHEN b.best > e.created_at THEN colcrypt.rotation_time_from(now()) END,
+                    WHEN b.best > greatest(a.began, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > a.began THEN colcrypt.rotation_time_from(now()) END,
                                greatest(l.latest, now())) END AS at,
                CASE WHEN e.compromised_at IS NOT NULL THEN e.compromised_at ELSE l.latest END AS due,
                CASE WHEN e.compromised_at IS NOT NULL THEN 'compromised' ELSE 'cryptoperiod' END AS why
         FROM colcrypt.keyring r
         JOIN colcrypt.kek_version e ON e.keyring_id = r.keyring_id AND e.version = r.current_version,
-        LATERAL (SELECT e.created_at + r.kek_cryptoperiod - least(r.kek_cryptoperiod / 10, interval '1 day') AS latest) l,
+        LATERAL (SELECT e.created_at + colcrypt.clock_ahead() AS began OFFSET 0) a,
+        LATERAL (SELECT a.began + r.kek_cryptoperiod - least(r.kek_cryptoperiod / 10, interval '1 day') AS latest) l,
         LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b
     ) n
     LEFT JOIN colcrypt.kek_try t USING (keyring_id),

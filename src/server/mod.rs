@@ -14,6 +14,7 @@ pub mod enclosure;
 pub mod encoding;
 pub mod failed;
 pub mod hidden;
+pub mod key_clock;
 pub mod limit;
 pub mod lwlock;
 pub mod meant;

@@ -103,6 +103,45 @@ impl<'a> Typed<'a> {
         }
     }
 
+    /// The names of types in it, each once.
+    #[must_use]
+    pub fn type_names(&self) -> Vec<&'a [u8]> {
+        let mut names = Vec::new();
+        let mut rest = self.values;
+        while let Some(((name, _), more)) = split_value(rest) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            rest = more;
+        }
+        names
+    }
+
+    /// The same values with their types called otherwise.
+    ///
+    /// # Errors
+    /// [`FormatError::TypeNameLength`], [`FormatError::OutOfMemory`].
+    pub fn renamed<'n>(
+        &self,
+        name_of: impl Fn(&'a [u8]) -> &'n [u8],
+    ) -> Result<Vec<u8>, FormatError>
+    where
+        'a: 'n,
+    {
+        let mut builder = if self.has_label() {
+            ContextBuilder::labelled(self.label)?
+        } else {
+            ContextBuilder::default()
+        };
+        let mut rest = self.values;
+        while let Some(((name, value), more)) = split_value(rest) {
+            let name = std::str::from_utf8(name_of(name));
+            builder.push(name.map_err(|_| FormatError::TypeNameLength(0))?, value)?;
+            rest = more;
+        }
+        Ok(builder.finish())
+    }
+
     /// The bytes that values of encoding 1 were sealed with, where they are not the context's own: one with char(n).
     ///
     /// # Errors
