@@ -421,6 +421,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_context_with_types_called_otherwise_is_what_they_would_have_made() {
+        let with = |names: [&str; 3], label: &[u8]| {
+            let mut builder = match label {
+                [] => ContextBuilder::default(),
+                label => ContextBuilder::labelled(label).unwrap(),
+            };
+            builder.push(names[0], Some(b"x")).unwrap();
+            builder.push(names[1], None).unwrap();
+            builder.push(names[2], Some(b"")).unwrap();
+            builder.finish()
+        };
+        for label in [&b""[..], b"t.v"] {
+            let now = with(["public.b", "int4", "public.b"], label);
+            let typed = Typed::parse(&now).unwrap();
+            assert_eq!(typed.type_names(), [&b"public.b"[..], b"int4"]);
+            let renamed = typed
+                .renamed(|name| if name == b"int4" { name } else { b"shop.a" })
+                .unwrap();
+            assert_eq!(renamed, with(["shop.a", "int4", "shop.a"], label));
+            assert!(typed.renamed(|_| b"").is_err());
+        }
+    }
+
+    #[test]
     fn a_pair_is_written_with_its_first_and_split_into_both() {
         let inner = pair(b"b", b"").expect("memory");
         let outer = pair(b"a", &inner).expect("memory");
