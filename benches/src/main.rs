@@ -146,7 +146,9 @@ fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
         }
         Part::Moving => {
             let (_cluster, mut client) = with_keys();
-            vec![reencryption(&mut client, rows, rounds)]
+            let mut results = vec![reencryption(&mut client, rows, rounds)];
+            results.extend(moving::costs(&mut client, rows));
+            results
         }
         Part::Crowds => crowds::results(),
     }
@@ -174,6 +176,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     results.extend(pgbench::ratios(&mut client, &cluster, 4 * rounds, seconds));
     results.extend(bulk::ratios(&mut client, rows / 5, rounds));
     results.push(reencryption(&mut client, rows, rounds));
+    results.extend(moving::costs(&mut client, rows));
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
     results.extend(as_written::results(&mut client, &cluster, rounds));

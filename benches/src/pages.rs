@@ -16,6 +16,7 @@ pub fn update(page: &Path, measured: &Measured) {
         ("sizes", sizes(measured)),
         ("types", by_type(measured)),
         ("application", application(measured)),
+        ("moving", moving(measured)),
         ("keys", keys(measured)),
         ("storage", storage(measured)),
         ("compression", compression(measured)),
@@ -94,6 +95,8 @@ fn rows(measured: &Measured, lines: &[(&str, &str)]) -> String {
         let value = measured.result(name);
         let value = if name.ends_with("_us") {
             format!("{value:.1} µs")
+        } else if value >= 100.0 {
+            format!("{value:.0}")
         } else {
             format!("{value:.2}")
         };
@@ -157,6 +160,32 @@ fn application(measured: &Measured) -> String {
             (
                 "part of those transactions that was left out, since the machine stood still",
                 "pgbench_p99_left_out",
+            ),
+        ],
+    )
+}
+
+fn moving(measured: &Measured) -> String {
+    rows(
+        measured,
+        &[
+            (
+                "rows a second, of rows that hold a number and a value of 16 bytes",
+                "reencrypt_small_rows_per_second",
+            ),
+            ("bytes of WAL a row", "reencrypt_small_wal_bytes_a_row"),
+            (
+                "the table's size after the job over before",
+                "reencrypt_small_table_growth",
+            ),
+            (
+                "rows a second, of rows with 1,000 bytes beside that",
+                "reencrypt_1k_rows_per_second",
+            ),
+            ("bytes of WAL a row", "reencrypt_1k_wal_bytes_a_row"),
+            (
+                "the table's size after the job over before",
+                "reencrypt_1k_table_growth",
             ),
         ],
     )
