@@ -22,8 +22,8 @@ const EACH: i64 = 20;
 /// More than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Results by name: keys rotated by the schedule a second, the same over rotations by hand, the part of a processor that
-/// all workers take while nothing is due, and statements that failed since the slab has few places.
+/// Results by name: keys rotated by the schedule a second, the same over rotations by hand, the part of a processor
+/// that all workers take while nothing is due, and statements that failed since the slab has few places.
 pub fn results() -> Vec<(String, f64)> {
     let mut results = rotations();
     results.push(("cold_keys_over_slab_failures".to_owned(), cold_keys()));

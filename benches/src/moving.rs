@@ -35,9 +35,9 @@ pub fn ratio(client: &mut Client, rows: i64, rounds: usize) -> f64 {
     median(samples)
 }
 
-/// What a job costs, for whoever plans one: rows a second of one worker without brakes, bytes of WAL a row, and the table's
-/// size after over before. Of rows that hold nothing but a small value, and of rows with a kilobyte beside it; with
-/// full-page images, after a checkpoint.
+/// What a job costs, for whoever plans one: rows a second of one worker without brakes, bytes of WAL a row, and the
+/// table's size after over before. Of rows that hold nothing but a small value, and of rows with a kilobyte beside
+/// it; with full-page images, after a checkpoint.
 pub fn costs(client: &mut Client, rows: i64) -> Vec<(String, f64)> {
     execute(client, "ALTER SYSTEM SET full_page_writes = on");
     execute(client, "SELECT pg_reload_conf()");

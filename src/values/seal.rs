@@ -1,5 +1,5 @@
-//! A plaintext's bytes to a whole value and back: nonce, AEAD, compression; and what a value that does not open is told
-//! to be. Everything here is the hot path: one AEAD call, from the caller's memory into the result's.
+//! A plaintext's bytes to a whole value and back: nonce, AEAD, compression; and what a value that does not open is
+//! told to be. Everything here is the hot path: one AEAD call, from the caller's memory into the result's.
 
 use colcrypt_core::compression::Packed;
 use colcrypt_core::context::{self, Typed};
@@ -127,8 +127,8 @@ pub fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) 
     }
 }
 
-/// With the contexts of a pair, one after the other; then with each as it was before types in it were renamed. Returns the one
-/// that opened.
+/// With the contexts of a pair, one after the other; then with each as it was before types in it were renamed.
+/// Returns the one that opened.
 #[cold]
 pub fn open_otherwise<'a>(
     permit: &Permit,

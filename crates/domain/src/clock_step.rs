@@ -1,15 +1,16 @@
 //! A server's clock that was set, told by a clock that never is; and what keys' periods and schedules go by then.
 //!
-//! Nobody can tell which time is wrong, the one before a step or the one after it. So what cannot be taken back waits for both:
+//! Nobody can tell which time is wrong, the one before a step or the one after it. So what cannot be taken back
+//! waits for both:
 //!
-//! - **Set forward**, a period ends and a schedule falls due only by both. They go on by the former time while the server runs
-//!   for a day or so, in which somebody may notice; then the new time is believed. A rotation that is late by that is
-//!   better than thousands that nobody wanted.
+//! - **Set forward**, a period ends and a schedule falls due only by both. They go on by the former time while the
+//!   server runs for a day or so, in which somebody may notice; then the new time is believed. A rotation that is
+//!   late by that is better than thousands that nobody wanted.
 //! - **Set back**, they go on by the former time for as long as the server runs: nothing is put off.
 //! - **Set right again**, all is as if the clock had never been wrong.
 
-/// So far apart may the clocks come from one look to the next, in microseconds, before it is called a step. Adjusting a
-/// clock by slowing it down or speeding it up stays far below.
+/// So far apart may the clocks come from one look to the next, in microseconds, before it is called a step.
+/// Adjusting a clock by slowing it down or speeding it up stays far below.
 const TOLERANCE: i64 = 5_000_000;
 
 /// What one look told.

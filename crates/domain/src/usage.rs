@@ -1,8 +1,8 @@
 //! How often each key version encrypts, as the processes of a server count it together.
 //!
-//! A process reserves encryptions before it does them, and says later how many it did. What was flushed to the catalog,
-//! what was used since and what is reserved never fall short of the truth in sum, so that no version goes beyond its
-//! limit, whoever asks at the same time. What a crash loses is bounded, and the limits leave room for it.
+//! A process reserves encryptions before it does them, and says later how many it did. What was flushed to the
+//! catalog, what was used since and what is reserved never fall short of the truth in sum, so that no version goes
+//! beyond its limit, whoever asks at the same time. What a crash loses is bounded, and the limits leave room for it.
 //!
 //! All of it is plain data that may lie in shared memory, where all zeros is nothing yet.
 
@@ -118,8 +118,8 @@ impl Count {
 
 /// When versions were last forgotten, to make room for others.
 ///
-/// Who learns a total reads it before he has the table to himself. Meanwhile others may have counted, flushed and forgotten
-/// the version: then what was read falls short, and nothing in the table says so.
+/// Who learns a total reads it before he has the table to himself. Meanwhile others may have counted, flushed and
+/// forgotten the version: then what was read falls short, and nothing in the table says so.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Forgotten {

@@ -214,8 +214,8 @@ fn scheduled(client: &mut Client) {
     client.run("UPDATE kek_version SET destroy_at = now() + interval '12 hours' WHERE version = 1");
 }
 
-/// Waits for a record that the clock was set, which the keeper writes before it looks at schedules; then for a keeper that
-/// began after that.
+/// Waits for a record that the clock was set, which the keeper writes before it looks at schedules; then for a
+/// keeper that began after that.
 fn wait_for_step(client: &mut Client, said: &str) {
     let told = format!(
         "SELECT count(*) > 0 FROM audit_log WHERE event = 'clock_set' AND detail ~ '{said}'"
@@ -227,7 +227,8 @@ fn wait_for_step(client: &mut Client, said: &str) {
     });
 }
 
-/// What is irrevocable waits until the new time is believed: no period ends, and no key is rotated. What comes then does so.
+/// What is irrevocable waits until the new time is believed: no period ends, and no key is rotated. What comes then
+/// does so.
 #[test]
 fn a_clock_set_forward_ends_no_period_and_rotates_nothing_before_it_is_believed() {
     let scene = Scene::new(&["colcrypt.naptime = '1s'"]);
@@ -280,8 +281,8 @@ fn a_clock_set_forward_ends_no_period_and_rotates_nothing_before_it_is_believed(
     assert_eq!(client.one("SELECT clock_ahead()"), "00:00:00");
 }
 
-/// Whoever sets the clock back by days puts no rotation off, and no end of a period: not of what was active before, nor of
-/// what became active since.
+/// Whoever sets the clock back by days puts no rotation off, and no end of a period: not of what was active before,
+/// nor of what became active since.
 #[test]
 fn a_clock_set_back_puts_no_rotation_off() {
     let scene = Scene::new(&["colcrypt.naptime = '1s'"]);

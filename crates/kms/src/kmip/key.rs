@@ -50,8 +50,8 @@ impl<'a> KeyName<'a> {
     }
 }
 
-/// Whether it is of a sound length and a line that shows as it is: it goes into requests, the catalog and messages, which a
-/// server or whoever writes to the catalog could otherwise break in two or have read as something else.
+/// Whether it is of a sound length and a line that shows as it is: it goes into requests, the catalog and messages,
+/// which a server or whoever writes to the catalog could otherwise break in two or have read as something else.
 fn is_text(name: &str) -> bool {
     let is_hidden = |c: char| {
         let format = [

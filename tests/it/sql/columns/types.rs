@@ -116,8 +116,8 @@ fn a_type_that_moves_with_something_else_is_the_same_type() {
     assert_eq!(db.client.one(read), "\"a\"=>\"1\"");
 }
 
-/// A context names the types of its values, too: what was bound to a row before a type was renamed is bound to that row, and a
-/// rotation binds it to the row as it is called then.
+/// A context names the types of its values, too: what was bound to a row before a type was renamed is bound to that
+/// row, and a rotation binds it to the row as it is called then.
 #[test]
 fn a_context_of_a_renamed_type_is_the_same_context() {
     let mut db = db();
