@@ -310,44 +310,76 @@ REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;
 COMMENT ON TABLE colcrypt.destruction_wait IS
     'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database starts anew';
 
--- A subscriber makes no key version by itself.
+-- A clock that is set moves no schedule.
+CREATE FUNCTION colcrypt.clock_ahead() RETURNS interval
+    AS 'MODULE_PATHNAME', 'colcrypt_clock_ahead' LANGUAGE c VOLATILE PARALLEL SAFE;
+REVOKE ALL ON FUNCTION colcrypt.clock_ahead() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION colcrypt.clock_ahead() TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.clock_ahead() IS
+    'how far the server''s clock was set ahead of the time by which keys'' periods and schedules go on, behind below zero; 0 unless it was set';
+
+-- A subscriber makes no key version by itself; times of day are computed once.
+-- The days around a moment on which the window for rotations opens and closes. Without settings of its own, it becomes part
+-- of the query that asks; its body was bound to the server's functions when it was made.
+CREATE OR REPLACE FUNCTION colcrypt.rotation_windows(around timestamptz, OUT opens timestamptz, OUT closes timestamptz)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT w.opens, w.opens + CASE WHEN t.until > t.at THEN t.until - t.at ELSE t.until - t.at + interval '24 hours' END
+        FROM (SELECT split_part(s, '-', 1)::time AS at,
+                     coalesce(nullif(split_part(s, '-', 2), '')::time, split_part(s, '-', 1)::time + interval '1 hour') AS until
+              FROM trim(current_setting('colcrypt.rotation_time')) s WHERE s <> '') t,
+             generate_series(-1, 1) d,
+             LATERAL (SELECT ((around AT TIME ZONE current_setting('log_timezone'))::date + d + t.at)
+                             AT TIME ZONE current_setting('log_timezone') AS opens) w;
+    END;
 CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
-    SELECT n.key, n.version, n.activated_at, n.next_rotation_at, n.why,
-           n.due_at <= now() AS overdue,
+    -- Once, not once a key.
+    WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()),
+    once AS MATERIALIZED (
+        SELECT colcrypt.rotation_time_from(now()) AS opens, colcrypt.clock_ahead() AS ahead,
+               least(current_setting('colcrypt.usage_rotate')::int, current_setting('colcrypt.usage_refuse')::int) AS percent,
+               -- Where keys come from another server, that one makes their versions: two would make two of one number.
+               EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                       WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber)
+    SELECT n.key, n.version, n.activated_at,
+           -- By the server's clock as it is set. Whatever is asked, never more often than once a second.
+           CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND NOT n.is_subscriber
+                THEN greatest(least(n.by_interval, n.by_period, n.by_use), n.began + interval '1 second') END AS next_rotation_at,
+           CASE WHEN n.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
+                ELSE CASE least(n.by_interval, n.by_period, n.by_use)
+                     WHEN n.by_use THEN 'usage limit' WHEN n.by_interval THEN 'rotation interval'
+                     WHEN n.by_period THEN 'originator-usage period' END END AS why,
+           least(n.interval_ends, n.latest, n.by_use) <= now() AS overdue,
            t.last_error, t.tries, t.retry_at
     FROM (
-        SELECT k.key_id, k.name AS key, k.current_version AS version, a.activated_at,
-               -- Whatever is asked, never more often than once a second.
-               CASE WHEN least(r.at, p.at, u.at) IS NOT NULL AND NOT s.is_subscriber
-                    THEN greatest(least(r.at, p.at, u.at), a.activated_at + interval '1 second') END AS next_rotation_at,
-               least(r.due, p.due, u.at) AS due_at,
-               CASE WHEN s.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
-                    ELSE CASE least(r.at, p.at, u.at) WHEN u.at THEN 'usage limit' WHEN r.at THEN 'rotation interval'
-                                                      WHEN p.at THEN 'originator-usage period' END END AS why
-        FROM colcrypt.key k
+        SELECT k.key_id, k.name AS key, k.current_version AS version, coalesce(v.activated_at, v.created_at) AS activated_at,
+               s.is_subscriber, a.began, l.interval_ends, l.latest,
+               r.at AS by_interval,
+               -- The last time of day before that, unless it is over or was none; the period outranks the time of day.
+               CASE WHEN l.latest IS NULL THEN NULL
+                    WHEN b.best > greatest(a.began, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > a.began THEN s.opens END, greatest(l.latest, now())) END AS by_period,
+               CASE WHEN coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0)
+                         >= floor(least(colcrypt.suite_bound(k.suite), k.usage_bound)::numeric * s.percent / 100)
+                    THEN now() END AS by_use
+        FROM once s CROSS JOIN colcrypt.key k
         JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
-        JOIN colcrypt.key_usage c ON c.key = k.name AND c.version = k.current_version,
-        LATERAL (SELECT coalesce(v.activated_at, v.created_at) AS activated_at) a,
-        -- An interval that is over waits for the next time of day.
-        LATERAL (SELECT colcrypt.rotation_time_from(greatest(a.activated_at + k.rotation_interval, now())) AS at,
-                        a.activated_at + k.rotation_interval AS due
-                 WHERE k.rotation_interval IS NOT NULL
-                 UNION ALL SELECT NULL, NULL WHERE k.rotation_interval IS NULL) r,
-        -- A version must be relieved before its period ends: a tenth of it before, at most a day.
-        LATERAL (SELECT a.activated_at + k.originator_usage_period
-                        - least(k.originator_usage_period / 10, interval '1 day') AS latest) l,
-        LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b,
-        LATERAL (SELECT l.latest AS due,
-                        -- The last time of day before that, unless it is over or was none; the period
-                        -- outranks the time of day.
-                        CASE WHEN l.latest IS NULL THEN NULL
-                             WHEN b.best > greatest(a.activated_at, now()) THEN b.best
-                             ELSE least(CASE WHEN b.best > a.activated_at THEN colcrypt.rotation_time_from(now()) END,
-                                        greatest(l.latest, now())) END AS at) p,
-        LATERAL (SELECT CASE WHEN c.state IN ('rotate', 'refuse') THEN now() END AS at) u,
-        -- Where keys come from another server, that one makes their versions: two would make two of one number.
-        (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                        WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber) s
+        LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version
+        LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version
+        CROSS JOIN LATERAL (SELECT coalesce(v.activated_at, v.created_at) + s.ahead AS began) a
+        -- An interval that is over waits for the next time of day. A version must be relieved before its period ends: a
+        -- tenth of it before, at most a day.
+        CROSS JOIN LATERAL (SELECT a.began + k.rotation_interval AS interval_ends,
+                                   a.began + k.originator_usage_period
+                                       - least(k.originator_usage_period / 10, interval '1 day') AS latest) l
+        CROSS JOIN LATERAL (SELECT CASE WHEN l.interval_ends IS NOT NULL THEN greatest(l.interval_ends, now()) END AS from_then) g
+        -- As rotation_time_from and rotation_time_until say, which cost more.
+        CROSS JOIN LATERAL (SELECT coalesce(min(greatest(w.opens, g.from_then)), g.from_then) AS at
+                            FROM colcrypt.rotation_windows(g.from_then) w WHERE w.closes > g.from_then) r
+        CROSS JOIN LATERAL (SELECT coalesce(max(CASE WHEN w.closes > l.latest THEN l.latest ELSE w.opens END), l.latest) AS best
+                            FROM colcrypt.rotation_windows(l.latest) w WHERE w.opens <= l.latest) b
+        OFFSET 0
     ) n
     LEFT JOIN colcrypt.rotation_try t USING (key_id);
 
@@ -430,7 +462,7 @@ COMMENT ON TABLE colcrypt.kek_try IS
 
 CREATE VIEW colcrypt.kek_schedule AS
     SELECT n.keyring, n.kek_version, n.created_at,
-           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.created_at + interval '1 second') END AS next_rotation_at,
+           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.began + interval '1 second') END AS next_rotation_at,
            CASE WHEN s.is_subscriber THEN 'colcrypt.kek_version is subscribed to: its publisher rotates'
                 WHEN n.at IS NOT NULL THEN n.why END AS why,
            n.due <= now() AS overdue,
@@ -439,18 +471,19 @@ CREATE VIEW colcrypt.kek_schedule AS
             WHERE k.keyring_id = n.keyring_id AND v.kek_version < n.kek_version AND v.destroyed_at IS NULL) AS keys_left,
            t.last_error, t.tries, t.retry_at
     FROM (
-        SELECT r.keyring_id, r.name AS keyring, e.version AS kek_version, e.created_at,
+        SELECT r.keyring_id, r.name AS keyring, e.version AS kek_version, e.created_at, a.began,
                CASE WHEN e.compromised_at IS NOT NULL THEN now()
                     WHEN l.latest IS NULL THEN NULL
                     -- As for keys: the last time of day before that, unless it is over or was none.
-                    WHEN b.best > greatest(e.created_at, now()) THEN b.best
-                    ELSE least(CASE WHEN b.best > e.created_at THEN colcrypt.rotation_time_from(now()) END,
+                    WHEN b.best > greatest(a.began, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > a.began THEN colcrypt.rotation_time_from(now()) END,
                                greatest(l.latest, now())) END AS at,
                CASE WHEN e.compromised_at IS NOT NULL THEN e.compromised_at ELSE l.latest END AS due,
                CASE WHEN e.compromised_at IS NOT NULL THEN 'compromised' ELSE 'cryptoperiod' END AS why
         FROM colcrypt.keyring r
         JOIN colcrypt.kek_version e ON e.keyring_id = r.keyring_id AND e.version = r.current_version,
-        LATERAL (SELECT e.created_at + r.kek_cryptoperiod - least(r.kek_cryptoperiod / 10, interval '1 day') AS latest) l,
+        LATERAL (SELECT e.created_at + colcrypt.clock_ahead() AS began OFFSET 0) a,
+        LATERAL (SELECT a.began + r.kek_cryptoperiod - least(r.kek_cryptoperiod / 10, interval '1 day') AS latest) l,
         LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b
     ) n
     LEFT JOIN colcrypt.kek_try t USING (keyring_id),

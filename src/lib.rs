@@ -92,6 +92,7 @@ unsafe extern "C-unwind" fn shmem_request() {
             previous();
         }
     }
+    server::key_clock::request();
     jobs::wake::request();
     slab::layout::request();
     broker::shared::request();
@@ -107,6 +108,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
             previous();
         }
     }
+    server::key_clock::startup();
     jobs::wake::startup();
     slab::startup();
     broker::shared::startup();

@@ -89,6 +89,9 @@ integers! {
     pub NAPTIME: c"colcrypt.naptime" = 60, 1 to 86_400, GucFlags::UNIT_S, Sighup,
         c"Pause between looks for maintenance work in every database.",
         c"rotate_key wakes the worker at once.";
+    pub CLOCK_PATIENCE: c"colcrypt.clock_patience" = 86_400, 1 to 31_536_000, GucFlags::UNIT_S, Sighup,
+        c"How long keys' periods and schedules go on by the former time after the server's clock was set forward.",
+        c"Time that the server runs. Whoever sets a wrong clock right meanwhile finds nothing rotated or ended early.";
     pub OWNER_CODE_TIMEOUT: c"colcrypt.owner_code_timeout" = 60_000, 0 to i32::MAX, GucFlags::UNIT_MS, Sighup,
         c"Longest time that a statement of a job may take on a table, in which code of the table's owner runs.",
         c"A CHECK, trigger, index or context expression that takes longer puts its job off; the fifth time in a row the job fails. 0 is without a limit.";

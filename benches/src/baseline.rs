@@ -14,6 +14,7 @@ fn is_better_large(name: &str) -> bool {
         "pgbench_select_vs_plain",
         "pgbench_mixed_vs_plain",
         "reencrypt_vs_update",
+        "rotations_due_vs_by_hand",
     ]
     .contains(&name)
 }
@@ -27,7 +28,7 @@ fn is_ratio(name: &str) -> bool {
         "pgbench_select_function_vs_plain",
         "select_function_vs_plain",
     ];
-    let is_time = ["_ms", "_us", "_ns"]
+    let is_time = ["_ms", "_us", "_ns", "_per_second", "_processor"]
         .iter()
         .any(|unit| name.ends_with(unit));
     !is_time && !others.contains(&name)

@@ -7,6 +7,7 @@ mod as_written;
 mod baseline;
 mod bulk;
 mod cases;
+mod crowds;
 mod floor;
 mod keys;
 mod latency;
@@ -60,6 +61,8 @@ enum Part {
     AsWritten,
     /// Re-encryption beside a plain UPDATE
     Moving,
+    /// Thousands of keys that fall due at once, and more cold ones than the slab has places
+    Crowds,
 }
 
 /// Everything that was measured.
@@ -130,12 +133,24 @@ fn main() -> ExitCode {
 
 fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
     let (rows, rounds) = (arguments.rows, arguments.rounds);
-    let cluster = cluster();
-    let mut client = cluster.create_database("bench");
-    cases::make_keys(&mut client, &cluster);
+    let with_keys = || {
+        let cluster = cluster();
+        let mut client = cluster.create_database("bench");
+        cases::make_keys(&mut client, &cluster);
+        (cluster, client)
+    };
     match part {
-        Part::AsWritten => as_written::results(&mut client, &cluster, rounds),
-        Part::Moving => vec![reencryption(&mut client, rows, rounds)],
+        Part::AsWritten => {
+            let (cluster, mut client) = with_keys();
+            as_written::results(&mut client, &cluster, rounds)
+        }
+        Part::Moving => {
+            let (_cluster, mut client) = with_keys();
+            let mut results = vec![reencryption(&mut client, rows, rounds)];
+            results.extend(moving::costs(&mut client, rows));
+            results
+        }
+        Part::Crowds => crowds::results(),
     }
 }
 
@@ -161,6 +176,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     results.extend(pgbench::ratios(&mut client, &cluster, 4 * rounds, seconds));
     results.extend(bulk::ratios(&mut client, rows / 5, rounds));
     results.push(reencryption(&mut client, rows, rounds));
+    results.extend(moving::costs(&mut client, rows));
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
     results.extend(as_written::results(&mut client, &cluster, rounds));
@@ -174,6 +190,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     drop(client);
     drop(cluster);
     results.extend(keys::crowded(rounds));
+    results.extend(crowds::results());
     Measured {
         costs,
         floor: floor::measure(),

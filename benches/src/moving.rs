@@ -6,7 +6,7 @@ use colcrypt_tests::process::wait_for;
 use postgres::Client;
 
 use crate::cases::execute;
-use crate::{count, median};
+use crate::{as_float, count, median};
 
 /// Blocks a batch, of both: what a worker left to itself comes to.
 pub const BATCH_BLOCKS: i64 = 512;
@@ -25,7 +25,7 @@ pub fn ratio(client: &mut Client, rows: i64, rounds: usize) -> f64 {
         fill(client, rows);
         let plain = update(client);
         fill(client, rows);
-        let moved = job(client);
+        let moved = job(client, "moving");
         eprintln!(
             "re-encryption, round {} of {rounds}: UPDATE {plain:.2?}, job {moved:.2?}",
             round + 1
@@ -33,6 +33,57 @@ pub fn ratio(client: &mut Client, rows: i64, rounds: usize) -> f64 {
         samples.push(plain.as_secs_f64() / moved.as_secs_f64());
     }
     median(samples)
+}
+
+/// What a job costs, for whoever plans one: rows a second of one worker without brakes, bytes of WAL a row, and the
+/// table's size after over before. Of rows that hold nothing but a small value, and of rows with a kilobyte beside
+/// it; with full-page images, after a checkpoint.
+pub fn costs(client: &mut Client, rows: i64) -> Vec<(String, f64)> {
+    execute(client, "ALTER SYSTEM SET full_page_writes = on");
+    execute(client, "SELECT pg_reload_conf()");
+    let results = [("small", 0, rows), ("1k", 1000, rows / 8)]
+        .into_iter()
+        .flat_map(|(name, beside, rows)| costs_of(client, name, beside, rows))
+        .collect();
+    execute(client, "ALTER SYSTEM RESET full_page_writes");
+    execute(client, "SELECT pg_reload_conf()");
+    results
+}
+
+fn costs_of(client: &mut Client, name: &str, beside: i64, rows: i64) -> [(String, f64); 3] {
+    eprintln!("re-encryption of {rows} rows with {beside} bytes beside the value…");
+    execute(
+        client,
+        &format!(
+            "SELECT colcrypt.create_key('cost {name}', 'bench');
+             CREATE TABLE cost (id bigint, beside text, c colcrypt.ciphertext);
+             SELECT colcrypt.register_column('cost', 'c', 'cost {name}', context => 'none');
+             INSERT INTO cost SELECT n, repeat('x', {beside}), colcrypt.encrypt_col(left(md5(n::text), 16), 'cost {name}')
+             FROM generate_series(1, {rows}::bigint) n"
+        ),
+    );
+    execute(client, "VACUUM (FREEZE, ANALYZE) cost");
+    execute(client, "CHECKPOINT");
+    let size = "SELECT pg_relation_size('cost')";
+    let before = as_float(count(client, size) / 1024);
+    let took = job(client, &format!("cost {name}"));
+    let after = as_float(count(client, size) / 1024);
+    let wal = count(
+        client,
+        "SELECT wal_bytes::bigint FROM colcrypt.job_progress ORDER BY job_id DESC LIMIT 1",
+    );
+    execute(client, "DROP TABLE cost");
+    [
+        (
+            format!("reencrypt_{name}_rows_per_second"),
+            as_float(rows) / took.as_secs_f64(),
+        ),
+        (
+            format!("reencrypt_{name}_wal_bytes_a_row"),
+            wal as f64 / as_float(rows),
+        ),
+        (format!("reencrypt_{name}_table_growth"), after / before),
+    ]
 }
 
 fn fill(client: &mut Client, rows: i64) {
@@ -70,8 +121,8 @@ fn update(client: &mut Client) -> Duration {
 
 /// From the job's start to the last row moved: not the worker's own start, nor the wait for old transactions and the
 /// count afterwards.
-fn job(client: &mut Client) -> Duration {
-    execute(client, "SELECT colcrypt.rotate_key('moving')");
+fn job(client: &mut Client, key: &str) -> Duration {
+    execute(client, &format!("SELECT colcrypt.rotate_key('{key}')"));
     let moved = "SELECT (extract(epoch FROM clock_timestamp() - started_at) * 1e6)::bigint FROM colcrypt.job_progress
                  WHERE job_id = (SELECT max(job_id) FROM colcrypt.job) AND phase NOT IN ('queued', 'moving')";
     let elapsed = loop {

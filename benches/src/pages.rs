@@ -16,6 +16,7 @@ pub fn update(page: &Path, measured: &Measured) {
         ("sizes", sizes(measured)),
         ("types", by_type(measured)),
         ("application", application(measured)),
+        ("moving", moving(measured)),
         ("keys", keys(measured)),
         ("storage", storage(measured)),
         ("compression", compression(measured)),
@@ -94,6 +95,8 @@ fn rows(measured: &Measured, lines: &[(&str, &str)]) -> String {
         let value = measured.result(name);
         let value = if name.ends_with("_us") {
             format!("{value:.1} µs")
+        } else if value >= 100.0 {
+            format!("{value:.0}")
         } else {
             format!("{value:.2}")
         };
@@ -162,6 +165,32 @@ fn application(measured: &Measured) -> String {
     )
 }
 
+fn moving(measured: &Measured) -> String {
+    rows(
+        measured,
+        &[
+            (
+                "rows a second, of rows that hold a number and a value of 16 bytes",
+                "reencrypt_small_rows_per_second",
+            ),
+            ("bytes of WAL a row", "reencrypt_small_wal_bytes_a_row"),
+            (
+                "the table's size after the job over before",
+                "reencrypt_small_table_growth",
+            ),
+            (
+                "rows a second, of rows with 1,000 bytes beside that",
+                "reencrypt_1k_rows_per_second",
+            ),
+            ("bytes of WAL a row", "reencrypt_1k_wal_bytes_a_row"),
+            (
+                "the table's size after the job over before",
+                "reencrypt_1k_table_growth",
+            ),
+        ],
+    )
+}
+
 fn keys(measured: &Measured) -> String {
     rows(
         measured,
@@ -199,6 +228,22 @@ fn keys(measured: &Measured) -> String {
             (
                 "a value, 10,000 keys one after the other, places for 1,000",
                 "runs_of_10000_keys_crowded_us",
+            ),
+            (
+                "5,000 keys that fall due at once, each rotation flushed to disk: keys a second (at least 100)",
+                "rotations_due_per_second",
+            ),
+            (
+                "the same, against `rotate_key` of one after the other by a client",
+                "rotations_due_vs_by_hand",
+            ),
+            (
+                "part of a processor that the keeper takes while none of 5,000 keys is due, with `naptime` at one second",
+                "rotations_idle_processor",
+            ),
+            (
+                "100 sessions ask for 2,000 cold keys, places for 64: statements that fail (none)",
+                "cold_keys_over_slab_failures",
             ),
         ],
     )

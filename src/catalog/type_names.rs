@@ -41,6 +41,23 @@ pub fn is_former(name: &str, type_oid: pg_sys::Oid) -> Result<bool> {
     Ok(found)
 }
 
+/// What the type that is called so now was called before.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn formers(name: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    if let Some(of) = types::named(name) {
+        each(TABLE, INDEX, &[], |row| {
+            if row.get::<pg_sys::Oid>("type")? == of {
+                names.push(row.get::<String>("name")?);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(names)
+}
+
 /// What a type is called now that was once called so, where it is one and no other type has the name.
 pub fn current(name: &str) -> Option<String> {
     let mut types = Vec::new();

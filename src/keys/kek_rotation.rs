@@ -24,7 +24,7 @@ use crate::keys::{kek as answers, keyring, providers};
 use crate::rights;
 use crate::server::call::Call;
 use crate::server::varlena::varlena_from;
-use crate::server::{clock, report, spi};
+use crate::server::{clock, key_clock, report, spi};
 
 /// Locks the keyring against other changes of its key encryption key and its root keys, and these against changes of
 /// their providers; reads it as it is then.
@@ -59,12 +59,13 @@ pub fn rotate(keyring: KeyringId, reason: Option<&str>) -> Result<KeyVersion> {
     };
     let (made, kcv) = make(&keyring, &copies, id)?;
     spi::execute(
-        "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv, reason) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv, reason, created_at) VALUES ($1, $2, $3, $4, $5)",
         &[
             uuid(keyring.id).into(),
             version.int().into(),
             kcv.into(),
             reason.map(str::to_owned).into(),
+            key_clock::now().into(),
         ],
     )?;
     for (copy, made) in copies.iter().zip(made) {

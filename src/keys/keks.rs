@@ -21,7 +21,7 @@ use crate::catalog::read::{self, Keyring};
 use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, Result};
 use crate::keys::{kek, wipe};
-use crate::server::spi;
+use crate::server::{key_clock, spi};
 use crate::settings;
 
 /// A version of a key encryption key that something is to be done for.
@@ -113,7 +113,9 @@ pub fn to_empty(may_be_tried: &str) -> Result<Vec<Former>> {
 /// # Errors
 /// Of SPI.
 pub fn to_destroy() -> Result<Vec<Former>> {
-    formers("e.emptied_at IS NOT NULL AND e.destroy_at <= clock_timestamp()")
+    formers(
+        "e.emptied_at IS NOT NULL AND e.destroy_at <= clock_timestamp() - colcrypt.clock_ahead()",
+    )
 }
 
 /// Wraps some keys that are under a former version by the current one.
@@ -246,13 +248,13 @@ fn empty(former: &Former, keyring: &Keyring) -> Result<Done> {
     }
     let [id, version] = former.arguments();
     spi::execute(
-        "UPDATE colcrypt.kek_version SET emptied_at = clock_timestamp(), \
-            destroy_at = clock_timestamp() + $3 * interval '1 second' \
+        "UPDATE colcrypt.kek_version SET emptied_at = $4, destroy_at = $4 + $3 * interval '1 second' \
          WHERE keyring_id = $1 AND version = $2",
         &[
             id,
             version,
             f64::from(settings::DESTRUCTION_WINDOW.get()).into(),
+            key_clock::now().into(),
         ],
     )?;
     wipe::under_kek_at_commit(former.id());

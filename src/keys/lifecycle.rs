@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::jobs::wake;
 use crate::keys::{version, window, wipe};
 use crate::rows::{exposure, holders};
-use crate::server::{clock, roles, spi};
+use crate::server::{clock, key_clock, roles, spi};
 use crate::settings;
 
 /// A verb with its arguments.
@@ -77,9 +77,9 @@ fn set_standing(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> R
     spi::execute(
         "UPDATE colcrypt.key_version SET state = $3, former_state = $4, \
             state_changed_at = clock_timestamp(), state_changed_by = $5, state_reason = $6, \
-            activated_at = CASE WHEN $3 = 'active' THEN coalesce(activated_at, clock_timestamp()) ELSE activated_at END, \
+            activated_at = CASE WHEN $3 = 'active' THEN coalesce(activated_at, $8) ELSE activated_at END, \
             deactivated_at = CASE WHEN activated_at IS NOT NULL AND $3 NOT IN ('active', 'suspended') \
-                             THEN coalesce(deactivated_at, clock_timestamp()) ELSE deactivated_at END, \
+                             THEN coalesce(deactivated_at, $8) ELSE deactivated_at END, \
             compromised_at = CASE WHEN $7 THEN coalesce(compromised_at, clock_timestamp()) END, \
             destroy_at = CASE WHEN $3 = 'destruction scheduled' THEN destroy_at END \
          WHERE key_id = $1 AND version = $2",
@@ -91,6 +91,7 @@ fn set_standing(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> R
             actor().into(),
             reason.map(str::to_owned).into(),
             after.compromised.into(),
+            key_clock::now().into(),
         ],
     )?;
     if !after.state.may_decrypt() {

@@ -18,7 +18,7 @@ use crate::keys::roots::{Rewrapped, add_copy};
 use crate::keys::{approval, keyring_grants, names, providers, version};
 use crate::rights;
 use crate::server::call::Call;
-use crate::server::{report, spi};
+use crate::server::{key_clock, report, spi};
 
 pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
@@ -73,8 +73,12 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
         ],
     )?;
     spi::execute(
-        "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv) VALUES ($1, 1, $2)",
-        &[keyring_id.into(), kcv.to_string().into()],
+        "INSERT INTO colcrypt.kek_version (keyring_id, version, kcv, created_at) VALUES ($1, 1, $2, $3)",
+        &[
+            keyring_id.into(),
+            kcv.to_string().into(),
+            key_clock::now().into(),
+        ],
     )?;
     let wrapped = Rewrapped {
         root_key,

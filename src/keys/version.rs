@@ -10,7 +10,7 @@ use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::keys::kek;
 use crate::rights;
-use crate::server::spi;
+use crate::server::{key_clock, spi};
 
 /// Locks the key against other verbs and rotations, and reads it as it is then.
 ///
@@ -65,7 +65,7 @@ pub fn new_version(keyring: KeyringId, id: VersionId, suite: Suite) -> Result<Ne
 pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Result<()> {
     spi::execute(
         "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv) \
-         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN now() END, $4, $4, $5, $6)",
+         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN $7 END, $4, $4, $5, $6)",
         &[
             id.key.bigint().into(),
             id.version.int().into(),
@@ -73,6 +73,7 @@ pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Resul
             row.kek_version.int().into(),
             row.wrapped.clone().into(),
             row.kcv.clone().into(),
+            key_clock::now().into(),
         ],
     )?;
     Ok(())

@@ -2,8 +2,9 @@
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
 //! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`), transactions
-//! (`txn`, `limit`), relations held under a lock, read and written without SQL (`relation`, `scan`, `rewrite`, `prune`),
-//! locks, and what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`, `memory`).
+//! (`txn`, `limit`), relations held under a lock, read and written without SQL (`relation`, `scan`, `rewrite`,
+//! `prune`), locks, and what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`,
+//! `memory`).
 
 pub mod analyzed;
 pub mod breath;
@@ -14,6 +15,7 @@ pub mod enclosure;
 pub mod encoding;
 pub mod failed;
 pub mod hidden;
+pub mod key_clock;
 pub mod limit;
 pub mod lwlock;
 pub mod meant;

@@ -106,8 +106,9 @@ impl Rewriter {
     /// # Safety
     /// As [`write`](Self::write).
     unsafe fn write_here(&mut self, row: &Row, changed: &[(i16, pg_sys::Datum)]) -> bool {
-        // SAFETY: both slots have the table's description, so their arrays are as long; the scan's keeps its page pinned
-        // while the values are copied into the new tuple. The server reads the row's address and checks what is there.
+        // SAFETY: both slots have the table's description, so their arrays are as long; the scan's keeps its page
+        // pinned while the values are copied into the new tuple. The server reads the row's address and checks what is
+        // there.
         unsafe {
             let (from, to) = (row.slot(), self.slot);
             pg_sys::slot_getallattrs(from);

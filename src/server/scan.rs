@@ -64,8 +64,8 @@ impl Row {
     /// A column's value, `None` for NULL.
     pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the slot of a scan that is under way; what it has taken apart lies in its arrays, and the server checks
-        // any other number against its description.
+        // SAFETY: the slot of a scan that is under way; what it has taken apart lies in its arrays, and the server
+        // checks any other number against its description.
         let datum = unsafe {
             if number > 0 && number <= (*self.0).tts_nvalid {
                 let at = number as usize - 1;

@@ -81,17 +81,23 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
 
 /// Whether there is a type that SQL writes so now: a qualified name, quoted where needed.
 pub fn is_type(name: &str) -> bool {
+    named(name).is_some()
+}
+
+/// The type that SQL writes so now.
+pub fn named(name: &str) -> Option<pg_sys::Oid> {
     let name = pgrx::IntoDatum::into_datum(name);
     pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
         // SAFETY: the server's own to_regtype, of a text. It answers NULL for a name that is none, and may raise for
         // one that is malformed, which a value's header may hold.
-        unsafe { pgrx::direct_function_call_as_datum(pg_sys::to_regtype, &[name]).is_some() }
+        let found = unsafe { pgrx::direct_function_call_as_datum(pg_sys::to_regtype, &[name]) };
+        found.map(|found| pg_sys::Oid::from(found.value() as u32))
     }))
     .catch_others(|error| {
         if crate::server::report::may_be_shown(&error) {
             error.rethrow()
         } else {
-            false
+            None
         }
     })
     .execute()

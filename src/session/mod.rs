@@ -30,7 +30,7 @@ use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Privilege, Result};
 use crate::rights;
 use crate::server::hidden::{self, Hold};
-use crate::server::{clock, process, roles};
+use crate::server::{clock, key_clock, process, roles};
 use crate::slab::table::{self, Found};
 use crate::usage::{self, Counter};
 
@@ -281,19 +281,17 @@ fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> R
     }
     // Re-encryption is not asked this: it is the way out.
     let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
-    within(row.decrypts_until, key, version, privilege)?;
+    let until = by_wall_clock(row.decrypts_until);
+    within(until, key, version, privilege)?;
     let permit = unchecked(epoch, key, version, privilege)?;
-    Ok(Permit {
-        until: row.decrypts_until,
-        ..permit
-    })
+    Ok(Permit { until, ..permit })
 }
 
 fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
     let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
     check_state(key, &row, privilege)?;
     let until = match privilege {
-        Privilege::Encrypt => row.encrypts_until,
+        Privilege::Encrypt => by_wall_clock(row.encrypts_until),
         Privilege::Decrypt | Privilege::Manage => None,
     };
     within(until, key, version, privilege)?;
@@ -351,6 +349,11 @@ pub fn slot_key(row: &KeyVersionRow) -> SlotKey {
         version: row.id.version.number(),
         kcv: row.kcv.0,
     }
+}
+
+/// A cryptoperiod's end, told by the keys' clock, as the wall clock is set now.
+fn by_wall_clock(end: Option<i64>) -> Option<i64> {
+    Some(end?.saturating_add(key_clock::ahead()))
 }
 
 /// Refuses what a cryptoperiod has ended, as of the statement's start.

@@ -2,11 +2,13 @@
 //! other: while a flush commits in between, a count may be missing from what is shown, for that moment.
 
 use colcrypt_core::Suite;
-use pgrx::pg_sys;
+use pgrx::datum::Interval;
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::clock::Timestamp;
+use crate::server::key_clock;
 use crate::server::record::{Record, return_set};
 use crate::sql::entry::sql_functions;
 use crate::usage::shared;
@@ -54,8 +56,14 @@ fn suite_bound(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(suite.bound()))
 }
 
+fn clock_ahead(_call: Call) -> Result<pg_sys::Datum> {
+    let ahead = Interval::from_micros(key_clock::ahead());
+    Ok(ahead.into_datum().expect("an interval has a datum"))
+}
+
 sql_functions! {
     Harmless {
+        clock_ahead => clock_ahead;
         suite_bound => suite_bound;
         unflushed_uses => unflushed_uses;
         unflushed_versions => unflushed_versions;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{KeyId, VersionId};
-use colcrypt_domain::usage::{Count, Done, Reserved, Wanted};
+use colcrypt_domain::usage::{Count, Done, Forgotten, Reserved, Wanted};
 use colcrypt_domain::usage_file::{Kept, UseLine, VersionLine};
 use pgrx::pg_sys;
 
@@ -81,6 +81,7 @@ struct Use {
 struct Header {
     lock: *mut pg_sys::LWLock,
     wanted: Cell<Wanted>,
+    forgotten: Cell<Forgotten>,
 }
 
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
@@ -111,6 +112,7 @@ pub fn startup() {
         header.write(Header {
             lock: shmem::lock(TRANCHE),
             wanted: Cell::new(Wanted::default()),
+            forgotten: Cell::new(Forgotten::default()),
         });
         let table = |name: &CStr, key: usize, entry: usize, entries: i64| {
             let mut control = pg_sys::HASHCTL {
@@ -207,6 +209,9 @@ impl Tables {
                 search::<_, Version>(self.versions, id, pg_sys::HASHACTION::HASH_REMOVE);
             }
         }
+        let mut forgotten = self.header.forgotten.get();
+        forgotten.note(clock::boottime_us());
+        self.header.forgotten.set(forgotten);
         !idle.is_empty()
     }
 
@@ -308,9 +313,12 @@ pub fn reserve(id: VersionKey, limits: &Limits, read_after: i64) -> Result<Reser
 }
 
 /// Notes the total that was read from the catalog; `false` when there is no place for it. A total only
-/// grows, so an older reading does no harm.
+/// grows, so an older reading does no harm; but nothing is noted where versions were forgotten since: it is read anew.
 pub fn learn(id: VersionKey, total: i64, read_at: i64) -> Result<bool> {
     let mut tables = Tables::change()?;
+    if tables.version(id).is_none() && tables.header.forgotten.get().since(read_at) {
+        return Ok(true);
+    }
     let Some(version) = tables.enter_version(id) else {
         return Ok(false);
     };

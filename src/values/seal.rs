@@ -1,5 +1,5 @@
-//! A plaintext's bytes to a whole value and back: nonce, AEAD, compression; and what a value that does not open is told
-//! to be. Everything here is the hot path: one AEAD call, from the caller's memory into the result's.
+//! A plaintext's bytes to a whole value and back: nonce, AEAD, compression; and what a value that does not open is
+//! told to be. Everything here is the hot path: one AEAD call, from the caller's memory into the result's.
 
 use colcrypt_core::compression::Packed;
 use colcrypt_core::context::{self, Typed};
@@ -127,7 +127,8 @@ pub fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) 
     }
 }
 
-/// With the contexts of a pair, one after the other; returns the one that opened.
+/// With the contexts of a pair, one after the other; then with each as it was before types in it were renamed.
+/// Returns the one that opened.
 #[cold]
 pub fn open_otherwise<'a>(
     permit: &Permit,
@@ -135,25 +136,70 @@ pub fn open_otherwise<'a>(
     context: &'a [u8],
     out: &mut [u8],
 ) -> Result<&'a [u8]> {
+    let mut all = Vec::new();
     let mut rest = context;
     while let Some((first, former)) = context::split_pair(rest) {
-        if permit
-            .with(|cipher| cipher.open_into(value, first, out))?
-            .is_ok()
-        {
-            return Ok(first);
-        }
+        all.push(first);
         rest = former;
     }
-    // What is not of a pair was tried before.
-    if rest.len() != context.len()
-        && permit
-            .with(|cipher| cipher.open_into(value, rest, out))?
-            .is_ok()
-    {
-        return Ok(rest);
+    all.push(rest);
+    let mut opens = |context: &[u8]| -> Result<bool> {
+        let opened = permit.with(|cipher| cipher.open_into(value, context, out))?;
+        Ok(opened.is_ok())
+    };
+    for one in &all {
+        // What is not of a pair was tried before.
+        if one.len() != context.len() && opens(one)? {
+            return Ok(one);
+        }
+    }
+    for one in &all {
+        for former in by_former_names(one)? {
+            if opens(&former)? {
+                return Ok(one);
+            }
+        }
     }
     Err(authentication_error(value, context))
+}
+
+/// So many ways to name the types of a context are tried.
+const MOST_NAMINGS: usize = 64;
+
+/// The context as it may have been before types in it were renamed or moved: with any of the names that they had.
+fn by_former_names(context: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let Some(typed) = Typed::parse(context) else {
+        return Ok(Vec::new());
+    };
+    let mut namings: Vec<Vec<(&[u8], String)>> = vec![Vec::new()];
+    for name in typed.type_names() {
+        let Ok(text) = std::str::from_utf8(name) else {
+            continue;
+        };
+        // The server's own types, whose names have no schema, keep them.
+        if !text.contains('.') {
+            continue;
+        }
+        let formers = type_names::formers(text)?;
+        let mut more = Vec::new();
+        for naming in &namings {
+            for former in &formers {
+                let mut naming = naming.clone();
+                naming.push((name, former.clone()));
+                more.push(naming);
+            }
+        }
+        namings.extend(more);
+        namings.truncate(MOST_NAMINGS);
+    }
+    let renamed = namings.iter().skip(1).map(|naming| {
+        let name_of = |name| {
+            let former = naming.iter().find(|(of, _)| *of == name);
+            former.map_or(name, |(_, former)| former.as_bytes())
+        };
+        Ok(typed.renamed(name_of)?)
+    });
+    renamed.collect()
 }
 
 /// The same as [`open`]; returns the context that opened, which is one of those of a pair.

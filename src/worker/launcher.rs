@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use colcrypt_domain::clock_step::{self, Clocks};
+use colcrypt_domain::clock_step::{self, Clocks, Seen};
 use colcrypt_domain::dispatch::Rounds;
 use colcrypt_domain::lane::{Lane, Post};
 use pgrx::bgworkers::{
@@ -12,7 +12,7 @@ use pgrx::{FromDatum, pg_guard, pg_sys};
 
 use crate::audit::{self, ring};
 use crate::jobs::wake;
-use crate::server::{clock, process};
+use crate::server::{clock, key_clock, process};
 use crate::worker::dispatch::Dispatch;
 use crate::{settings, slab, usage};
 
@@ -44,16 +44,14 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
         pg_sys::on_shmem_exit(Some(launcher_exits), pg_sys::Datum::from(0));
     }
     process::read_settings();
-    let mut clocks = Clocks::new(wall_clock(), clock::boottime_us());
+    let mut clocks = Clocks::new(key_clock::believed());
     let mut dispatch = Dispatch::new();
     let mut rounds = Rounds::default();
     loop {
         if BackgroundWorker::sighup_received() {
             process::read_settings();
         }
-        if let Some(step) = clocks.look(wall_clock(), clock::boottime_us()) {
-            say_step(step);
-        }
+        look_at_clocks(&mut clocks);
         let nap_ms = i64::from(settings::NAPTIME.get()) * 1000;
         let mut posts = requested();
         let mut keepers = Vec::new();
@@ -106,18 +104,23 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
     unsafe { pg_sys::proc_exit(1) };
 }
 
-fn wall_clock() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+fn look_at_clocks(clocks: &mut Clocks) {
+    let patience = i64::from(settings::CLOCK_PATIENCE.get()) * 1_000_000;
+    let seen = clocks.look(key_clock::wall(), clock::boottime_us(), patience);
+    key_clock::believe(clocks.believed());
+    match seen {
+        Seen::Nothing => {}
+        Seen::Step(step) => say(&clock_step::describe(step)),
+        Seen::Believed(ahead) => say(&clock_step::describe_believed(ahead)),
+    }
 }
 
-/// The clock was set: in the server log, and on every database's record.
-fn say_step(step: i64) {
-    let detail = clock_step::describe(step);
+/// What became of the clock: in the server log, and on every database's record.
+fn say(detail: &str) {
     pgrx::log!("colcrypt: {detail}");
     for (database, usable) in catalog_databases() {
         if usable {
-            audit::server_event("clock_set", "colcrypt launcher", database, &detail);
+            audit::server_event("clock_set", "colcrypt launcher", database, detail);
         }
     }
 }

@@ -115,7 +115,7 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
              windows AS MATERIALIZED (SELECT * FROM colcrypt.rotation_windows(now())), \
              moment AS MATERIALIZED ( \
                  SELECT NOT EXISTS (SELECT FROM windows) OR w.opens IS NOT NULL AS is_time, w.opens, w.closes, \
-                        (SELECT min(n.opens) FROM windows n WHERE n.opens > now()) AS next_opens \
+                        (SELECT min(n.opens) FROM windows n WHERE n.opens > now()) AS next_opens, colcrypt.clock_ahead() AS ahead \
                  FROM (SELECT) one LEFT JOIN LATERAL ( \
                      SELECT * FROM windows WHERE opens <= now() AND closes > now() ORDER BY opens DESC LIMIT 1) w ON true \
                  WHERE NOT {}) \
@@ -136,7 +136,7 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
                    CROSS JOIN LATERAL (SELECT a.at AS activated_at, \
                                               a.at + k.originator_usage_period \
                                                   - least(k.originator_usage_period / 10, interval '1 day') AS latest \
-                                       FROM (SELECT coalesce(v.activated_at, v.created_at) AS at) a) t \
+                                       FROM (SELECT coalesce(v.activated_at, v.created_at) + m.ahead AS at) a) t \
                    LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version \
                    LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version \
                    WHERE {only}) d \

@@ -30,8 +30,8 @@ pub fn vacuum(table: pg_sys::Oid) -> std::result::Result<(), Failed> {
 }
 
 /// Told of every batch that moved rows: makes room of the former row versions behind the job, so that the rows to come
-/// go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing; what cannot be
-/// had, such as a lock, is done without. `went`: the batch's blocks. `gently`: at autovacuum's pace.
+/// go there and the table does not double. The indexes are left to autovacuum, which costs a job nothing; what cannot
+/// be had, such as a lock, is done without. `went`: the batch's blocks. `gently`: at autovacuum's pace.
 pub fn as_it_goes(table: pg_sys::Oid, went: Range<i64>, gently: bool) {
     let key = table.to_u32();
     let block = |at: i64| u32::try_from(at).unwrap_or(u32::MAX);

@@ -103,6 +103,45 @@ impl<'a> Typed<'a> {
         }
     }
 
+    /// The names of types in it, each once.
+    #[must_use]
+    pub fn type_names(&self) -> Vec<&'a [u8]> {
+        let mut names = Vec::new();
+        let mut rest = self.values;
+        while let Some(((name, _), more)) = split_value(rest) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            rest = more;
+        }
+        names
+    }
+
+    /// The same values with their types called otherwise.
+    ///
+    /// # Errors
+    /// [`FormatError::TypeNameLength`], [`FormatError::OutOfMemory`].
+    pub fn renamed<'n>(
+        &self,
+        name_of: impl Fn(&'a [u8]) -> &'n [u8],
+    ) -> Result<Vec<u8>, FormatError>
+    where
+        'a: 'n,
+    {
+        let mut builder = if self.has_label() {
+            ContextBuilder::labelled(self.label)?
+        } else {
+            ContextBuilder::default()
+        };
+        let mut rest = self.values;
+        while let Some(((name, value), more)) = split_value(rest) {
+            let name = std::str::from_utf8(name_of(name));
+            builder.push(name.map_err(|_| FormatError::TypeNameLength(0))?, value)?;
+            rest = more;
+        }
+        Ok(builder.finish())
+    }
+
     /// The bytes that values of encoding 1 were sealed with, where they are not the context's own: one with char(n).
     ///
     /// # Errors
@@ -380,6 +419,30 @@ impl ContextBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_context_with_types_called_otherwise_is_what_they_would_have_made() {
+        let with = |names: [&str; 3], label: &[u8]| {
+            let mut builder = match label {
+                [] => ContextBuilder::default(),
+                label => ContextBuilder::labelled(label).unwrap(),
+            };
+            builder.push(names[0], Some(b"x")).unwrap();
+            builder.push(names[1], None).unwrap();
+            builder.push(names[2], Some(b"")).unwrap();
+            builder.finish()
+        };
+        for label in [&b""[..], b"t.v"] {
+            let now = with(["public.b", "int4", "public.b"], label);
+            let typed = Typed::parse(&now).unwrap();
+            assert_eq!(typed.type_names(), [&b"public.b"[..], b"int4"]);
+            let renamed = typed
+                .renamed(|name| if name == b"int4" { name } else { b"shop.a" })
+                .unwrap();
+            assert_eq!(renamed, with(["shop.a", "int4", "shop.a"], label));
+            assert!(typed.renamed(|_| b"").is_err());
+        }
+    }
 
     #[test]
     fn a_pair_is_written_with_its_first_and_split_into_both() {

@@ -188,6 +188,7 @@ pub const ASKS: &[&str] = &[
     "changed_by_hand",
     "check_provider",
     "check_roots",
+    "clock_ahead",
     "is_in_window",
     "plaintext_left",
     "restore_grant",

@@ -1,8 +1,8 @@
 //! How often each key version encrypts, as the processes of a server count it together.
 //!
-//! A process reserves encryptions before it does them, and says later how many it did. What was flushed to the catalog,
-//! what was used since and what is reserved never fall short of the truth in sum, so that no version goes beyond its
-//! limit, whoever asks at the same time. What a crash loses is bounded, and the limits leave room for it.
+//! A process reserves encryptions before it does them, and says later how many it did. What was flushed to the
+//! catalog, what was used since and what is reserved never fall short of the truth in sum, so that no version goes
+//! beyond its limit, whoever asks at the same time. What a crash loses is bounded, and the limits leave room for it.
 //!
 //! All of it is plain data that may lie in shared memory, where all zeros is nothing yet.
 
@@ -113,6 +113,28 @@ impl Count {
     pub fn flushed(&mut self, unflushed: i64, total: i64, now: i64) {
         self.unflushed -= unflushed;
         self.learn(total, now);
+    }
+}
+
+/// When versions were last forgotten, to make room for others.
+///
+/// Who learns a total reads it before he has the table to himself. Meanwhile others may have counted, flushed and
+/// forgotten the version: then what was read falls short, and nothing in the table says so.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Forgotten {
+    at: i64,
+}
+
+impl Forgotten {
+    pub const fn note(&mut self, now: i64) {
+        self.at = now;
+    }
+
+    /// Whether a total that was read then is to be read anew, where the table does not know the version.
+    #[must_use]
+    pub const fn since(&self, read_at: i64) -> bool {
+        self.at >= read_at
     }
 }
 
@@ -349,7 +371,64 @@ mod tests {
         prop::collection::vec(event, 1..300)
     }
 
+    #[derive(Clone, Debug)]
+    enum Move {
+        /// A process reads the catalog, and later learns what it read.
+        Read(usize),
+        Learn(usize),
+        Use(u32),
+        Flush,
+        /// Another version needs the place.
+        Forget,
+    }
+
+    fn moves() -> impl Strategy<Value = Vec<Move>> {
+        let one = prop_oneof![
+            (0usize..3).prop_map(Move::Read),
+            (0usize..3).prop_map(Move::Learn),
+            (1u32..100).prop_map(Move::Use),
+            Just(Move::Flush),
+            Just(Move::Forget),
+        ];
+        prop::collection::vec(one, 1..200)
+    }
+
     proptest! {
+        /// Whoever learns a total late, and whatever was forgotten meanwhile, none is short of what was done.
+        #[test]
+        fn a_total_that_was_read_before_the_version_was_forgotten_is_read_anew(moves in moves()) {
+            let mut entry: Option<Count> = None;
+            let (mut forgotten, mut catalog, mut truth) = (Forgotten::default(), 0i64, 0i64);
+            let mut readings = [None; 3];
+            for (now, one) in (1i64..).zip(moves) {
+                match one {
+                    Move::Read(who) => readings[who] = Some((catalog, now)),
+                    Move::Learn(who) => if let Some((total, read_at)) = readings[who].take()
+                        && (entry.is_some() || !forgotten.since(read_at))
+                    {
+                        entry.get_or_insert_default().learn(total, read_at);
+                    },
+                    Move::Use(most) => if let Some(count) = &mut entry
+                        && let Reserved::Granted { block, .. } = count.reserve(&limits(1_000_000), 1, most.into())
+                    {
+                        count.report(block, block, 1_000);
+                        truth += i64::from(block);
+                    },
+                    Move::Flush => if let Some(count) = &mut entry {
+                        catalog += count.unflushed();
+                        count.flushed(count.unflushed(), catalog, now);
+                    },
+                    Move::Forget => if entry.is_some_and(|count| count.is_idle()) {
+                        entry = None;
+                        forgotten.note(now);
+                    },
+                }
+                if let Some(count) = entry {
+                    prop_assert_eq!(count.total(), truth);
+                }
+            }
+        }
+
         #[test]
         fn the_limit_holds_and_a_crash_loses_no_more_than_it_may(events in events(), bound in 0u64..100_000, most in 1i64..5_000) {
             let limits = limits(bound);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use colcrypt_tests::Cluster;
 use colcrypt_tests::process::wait_for;
-use postgres::Client;
+use postgres::{Client, SimpleQueryMessage};
 
 fn prepared() -> (Cluster, Client) {
     let cluster = Cluster::builder().start();
@@ -173,4 +173,68 @@ fn a_migration_works_as_written() {
         )
         .expect("the plain table");
     assert_eq!(row.get::<_, i64>(0), 1001);
+}
+
+/// Its queries say something of a job that is done, and of a table that has none.
+#[test]
+fn the_capacity_page_works_as_written() {
+    let (_cluster, mut client) = prepared();
+    client
+        .batch_execute(
+            "SELECT create_key('k', 'app');
+             CREATE TABLE moved AS SELECT n, encrypt_col('v' || n, 'k') AS v FROM generate_series(1, 1000) n;
+             CREATE TABLE waiting AS TABLE moved;
+             SELECT register_column('moved', 'v', 'k', 'none');
+             SELECT rotate_key('k');
+             ANALYZE moved, waiting",
+        )
+        .expect("a rotation");
+    wait_for("the job", Duration::from_secs(60), || {
+        client
+            .query_one("SELECT bool_and(phase = 'done') FROM job_progress", &[])
+            .expect("the job")
+            .get(0)
+    });
+    client
+        .batch_execute("SELECT register_column('waiting', 'v', 'k', 'none')")
+        .expect("another column");
+    let text = std::fs::read_to_string(super::repository("docs/capacity.md")).expect("the page");
+    let blocks = super::blocks(&text, "sql");
+    assert_eq!(blocks.len(), 2, "the page has lost its SQL");
+    let mut rows = |sql: &str| -> Vec<Vec<Option<String>>> {
+        let answers = client.simple_query(sql).expect(sql);
+        let rows = answers.into_iter().filter_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        rows.map(|row| {
+            (0..row.len())
+                .map(|at| row.get(at).map(str::to_owned))
+                .collect()
+        })
+        .collect()
+    };
+    let number = |text: &Option<String>| -> f64 {
+        text.as_ref().expect("a figure").parse().expect("a number")
+    };
+    // relation, attribute, rows_done, rows_estimate, r, w, time_left
+    let measured = rows(&blocks[0]);
+    assert_eq!(measured.len(), 1);
+    assert!(number(&measured[0][4]) > 0.0 && number(&measured[0][5]) > 40.0);
+    // relation, attribute, rows, size, time, wal
+    let estimates = rows(&blocks[1]);
+    assert_eq!(estimates.len(), 2);
+    for estimate in estimates {
+        assert_eq!(estimate[2].as_deref(), Some("1000"));
+        assert!(
+            estimate[4]
+                .as_deref()
+                .is_some_and(|time| time != "00:00:00")
+        );
+        assert!(
+            estimate[5]
+                .as_deref()
+                .is_some_and(|wal| wal.ends_with("kB"))
+        );
+    }
 }

@@ -194,3 +194,132 @@ fn an_order_that_came_by_replication_has_its_own_window() {
         (0..3_600_000_000).contains(&ran())
     });
 }
+
+const DAY: i64 = 24 * HOUR;
+
+/// A keyring's key encryption key and twenty keys whose schedules come within half a day, values under a version
+/// that may decrypt for as long, and a former key encryption key that is destroyed then.
+fn scheduled(client: &mut Client) {
+    fill(client, 1);
+    // Its row stays under version 1.
+    client.run(
+        "SELECT unregister_column('t', 'v'); SELECT rotate_key('k'); SELECT set_cryptoperiods('k', '12 hours', '12 hours');
+         SELECT count(create_key('soon ' || n, 'ring')) FROM generate_series(1, 20) n;
+         SELECT count(set_rotation_interval(name, '12 hours')) FROM key WHERE name LIKE 'soon %';
+         SELECT set_kek_cryptoperiod('ring', '12 hours'), rotate_kek('ring')",
+    );
+    wait_for("the keys to be wrapped anew", LONG, || {
+        client.yes("SELECT emptied_at IS NOT NULL FROM kek_version WHERE version = 1")
+    });
+    client.run("UPDATE kek_version SET destroy_at = now() + interval '12 hours' WHERE version = 1");
+}
+
+/// Waits for a record that the clock was set, which the keeper writes before it looks at schedules; then for a
+/// keeper that began after that.
+fn wait_for_step(client: &mut Client, said: &str) {
+    let told = format!(
+        "SELECT count(*) > 0 FROM audit_log WHERE event = 'clock_set' AND detail ~ '{said}'"
+    );
+    wait_for("the step to be noticed", LONG, || client.yes(&told));
+    client.run("SELECT create_key('wakes ' || count(*), 'ring') FROM key");
+    wait_for("the keeper", LONG, || {
+        client.yes("SELECT NOT EXISTS (SELECT FROM audit_outbox)")
+    });
+}
+
+/// What is irrevocable waits until the new time is believed: no period ends, and no key is rotated. What comes then
+/// does so.
+#[test]
+fn a_clock_set_forward_ends_no_period_and_rotates_nothing_before_it_is_believed() {
+    let scene = Scene::new(&["colcrypt.naptime = '1s'"]);
+    let mut client = scene.client();
+    scheduled(&mut client);
+    let ages = "SELECT bool_and(next_rotation_at - now() BETWEEN interval '10 hours' AND interval '12 hours' AND NOT overdue)
+                FROM rotation_schedule WHERE key LIKE 'soon %' OR key = 'k'";
+    assert!(client.yes(ages));
+    let versions = "SELECT count(*) FROM key_version WHERE version > 1";
+    assert_eq!(client.one(versions), "1");
+    scene.clock.set(DAY);
+    // From the first moment, before anybody noticed.
+    client.run("SELECT encrypt_col('x', 'k')");
+    assert_eq!(client.one("SELECT decrypt_col(v) FROM t"), "secret 1");
+    assert!(client.yes(ages));
+    assert!(client.yes("SELECT clock_ahead() BETWEEN interval '23:59:50' AND interval '24:00:10'"));
+    wait_for_step(&mut client, "forward by (24:00:0|23:59:5)");
+    assert_eq!(client.one(versions), "1");
+    assert!(client.yes(ages));
+    assert_eq!(client.one("SELECT max(version) FROM kek_version"), "2");
+    let destroyed = "SELECT count(*) FROM kek_version WHERE destroyed_at IS NOT NULL";
+    assert_eq!(client.one(destroyed), "0");
+    // What is made meanwhile counts from now.
+    client
+        .run("SELECT create_key('late', 'ring'); SELECT set_rotation_interval('late', '12 hours')");
+    assert!(client.yes(
+        "SELECT next_rotation_at - now() BETWEEN interval '11 hours' AND interval '12 hours' FROM rotation_schedule WHERE key = 'late'"
+    ));
+    // Set right again, nothing has happened.
+    scene.clock.set(0);
+    client.run("SELECT encrypt_col('x', 'k')");
+    assert!(client.yes(ages));
+    wait_for_step(&mut client, "back by");
+    assert_eq!(client.one(versions), "1");
+    assert_eq!(client.one("SELECT clock_ahead()"), "00:00:00");
+
+    // Believed after its time, it ends what it ends.
+    scene.cluster.append_conf("colcrypt.clock_patience = '2s'");
+    scene.cluster.reload();
+    scene.clock.set(DAY);
+    wait_for("all keys to be rotated", LONG, || {
+        client.yes("SELECT bool_and(current_version > 1) FROM key WHERE name LIKE 'soon %'")
+    });
+    wait_for("their key encryption key", LONG, || {
+        client.one("SELECT max(version) FROM kek_version") == "3"
+    });
+    wait_for("the former one", LONG, || client.one(destroyed) == "1");
+    client.fails("KC040", "SELECT decrypt_col(v) FROM t");
+    wait_for_step(&mut client, "is believed");
+    assert_eq!(client.one("SELECT clock_ahead()"), "00:00:00");
+}
+
+/// Whoever sets the clock back by days puts no rotation off, and no end of a period: not of what was active before,
+/// nor of what became active since.
+#[test]
+fn a_clock_set_back_puts_no_rotation_off() {
+    let scene = Scene::new(&["colcrypt.naptime = '1s'"]);
+    let mut client = scene.client();
+    client.run("SELECT create_key('calm', 'ring'); SELECT set_rotation_interval('calm', '1 day')");
+    scene.clock.set(-10 * DAY);
+    wait_for_step(&mut client, "back by 2(40:00:0|39:59:5)");
+    assert!(
+        client.yes("SELECT clock_ahead() BETWEEN interval '-240:00:10' AND interval '-239:59:50'")
+    );
+    client.run("SELECT set_rotation_interval('k', '3 seconds')");
+    for next in ["2", "3"] {
+        wait_for("the rotation", LONG, || {
+            client.yes(&format!(
+                "SELECT current_version >= {next} FROM key WHERE name = 'k'"
+            ))
+        });
+    }
+    client
+        .run("SELECT set_rotation_interval('k', NULL), set_cryptoperiods('k', '2 seconds', NULL)");
+    // Never mind the keeper: it rotates before the end, again and again, and may come late.
+    client.run("BEGIN; SELECT FROM key WHERE name = 'k' FOR UPDATE");
+    wait_for("the end of the period", LONG, || {
+        client.run("SAVEPOINT s");
+        let refused = client
+            .batch_execute("SELECT encrypt_col('x', 'k')")
+            .is_err();
+        client.run("ROLLBACK TO s");
+        refused
+    });
+    client.run("ROLLBACK");
+    // And nothing else happened.
+    assert_eq!(
+        client.one("SELECT current_version FROM key WHERE name = 'calm'"),
+        "1"
+    );
+    assert!(client.yes(
+        "SELECT next_rotation_at - now() BETWEEN interval '23 hours' AND interval '24 hours' FROM rotation_schedule WHERE key = 'calm'"
+    ));
+}

@@ -41,7 +41,7 @@ impl<'a> KeyName<'a> {
             Some(id) => (id, Self::Id(id)),
             None => (root_key, Self::Name(root_key)),
         };
-        if name.is_empty() || name.len() > MAX_NAME {
+        if !is_text(name) {
             return Err(KmsError::config(
                 "give the name of the key as the root key, or id: and its unique identifier",
             ));
@@ -50,9 +50,23 @@ impl<'a> KeyName<'a> {
     }
 }
 
+/// Whether it is of a sound length and a line that shows as it is: it goes into requests, the catalog and messages,
+/// which a server or whoever writes to the catalog could otherwise break in two or have read as something else.
+fn is_text(name: &str) -> bool {
+    let is_hidden = |c: char| {
+        let format = [
+            '\u{200b}'..='\u{200f}',
+            '\u{2028}'..='\u{202e}',
+            '\u{2060}'..='\u{206f}',
+        ];
+        c.is_control() || c == '\u{feff}' || format.iter().any(|range| range.contains(&c))
+    };
+    !name.is_empty() && name.len() <= MAX_NAME && !name.contains(is_hidden)
+}
+
 /// The identifier in a stored root key version.
 pub(super) fn recorded_id(root_key_version: &str) -> Result<&str, KmsError> {
-    if root_key_version.is_empty() || root_key_version.len() > MAX_NAME {
+    if !is_text(root_key_version) {
         return Err(KmsError::new(
             FailureKind::Corrupt,
             "the wrapped KEK does not say which key wrapped it: it was altered",
@@ -245,10 +259,22 @@ mod tests {
             KeyName::Name("app-root")
         );
         assert_eq!(KeyName::parse("id:42").unwrap(), KeyName::Id("42"));
-        for bad in ["", "id:", &"x".repeat(MAX_NAME + 1)] {
+        for bad in ["", "id:", &"x".repeat(MAX_NAME + 1), "a\nb", "id:a\0"] {
             assert_eq!(KeyName::parse(bad).unwrap_err().kind, FailureKind::Config);
         }
-        assert_eq!(recorded_id("").unwrap_err().kind, FailureKind::Corrupt);
+        for bad in [
+            "",
+            "a\nb",
+            "\u{1b}[2J",
+            "a\u{202e}b",
+            "a\u{200b}",
+            "a\u{85}",
+        ] {
+            assert_eq!(recorded_id(bad).unwrap_err().kind, FailureKind::Corrupt);
+        }
+        for good in ["1", "Clé n° 1 – Zürich", "urn:uuid:0/1"] {
+            assert_eq!(recorded_id(good).unwrap(), good);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Rows written without SQL, where none of the owner's code can take part in that. Where none can take part in reading
-//! them either, they are moved in one pass: each is written as the scan meets it, so nothing is kept and looked up again.
+//! them either, they are moved in one pass: each is written as the scan meets it, so nothing is kept and looked up
+//! again.
 
 use pgrx::pg_sys;
 
@@ -41,11 +42,11 @@ pub fn write_back(
         changed.clear();
         for new in values {
             let number = numbers[new.column];
+            let Some(now) = row.value(number) else {
+                continue;
+            };
             // SAFETY: both are of a ciphertext's attribute.
-            if row
-                .value(number)
-                .is_some_and(|now| unsafe { new.replaces(now) })
-            {
+            if unsafe { new.replaces(now) } {
                 changed.push((number, new.becomes));
             }
         }

@@ -116,6 +116,47 @@ fn a_type_that_moves_with_something_else_is_the_same_type() {
     assert_eq!(db.client.one(read), "\"a\"=>\"1\"");
 }
 
+/// A context names the types of its values, too: what was bound to a row before a type was renamed is bound to that
+/// row, and a rotation binds it to the row as it is called then.
+#[test]
+fn a_context_of_a_renamed_type_is_the_same_context() {
+    let mut db = db();
+    db.client.run(
+        "CREATE SCHEMA shop; CREATE TYPE shop.region AS ENUM ('north', 'south'); CREATE TYPE shop.code AS (a int, b shop.region);
+         CREATE TABLE t (r shop.region, c shop.code, id int, v ciphertext, w ciphertext);
+         INSERT INTO t SELECT r, row(id, r)::shop.code, id, encrypt_col('secret', 'k', row_context(r, id)),
+             encrypt_col('label', 'k', place_context('t.w', r, row(id, r)::shop.code))
+         FROM (VALUES ('north'::shop.region, 1), ('south', 2)) n (r, id);
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(r, id)');
+         SELECT register_column('t', 'w', 'k', 'colcrypt.place_context(''t.w'', r, c)')",
+    );
+    let read = "SELECT string_agg(decrypt_col(v, row_context(r, id)) || decrypt_col(w, place_context('t.w', r, c)), ',') FROM t";
+    let wrong = "SELECT decrypt_col(v, row_context(r, 3 - id)) FROM t";
+    for (change, version) in [
+        ("ALTER TYPE shop.region RENAME TO area", "2"),
+        ("ALTER TYPE shop.area SET SCHEMA public", "3"),
+        ("ALTER TYPE shop.code RENAME TO \"The Code\"", "4"),
+    ] {
+        db.client.run(change);
+        assert_eq!(db.client.one(read), "secretlabel,secretlabel", "{change}");
+        db.client.fails("KC003", wrong);
+        db.client.run("SELECT rotate_key('k')");
+        crate::common::wait_for_jobs(&mut db.client);
+        assert_eq!(
+            db.client
+                .one("SELECT string_agg(DISTINCT (ciphertext_info(v)).version || ' ' || (ciphertext_info(w)).version, ',') FROM t"),
+            format!("{version} {version}"),
+        );
+        assert_eq!(db.client.one(read), "secretlabel,secretlabel", "{change}");
+    }
+    // By now under the names that there are.
+    db.client.run("DELETE FROM colcrypt.former_type_name");
+    assert_eq!(db.client.one(read), "secretlabel,secretlabel");
+    // `name` and "char" are types of their own in a context as well.
+    let own = "SELECT decrypt_col(encrypt_col('x', 'k', row_context('n'::name, 'c'::\"char\")), row_context('n'::name, 'c'::\"char\"))";
+    assert_eq!(db.client.one(own), "x");
+}
+
 /// The migration's own reader goes by the same names.
 #[test]
 fn a_column_of_a_renamed_type_is_decrypted_in_place() {

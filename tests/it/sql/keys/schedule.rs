@@ -492,3 +492,43 @@ fn the_view_and_the_worker_agree() {
         assert_eq!(rotated(&mut client), expected, "in window {window:?}");
     }
 }
+
+/// The view computes times of day by what it is made of, and not by functions that are called for each key, which took
+/// a millisecond each. It says what those say.
+#[test]
+fn the_view_calls_no_function_of_times_of_day_for_a_key() {
+    let (cluster, mut client) = quick(&["log_timezone = 'Europe/Berlin'"]);
+    client.run(
+        "SELECT count(create_key('r ' || n, 'ring')) FROM generate_series(1, 60) n;
+         UPDATE key SET rotation_interval = CASE WHEN substr(name, 3)::int % 2 = 0 THEN interval '40 days' END,
+             originator_usage_period = CASE WHEN substr(name, 3)::int % 2 = 1 THEN interval '50 days' END WHERE name LIKE 'r %';
+         UPDATE key_version v SET activated_at = now() - substr(k.name, 3)::int * interval '7 hours'
+         FROM key k WHERE k.key_id = v.key_id AND k.name LIKE 'r %'",
+    );
+    for window in ["", "03:00-04:30", "23:00-01:00", "05:00"] {
+        cluster.append_conf(&format!("colcrypt.rotation_time = '{window}'"));
+        cluster.reload();
+        wait_for("the setting", LONG, || {
+            client.one("SHOW colcrypt.rotation_time") == window
+        });
+        // None is due: with a tenth of the period before its end, but at most a day.
+        assert!(
+            client.yes(
+                "SELECT count(*) = 60 AND bool_and(s.next_rotation_at = CASE WHEN k.rotation_interval IS NOT NULL
+                                                          THEN rotation_time_from(s.activated_at + k.rotation_interval)
+                                                          ELSE rotation_time_until(s.activated_at + interval '49 days') END)
+                 FROM rotation_schedule s JOIN key k ON k.name = s.key WHERE s.key LIKE 'r %'"
+            ),
+            "in window {window:?}"
+        );
+        client.run("SET track_functions = 'all'; SELECT pg_stat_reset()");
+        client.rows("SELECT * FROM rotation_schedule");
+        client.run("SET track_functions = 'none'; SELECT pg_stat_force_next_flush()");
+        let calls = "SELECT funcname, calls FROM pg_stat_user_functions WHERE funcname LIKE 'rotation%' AND calls > 1";
+        assert_eq!(client.rows(calls), Vec::<Vec<_>>::new());
+        assert!(
+            client.yes("SELECT count(*) > 0 FROM pg_stat_user_functions"),
+            "calls are counted"
+        );
+    }
+}

@@ -12,8 +12,8 @@ use colcrypt_protocol::{Failure, FailureKind, Settings};
 use tokio::time::Instant;
 
 use super::stand_in::{
-    Act, Asked, Broken, DECRYPT, DISCOVER, ENCRYPT, ID, RANDOM, ROOT, failure, id, item, number,
-    response, serve, sound, sound_answer, success, version,
+    Act, Asked, Broken, DECRYPT, DISCOVER, ENCRYPT, ID, LOCATE, RANDOM, ROOT, failure, id, item,
+    number, response, serve, sound, sound_answer, success, version,
 };
 use serde_json::json;
 
@@ -350,6 +350,29 @@ async fn an_echo_of_the_request_is_not_repeated() {
     .await;
     assert_eq!(failure.kind, FailureKind::BadReply);
     assert!(failure.message.contains("cannot encrypt …"), "{failure}");
+}
+
+/// What a server says a key is called goes into the catalog, requests and messages.
+#[tokio::test]
+async fn an_identifier_that_is_no_line_of_text_is_not_believed() {
+    for bad in ["", "a\nLOG: all is well", "a\0", "\u{1b}[2Ja", "\u{202e}a"] {
+        let server = serve(move |asked| match asked.operation {
+            LOCATE => {
+                let id = item(0x42_00_94, 7, bad.as_bytes());
+                Act::Send(response(asked.version, 1, &[success(LOCATE, &[id])]))
+            }
+            _ => Act::Send(sound_answer(asked)),
+        })
+        .await;
+        let agent = agent(SETTINGS).await;
+        let failure = agent
+            .create_kek(&server.root, "app-root")
+            .await
+            .expect_err("a failure");
+        assert_eq!(failure.kind, FailureKind::BadReply, "{failure}");
+        assert!(!failure.message.contains(char::is_control), "{failure}");
+        assert!(failure.message.contains("no identifier"), "{failure}");
+    }
 }
 
 #[tokio::test]
