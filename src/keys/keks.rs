@@ -113,9 +113,7 @@ pub fn to_empty(may_be_tried: &str) -> Result<Vec<Former>> {
 /// # Errors
 /// Of SPI.
 pub fn to_destroy() -> Result<Vec<Former>> {
-    formers(
-        "e.emptied_at IS NOT NULL AND e.destroy_at <= clock_timestamp() - colcrypt.clock_ahead()",
-    )
+    formers("e.emptied_at IS NOT NULL AND e.destroy_at <= now() - colcrypt.clock_ahead()")
 }
 
 /// Wraps some keys that are under a former version by the current one.

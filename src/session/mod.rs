@@ -353,7 +353,7 @@ pub fn slot_key(row: &KeyVersionRow) -> SlotKey {
 
 /// A cryptoperiod's end, told by the keys' clock, as the wall clock is set now.
 fn by_wall_clock(end: Option<i64>) -> Option<i64> {
-    Some(end?.saturating_add(key_clock::ahead()))
+    Some(end?.saturating_add(key_clock::ahead_of(clock::statement_start())))
 }
 
 /// Refuses what a cryptoperiod has ended, as of the statement's start.
