@@ -81,7 +81,8 @@ short_files() {
             say "        $file has $lines lines; split it (limit $MAX_LINES)"
             bad=1
         fi
-    done < <(sources '*.rs' '*.sql' '*.sh' '*.py' ':!sql/releases')
+    # PostgreSQL reads a release, and the way from one to the next, from one file each.
+    done < <(sources '*.rs' '*.sql' '*.sh' '*.py' ':!sql/releases' ':!sql/colcrypt--*--*.sql')
     return "$bad"
 }
 

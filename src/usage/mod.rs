@@ -10,6 +10,7 @@
 pub mod flush;
 pub mod kept;
 pub mod shared;
+mod version_key;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ use crate::jobs::wake;
 use crate::server::xact::End;
 use crate::server::{clock, hidden, process};
 use crate::settings;
-use crate::usage::shared::{Report, VersionKey};
+use crate::usage::shared::Report;
+use crate::usage::version_key::VersionKey;
 
 /// Decryptions of a transaction that are not told yet, at most.
 const DECRYPTIONS: u32 = 1 << 16;

@@ -12,7 +12,6 @@ use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use colcrypt_core::usage::Limits;
-use colcrypt_core::{KeyId, VersionId};
 use colcrypt_domain::usage::{Count, Done, Forgotten, Reserved, Wanted};
 use colcrypt_domain::usage_file::{Kept, UseLine, VersionLine};
 use pgrx::pg_sys;
@@ -21,38 +20,11 @@ use crate::error::{Error, Result};
 use crate::server::lwlock::{self, Guard};
 use crate::server::{clock, shmem};
 use crate::settings;
+use crate::usage::version_key::VersionKey;
 
 const TRANCHE: &CStr = c"colcrypt_usage";
 /// Places beyond the setting, for the "(other)" of as many databases.
 const OTHERS: i64 = 256;
-
-/// A version of a key in a database.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct VersionKey {
-    key: u64,
-    database: u32,
-    version: u32,
-}
-
-impl VersionKey {
-    /// A version of this process's database.
-    pub fn here(id: VersionId) -> Self {
-        Self {
-            key: id.key.0,
-            database: crate::server::process::my_database().to_u32(),
-            version: id.version.number(),
-        }
-    }
-
-    pub fn key(&self) -> i64 {
-        KeyId(self.key).bigint()
-    }
-
-    pub fn version(&self) -> i32 {
-        self.version as i32
-    }
-}
 
 #[repr(C)]
 struct Version {

@@ -34,6 +34,12 @@ mod http_client;
 mod http_json;
 #[cfg(feature = "http")]
 mod http_proxy;
+#[cfg(any(
+    feature = "azure-keyvault",
+    feature = "gcp-kms",
+    feature = "vault-transit"
+))]
+mod json;
 mod keks;
 #[cfg(feature = "kmip")]
 mod kmip;

@@ -8,7 +8,7 @@ use azure_core::http::headers::Headers;
 use colcrypt_protocol::FailureKind;
 use serde::Deserialize;
 
-use crate::{KmsError, azure_keyvault::reply::retry_after, quote::presentable};
+use crate::{KmsError, azure_keyvault::reply::retry_after, json, quote::presentable};
 
 /// Numbers that Entra calls temporary, or retryable.
 const TRANSIENT: [u64; 9] = [
@@ -26,7 +26,7 @@ struct Answer {
 }
 
 pub(crate) fn failure(address: &str, status: u16, headers: &Headers, body: &[u8]) -> KmsError {
-    let answer = serde_json::from_slice::<Answer>(body).ok();
+    let answer = json::object::<Answer>(body).ok();
     let (kind, message) = match answer {
         _ if status == 429 => (
             FailureKind::Throttled,

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::{
     KmsError,
     azure_keyvault::cause::known_cause,
+    json,
     quote::{self, presentable},
 };
 
@@ -46,7 +47,7 @@ impl From<Failed> for KmsError {
 /// <https://learn.microsoft.com/azure/key-vault/general/rest-error-codes>
 #[derive(Deserialize)]
 struct Body {
-    error: Detail,
+    error: json::Object<Detail>,
 }
 
 #[derive(Deserialize)]
@@ -128,9 +129,9 @@ pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
 
 fn of_service(question: Question, status: u16, response: &RawResponse) -> Failed {
     let endpoint = question.endpoint;
-    let detail = serde_json::from_slice::<Body>(response.body())
+    let detail = json::object::<Body>(response.body())
         .ok()
-        .map(|body| body.error)
+        .map(|body| body.error.0)
         .filter(|detail| !detail.code.is_empty());
     let quoted = detail.as_ref().map(Detail::quoted).unwrap_or_default();
     let meaning = detail

@@ -8,7 +8,7 @@ use std::time::Duration;
 use colcrypt_protocol::FailureKind;
 use serde::Deserialize;
 
-use crate::{KmsError, http_json::Answer, quote::presentable};
+use crate::{KmsError, http_json::Answer, json, quote::presentable};
 
 /// What was asked, for messages.
 #[derive(Clone, Copy)]
@@ -37,7 +37,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
     answer: &'a Answer,
 ) -> Result<T, KmsError> {
     // serde's message could quote the body, which holds a key.
-    serde_json::from_slice(&answer.body)
+    json::object(&answer.body)
         .map_err(|_| bad_reply(question, "missing, malformed or cut-off content"))
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Failed {
 /// <https://cloud.google.com/apis/design/errors#http_mapping>
 #[derive(Deserialize)]
 struct ErrorBody {
-    error: Status,
+    error: json::Object<Status>,
 }
 
 #[derive(Deserialize)]
@@ -159,9 +159,9 @@ pub(crate) fn failure(question: Question, answer: &Answer, login: Login) -> Fail
     let code = answer.status.as_u16();
     let status = answer
         .json
-        .then(|| serde_json::from_slice::<ErrorBody>(&answer.body).ok())
+        .then(|| json::object::<ErrorBody>(&answer.body).ok())
         .flatten()
-        .map(|body| body.error)
+        .map(|body| body.error.0)
         .filter(|status| status.code == code);
     let (kind, message) = match &status {
         Some(status) => of_google(question, status, login),

@@ -29,7 +29,7 @@ use crate::{
     http_address::HttpAddress,
     http_json::{Answer, json},
     http_proxy::ProxySetting,
-    quote,
+    json, quote,
     vault_transit::{
         auth::Auth,
         http::VaultHttp,
@@ -240,7 +240,7 @@ impl VaultTransit {
         // Its status code tells the state of the node, as its body does.
         let health = answer
             .json
-            .then(|| serde_json::from_slice::<Health>(&answer.body).ok())
+            .then(|| json::object::<Health>(&answer.body).ok())
             .flatten();
         match health {
             Some(health) if health.sealed => Err(KmsError::new(

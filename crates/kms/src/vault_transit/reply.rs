@@ -6,7 +6,7 @@
 use colcrypt_protocol::FailureKind;
 use serde::Deserialize;
 
-use crate::{KmsError, http_json::Answer, quote::presentable};
+use crate::{KmsError, http_json::Answer, json, quote::presentable};
 
 /// What was asked, for messages.
 pub(crate) struct Question<'a> {
@@ -55,7 +55,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
         ));
     }
     // serde's message could quote the body, which holds a key.
-    serde_json::from_slice(&answer.body).map_err(|_| {
+    json::object(&answer.body).map_err(|_| {
         bad_reply(
             question,
             "success, but with missing, malformed or cut-off content",
@@ -202,7 +202,7 @@ fn tells_no_reason(said: &str) -> bool {
 fn said(answer: &Answer) -> Option<String> {
     let errors = answer
         .json
-        .then(|| serde_json::from_slice::<Errors>(&answer.body).ok())
+        .then(|| json::object::<Errors>(&answer.body).ok())
         .flatten()?;
     Some(errors.errors.join("; "))
 }
