@@ -54,16 +54,16 @@ pub fn believe(apart: i64) {
     }
 }
 
-/// Now by the keys' clock, and how far the wall clock is ahead of it, in microseconds, behind below zero; 0 unless it was
-/// set. The wall clock is read once: it may be set in between.
+/// Now by the keys' clock, and how far the wall clock is ahead of it, in microseconds, behind below zero; 0 unless it
+/// was set. The wall clock is read once: it may be set in between.
 fn read() -> (i64, i64) {
     let (wall, steady) = (wall(), clock::boottime_us());
     let ahead = clock_step::ahead(wall - steady, believed());
     (wall - ahead, ahead)
 }
 
-/// How far the wall clock is ahead, for comparisons with a moment that it told not long ago, before it may have been set
-/// back: by as much as makes the moment no later than now.
+/// How far the wall clock is ahead, for comparisons with a moment that it told not long ago, before it may have been
+/// set back: by as much as makes the moment no later than now.
 pub fn ahead_of(moment: i64) -> i64 {
     let (now, ahead) = read();
     clock_step::ahead(moment, now).max(ahead)
