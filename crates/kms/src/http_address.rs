@@ -5,6 +5,9 @@ use std::{fmt, net::IpAddr};
 use reqwest::Url;
 use serde::Deserialize;
 
+/// Longest address, as it is written out: it stands in messages.
+const LONGEST: usize = 1024;
+
 /// `https://host[:port][/prefix]`; plain HTTP to this machine only.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -15,6 +18,10 @@ impl TryFrom<String> for HttpAddress {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let url = Url::parse(&text)
             .map_err(|_| "an address must be a URL such as https://kms.example.org:8200")?;
+        // What a URL may not hold is written in three letters for each of its bytes.
+        if url.as_str().len() > LONGEST {
+            return Err("an address must not be longer than 1024 bytes");
+        }
         let bare = url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()
@@ -81,6 +88,7 @@ mod tests {
             ("vault", "URL"),
             ("https://user:hunter2@vault", "password"),
             ("https://vault/?x=1", "query"),
+            (&format!("https://vault/{}", "é".repeat(200)), "1024"),
         ] {
             let error = parse(bad).err().unwrap();
             assert!(

@@ -250,7 +250,7 @@ fn a_crash_at_any_instant_loses_nothing_and_it_goes_on() {
     client.run(
         "CREATE TABLE people (id int PRIMARY KEY, ssn text, owner int NOT NULL DEFAULT 0);
          INSERT INTO people SELECT g, 'plain ' || g FROM generate_series(1, 1500) g;
-         CREATE TABLE shadow AS SELECT id, ssn FROM people",
+         CREATE TABLE shadow WITH (autovacuum_enabled = false) AS SELECT id, ssn FROM people",
     );
     slow(&mut client);
     client.run(&format!("{SLOWLY})"));

@@ -21,7 +21,7 @@ fn server() -> (Cluster, Client) {
         "CREATE TABLE people (id int PRIMARY KEY, ssn text NOT NULL);
          INSERT INTO people SELECT g, 'plain ' || g FROM generate_series(1, {ROWS}) g;
          ANALYZE people;
-         CREATE TABLE shadow AS SELECT id, ssn FROM people"
+         CREATE TABLE shadow WITH (autovacuum_enabled = false) AS SELECT id, ssn FROM people"
     ));
     slow(&mut client);
     (cluster, client)
