@@ -11,6 +11,7 @@ use crate::columns::moved::Address;
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::limit;
+use crate::server::prune::next_transaction;
 use crate::server::relation::{Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::selected::{selected, type_changed};
@@ -44,7 +45,8 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
         Kind::Decrypt => migration.origins.clone(),
         Kind::Encrypt => {
             let mut known = known_after_a_pass(&migration.origins, tree::origins(migration)?);
-            known.push(format!("{SINCE}{}", transaction_id()));
+            // Read last: whoever changed what was just looked at is before it.
+            known.push(format!("{SINCE}{}", next_transaction()));
             known
         }
     };
@@ -66,13 +68,10 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
 /// Marks a table that is not as it was known: the coming pass makes all its twins anew.
 const REMADE: &str = "remade ";
 
-/// Marks the transaction that began the pass: who writes a row after it finds the trigger there, or leaves a trace.
+/// Marks the transaction that comes first after the tables were looked at for the pass: who writes a row from then on
+/// finds the trigger there, or leaves a trace. It is not the one that looks: that has its number for some time, in
+/// which others may come and go.
 const SINCE: &str = "since ";
-
-fn transaction_id() -> u32 {
-    // SAFETY: in a transaction that writes.
-    unsafe { pg_sys::GetTopTransactionId() }.into_inner()
-}
 
 /// That a row of `t` was written before the pass, as SQL. A number that is half the numbers away counts as older.
 fn is_before(migration: &Migration) -> String {
