@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# pg_upgrade from 15 to 16 of a server with keys, jobs under way and an audit log. Builds the extension for both.
+# pg_upgrade from 15 to 16 of a server with keys, jobs under way and an audit log. Builds the extension for both, and sees
+# that it compiles for the newest PostgreSQL, which the same wheel brings.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
@@ -10,6 +11,11 @@ unset RUST_BACKTRACE
 new() { env -u PG_CONFIG -u PGRX_PG_CONFIG_PATH PG=16 "$@"; }
 new scripts/setup.sh
 new scripts/install-extension.sh
+newest() { env -u PG_CONFIG -u PGRX_PG_CONFIG_PATH PG=18 "$@"; }
+newest scripts/setup.sh
+# shellcheck disable=SC2016  # for the other shell to expand
+newest bash -c '. scripts/lib.sh; use_postgres
+    cargo check --quiet --locked --lib -p colcrypt --no-default-features --features "pg$PG"'
 use_postgres
 scripts/install-extension.sh
 scripts/install-drivers.sh >&2 # brings npm

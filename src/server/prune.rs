@@ -7,17 +7,14 @@ use pgrx::pg_sys;
 
 use crate::server::relation::Held;
 
-/// The transaction that comes next.
-pub fn next_transaction() -> u32 {
-    // SAFETY: reads a counter.
-    unsafe { pg_sys::ReadNextTransactionId() }.into_inner()
-}
-
-/// Whether no transaction is under way any more that sees what one before this saw.
+/// Whether no transaction is under way any more that sees what one before this saw. The one that asks counts, too: it
+/// should have no snapshot.
 pub fn is_seen_by_none_before(held: &Held, transaction: u32) -> bool {
-    // SAFETY: the relation is locked until the transaction ends; it is closed again.
+    // SAFETY: the relation is locked until the transaction ends; it is closed again. What looking it up in the catalog
+    // left, of which nothing is read any more, counts as a snapshot.
     unsafe {
         let relation = pg_sys::relation_open(held.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pg_sys::InvalidateCatalogSnapshot();
         let oldest = pg_sys::GetOldestNonRemovableTransactionId(relation);
         pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         pg_sys::TransactionIdFollowsOrEquals(oldest, pg_sys::TransactionId::from(transaction))

@@ -10,7 +10,7 @@
 use std::ffi::CStr;
 
 use colcrypt_domain::quote::{quote_identifier, quote_qualified_identifier};
-use pgrx::pg_sys;
+use pgrx::{PgTupleDesc, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::server::types;
@@ -84,10 +84,7 @@ impl Held {
                 return Err(unknown(oid));
             }
             let row = &*(*relation).rd_rel;
-            let descriptor = (*relation).rd_att;
-            let columns = (*descriptor)
-                .attrs
-                .as_slice((*descriptor).natts.max(0) as usize);
+            let columns = PgTupleDesc::from_pg_unchecked((*relation).rd_att);
             let held = Self {
                 oid,
                 owner: row.relowner,

@@ -2,7 +2,7 @@
 //! takes part, be it a trigger, a rule, a check, a generated column or the expression of an index. So rows can be
 //! written as a scan meets them, while rights are held that nobody else's code may see.
 
-use pgrx::{PgList, PgMemoryContexts, pg_sys};
+use pgrx::{PgList, PgMemoryContexts, PgTupleDesc, pg_sys};
 
 use crate::error::Result;
 use crate::server::relation::{Attribute, Held};
@@ -49,10 +49,7 @@ impl Rewriter {
             }
             // As for any UPDATE: a published table needs an identity.
             pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_UPDATE);
-            let descriptor = (*relation).rd_att;
-            let attributes = (*descriptor)
-                .attrs
-                .as_slice((*descriptor).natts.max(0) as usize);
+            let attributes = PgTupleDesc::from_pg_unchecked((*relation).rd_att);
             Ok(Some(Self {
                 relation,
                 found: pg_sys::table_slot_create(relation, std::ptr::null_mut()),
@@ -61,8 +58,9 @@ impl Rewriter {
                 memory: PgMemoryContexts::new("colcrypt rewrite"),
                 rows: 0,
                 columns: attributes.len(),
-                dropped: (0..attributes.len())
-                    .filter(|&at| attributes[at].attisdropped)
+                dropped: (0..)
+                    .zip(attributes.iter())
+                    .filter_map(|(at, attribute)| attribute.attisdropped.then_some(at))
                     .collect(),
                 waits,
                 command: pg_sys::GetCurrentCommandId(true),

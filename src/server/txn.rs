@@ -26,7 +26,7 @@ pub fn wait_for_locks() {
 /// # Errors
 /// The ERROR.
 pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failed> {
-    ended(body, |_| true)
+    ended(SNAPSHOT, body, |_| true)
 }
 
 /// The same for a body that may err, which aborts it, too.
@@ -44,22 +44,48 @@ pub fn attempt<R>(body: impl FnOnce() -> error::Result<R>) -> Result<R, Failed> 
 pub fn all_or_nothing<R>(
     body: impl FnOnce() -> error::Result<R>,
 ) -> Result<error::Result<R>, Failed> {
-    ended(body, |outcome: &error::Result<R>| outcome.is_ok())
+    ended(SNAPSHOT, body, Result::is_ok)
 }
 
+/// The same as [`attempt`] for a body that reads no rows: without a snapshot. One reaches back to the oldest transaction
+/// that writes in any database, and what it may see cannot be removed.
+///
+/// # Errors
+/// The ERROR, or the body's error.
+pub fn attempt_unseeing<R>(body: impl FnOnce() -> error::Result<R>) -> Result<R, Failed> {
+    ended(!SNAPSHOT, body, Result::is_ok)?.map_err(|error| Failed::returned(&error))
+}
+
+/// The transaction that comes next.
+pub fn next_transaction() -> u32 {
+    // SAFETY: reads a counter.
+    unsafe { pg_sys::ReadNextTransactionId() }.into_inner()
+}
+
+/// With a snapshot.
+const SNAPSHOT: bool = true;
+
 /// A transaction that is committed where `commits` says so, else aborted.
-fn ended<R>(body: impl FnOnce() -> R, commits: impl FnOnce(&R) -> bool) -> Result<R, Failed> {
+fn ended<R>(
+    with_snapshot: bool,
+    body: impl FnOnce() -> R,
+    commits: impl FnOnce(&R) -> bool,
+) -> Result<R, Failed> {
     let limit = Limit::begin();
     // SAFETY: the worker's main loop, outside any transaction; every path ends the transaction.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        if with_snapshot {
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
         let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
             set_local(c"lock_timeout", PATIENCE);
             let result = body();
             if commits(&result) {
-                pg_sys::PopActiveSnapshot();
+                if with_snapshot {
+                    pg_sys::PopActiveSnapshot();
+                }
                 pg_sys::CommitTransactionCommand();
             } else {
                 pg_sys::AbortCurrentTransaction();

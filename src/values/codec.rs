@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use colcrypt_core::jsonb::{self, JsonbError};
 use colcrypt_core::record::{self, Shape};
 use colcrypt_core::{PlaintextType, memory, numeric};
-use pgrx::{PgTryBuilder, pg_sys};
+use pgrx::{PgTryBuilder, PgTupleDesc, pg_sys};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::catalog::type_names;
@@ -442,8 +442,7 @@ fn shape_of(type_oid: u32) -> Shape {
             return Shape::Other;
         }
         let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(base_type, -1);
-        let attributes = (*descriptor).attrs.as_slice((*descriptor).natts as usize);
-        let types = attributes
+        let types = PgTupleDesc::from_pg_unchecked(descriptor)
             .iter()
             .filter(|attribute| !attribute.attisdropped)
             .map(|attribute| attribute.atttypid.to_u32())

@@ -14,7 +14,7 @@ use crate::server::failed::Failed;
 use crate::server::limit::{self, Limit};
 use crate::server::prune;
 use crate::server::relation::{self, Held, Lock};
-use crate::server::txn::{PATIENCE, attempt, set_local};
+use crate::server::txn::{PATIENCE, attempt, attempt_unseeing, next_transaction, set_local};
 
 thread_local! {
     /// What jobs left behind in blocks of tables.
@@ -36,13 +36,9 @@ pub fn as_it_goes(table: pg_sys::Oid, went: Range<i64>, gently: bool) {
     let key = table.to_u32();
     let block = |at: i64| u32::try_from(at).unwrap_or(u32::MAX);
     LEFT.with_borrow_mut(|left| {
-        left.add(
-            key,
-            block(went.start)..block(went.end),
-            prune::next_transaction(),
-        );
+        left.add(key, block(went.start)..block(went.end), next_transaction());
     });
-    if attempt(|| prune_left(table)).is_err() {
+    if attempt_unseeing(|| prune_left(table)).is_err() {
         LEFT.with_borrow_mut(|left| left.forget(key));
     }
     vacuum_out_of_line(table, went, gently);

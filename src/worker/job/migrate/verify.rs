@@ -11,12 +11,11 @@ use crate::columns::moved::Address;
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::limit;
-use crate::server::prune::next_transaction;
 use crate::server::relation::{Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::selected::{selected, type_changed};
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, attempt};
+use crate::server::txn::{Next, attempt, next_transaction};
 use crate::server::varlena::Varlena;
 use crate::worker::job::migrate::blocks::{among, from_the_start, through_blocks};
 use crate::worker::job::migrate::decrypted::{context_of, refuse_brought};
@@ -40,16 +39,14 @@ pub fn begin(job: &Job, migration: &Migration, passes: i32) -> Result<Next> {
         return Err(Error::OutOfStep { why });
     }
     let fence = tree::fence(migration)?;
-    let origins = match migration.kind {
+    let mut origins = match migration.kind {
         // What is not as it was at the order is not decrypted.
         Kind::Decrypt => migration.origins.clone(),
-        Kind::Encrypt => {
-            let mut known = known_after_a_pass(&migration.origins, tree::origins(migration)?);
-            // Read last: whoever changed what was just looked at is before it.
-            known.push(format!("{SINCE}{}", next_transaction()));
-            known
-        }
+        Kind::Encrypt => known_after_a_pass(&migration.origins, tree::origins(migration)?),
     };
+    origins.retain(|line| !line.starts_with(SINCE));
+    // Read last: whoever changed what was just looked at is before it.
+    origins.push(format!("{SINCE}{}", next_transaction()));
     spi::execute(
         "UPDATE colcrypt.migration SET fence = $2, strays = 0, origins = $3 WHERE job_id = $1",
         &[job.id.into(), fence.into(), origins.into()],
@@ -116,14 +113,16 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
     let outcome = through_blocks(
         job,
         |place| {
-            let strays = strays(migration, place)?;
-            if !strays.is_empty() {
+            let found = strays(migration, place)?;
+            if found.count > 0 {
                 spi::execute(
                     "UPDATE colcrypt.migration SET strays = strays + $2 WHERE job_id = $1",
-                    &[job.id.into(), (strays.len() as i64).into()],
+                    &[job.id.into(), found.count.into()],
                 )?;
-                let touched = touch(migration, place.leaf, &among(&strays))?;
-                if touched < strays.len() as i64 {
+            }
+            if !found.to_touch.is_empty() {
+                let touched = touch(migration, place.leaf, &among(&found.to_touch))?;
+                if touched < found.to_touch.len() as i64 {
                     stays_unknown(migration, place.leaf)?;
                 }
             }
@@ -137,7 +136,7 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
             let found = attempt(|| match progress::place(job)? {
                 Some(place) => {
                     stays_unknown(migration, place.leaf)?;
-                    Ok(Some(among(&strays(migration, &place)?)))
+                    Ok(Some(among(&strays(migration, &place)?.to_touch)))
                 }
                 None => Ok(None),
             });
@@ -150,10 +149,19 @@ pub fn verify(job: &Job, migration: &Migration) -> Next {
     }
 }
 
+/// Rows whose two columns do not hold the same.
+#[derive(Default)]
+struct Strays {
+    count: i64,
+    /// Those that were written before the pass. The pass itself moves what it touches to the table's end: were one that
+    /// stays out of step touched again there, the pass would have no end.
+    to_touch: Vec<String>,
+}
+
 /// The rows of some blocks whose two columns do not hold the same. Whether they do is asked only of twins that nobody
 /// but the trigger and the job made: the answer would tell somebody who put another's ciphertext there whether he
 /// guessed it.
-fn strays(migration: &Migration, place: &progress::BlockRange) -> Result<Vec<String>> {
+fn strays(migration: &Migration, place: &progress::BlockRange) -> Result<Strays> {
     let table = Named::take(place.leaf, Lock::Write)?;
     let (plaintext, ciphertext) = migration.plaintext_and_ciphertext();
     let sql = format!(
@@ -181,23 +189,29 @@ fn strays(migration: &Migration, place: &progress::BlockRange) -> Result<Vec<Str
         // SAFETY: reads a static: the memory of the connection that is open.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let values = Values::new(migration, migration.plaintext_type, memory)?;
-        let mut strays = Vec::new();
+        let mut strays = Strays::default();
         for at in 0..found.len() {
             let context = context_at(&found, at, 4, migration.context.is_some())?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
+            let is_before = found
+                .value(at, 5)
+                .is_none_or(|is_before| is_before.value() != 0);
             let in_step = match (found.value(at, 2), found.value(at, 3)) {
-                (Some(_), Some(_)) if !is_known => found
-                    .value(at, 5)
-                    .is_some_and(|is_before| is_before.value() == 0),
+                (Some(_), Some(_)) if !is_known => !is_before,
                 (Some(plaintext), Some(ciphertext)) => {
                     values.agree(plaintext, ciphertext, context)?
                 }
                 (None, None) => true,
                 _ => false,
             };
-            if !in_step && let Some(row) = found.value(at, 1) {
+            strays.count += i64::from(!in_step);
+            if !in_step
+                && is_before
+                && let Some(row) = found.value(at, 1)
+            {
                 // SAFETY: the statement gives a tid first.
-                strays.push(unsafe { Address::of(row.cast_mut_ptr()) }.text());
+                let address = unsafe { Address::of(row.cast_mut_ptr()) };
+                strays.to_touch.push(address.text());
             }
         }
         Ok(strays)
