@@ -198,6 +198,8 @@ CREATE TABLE colcrypt.protected_column (
     label text COLLATE "C" UNIQUE,
     -- While values are rebound, the context that they get; until the end of that the other opens both kinds.
     becomes text,
+    -- Whether a trigger on the table refuses what is no value of the column's.
+    enforce boolean NOT NULL DEFAULT false,
     PRIMARY KEY (relation, attribute)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';

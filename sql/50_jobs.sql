@@ -2,10 +2,16 @@
 
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL) RETURNS void
+        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view';
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context';
+
+-- Fired with the rights of whoever writes the table: it looks up by itself what the columns take.
+CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
+    'trigger: refuses what is no value of an enforced column';
 
 CREATE FUNCTION colcrypt.unregister_column(relation regclass, attribute name) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unregister_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;

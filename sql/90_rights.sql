@@ -5,6 +5,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA colcrypt FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
     colcrypt.batch_value(row_address tid, column_number smallint, value colcrypt.ciphertext),
+    colcrypt.check_encrypted_columns(),
     colcrypt.ciphertext(bytea),
     colcrypt.ciphertext_in(cstring),
     colcrypt.ciphertext_info(value colcrypt.ciphertext, OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int, OUT has_context boolean, OUT key_id text, OUT compressed boolean),

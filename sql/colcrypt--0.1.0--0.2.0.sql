@@ -169,7 +169,8 @@ ALTER TABLE colcrypt.honeytoken ADD COLUMN derived int;
 CREATE INDEX honeytoken_origin ON colcrypt.honeytoken (key_id, origin);
 
 -- Kind 7: the place is bound by default, values move to it, and what is bound to no place is not taken along unasked.
-ALTER TABLE colcrypt.protected_column ADD COLUMN label text COLLATE "C" UNIQUE, ADD COLUMN becomes text;
+ALTER TABLE colcrypt.protected_column ADD COLUMN label text COLLATE "C" UNIQUE, ADD COLUMN becomes text,
+    ADD COLUMN enforce boolean NOT NULL DEFAULT false;
 ALTER TABLE colcrypt.job ADD COLUMN rebinds boolean NOT NULL DEFAULT false, ADD COLUMN strays bigint NOT NULL DEFAULT 0,
     ADD COLUMN label text, ADD COLUMN accept_unplaced boolean NOT NULL DEFAULT false;
 ALTER TABLE colcrypt.migration ADD COLUMN label text, ADD COLUMN accept_unplaced boolean NOT NULL DEFAULT false;
@@ -191,11 +192,15 @@ $$;
 DROP FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype);
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL) RETURNS void
+        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view';
+REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context';
+CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
+    'trigger: refuses what is no value of an enforced column';
 DROP FUNCTION colcrypt.move_column(regclass, name, text, boolean);
 CREATE FUNCTION colcrypt.move_column(
         relation regclass, attribute name, key text, fire_triggers boolean DEFAULT false,

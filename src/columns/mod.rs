@@ -1,5 +1,6 @@
 //! Columns under a key: registered, bound to a place, shown through views, and encrypted or decrypted in place.
 
+pub mod enforced;
 pub mod migration;
 pub mod moved;
 pub mod place;

@@ -6,7 +6,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::read;
-use crate::columns::{place, registration};
+use crate::columns::{enforced, place, registration};
 use crate::error::{Error, Privilege, Result};
 use crate::keys::grantee;
 use crate::rights;
@@ -41,6 +41,8 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         )
     };
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
+    // SAFETY: declared as boolean, where it is declared.
+    let enforce = unsafe { call.get::<bool>(7) };
     // SAFETY: declared as text, where it is declared.
     let asked = Wanted::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
@@ -66,11 +68,11 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     spi::execute(
-        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7) \
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false)) \
          ON CONFLICT (relation, attribute) DO UPDATE \
          SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, label = EXCLUDED.label, readers = EXCLUDED.readers, \
-             plaintext_type = EXCLUDED.plaintext_type, \
+             plaintext_type = EXCLUDED.plaintext_type, enforce = coalesce($8, protected_column.enforce), \
              declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
         &[
             table.into(),
@@ -80,12 +82,19 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
             readers.clone().into(),
             plaintext_type.into(),
             label.into(),
+            enforce.into(),
         ],
     )?;
-    let detail = match readers {
+    enforced::settle(table)?;
+    let mut detail = match readers {
         Some(readers) => format!("{attribute}, read by: {}", readers.join(", ")),
         None => attribute,
     };
+    match enforce {
+        Some(true) => detail.push_str(", enforced"),
+        Some(false) => detail.push_str(", not enforced"),
+        None => {}
+    }
     Act::new("register_column")
         .key(&key)
         .relation(table)
@@ -186,6 +195,9 @@ pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
          WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND finished_at IS NULL",
         &[table.into(), attribute.clone().into()],
     )?;
+    if !is_dropped {
+        enforced::settle(table)?;
+    }
     let act = Act::new("unregister_column").key(&key);
     if is_dropped {
         act.detail(format!("{attribute} of a table that was dropped"))

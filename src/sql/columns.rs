@@ -1,7 +1,7 @@
 //! Columns under a key: registered, bound anew, encrypted and decrypted in place.
 
 use crate::columns::migration::{in_step, orders};
-use crate::columns::{rebind, registered};
+use crate::columns::{enforced, rebind, registered};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -14,5 +14,8 @@ sql_functions! {
     }
     UsesKeys {
         keep_in_step => in_step::keep_in_step;
+    }
+    Harmless {
+        check_encrypted_columns => enforced::check_encrypted_columns;
     }
 }

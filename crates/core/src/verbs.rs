@@ -150,6 +150,7 @@ pub const VERBS: &[Verb] = &[
 /// key decide.
 pub const EVERYBODYS: &[&str] = &[
     "batch_value",
+    "check_encrypted_columns",
     "ciphertext",
     "ciphertext_in",
     "ciphertext_info",

@@ -14,7 +14,7 @@ use crate::audit::Act;
 use crate::columns::migration::tree::{self, Member};
 use crate::columns::migration::{Kind, Migration, survey};
 use crate::columns::view::order::order_of;
-use crate::columns::{place, view};
+use crate::columns::{enforced, place, view};
 use crate::error::{Error, Result};
 use crate::rows::reach;
 use crate::server::relation::{self, Held, Lock, Named};
@@ -378,7 +378,7 @@ fn register(migration: &Migration) -> Result<()> {
             &[job],
         )?,
     };
-    Ok(())
+    enforced::settle(migration.table)
 }
 
 fn record_swap(migration: &Migration, members: &[(Member, Named)]) -> Result<()> {

@@ -272,6 +272,15 @@ pub enum Error {
     GeneratedColumn {
         column: String,
     },
+    /// A value that an enforced column does not take.
+    NotOfColumn {
+        column: String,
+        /// What it takes: the key's name, the type, whether bound to a context (none: either).
+        key: String,
+        type_name: String,
+        is_bound: Option<bool>,
+        why: String,
+    },
     NotAccessView {
         name: String,
     },

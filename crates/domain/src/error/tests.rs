@@ -201,6 +201,13 @@ fn one_of_each() -> Vec<Error> {
         Error::OtherRelation,
         Error::RowChanged { table: text() },
         Error::GeneratedColumn { column: text() },
+        Error::NotOfColumn {
+            column: text(),
+            key: text(),
+            type_name: text(),
+            is_bound: Some(true),
+            why: text(),
+        },
         Error::NotAccessView { name: text() },
         Error::MigrationBlocked {
             column: text(),

@@ -415,6 +415,25 @@ impl Error {
                 None,
                 Some("Leave the column out.".into()),
             ),
+            Self::NotOfColumn {
+                column,
+                key,
+                type_name,
+                is_bound,
+                why,
+            } => (
+                "KC065",
+                format!("this is no value of column {column}, which is enforced"),
+                Some(why.clone()),
+                Some(format!(
+                    "It takes what encrypt_col makes of {type_name} with key \"{key}\"{}, or write through its access view.",
+                    match is_bound {
+                        Some(true) => " and the column's context",
+                        Some(false) => " and no context",
+                        None => "",
+                    }
+                )),
+            ),
             Self::NotAccessView { name } => (
                 "42809",
                 format!("{name} exists and is not an access view of this table"),

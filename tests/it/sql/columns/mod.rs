@@ -11,6 +11,7 @@ mod bad_input;
 mod census;
 mod compression;
 mod drivers;
+mod enforced;
 mod jsonb;
 mod orm;
 mod shapes;

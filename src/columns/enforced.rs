@@ -1,0 +1,266 @@
+//! Registered columns that are enforced: the trigger that looks at what is written to the table itself, past any view.
+//! It refuses a value of another key or type than the column's, and one that is not bound to a context where the
+//! column's are. All of that is in a value's header: nothing is opened.
+//!
+//! Its name is before those of the triggers that migrations make, and behind those that people give: it sees the row as
+//! it will be stored.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use colcrypt_core::KeyId;
+use colcrypt_core::format::{Header, parse_header};
+use colcrypt_domain::quote::quote_identifier;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use crate::catalog::{epoch, read};
+use crate::error::{Error, Result};
+use crate::server::call::Call;
+use crate::server::relation::{Held, Lock, Named};
+use crate::server::scan::head_of;
+use crate::server::{spi, types, watched};
+use crate::values::codec::Codec;
+use crate::values::seal::described;
+
+/// The trigger's name on every table.
+const TRIGGER: &str = "~colcrypt";
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<KnownTable>>> = RefCell::default();
+}
+
+/// What a table's columns take, until the catalog or the table changes.
+struct KnownTable {
+    columns: Vec<Column>,
+    epoch: u64,
+    generation: u64,
+    /// Holds what the codecs looked up.
+    _memory: PgMemoryContexts,
+}
+
+struct Column {
+    number: i16,
+    shown: String,
+    key: KeyId,
+    codec: Codec,
+    /// Whether values are bound to a context; none while that is being changed.
+    is_bound: Option<bool>,
+}
+
+impl Column {
+    /// Why a value is none of this column's.
+    fn refuses(&self, header: &Header<'_>) -> Result<Option<String>> {
+        if header.key != self.key {
+            let of = read::key_name(header.key).map_or_else(
+                || format!("unknown key {}", header.key),
+                |name| format!("key \"{name}\""),
+            );
+            return Ok(Some(format!("It is encrypted with {of}.")));
+        }
+        let written = header.plaintext_type;
+        // Types are renamed, of which no cache is told.
+        let name = match self.codec.is_built_in() {
+            true => String::new(),
+            false => types::canonical_type_name(self.codec.base_type)?,
+        };
+        if !self.codec.reads(written, name.as_bytes()) && !self.codec.had_name(written)? {
+            return Ok(Some(format!("It holds type {}.", described(written))));
+        }
+        Ok(match (self.is_bound, header.has_context) {
+            (Some(true), false) => Some("It is bound to no context.".into()),
+            (Some(false), true) => Some("It is bound to a context.".into()),
+            _ => None,
+        })
+    }
+
+    fn refusal(&self, why: String) -> Error {
+        Error::NotOfColumn {
+            column: self.shown.clone(),
+            key: read::key_name(self.key).unwrap_or_else(|| self.key.to_string()),
+            type_name: types::type_name(self.codec.base_type),
+            is_bound: self.is_bound,
+            why,
+        }
+    }
+}
+
+fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
+    let epoch = epoch::refresh(false);
+    let generation = watched::generation();
+    let known = KNOWN.with_borrow(|known| known.get(&oid).cloned());
+    if let Some(table) =
+        known.filter(|table| table.epoch == epoch && table.generation == generation)
+    {
+        return Ok(table);
+    }
+    let held = Held::take(oid, Lock::Read)?;
+    // SAFETY: a new context lies below the one that is current: this one outlives the statement.
+    let memory = unsafe {
+        PgMemoryContexts::TopMemoryContext.switch_to(|_| PgMemoryContexts::new("colcrypt enforced"))
+    };
+    // A partition's are its own, or those of what it is below.
+    let registered = spi::query(
+        "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
+             SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
+         SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text, p.enforce, p.key_id, p.plaintext_type::oid, \
+                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END \
+         FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth",
+        &[oid.into()],
+        |row| {
+            Ok((
+                row.get::<pg_sys::Oid>(1)?,
+                row.get::<String>(2)?.unwrap_or_default(),
+                row.get::<bool>(3)? == Some(true),
+                row.get::<i64>(4)?.unwrap_or_default(),
+                row.get::<pg_sys::Oid>(5)?.unwrap_or(pg_sys::Oid::INVALID),
+                row.get::<bool>(6)?,
+            ))
+        },
+    )?;
+    let mut columns = Vec::new();
+    for (owner, attribute, is_enforced, key, plaintext_type, is_bound) in registered {
+        watched::watch(owner);
+        // A column that is no ciphertext any more is read as none.
+        let Some(found) = held
+            .attribute(&attribute)
+            .filter(|found| is_enforced && found.holds_ciphertext())
+        else {
+            continue;
+        };
+        columns.push(Column {
+            number: found.number,
+            shown: format!("{}.{}", held.shown(), quote_identifier(&attribute)),
+            key: KeyId::of_bigint(key),
+            codec: Codec::for_type(plaintext_type, memory.value())?,
+            is_bound,
+        });
+    }
+    watched::watch([oid]);
+    let table = Rc::new(KnownTable {
+        columns,
+        epoch,
+        generation,
+        _memory: memory,
+    });
+    KNOWN.with_borrow_mut(|known| known.insert(oid, table.clone()));
+    Ok(table)
+}
+
+/// The trigger.
+pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
+    let misuse = || Error::InvalidParameter {
+        message: "check_encrypted_columns is a trigger BEFORE INSERT OR UPDATE, for each row"
+            .into(),
+        hint: "colcrypt.register_column makes it, with enforce => true.".into(),
+    };
+    // SAFETY: the context of a call is null or a node; a TriggerData says so in its tag.
+    let trigger = unsafe {
+        let context = (*call.fcinfo()).context.cast::<pg_sys::TriggerData>();
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            return Err(misuse());
+        }
+        &*context
+    };
+    let timing = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+    if trigger.tg_event & timing != pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE {
+        return Err(misuse());
+    }
+    let (new, old) = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT => (trigger.tg_trigtuple, None),
+        pg_sys::TRIGGER_EVENT_UPDATE => (trigger.tg_newtuple, Some(trigger.tg_trigtuple)),
+        _ => return Err(misuse()),
+    };
+    // SAFETY: the relation that the trigger was fired for is open for the length of the call.
+    let (oid, description) =
+        unsafe { ((*trigger.tg_relation).rd_id, (*trigger.tg_relation).rd_att) };
+    for column in &known_table(oid)?.columns {
+        // SAFETY: rows of the table, and a column of it that was looked at since it last changed.
+        let (value, before) = unsafe {
+            (
+                value_of(new, column.number, description),
+                old.and_then(|old| value_of(old, column.number, description)),
+            )
+        };
+        let Some(value) = value else { continue };
+        // SAFETY: two values of the column, which is a ciphertext.
+        if before.is_some_and(|before| unsafe { image_of(before) == image_of(value) }) {
+            continue;
+        }
+        // SAFETY: the column is a ciphertext.
+        let head = unsafe { head_of(value) };
+        let (header, _) = parse_header(head.bytes())?;
+        if let Some(why) = column.refuses(&header)? {
+            return Err(column.refusal(why));
+        }
+    }
+    Ok(pg_sys::Datum::from(new))
+}
+
+/// A value as it lies in its row: one that was not assigned is the same, out of line too.
+///
+/// # Safety
+/// The value is of a type of variable length, and outlives what is returned.
+unsafe fn image_of<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let start = value.cast_mut_ptr::<pg_sys::varlena>();
+        std::slice::from_raw_parts(start.cast::<u8>(), pgrx::varsize_any(start))
+    }
+}
+
+/// # Safety
+/// The tuple is of the description, which has the column.
+unsafe fn value_of(
+    tuple: pg_sys::HeapTuple,
+    number: i16,
+    description: pg_sys::TupleDesc,
+) -> Option<pg_sys::Datum> {
+    let mut is_null = false;
+    // SAFETY: the caller's promise.
+    let value = unsafe { pg_sys::heap_getattr(tuple, number.into(), description, &mut is_null) };
+    (!is_null).then_some(value)
+}
+
+/// Gives the table, its partitions and its children the trigger, or takes it from them, as its registrations ask now.
+/// Children that come later have none until the column is registered again; partitions do.
+///
+/// # Errors
+/// Of DDL; the lock's.
+pub fn settle(table: pg_sys::Oid) -> Result<()> {
+    // The trigger of a partition that has it from above goes with that.
+    let members = spi::query(
+        "WITH RECURSIVE tree(relid) AS (SELECT $1::oid UNION \
+             SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid), \
+         member AS (SELECT c.oid, c.oid <> $1 AS is_below, c.relispartition, g.oid AS own, coalesce(g.tgparentid <> 0, false) AS is_clone, \
+             (WITH RECURSIVE up(relid) AS (SELECT c.oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
+              SELECT EXISTS (SELECT FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid WHERE p.enforce)) AS is_wanted \
+             FROM tree t JOIN pg_class c ON c.oid = t.relid \
+             LEFT JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgfoid = 'colcrypt.check_encrypted_columns()'::regprocedure \
+             WHERE c.relkind IN ('r', 'p')) \
+         SELECT oid, is_wanted FROM member \
+         WHERE is_wanted AND own IS NULL AND NOT (is_below AND relispartition) OR NOT is_wanted AND own IS NOT NULL AND NOT is_clone \
+         ORDER BY is_below, oid",
+        &[table.into()],
+        |row| {
+            Ok((
+                row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                row.get::<bool>(2)? == Some(true),
+            ))
+        },
+    )?;
+    for (member, is_wanted) in members {
+        let table = Named::take(member, Lock::Read)?;
+        let trigger = quote_identifier(TRIGGER);
+        let statement = match is_wanted {
+            true => format!(
+                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} \
+                 FOR EACH ROW EXECUTE FUNCTION colcrypt.check_encrypted_columns()",
+                table.sql
+            ),
+            false => format!("DROP TRIGGER IF EXISTS {trigger} ON {}", table.sql),
+        };
+        spi::run_as(table.owner(), &[statement])?;
+    }
+    Ok(())
+}
