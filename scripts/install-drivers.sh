@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the suites' applications stand on, the drivers psycopg, asyncpg and node-postgres and the ORMs Django,
 # SQLAlchemy and Sequelize, into target/tools/drivers: pinned by version and hash, from PyPI and npm, by root or by a
-# normal user, and only once.
+# normal user, and only once. Java and its driver are Debian's.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -20,18 +20,24 @@ drivers="$tools/drivers"
 locked="$ROOT/tests/drivers"
 stamp="$(printf '%s\n' "$requirements" && cat "$locked/package-lock.json" && python3 --version)"
 
-if [ "$(cat "$drivers/stamp" 2>/dev/null)" = "$stamp" ]; then
-    exit 0
-fi
-
-if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-    say "installing nodejs, npm"
+missing=()
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
+# A program in one source file is compiled as it is run, which the runtime alone does not do.
+command -v javac >/dev/null || missing+=(default-jdk-headless)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
+if [ ${#missing[@]} -gt 0 ]; then
+    say "installing ${missing[*]}"
     if ! is_root && ! command -v sudo >/dev/null; then
-        die "not root and no sudo: have an administrator run 'apt-get install nodejs npm'"
+        die "not root and no sudo: have an administrator run 'apt-get install ${missing[*]}'"
     fi
     as_admin env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
-    as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs npm \
+    as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" \
         </dev/null >&2
+fi
+
+if [ "$(cat "$drivers/stamp" 2>/dev/null)" = "$stamp" ]; then
+    exit 0
 fi
 
 mkdir -p "$tools"

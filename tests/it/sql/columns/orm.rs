@@ -1,20 +1,22 @@
 //! The ways of docs/orm.md, as programs in tests/drivers: each ORM works with the access view, and has its
 //! migrations and whatever else is about tables done to the table.
 
+use std::process::Command;
+
 use colcrypt_tests::of_columns::migrate;
-use colcrypt_tests::of_drivers::application;
+use colcrypt_tests::of_drivers::{application, java, tcp_port};
 
 use crate::common::{Db, Sql, db};
 
 /// Runs a program to its end; what it found wrong is in its stderr.
-fn run(db: &Db, program: &str, script: &str, names: &[&str]) {
-    let output = application(program, script, &db.name)
+fn run(mut command: Command, names: &[&str]) {
+    let output = command
         .args(names)
         .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
-        "{script} {names:?}: {}{}",
+        "{command:?}: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
@@ -35,7 +37,7 @@ fn table_takes_its_name_back() -> &'static str {
 }
 
 /// Both arrangements of a table and its view: the view has the table's name, and the table has it.
-fn in_both_arrangements(program: &str, script: &str) {
+fn in_both_arrangements(program: impl Fn(&Db) -> Command) {
     for view_has_the_name in [true, false] {
         let mut db = db();
         db.client.run(
@@ -50,25 +52,30 @@ fn in_both_arrangements(program: &str, script: &str) {
                 ("customer_access", "customer")
             }
         };
-        run(&db, program, script, &[view, table]);
+        run(program(&db), &[view, table]);
         assert!(is_encrypted(&mut db, table));
     }
 }
 
 #[test]
 fn sqlalchemy_maps_the_view_and_reflects_keys_from_the_table() {
-    in_both_arrangements("python3", "orm_sqlalchemy.py");
+    in_both_arrangements(|db| application("python3", "orm_sqlalchemy.py", &db.name));
 }
 
 #[test]
 fn sequelize_works_with_the_view_and_changes_the_table() {
-    in_both_arrangements("node", "orm_sequelize.js");
+    in_both_arrangements(|db| application("node", "orm_sequelize.js", &db.name));
+}
+
+#[test]
+fn jdbc_works_with_the_view_but_for_updatable_result_sets() {
+    in_both_arrangements(|db| java("Jdbc.java", tcp_port(), &db.name));
 }
 
 /// Django makes the table, orders its encryption in a migration, and goes on from there.
 #[test]
 fn django_has_a_model_of_the_view_and_one_of_the_table() {
     let mut db = db();
-    run(&db, "python3", "orm_django.py", &[]);
+    run(application("python3", "orm_django.py", &db.name), &[]);
     assert!(is_encrypted(&mut db, "shop_customer_encrypted"));
 }
