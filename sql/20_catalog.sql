@@ -200,6 +200,8 @@ CREATE TABLE colcrypt.protected_column (
     becomes text,
     -- Whether a trigger on the table refuses what is no value of the column's.
     enforce boolean NOT NULL DEFAULT false,
+    -- Whether a rotation moves the values that are there.
+    rotation text NOT NULL DEFAULT 'reencrypt' CHECK (rotation IN ('reencrypt', 'expire', 'keep')),
     PRIMARY KEY (relation, attribute)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';

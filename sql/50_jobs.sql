@@ -2,10 +2,11 @@
 
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL) RETURNS void
+        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
+        rotation text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context';
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay)';
 
 -- Fired with the rights of whoever writes the table: it looks up by itself what the columns take.
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
@@ -100,13 +101,13 @@ GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
 
 CREATE VIEW colcrypt.key_version_census AS
     SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
-           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by
+           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation
     FROM colcrypt.protected_column p
     LEFT JOIN colcrypt.census c USING (relation, attribute)
     LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
     LEFT JOIN colcrypt.key k ON k.key_id = r.key_id;
 COMMENT ON VIEW colcrypt.key_version_census IS
-    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows';
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions';
 GRANT SELECT ON colcrypt.key_version_census TO pg_monitor;
 
 CREATE FUNCTION colcrypt.take_census(

@@ -170,7 +170,8 @@ CREATE INDEX honeytoken_origin ON colcrypt.honeytoken (key_id, origin);
 
 -- Kind 7: the place is bound by default, values move to it, and what is bound to no place is not taken along unasked.
 ALTER TABLE colcrypt.protected_column ADD COLUMN label text COLLATE "C" UNIQUE, ADD COLUMN becomes text,
-    ADD COLUMN enforce boolean NOT NULL DEFAULT false;
+    ADD COLUMN enforce boolean NOT NULL DEFAULT false,
+    ADD COLUMN rotation text NOT NULL DEFAULT 'reencrypt' CHECK (rotation IN ('reencrypt', 'expire', 'keep'));
 ALTER TABLE colcrypt.job ADD COLUMN rebinds boolean NOT NULL DEFAULT false, ADD COLUMN strays bigint NOT NULL DEFAULT 0,
     ADD COLUMN label text, ADD COLUMN accept_unplaced boolean NOT NULL DEFAULT false;
 ALTER TABLE colcrypt.migration ADD COLUMN label text, ADD COLUMN accept_unplaced boolean NOT NULL DEFAULT false;
@@ -192,11 +193,12 @@ $$;
 DROP FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype);
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL) RETURNS void
+        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
+        rotation text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context';
+REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay)';
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
@@ -623,3 +625,13 @@ $$;
 
 COMMENT ON FUNCTION colcrypt.create_access_view(regclass, name) IS
     'makes, or makes anew, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';
+
+CREATE OR REPLACE VIEW colcrypt.key_version_census AS
+    SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
+           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation
+    FROM colcrypt.protected_column p
+    LEFT JOIN colcrypt.census c USING (relation, attribute)
+    LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
+    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id;
+COMMENT ON VIEW colcrypt.key_version_census IS
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions';

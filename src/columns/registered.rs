@@ -2,6 +2,7 @@
 
 use colcrypt_domain::binding::{Bound, Wanted};
 use colcrypt_domain::quote::quote_identifier;
+use colcrypt_domain::rotation::Rotation;
 use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
@@ -41,8 +42,12 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         )
     };
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
-    // SAFETY: declared as boolean, where it is declared.
-    let enforce = unsafe { call.get::<bool>(7) };
+    // SAFETY: declared as boolean and text, where they are declared.
+    let (enforce, rotation) = unsafe { (call.get::<bool>(7), call.long::<String>(8, "rotation")?) };
+    let rotation = rotation
+        .map(|word| Rotation::parse(&word))
+        .transpose()?
+        .map(Rotation::name);
     // SAFETY: declared as text, where it is declared.
     let asked = Wanted::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
@@ -68,11 +73,12 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     spi::execute(
-        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false)) \
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce, rotation) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false), coalesce($9, 'reencrypt')) \
          ON CONFLICT (relation, attribute) DO UPDATE \
          SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, label = EXCLUDED.label, readers = EXCLUDED.readers, \
              plaintext_type = EXCLUDED.plaintext_type, enforce = coalesce($8, protected_column.enforce), \
+             rotation = coalesce($9, protected_column.rotation), \
              declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
         &[
             table.into(),
@@ -83,6 +89,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
             plaintext_type.into(),
             label.into(),
             enforce.into(),
+            rotation.into(),
         ],
     )?;
     enforced::settle(table)?;
@@ -94,6 +101,9 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         Some(true) => detail.push_str(", enforced"),
         Some(false) => detail.push_str(", not enforced"),
         None => {}
+    }
+    if let Some(rotation) = rotation {
+        detail.push_str(&format!(", rotation: {rotation}"));
     }
     Act::new("register_column")
         .key(&key)

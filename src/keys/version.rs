@@ -103,7 +103,7 @@ pub fn add_version(key: &Key) -> Result<KeyVersion> {
 
 /// Queues a job for each registered column of the key, or sends an open one after the newer version.
 /// The worker sees it only after commit, as it does the version. While rows may be under a compromised
-/// version, the key's jobs go before all others.
+/// version, the key's jobs go before all others, and no column's values stay where they are.
 pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
     // A dropped table leaves its registration behind; here is where it would be missed.
     spi::execute(
@@ -116,6 +116,8 @@ pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
          SELECT relation, attribute, key_id, $2, EXISTS (SELECT FROM colcrypt.key_version v \
              WHERE v.key_id = $1 AND v.state = 'compromised')::int \
          FROM colcrypt.protected_column WHERE key_id = $1 \
+           AND (rotation = 'reencrypt' OR EXISTS (SELECT FROM colcrypt.key_version v \
+                WHERE v.key_id = $1 AND v.state = 'compromised')) \
          ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
          DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
                        next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",

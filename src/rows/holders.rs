@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use colcrypt_domain::quote::quote_identifier;
+use colcrypt_domain::rotation::Rotation;
 use pgrx::{Spi, pg_sys};
 
 use crate::catalog::read::Key;
@@ -33,6 +34,8 @@ pub struct CiphertextColumn {
     pub file: Option<pg_sys::Oid>,
     /// Whether rotation takes care of it, by its own registration or a parent's.
     pub registered: bool,
+    /// What becomes of its values at a rotation, where it is registered.
+    rotation: Option<Rotation>,
     holds: pg_sys::Oid,
 }
 
@@ -457,7 +460,8 @@ pub fn describe(holders: &[(CiphertextColumn, i64)]) -> String {
         .iter()
         .map(|(column, count)| {
             let rows = if *count == 1 { "row" } else { "rows" };
-            format!("{}: {count} {rows}", column.describe())
+            let left = column.rotation.map_or("", Rotation::of_rows);
+            format!("{}: {count} {rows}{left}", column.describe())
         })
         .collect::<Vec<_>>()
         .join("\n")
@@ -535,10 +539,11 @@ fn shapes() -> Result<HashMap<pg_sys::Oid, Holds>> {
 
 fn columns() -> Result<Vec<CiphertextColumn>> {
     let rows = read_only(&format!(
-        "{HOLDING} SELECT c.oid, a.attname, a.atttypid, EXISTS (\
-             WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
-                 SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
-             SELECT FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
+        "{HOLDING} SELECT c.oid, a.attname, a.atttypid, (\
+             WITH RECURSIVE up(relid, depth) AS (SELECT c.oid, 0 UNION \
+                 SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
+             SELECT p.rotation FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname \
+             ORDER BY up.depth LIMIT 1), \
              n.nspname, c.relname, pg_relation_filenode(c.oid) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
          WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated \
@@ -554,7 +559,8 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
                 name: colcrypt_domain::quote::quote_qualified_identifier(text(4), text(5)),
                 attribute: text(1),
                 holds: oid(Some(text(2))),
-                registered: text(3) == "t",
+                registered: row.get(3).is_some_and(Option::is_some),
+                rotation: Rotation::parse(&text(3)).ok(),
                 file: row.get(6).cloned().flatten().map(|file| oid(Some(file))),
             })
         })

@@ -26,6 +26,7 @@ pub mod quote;
 pub mod ring;
 pub mod room;
 pub mod roots;
+pub mod rotation;
 pub mod sqlstate;
 pub mod text;
 pub mod turns;

@@ -2,6 +2,7 @@
 
 mod figures;
 mod job_control;
+mod left;
 mod move_column;
 mod moving;
 mod races;
