@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::audit;
 use crate::catalog::read::{Key, Keyring};
-use crate::catalog::scan::{Equals, each};
+use crate::catalog::scan::{Equals, any};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::server::roles;
 
@@ -39,7 +39,7 @@ fn claim_in(
         }
     };
     let mut granted = false;
-    each(table, index, &[object], |row| {
+    any(table, index, &[object], |row| {
         let grantee: pg_sys::Oid = row.get("grantee")?;
         if !granted && row.get::<bool>(column)? {
             granted = grantee == pg_sys::Oid::INVALID || !public && has_privileges_of(grantee);

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use crate::audit::event::{Event, Outcome};
 use crate::audit::ring::{self, Patience};
 use crate::catalog::read;
-use crate::catalog::scan::{Equals, each};
+use crate::catalog::scan::{Equals, any, each};
 use crate::error::Result;
 use crate::server::{report, spi};
 
@@ -28,17 +28,17 @@ fn identity_of(value: &[u8]) -> Option<(KeyId, Tag)> {
 
 /// Whether any value of a key is marked.
 pub fn guards(key: KeyId) -> Result<bool> {
-    let mut any = false;
-    each(
+    let mut found = false;
+    any(
         "honeytoken",
         "honeytoken_pkey",
         &[Equals::int8(1, key.bigint())],
         |_| {
-            any = true;
+            found = true;
             Ok(())
         },
     )?;
-    Ok(any)
+    Ok(found)
 }
 
 /// Whether this value of a key is marked.

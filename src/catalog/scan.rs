@@ -1,6 +1,7 @@
 //! Index scans over our own tables with a fresh catalog snapshot, columns by name.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::CString;
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
@@ -134,19 +135,87 @@ fn relation(name: &str) -> Result<pg_sys::Oid> {
     }
 }
 
-/// Visits the rows of `table` that `index` finds.
+/// Looks at a table in a session that read it whole, where it is small.
+const WHOLE_LOOKS: u32 = 3;
+/// Blocks of a table that is small.
+const FEW_BLOCKS: u32 = 4;
+
+thread_local! {
+    /// How often this session looked at a table whose rows may come in any order.
+    static LOOKS: RefCell<HashMap<pg_sys::Oid, u32>> = RefCell::default();
+}
+
+/// Visits the rows of `table` that `index` finds, in the index's order.
 pub fn each(
     table: &str,
     index: &str,
     conditions: &[Equals],
     mut visit: impl FnMut(&Row) -> Result<()>,
 ) -> Result<()> {
+    let visit = |row: &Row| visit(row).map(|()| true);
+    each_while(table, index, conditions, |_| false, visit)
+}
+
+/// The same in any order.
+pub fn any(
+    table: &str,
+    index: &str,
+    conditions: &[Equals],
+    mut visit: impl FnMut(&Row) -> Result<()>,
+) -> Result<()> {
+    let visit = |row: &Row| visit(row).map(|()| true);
+    each_while(table, index, conditions, is_read_whole, visit)
+}
+
+/// Whether to read a table whole rather than by an index. A new session makes what it needs of each index in more time
+/// than a few blocks take, and most sessions look only once.
+fn is_read_whole(heap: pg_sys::Relation) -> bool {
+    // SAFETY: reads a variable; the table is open.
+    let (serializable, table) = unsafe {
+        // A serializable transaction would have read all rows, and be in the way of whoever writes any.
+        (
+            pg_sys::XactIsoLevel >= pg_sys::XACT_SERIALIZABLE as i32,
+            (*heap).rd_id,
+        )
+    };
+    let looks = LOOKS.with_borrow_mut(|looks| {
+        let looks = looks.entry(table).or_default();
+        *looks = looks.saturating_add(1);
+        *looks
+    });
+    let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+    // SAFETY: the table is open.
+    !serializable
+        && looks <= WHOLE_LOOKS
+        && unsafe { pg_sys::RelationGetNumberOfBlocksInFork(heap, main) } <= FEW_BLOCKS
+}
+
+/// Visits rows for as long as `visit` asks for more.
+fn each_while(
+    table: &str,
+    index: &str,
+    conditions: &[Equals],
+    whole: impl FnOnce(pg_sys::Relation) -> bool,
+    mut visit: impl FnMut(&Row) -> Result<bool>,
+) -> Result<()> {
     let table = relation(table)?;
-    let index = relation(index)?;
     // SAFETY: a plain system-table scan: open, begin, next until null, end, close. On an ERROR the
-    // transaction's abort releases what is open. A null snapshot asks for the latest catalog one.
+    // transaction's abort releases what is open. A null snapshot asks for the latest catalog one. Columns are named by
+    // their numbers in the table either way.
     unsafe {
         let heap = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let index = if whole(heap) {
+            Ok(pg_sys::Oid::INVALID)
+        } else {
+            relation(index)
+        };
+        let index = match index {
+            Ok(index) => index,
+            Err(error) => {
+                pg_sys::table_close(heap, pg_sys::AccessShareLock as i32);
+                return Err(error);
+            }
+        };
         let mut keys: Vec<pg_sys::ScanKeyData> = Vec::with_capacity(conditions.len());
         for condition in conditions {
             let mut key = pg_sys::ScanKeyData::default();
@@ -162,13 +231,13 @@ pub fn each(
         let scan = pg_sys::systable_beginscan(
             heap,
             index,
-            true,
+            index != pg_sys::Oid::INVALID,
             std::ptr::null_mut(),
             keys.len() as i32,
             keys.as_mut_ptr(),
         );
-        let mut outcome = Ok(());
-        loop {
+        let mut outcome = Ok(true);
+        while matches!(outcome, Ok(true)) {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
@@ -177,13 +246,10 @@ pub fn each(
                 tuple,
                 descriptor: (*heap).rd_att,
             });
-            if outcome.is_err() {
-                break;
-            }
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(heap, pg_sys::AccessShareLock as i32);
-        outcome
+        outcome.map(|_| ())
     }
 }
 
@@ -195,9 +261,9 @@ pub fn one<T>(
     read: impl Fn(&Row) -> Result<T>,
 ) -> Result<Option<T>> {
     let mut found = None;
-    each(table, index, conditions, |row| {
+    each_while(table, index, conditions, is_read_whole, |row| {
         found = Some(read(row)?);
-        Ok(())
+        Ok(false)
     })?;
     Ok(found)
 }

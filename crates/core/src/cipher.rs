@@ -247,24 +247,40 @@ fn with_aad<R>(
     context: &[u8],
     use_aad: impl FnOnce(&[u8]) -> R,
 ) -> Result<R, CryptoError> {
-    const ON_STACK: usize = 256;
     if context.is_empty() {
         return Ok(use_aad(header));
     }
-    let typed = if canonical {
-        Some(Typed::parse(context).ok_or(CryptoError::Mismatch)?)
-    } else {
-        None
-    };
-    let former = match (canonical, context.first()) {
-        (false, Some(1)) => match Typed::parse(context) {
+    if canonical {
+        let typed = Typed::parse(context).ok_or(CryptoError::Mismatch)?;
+        return joined(
+            header,
+            typed.max_len(),
+            |aad| typed.write(|piece| aad.put(piece)),
+            use_aad,
+        );
+    }
+    let former = match context.first() {
+        Some(1) => match Typed::parse(context) {
             Some(typed) => typed.former()?,
             None => None,
         },
         _ => None,
     };
     let context = former.as_deref().unwrap_or(context);
-    let most = header.len() + typed.map_or(context.len(), |typed| typed.max_len());
+    joined(header, context.len(), |aad| aad.put(context), use_aad)
+}
+
+/// Uses `header` and what `write` puts behind it, which is no longer than `most`.
+// Inlined whole, as each piece is of a few bytes.
+#[inline(always)]
+fn joined<R>(
+    header: &[u8],
+    most: usize,
+    write: impl FnOnce(&mut Pieces<'_>),
+    use_aad: impl FnOnce(&[u8]) -> R,
+) -> Result<R, CryptoError> {
+    const ON_STACK: usize = 256;
+    let most = header.len() + most;
     let mut stack = [0; ON_STACK];
     let mut heap;
     let aad = if most <= ON_STACK {
@@ -273,17 +289,28 @@ fn with_aad<R>(
         heap = memory::zeroed(most)?;
         &mut heap[..]
     };
-    let mut length = 0;
-    let mut put = |piece: &[u8]| {
-        aad[length..length + piece.len()].copy_from_slice(piece);
-        length += piece.len();
+    let mut aad = Pieces {
+        room: aad,
+        length: 0,
     };
-    put(header);
-    match typed {
-        Some(typed) => typed.write(put),
-        None => put(context),
+    aad.put(header);
+    write(&mut aad);
+    let Pieces { room, length } = aad;
+    Ok(use_aad(&room[..length]))
+}
+
+/// Bytes that are written one piece after the other.
+struct Pieces<'a> {
+    room: &'a mut [u8],
+    length: usize,
+}
+
+impl Pieces<'_> {
+    #[inline(always)]
+    fn put(&mut self, piece: &[u8]) {
+        self.room[self.length..self.length + piece.len()].copy_from_slice(piece);
+        self.length += piece.len();
     }
-    Ok(use_aad(&aad[..length]))
 }
 
 #[cfg(test)]

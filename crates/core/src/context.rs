@@ -34,7 +34,7 @@ pub struct Typed<'a> {
 
 impl<'a> Typed<'a> {
     /// `None` for other bytes.
-    #[inline]
+    #[inline(always)]
     pub fn parse(context: &'a [u8]) -> Option<Self> {
         let (label, values) = match context {
             [PLAIN, values @ ..] => (&[][..], values),
@@ -64,7 +64,7 @@ impl<'a> Typed<'a> {
     }
 
     /// Gives the canonical form to `out`, piece by piece.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, mut out: impl FnMut(&[u8])) {
         out(&[LABELLED, self.label.len() as u8]);
         out(self.label);
@@ -179,7 +179,7 @@ impl<'a> Typed<'a> {
 type NamedValue<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// The first value and the bytes after it; `None` at the end, and for bytes that are no value.
-#[inline]
+#[inline(always)]
 fn split_value(bytes: &[u8]) -> Option<(NamedValue<'_>, &[u8])> {
     let (&name_len, rest) = bytes.split_first()?;
     let (name, rest) = rest.split_at_checked(name_len.into())?;
@@ -196,12 +196,14 @@ fn split_value(bytes: &[u8]) -> Option<(NamedValue<'_>, &[u8])> {
     }
 }
 
+#[inline(always)]
 fn put_head(out: &mut impl FnMut(&[u8]), name: &[u8], length: u32) {
     out(&[name.len() as u8]);
     out(name);
     out(&length.to_be_bytes());
 }
 
+#[inline(always)]
 fn put(out: &mut impl FnMut(&[u8]), name: &[u8], value: Option<&[u8]>) {
     put_head(
         out,

@@ -376,3 +376,58 @@ fn warm_statements_do_not_look_at_the_catalog() {
     assert_ne!(user.one(scans), before);
     user.run("ROLLBACK");
 }
+
+/// The first looks at a small table read it whole, and later ones go by its index.
+#[test]
+fn every_look_of_a_session_sees_what_was_changed_since() {
+    let mut db = table_to_read();
+    let name = role(&mut db.client);
+    let mut user = db.connect_as(&name);
+    for round in 1..=6 {
+        assert!(!may_encrypt(&mut user), "round {round}");
+        db.client.run(&format!("SELECT grant_key('k', '{name}')"));
+        assert!(may_encrypt(&mut user) && may_decrypt(&mut user));
+        db.client.run("SELECT suspend_key('k', reason => 'a test')");
+        assert!(user.batch_execute("SELECT encrypt_col('x', 'k')").is_err());
+        db.client.run("SELECT resume_key('k')");
+        assert!(may_decrypt(&mut user));
+        db.client.run("SELECT rotate_key('k')");
+        assert_eq!(
+            user.number("SELECT version FROM ciphertext_info(encrypt_col('x', 'k'))"),
+            1 + round
+        );
+        db.client.run(&format!("SELECT revoke_key('k', '{name}')"));
+    }
+}
+
+/// Three hundred keys take more blocks than are read whole.
+#[test]
+fn a_key_among_many_is_found_by_whoever_comes_new() {
+    let mut db = table_to_read();
+    db.client
+        .run("SELECT create_key('many ' || n, 'ring') FROM generate_series(1, 300) n");
+    for n in [1, 150, 300] {
+        let mut user = db.connect();
+        for _ in 0..5 {
+            db.client.run("SELECT rotate_key('k')");
+            assert_eq!(
+                user.one(&format!(
+                    "SELECT decrypt_col(encrypt_col('x', 'many {n}')) || decrypt_col(v) FROM t"
+                )),
+                user.one("SELECT 'x' || decrypt_col(v) FROM t")
+            );
+        }
+        user.fails("42704", "SELECT encrypt_col('x', 'many 0')");
+    }
+}
+
+#[test]
+fn a_serializable_session_reads_no_more_of_the_catalog_than_its_key() {
+    let mut db = table_to_read();
+    let mut user = db.connect();
+    user.run("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT decrypt_col(v) FROM t");
+    let whole = "SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation \
+                 WHERE mode = 'SIReadLock' AND locktype = 'relation' AND pid = pg_backend_pid() \
+                   AND c.relkind = 'r' AND c.relnamespace = 'colcrypt'::regnamespace";
+    assert_eq!(user.number(whole), 0);
+}
