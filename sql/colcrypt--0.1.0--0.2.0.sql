@@ -618,3 +618,26 @@ $$;
 
 COMMENT ON FUNCTION colcrypt.create_access_view(regclass, name) IS
     'makes, or makes anew, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';
+
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, context colcrypt.context) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext) IS
+    'as decrypt_col, but NULL for a value that does not open: altered, bound to another context, or under a key version that is destroyed or not in the catalog; a refusal or an outage stays an error';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, colcrypt.context) IS
+    'as decrypt_col with a context, but NULL for a value that does not open';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement) IS
+    'as decrypt_col with a type, but NULL for a value that does not open; another type than the value''s stays an error';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement, bytea) IS
+    'as decrypt_col with a type and a context, but NULL for a value that does not open';
+GRANT EXECUTE ON FUNCTION
+    colcrypt.try_decrypt_col(colcrypt.ciphertext),
+    colcrypt.try_decrypt_col(colcrypt.ciphertext, colcrypt.context),
+    colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement),
+    colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement, bytea)
+TO PUBLIC;

@@ -174,6 +174,7 @@ pub const EVERYBODYS: &[&str] = &[
     "place_context",
     "reencrypt_col",
     "row_context",
+    "try_decrypt_col",
     "write_access_view",
 ];
 

@@ -14,5 +14,6 @@ mod drivers;
 mod jsonb;
 mod orm;
 mod shapes;
+mod try_decrypt;
 mod types;
 mod values;
