@@ -641,3 +641,13 @@ GRANT EXECUTE ON FUNCTION
     colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement),
     colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement, bytea)
 TO PUBLIC;
+
+CREATE FUNCTION colcrypt.verify_keys(
+        deep boolean DEFAULT false,
+        OUT keyring text, OUT key text, OUT version int, OUT checked text, OUT root text,
+        OUT ok boolean, OUT problem text)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_keys' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.verify_keys(boolean) IS
+    'whether the key catalog is whole, whatever is cached, on a standby too: every root key is asked for every key encryption key, every key version is unwrapped, and rows as last counted have their versions; deep reads the headers of all tables instead of believing the count';
+REVOKE ALL ON FUNCTION colcrypt.verify_keys(boolean) FROM PUBLIC;

@@ -203,6 +203,7 @@ pub const ASKS: &[&str] = &[
     "unflushed_uses",
     "unflushed_versions",
     "verify_audit_log",
+    "verify_keys",
 ];
 
 /// Whether a function of this name is one of [`VERBS`]. Its C symbol is `colcrypt_` and the name.
