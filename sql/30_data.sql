@@ -44,6 +44,23 @@ COMMENT ON FUNCTION colcrypt.decrypt_col(colcrypt.ciphertext, anyelement) IS
 COMMENT ON FUNCTION colcrypt.decrypt_col(colcrypt.ciphertext, anyelement, bytea) IS
     'decrypts a value of the named type that is bound to a context: decrypt_col(c, NULL::date, row_context(id))';
 
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, context colcrypt.context) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext) IS
+    'as decrypt_col, but NULL for a value that does not open: altered, bound to another context, or under a key version that is destroyed or not in the catalog; a refusal or an outage stays an error';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, colcrypt.context) IS
+    'as decrypt_col with a context, but NULL for a value that does not open';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement) IS
+    'as decrypt_col with a type, but NULL for a value that does not open; another type than the value''s stays an error';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement, bytea) IS
+    'as decrypt_col with a type and a context, but NULL for a value that does not open';
+
 CREATE FUNCTION colcrypt.reencrypt_col(value colcrypt.ciphertext) RETURNS colcrypt.ciphertext
     AS 'MODULE_PATHNAME', 'colcrypt_reencrypt' LANGUAGE c VOLATILE PARALLEL SAFE COST 100;
 CREATE FUNCTION colcrypt.reencrypt_col(value colcrypt.ciphertext, context bytea) RETURNS colcrypt.ciphertext

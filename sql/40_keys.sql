@@ -48,6 +48,15 @@ CREATE FUNCTION colcrypt.check_roots(
 COMMENT ON FUNCTION colcrypt.check_roots(text) IS
     'asks every root key of the keyring for its key encryption key, whatever is cached, and says which of them give it';
 
+CREATE FUNCTION colcrypt.verify_keys(
+        deep boolean DEFAULT false,
+        OUT keyring text, OUT key text, OUT version int, OUT checked text, OUT root text,
+        OUT ok boolean, OUT problem text)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_keys' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.verify_keys(boolean) IS
+    'whether the key catalog is whole, whatever is cached, on a standby too: every root key is asked for every key encryption key, every key version is unwrapped, and rows as last counted have their versions; deep reads the headers of all tables instead of believing the count';
+
 CREATE FUNCTION colcrypt.rotate_root(keyring text) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_root' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.rotate_root(text) IS

@@ -41,5 +41,9 @@ GRANT EXECUTE ON FUNCTION
     colcrypt.reencrypt_col(value colcrypt.ciphertext),
     colcrypt.reencrypt_col(value colcrypt.ciphertext, context bytea),
     colcrypt.row_context(VARIADIC "any"),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext, context colcrypt.context),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea),
     colcrypt.write_access_view()
 TO PUBLIC;

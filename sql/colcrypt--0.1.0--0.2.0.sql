@@ -635,3 +635,36 @@ CREATE OR REPLACE VIEW colcrypt.key_version_census AS
     LEFT JOIN colcrypt.key k ON k.key_id = r.key_id;
 COMMENT ON VIEW colcrypt.key_version_census IS
     'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions';
+
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, context colcrypt.context) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_typed' LANGUAGE c STABLE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext) IS
+    'as decrypt_col, but NULL for a value that does not open: altered, bound to another context, or under a key version that is destroyed or not in the catalog; a refusal or an outage stays an error';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, colcrypt.context) IS
+    'as decrypt_col with a context, but NULL for a value that does not open';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement) IS
+    'as decrypt_col with a type, but NULL for a value that does not open; another type than the value''s stays an error';
+COMMENT ON FUNCTION colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement, bytea) IS
+    'as decrypt_col with a type and a context, but NULL for a value that does not open';
+GRANT EXECUTE ON FUNCTION
+    colcrypt.try_decrypt_col(colcrypt.ciphertext),
+    colcrypt.try_decrypt_col(colcrypt.ciphertext, colcrypt.context),
+    colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement),
+    colcrypt.try_decrypt_col(colcrypt.ciphertext, anyelement, bytea)
+TO PUBLIC;
+
+CREATE FUNCTION colcrypt.verify_keys(
+        deep boolean DEFAULT false,
+        OUT keyring text, OUT key text, OUT version int, OUT checked text, OUT root text,
+        OUT ok boolean, OUT problem text)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_keys' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.verify_keys(boolean) IS
+    'whether the key catalog is whole, whatever is cached, on a standby too: every root key is asked for every key encryption key, every key version is unwrapped, and rows as last counted have their versions; deep reads the headers of all tables instead of believing the count';
+REVOKE ALL ON FUNCTION colcrypt.verify_keys(boolean) FROM PUBLIC;

@@ -19,6 +19,7 @@ pub mod providers;
 pub mod roots;
 pub mod rotation;
 pub mod tries;
+pub mod verify;
 pub mod version;
 pub mod window;
 pub mod wipe;

@@ -1,14 +1,15 @@
-//! encrypt_col, decrypt_col, reencrypt_col and their relatives: the call sites.
+//! encrypt_col, decrypt_col, try_decrypt_col, reencrypt_col and their relatives: the call sites.
 //!
 //! Each keeps its codec, its permit and, for encryption, the finished header in the function's own memory (fn_extra). A
 //! row then costs a few comparisons, one atomic read, and what `values::seal` does with it.
 
 use colcrypt_core::context::{self};
 use colcrypt_core::format::{EncodedHeader, RenewedHeader};
-use colcrypt_core::{Header, PlaintextType, Value, VersionId};
+use colcrypt_core::{Header, PlaintextType, Value, VersionId, memory};
 use pgrx::pg_sys;
+use zeroize::Zeroizing;
 
-use crate::audit::honeytoken;
+use crate::audit::{self, Failure, honeytoken};
 use crate::columns::moved;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
@@ -160,21 +161,78 @@ fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepare
 }
 
 fn decrypt_text(call: Call) -> Result<pg_sys::Datum> {
-    decrypt(call, pg_sys::TEXTOID, 1)
+    let site = decrypt_site(call, pg_sys::TEXTOID)?;
+    decrypt(call, site, 1, "decrypt_col")
 }
 
 fn decrypt_typed(call: Call) -> Result<pg_sys::Datum> {
-    if call.datum(1).is_some() {
-        return Err(Error::WitnessNotNull);
-    }
-    let wanted = call.result_type();
-    decrypt(call, wanted, 2)
+    let site = decrypt_site(call, asked_type(call)?)?;
+    decrypt(call, site, 2, "decrypt_col")
+}
+
+fn try_decrypt_text(call: Call) -> Result<pg_sys::Datum> {
+    try_decrypt(call, pg_sys::TEXTOID, 1)
+}
+
+fn try_decrypt_typed(call: Call) -> Result<pg_sys::Datum> {
+    try_decrypt(call, asked_type(call)?, 2)
 }
 
 #[inline(always)]
-fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys::Datum> {
+fn asked_type(call: Call) -> Result<pg_sys::Oid> {
+    if call.datum(1).is_some() {
+        return Err(Error::WitnessNotNull);
+    }
+    Ok(call.result_type())
+}
+
+/// As [`decrypt`], but NULL for a value that does not open. The record has the error all the same.
+fn try_decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys::Datum> {
+    let site = decrypt_site(call, wanted)?;
+    let error = match decrypt(call, site, context_at, "try_decrypt_col") {
+        Ok(plaintext) => return Ok(plaintext),
+        Err(error) => why_closed(call, context_at, error)?,
+    };
+    audit::failed(call, Failure::OfAUse, &error, &error.report());
+    Ok(call.null())
+}
+
+/// Why a value does not open.
+///
+/// # Errors
+/// The error itself, if it says something else.
+#[cold]
+fn why_closed(call: Call, context_at: usize, error: Error) -> Result<Error> {
+    if error.is_of_a_closed_value() {
+        return Ok(error);
+    }
+    if !error.is_of_a_type() {
+        return Err(error);
+    }
+    // A header may have been altered to name another type, which is looked at before the value is opened.
+    let context = context(call, context_at)?;
+    let Some(datum) = call.datum(0) else {
+        return Err(error);
+    };
+    // SAFETY: declared as ciphertext.
+    let stored = unsafe { Varlena::from_datum(datum) };
+    let value = Value::parse(stored.bytes())?;
+    let permit = session::permit_decrypt(VersionId {
+        key: value.header.key,
+        version: value.header.version,
+    })?;
+    let mut plaintext = Zeroizing::new(memory::zeroed(value.ciphertext.len())?);
+    match open(&permit, &value, bytes_of(&context), &mut plaintext) {
+        Err(closed) if closed.is_of_a_closed_value() => Ok(closed),
+        Err(other) => Err(other),
+        Ok(()) => Err(error),
+    }
+}
+
+#[inline(always)]
+fn decrypt_site(call: Call, wanted: pg_sys::Oid) -> Result<&'static mut DecryptSite> {
     // SAFETY: this call site only ever uses DecryptSite.
-    let site = unsafe {
+    unsafe {
         site(call, || {
             let (codec, type_name) = codec_of(call, wanted)?;
             Ok(DecryptSite {
@@ -184,8 +242,17 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
                 permit: None,
                 former_name: None,
             })
-        })?
-    };
+        })
+    }
+}
+
+#[inline(always)]
+fn decrypt(
+    call: Call,
+    site: &mut DecryptSite,
+    context_at: usize,
+    function: &str,
+) -> Result<pg_sys::Datum> {
     let context = context(call, context_at)?;
     let Some(datum) = call.datum(0) else {
         return Ok(call.null());
@@ -230,7 +297,7 @@ fn decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys:
     };
     permit.counter.decryption();
     if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
-        honeytoken::alarm("decrypt_col", &value);
+        honeytoken::alarm(function, &value);
     }
     if site.wanted != site.codec.base_type {
         check_domain(plaintext, site.wanted)?;
@@ -310,6 +377,8 @@ sql_functions! {
         encrypt => encrypt;
         is_in_batch => moved::is_in_batch;
         reencrypt => reencrypt;
+        try_decrypt_text => try_decrypt_text;
+        try_decrypt_typed => try_decrypt_typed;
     }
     Harmless {
         either_context => contexts::either_context;

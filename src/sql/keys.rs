@@ -1,7 +1,7 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, grants, kek_rotation, keyring_grants, policy, providers, roots, rotation,
+    dropping, grants, kek_rotation, keyring_grants, policy, providers, roots, rotation, verify,
 };
 use crate::sql::entry::sql_functions;
 
@@ -34,6 +34,7 @@ sql_functions! {
     Asks {
         check_provider => providers::check_provider;
         check_roots => roots::check_roots;
+        verify_keys => verify::verify_keys;
     }
     Harmless {
         has_key_privilege => grants::has_key_privilege;

@@ -175,6 +175,7 @@ pub const EVERYBODYS: &[&str] = &[
     "place_context",
     "reencrypt_col",
     "row_context",
+    "try_decrypt_col",
     "write_access_view",
 ];
 
@@ -203,6 +204,7 @@ pub const ASKS: &[&str] = &[
     "unflushed_uses",
     "unflushed_versions",
     "verify_audit_log",
+    "verify_keys",
 ];
 
 /// Whether a function of this name is one of [`VERBS`]. Its C symbol is `colcrypt_` and the name.

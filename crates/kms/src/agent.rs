@@ -226,6 +226,7 @@ impl Agent {
             Request::RewrapDeks { from, to, deks } => {
                 Ok((self.rewrap_deks(&from, &to, deks).await?, None))
             }
+            Request::VerifyDeks { kek, deks } => Ok((self.verify_deks(&kek, &deks).await?, None)),
             Request::LoadDek {
                 kek,
                 id,
@@ -372,6 +373,22 @@ impl Agent {
             })
             .collect::<Result<_, Failure>>()?;
         Ok(Reply::DeksRewrapped { deks })
+    }
+
+    /// From the cache if possible, as above.
+    async fn verify_deks(&self, kek: &KekRef, deks: &[WrappedDek]) -> Result<Reply, Failure> {
+        let held = self.keks.get(kek).await?;
+        let failure = |dek: &WrappedDek| {
+            let aad = wrap::dek_aad(kek.id, dek.id, dek.suite);
+            wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &dek.wrapped, dek.kcv)
+                .err()
+                .map(|error| of_dek(dek.id, error).message)
+        };
+        let failures = (0..)
+            .zip(deks)
+            .filter_map(|(at, dek)| Some((at, failure(dek)?)))
+            .collect();
+        Ok(Reply::DeksVerified { failures })
     }
 }
 

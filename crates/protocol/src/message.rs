@@ -82,6 +82,8 @@ pub enum Request {
         to: KekRef,
         deks: Vec<WrappedDek>,
     },
+    /// Unwraps DEKs of one KEK and says which do not open to their check values.
+    VerifyDeks { kek: KekRef, deks: Vec<WrappedDek> },
     /// Unwraps a DEK; the reply's secret tail is the plaintext key.
     LoadDek {
         kek: KekRef,
@@ -139,6 +141,10 @@ pub enum Reply {
     /// In the order of the request.
     DeksRewrapped {
         deks: Vec<WrappedDek>,
+    },
+    /// What went wrong with which, by its place in the request, in order.
+    DeksVerified {
+        failures: Vec<(u32, String)>,
     },
     /// The frame's secret tail is the DEK.
     DekLoaded {

@@ -55,6 +55,12 @@ fn cached_keys_serve_on_while_the_key_server_is_stopped() {
     let problem = colcrypt_tests::problem::failed(encrypt(&mut warm, "k"));
     problem.is("KC011");
     assert_eq!(ready_keys(&mut warm), 0, "the slab was wiped");
+    // Nothing is known of the value: that is no NULL.
+    let tried = warm.query(
+        "SELECT colcrypt.try_decrypt_col($1::text::colcrypt.ciphertext)",
+        &[&value],
+    );
+    colcrypt_tests::problem::failed(tried).is("KC011");
 
     bed.bao.restart();
     wait_until_ok("recovery by itself", MOMENT, || decrypt(&mut warm, &value));

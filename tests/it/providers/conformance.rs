@@ -113,10 +113,21 @@ fn starts_cold(world: &World) -> String {
         colcrypt_tests::bed::decrypt(&mut client, value).unwrap();
     }
     let calls = world.provider.unwraps().zip(before);
+    verifies(world);
     calls.map_or(YES.to_owned(), |(after, before)| {
         assert_eq!(after - before, 1, "calls for {KEYS} keys of one keyring");
         "1 call".to_owned()
     })
+}
+
+/// One call asks the root key, however many keys there are.
+fn verifies(world: &World) {
+    let before = world.provider.unwraps();
+    let sql = "SELECT concat_ws(' ', bool_and(ok), count(*), count(*) FILTER (WHERE checked = 'key version')) FROM colcrypt.verify_keys(true)";
+    assert_eq!(world.run(sql, &[]), format!("t {} {KEYS}", KEYS + 1));
+    if let Some((after, before)) = world.provider.unwraps().zip(before) {
+        assert_eq!(after - before, 1, "calls to verify {KEYS} keys");
+    }
 }
 
 fn generates(world: &World) -> String {

@@ -389,6 +389,30 @@ impl Error {
         )
     }
 
+    /// Whether a value does not open and never will, as it is and as the catalog is: nobody was refused, and
+    /// nothing is out of order that may be in order again.
+    pub fn is_of_a_closed_value(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_)
+                | Self::UnknownKeyId(_)
+                | Self::UnknownKeyVersion { .. }
+                | Self::Authentication { .. }
+                | Self::KeyState {
+                    state: KeyState::Destroyed,
+                    ..
+                }
+        )
+    }
+
+    /// Whether a value is not of the type that is asked for.
+    pub fn is_of_a_type(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongType { .. } | Self::PlaintextInvalid { .. } | Self::IntegerOutOfRange { .. }
+        )
+    }
+
     /// Whether a call that would use a key was wrong in itself, whatever the key and the value: no event.
     pub fn is_callers_slip(&self) -> bool {
         matches!(

@@ -381,3 +381,27 @@ proptest! {
         prop_assert_eq!(literals, vec![key, role, "{encrypt}".to_string()]);
     }
 }
+
+#[test]
+fn what_is_refused_or_out_of_order_is_no_closed_value() {
+    for error in one_of_each() {
+        if !error.is_of_a_closed_value() {
+            continue;
+        }
+        assert!(!error.is_denial() && !error.is_of_a_type(), "{error:?}");
+        let code = error.report().sqlstate;
+        assert!(
+            ["KC002", "KC003", "KC030", "42704"].contains(&code),
+            "{error:?}"
+        );
+    }
+    let suspended = Error::KeyState {
+        key: text(),
+        version: version(),
+        state: KeyState::Suspended,
+        by: text(),
+        at: text(),
+        privilege: Privilege::Decrypt,
+    };
+    assert!(!suspended.is_of_a_closed_value());
+}

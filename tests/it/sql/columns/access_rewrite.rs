@@ -223,6 +223,33 @@ fn nothing_is_decrypted_that_is_not_asked_for() {
 }
 
 #[test]
+fn a_delete_opens_no_value_that_it_does_not_ask_for() {
+    let mut db = people();
+    fill(&mut db.client);
+    // Nobody opens them any more.
+    db.client.run(
+        "UPDATE person SET iban = set_byte(iban::bytea, length(iban::bytea) - 1,
+             get_byte(iban::bytea, length(iban::bytea) - 1) # 1)::ciphertext",
+    );
+    db.client.fails("KC003", "SELECT iban FROM person_access");
+    let (_, mut user) = user_with(&mut db, "{encrypt,decrypt}");
+    let all = db.client.number("SELECT count(*) FROM person");
+    user.fails("KC003", "DELETE FROM person_access WHERE iban = 'x'");
+    user.fails("KC003", "DELETE FROM person_access RETURNING iban");
+    assert_eq!(
+        user.one("DELETE FROM person_access WHERE id = 1 RETURNING id"),
+        "1"
+    );
+    let deleted = user
+        .execute(
+            "DELETE FROM person_access WHERE name IS NOT NULL OR id > 1",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(i64::try_from(deleted).unwrap(), all - 1);
+}
+
+#[test]
 fn rights_on_view_and_table_are_asked_for_as_ever() {
     let mut db = people();
     fill(&mut db.client);

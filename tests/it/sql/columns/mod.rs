@@ -15,5 +15,6 @@ mod enforced;
 mod jsonb;
 mod orm;
 mod shapes;
+mod try_decrypt;
 mod types;
 mod values;

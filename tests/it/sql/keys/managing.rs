@@ -17,6 +17,7 @@ fn ordinary_roles_administer_nothing() {
         "add_provider('p', 'file', '{}')",
         "check_provider('local')",
         "check_roots('ring')",
+        "verify_keys()",
         "root_state(gen_random_uuid(), 1, 1)",
         "create_keyring('r', 'local')",
         "create_key('n', 'ring')",
@@ -66,6 +67,7 @@ fn ordinary_roles_administer_nothing() {
             "place_context",
             "reencrypt_col",
             "row_context",
+            "try_decrypt_col",
             "write_access_view"
         ]
     );

@@ -15,3 +15,4 @@ mod managing;
 mod schedule;
 mod two_roots;
 mod usage;
+mod verifying;

@@ -168,6 +168,10 @@ fn a_standby_reads_obeys_and_takes_over() {
     assert_eq!(admin.one(all), "200", "cold");
     assert_eq!(admin.one(all), "200", "warm");
     assert_eq!(admin.one(own), "here");
+    assert_eq!(
+        admin.one("SELECT string_agg(checked || ' ' || ok, ', ') FROM colcrypt.verify_keys(true)"),
+        "root key true, key version true"
+    );
     admin.fails("25006", "SELECT colcrypt.rotate_key('k')");
     assert_eq!(standby.launcher_pid(), None);
 
