@@ -293,8 +293,8 @@ fn lacking() -> Result<Vec<Finding>> {
     )
 }
 
-/// The last count of each registered column against the catalog: costs nothing, and knows of a catalog that is older than
-/// its rows.
+/// The last count of each registered column against the catalog: costs nothing, and knows of a catalog that is older
+/// than its rows.
 fn rows_as_counted() -> Result<Vec<Finding>> {
     let counted = spi::look(
         "SELECT c.relation::oid, c.attribute::text, n.key_id, n.version, n.rows \
