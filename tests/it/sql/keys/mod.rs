@@ -13,5 +13,6 @@ mod lifecycle_effect;
 mod limits;
 mod managing;
 mod schedule;
+mod shredding;
 mod two_roots;
 mod usage;
