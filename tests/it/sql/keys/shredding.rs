@@ -9,7 +9,7 @@ use postgres::Client;
 
 use crate::common::{ACTS, Db, LONG, Sql, db, wait_for_jobs};
 
-/// Table `t` whose values 1 to 3 are under version 1 of `k`, bound to nothing, and 4 under version 2; no job moves them.
+/// Table `t` whose values 1 to 3 are under version 1 of `k`, bound to nothing, and 4 under version 2, as no job knows.
 fn two_generations() -> Db {
     let mut db = db();
     db.client.run(
