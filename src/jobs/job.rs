@@ -22,8 +22,8 @@ pub struct Job {
     pub target: i32,
     /// Other keys whose values go to this one.
     pub from_keys: Vec<i64>,
-    /// Versions of these keys, by key id and number, that are destroyed, or will be, although values are under them: such
-    /// values are passed by.
+    /// Versions of these keys, by key id and number, that are destroyed, or will be, although values are under
+    /// them: such values are passed by.
     pub shredded: Vec<(i64, i32)>,
     pub phase: Phase,
     pub leaf: Option<pg_sys::Oid>,
