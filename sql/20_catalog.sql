@@ -104,6 +104,8 @@ CREATE TABLE colcrypt.key_version (
     compromised_at timestamptz,
     -- The version of the key encryption key that wrapped it first: from there to kek_version it was under each.
     first_kek_version int NOT NULL DEFAULT 1,
+    -- Whether it is destroyed, or will be, although rows need it: their values are lost on purpose.
+    shreds boolean NOT NULL DEFAULT false,
     PRIMARY KEY (key_id, version)
 )
 -- A destroyed version leaves a dead row with its wrapped key behind: autovacuum is not to wait for more.

@@ -51,23 +51,24 @@ COMMENT ON FUNCTION colcrypt.recover_key(text, int, text) IS
     'brings an archived version back to decrypt; a reason is needed; returns the new state';
 
 CREATE FUNCTION colcrypt.schedule_key_destruction(
-        key text, version int, destroy_after interval DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
+        key text, version int DEFAULT NULL, destroy_after interval DEFAULT NULL, reason text DEFAULT NULL,
+        rows text DEFAULT 'keep') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_schedule_key_destruction' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION colcrypt.schedule_key_destruction(text, int, interval, text) IS
-    'has a version destroyed after a time (colcrypt.destruction_window), usable for nothing until then; refused while any row needs it; a reason is needed; returns the new state';
+COMMENT ON FUNCTION colcrypt.schedule_key_destruction(text, int, interval, text, text) IS
+    'has a version, or every version of a key, destroyed after a time (colcrypt.destruction_window), usable for nothing until then; refused while any row needs it, unless rows is ''shred'': then their values are lost with it, after colcrypt.destruction_window_floor where nothing else is said; a reason is needed; returns the new state';
 
-CREATE FUNCTION colcrypt.cancel_key_destruction(key text, version int, reason text DEFAULT NULL) RETURNS text
+CREATE FUNCTION colcrypt.cancel_key_destruction(key text, version int DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_cancel_key_destruction' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.cancel_key_destruction(text, int, text) IS
-    'brings a version whose destruction is scheduled back to what it was; returns the new state';
+    'brings a version whose destruction is scheduled, or every such version of a key, back to what it was, or to decrypt where it was in use; returns the new state';
 
 CREATE FUNCTION colcrypt.rows_needing_key(
         key text, version int,
-        OUT relation regclass, OUT attribute text, OUT "rows" bigint, OUT registered boolean)
+        OUT relation regclass, OUT attribute text, OUT "rows" bigint, OUT registered boolean, OUT shredded boolean)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_rows_needing_key' LANGUAGE c STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.rows_needing_key(text, int) IS
-    'the columns, registered or not, whose rows can be read only with this version, and how many rows: counted now';
+    'the columns, registered or not, whose rows can be read only with this version, and how many rows: counted now; shredded where the version is destroyed, or will be, although they need it';
 
 DO $$
 DECLARE
@@ -78,7 +79,7 @@ BEGIN
         'colcrypt.suspend_key(text, int, text)', 'colcrypt.resume_key(text, int, text)',
         'colcrypt.deactivate_key(text, int, text)', 'colcrypt.mark_compromised(text, int, text)',
         'colcrypt.archive_key(text, int, text)', 'colcrypt.recover_key(text, int, text)',
-        'colcrypt.schedule_key_destruction(text, int, interval, text)',
+        'colcrypt.schedule_key_destruction(text, int, interval, text, text)',
         'colcrypt.cancel_key_destruction(text, int, text)', 'colcrypt.rows_needing_key(text, int)']::regprocedure[]
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);

@@ -101,13 +101,15 @@ GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
 
 CREATE VIEW colcrypt.key_version_census AS
     SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
-           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation
+           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation,
+           coalesce(v.shreds, false) AS shredded
     FROM colcrypt.protected_column p
     LEFT JOIN colcrypt.census c USING (relation, attribute)
     LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
-    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id;
+    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id
+    LEFT JOIN colcrypt.key_version v ON v.key_id = r.key_id AND v.version = r.version;
 COMMENT ON VIEW colcrypt.key_version_census IS
-    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions';
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions; shredded where the version is destroyed, or will be, although they need it';
 GRANT SELECT ON colcrypt.key_version_census TO pg_monitor;
 
 CREATE FUNCTION colcrypt.take_census(

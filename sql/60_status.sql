@@ -98,13 +98,15 @@ CREATE VIEW colcrypt.key_status AS
            v.state_changed_by,
            v.state_reason,
            d.last_error AS destruction_problem,
-           k.compression
+           k.compression,
+           v.shreds
     FROM colcrypt.key k
     JOIN colcrypt.key_version v ON v.key_id = k.key_id
     JOIN colcrypt.keyring r USING (keyring_id)
     JOIN colcrypt.kek_status e ON e.keyring = r.name AND e.kek_version = v.kek_version
     LEFT JOIN colcrypt.destruction d ON d.key_id = v.key_id AND d.version = v.version;
-COMMENT ON VIEW colcrypt.key_status IS 'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail';
+COMMENT ON VIEW colcrypt.key_status IS
+    'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail; shreds where it is destroyed, or will be, although rows need it';
 GRANT SELECT ON colcrypt.key_status TO pg_monitor;
 
 CREATE FUNCTION colcrypt.cache_slots(

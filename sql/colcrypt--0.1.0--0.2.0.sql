@@ -626,16 +626,6 @@ $$;
 COMMENT ON FUNCTION colcrypt.create_access_view(regclass, name) IS
     'makes, or makes anew, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';
 
-CREATE OR REPLACE VIEW colcrypt.key_version_census AS
-    SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
-           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation
-    FROM colcrypt.protected_column p
-    LEFT JOIN colcrypt.census c USING (relation, attribute)
-    LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
-    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id;
-COMMENT ON VIEW colcrypt.key_version_census IS
-    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions';
-
 CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
 CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext, context colcrypt.context) RETURNS text
@@ -668,3 +658,87 @@ CREATE FUNCTION colcrypt.verify_keys(
 COMMENT ON FUNCTION colcrypt.verify_keys(boolean) IS
     'whether the key catalog is whole, whatever is cached, on a standby too: every root key is asked for every key encryption key, every key version is unwrapped, and rows as last counted have their versions; deep reads the headers of all tables instead of believing the count';
 REVOKE ALL ON FUNCTION colcrypt.verify_keys(boolean) FROM PUBLIC;
+
+-- Keys are destroyed on purpose. Who may call what gets other parameters may call it still.
+ALTER TABLE colcrypt.key_version ADD COLUMN shreds boolean NOT NULL DEFAULT false;
+DO $$
+DECLARE
+    kept jsonb;
+    one jsonb;
+BEGIN
+    SELECT coalesce(jsonb_agg(jsonb_build_object('name', p.proname, 'role', CASE WHEN a.grantee <> 0 THEN quote_ident(r.rolname) ELSE 'PUBLIC' END,
+                                                 'option', CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)), '[]')
+    INTO kept
+    FROM pg_proc p, aclexplode(p.proacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+    WHERE p.pronamespace = 'colcrypt'::regnamespace AND a.grantee <> p.proowner AND (a.grantee = 0 OR r.oid IS NOT NULL)
+      AND p.proname IN ('schedule_key_destruction', 'rows_needing_key');
+    DROP FUNCTION colcrypt.schedule_key_destruction(text, int, interval, text);
+    DROP FUNCTION colcrypt.rows_needing_key(text, int);
+    CREATE FUNCTION colcrypt.schedule_key_destruction(
+            key text, version int DEFAULT NULL, destroy_after interval DEFAULT NULL, reason text DEFAULT NULL,
+            rows text DEFAULT 'keep') RETURNS text
+        AS 'MODULE_PATHNAME', 'colcrypt_schedule_key_destruction' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+    CREATE FUNCTION colcrypt.rows_needing_key(
+            key text, version int,
+            OUT relation regclass, OUT attribute text, OUT "rows" bigint, OUT registered boolean, OUT shredded boolean)
+        RETURNS SETOF record
+        AS 'MODULE_PATHNAME', 'colcrypt_rows_needing_key' LANGUAGE c STABLE PARALLEL UNSAFE;
+    REVOKE ALL ON FUNCTION colcrypt.schedule_key_destruction(text, int, interval, text, text), colcrypt.rows_needing_key(text, int) FROM PUBLIC;
+    FOR one IN SELECT * FROM jsonb_array_elements(kept) LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION colcrypt.%I TO %s%s', one->>'name', one->>'role', one->>'option');
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION colcrypt.schedule_key_destruction(text, int, interval, text, text) IS
+    'has a version, or every version of a key, destroyed after a time (colcrypt.destruction_window), usable for nothing until then; refused while any row needs it, unless rows is ''shred'': then their values are lost with it, after colcrypt.destruction_window_floor where nothing else is said; a reason is needed; returns the new state';
+COMMENT ON FUNCTION colcrypt.rows_needing_key(text, int) IS
+    'the columns, registered or not, whose rows can be read only with this version, and how many rows: counted now; shredded where the version is destroyed, or will be, although they need it';
+CREATE OR REPLACE FUNCTION colcrypt.cancel_key_destruction(key text, version int DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_cancel_key_destruction' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.cancel_key_destruction(text, int, text) IS
+    'brings a version whose destruction is scheduled, or every such version of a key, back to what it was, or to decrypt where it was in use; returns the new state';
+CREATE OR REPLACE VIEW colcrypt.key_status AS
+    SELECT k.name AS key,
+           lpad(to_hex(k.key_id), 16, '0') AS key_id,
+           v.version,
+           v.version = k.current_version AS is_current,
+           v.state,
+           k.suite,
+           r.name AS keyring,
+           v.kek_version,
+           e.provider,
+           e.root_key,
+           e.root_key_version,
+           e.served_by,
+           e.root_problem,
+           v.kcv AS key_check_value,
+           v.created_at,
+           v.activated_at,
+           v.deactivated_at,
+           v.compromised_at,
+           v.destroy_at,
+           v.destroyed_at,
+           v.state_changed_at,
+           v.state_changed_by,
+           v.state_reason,
+           d.last_error AS destruction_problem,
+           k.compression,
+           v.shreds
+    FROM colcrypt.key k
+    JOIN colcrypt.key_version v ON v.key_id = k.key_id
+    JOIN colcrypt.keyring r USING (keyring_id)
+    JOIN colcrypt.kek_status e ON e.keyring = r.name AND e.kek_version = v.kek_version
+    LEFT JOIN colcrypt.destruction d ON d.key_id = v.key_id AND d.version = v.version;
+COMMENT ON VIEW colcrypt.key_status IS
+    'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail; shreds where it is destroyed, or will be, although rows need it';
+CREATE OR REPLACE VIEW colcrypt.key_version_census AS
+    SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
+           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation,
+           coalesce(v.shreds, false) AS shredded
+    FROM colcrypt.protected_column p
+    LEFT JOIN colcrypt.census c USING (relation, attribute)
+    LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
+    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id
+    LEFT JOIN colcrypt.key_version v ON v.key_id = r.key_id AND v.version = r.version;
+COMMENT ON VIEW colcrypt.key_version_census IS
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions; shredded where the version is destroyed, or will be, although they need it';

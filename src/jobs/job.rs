@@ -22,6 +22,9 @@ pub struct Job {
     pub target: i32,
     /// Other keys whose values go to this one.
     pub from_keys: Vec<i64>,
+    /// Versions of these keys, by key id and number, that are destroyed, or will be, although values are under
+    /// them: such values are passed by.
+    pub shredded: Vec<(i64, i32)>,
     pub phase: Phase,
     pub leaf: Option<pg_sys::Oid>,
     pub next_block: i64,
@@ -63,6 +66,20 @@ pub fn lanes_with_work() -> Result<Vec<Lane>> {
     Ok(found.into_iter().flatten().map(Lane::of_job).collect())
 }
 
+/// Two columns of SQL over `colcrypt.job j`, which [`pairs`] takes: the key versions that its values may be under and
+/// that are destroyed although they are.
+pub const SHREDDED: &str = "\
+    (SELECT array_agg(v.key_id ORDER BY v.key_id, v.version) FROM colcrypt.key_version v \
+     WHERE v.key_id = ANY (j.from_keys || j.key_id) AND v.shreds), \
+    (SELECT array_agg(v.version ORDER BY v.key_id, v.version) FROM colcrypt.key_version v \
+     WHERE v.key_id = ANY (j.from_keys || j.key_id) AND v.shreds)";
+
+/// Key ids with the version numbers at the same places.
+pub fn pairs(keys: Option<Vec<i64>>, versions: Option<Vec<i32>>) -> Vec<(i64, i32)> {
+    let keys = keys.unwrap_or_default().into_iter();
+    keys.zip(versions.unwrap_or_default()).collect()
+}
+
 /// DROP EXTENSION locks our tables before those that have a column of our type. In the same order here,
 /// it waits for the batch that is under way, and nobody waits in a circle.
 pub fn lock_jobs() -> Result<()> {
@@ -95,7 +112,7 @@ impl Job {
                             {} \
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
-                            j.rebinds, j.label, j.accept_unplaced, o.relowner \
+                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {} \
                      FROM colcrypt.job j \
                      LEFT JOIN pg_class o ON o.oid = j.relation \
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -104,7 +121,8 @@ impl Job {
                      ORDER BY due DESC, $7 AND j.phase = $6 DESC, coalesce(o.relowner = ANY ($3), false), j.phase = $6, \
                               CASE j.phase WHEN $6 THEN j.settle_before END, \
                               j.job_id <= $1, j.job_id LIMIT 1",
-                clock::is_over("j.retry_at", backoff::OF_JOBS)
+                clock::is_over("j.retry_at", backoff::OF_JOBS),
+                SHREDDED
             ),
             &[
                 after.into(),
@@ -148,6 +166,7 @@ impl Job {
                     label: row.get(21)?,
                     accepts_unplaced: row.get(22)?.unwrap_or_default(),
                     owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
+                    shredded: pairs(row.get(24)?, row.get(25)?),
                 }))
             },
         )?;

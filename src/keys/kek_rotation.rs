@@ -250,6 +250,7 @@ pub fn follow_compromise(keyring: KeyringId) -> Result<()> {
             version: Some(version),
             reason: Some(kek::reason_for_key(kek, reason.as_deref())),
             destroy_after_ms: None,
+            shred: false,
         };
         if lifecycle::may(&order)? {
             order.carry_out()?;

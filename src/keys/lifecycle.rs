@@ -4,9 +4,9 @@
 //! A verb locks its key's row, so that verbs on one key happen one after the other. An [`Order`] is a verb
 //! with its arguments, so that one which waits for approval can be carried out later.
 
-use colcrypt_core::state::{Standing, Verb};
+use colcrypt_core::state::{Standing, TransitionError, Verb};
 use colcrypt_core::{KeyState, VersionId};
-use colcrypt_domain::lifecycle::{self, Version, Versions};
+use colcrypt_domain::lifecycle::{self, Destruction, Version, Versions};
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
 use crate::audit::Act;
@@ -14,7 +14,7 @@ use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
 use crate::keys::{version, window, wipe};
-use crate::rows::{exposure, holders};
+use crate::rows::{exposure, holders, lost};
 use crate::server::{clock, key_clock, roles, spi};
 use crate::settings;
 
@@ -27,6 +27,14 @@ pub struct Order {
     pub reason: Option<String>,
     /// Time until a destruction; `None` is the setting's.
     pub destroy_after_ms: Option<i64>,
+    /// Whether a destruction is done although rows need the version.
+    pub shred: bool,
+}
+
+/// A version that an order is about, and its standing afterwards.
+struct Target<'a> {
+    row: &'a KeyVersionRow,
+    after: Standing,
 }
 
 /// The version, as far as the judge asks.
@@ -36,6 +44,7 @@ fn judged(row: &KeyVersionRow) -> Version {
         state: row.state,
         former: row.former,
         compromised: row.compromised,
+        shreds: false,
     }
 }
 
@@ -43,13 +52,30 @@ fn judge(key: &Key, row: &KeyVersionRow, verb: Verb) -> Result<Standing> {
     judged(row)
         .standing(key.current)
         .apply(verb)
-        .map_err(|refused| Error::TransitionRefused {
-            key: key.name.clone(),
-            version: row.id.version,
-            by: row.changed_by.clone(),
-            at: clock::timestamp(row.changed_at),
-            refused,
-        })
+        .map_err(refusal(key, row))
+}
+
+fn refusal(key: &Key, row: &KeyVersionRow) -> impl FnOnce(TransitionError) -> Error {
+    |refused| Error::TransitionRefused {
+        key: key.name.clone(),
+        version: row.id.version,
+        by: row.changed_by.clone(),
+        at: clock::timestamp(row.changed_at),
+        refused,
+    }
+}
+
+/// The versions of a key that are destroyed, or will be, although rows need them.
+///
+/// # Errors
+/// Of SPI.
+fn shredded(key: &Key) -> Result<Vec<i32>> {
+    let versions = spi::query(
+        "SELECT version FROM colcrypt.key_version WHERE key_id = $1 AND shreds",
+        &[key.id.bigint().into()],
+        |row| row.get::<i32>(1),
+    )?;
+    Ok(versions.into_iter().flatten().collect())
 }
 
 /// Who acts, for the record.
@@ -66,10 +92,11 @@ fn actor() -> String {
 pub fn may(order: &Order) -> Result<bool> {
     let key = version::lock(&order.key)?;
     let versions = read::key_versions(&key)?;
-    let targets = order.targets(&key, &versions)?;
-    Ok(targets
-        .iter()
-        .all(|row| judge(&key, row, order.verb).is_ok()))
+    match order.targets(&key, &versions) {
+        Ok(_) => Ok(true),
+        Err(Error::TransitionRefused { .. }) => Ok(false),
+        Err(other) => Err(other),
+    }
 }
 
 /// Records a version's new standing.
@@ -81,7 +108,8 @@ fn set_standing(row: &KeyVersionRow, after: Standing, reason: Option<&str>) -> R
             deactivated_at = CASE WHEN activated_at IS NOT NULL AND $3 NOT IN ('active', 'suspended') \
                              THEN coalesce(deactivated_at, $8) ELSE deactivated_at END, \
             compromised_at = CASE WHEN $7 THEN coalesce(compromised_at, clock_timestamp()) END, \
-            destroy_at = CASE WHEN $3 = 'destruction scheduled' THEN destroy_at END \
+            destroy_at = CASE WHEN $3 = 'destruction scheduled' THEN destroy_at END, \
+            shreds = $3 = 'destruction scheduled' AND shreds \
          WHERE key_id = $1 AND version = $2",
         &[
             row.id.key.bigint().into(),
@@ -110,9 +138,11 @@ impl Order {
         let key = version::lock(&self.key)?;
         let versions = read::key_versions(&key)?;
         let targets = self.targets(&key, &versions)?;
+        if self.verb == Verb::ScheduleDestruction {
+            self.take_leave(&key, &targets)?;
+        }
         let mut state = KeyState::PreActive;
-        for row in &targets {
-            let after = judge(&key, row, self.verb)?;
+        for &Target { row, after } in &targets {
             match self.verb {
                 Verb::Activate => activate(&key, row, reason)?,
                 Verb::ScheduleDestruction => self.schedule(&key, row, after, reason)?,
@@ -132,8 +162,8 @@ impl Order {
             state = after.state;
         }
         match self.verb {
-            Verb::MarkCompromised => move_away(&key, &targets)?,
-            Verb::Archive => warn_of_unreadable_rows(&key, &targets)?,
+            Verb::MarkCompromised => move_away(&key, &rows(&targets))?,
+            Verb::Archive => warn_of_unreadable_rows(&key, &rows(&targets))?,
             // Jobs that met the versions while these could not be read have given up.
             Verb::Resume | Verb::Recover | Verb::CancelDestruction => queue_again(&key)?,
             _ => {}
@@ -150,14 +180,14 @@ impl Order {
         let key = version::lock(&self.key)?;
         let versions = read::key_versions(&key)?;
         let targets = self.targets(&key, &versions)?;
-        for row in &targets {
-            judge(&key, row, self.verb)?;
-            if self.verb == Verb::ScheduleDestruction {
-                self.refuse_rash_destruction(&key, row)?;
-            }
+        if self.verb == Verb::ScheduleDestruction {
+            self.window()?;
+            self.losses(&key, &targets)?;
+            // A whole key's destruction is about the versions that there are when it is approved.
+            return Ok(self.version);
         }
-        Ok(match targets[..] {
-            [only] => Some(only.id.version.int()),
+        Ok(match &targets[..] {
+            [only] => Some(only.row.id.version.int()),
             _ => None,
         })
     }
@@ -166,38 +196,103 @@ impl Order {
         lifecycle::reason(self.verb, self.reason.as_deref())
     }
 
-    /// The versions it is about, oldest first; see [`Versions::targets`].
-    fn targets<'a>(
-        &self,
-        key: &Key,
-        versions: &'a [KeyVersionRow],
-    ) -> Result<Vec<&'a KeyVersionRow>> {
-        let all: Vec<Version> = versions.iter().map(judged).collect();
+    /// The versions it is about, oldest first, each with what the judge says of it; see [`Versions::targets`].
+    fn targets<'a>(&self, key: &Key, versions: &'a [KeyVersionRow]) -> Result<Vec<Target<'a>>> {
+        let destroys = self.verb == Verb::ScheduleDestruction;
+        let shredded = if destroys { shredded(key)? } else { Vec::new() };
+        let all = versions.iter().map(|row| Version {
+            shreds: shredded.contains(&row.id.version.int()),
+            ..judged(row)
+        });
+        let all: Vec<Version> = all.collect();
         let versions_of_key = Versions {
             key: &key.name,
             current: key.current,
             all: &all,
         };
-        let targets = versions_of_key.targets(self.verb, self.version)?;
-        Ok(targets.into_iter().map(|at| &versions[at]).collect())
+        let order = Destruction {
+            whole: destroys && self.version.is_none(),
+            shred: self.shred,
+        };
+        let targets = if order.whole {
+            versions_of_key.left_to_destroy(order)?
+        } else {
+            versions_of_key.targets(self.verb, self.version)?
+        };
+        let targets = targets.into_iter().map(|at| {
+            let row = &versions[at];
+            let after = if destroys {
+                all[at].ordered(key.current, order)
+            } else {
+                all[at].standing(key.current).apply(self.verb)
+            };
+            let after = after.map_err(refusal(key, row))?;
+            Ok(Target { row, after })
+        });
+        targets.collect()
     }
 
-    /// Refuses too short a window, and to lose rows. Gives the window in milliseconds.
-    fn refuse_rash_destruction(&self, key: &Key, row: &KeyVersionRow) -> Result<i64> {
-        let window = lifecycle::destruction_window(
+    /// The time until the destruction in milliseconds. Who is to be forgotten does not wait longer than need be.
+    ///
+    /// # Errors
+    /// For less than the floor.
+    fn window(&self) -> Result<i64> {
+        let default = if self.shred {
+            0
+        } else {
+            settings::DESTRUCTION_WINDOW.get()
+        };
+        lifecycle::destruction_window(
             self.destroy_after_ms,
-            settings::DESTRUCTION_WINDOW.get(),
+            default,
             settings::DESTRUCTION_WINDOW_FLOOR.get(),
-        )?;
-        let holders = holders::needing(key, row.id.version.int())?;
-        if !holders.is_empty() {
-            return Err(Error::RowsNeedVersion {
-                key: key.name.clone(),
-                version: row.id.version,
-                holders: holders::describe(&holders),
-            });
+        )
+    }
+
+    /// What is lost with these versions, in words; nothing where nothing may be.
+    ///
+    /// # Errors
+    /// [`Error::RowsNeedVersion`] and [`Error::RowsOutOfReach`] where rows are not to be lost.
+    fn losses(&self, key: &Key, targets: &[Target<'_>]) -> Result<Option<String>> {
+        let numbers: Vec<i32> = targets
+            .iter()
+            .map(|target| target.row.id.version.int())
+            .collect();
+        if self.shred {
+            return Ok(Some(lost::losses(key, &numbers)));
         }
-        Ok(window)
+        for target in targets {
+            let holders = holders::needing(key, &[target.row.id.version.int()])?;
+            if !holders.is_empty() {
+                return Err(Error::RowsNeedVersion {
+                    key: key.name.clone(),
+                    version: target.row.id.version,
+                    holders: holders::describe(&holders),
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    /// Refuses to lose rows that are not to be lost. Those that are to be are counted for the record.
+    fn take_leave(&self, key: &Key, targets: &[Target<'_>]) -> Result<()> {
+        self.window()?;
+        let Some(losses) = self.losses(key, targets)? else {
+            return Ok(());
+        };
+        let mut act = Act::new("shred_rows").key(key);
+        if let Some(version) = self.version {
+            act = act.version(version.unsigned_abs());
+        }
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "values will be lost with key \"{}\" on purpose: {losses}",
+                key.name
+            )
+        );
+        act.detail(losses).record()
     }
 
     fn schedule(
@@ -207,15 +302,16 @@ impl Order {
         after: Standing,
         reason: Option<&str>,
     ) -> Result<()> {
-        let window = self.refuse_rash_destruction(key, row)?;
+        let window = self.window()?;
         set_standing(row, after, reason)?;
         let due = spi::query(
-            "UPDATE colcrypt.key_version SET destroy_at = clock_timestamp() + $3 * interval '1 millisecond' \
+            "UPDATE colcrypt.key_version SET destroy_at = clock_timestamp() + $3 * interval '1 millisecond', shreds = $4 \
              WHERE key_id = $1 AND version = $2 RETURNING destroy_at::text",
             &[
                 row.id.key.bigint().into(),
                 row.id.version.int().into(),
                 window.into(),
+                self.shred.into(),
             ],
             |row| row.get::<String>(1),
         )?;
@@ -234,6 +330,10 @@ impl Order {
         );
         Ok(())
     }
+}
+
+fn rows<'a>(targets: &[Target<'a>]) -> Vec<&'a KeyVersionRow> {
+    targets.iter().map(|target| target.row).collect()
 }
 
 /// Makes a version the one that the key encrypts with. The former one only decrypts from here on; if it is
@@ -313,7 +413,7 @@ fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
 
 fn warn_of_unreadable_rows(key: &Key, archived: &[&KeyVersionRow]) -> Result<()> {
     for row in archived {
-        let detail = match holders::needing(key, row.id.version.int()) {
+        let detail = match holders::needing(key, &[row.id.version.int()]) {
             Ok(holders) if holders.is_empty() => continue,
             Ok(holders) => holders::describe(&holders),
             Err(error @ Error::RowsOutOfReach { .. }) => error.report().message,

@@ -18,6 +18,9 @@ pub struct Arguments {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     destroy_after_ms: Option<i64>,
+    /// Whether rows that need the version are lost with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shred: bool,
 }
 
 impl Arguments {
@@ -29,6 +32,7 @@ impl Arguments {
             version: self.version,
             reason: self.reason,
             destroy_after_ms: self.destroy_after_ms,
+            shred: self.shred,
         }
     }
 }
@@ -48,6 +52,7 @@ impl Gated for Order {
             version: Order::check(self)?,
             reason: self.reason.clone(),
             destroy_after_ms: self.destroy_after_ms,
+            shred: self.shred,
         }))
     }
 

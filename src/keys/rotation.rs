@@ -191,6 +191,7 @@ fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()
         version: Some(version.int()),
         reason: Some(reason.into()),
         destroy_after_ms: None,
+        shred: false,
     })?;
     report::notice(format!(
         "version {version} of key \"{}\" is {}",

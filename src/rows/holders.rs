@@ -161,18 +161,18 @@ impl Columns {
         Ok(count)
     }
 
-    /// The columns that hold rows under a version, and how many.
+    /// The columns that hold rows under one of these versions, and how many.
     ///
     /// # Errors
     /// [`Error::RowsOutOfReach`] where nobody can tell; as [`count`](Self::count).
-    pub fn needing(self, key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
+    pub fn needing(self, key: &Key, versions: &[i32]) -> Result<Vec<(CiphertextColumn, i64)>> {
         if let Some(error) = self.out_of_reach(key).next() {
             return Err(error);
         }
         let counts = self
             .all
             .iter()
-            .map(|column| self.count(column, key, &[version]));
+            .map(|column| self.count(column, key, versions));
         let counts = counts.collect::<Result<Vec<i64>>>()?;
         let found = self.all.into_iter().zip(counts);
         Ok(found.filter(|(_, count)| *count > 0).collect())
@@ -446,12 +446,12 @@ unsafe fn fields(
     Ok(found)
 }
 
-/// What still needs a version: the columns that hold such rows, and how many.
+/// What still needs one of these versions: the columns that hold such rows, and how many.
 ///
 /// # Errors
 /// [`Error::RowsOutOfReach`] where nobody can tell; of SPI.
-pub fn needing(key: &Key, version: i32) -> Result<Vec<(CiphertextColumn, i64)>> {
-    Columns::find()?.needing(key, version)
+pub fn needing(key: &Key, versions: &[i32]) -> Result<Vec<(CiphertextColumn, i64)>> {
+    Columns::find()?.needing(key, versions)
 }
 
 /// One line a column, for errors and records.

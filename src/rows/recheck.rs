@@ -31,7 +31,7 @@ pub fn count(key: &Key, version: i32) -> Result<(Vec<(CiphertextColumn, i64)>, C
     let counted = Counted {
         files: files.collect(),
     };
-    Ok((columns.needing(key, version)?, counted))
+    Ok((columns.needing(key, &[version])?, counted))
 }
 
 /// The second: what came since. Nobody writes into any of the tables from here on until the transaction ends. Every

@@ -12,18 +12,20 @@ use crate::rights;
 use crate::rows::holders;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
+use crate::server::spi;
 use crate::sql::entry::sql_functions;
 
-/// `(key, version, reason)`, as most verbs have it.
-fn order(call: Call, verb: Verb) -> Result<Order> {
+/// `(key, version, …)`, with the reason's place.
+fn order(call: Call, verb: Verb, reason: usize) -> Result<Order> {
     Ok(Order {
         verb,
         key: call.text(0, "key")?,
         // SAFETY: declared as int.
         version: unsafe { call.get(1) },
-        // SAFETY: the last argument is declared as text.
-        reason: unsafe { call.long(call.len() - 1, "reason")? },
+        // SAFETY: declared as text.
+        reason: unsafe { call.long(reason, "reason")? },
         destroy_after_ms: None,
+        shred: false,
     })
 }
 
@@ -39,7 +41,7 @@ fn carry_out(order: &Order) -> Result<pg_sys::Datum> {
 macro_rules! verbs {
     ($($name:ident: $verb:expr;)+) => {$(
         fn $name(call: Call) -> Result<pg_sys::Datum> {
-            carry_out(&order(call, $verb)?)
+            carry_out(&order(call, $verb, 2)?)
         }
     )+};
 }
@@ -76,8 +78,24 @@ fn schedule_destruction(call: Call) -> Result<pg_sys::Datum> {
     };
     carry_out(&Order {
         destroy_after_ms,
-        ..order(call, Verb::ScheduleDestruction)?
+        shred: shreds(call)?,
+        ..order(call, Verb::ScheduleDestruction, 3)?
     })
+}
+
+/// What becomes of rows that need the version.
+fn shreds(call: Call) -> Result<bool> {
+    // SAFETY: declared as text, where it is declared.
+    let rows: Option<String> = unsafe { call.long(4, "rows")? };
+    match rows.as_deref() {
+        None | Some("keep") => Ok(false),
+        Some("shred") => Ok(true),
+        Some(other) => Err(Error::InvalidParameter {
+            message: format!("rows cannot be {other:?}"),
+            hint: "'keep' refuses the destruction while any row needs the version; 'shred' loses these rows' values with it."
+                .into(),
+        }),
+    }
 }
 
 fn create_key_version(call: Call) -> Result<pg_sys::Datum> {
@@ -95,7 +113,14 @@ fn rows_needing_key(call: Call) -> Result<pg_sys::Datum> {
     rights::require(&key, Privilege::Manage)?;
     // SAFETY: declared as int.
     let version: i32 = unsafe { call.get(1) }.ok_or(Error::NullArgument("version"))?;
-    let found = holders::needing(&key, version)?
+    // On standbys, too.
+    let shredded = spi::look(
+        "SELECT shreds FROM colcrypt.key_version WHERE key_id = $1 AND version = $2",
+        &[key.id.bigint().into(), version.into()],
+        |row| row.get::<bool>(1),
+    )?;
+    let shredded = shredded.into_iter().flatten().next().unwrap_or_default();
+    let found = holders::needing(&key, &[version])?
         .into_iter()
         .map(|(column, count)| {
             let mut record = Record::default();
@@ -103,7 +128,8 @@ fn rows_needing_key(call: Call) -> Result<pg_sys::Datum> {
                 .push(column.relation)
                 .push(column.attribute)
                 .push(count)
-                .push(column.registered);
+                .push(column.registered)
+                .push(shredded);
             record
         })
         .collect();

@@ -28,6 +28,7 @@ use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::keys::{lifecycle, window};
 use crate::rows::holders::{self, CiphertextColumn};
+use crate::rows::lost;
 use crate::rows::recheck::{self, Counted};
 use crate::server::clock;
 use crate::server::report::one_line;
@@ -40,6 +41,8 @@ use crate::slab::{control, table};
 struct Due {
     id: VersionId,
     now: bool,
+    /// Whether rows that need it are lost with it.
+    shreds: bool,
     /// How far the wait for old transactions is.
     wait: Wait,
     /// Whether none of those waited for is left.
@@ -56,6 +59,14 @@ thread_local! {
     /// What was counted, of which version and since which place in the log, until the tables could be locked.
     static COUNTED: RefCell<Option<(VersionId, u64, Counted)>> = const { RefCell::new(None) };
     static RECORDED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The rows under a version that is to be destroyed.
+enum Rows<'a> {
+    /// None, as they were counted; what came since that place in the log is yet to be looked at.
+    Counted(&'a Counted, u64),
+    /// Lost with it, as was ordered; how many, in words.
+    Lost(String),
 }
 
 enum Wait {
@@ -85,6 +96,9 @@ pub fn step() -> Next {
     if !due.now {
         return Next::Soon;
     }
+    if due.shreds {
+        return shred(due.id);
+    }
     if !due.over {
         return Next::Soon;
     }
@@ -113,14 +127,8 @@ fn check_and_destroy(id: VersionId, since: u64) -> Next {
             }
         },
     };
-    match all_or_nothing(|| destroy(id, &counted, since)) {
-        Ok(Ok(slot)) => {
-            // Whoever loads it from here on finds it destroyed.
-            if let (Some(slot), Ok(control)) = (slot, control()) {
-                table::forget(control, &[slot]);
-            }
-            Next::Again
-        }
+    match all_or_nothing(|| destroy(id, &Rows::Counted(&counted, since))) {
+        Ok(Ok(slot)) => forget(slot),
         Ok(Err(error)) => put_off(id, &error),
         Err(failed) if failed.verdict == Verdict::Lock => {
             // What was counted need not be counted again.
@@ -129,6 +137,30 @@ fn check_and_destroy(id: VersionId, since: u64) -> Next {
         }
         Err(failed) => put_off_for(id, &failed.message, backoff::of_destruction(false), false),
     }
+}
+
+/// Destroys a version whatever needs it. Nothing is waited for, and what comes meanwhile is lost as well.
+fn shred(id: VersionId) -> Next {
+    let losses =
+        all_or_nothing(|| Ok(lost::losses(&read::key_by_id(id.key)?, &[id.version.int()])));
+    let losses = match losses {
+        Ok(Ok(losses)) => losses,
+        Ok(Err(error)) => format!("rows could not be counted: {}", one_line(&error)),
+        Err(failed) => format!("rows could not be counted: {}", failed.message),
+    };
+    match all_or_nothing(|| destroy(id, &Rows::Lost(losses))) {
+        Ok(Ok(slot)) => forget(slot),
+        Ok(Err(error)) => put_off(id, &error),
+        Err(failed) => put_off_for(id, &failed.message, backoff::of_destruction(false), false),
+    }
+}
+
+/// Whoever loads it from here on finds it destroyed.
+fn forget(slot: Option<SlotKey>) -> Next {
+    if let (Some(slot), Ok(control)) = (slot, control()) {
+        table::forget(control, &[slot]);
+    }
+    Next::Again
 }
 
 fn put_off(id: VersionId, error: &Error) -> Next {
@@ -173,7 +205,7 @@ fn next_due() -> Result<Option<Due>> {
                 &format!(
                     "SELECT v.key_id, v.version, v.destroy_at <= clock_timestamp() AND {left} <= 0 AS now, \
                             CASE WHEN d.settle_before IS NULL THEN 0 WHEN d.settle_transactions IS NOT NULL THEN 1 ELSE 2 END, \
-                            NOT {} AS is_over, (d.settle_lsn - '0/0'::pg_lsn)::bigint \
+                            NOT {} AS is_over, (d.settle_lsn - '0/0'::pg_lsn)::bigint, v.shreds \
                      FROM colcrypt.key_version v LEFT JOIN colcrypt.destruction d USING (key_id, version) \
                      LEFT JOIN colcrypt.destruction_wait w USING (key_id, version) \
                      WHERE v.state = $1 AND v.destroy_at <= clock_timestamp() + interval '30 seconds' \
@@ -194,19 +226,21 @@ fn next_due() -> Result<Option<Due>> {
                     row.get::<i32>(4)?.unwrap_or_default(),
                     row.get::<bool>(5)?.unwrap_or_default(),
                     row.get::<i64>(6)?,
+                    row.get::<bool>(7)?.unwrap_or_default(),
                 ))
             })
             .collect::<std::result::Result<Vec<_>, pgrx::spi::Error>>()
     }).map_err(crate::error::of_spi)?;
     Ok(due
         .pop()
-        .and_then(|(key, version, now, wait, over, since)| {
+        .and_then(|(key, version, now, wait, over, since, shreds)| {
             Some(Due {
                 id: VersionId {
                     key: KeyId::of_bigint(key),
                     version: KeyVersion::of_int(version)?,
                 },
                 now,
+                shreds,
                 wait: match wait {
                     0 => Wait::NotBegun,
                     1 => Wait::Running,
@@ -256,18 +290,25 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
 
 /// Destroys the version unless rows need it; returns its place in the slab. `None` when it is not due any
 /// more: cancelled, or scheduled anew.
-fn destroy(id: VersionId, counted: &Counted, since: u64) -> Result<Option<SlotKey>> {
+fn destroy(id: VersionId, rows: &Rows<'_>) -> Result<Option<SlotKey>> {
     let key = read::key_by_id(id.key)?;
-    let came = recheck::came_since(&key, id.version.int(), counted, since)?;
-    refuse_holders(&key, id, &came)?;
+    let (has_waited, lost) = match rows {
+        Rows::Counted(counted, since) => {
+            let came = recheck::came_since(&key, id.version.int(), counted, *since)?;
+            refuse_holders(&key, id, &came)?;
+            let waited = "EXISTS (SELECT FROM colcrypt.destruction d \
+                 WHERE d.key_id = $1 AND d.version = $2 AND d.settle_before IS NOT NULL)";
+            (waited, None)
+        }
+        Rows::Lost(losses) => ("$2 > 0", Some(losses)),
+    };
     let still_due = spi::query(
-        "SELECT 1 FROM colcrypt.key WHERE key_id = $1 AND EXISTS (SELECT FROM colcrypt.destruction d \
-             WHERE d.key_id = $1 AND d.version = $2 AND d.settle_before IS NOT NULL) FOR NO KEY UPDATE",
+        &format!("SELECT 1 FROM colcrypt.key WHERE key_id = $1 AND {has_waited} FOR NO KEY UPDATE"),
         &arguments(id),
         |row| row.get::<i32>(1),
     )?;
     let row = read::key_version(&key, id.version)?;
-    if still_due.is_empty() || !is_due(&key, &row)? {
+    if still_due.is_empty() || !is_due(&key, &row, lost.is_some())? {
         return Ok(None);
     }
     // Who ordered it and why stays on the record.
@@ -282,22 +323,23 @@ fn destroy(id: VersionId, counted: &Counted, since: u64) -> Result<Option<SlotKe
         ],
     )?;
     lifecycle::forget_destruction(id)?;
+    let lost = lost.map_or_else(String::new, |losses| format!("; lost: {losses}"));
+    let how = format!("as ordered by {}{lost}", row.changed_by);
+    log!(
+        "colcrypt: version {} of key \"{}\" is destroyed, {how}",
+        id.version,
+        key.name
+    );
     Act::new(Verb::Destroy.name())
         .key(&key)
         .version(id.version.number())
-        .detail(format!("as ordered by {}", row.changed_by))
+        .detail(how)
         .record()?;
-    log!(
-        "colcrypt: version {} of key \"{}\" is destroyed, as ordered by {}",
-        id.version,
-        key.name,
-        row.changed_by
-    );
     Ok(Some(session::slot_key(&row)))
 }
 
-/// What the judge and the clocks say, under the lock.
-fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
+/// What the judge and the clocks say, under the lock, and whether the order is still that one.
+fn is_due(key: &Key, row: &KeyVersionRow, shreds: bool) -> Result<bool> {
     let standing = Standing {
         state: row.state,
         former: row.former,
@@ -313,11 +355,11 @@ fn is_due(key: &Key, row: &KeyVersionRow) -> Result<bool> {
     });
     let due = spi::query(
         &format!(
-            "SELECT v.destroy_at <= clock_timestamp() AND {} <= 0 FROM colcrypt.key_version v \
+            "SELECT v.destroy_at <= clock_timestamp() AND {} <= 0 AND v.shreds = $4 FROM colcrypt.key_version v \
              LEFT JOIN colcrypt.destruction_wait w USING (key_id, version) WHERE key_id = $1 AND version = $2",
             window::left("$3")
         ),
-        &[key_id, version, clock::boottime_us().into()],
+        &[key_id, version, clock::boottime_us().into(), shreds.into()],
         |row| row.get::<bool>(1),
     )?;
     Ok(due.into_iter().next().flatten() == Some(true))

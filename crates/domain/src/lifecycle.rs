@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use colcrypt_core::state::{Age, Standing, Verb};
+use colcrypt_core::state::{Age, Standing, TransitionError, Verb};
 use colcrypt_core::{KeyState, KeyVersion};
 
 use crate::error::{Error, Result};
@@ -16,6 +16,17 @@ pub struct Version {
     /// Where a suspended version, or one whose destruction is scheduled, came from.
     pub former: Option<KeyState>,
     pub compromised: bool,
+    /// Whether it is destroyed although rows need it, as was ordered.
+    pub shreds: bool,
+}
+
+/// How a destruction is ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destruction {
+    /// Of every version of a key: what is in use goes out of use with the same order.
+    pub whole: bool,
+    /// Whether it is done although rows need the version.
+    pub shred: bool,
 }
 
 impl Version {
@@ -32,6 +43,34 @@ impl Version {
                 Ordering::Greater => Age::Newer,
             },
         }
+    }
+}
+
+impl Version {
+    /// The standing once its destruction is ordered.
+    ///
+    /// # Errors
+    /// [`TransitionError`] when it cannot be.
+    pub fn ordered(
+        &self,
+        current: KeyVersion,
+        order: Destruction,
+    ) -> std::result::Result<Standing, TransitionError> {
+        let standing = self.standing(current);
+        // Ordered before, and held up by any row: from now on by none.
+        if order.shred && !self.shreds && standing.state == KeyState::DestructionScheduled {
+            return Ok(standing);
+        }
+        let out_of_use = match standing.state {
+            KeyState::Suspended if order.whole && standing.compromised => {
+                standing.apply(Verb::Resume)?
+            }
+            KeyState::Active | KeyState::Suspended if order.whole => {
+                standing.apply(Verb::Deactivate)?
+            }
+            _ => standing,
+        };
+        out_of_use.apply(Verb::ScheduleDestruction)
     }
 }
 
@@ -62,15 +101,15 @@ impl Versions<'_> {
         };
         let applicable = match verb {
             // The whole key: every version that can be.
-            Verb::Suspend | Verb::Resume | Verb::MarkCompromised | Verb::Activate => {
+            Verb::Suspend
+            | Verb::Resume
+            | Verb::MarkCompromised
+            | Verb::Activate
+            | Verb::CancelDestruction => {
                 chosen(&|version| version.standing(self.current).apply(verb).is_ok())
             }
             Verb::Deactivate => chosen(&|version| version.number == self.current),
-            Verb::Archive
-            | Verb::Recover
-            | Verb::ScheduleDestruction
-            | Verb::CancelDestruction
-            | Verb::Destroy => {
+            Verb::Archive | Verb::Recover | Verb::ScheduleDestruction | Verb::Destroy => {
                 return Err(Error::InvalidParameter {
                     message: format!("name the version of key \"{}\" to {verb}", self.key),
                     hint: "See the view colcrypt.key_status.".into(),
@@ -88,20 +127,38 @@ impl Versions<'_> {
             });
         }
         if applicable.is_empty() {
-            let states = self.all.iter().map(|version| {
-                format!(
-                    "Version {} is {}.",
-                    version.number,
-                    version.state.in_words()
-                )
-            });
-            return Err(Error::NothingToDo {
-                key: self.key.into(),
-                verb,
-                versions: states.collect::<Vec<_>>().join(" "),
-            });
+            return Err(self.nothing_to_do(verb));
         }
         Ok(applicable)
+    }
+
+    /// The versions that the destruction of the whole key is about, by their places in the list, oldest first.
+    ///
+    /// # Errors
+    /// Where there is nothing to do.
+    pub fn left_to_destroy(&self, order: Destruction) -> Result<Vec<usize>> {
+        let left: Vec<usize> = (0..self.all.len())
+            .filter(|&at| self.all[at].ordered(self.current, order).is_ok())
+            .collect();
+        if left.is_empty() {
+            return Err(self.nothing_to_do(Verb::ScheduleDestruction));
+        }
+        Ok(left)
+    }
+
+    fn nothing_to_do(&self, verb: Verb) -> Error {
+        let states = self.all.iter().map(|version| {
+            format!(
+                "Version {} is {}.",
+                version.number,
+                version.state.in_words()
+            )
+        });
+        Error::NothingToDo {
+            key: self.key.into(),
+            verb,
+            versions: states.collect::<Vec<_>>().join(" "),
+        }
     }
 
     fn numbered(&self, number: i32) -> Result<usize> {
@@ -194,6 +251,7 @@ mod tests {
             state,
             former: (state == KeyState::Suspended).then_some(KeyState::Active),
             compromised: state == KeyState::Compromised,
+            shreds: false,
         }
     }
 
@@ -235,13 +293,60 @@ mod tests {
             Verb::Archive,
             Verb::Recover,
             Verb::ScheduleDestruction,
-            Verb::CancelDestruction,
             Verb::Destroy,
         ] {
             let refused = targets(&[Active], 1, verb, None).unwrap_err();
             assert!(matches!(refused, Error::InvalidParameter { .. }), "{verb}");
             assert_eq!(targets(&[Active], 1, verb, Some(1)).unwrap(), [0]);
         }
+    }
+
+    #[test]
+    fn a_whole_key_goes_out_of_use_with_its_destruction() {
+        let scheduled = KeyState::DestructionScheduled;
+        let mut all: Vec<Version> = [KeyState::Destroyed, scheduled, Archived, PreActive, Active]
+            .into_iter()
+            .zip(1..)
+            .map(|(state, number)| version(number, state))
+            .collect();
+        let versions = |all: &[Version], shred| {
+            let current = KeyVersion::new(5).expect("a version");
+            let order = Destruction { whole: true, shred };
+            let versions = Versions {
+                key: "k",
+                current,
+                all,
+            };
+            versions.left_to_destroy(order)
+        };
+        assert_eq!(versions(&all, false).unwrap(), [2, 3, 4]);
+        // What waits for its rows is not waited for any more.
+        assert_eq!(versions(&all, true).unwrap(), [1, 2, 3, 4]);
+        all[1].shreds = true;
+        assert_eq!(versions(&all, true).unwrap(), [2, 3, 4]);
+        assert!(matches!(
+            versions(&all[..2], true),
+            Err(Error::NothingToDo { .. })
+        ));
+    }
+
+    #[test]
+    fn a_version_in_use_is_destroyed_only_with_its_whole_key() {
+        let one = KeyVersion::FIRST;
+        let ordered = |state, compromised, whole| {
+            let version = Version {
+                compromised,
+                ..version(1, state)
+            };
+            let order = Destruction { whole, shred: true };
+            version.ordered(one, order).map(|after| after.former)
+        };
+        assert!(ordered(Active, false, false).is_err());
+        assert!(ordered(Suspended, false, false).is_err());
+        assert_eq!(ordered(Active, false, true), Ok(Some(Deactivated)));
+        assert_eq!(ordered(Suspended, false, true), Ok(Some(Deactivated)));
+        assert_eq!(ordered(Suspended, true, true), Ok(Some(Compromised)));
+        assert!(ordered(KeyState::Destroyed, false, true).is_err());
     }
 
     #[test]

@@ -112,10 +112,11 @@ pub fn has_settled(job: &Job) -> Result<bool> {
     look("j.settle_prepared = '{}'")
 }
 
-/// Rows that are under an older version, or under a key that the column left.
+/// Rows that are under an older version, or under a key that the column left, but for those that are lost.
 pub fn stale_rows(job: &Job, counts: &Counts) -> i64 {
     let stale = |(key, version): &(i64, i32)| {
-        (*key == job.key && *version < job.target) || job.from_keys.contains(key)
+        ((*key == job.key && *version < job.target) || job.from_keys.contains(key))
+            && !job.shredded.contains(&(*key, *version))
     };
     let stale = counts.iter().filter(|(version, _)| stale(version));
     stale.map(|(_, rows)| rows).sum()

@@ -138,6 +138,7 @@ impl Error {
                     KeyState::PreActive => "An administrator can activate it with colcrypt.activate_key.".into(),
                     KeyState::Suspended => "An administrator can bring it back with colcrypt.resume_key.".into(),
                     KeyState::Archived => "An administrator can bring it back with colcrypt.recover_key.".into(),
+                    KeyState::DestructionScheduled if *privilege == Privilege::Encrypt => "An administrator can bring it back to decrypt with colcrypt.cancel_key_destruction, and give the key a version to encrypt with by colcrypt.rotate_key.".into(),
                     KeyState::DestructionScheduled => "An administrator can bring it back with colcrypt.cancel_key_destruction.".into(),
                     _ => "An administrator can make a new version with colcrypt.rotate_key.".to_string(),
                 }),
@@ -146,7 +147,7 @@ impl Error {
                 "KC031",
                 format!("rows still need version {version} of key \"{key}\""),
                 Some(holders.clone()),
-                Some("Move registered columns with colcrypt.reencrypt_column, others with UPDATE … SET column = colcrypt.reencrypt_col(column); colcrypt.rows_needing_key lists what is left.".into()),
+                Some("Move registered columns with colcrypt.reencrypt_column, others with UPDATE … SET column = colcrypt.reencrypt_col(column); colcrypt.rows_needing_key lists what is left. To lose them with it on purpose: rows => 'shred'.".into()),
             ),
             Self::RowsOutOfReach { relation, why } => (
                 "KC036",

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 use crate::error::{Error, Result};
-use crate::jobs::job::Job;
+use crate::jobs::job::{Job, SHREDDED, pairs};
 use crate::server::relation::Held;
 use crate::server::scan::{self, Row};
 use crate::server::spi;
@@ -21,6 +21,8 @@ pub struct MovedColumn {
     target: i32,
     /// Other keys whose values go to this one.
     from_keys: Vec<i64>,
+    /// Key versions whose values nobody can read any more, nor shall.
+    shredded: Vec<(i64, i32)>,
     pub context: Option<String>,
     /// Whether values are bound to another context: the first of a pair.
     pub rebinds: bool,
@@ -36,6 +38,7 @@ impl MovedColumn {
             key: KeyId::of_bigint(job.key),
             target: job.target,
             from_keys: job.from_keys.clone(),
+            shredded: job.shredded.clone(),
             context: job.context.clone(),
             rebinds: job.rebinds,
             label: job.label.clone(),
@@ -49,6 +52,18 @@ impl MovedColumn {
 
     /// Whether a row's value is to be moved, as SQL.
     pub fn stale(&self) -> String {
+        let stale = self.stale_or_lost();
+        if self.shredded.is_empty() {
+            return stale;
+        }
+        let name = self.name();
+        let readable = self.shredded.iter().map(|(key, version)| {
+            format!(" AND colcrypt.ciphertext_version({name}, {key}) IS DISTINCT FROM {version}")
+        });
+        format!("({stale}){}", readable.collect::<String>())
+    }
+
+    fn stale_or_lost(&self) -> String {
         let (name, key) = (self.name(), self.key.bigint());
         if self.rebinds {
             let mut keys = self.from_keys.clone();
@@ -77,7 +92,13 @@ impl MovedColumn {
     pub fn moves(&self, value: VersionId) -> bool {
         let older =
             value.key == self.key && i64::from(value.version.number()) < i64::from(self.target);
-        older || self.from_keys.contains(&value.key.bigint())
+        (older || self.from_keys.contains(&value.key.bigint())) && !self.is_lost(value)
+    }
+
+    /// Whether nobody can read the value any more, as was ordered: there is nothing to do for it.
+    pub fn is_lost(&self, value: VersionId) -> bool {
+        let id = (value.key.bigint(), value.version.int());
+        self.shredded.contains(&id)
     }
 
     /// Whether its values are bound to nothing, and stay so.
@@ -185,11 +206,13 @@ impl<'a> Scanned<'a> {
 /// The columns that other jobs have yet to move in the same table.
 pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
     spi::query(
-        "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced \
-         FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
-         JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
-         WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
-           AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds",
+        &format!(
+            "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced, {SHREDDED} \
+             FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
+             JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
+             WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
+               AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds"
+        ),
         &[job.table.into(), job.id.into(), job.fires_triggers.into()],
         |row| {
             Ok(MovedColumn {
@@ -201,6 +224,7 @@ pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
                 rebinds: false,
                 label: row.get(6)?,
                 accepts_unplaced: row.get::<bool>(7)?.unwrap_or_default(),
+                shredded: pairs(row.get(8)?, row.get(9)?),
             })
         },
     )

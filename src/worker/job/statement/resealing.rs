@@ -35,7 +35,7 @@ impl Resealing {
             key: value.header.key,
             version: value.header.version,
         };
-        if !(column.moves(id) || column.rebinds && id.key == column.key) {
+        if !(column.moves(id) || column.rebinds && id.key == column.key && !column.is_lost(id)) {
             return Ok(None);
         }
         let (from, to) = match &self.permits {

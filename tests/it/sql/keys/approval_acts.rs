@@ -28,7 +28,7 @@ fn states(client: &mut Client) -> String {
 }
 
 const VERBS: &str = "rotate_key(text), colcrypt.create_key(text, text, text), colcrypt.activate_key(text, int, text), \
-    colcrypt.schedule_key_destruction(text, int, interval, text), colcrypt.cancel_key_destruction(text, int, text), \
+    colcrypt.schedule_key_destruction(text, int, interval, text, text), colcrypt.cancel_key_destruction(text, int, text), \
     colcrypt.suspend_key(text, int, text), colcrypt.resume_key(text, int, text), \
     colcrypt.mark_compromised(text, int, text), colcrypt.archive_key(text, int, text), \
     colcrypt.recover_key(text, int, text), colcrypt.deactivate_key(text, int, text), \

@@ -13,6 +13,7 @@ mod lifecycle_effect;
 mod limits;
 mod managing;
 mod schedule;
+mod shredding;
 mod two_roots;
 mod usage;
 mod verifying;
