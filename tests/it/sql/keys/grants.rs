@@ -423,7 +423,7 @@ fn a_key_among_many_is_found_by_whoever_comes_new() {
 
 #[test]
 fn a_serializable_session_reads_no_more_of_the_catalog_than_its_key() {
-    let mut db = table_to_read();
+    let db = table_to_read();
     let mut user = db.connect();
     user.run("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT decrypt_col(v) FROM t");
     let whole = "SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation \
