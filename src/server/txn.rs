@@ -47,8 +47,8 @@ pub fn all_or_nothing<R>(
     ended(SNAPSHOT, body, Result::is_ok)
 }
 
-/// The same as [`attempt`] for a body that reads no rows: without a snapshot. One reaches back to the oldest transaction
-/// that writes in any database, and what it may see cannot be removed.
+/// The same as [`attempt`] for a body that reads no rows: without a snapshot. One reaches back to the oldest
+/// transaction that writes in any database, and what it may see cannot be removed.
 ///
 /// # Errors
 /// The ERROR, or the body's error.

@@ -50,7 +50,8 @@ fn a_rotation_moves_what_is_to_be_moved_and_the_rest_is_accounted_for() {
         "{refused:?}"
     );
 
-    // Registered again it stays as it was; by hand they are moved; with another word they are from the next rotation on.
+    // Registered again it stays as it was; by hand they are moved; with another word they are from the next rotation
+    // on.
     c.run("SELECT register_column('archive', 'v', 'k', 'none'); SELECT reencrypt_column('archive', 'v')");
     wait_for_jobs(c);
     assert_eq!(versions(c, "archive", "v"), "2:51");
