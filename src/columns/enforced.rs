@@ -1,6 +1,7 @@
 //! Registered columns that are enforced: the trigger that looks at what is written to the table itself, past any view.
 //! It refuses a value of another key or type than the column's, and one that is not bound to a context where the
-//! column's are. All of that is in a value's header: nothing is opened.
+//! column's are. All of that is in a value's header: nothing is opened. It also refuses an UPDATE of what a value is
+//! bound to that leaves the value as it is: nobody could read it from then on.
 //!
 //! Its name is before those of the triggers that migrations make, and behind those that people give: it sees the row as
 //! it will be stored.
@@ -19,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::scan::head_of;
-use crate::server::{spi, types, watched};
+use crate::server::varlena::Varlena;
+use crate::server::{reads, spi, types, watched};
 use crate::values::codec::Codec;
 use crate::values::seal::described;
 
@@ -46,6 +48,8 @@ struct Column {
     codec: Codec,
     /// Whether values are bound to a context; none while that is being changed.
     is_bound: Option<bool>,
+    /// The columns that the context is made of.
+    binding: Vec<(i16, String)>,
 }
 
 impl Column {
@@ -72,6 +76,23 @@ impl Column {
             (Some(false), true) => Some("It is bound to a context.".into()),
             _ => None,
         })
+    }
+
+    /// The column whose change would make a value unreadable that is left as it is.
+    ///
+    /// # Safety
+    /// Two rows of the table of this description.
+    unsafe fn comes_loose(
+        &self,
+        old: pg_sys::HeapTuple,
+        new: pg_sys::HeapTuple,
+        description: pg_sys::TupleDesc,
+    ) -> Option<&str> {
+        let changed = self.binding.iter().find(|(number, _)| {
+            // SAFETY: the caller's promise; the columns were looked at since the table last changed.
+            unsafe { !keeps(old, new, *number, description) }
+        });
+        changed.map(|(_, name)| name.as_str())
     }
 
     fn refusal(&self, why: String) -> Error {
@@ -104,7 +125,7 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
         "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
              SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
          SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text, p.enforce, p.key_id, p.plaintext_type::oid, \
-                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END \
+                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END, p.context \
          FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth",
         &[oid.into()],
         |row| {
@@ -115,11 +136,12 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
                 row.get::<i64>(4)?.unwrap_or_default(),
                 row.get::<pg_sys::Oid>(5)?.unwrap_or(pg_sys::Oid::INVALID),
                 row.get::<bool>(6)?,
+                row.get::<String>(7)?,
             ))
         },
     )?;
     let mut columns = Vec::new();
-    for (owner, attribute, is_enforced, key, plaintext_type, is_bound) in registered {
+    for (owner, attribute, is_enforced, key, plaintext_type, is_bound, context) in registered {
         watched::watch(owner);
         // A column that is no ciphertext any more is read as none.
         let Some(found) = held
@@ -134,6 +156,10 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
             key: KeyId::of_bigint(key),
             codec: Codec::for_type(plaintext_type, memory.value())?,
             is_bound,
+            binding: match (owner, context) {
+                (Some(owner), Some(context)) => binding(&held, owner, &attribute, &context)?,
+                _ => Vec::new(),
+            },
         });
     }
     watched::watch([oid]);
@@ -145,6 +171,34 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
     });
     KNOWN.with_borrow_mut(|known| known.insert(oid, table.clone()));
     Ok(table)
+}
+
+/// The columns of a table, or of a partition or child of it, that the context is made of.
+fn binding(
+    held: &Held,
+    registered: pg_sys::Oid,
+    attribute: &str,
+    context: &str,
+) -> Result<Vec<(i16, String)>> {
+    let table = Named::take(registered, Lock::Read)?;
+    let Some(numbers) = reads::columns(&table, context)? else {
+        return Err(Error::Column {
+            message: format!(
+                "the context that column {}.{} is registered with does not fit the table any more",
+                table.held.shown(),
+                quote_identifier(attribute)
+            ),
+            hint: "Register the column again, with its label, and then its views.".into(),
+        });
+    };
+    let is_whole = numbers.contains(&0);
+    let columns = table.held.attributes().iter().filter(|column| {
+        column.name != attribute && (is_whole || numbers.contains(&column.number))
+    });
+    Ok(columns
+        .filter_map(|column| held.attribute(&column.name))
+        .map(|column| (column.number, quote_identifier(&column.name)))
+        .collect())
 }
 
 /// The trigger.
@@ -184,17 +238,71 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         };
         let Some(value) = value else { continue };
         // SAFETY: two values of the column, which is a ciphertext.
-        if before.is_some_and(|before| unsafe { image_of(before) == image_of(value) }) {
+        let is_kept = before.is_some_and(|before| unsafe { image_of(before) == image_of(value) });
+        // SAFETY: rows of the table.
+        let loose = match old {
+            Some(old) if is_kept => unsafe { column.comes_loose(old, new, description) },
+            _ => None,
+        };
+        if is_kept && loose.is_none() {
             continue;
         }
         // SAFETY: the column is a ciphertext.
         let head = unsafe { head_of(value) };
         let (header, _) = parse_header(head.bytes())?;
+        if let Some(by) = loose {
+            if header.has_context {
+                return Err(column.refusal(format!(
+                    "Column {by} changes, which it is bound to: nobody could read it then."
+                )));
+            }
+            continue;
+        }
         if let Some(why) = column.refuses(&header)? {
             return Err(column.refusal(why));
         }
     }
     Ok(pg_sys::Datum::from(new))
+}
+
+/// Whether a column keeps its value, bit by bit.
+///
+/// # Safety
+/// Two rows of the description, which has the column.
+unsafe fn keeps(
+    old: pg_sys::HeapTuple,
+    new: pg_sys::HeapTuple,
+    number: i16,
+    description: pg_sys::TupleDesc,
+) -> bool {
+    // SAFETY: the caller's promise; two values of the column's type, by whose length they are read.
+    unsafe {
+        let (before, after) = (
+            value_of(old, number, description),
+            value_of(new, number, description),
+        );
+        match (before, after) {
+            (None, None) => true,
+            (Some(before), Some(after)) => {
+                let (mut length, mut by_value) = (0, false);
+                let type_oid = pg_sys::SPI_gettypeid(description, number.into());
+                pg_sys::get_typlenbyval(type_oid, &mut length, &mut by_value);
+                match usize::try_from(length) {
+                    _ if by_value => before == after,
+                    Ok(length) => {
+                        let bytes = |value: pg_sys::Datum| {
+                            std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length)
+                        };
+                        bytes(before) == bytes(after)
+                    }
+                    Err(_) => {
+                        Varlena::from_datum(before).bytes() == Varlena::from_datum(after).bytes()
+                    }
+                }
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A value as it lies in its row: one that was not assigned is the same, out of line too.

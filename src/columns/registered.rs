@@ -15,7 +15,7 @@ use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
-use crate::server::spi;
+use crate::server::{reads, report, spi};
 use crate::values::codec::Codec;
 
 pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
@@ -67,6 +67,9 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
+        if enforce != Some(true) {
+            warn_of_cascades(&held, &attribute, expression)?;
+        }
     }
     place::free_label(label.as_ref(), table, &attribute)?;
     let readers = readers.map(existing_roles).transpose()?;
@@ -184,6 +187,34 @@ pub fn check_context(table: &Named, expression: &str) -> Result<()> {
             .map(|_| ())
     })
     .map_err(crate::error::of_spi)?;
+    Ok(())
+}
+
+/// Says which foreign keys change what values are bound to by themselves, and leave the values as they are.
+fn warn_of_cascades(table: &Named, attribute: &str, expression: &str) -> Result<()> {
+    let numbers = reads::columns(table, expression)?.unwrap_or_default();
+    let found = spi::query(
+        "SELECT quote_ident(c.conname), string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
+         FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) \
+         WHERE c.conrelid = $1 AND c.contype = 'f' AND (c.confupdtype IN ('c', 'n', 'd') OR c.confdeltype IN ('n', 'd')) \
+           AND (a.attnum = ANY ($2) OR 0 = ANY ($2)) GROUP BY c.oid, c.conname ORDER BY c.conname",
+        &[table.held.oid.into(), numbers.into()],
+        |row| {
+            Ok((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        },
+    )?;
+    for (constraint, columns) in found {
+        report::warning(
+            format!(
+                "foreign key {constraint} changes {columns} by itself, which values of column {} are bound to",
+                quote_identifier(attribute)
+            ),
+            "Such a change makes the row's value unreadable. Bind values to columns that stay, or have it refused: enforce => true.",
+        );
+    }
     Ok(())
 }
 

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod priority;
 pub mod process;
 pub mod prune;
+pub mod reads;
 pub mod record;
 pub mod relation;
 pub mod report;

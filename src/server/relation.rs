@@ -145,6 +145,11 @@ impl Held {
         self.has_children
     }
 
+    /// Its columns that are there.
+    pub fn attributes(&self) -> &[Attribute] {
+        &self.attributes
+    }
+
     /// A column, by its name.
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes

@@ -83,6 +83,79 @@ fn values_that_were_there_stay_until_somebody_writes_them() {
     assert_eq!(c.one(TRIGGERS), "0");
 }
 
+/// What a value is bound to changes with it, or not at all: by hand and by a cascade.
+#[test]
+fn a_row_does_not_leave_its_values_behind() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE house (id int PRIMARY KEY, street text);
+         CREATE TABLE flat (id int PRIMARY KEY, house int REFERENCES house ON UPDATE CASCADE, floor text, v ciphertext, w ciphertext);
+         INSERT INTO house VALUES (1, 'High Street')",
+    );
+    // Said where it is not refused.
+    let told = |enforce: &str| {
+        let order = format!(
+            "SELECT colcrypt.register_column('flat', 'v', 'k', 'colcrypt.row_context(house, floor)'{enforce})"
+        );
+        let output = cluster()
+            .command("psql")
+            .args([
+                "-X",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                &db.name,
+                "-c",
+                &order,
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let warning = told("");
+    assert!(
+        warning.contains("foreign key flat_house_fkey changes house by itself"),
+        "{warning}"
+    );
+    assert_eq!(told(", enforce => true"), "");
+    let c = &mut db.client;
+    c.run(
+        "         INSERT INTO flat VALUES (1, 1, 'third', encrypt_col('bound', 'k', row_context(1, 'third'::text)), encrypt_col('w', 'k'))",
+    );
+    for update in [
+        "flat SET house = NULL",
+        "flat SET floor = 'fourth'",
+        "house SET id = 2",
+    ] {
+        let refused = c.fails("KC065", &format!("UPDATE {update}"));
+        assert!(
+            refused.detail.contains("which it is bound to"),
+            "{refused:?}"
+        );
+    }
+    c.run(
+        "UPDATE flat SET id = 7, floor = 'third', w = NULL;
+         UPDATE flat SET floor = 'fourth', v = encrypt_col('bound', 'k', row_context(house, 'fourth'::text));
+         SELECT create_access_view('flat');
+         UPDATE flat_access SET floor = 'fifth'",
+    );
+    assert_eq!(c.one("SELECT v FROM flat_access"), "bound");
+    c.run("UPDATE flat SET v = NULL; UPDATE house SET id = 2; UPDATE flat SET floor = 'first'");
+    // Whoever renames it is told, and not at the next reading.
+    c.run("ALTER TABLE flat RENAME floor TO storey");
+    c.fails(
+        "42809",
+        "INSERT INTO flat (id, v) VALUES (9, encrypt_col('x', 'k'))",
+    );
+    c.run(
+        "SELECT register_column('flat', 'v', 'k', 'colcrypt.row_context(house, storey)');
+         INSERT INTO flat (id, storey, v) VALUES (9, 'x', encrypt_col('x', 'k', row_context(NULL::int, 'x'::text)))",
+    );
+    c.fails("KC065", "UPDATE flat SET storey = 'y' WHERE id = 9");
+}
+
 #[test]
 fn every_partition_and_child_is_looked_at() {
     let mut db = db();
