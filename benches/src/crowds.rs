@@ -31,7 +31,7 @@ pub fn results() -> Vec<(String, f64)> {
 }
 
 /// A cluster with a keyring and so many keys: `key 1` and so on.
-fn with_keys(builder: Builder, keys: i64) -> (Cluster, Client) {
+pub fn with_keys(builder: Builder, keys: i64) -> (Cluster, Client) {
     let cluster = builder.start();
     let mut client = cluster.create_database("bench");
     let root_key = cluster.root_key("root.key");

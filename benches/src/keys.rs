@@ -5,6 +5,7 @@ use colcrypt_tests::Cluster;
 use postgres::Client;
 
 use crate::cases::execute;
+use crate::crowds::with_keys;
 use crate::{count, median, net_ns};
 
 /// Keys of one query.
@@ -129,27 +130,15 @@ pub fn crowded(rounds: usize) -> Vec<(String, f64)> {
         .into_iter()
         .flat_map(|(name, places)| {
             eprintln!("{MANY} keys in a slab of {places}…");
-            let cluster = Cluster::builder()
+            let builder = Cluster::builder()
                 .conf(format!("colcrypt.slab_keys = {places}"))
                 .conf("colcrypt.usage_entries = 20000")
-                .conf("autovacuum = off")
-                .start();
-            let mut client = cluster.create_database("bench");
-            let root_key = cluster.root_key("root.key");
+                .conf("autovacuum = off");
+            let (_cluster, mut client) = with_keys(builder, MANY);
             execute(
                 &mut client,
                 &format!(
-                    "CREATE EXTENSION colcrypt;
-                     SELECT colcrypt.add_provider('local', 'file', jsonb_build_object('path', '{}'));
-                     SELECT colcrypt.create_keyring('bench', 'local')",
-                    root_key.display()
-                ),
-            );
-            execute(
-                &mut client,
-                &format!(
-                    "SELECT count(colcrypt.create_key('key ' || n, 'bench')) FROM generate_series(1, {MANY}) n;
-                     CREATE TABLE t AS SELECT n, colcrypt.encrypt_col('value ' || n, 'key ' || n) AS c
+                    "CREATE TABLE t AS SELECT n, colcrypt.encrypt_col('value ' || n, 'key ' || n) AS c
                      FROM generate_series(1, {MANY}) n;
                      INSERT INTO t SELECT n, colcrypt.encrypt_col('value ' || n, 'key ' || n)
                      FROM generate_series(1, {MANY}) n"
