@@ -240,9 +240,9 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         // SAFETY: two values of the column, which is a ciphertext.
         let is_kept = before.is_some_and(|before| unsafe { image_of(before) == image_of(value) });
         // SAFETY: rows of the table.
-        let loose = match old {
-            Some(old) if is_kept => unsafe { column.comes_loose(old, new, description) },
-            _ => None,
+        let loose = unsafe {
+            old.filter(|_| is_kept)
+                .and_then(|old| column.comes_loose(old, new, description))
         };
         if is_kept && loose.is_none() {
             continue;

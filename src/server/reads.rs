@@ -22,8 +22,8 @@ pub fn columns(table: &Named, expression: &str) -> Result<Option<Vec<i16>>> {
     let _role = AsRole::restricted(table.owner());
     let _path = safe_search_path();
     let found = PgTryBuilder::new(AssertUnwindSafe(|| {
-        // SAFETY: a C string; what is made lives as long as the statement. The table is the statement's only relation, so
-        // its number there is 1.
+        // SAFETY: a C string; what is made lives as long as the statement. The table is the statement's only relation,
+        // so its number there is 1.
         unsafe {
             let parsed = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::raw_parser(
                 sql.as_ptr(),

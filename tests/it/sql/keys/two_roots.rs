@@ -190,7 +190,7 @@ fn a_dump_takes_both_along_and_either_opens_it() {
         "v"
     );
     wait_for("the status", LONG, || {
-        copy.yes("SELECT served_by = 'spare' AND root_problem LIKE '%local%' FROM colcrypt.key_status WHERE key = 'k'")
+        copy.yes("SELECT coalesce(served_by = 'spare' AND root_problem LIKE '%local%', false) FROM colcrypt.key_status WHERE key = 'k'")
     });
     assert_eq!(
         copy.one("SELECT colcrypt.drop_root('ring', 'local')"),

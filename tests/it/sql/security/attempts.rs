@@ -535,7 +535,7 @@ fn messages_and_the_log() {
     for sql in [
         "SELECT decrypt_col(v, NULL::int) FROM bad",
         "SELECT decrypt_col(v, row_context(9)) FROM t",
-        "SELECT decrypt_col(set_byte(v::bytea, 30, 0)::ciphertext) FROM bad",
+        "SELECT decrypt_col(set_byte(v::bytea, 30, get_byte(v::bytea, 30) # 1)::ciphertext) FROM bad",
         "UPDATE t_access SET id = NULL",
         "INSERT INTO t_access SELECT * FROM t_access",
     ] {
