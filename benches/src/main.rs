@@ -168,7 +168,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     cases::fill(&mut client, &cluster, rows, has_sodium);
 
     let cases = cases::all(rows, has_sodium);
-    let costs = measure(&mut client, &cases, rounds);
+    let (costs, floor) = measure(&mut client, &cases, rounds);
     let mut results = report::ratios(&costs);
     let speedups = parallel_speedups(&mut client, rows, rounds);
     results.extend(speedups);
@@ -193,7 +193,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     results.extend(crowds::results());
     Measured {
         costs,
-        floor: floor::measure(),
+        floor,
         has_sodium,
         results,
         stored,
@@ -218,14 +218,16 @@ fn cluster() -> Cluster {
         .start()
 }
 
-fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {
+fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> (Costs, Vec<(f64, f64)>) {
     let rows: Vec<i64> = cases
         .iter()
         .map(|case| count(client, &format!("SELECT count(*) FROM {}", case.table)))
         .collect();
     let mut samples = vec![Vec::new(); cases.len()];
+    let mut floor = floor::Floor::new();
     for round in 0..=rounds {
         eprintln!("round {round} of {rounds}");
+        floor.turn();
         for (i, case) in cases.iter().enumerate() {
             let (full, bare) = (case.full(), case.bare());
             let net = net_ns(client, &full, &bare, rows[i]);
@@ -235,11 +237,12 @@ fn measure(client: &mut Client, cases: &[Case], rounds: usize) -> Costs {
             }
         }
     }
-    cases
+    let costs = cases
         .iter()
         .zip(samples)
         .map(|(case, samples)| (case.name.clone(), median(samples)))
-        .collect()
+        .collect();
+    (costs, floor.costs())
 }
 
 /// How much faster two workers are than one: at decrypting a table, and at counting it bare, which is what the machine

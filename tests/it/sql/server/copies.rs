@@ -268,6 +268,40 @@ fn a_subscriber_gets_the_keys_with_the_rows() {
     reader.run("DROP SUBSCRIPTION everything");
 }
 
+/// Two branches of one database give the same number to different keys: what the other one wrote does not open, and the
+/// message says that it may be from there. What both have from before opens in both.
+#[test]
+fn a_value_of_another_branch_is_told_from_an_altered_one_by_its_message() {
+    let mut here = db();
+    let old = here.client.one("SELECT encrypt_col('old', 'k')");
+    let dump = cluster().dump(&here.name);
+    let name = common::unique("branch");
+    drop(cluster().create_database(&name));
+    cluster().restore(&dump, &name);
+    let mut there = cluster().client_db(&name);
+    there.run("SET search_path = public, colcrypt");
+    let [own, others] = [&mut here.client, &mut there].map(|client| {
+        client.run("SELECT rotate_key('k')");
+        client.one("SELECT encrypt_col('new', 'k')")
+    });
+    for (client, opens, stays_shut) in [
+        (&mut here.client, &own, &others),
+        (&mut there, &others, &own),
+    ] {
+        let read = |value: &str| format!("SELECT decrypt_col('{value}'::ciphertext)");
+        assert_eq!(client.one(&read(opens)), "new");
+        assert_eq!(client.one(&read(&old)), "old");
+        let failure = client.fails("KC003", &read(stays_shut));
+        assert!(
+            failure
+                .detail
+                .contains("written under a version 2 that this database does not have"),
+            "{failure:?}"
+        );
+        assert!(failure.hint.contains("Branches"), "{failure:?}");
+    }
+}
+
 /// A role that is missing where a dump is restored costs nobody else his grants, and gets its own when it is there.
 #[test]
 fn grants_are_restored_one_by_one() {
