@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::scan::head_of;
-use crate::server::varlena::Varlena;
+use crate::server::trigger::{self, Rows};
 use crate::server::{reads, spi, types, watched};
 use crate::values::codec::Codec;
 use crate::values::seal::described;
@@ -42,14 +42,14 @@ struct KnownTable {
 }
 
 struct Column {
-    number: i16,
+    number: i32,
     shown: String,
     key: KeyId,
     codec: Codec,
     /// Whether values are bound to a context; none while that is being changed.
     is_bound: Option<bool>,
     /// The columns that the context is made of.
-    binding: Vec<(i16, String)>,
+    binding: Vec<(i32, String)>,
 }
 
 impl Column {
@@ -79,19 +79,9 @@ impl Column {
     }
 
     /// The column whose change would make a value unreadable that is left as it is.
-    ///
-    /// # Safety
-    /// Two rows of the table of this description.
-    unsafe fn comes_loose(
-        &self,
-        old: pg_sys::HeapTuple,
-        new: pg_sys::HeapTuple,
-        description: pg_sys::TupleDesc,
-    ) -> Option<&str> {
-        let changed = self.binding.iter().find(|(number, _)| {
-            // SAFETY: the caller's promise; the columns were looked at since the table last changed.
-            unsafe { !keeps(old, new, *number, description) }
-        });
+    fn comes_loose(&self, rows: &Rows) -> Option<&str> {
+        let mut binding = self.binding.iter();
+        let changed = binding.find(|(number, _)| !rows.keeps(*number));
         changed.map(|(_, name)| name.as_str())
     }
 
@@ -151,7 +141,7 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
             continue;
         };
         columns.push(Column {
-            number: found.number,
+            number: found.number.into(),
             shown: format!("{}.{}", held.shown(), quote_identifier(&attribute)),
             key: KeyId::of_bigint(key),
             codec: Codec::for_type(plaintext_type, memory.value())?,
@@ -179,7 +169,7 @@ fn binding(
     registered: pg_sys::Oid,
     attribute: &str,
     context: &str,
-) -> Result<Vec<(i16, String)>> {
+) -> Result<Vec<(i32, String)>> {
     let table = Named::take(registered, Lock::Read)?;
     let Some(numbers) = reads::columns(&table, context)? else {
         return Err(Error::Column {
@@ -197,7 +187,7 @@ fn binding(
     });
     Ok(columns
         .filter_map(|column| held.attribute(&column.name))
-        .map(|column| (column.number, quote_identifier(&column.name)))
+        .map(|column| (column.number.into(), quote_identifier(&column.name)))
         .collect())
 }
 
@@ -208,42 +198,16 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
             .into(),
         hint: "colcrypt.register_column makes it, with enforce => true.".into(),
     };
-    // SAFETY: the context of a call is null or a node; a TriggerData says so in its tag.
-    let trigger = unsafe {
-        let context = (*call.fcinfo()).context.cast::<pg_sys::TriggerData>();
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            return Err(misuse());
-        }
-        &*context
-    };
-    let timing = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
-    if trigger.tg_event & timing != pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE {
-        return Err(misuse());
-    }
-    let (new, old) = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-        pg_sys::TRIGGER_EVENT_INSERT => (trigger.tg_trigtuple, None),
-        pg_sys::TRIGGER_EVENT_UPDATE => (trigger.tg_newtuple, Some(trigger.tg_trigtuple)),
-        _ => return Err(misuse()),
-    };
+    let (trigger, rows) = trigger::before_row(call).ok_or_else(misuse)?;
     // SAFETY: the relation that the trigger was fired for is open for the length of the call.
-    let (oid, description) =
-        unsafe { ((*trigger.tg_relation).rd_id, (*trigger.tg_relation).rd_att) };
+    let oid = unsafe { (*trigger.tg_relation).rd_id };
     for column in &known_table(oid)?.columns {
-        // SAFETY: rows of the table, and a column of it that was looked at since it last changed.
-        let (value, before) = unsafe {
-            (
-                value_of(new, column.number, description),
-                old.and_then(|old| value_of(old, column.number, description)),
-            )
-        };
+        let value = rows.value(column.number);
+        let before = rows.former(column.number);
         let Some(value) = value else { continue };
         // SAFETY: two values of the column, which is a ciphertext.
         let is_kept = before.is_some_and(|before| unsafe { image_of(before) == image_of(value) });
-        // SAFETY: rows of the table.
-        let loose = unsafe {
-            old.filter(|_| is_kept)
-                .and_then(|old| column.comes_loose(old, new, description))
-        };
+        let loose = is_kept.then(|| column.comes_loose(&rows)).flatten();
         if is_kept && loose.is_none() {
             continue;
         }
@@ -262,47 +226,7 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
             return Err(column.refusal(why));
         }
     }
-    Ok(pg_sys::Datum::from(new))
-}
-
-/// Whether a column keeps its value, bit by bit.
-///
-/// # Safety
-/// Two rows of the description, which has the column.
-unsafe fn keeps(
-    old: pg_sys::HeapTuple,
-    new: pg_sys::HeapTuple,
-    number: i16,
-    description: pg_sys::TupleDesc,
-) -> bool {
-    // SAFETY: the caller's promise; two values of the column's type, by whose length they are read.
-    unsafe {
-        let (before, after) = (
-            value_of(old, number, description),
-            value_of(new, number, description),
-        );
-        match (before, after) {
-            (None, None) => true,
-            (Some(before), Some(after)) => {
-                let (mut length, mut by_value) = (0, false);
-                let type_oid = pg_sys::SPI_gettypeid(description, number.into());
-                pg_sys::get_typlenbyval(type_oid, &mut length, &mut by_value);
-                match usize::try_from(length) {
-                    _ if by_value => before == after,
-                    Ok(length) => {
-                        let bytes = |value: pg_sys::Datum| {
-                            std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length)
-                        };
-                        bytes(before) == bytes(after)
-                    }
-                    Err(_) => {
-                        Varlena::from_datum(before).bytes() == Varlena::from_datum(after).bytes()
-                    }
-                }
-            }
-            _ => false,
-        }
-    }
+    Ok(pg_sys::Datum::from(rows.new))
 }
 
 /// A value as it lies in its row: one that was not assigned is the same, out of line too.
@@ -315,19 +239,6 @@ unsafe fn image_of<'a>(value: pg_sys::Datum) -> &'a [u8] {
         let start = value.cast_mut_ptr::<pg_sys::varlena>();
         std::slice::from_raw_parts(start.cast::<u8>(), pgrx::varsize_any(start))
     }
-}
-
-/// # Safety
-/// The tuple is of the description, which has the column.
-unsafe fn value_of(
-    tuple: pg_sys::HeapTuple,
-    number: i16,
-    description: pg_sys::TupleDesc,
-) -> Option<pg_sys::Datum> {
-    let mut is_null = false;
-    // SAFETY: the caller's promise.
-    let value = unsafe { pg_sys::heap_getattr(tuple, number.into(), description, &mut is_null) };
-    (!is_null).then_some(value)
 }
 
 /// Gives the table, its partitions and its children the trigger, or takes it from them, as its registrations ask now.

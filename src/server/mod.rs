@@ -38,6 +38,7 @@ pub mod session_lock;
 pub mod shmem;
 pub mod spi;
 pub mod tree;
+pub mod trigger;
 pub mod txn;
 pub mod types;
 pub mod varlena;

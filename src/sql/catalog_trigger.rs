@@ -11,7 +11,7 @@ use crate::audit::Act;
 use crate::catalog::epoch;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
-use crate::server::spi;
+use crate::server::{spi, trigger};
 use crate::sql::entry::sql_functions;
 
 /// The columns that tell which row it was.
@@ -71,21 +71,6 @@ fn catalog_changed(_call: Call) -> Result<pg_sys::Datum> {
     epoch::advance();
     // A trigger function gives a null pointer that is not SQL NULL.
     Ok(pg_sys::Datum::from(0))
-}
-
-/// What the server tells a trigger.
-///
-/// # Safety
-/// The call lasts.
-unsafe fn trigger_data<'a>(call: Call) -> Result<&'a pg_sys::TriggerData> {
-    // SAFETY: the context of a call as a trigger is its data, which its tag says.
-    unsafe {
-        let context = (*call.fcinfo()).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            return Err(Error::CatalogCorrupt("a trigger's declaration".into()));
-        }
-        Ok(&*context.cast::<pg_sys::TriggerData>())
-    }
 }
 
 /// A row as `name k, version 2`.
@@ -155,12 +140,13 @@ fn changed_by_hand(call: Call) -> Result<pg_sys::Datum> {
     if spi::is_ours() || unsafe { pg_sys::creating_extension } {
         return Ok(nothing);
     }
-    // SAFETY: called as a trigger, or refused; the relation is open for the length of the call.
-    let (data, oid, table, description) = unsafe {
-        let data = trigger_data(call)?;
+    let data = trigger::data(call)
+        .ok_or_else(|| Error::CatalogCorrupt("a trigger's declaration".into()))?;
+    // SAFETY: the relation is open for the length of the call.
+    let (oid, table, description) = unsafe {
         let relation = &*data.tg_relation;
         let table = pgrx::name_data_to_str(&(*relation.rd_rel).relname).to_owned();
-        (data, relation.rd_id.to_u32(), table, relation.rd_att)
+        (relation.rd_id.to_u32(), table, relation.rd_att)
     };
     let command = match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
         pg_sys::TRIGGER_EVENT_INSERT => "INSERT",

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock};
 use crate::server::roles::AsRole;
+use crate::server::trigger::{self, Rows};
 use crate::server::varlena::Varlena;
 use crate::server::{spi, types, watched};
 
@@ -226,91 +227,9 @@ impl Context {
     }
 }
 
-/// The row that is to be written, and the one it replaces.
-struct Rows {
-    descriptor: pg_sys::TupleDesc,
-    new: pg_sys::HeapTuple,
-    old: Option<pg_sys::HeapTuple>,
-}
-
-impl Rows {
-    fn value(&self, tuple: pg_sys::HeapTuple, number: i32) -> Option<pg_sys::Datum> {
-        let mut is_null = false;
-        // SAFETY: a tuple of the table, which has this column.
-        let datum = unsafe { pg_sys::heap_getattr(tuple, number, self.descriptor, &mut is_null) };
-        (!is_null).then_some(datum)
-    }
-
-    /// Whether the column keeps its value, bit by bit.
-    fn keeps(&self, old: pg_sys::HeapTuple, number: i32) -> bool {
-        match (self.value(old, number), self.value(self.new, number)) {
-            (None, None) => true,
-            (Some(before), Some(after)) => {
-                // SAFETY: two values of the column's type, by whose length they are read.
-                unsafe { same_image(before, after, by_value_and_length(self.descriptor, number)) }
-            }
-            _ => false,
-        }
-    }
-
-    fn with(&self, number: i32, value: Option<pg_sys::Datum>) -> pg_sys::HeapTuple {
-        let (mut number, mut is_null) = (number, value.is_none());
-        let mut value = value.unwrap_or(pg_sys::Datum::from(0));
-        // SAFETY: a tuple of the table, one of its columns, a value of that column's type.
-        unsafe {
-            pg_sys::heap_modify_tuple_by_cols(
-                self.new,
-                self.descriptor,
-                1,
-                &mut number,
-                &mut value,
-                &mut is_null,
-            )
-        }
-    }
-}
-
-/// Whether a column's type is passed by value, and its length.
-///
-/// # Safety
-/// The descriptor has the column.
-unsafe fn by_value_and_length(descriptor: pg_sys::TupleDesc, number: i32) -> (bool, i16) {
-    let (mut length, mut by_value) = (0, false);
-    // SAFETY: the caller's promise; a look-up in the type catalog.
-    unsafe {
-        let type_oid = pg_sys::SPI_gettypeid(descriptor, number);
-        pg_sys::get_typlenbyval(type_oid, &mut length, &mut by_value);
-    }
-    (by_value, length)
-}
-
-/// Whether two values are the same, bit by bit.
-///
-/// # Safety
-/// Both are of a type of this kind and length.
-unsafe fn same_image(
-    left: pg_sys::Datum,
-    right: pg_sys::Datum,
-    (by_value, length): (bool, i16),
-) -> bool {
-    if by_value || left == right {
-        return left == right;
-    }
-    // SAFETY: the caller's promise: a fixed number of bytes, or a varlena.
-    unsafe {
-        match usize::try_from(length) {
-            Ok(length) => {
-                std::slice::from_raw_parts(left.cast_mut_ptr::<u8>(), length)
-                    == std::slice::from_raw_parts(right.cast_mut_ptr::<u8>(), length)
-            }
-            Err(_) => Varlena::from_datum(left).bytes() == Varlena::from_datum(right).bytes(),
-        }
-    }
-}
-
 fn stepped(work: &Work, rows: &Rows) -> Result<pg_sys::HeapTuple> {
-    let Some(value) = rows.value(rows.new, work.source) else {
-        return Ok(match rows.value(rows.new, work.twin) {
+    let Some(value) = rows.value(work.source) else {
+        return Ok(match rows.value(work.twin) {
             None => rows.new,
             Some(_) => rows.with(work.twin, None),
         });
@@ -323,18 +242,18 @@ fn stepped(work: &Work, rows: &Rows) -> Result<pg_sys::HeapTuple> {
         None => Vec::new(),
     };
     if let Some(old) = rows.old
-        && rows.keeps(old, work.source)
+        && rows.keeps(work.source)
         && match &work.context {
             Some(of) => of.of(old, rows.descriptor)? == context,
             None => true,
         }
     {
         // Nothing was brought. An empty twin of a ciphertext is the job's to fill.
-        let keeps = rows.keeps(old, work.twin);
+        let keeps = rows.keeps(work.twin);
         match work.kind {
             Kind::Decrypt if keeps => return Ok(rows.new),
-            Kind::Decrypt => return Ok(rows.with(work.twin, rows.value(old, work.twin))),
-            Kind::Encrypt if keeps && rows.value(rows.new, work.twin).is_some() => {
+            Kind::Decrypt => return Ok(rows.with(work.twin, rows.former(work.twin))),
+            Kind::Encrypt if keeps && rows.value(work.twin).is_some() => {
                 return Ok(rows.new);
             }
             Kind::Encrypt => {}
@@ -390,23 +309,7 @@ pub fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
         message: "keep_in_step is a trigger BEFORE INSERT OR UPDATE, for each row".into(),
         hint: "colcrypt.encrypt_column and decrypt_column make it.".into(),
     };
-    // SAFETY: the context of a call is null or a node; a TriggerData says so in its tag.
-    let trigger = unsafe {
-        let context = (*call.fcinfo()).context.cast::<pg_sys::TriggerData>();
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            return Err(misuse());
-        }
-        &*context
-    };
-    let timing = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
-    if trigger.tg_event & timing != pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE {
-        return Err(misuse());
-    }
-    let (new, old) = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-        pg_sys::TRIGGER_EVENT_INSERT => (trigger.tg_trigtuple, None),
-        pg_sys::TRIGGER_EVENT_UPDATE => (trigger.tg_newtuple, Some(trigger.tg_trigtuple)),
-        _ => return Err(misuse()),
-    };
+    let (trigger, rows) = trigger::before_row(call).ok_or_else(misuse)?;
     // SAFETY: the trigger's definition: as many arguments as it says, C strings.
     let job = unsafe {
         let definition = &*trigger.tg_trigger;
@@ -421,15 +324,9 @@ pub fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
     };
     let table = known_table(trigger.tg_relation, job)?;
     let Some(work) = &table.work else {
-        return Ok(pg_sys::Datum::from(new));
+        return Ok(pg_sys::Datum::from(rows.new));
     };
     // SAFETY: the relation that the trigger was fired for, and the trigger.
     unsafe { refuse_later_triggers(trigger)? };
-    let rows = Rows {
-        // SAFETY: the relation that the trigger was fired for.
-        descriptor: unsafe { (*trigger.tg_relation).rd_att },
-        new,
-        old,
-    };
     Ok(pg_sys::Datum::from(stepped(work, &rows)?))
 }

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock};
 use crate::server::varlena::Varlena;
-use crate::server::{roles, spi};
+use crate::server::{roles, spi, trigger};
 
 /// Times that a row is looked at again because its ciphertext changed and its plaintext did not.
 const TRIES: usize = 10;
@@ -429,14 +429,7 @@ pub fn write_access_view(call: Call) -> Result<pg_sys::Datum> {
                 .into(),
         hint: "colcrypt.create_access_view makes the view and its trigger.".into(),
     };
-    // SAFETY: the context of a call is null or a node; a TriggerData says so in its tag.
-    let trigger = unsafe {
-        let context = (*call.fcinfo()).context.cast::<pg_sys::TriggerData>();
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            return Err(misuse());
-        }
-        &*context
-    };
+    let trigger = trigger::data(call).ok_or_else(misuse)?;
     let wanted = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_INSTEAD;
     if trigger.tg_event & (pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK) != wanted {
         return Err(misuse());
