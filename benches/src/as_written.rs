@@ -6,6 +6,7 @@
 use colcrypt_tests::Cluster;
 use postgres::{Client, Statement};
 
+use crate::backend::Backend;
 use crate::cases::{execute, pgcrypto};
 use crate::{count, median};
 
@@ -19,28 +20,6 @@ const DELETED: i64 = ROWS / 2;
 const LARGE: i64 = 1 << 20;
 /// New sessions whose first key is timed.
 const SESSIONS: usize = 40;
-
-/// Processor time that a backend has used, in nanoseconds: what the kernel counts by itself.
-struct Backend(std::path::PathBuf);
-
-impl Backend {
-    fn of(client: &mut Client) -> Self {
-        let pid = count(client, "SELECT pg_backend_pid()::bigint");
-        Self(format!("/proc/{pid}/schedstat").into())
-    }
-
-    fn used(&self) -> f64 {
-        let text = std::fs::read_to_string(&self.0).expect("the backend's schedstat");
-        let first = text.split(' ').next().and_then(|text| text.parse().ok());
-        first.expect("nanoseconds")
-    }
-
-    fn time(&self, run: impl FnOnce()) -> f64 {
-        let before = self.used();
-        run();
-        self.used() - before
-    }
-}
 
 /// A form and what it is compared with.
 struct Pair {
@@ -147,18 +126,28 @@ fn bound_values(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(S
         ("ctx", "colcrypt.row_context(id)"),
         ("place", "colcrypt.place_context('public.bound.v', id)"),
     ];
-    execute(
-        client,
-        &format!(
-            "CREATE TABLE bound AS SELECT id, v, {} AS p, \
-                colcrypt.encrypt_col(v, 'gcm', {}) AS ctx, colcrypt.encrypt_col(v, 'gcm', {}) AS place \
-             FROM (SELECT id, decode(md5(id::text), 'hex') AS v FROM plain) s",
-            pgcrypto("encrypt", "v"),
-            CONTEXTS[0].1,
-            CONTEXTS[1].1
+    // A table for each column: beside others a value would have to come from memory, and whichever function is first to
+    // look would wait for it.
+    let columns = [
+        ("v", "v".to_owned()),
+        ("p", pgcrypto("encrypt", "v")),
+        (
+            "ctx",
+            format!("colcrypt.encrypt_col(v, 'gcm', {})", CONTEXTS[0].1),
         ),
-    );
-    execute(client, "VACUUM (FREEZE, ANALYZE) bound");
+        (
+            "place",
+            format!("colcrypt.encrypt_col(v, 'gcm', {})", CONTEXTS[1].1),
+        ),
+    ];
+    for (column, made) in columns {
+        let from = "(SELECT id, decode(md5(id::text), 'hex') AS v FROM plain) s";
+        execute(
+            client,
+            &format!("CREATE TABLE bound_{column} AS SELECT id, {made} AS {column} FROM {from}"),
+        );
+        execute(client, &format!("VACUUM (FREEZE, ANALYZE) bound_{column}"));
+    }
     let peers = [
         ("enc", "v", pgcrypto("encrypt", "v")),
         ("dec", "p", pgcrypto("decrypt", "p")),
@@ -167,7 +156,7 @@ fn bound_values(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(S
     for round in 0..=rounds {
         let mut net = |column: &str, call: &str| {
             let mut of = |what: &str| {
-                let sql = format!("SELECT count({what}) FROM bound");
+                let sql = format!("SELECT count({what}) FROM bound_{column}");
                 backend.time(|| assert_eq!(count(client, &sql), ROWS))
             };
             of(call) - of(column)

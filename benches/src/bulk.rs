@@ -1,16 +1,17 @@
 //! Loading: the same rows into a plain table and into an encrypted one, by COPY and by INSERT … SELECT.
 
 use std::io::Write;
-use std::time::Instant;
 
 use postgres::Client;
 
+use crate::backend::Backend;
 use crate::cases::execute;
 use crate::median;
 
-/// Ratios of the time taken, encrypted over plain.
-pub fn ratios(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64)> {
-    eprintln!("COPY and INSERT … SELECT…");
+/// Ratios of the backend's processor time: into an access view, over the plain table and over a plain view with a
+/// trigger.
+pub fn copies(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64)> {
+    eprintln!("COPY…");
     execute(
         client,
         "CREATE TABLE plain_person (id bigint, name text);
@@ -27,51 +28,68 @@ pub fn ratios(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64
     let lines: String = (0..rows)
         .map(|n| format!("{n}\tperson number {n}\n"))
         .collect();
-    let mut samples: [Vec<f64>; 5] = Default::default();
+    let backend = Backend::of(client);
+    let [plain, triggered, view] = by_turns(
+        rounds,
+        [
+            ("plain_person", "plain_person"),
+            ("triggered_view", "triggered_person"),
+            ("person_view", "person"),
+        ],
+        |(into, table)| copy(client, &backend, into, table, &lines),
+    );
+    vec![
+        ("copy_view_vs_plain".to_owned(), view / plain),
+        ("copy_view_vs_trigger".to_owned(), view / triggered),
+    ]
+}
+
+/// The same of `INSERT … SELECT`, into the tables that [`copies`] made.
+pub fn inserts(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64)> {
+    eprintln!("INSERT … SELECT…");
+    let backend = Backend::of(client);
+    let [plain, encrypted] = by_turns(
+        rounds,
+        [
+            ("plain_person", "text_16b.v"),
+            ("person", "colcrypt.encrypt_col(text_16b.v, 'gcm')"),
+        ],
+        |(table, value)| insert(client, &backend, table, value, rows),
+    );
+    vec![("insert_select_vs_plain".to_owned(), encrypted / plain)]
+}
+
+/// The median of each case; the first round does not count.
+fn by_turns<C: Copy, const N: usize>(
+    rounds: usize,
+    cases: [C; N],
+    mut time: impl FnMut(C) -> f64,
+) -> [f64; N] {
+    let mut samples = [const { Vec::new() }; N];
     for round in 0..=rounds {
-        let times = [
-            copy(client, "plain_person", "plain_person", &lines),
-            copy(client, "triggered_view", "triggered_person", &lines),
-            copy(client, "person_view", "person", &lines),
-            insert(client, "plain_person", "text_16b.v", rows),
-            insert(
-                client,
-                "person",
-                "colcrypt.encrypt_col(text_16b.v, 'gcm')",
-                rows,
-            ),
-        ];
-        if round > 0 {
-            for (samples, time) in samples.iter_mut().zip(times) {
+        for (samples, case) in samples.iter_mut().zip(cases) {
+            let time = time(case);
+            if round > 0 {
                 samples.push(time);
             }
         }
     }
-    let [plain, triggered, view, select, encrypted] = samples.map(median);
-    vec![
-        ("copy_view_vs_plain".to_owned(), view / plain),
-        ("copy_view_vs_trigger".to_owned(), view / triggered),
-        ("insert_select_vs_plain".to_owned(), encrypted / select),
-    ]
+    samples.map(median)
 }
 
-fn copy(client: &mut Client, into: &str, table: &str, lines: &str) -> f64 {
+fn copy(client: &mut Client, backend: &Backend, into: &str, table: &str, lines: &str) -> f64 {
     execute(client, &format!("TRUNCATE {table}; CHECKPOINT"));
-    let began = Instant::now();
-    let mut writer = client
-        .copy_in(&format!("COPY {into} FROM STDIN"))
-        .expect("COPY");
-    writer.write_all(lines.as_bytes()).expect("the rows");
-    writer.finish().expect("COPY's end");
-    began.elapsed().as_secs_f64()
+    backend.time(|| {
+        let mut writer = client
+            .copy_in(&format!("COPY {into} FROM STDIN"))
+            .expect("COPY");
+        writer.write_all(lines.as_bytes()).expect("the rows");
+        writer.finish().expect("COPY's end");
+    })
 }
 
-fn insert(client: &mut Client, table: &str, value: &str, rows: i64) -> f64 {
+fn insert(client: &mut Client, backend: &Backend, table: &str, value: &str, rows: i64) -> f64 {
     execute(client, &format!("TRUNCATE {table}; CHECKPOINT"));
-    let began = Instant::now();
-    execute(
-        client,
-        &format!("INSERT INTO {table} SELECT 1, {value} FROM text_16b LIMIT {rows}"),
-    );
-    began.elapsed().as_secs_f64()
+    let sql = format!("INSERT INTO {table} SELECT 1, {value} FROM text_16b LIMIT {rows}");
+    backend.time(|| execute(client, &sql))
 }

@@ -4,6 +4,7 @@
 //! over all cases, so that a slow moment of the machine hits all alike; the median of the rounds counts.
 
 mod as_written;
+mod backend;
 mod baseline;
 mod bulk;
 mod cases;
@@ -142,7 +143,9 @@ fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
     match part {
         Part::AsWritten => {
             let (cluster, mut client) = with_keys();
-            as_written::results(&mut client, &cluster, rounds)
+            let mut results = as_written::results(&mut client, &cluster, rounds);
+            results.extend(bulk::copies(&mut client, rows / 5, rounds));
+            results
         }
         Part::Moving => {
             let (_cluster, mut client) = with_keys();
@@ -174,7 +177,8 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     results.extend(speedups);
     let seconds = if arguments.quick { 1 } else { 2 };
     results.extend(pgbench::ratios(&mut client, &cluster, 4 * rounds, seconds));
-    results.extend(bulk::ratios(&mut client, rows / 5, rounds));
+    results.extend(bulk::copies(&mut client, rows / 5, rounds));
+    results.extend(bulk::inserts(&mut client, rows / 5, rounds));
     results.push(reencryption(&mut client, rows, rounds));
     results.extend(moving::costs(&mut client, rows));
     let stored = storage::by_type(&mut client);

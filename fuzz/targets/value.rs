@@ -5,7 +5,7 @@
 
 use colcrypt_core::{
     CryptoError, DataCipher, DataKey, PlaintextType, Value,
-    context::Typed,
+    context::{Pieces, Typed},
     format::{MAX_HEADER_LEN, parse_header},
     place, record,
 };
@@ -50,9 +50,10 @@ fuzz_target!(|data: &[u8]| {
 /// The canonical form of a context is a context, its own canonical form, and no longer than said.
 fn contexts(data: &[u8]) {
     let written = |typed: Typed<'_>| {
-        let mut out = Vec::new();
-        typed.write(|piece| out.extend_from_slice(piece));
-        out
+        let mut room = vec![0; typed.max_len()];
+        let mut out = Pieces::new(&mut room);
+        typed.write(&mut out);
+        out.written().to_vec()
     };
     if let Some(typed) = Typed::parse(data) {
         let canonical = written(typed);

@@ -6,14 +6,19 @@
 //! next statement, or within about half a second in the middle of a long one.
 
 use std::cell::Cell;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::{pg_guard, pg_sys};
 
 use crate::server::{clock, process};
 use crate::slab::table;
 
+/// No thread's own: a process of the server's has one thread, and to find out what belongs to it is a call, for each
+/// value.
+static EPOCH: AtomicU64 = AtomicU64::new(1);
+
 thread_local! {
-    static EPOCH: Cell<u64> = const { Cell::new(1) };
     static MARKER: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::Oid::INVALID) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static TAKEN_IN_FOR: Cell<i64> = const { Cell::new(i64::MIN) };
@@ -22,12 +27,12 @@ thread_local! {
 /// The epoch as far as this process knows.
 #[inline(always)]
 pub fn current() -> u64 {
-    EPOCH.get()
+    EPOCH.load(Relaxed)
 }
 
 /// Ends the epoch.
 pub fn advance() {
-    EPOCH.set(EPOCH.get() + 1);
+    EPOCH.fetch_add(1, Relaxed);
 }
 
 /// Takes in what other sessions committed, once a statement or because it is `due`; returns the epoch that now holds.

@@ -71,7 +71,10 @@ pub unsafe fn raise_native(error: Error) -> ! {
 
 /// A report as C strings in server memory: no destructor, so a longjmp may pass it.
 #[derive(Clone, Copy)]
-pub struct NativeReport {
+pub struct NativeReport(*const Texts);
+
+#[derive(Clone, Copy)]
+struct Texts {
     sqlstate: c_int,
     message: *const c_char,
     detail: *const c_char,
@@ -80,23 +83,27 @@ pub struct NativeReport {
 
 impl NativeReport {
     pub fn new(report: &Report) -> Self {
+        // SAFETY: ErrorContext lives as long as the backend, and is emptied when a report is done with.
+        let room = |bytes| unsafe { pg_sys::MemoryContextAlloc(pg_sys::ErrorContext, bytes) };
         let copy = |text: &str| -> *const c_char {
             let text = CString::new(text.replace('\0', "")).unwrap_or_default();
-            // SAFETY: ErrorContext lives as long as the backend; pstrdup copies the string there.
-            unsafe {
-                let before = pg_sys::MemoryContextSwitchTo(pg_sys::ErrorContext);
-                let copied = pg_sys::pstrdup(text.as_ptr());
-                pg_sys::MemoryContextSwitchTo(before);
-                copied
-            }
+            let bytes = text.as_bytes_with_nul();
+            let copied = room(bytes.len()).cast::<u8>();
+            // SAFETY: room for as many bytes, that nobody else has.
+            unsafe { copied.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            copied.cast()
         };
         let optional = |text: &Option<String>| text.as_deref().map_or(std::ptr::null(), copy);
-        Self {
+        let texts = Texts {
             sqlstate: sqlstate::pack(report.sqlstate),
             message: copy(&report.message),
             detail: optional(&report.detail),
             hint: optional(&report.hint),
-        }
+        };
+        let kept = room(size_of::<Texts>()).cast::<Texts>();
+        // SAFETY: room for one, aligned as all that the server gives.
+        unsafe { kept.write(texts) };
+        Self(kept)
     }
 
     /// # Safety
@@ -110,19 +117,21 @@ impl NativeReport {
             fn errhint(fmt: *const c_char, ...) -> c_int;
             fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
         }
-        // SAFETY: the sequence of ereport(); every string is NUL-terminated and goes through "%s".
+        // SAFETY: the sequence of ereport(); the texts were written by `new`, every string is NUL-terminated and goes
+        // through "%s".
         unsafe {
+            let texts = *self.0;
             errstart(pgrx::PgLogLevel::ERROR as c_int, std::ptr::null());
-            errcode(self.sqlstate);
-            errmsg_internal(c"%s".as_ptr(), self.message);
-            if !self.detail.is_null() {
-                errdetail_internal(c"%s".as_ptr(), self.detail);
+            errcode(texts.sqlstate);
+            errmsg_internal(c"%s".as_ptr(), texts.message);
+            if !texts.detail.is_null() {
+                errdetail_internal(c"%s".as_ptr(), texts.detail);
             }
-            if !self.hint.is_null() {
-                errhint(c"%s".as_ptr(), self.hint);
+            if !texts.hint.is_null() {
+                errhint(c"%s".as_ptr(), texts.hint);
             }
             // The line is the SQLSTATE, for who has only what pgrx leaves of the error: see `failed`.
-            errfinish(ORIGIN.as_ptr(), self.sqlstate, ORIGIN.as_ptr());
+            errfinish(ORIGIN.as_ptr(), texts.sqlstate, ORIGIN.as_ptr());
         }
         unreachable!("an ERROR does not return")
     }

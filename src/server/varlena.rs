@@ -1,5 +1,7 @@
 //! Values of variable length: read in place where they are, and made.
 
+use std::ffi::c_int;
+
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -53,11 +55,22 @@ impl Varlena {
 }
 
 impl Drop for Varlena {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.owned {
             // SAFETY: pg_detoast_datum_packed palloc'd it for us.
             unsafe { pg_sys::pfree(self.pointer.cast()) };
         }
+    }
+}
+
+/// Without pgrx's guard, which costs as much as the memory: this raises no error.
+mod server {
+    use std::ffi::c_int;
+
+    unsafe extern "C-unwind" {
+        /// Null where there is no memory, if the flags say so, as long as the size is one that PostgreSQL allows.
+        pub fn palloc_extended(size: usize, flags: c_int) -> *mut u8;
     }
 }
 
@@ -67,7 +80,7 @@ pub const MAX_VARLENA: usize = 0x3fff_ffff - 4;
 /// A new varlena with room for `length` bytes, filled by `fill`.
 ///
 /// # Errors
-/// [`Error::ValueTooLarge`] beyond 1 GB; whatever `fill` answers (the memory is freed).
+/// [`Error::ValueTooLarge`] beyond 1 GB, [`Error::OutOfMemory`]; whatever `fill` answers (the memory is freed).
 #[inline(always)]
 pub fn new_varlena(
     length: usize,
@@ -76,12 +89,15 @@ pub fn new_varlena(
     if length > MAX_VARLENA {
         return Err(Error::ValueTooLarge { bytes: length });
     }
-    // SAFETY: palloc gives length + 4 writable bytes; the header is set before the value is used,
+    // SAFETY: length + 4 writable bytes; the header is set before the value is used,
     // and `fill` gets memory that was initialised by the compiler's view only after write_bytes
     // would cost a pass over it: the slice is of u8, which has no invalid values, and fill is
     // required to overwrite all of it.
     unsafe {
-        let pointer = pg_sys::palloc(length + 4).cast::<u8>();
+        let pointer = server::palloc_extended(length + 4, pg_sys::MCXT_ALLOC_NO_OOM as c_int);
+        if pointer.is_null() {
+            return Err(Error::OutOfMemory { bytes: length });
+        }
         let body = std::slice::from_raw_parts_mut(pointer.add(4), length);
         if let Err(error) = fill(body) {
             pg_sys::pfree(pointer.cast());

@@ -87,25 +87,32 @@ impl Permit {
     /// What is in the way of the key then.
     #[inline(always)]
     pub fn with<R>(&self, mut body: impl FnMut(&DataCipher) -> R) -> Result<R> {
-        match self.place.using(self.serial, &mut body) {
-            Some(done) => Ok(done),
-            None => self.once_more(&mut body),
+        let (mut place, mut serial) = (self.place, self.serial);
+        let mut is_first = true;
+        // A loop, so that there is one place where the body is, and it can be part of its caller.
+        loop {
+            if let Some(done) = place.using(serial, &mut body) {
+                return Ok(done);
+            }
+            (place, serial) = self.once_more(is_first)?;
+            is_first = false;
         }
     }
 
+    /// The cipher as it is now; an error for one that was wiped twice.
     #[cold]
     #[inline(never)]
-    fn once_more<R>(&self, body: &mut impl FnMut(&DataCipher) -> R) -> Result<R> {
+    fn once_more(&self, is_first: bool) -> Result<(&'static Cipher, u64)> {
         let epoch = refresh();
         let key = SESSION.with_borrow_mut(|session| session.key_by_id(self.key))?;
-        let again = unchecked(epoch, &key, self.version, self.privilege)?;
-        again
-            .place
-            .using(again.serial, body)
-            .ok_or(Error::KeyWiped {
+        if !is_first {
+            return Err(Error::KeyWiped {
                 key: key.name,
                 version: self.version,
-            })
+            });
+        }
+        let again = unchecked(epoch, &key, self.version, self.privilege)?;
+        Ok((again.place, again.serial))
     }
 }
 
@@ -132,10 +139,17 @@ thread_local! {
     static NONCES: RefCell<NoncePool> = const { RefCell::new(NoncePool::new()) };
 }
 
-/// Draws a nonce and uses it.
+/// Fills `out`, as long as a suite's nonce, with one that nobody else has.
+///
+/// # Errors
+/// When the system has no random bytes.
 #[inline(always)]
-pub fn with_nonce<R>(length: usize, body: impl FnOnce(&[u8]) -> R) -> Result<R> {
-    NONCES.with_borrow_mut(|pool| Ok(body(pool.draw(process::my_pid(), length)?)))
+pub fn draw_nonce(out: &mut [u8]) -> Result<()> {
+    let drawn = NONCES.with_borrow_mut(|pool| {
+        let nonce = pool.draw(process::my_pid(), out.len());
+        nonce.map(|nonce| out.copy_from_slice(nonce))
+    });
+    Ok(drawn?)
 }
 
 /// The version that values are encrypted with now.

@@ -85,7 +85,9 @@ fn context(call: Call, index: usize) -> Result<Option<Varlena>> {
     if index >= call.len() {
         return Ok(None);
     }
-    let datum = call.datum(index).ok_or(Error::NullArgument("context"))?;
+    let Some(datum) = call.datum(index) else {
+        return Err(Error::NullArgument("context"));
+    };
     // SAFETY: declared as bytea or context, which is the same.
     Ok(Some(unsafe { Varlena::from_datum(datum) }))
 }
@@ -107,7 +109,9 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
             })
         })?
     };
-    let key_name = call.datum(1).ok_or(Error::NullArgument("key"))?;
+    let Some(key_name) = call.datum(1) else {
+        return Err(Error::NullArgument("key"));
+    };
     let context = context(call, 2)?;
     let Some(value) = call.datum(0) else {
         return Ok(call.null());
@@ -161,34 +165,38 @@ fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepare
 }
 
 fn decrypt_text(call: Call) -> Result<pg_sys::Datum> {
-    let site = decrypt_site(call, pg_sys::TEXTOID)?;
+    let site = decrypt_site(call, |_| pg_sys::TEXTOID)?;
     decrypt(call, site, 1, "decrypt_col")
 }
 
 fn decrypt_typed(call: Call) -> Result<pg_sys::Datum> {
-    let site = decrypt_site(call, asked_type(call)?)?;
+    refuse_witness(call)?;
+    let site = decrypt_site(call, |call| call.result_type())?;
     decrypt(call, site, 2, "decrypt_col")
 }
 
 fn try_decrypt_text(call: Call) -> Result<pg_sys::Datum> {
-    try_decrypt(call, pg_sys::TEXTOID, 1)
+    let site = decrypt_site(call, |_| pg_sys::TEXTOID)?;
+    try_decrypt(call, site, 1)
 }
 
 fn try_decrypt_typed(call: Call) -> Result<pg_sys::Datum> {
-    try_decrypt(call, asked_type(call)?, 2)
+    refuse_witness(call)?;
+    let site = decrypt_site(call, |call| call.result_type())?;
+    try_decrypt(call, site, 2)
 }
 
+/// The argument that stands for the type has no value.
 #[inline(always)]
-fn asked_type(call: Call) -> Result<pg_sys::Oid> {
-    if call.datum(1).is_some() {
-        return Err(Error::WitnessNotNull);
+fn refuse_witness(call: Call) -> Result<()> {
+    match call.datum(1) {
+        None => Ok(()),
+        Some(_) => Err(Error::WitnessNotNull),
     }
-    Ok(call.result_type())
 }
 
 /// As [`decrypt`], but NULL for a value that does not open. The record has the error all the same.
-fn try_decrypt(call: Call, wanted: pg_sys::Oid, context_at: usize) -> Result<pg_sys::Datum> {
-    let site = decrypt_site(call, wanted)?;
+fn try_decrypt(call: Call, site: &mut DecryptSite, context_at: usize) -> Result<pg_sys::Datum> {
     let error = match decrypt(call, site, context_at, "try_decrypt_col") {
         Ok(plaintext) => return Ok(plaintext),
         Err(error) => why_closed(call, context_at, error)?,
@@ -230,10 +238,14 @@ fn why_closed(call: Call, context_at: usize, error: Error) -> Result<Error> {
 }
 
 #[inline(always)]
-fn decrypt_site(call: Call, wanted: pg_sys::Oid) -> Result<&'static mut DecryptSite> {
+fn decrypt_site(
+    call: Call,
+    wanted: impl FnOnce(Call) -> pg_sys::Oid,
+) -> Result<&'static mut DecryptSite> {
     // SAFETY: this call site only ever uses DecryptSite.
     unsafe {
         site(call, || {
+            let wanted = wanted(call);
             let (codec, type_name) = codec_of(call, wanted)?;
             Ok(DecryptSite {
                 codec,

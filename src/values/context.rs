@@ -18,7 +18,9 @@ pub fn row_context(call: Call) -> Result<pg_sys::Datum> {
 
 /// The same with a label before, the name of the place.
 pub fn place_context(call: Call) -> Result<pg_sys::Datum> {
-    let label = call.datum(0).ok_or(Error::NullArgument("label"))?;
+    let Some(label) = call.datum(0) else {
+        return Err(Error::NullArgument("label"));
+    };
     // SAFETY: declared as text.
     let label = unsafe { Varlena::from_datum(label) };
     if !(1..=MAX_LABEL).contains(&label.bytes().len()) {

@@ -5,7 +5,7 @@ use colcrypt_core::compression::Packed;
 use colcrypt_core::context::{self, Typed};
 use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::memory;
-use colcrypt_core::{CryptoError, PlaintextType, Value};
+use colcrypt_core::{CryptoError, DataCipher, PlaintextType, Suite, Value};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -74,16 +74,39 @@ pub fn seal_as_is(
     }
     permit.counter.encryption()?;
     varlena::new_varlena(length, |out| {
-        let sealed = session::with_nonce(suite.nonce_len(), |nonce| {
-            permit.with(|cipher| cipher.seal_into(header, context, nonce, plaintext, out))
-        })??;
-        sealed.map_err(|error| match error {
-            CryptoError::TooLarge => Error::ValueTooLarge {
-                bytes: plaintext.len(),
-            },
-            other => other.into(),
+        sealed(permit, plaintext.len(), |cipher, nonce| {
+            cipher.seal_into(header, context, nonce, plaintext, out)
         })
     })
+}
+
+/// Has `seal` use a fresh nonce with the permit's cipher, for a plaintext of so many bytes.
+///
+/// # Errors
+/// Of the key, and what `seal` answers.
+// Errors are large: to pass on one that is none costs more than a round of the cipher. So a flag goes through.
+#[inline(always)]
+fn sealed(
+    permit: &Permit,
+    bytes: usize,
+    mut seal: impl FnMut(&DataCipher, &[u8]) -> std::result::Result<(), CryptoError>,
+) -> Result<()> {
+    let mut nonce = [0; Suite::MAX_NONCE_LEN];
+    let nonce = &mut nonce[..permit.suite.nonce_len()];
+    session::draw_nonce(nonce)?;
+    let mut refused = None;
+    let is_done = permit.with(|cipher| match seal(cipher, nonce) {
+        Ok(()) => true,
+        Err(error) => {
+            refused = Some(error);
+            false
+        }
+    })?;
+    match refused {
+        None if is_done => Ok(()),
+        Some(CryptoError::TooLarge) => Err(Error::ValueTooLarge { bytes }),
+        other => Err(other.unwrap_or(CryptoError::Mismatch).into()),
+    }
 }
 
 /// Where the plaintext lies for [`seal_in_place`].
@@ -111,19 +134,27 @@ pub fn seal_in_place(
     context: &[u8],
     out: &mut [u8],
 ) -> Result<()> {
-    session::with_nonce(permit.suite.nonce_len(), |nonce| {
-        permit.with(|cipher| cipher.seal_in_place(header, context, nonce, out))
-    })???;
-    Ok(())
+    sealed(permit, out.len(), |cipher, nonce| {
+        cipher.seal_in_place(header, context, nonce, out)
+    })
 }
 
 /// Decrypts into `out` or says what is wrong with the value.
 #[inline(always)]
 pub fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) -> Result<()> {
-    match permit.with(|cipher| cipher.open_into(value, context, out))? {
-        Ok(()) => Ok(()),
-        Err(CryptoError::OutOfMemory(gone)) => Err(gone.into()),
-        Err(_) => open_otherwise(permit, value, context, out).map(|_| ()),
+    // As above: a flag, not an error that is none.
+    let mut refused = None;
+    let is_open = permit.with(|cipher| match cipher.open_into(value, context, out) {
+        Ok(()) => true,
+        Err(error) => {
+            refused = Some(error);
+            false
+        }
+    })?;
+    match refused {
+        None if is_open => Ok(()),
+        Some(CryptoError::OutOfMemory(gone)) => Err(gone.into()),
+        _ => open_otherwise(permit, value, context, out).map(|_| ()),
     }
 }
 

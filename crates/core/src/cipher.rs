@@ -6,15 +6,15 @@
 use std::cell::RefCell;
 
 use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey},
+    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     error::Unspecified,
 };
 
 use crate::{
     CryptoError, DataKey, Suite, Value,
-    context::Typed,
+    context::{Pieces, Typed},
     format::EncodedHeader,
-    memory,
+    memory::{self, OutOfMemory},
     secret::{KEY_LEN, wipe_dead_stack},
     xaes::Deriver,
 };
@@ -41,13 +41,21 @@ impl Aead {
         }
     }
 
-    /// Encrypts in place; the nonce's length must be the suite's.
-    fn seal(&self, nonce: &[u8], aad: &[u8], in_out: &mut [u8]) -> Result<Tag, Unspecified> {
-        let aad = Aad::from(aad);
+    /// Encrypts `plaintext`, or what lies in `out` already; the nonce's length must be the suite's, `out` as long as
+    /// the plaintext, `tag` as long as the suite's tag.
+    #[inline(always)]
+    fn seal(
+        &self,
+        nonce: &[u8],
+        aad: &[u8],
+        plaintext: Option<&[u8]>,
+        out: &mut [u8],
+        tag: &mut [u8],
+    ) -> Result<(), Unspecified> {
         match self {
-            Self::Aes256Gcm(key) => key.seal_in_place_separate_tag(gcm_nonce(nonce), aad, in_out),
+            Self::Aes256Gcm(key) => seal_with(key, gcm_nonce(nonce), aad, plaintext, out, tag),
             Self::Xaes256Gcm(xaes) => xaes.with_derived(nonce, |key, nonce| {
-                key.seal_in_place_separate_tag(nonce, aad, in_out)
+                seal_with(key, nonce, aad, plaintext, out, tag)
             }),
         }
     }
@@ -100,6 +108,7 @@ impl DataCipher {
     /// # Errors
     /// [`CryptoError::Mismatch`] when any of this does not hold, [`CryptoError::TooLarge`] for a plaintext beyond the
     /// suite's bound, [`CryptoError::OutOfMemory`]; `out` is then unspecified and must not be used.
+    #[inline]
     pub fn seal_into(
         &self,
         header: &EncodedHeader,
@@ -111,10 +120,7 @@ impl DataCipher {
         if out.len() != self.sealed_len(header, plaintext.len()) {
             return Err(CryptoError::Mismatch);
         }
-        self.text_in(header, out)
-            .ok_or(CryptoError::Mismatch)?
-            .copy_from_slice(plaintext);
-        self.seal_in_place(header, context, nonce, out)
+        self.seal(header, context, nonce, Some(plaintext), out)
     }
 
     /// Where the plaintext lies for [`seal_in_place`](Self::seal_in_place); none where there is no room for a value.
@@ -135,6 +141,18 @@ impl DataCipher {
         nonce: &[u8],
         out: &mut [u8],
     ) -> Result<(), CryptoError> {
+        self.seal(header, context, nonce, None, out)
+    }
+
+    #[inline(always)]
+    fn seal(
+        &self,
+        header: &EncodedHeader,
+        context: &[u8],
+        nonce: &[u8],
+        plaintext: Option<&[u8]>,
+        out: &mut [u8],
+    ) -> Result<(), CryptoError> {
         let fits = header.describes(self.suite(), !context.is_empty())
             && nonce.len() == self.suite().nonce_len();
         let length = out.len().checked_sub(self.sealed_len(header, 0));
@@ -149,12 +167,11 @@ impl DataCipher {
         let (out_text, out_tag) = rest.split_at_mut(length);
         out_header.copy_from_slice(header.as_bytes());
         out_nonce.copy_from_slice(nonce);
-        let tag = with_aad(header.as_bytes(), header.is_canonical(), context, |aad| {
-            self.0.seal(nonce, aad, out_text)
-        })?
-        .map_err(|_| CryptoError::TooLarge)?;
-        out_tag.copy_from_slice(tag.as_ref());
-        Ok(())
+        let mut room = AadRoom::default();
+        let aad = room.of(header.as_bytes(), header.is_canonical(), context)?;
+        self.0
+            .seal(nonce, aad, plaintext, out_text, out_tag)
+            .map_err(|_| CryptoError::TooLarge)
     }
 
     /// Decrypts into `out`, which must be as long as the value's ciphertext.
@@ -175,18 +192,36 @@ impl DataCipher {
             return Err(CryptoError::Mismatch);
         }
         let canonical = value.header.canonical_context;
-        let opened = with_aad(value.header_bytes, canonical, context, |aad| {
-            self.0
+        let mut room = AadRoom::default();
+        let is_open = match room.of(value.header_bytes, canonical, context) {
+            Ok(aad) => self
+                .0
                 .open(value.nonce, aad, value.ciphertext, value.tag, out)
-        });
-        match opened {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(CryptoError::Mismatch) => {
-                out.fill(0);
-                Err(CryptoError::Authentication)
-            }
-            Err(error) => Err(error),
+                .is_ok(),
+            Err(CryptoError::Mismatch) => false,
+            Err(error) => return Err(error),
+        };
+        if is_open {
+            return Ok(());
         }
+        out.fill(0);
+        Err(CryptoError::Authentication)
+    }
+}
+
+#[inline(always)]
+fn seal_with(
+    key: &LessSafeKey,
+    nonce: Nonce,
+    aad: &[u8],
+    plaintext: Option<&[u8]>,
+    out: &mut [u8],
+    tag: &mut [u8],
+) -> Result<(), Unspecified> {
+    let aad = Aad::from(aad);
+    match plaintext {
+        Some(plaintext) => key.seal_out_of_place_scatter(nonce, aad, plaintext, out, &[], tag),
+        None => key.seal_in_place_scatter(nonce, aad, out, &[], tag),
     }
 }
 
@@ -235,81 +270,76 @@ impl Xaes {
     }
 }
 
-/// The additional data is `header ‖ context`, with the context in its canonical form where the header says so. The
-/// header delimits itself, so no other pair of header and context gives the same bytes.
-///
-/// # Errors
-/// [`CryptoError::Mismatch`] for a context that has no canonical form, [`CryptoError::OutOfMemory`].
-#[inline]
-fn with_aad<R>(
-    header: &[u8],
-    canonical: bool,
-    context: &[u8],
-    use_aad: impl FnOnce(&[u8]) -> R,
-) -> Result<R, CryptoError> {
-    if context.is_empty() {
-        return Ok(use_aad(header));
-    }
-    if canonical {
-        let typed = Typed::parse(context).ok_or(CryptoError::Mismatch)?;
-        return joined(
-            header,
-            typed.max_len(),
-            |aad| typed.write(|piece| aad.put(piece)),
-            use_aad,
-        );
-    }
-    let former = match context.first() {
-        Some(1) => match Typed::parse(context) {
-            Some(typed) => typed.former()?,
-            None => None,
-        },
-        _ => None,
-    };
-    let context = former.as_deref().unwrap_or(context);
-    joined(header, context.len(), |aad| aad.put(context), use_aad)
+/// Room for a value's additional data.
+struct AadRoom {
+    stack: [u8; Self::ON_STACK],
+    heap: Vec<u8>,
 }
 
-/// Uses `header` and what `write` puts behind it, which is no longer than `most`.
-// Inlined whole, as each piece is of a few bytes.
-#[inline(always)]
-fn joined<R>(
-    header: &[u8],
-    most: usize,
-    write: impl FnOnce(&mut Pieces<'_>),
-    use_aad: impl FnOnce(&[u8]) -> R,
-) -> Result<R, CryptoError> {
-    const ON_STACK: usize = 256;
-    let most = header.len() + most;
-    let mut stack = [0; ON_STACK];
-    let mut heap;
-    let aad = if most <= ON_STACK {
-        &mut stack[..]
-    } else {
-        heap = memory::zeroed(most)?;
-        &mut heap[..]
-    };
-    let mut aad = Pieces {
-        room: aad,
-        length: 0,
-    };
-    aad.put(header);
-    write(&mut aad);
-    let Pieces { room, length } = aad;
-    Ok(use_aad(&room[..length]))
-}
-
-/// Bytes that are written one piece after the other.
-struct Pieces<'a> {
-    room: &'a mut [u8],
-    length: usize,
-}
-
-impl Pieces<'_> {
+impl Default for AadRoom {
     #[inline(always)]
-    fn put(&mut self, piece: &[u8]) {
-        self.room[self.length..self.length + piece.len()].copy_from_slice(piece);
-        self.length += piece.len();
+    fn default() -> Self {
+        Self {
+            stack: [0; Self::ON_STACK],
+            heap: Vec::new(),
+        }
+    }
+}
+
+// Inlined whole, as each piece is of a few bytes.
+impl AadRoom {
+    /// Longer ones are made in memory that is asked for.
+    const ON_STACK: usize = 256;
+
+    /// The additional data is `header ‖ context`, with the context in its canonical form where the header says so. The
+    /// header delimits itself, so no other pair of header and context gives the same bytes.
+    ///
+    /// # Errors
+    /// [`CryptoError::Mismatch`] for a context that has no canonical form, [`CryptoError::OutOfMemory`].
+    #[inline(always)]
+    fn of<'a>(
+        &'a mut self,
+        header: &'a [u8],
+        canonical: bool,
+        context: &[u8],
+    ) -> Result<&'a [u8], CryptoError> {
+        if context.is_empty() {
+            return Ok(header);
+        }
+        if canonical {
+            let typed = Typed::parse(context).ok_or(CryptoError::Mismatch)?;
+            let mut aad = self.pieces(header.len() + typed.max_len())?;
+            aad.put(header);
+            typed.write(&mut aad);
+            return Ok(aad.written());
+        }
+        self.as_given(header, context)
+    }
+
+    /// With a context of encoding 1, or one that nothing is known of.
+    #[inline(never)]
+    fn as_given<'a>(&'a mut self, header: &[u8], context: &[u8]) -> Result<&'a [u8], CryptoError> {
+        let former = match context.first() {
+            Some(1) => match Typed::parse(context) {
+                Some(typed) => typed.former()?,
+                None => None,
+            },
+            _ => None,
+        };
+        let context = former.as_deref().unwrap_or(context);
+        let mut aad = self.pieces(header.len() + context.len())?;
+        aad.put(header);
+        aad.put(context);
+        Ok(aad.written())
+    }
+
+    #[inline(always)]
+    fn pieces(&mut self, most: usize) -> Result<Pieces<'_>, OutOfMemory> {
+        if most <= Self::ON_STACK {
+            return Ok(Pieces::new(&mut self.stack));
+        }
+        self.heap = memory::zeroed(most)?;
+        Ok(Pieces::new(&mut self.heap))
     }
 }
 

@@ -63,41 +63,37 @@ impl<'a> Typed<'a> {
         2 + self.label.len() + 2 * self.values.len()
     }
 
-    /// Gives the canonical form to `out`, piece by piece.
+    /// Writes the canonical form, for which there must be room: [`max_len`](Self::max_len).
     #[inline(always)]
-    pub fn write(&self, mut out: impl FnMut(&[u8])) {
-        out(&[LABELLED, self.label.len() as u8]);
-        out(self.label);
+    pub fn write(&self, out: &mut Pieces<'_>) {
+        out.put(&[LABELLED, self.label.len() as u8]);
+        out.put(self.label);
         let mut rest = self.values;
         while let Some(((name, value), more)) = split_value(rest) {
             match (name, value) {
                 (b"int2" | b"int4" | b"int8", value) => {
                     let number = value.and_then(integer);
                     match (number, value) {
-                        (Some(number), _) => put(&mut out, b"int8", Some(&number.to_be_bytes())),
-                        (None, other) => put(&mut out, b"int8", other),
+                        (Some(number), _) => put(out, b"int8", Some(&number.to_be_bytes())),
+                        (None, other) => put(out, b"int8", other),
                     }
                 }
                 (b"bpchar", Some(value)) => {
                     let kept = value.iter().rposition(|&byte| byte != b' ');
-                    put(
-                        &mut out,
-                        b"text",
-                        Some(&value[..kept.map_or(0, |at| at + 1)]),
-                    );
+                    put(out, b"text", Some(&value[..kept.map_or(0, |at| at + 1)]));
                 }
-                (b"bpchar", None) => put(&mut out, b"text", None),
+                (b"bpchar", None) => put(out, b"text", None),
                 (b"numeric", Some(value)) => match numeric_scale(value) {
                     Some((scale, digits)) => {
-                        put_head(&mut out, b"numeric", 8 + digits.len() as u32);
-                        out(&((digits.len() / 2) as u16).to_be_bytes());
-                        out(&value[2..6]);
-                        out(&scale.to_be_bytes());
-                        out(digits);
+                        put_head(out, b"numeric", 8 + digits.len() as u32);
+                        out.put(&((digits.len() / 2) as u16).to_be_bytes());
+                        out.put(&value[2..6]);
+                        out.put(&scale.to_be_bytes());
+                        out.put(digits);
                     }
-                    None => put(&mut out, b"numeric", Some(value)),
+                    None => put(out, b"numeric", Some(value)),
                 },
-                (name, value) => put(&mut out, name, value),
+                (name, value) => put(out, name, value),
             }
             rest = more;
         }
@@ -159,10 +155,10 @@ impl<'a> Typed<'a> {
         if self.has_label() || !has_bpchar(self.values) {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        memory::reserve(&mut bytes, 1 + self.values.len())?;
-        bytes.push(PLAIN);
-        let mut out = |piece: &[u8]| bytes.extend_from_slice(piece);
+        // The name of text is no longer than that of bpchar.
+        let mut bytes = memory::zeroed(1 + self.values.len())?;
+        let mut out = Pieces::new(&mut bytes);
+        out.put(&[PLAIN]);
         let mut rest = self.values;
         while let Some(((name, value), more)) = split_value(rest) {
             put(
@@ -172,6 +168,8 @@ impl<'a> Typed<'a> {
             );
             rest = more;
         }
+        let length = out.written().len();
+        bytes.truncate(length);
         Ok(Some(bytes))
     }
 }
@@ -196,21 +194,48 @@ fn split_value(bytes: &[u8]) -> Option<(NamedValue<'_>, &[u8])> {
     }
 }
 
-#[inline(always)]
-fn put_head(out: &mut impl FnMut(&[u8]), name: &[u8], length: u32) {
-    out(&[name.len() as u8]);
-    out(name);
-    out(&length.to_be_bytes());
+/// Bytes that are written one piece after the other.
+pub struct Pieces<'a> {
+    room: &'a mut [u8],
+    length: usize,
+}
+
+impl<'a> Pieces<'a> {
+    #[inline(always)]
+    pub fn new(room: &'a mut [u8]) -> Self {
+        Self { room, length: 0 }
+    }
+
+    /// # Panics
+    /// Where there is no room for it.
+    #[inline(always)]
+    pub fn put(&mut self, piece: &[u8]) {
+        self.room[self.length..self.length + piece.len()].copy_from_slice(piece);
+        self.length += piece.len();
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub fn written(self) -> &'a [u8] {
+        &self.room[..self.length]
+    }
 }
 
 #[inline(always)]
-fn put(out: &mut impl FnMut(&[u8]), name: &[u8], value: Option<&[u8]>) {
+fn put_head(out: &mut Pieces<'_>, name: &[u8], length: u32) {
+    out.put(&[name.len() as u8]);
+    out.put(name);
+    out.put(&length.to_be_bytes());
+}
+
+#[inline(always)]
+fn put(out: &mut Pieces<'_>, name: &[u8], value: Option<&[u8]>) {
     put_head(
         out,
         name,
         value.map_or(NULL_LENGTH, |value| value.len() as u32),
     );
-    out(value.unwrap_or_default());
+    out.put(value.unwrap_or_default());
 }
 
 /// An integer of any width.

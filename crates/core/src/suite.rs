@@ -31,6 +31,9 @@ impl Suite {
         self as u8
     }
 
+    /// No suite's nonce is longer.
+    pub const MAX_NONCE_LEN: usize = 24;
+
     /// Nonce length in bytes.
     pub const fn nonce_len(self) -> usize {
         match self {

@@ -39,9 +39,16 @@ impl Vector {
         };
         assert!(result.is_ok(), "{name}: not opened");
         assert_eq!(&opened, plaintext, "{name}: plaintext");
-        let tag = aead.seal(&self.nonce, &self.aad, &mut opened);
-        assert_eq!(opened, self.ciphertext, "{name}: ciphertext");
-        assert_eq!(tag.unwrap().as_ref(), self.tag, "{name}: tag");
+        for plaintext in [None, Some(&plaintext[..])] {
+            let (mut out, mut tag) = (opened.clone(), [0; 16]);
+            if plaintext.is_some() {
+                out.fill(0x5a);
+            }
+            aead.seal(&self.nonce, &self.aad, plaintext, &mut out, &mut tag)
+                .unwrap();
+            assert_eq!(out, self.ciphertext, "{name}: ciphertext");
+            assert_eq!(tag[..], self.tag[..], "{name}: tag");
+        }
     }
 }
 
@@ -182,12 +189,13 @@ fn accumulated(iterations: u32) -> String {
         let aad_len = opaque(1)[0].into();
         let aad = opaque(aad_len);
         let aead = Aead::new(Suite::Xaes256Gcm, key[..].try_into().unwrap());
-        let mut ciphertext = plaintext.clone();
-        let tag = aead.seal(&nonce, &aad, &mut ciphertext).unwrap();
+        let (mut ciphertext, mut tag) = (vec![0; plaintext_len], [0; 16]);
+        aead.seal(&nonce, &aad, Some(&plaintext), &mut ciphertext, &mut tag)
+            .unwrap();
         hash.update(&ciphertext);
         hash.update(tag.as_ref());
         let mut opened = vec![0; plaintext_len];
-        aead.open(&nonce, &aad, &ciphertext, tag.as_ref(), &mut opened)
+        aead.open(&nonce, &aad, &ciphertext, &tag, &mut opened)
             .unwrap();
         assert_eq!(opened, plaintext);
     }
