@@ -22,14 +22,14 @@ const LARGE: i64 = 1 << 20;
 const SESSIONS: usize = 40;
 
 /// A form and what it is compared with.
-struct Pair {
-    name: &'static str,
-    ours: &'static str,
-    plain: &'static str,
+pub struct Pair {
+    pub name: &'static str,
+    pub ours: &'static str,
+    pub plain: &'static str,
 }
 
 /// Prepared statements of one row; `$1` is its key.
-const SINGLE: [Pair; 7] = [
+pub const SINGLE: [Pair; 7] = [
     Pair {
         name: "select_enc_vs_plain",
         ours: "SELECT colcrypt.decrypt_col(note, colcrypt.place_context('public.enc.note', id)) FROM enc WHERE id = $1",
@@ -100,7 +100,8 @@ pub fn results(client: &mut Client, cluster: &Cluster, rounds: usize) -> Vec<(St
     results
 }
 
-fn fill(client: &mut Client) {
+/// The tables that the statements are on.
+pub fn fill(client: &mut Client) {
     execute(
         client,
         &format!(

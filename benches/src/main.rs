@@ -18,6 +18,7 @@ mod pgbench;
 mod plots;
 mod report;
 mod stalls;
+mod statements;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -64,6 +65,10 @@ enum Part {
     Moving,
     /// Thousands of keys that fall due at once, and more cold ones than the slab has places
     Crowds,
+    /// Instructions of whole statements, under callgrind
+    Statements,
+    /// Transactions a second beside the same on plain tables
+    Pgbench,
 }
 
 /// Everything that was measured.
@@ -154,6 +159,16 @@ fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
             results
         }
         Part::Crowds => crowds::results(),
+        Part::Pgbench => {
+            let (cluster, mut client) = with_keys();
+            pgbench::ratios(&mut client, &cluster, 4 * rounds, 2)
+        }
+        Part::Statements => {
+            let (cluster, mut client) = with_keys();
+            as_written::fill(&mut client);
+            drop(client);
+            statements::counts(&cluster)
+        }
     }
 }
 

@@ -23,7 +23,9 @@ pub fn ratios(
             "CREATE TABLE plain_account (id int PRIMARY KEY, note text, balance int);
              CREATE TABLE secret_account (id int PRIMARY KEY, note colcrypt.ciphertext, balance int);
              INSERT INTO plain_account SELECT n, md5(n::text), 0 FROM generate_series(1, {ACCOUNTS}) n;
-             INSERT INTO secret_account SELECT id, colcrypt.encrypt_col(note, 'gcm'), 0 FROM plain_account;
+             INSERT INTO secret_account
+             SELECT id, colcrypt.encrypt_col(note, 'gcm', colcrypt.place_context('public.secret_account.note', id)), 0
+             FROM plain_account;
              CREATE TABLE plain_history (account int, note text);
              CREATE TABLE secret_history (account int, note colcrypt.ciphertext)"
         ))
@@ -67,18 +69,30 @@ pub fn ratios(
 
 /// A point query, or a transaction that reads, changes and adds one value.
 pub fn script(name: &str, kind: &str, accounts: i64) -> String {
-    let (read, write) = match kind {
-        "plain" => ("note", ":text::text"),
+    let forms = match kind {
+        "plain" => Forms {
+            read: "note",
+            write: ":text::text",
+            add: ":text::text",
+        },
         // Any function: what is not ours of a call's cost.
-        "function" => ("upper(note)", ":text::text"),
-        _ => (
-            "colcrypt.decrypt_col(note)",
-            match kind {
-                "moving" => "colcrypt.encrypt_col(:text::text, 'beside')",
-                _ => "colcrypt.encrypt_col(:text::text, 'gcm')",
-            },
-        ),
+        "function" => Forms {
+            read: "upper(note)",
+            write: ":text::text",
+            add: ":text::text",
+        },
+        "moving" => Forms {
+            read: "colcrypt.decrypt_col(note)",
+            write: "colcrypt.encrypt_col(:text::text, 'beside')",
+            add: "colcrypt.encrypt_col(:text::text, 'beside')",
+        },
+        _ => Forms {
+            read: "colcrypt.decrypt_col(note, colcrypt.place_context('public.secret_account.note', id))",
+            write: "colcrypt.encrypt_col(:text::text, 'gcm', colcrypt.place_context('public.secret_account.note', id))",
+            add: "colcrypt.encrypt_col(:text::text, 'gcm', colcrypt.place_context('public.secret_history.note', :id::int))",
+        },
     };
+    let Forms { read, write, add } = forms;
     let head = format!("\\set id random(1, {accounts})\n\\set text random(1, 2000000000)\n");
     let table = if kind == "function" { "plain" } else { kind };
     let select = format!("SELECT {read} FROM {table}_account WHERE id = :id;\n");
@@ -87,9 +101,16 @@ pub fn script(name: &str, kind: &str, accounts: i64) -> String {
         _ => format!(
             "{head}BEGIN;\n{select}\
              UPDATE {table}_account SET note = {write}, balance = balance + 1 WHERE id = :id;\n\
-             INSERT INTO {table}_history VALUES (:id, {write});\nEND;\n"
+             INSERT INTO {table}_history VALUES (:id, {add});\nEND;\n"
         ),
     }
+}
+
+/// How a script reads a value, changes one, and adds one.
+struct Forms {
+    read: &'static str,
+    write: &'static str,
+    add: &'static str,
 }
 
 fn tps(cluster: &Cluster, script: &Path, seconds: u32) -> f64 {
