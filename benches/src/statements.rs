@@ -1,5 +1,5 @@
-//! Instructions that a whole prepared statement of one row takes in the server, counted by callgrind, which no other load
-//! on the machine changes.
+//! Instructions that a whole prepared statement of one row takes in the server, counted by callgrind, which no other
+//! load on the machine changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,10 +78,8 @@ fn session(cluster: &Cluster, sql: &str, times: i32) -> f64 {
 fn total(path: &PathBuf) -> f64 {
     let total = || {
         let text = fs::read_to_string(path).unwrap_or_default();
-        let total = text
-            .lines()
-            .find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
-        total
+        text.lines()
+            .find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok())
     };
     wait_for("the counts", Duration::from_secs(60), || total().is_some());
     total().expect("it is there")
