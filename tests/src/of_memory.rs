@@ -6,14 +6,17 @@ use std::fs;
 /// locked.
 #[must_use]
 pub fn kilobytes(pid: i32, line: &str) -> i64 {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    kilobytes_if_there(pid, line).unwrap_or_else(|| panic!("no {line} of process {pid}"))
+}
+
+/// The same of a process that may have ended by itself.
+#[must_use]
+pub fn kilobytes_if_there(pid: i32, line: &str) -> Option<i64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let value = status
         .lines()
-        .find_map(|it| it.strip_prefix(line)?.strip_prefix(':'))
-        .unwrap_or_else(|| panic!("no {line} in {path}"));
-    let number = value.trim().trim_end_matches(" kB");
-    number.parse().unwrap_or_else(|_| panic!("{line}:{value}"))
+        .find_map(|it| it.strip_prefix(line)?.strip_prefix(':'))?;
+    value.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// Lets the most that a process had of memory begin anew.
