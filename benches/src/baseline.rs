@@ -34,6 +34,9 @@ fn is_ratio(name: &str) -> bool {
     !is_time && !others.contains(&name)
 }
 
+/// What is promised whatever the machine, far below what any of these processors does.
+const AT_LEAST: [(&str, f64); 1] = [("rotations_due_per_second", 100.0)];
+
 /// Where the ratios are stored for processors of this kind: AES-GCM is several times as fast with AVX-512, and what it
 /// is compared with is not.
 pub fn path(repository: &Path) -> PathBuf {
@@ -52,7 +55,7 @@ fn has_wide_aes() -> bool {
     false
 }
 
-/// What is worse than stored, in words; none where all is well.
+/// What is worse than stored, or than promised, in words; none where all is well.
 ///
 /// # Panics
 /// When the file cannot be read.
@@ -68,6 +71,10 @@ pub fn worse(path: &Path, results: &[(String, f64)]) -> Vec<String> {
         .iter()
         .map(|(name, value)| (name.as_str(), *value))
         .collect();
+    let below = AT_LEAST.iter().filter_map(|(name, least)| {
+        let now = today.get(name)?;
+        (now < least).then(|| format!("{name} is {now:.3} and has to be {least:.0} at least"))
+    });
     stored
         .iter()
         .filter_map(|(name, &before)| {
@@ -81,6 +88,7 @@ pub fn worse(path: &Path, results: &[(String, f64)]) -> Vec<String> {
             };
             (factor > TOLERANCE).then(|| format!("{name} was {before:.3} and is {now:.3}"))
         })
+        .chain(below)
         .collect()
 }
 
@@ -130,6 +138,18 @@ mod tests {
         assert_eq!(
             worse(&path, &results(0.2, 1.9)[..1]),
             ["parallel_speedup_2 is not measured any more"]
+        );
+        // A rate is stored for no machine, and bounded on every one.
+        let with_rate = |rate: f64| {
+            let mut results = results(0.2, 1.9);
+            results.push(("rotations_due_per_second".to_owned(), rate));
+            results
+        };
+        save(&path, &with_rate(1_220.0));
+        assert!(worse(&path, &with_rate(100.0)).is_empty());
+        assert_eq!(
+            worse(&path, &with_rate(90.0)),
+            ["rotations_due_per_second is 90.000 and has to be 100 at least"]
         );
         std::fs::remove_file(path).unwrap();
     }

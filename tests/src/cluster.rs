@@ -156,8 +156,25 @@ impl Cluster {
     /// # Errors
     /// When the server refuses to start.
     pub fn try_start(&self) -> Result<(), String> {
-        let output = self
-            .pg_ctl(&["-w", "-t", "60", "-l"])
+        self.try_start_by(self.command("pg_ctl"))
+    }
+
+    /// The same by a program, such as `prlimit`, that becomes the one it is given as its last argument.
+    ///
+    /// # Errors
+    /// When the server refuses to start.
+    pub fn try_start_under(&self, mut program: Command) -> Result<(), String> {
+        program
+            .arg(self.install.bindir().join("pg_ctl"))
+            .envs(self.env.iter().map(|(k, v)| (k, v)));
+        self.try_start_by(program)
+    }
+
+    fn try_start_by(&self, mut pg_ctl: Command) -> Result<(), String> {
+        let output = pg_ctl
+            .arg("-D")
+            .arg(self.data())
+            .args(["-w", "-t", "60", "-l"])
             .arg(self.log_path())
             .arg("start")
             // pg_ctl's child would hold a pipe open for as long as it lives.

@@ -1,5 +1,6 @@
 /* What extensions do that keep a table's rows elsewhere: queries of "shell" are planned to read "shards", the file of
- * "shell" is empty. And a table access method that is not heap. */
+ * "shell" is empty; of "partly", which has rows of its own, only those that aggregate. And a table access method that is
+ * not heap. */
 #include "postgres.h"
 
 #include "access/heapam.h"
@@ -25,7 +26,7 @@ static void redirect(Query *query)
 		RangeTblEntry *entry = lfirst_node(RangeTblEntry, cell);
 		char *name = entry->rtekind == RTE_RELATION ? get_rel_name(entry->relid) : NULL;
 		Oid shards;
-		if (name == NULL || strcmp(name, "shell") != 0)
+		if (name == NULL || (strcmp(name, "shell") != 0 && !(query->hasAggs && strcmp(name, "partly") == 0)))
 			continue;
 		shards = get_relname_relid("shards", get_rel_namespace(entry->relid));
 		if (!OidIsValid(shards))

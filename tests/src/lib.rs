@@ -30,6 +30,7 @@ pub mod of_columns;
 pub mod of_drivers;
 pub mod of_jobs;
 pub mod of_keys;
+pub mod of_memory;
 pub mod of_traps;
 pub mod of_views;
 pub mod openbao;

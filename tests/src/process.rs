@@ -105,3 +105,12 @@ fn stat(pid: i32) -> Option<(String, char, i32)> {
     let state = fields.next()?.chars().next()?;
     Some((name.to_owned(), state, fields.next()?.parse().ok()?))
 }
+
+/// The processor's time that a process has used.
+#[must_use]
+pub fn time_of(pid: i32) -> Duration {
+    let path = format!("/proc/{pid}/schedstat");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let nanoseconds = text.split(' ').next().and_then(|field| field.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or_else(|| panic!("{path}: {text}")))
+}

@@ -18,13 +18,12 @@ use crate::columns::{enforced, place, view};
 use crate::error::{Error, Result};
 use crate::rows::reach;
 use crate::server::relation::{self, Held, Lock, Named};
-use crate::server::report;
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, run_as, safe_search_path};
 use crate::server::txn::set_local;
 
-/// A table of so many blocks is counted while a swap has it locked, which takes a second or so; of a larger one it is
-/// only asked whether any row holds a value.
+/// A table of so many blocks is counted while a swap has it locked, which takes a second or so. A larger one is counted
+/// before, at the end of its verification ([`uneven`]); under the lock it is only asked whether any row holds a value.
 const COUNTED_BLOCKS: i64 = 1 << 16;
 
 /// No longer than this for a lock, and autovacuum makes way before.
@@ -252,7 +251,8 @@ pub fn prove_not_null(migration: &Migration) -> Result<()> {
 /// verified; then nothing is done.
 ///
 /// # Errors
-/// Of the survey and of DDL; the lock's among them.
+/// Of the survey and of DDL; the lock's among them; [`Error::OutOfStep`] where other rows held a value before. The
+/// caller's transaction has to abort: some of it may be done.
 pub fn swap(migration: &Migration) -> Result<bool> {
     hurry();
     let LockedOut {
@@ -287,7 +287,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             &view::statements(migration.table, name, view, &columns),
         )?;
         if view::table_of(*oid)? != Some(migration.table) {
-            report::raise(&Error::Column {
+            return Err(Error::Column {
                 message: format!(
                     "the context expression of {} reads another table",
                     pair.source()
@@ -299,8 +299,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     drop_column(&members, &pair.old_name())?;
     let values_after = values(&table, &migration.attribute, is_counted)?;
     if values_after != values_before {
-        // An error that is returned would leave the swap done.
-        report::raise(&Error::OutOfStep {
+        return Err(Error::OutOfStep {
             why: format!(
                 "{values_before} rows held a value before the swap, {values_after} after it"
             ),
@@ -308,6 +307,36 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     }
     record_swap(migration, &members)?;
     Ok(true)
+}
+
+/// Of a table that is too large to be counted under a lock: whether as many rows hold a value in the column as in its
+/// twin, in words if not, as its owner's queries see it. One look sees each row with both or without either, since the
+/// trigger keeps them so; what it shows beside that are rows that the verification did not get at.
+///
+/// # Errors
+/// Of the lock, and of SPI.
+pub fn uneven(migration: &Migration) -> Result<Option<String>> {
+    if relation::blocks(&reach::all_leaves(&[migration.table])?)? <= COUNTED_BLOCKS {
+        return Ok(None);
+    }
+    let table = Named::take(migration.table, Lock::Read)?;
+    let sql = format!(
+        "SELECT pg_catalog.count({}), pg_catalog.count({}) FROM {}",
+        quote_identifier(&migration.attribute),
+        migration.quoted_twin(),
+        table.sql
+    );
+    let _path = safe_search_path();
+    let _role = AsRole::unfiltered(table.owner());
+    let (column, twin) = Spi::get_two::<i64, i64>(&sql).map_err(crate::error::of_spi)?;
+    Ok((column != twin).then(|| {
+        let (column, twin) = (column.unwrap_or_default(), twin.unwrap_or_default());
+        let out = Error::OutOfStep { why: String::new() };
+        format!(
+            "{}: {column} rows hold a value, {twin} hold its twin",
+            out.report().message
+        )
+    }))
 }
 
 /// How many rows of the table and of all below it hold a value, as its owner's queries see it; or else whether any

@@ -4,7 +4,7 @@ use colcrypt_tests::Cluster;
 use colcrypt_tests::clock::Clock;
 use colcrypt_tests::db::{LONG, Sql, set_up, settings};
 use colcrypt_tests::of_jobs::{WAITING, all_right, fill, phases, versions, wait_for_phase};
-use colcrypt_tests::wait_for;
+use colcrypt_tests::{process, wait_for};
 use postgres::Client;
 
 const HOUR: i64 = 3600;
@@ -158,6 +158,41 @@ fn a_clock_set_back_holds_up_neither_counts_nor_anchors_nor_retries() {
     wait_for("the anchor", LONG, || {
         client.yes("SELECT anchored_seq = seq AND anchored_at < clock_timestamp() + interval '1 minute' FROM audit_state")
     });
+}
+
+/// A million counts were lost where a crash came before the clock had caught up.
+#[test]
+fn a_crash_after_the_clock_was_set_back_loses_no_counts() {
+    let scene = Scene::new(&[
+        "colcrypt.naptime = '1s'",
+        "colcrypt.usage_flush_interval = '1s'",
+    ]);
+    let total = "SELECT coalesce(sum(encryptions), 0)::bigint FROM version_usage";
+    let encrypt = |client: &mut Client, values: u32| {
+        client.run(&format!(
+            "SELECT count(encrypt_col('x', 'k')::bytea) FROM generate_series(1, {values})"
+        ));
+    };
+    let mut client = scene.client();
+    encrypt(&mut client, 1000);
+    wait_for("the flush", LONG, || client.number(total) == 1000);
+    scene.clock.set(-HOUR);
+    encrypt(&mut client, 20_000);
+    wait_for("the flush under the other clock", LONG, || {
+        client.number(total) == 21_000
+    });
+    process::kill9(scene.cluster.postmaster_pid());
+    drop(client);
+    wait_for("the end of its children", LONG, || {
+        !scene.cluster.is_running() && scene.cluster.try_start().is_ok()
+    });
+    let mut client = scene.client();
+    assert_eq!(client.number(total), 21_000);
+    let used = "SELECT sum(encryptions)::bigint FROM key_usage";
+    assert_eq!(client.number(used), 21_000);
+    // And goes on.
+    encrypt(&mut client, 5);
+    wait_for("the flush", LONG, || client.number(total) == 21_005);
 }
 
 /// An order that comes by replication takes its time here, whatever time an earlier one of the same version took.

@@ -5,6 +5,7 @@
 mod agent;
 mod audit;
 mod aws;
+mod backtraces;
 mod broker;
 mod clock;
 mod fake;

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use colcrypt_core::{KeyEncryptionKey, Suite};
+use colcrypt_tests::Cluster;
 use colcrypt_tests::bed::{Bed, VaultBed, decrypt, encrypt};
+use colcrypt_tests::db::Sql;
 use colcrypt_tests::memory::{derived_key, in_memory, round_keys};
+use colcrypt_tests::of_memory::kilobytes;
 use colcrypt_tests::process::run;
 use colcrypt_tests::search::occurrences;
 use postgres::Client;
@@ -64,39 +67,121 @@ fn the_slab_is_locked_and_left_out_of_core_files() {
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
 }
 
-/// What is locked is the slab and the agent, which locks its memory only where no limit is in the way.
-fn agent_may_lock(postmaster: i32) -> bool {
-    let limits = fs::read_to_string(format!("/proc/{postmaster}/limits")).unwrap();
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max locked memory"))
-        .unwrap();
-    line.split_whitespace().nth(3) == Some("unlimited")
+/// What may lock how much memory.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    /// Enough for the slab, and in the agent's way.
+    Some,
+    /// Not even the slab.
+    None,
+    /// As much as it likes.
+    Without,
 }
 
+/// Starts the server so.
+fn start(cluster: &Cluster, limit: Limit) -> Result<(), String> {
+    let user = cluster.server_user();
+    let limited = |bytes: &str| {
+        let mut program = user.command("/usr/bin/prlimit");
+        program.arg(format!("--memlock={bytes}:{bytes}"));
+        program
+    };
+    cluster.try_start_under(match (limit, user.ids()) {
+        (Limit::Some, _) => limited("1048576"),
+        (Limit::None, _) => limited("0"),
+        // Root gives the right to whom it becomes, whatever the limit.
+        (Limit::Without, Some((uid, gid))) => {
+            let mut program = Command::new("/usr/bin/setpriv");
+            program.args([
+                "--inh-caps=+ipc_lock",
+                "--ambient-caps=+ipc_lock",
+                "--clear-groups",
+                &format!("--reuid={uid}"),
+                &format!("--regid={gid}"),
+            ]);
+            program
+        }
+        (Limit::Without, None) => limited("unlimited"),
+    })
+}
+
+/// Whether an ordinary user runs this whom the system lets lock no more than so much: nobody else can show a server that
+/// may.
+fn may_not_lock(cluster: &Cluster) -> bool {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max locked"));
+    cluster.server_user().ids().is_none()
+        && line.unwrap().split_whitespace().nth(4) != Some("unlimited")
+}
+
+/// What is locked is the slab and the agent, all of it or, where a limit is in the way, nothing.
 #[test]
 fn memory_counts_as_locked_if_all_keys_are_in_locked_memory() {
     let bed = Bed::on_file(&[]);
-    let mut client = bed.cluster.client();
-    encrypt(&mut client, "k").unwrap();
-    let locked: bool = client
-        .query_one("SELECT memory_locked FROM colcrypt.broker_status()", &[])
-        .unwrap()
-        .get(0);
-    let may = agent_may_lock(bed.pids().0);
-    assert_eq!(locked, may);
-    // Whoever insists on it gets a server that has it, or none.
-    bed.cluster.append_conf("colcrypt.require_mlock = on");
-    bed.cluster.stop();
-    let started = bed.cluster.try_start();
-    assert_eq!(started.is_ok(), may, "{started:?}");
-    if !may {
-        assert!(
-            bed.cluster
-                .log()
-                .contains("the KMS agent's memory cannot be locked")
+    let cluster = &bed.cluster;
+    for (limit, slab, agents) in [
+        (Limit::Some, true, false),
+        (Limit::None, false, false),
+        (Limit::Without, true, true),
+    ] {
+        if agents && may_not_lock(cluster) {
+            eprintln!("not shown: a server that may lock its memory; run this as root");
+            continue;
+        }
+        cluster.stop();
+        start(cluster, limit).unwrap_or_else(|error| panic!("{limit:?}: {error}"));
+        let mut client = cluster.client();
+        encrypt(&mut client, "k").unwrap();
+        let status = "SELECT memory_locked FROM colcrypt.broker_status()";
+        assert_eq!(client.yes(status), slab && agents, "{limit:?}");
+        let flags = &hidden_mappings(cluster.postmaster_pid())[0].1;
+        assert_eq!(
+            flags.split(' ').any(|flag| flag == "lo"),
+            slab,
+            "{limit:?}: {flags}"
         );
+        // From outside: the KEKs are in what it has in memory.
+        let agent = cluster.agent_pid().expect("an agent");
+        let (locked, there) = (kilobytes(agent, "VmLck"), kilobytes(agent, "VmRSS"));
+        if agents {
+            assert!(locked >= there, "{locked} kB locked of {there}");
+        } else {
+            assert_eq!(locked, 0, "{limit:?}");
+        }
     }
+}
+
+/// Whoever insists on it gets a server that has it, or none.
+#[test]
+fn a_server_that_requires_locked_memory_has_it_or_does_not_start() {
+    let bed = Bed::on_file(&["colcrypt.require_mlock = off"]);
+    let cluster = &bed.cluster;
+    cluster.append_conf("colcrypt.require_mlock = on");
+    for (limit, why) in [
+        (Limit::Some, "the KMS agent's memory cannot be locked"),
+        (Limit::None, "the key slab cannot be locked into memory"),
+    ] {
+        cluster.stop();
+        let before = cluster.log().len();
+        assert!(start(cluster, limit).is_err(), "{limit:?}");
+        let log = cluster.log().split_off(before);
+        assert!(log.contains(why), "{limit:?}: {log}");
+        // A server to stop next time.
+        cluster.append_conf("colcrypt.require_mlock = off");
+        start(cluster, limit).expect("a start without");
+        cluster.append_conf("colcrypt.require_mlock = on");
+    }
+    if may_not_lock(cluster) {
+        eprintln!("not shown: a server that may lock its memory; run this as root");
+        return;
+    }
+    cluster.stop();
+    start(cluster, Limit::Without).expect("a start with all memory locked");
+    let mut client = cluster.client();
+    encrypt(&mut client, "k").unwrap();
+    assert!(client.yes("SELECT memory_locked FROM colcrypt.broker_status()"));
+    let agent = cluster.agent_pid().expect("an agent");
+    assert!(kilobytes(agent, "VmLck") >= kilobytes(agent, "VmRSS"));
 }
 
 #[test]

@@ -127,6 +127,79 @@ fn a_column_whose_rows_are_hidden_is_not_encrypted_in_place() {
     assert_eq!(client.one("SELECT count(v) FROM aside"), "500");
 }
 
+/// `partly` has rows of its own and passes every look at them; whoever counts gets to see others as well. So only the
+/// count stands between it and a swap that would drop their values.
+fn partly(client: &mut Client) {
+    client.run(
+        "CREATE TABLE partly (id int PRIMARY KEY, v text) WITH (autovacuum_enabled = off);
+         INSERT INTO partly SELECT g, 'secret' FROM generate_series(1, 10) g;
+         CREATE TABLE shards (id int, v text, twin ciphertext);
+         INSERT INTO shards SELECT g, 'secret' FROM generate_series(1, 500) g",
+    );
+    assert_eq!(client.one("SELECT count(v) FROM partly"), "500");
+}
+
+/// Waits for the migration to say this, sees that the column is as it was, and has it end well when the rows are gone.
+fn waits_and_says(client: &mut Client, phase: &str, says: &str) {
+    let told = "SELECT concat_ws(': ', phase, last_error) FROM job_progress";
+    let wanted = format!(
+        "{phase}: rows do not stay in step with the column that is to take its place: {says}"
+    );
+    wait_for("the count to be noticed", LONG, || {
+        client.one(told) == wanted
+    });
+    let column = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'partly'::regclass AND attname = 'v'";
+    assert_eq!(client.one(column), "text");
+    client.run("DROP TABLE shards");
+    wait_for_jobs(client);
+    assert_eq!(client.one(told), "done");
+    assert_eq!(client.one(column), "ciphertext");
+    assert_eq!(
+        client.number("SELECT count(*) FROM partly WHERE decrypt_col(v, NULL::text, row_context(id)) = 'secret'"),
+        10
+    );
+}
+
+const ENCRYPT: &str =
+    "SELECT encrypt_column('partly', 'v', 'k', 'colcrypt.row_context(id)', access_view => false)";
+
+#[test]
+fn a_swap_that_changes_how_many_rows_hold_a_value_does_not_happen() {
+    let (_cluster, mut client) = cluster();
+    partly(&mut client);
+    client.run(ENCRYPT);
+    let says = "500 rows held a value before the swap, 0 after it";
+    waits_and_says(&mut client, "swapping", says);
+}
+
+/// The same of a table that is too large to be counted while it is locked: it is counted before.
+#[test]
+fn a_large_table_is_counted_before_its_swap() {
+    const BYTES: u64 = 600 << 20;
+    let (cluster, mut client) = cluster();
+    cluster.append_conf("colcrypt.batch_blocks = 100000");
+    partly(&mut client);
+    let file = client.one("SELECT pg_relation_filepath('partly')");
+    drop(client);
+    cluster.stop();
+    // Pages of zeros are what a crash leaves of pages that were being added.
+    let file = std::fs::File::options()
+        .write(true)
+        .open(cluster.data().join(file))
+        .unwrap();
+    file.set_len(BYTES).unwrap();
+    cluster.start();
+    let mut client = cluster.client_db("d");
+    client.run("SET search_path = public, colcrypt");
+    assert_eq!(
+        client.number("SELECT pg_relation_size('partly')") as u64,
+        BYTES
+    );
+    client.run(ENCRYPT);
+    let says = "500 rows hold a value, 0 hold its twin";
+    waits_and_says(&mut client, "verifying", says);
+}
+
 #[test]
 fn foreign_partitions_stand_in_the_way_of_their_keys_alone() {
     let (_cluster, mut client) = cluster();

@@ -1,7 +1,9 @@
 //! Sizes that a user chooses: a backend under a memory limit answers with an ERROR, and the server lives on.
 
-use colcrypt_tests::db::{make_key, settings};
-use colcrypt_tests::{Cluster, process::run};
+use colcrypt_tests::db::{LONG, make_key, settings, wait_for_jobs};
+use colcrypt_tests::of_jobs::{WAITING, versions};
+use colcrypt_tests::of_memory::kilobytes_if_there;
+use colcrypt_tests::{Cluster, process::run, wait_for};
 use postgres::Client;
 
 use crate::common::Sql;
@@ -126,6 +128,67 @@ fn a_value_for_which_there_is_no_memory_is_an_error() {
     assert_eq!(other.one("SELECT pg_postmaster_start_time()"), started);
     assert_eq!(other.one("SELECT pg_backend_pid()"), others.to_string());
     assert_eq!(cluster.crashes(), 0);
+}
+
+/// Most memory that a job's worker takes while it moves what is registered, in MB.
+fn most_memory_of_a_job(cluster: &Cluster, client: &mut Client) -> i64 {
+    // The job waits for it when all is moved, and so is there to be looked at.
+    let mut old = cluster.client();
+    old.run("BEGIN; SELECT txid_current()");
+    client.run("SELECT rotate_key('k')");
+    let phase = format!(
+        "SELECT phase = '{WAITING}' FROM job_progress WHERE job_id = (SELECT max(job_id) FROM job)"
+    );
+    let mut most = 0;
+    wait_for("the value to be moved", LONG, || {
+        for worker in cluster.children_titled("colcrypt maintenance worker") {
+            most = most.max(kilobytes_if_there(worker, "VmHWM").unwrap_or_default());
+        }
+        client.yes(&phase)
+    });
+    old.run("ROLLBACK");
+    wait_for_jobs(client);
+    most / 1024
+}
+
+/// 250 MB took 888 MB of memory. A value that a job moves is in memory as it was and as it becomes, however it is
+/// written: past all SQL, or by an UPDATE because of an owner's trigger.
+#[test]
+fn a_job_moves_a_large_value_in_the_memory_of_two() {
+    const MB: i64 = 250;
+    let cluster = settings(Cluster::builder())
+        .conf("shared_buffers = '1MB'")
+        .start();
+    let mut client = cluster.client();
+    make_key(&cluster, &mut client);
+    client.run(
+        "SET search_path = public, colcrypt;
+         CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';",
+    );
+    for (at, (order, context, trigger)) in [
+        ("'none'", "", ""),
+        (
+            "'colcrypt.row_context(id)'",
+            ", row_context(1)",
+            "CREATE TRIGGER own BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION same()",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.run(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, v ciphertext);
+             INSERT INTO t SELECT 1, encrypt_col(convert_to(repeat('x', {MB} << 20), 'UTF8'), 'k'{context});
+             SELECT register_column('t', 'v', 'k', {order}); {trigger}"
+        ));
+        let most = most_memory_of_a_job(&cluster, &mut client);
+        assert!(
+            (MB..MB * 5 / 2).contains(&most),
+            "{order} {trigger}: {most} MB"
+        );
+        assert_eq!(versions(&mut client, "t", "v"), format!("{}:1", at + 2));
+        client.run("SELECT unregister_column('t', 'v'); DROP TABLE t");
+    }
 }
 
 /// An error of somebody's own code, with words without end, in the midst of ours: it may end the session, but no other.

@@ -233,9 +233,13 @@ fn end(job: &Job, migration: &Migration) -> Result<Next> {
         },
     )?;
     let (strays, passes) = found.into_iter().next().unwrap_or_default();
+    let mut problem = None;
     if strays == 0 {
-        // It reads the whole table at once.
+        // What follows reads the whole table at once.
         limit::allow(progress::size(job)?.blocks);
+        problem = ddl::uneven(migration)?;
+    }
+    if strays == 0 && problem.is_none() {
         ddl::prove_not_null(migration)?;
         job.record(
             &format!("{}, last_error = NULL", from_the_start(Phase::Swapping)),
@@ -244,10 +248,13 @@ fn end(job: &Job, migration: &Migration) -> Result<Next> {
         return Ok(Next::Again);
     }
     begin(job, migration, passes)?;
-    let problem = (passes >= PASSES).then(|| {
+    if problem.is_none() && passes >= PASSES {
         let out = Error::OutOfStep { why: String::new() };
-        format!("{}: {strays} in pass {passes}", out.report().message)
-    });
+        problem = Some(format!(
+            "{}: {strays} in pass {passes}",
+            out.report().message
+        ));
+    }
     // Rows that were locked come soon; for others somebody has to do something.
     spi::execute(
         "UPDATE colcrypt.job SET last_error = coalesce($2, last_error), \

@@ -68,3 +68,37 @@ fn what_any_driver_writes_the_column_s_own_expression_reads() {
         "SELECT bool_and(decrypt_col(c, NULL::numeric, place_context('numbers.c', id)) = id) FROM numbers"
     ));
 }
+
+/// Drivers that send a list as text without a type have it stored as text, and no server can tell. A column that is
+/// registered for another type, and enforced, says so.
+#[test]
+fn a_list_that_comes_as_text_is_refused_by_an_enforced_column() {
+    type Answer = Option<(String, String, String, String)>;
+    let mut db = db();
+    let name = db.name.clone();
+    let client = &mut db.client;
+    client.run(&format!(
+        "ALTER DATABASE {name} SET search_path = public, colcrypt;
+         CREATE TABLE loose (id int PRIMARY KEY, tags ciphertext); CREATE TABLE enforced (LIKE loose INCLUDING ALL);
+         SELECT register_column('loose', 'tags', 'k', 'colcrypt.row_context(id)', plaintext_type => 'text[]'),
+                register_column('enforced', 'tags', 'k', 'colcrypt.row_context(id)', plaintext_type => 'text[]', enforce => true)"
+    ));
+    for (id, program, script) in [("1", "python3", "lists.py"), ("2", "node", "lists.js")] {
+        let said = run(&name, program, script, id, &[]);
+        let answer = |to: &str| -> Answer { serde_json::from_value(said[to].clone()).unwrap() };
+        // Taken without a word.
+        assert_eq!(answer("loose"), None, "{script}");
+        let kept = format!("SELECT (ciphertext_info(tags)).type FROM loose WHERE id = {id}");
+        assert_eq!(client.one(&kept), "text", "{script}");
+        let (code, message, detail, hint) = answer("enforced").expect("an error");
+        assert_eq!(code, "KC065", "{script}");
+        assert!(message.contains("enforced"), "{script}: {message}");
+        assert!(detail.contains("type text"), "{script}: {detail}");
+        assert!(hint.contains("text[]"), "{script}: {hint}");
+        assert_eq!(answer("cast"), None, "{script}");
+    }
+    assert_eq!(
+        client.one("SELECT string_agg(array_to_string(decrypt_col(tags, NULL::text[], row_context(id)), '|'), ' ' ORDER BY id) FROM enforced"),
+        "a|b, c|d\"e a|b, c|d\"e"
+    );
+}

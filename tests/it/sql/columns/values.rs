@@ -1,6 +1,7 @@
 //! Values of every kind come back as they went in, whatever the session's settings, at the promised size.
 
 use colcrypt_tests::of_jobs::versions;
+use colcrypt_tests::of_memory::{forget_peak, kilobytes};
 use postgres::Client;
 
 use crate::common::{Db, Sql, cluster, db};
@@ -551,13 +552,6 @@ fn integers_are_read_in_any_width_that_they_fit() {
     }
 }
 
-/// Most memory that the session had since it was asked last, and what it has now, in kB.
-fn memory(client: &mut Client, line: &str) -> i64 {
-    let sql =
-        format!("SELECT substring(pg_read_file('/proc/self/status') FROM '{line}:\\s+(\\d+)')");
-    client.one(&sql).parse().unwrap()
-}
-
 /// A value that is re-encrypted is in memory as it was and as it becomes, and not a third time as plaintext.
 #[test]
 fn a_large_value_is_re_encrypted_in_the_memory_of_two() {
@@ -570,12 +564,13 @@ fn a_large_value_is_re_encrypted_in_the_memory_of_two() {
     let mut client = db.connect();
     // What else it takes: the buffers that the value is read through.
     client.run("SELECT md5(v::bytea) FROM big");
-    client.run("COPY (SELECT 5) TO '/proc/self/clear_refs'");
-    let before = memory(&mut client, "VmRSS");
+    let backend = client.number("SELECT pg_backend_pid()") as i32;
+    forget_peak(backend);
+    let before = kilobytes(backend, "VmRSS");
     assert!(
         client.yes("SELECT octet_length(reencrypt_col(v, row_context(1))::bytea) > 1000 FROM big")
     );
-    let took = (memory(&mut client, "VmHWM") - before) / 1024;
+    let took = (kilobytes(backend, "VmHWM") - before) / 1024;
     assert!((MB..MB * 5 / 2).contains(&took), "{took} MB");
     assert!(client.yes(&format!(
         "SELECT decrypt_col(reencrypt_col(v, row_context(1)), NULL::bytea, row_context(1)) = convert_to(repeat('x', {MB} << 20), 'UTF8') FROM big"

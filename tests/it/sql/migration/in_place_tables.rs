@@ -1,6 +1,6 @@
 //! Tables of every kind in which a column is encrypted and decrypted in place, and those that cannot be.
 
-use colcrypt_tests::of_columns::{columns, migrate, state};
+use colcrypt_tests::of_columns::{columns, migrate, people, state};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
@@ -396,5 +396,46 @@ fn a_table_that_has_encrypted_columns_already_keeps_its_name() {
         db.client.yes(
             "SELECT decrypt_col(v, place_context('public.t.v', id)) = 'v' FROM t WHERE id = 1"
         )
+    );
+}
+
+/// Clients use the view that has the table's old name. It is the one that is made anew when the table gets a column, from
+/// either name: a second one would leave theirs as it was.
+#[test]
+fn a_column_that_comes_later_is_in_the_view_that_clients_use() {
+    let mut db = people(20);
+    migrate(&mut db.client, "encrypt_column('people', 'ssn', 'k')");
+    let reader = role(&mut db.client);
+    db.client
+        .run(&format!("GRANT SELECT ON people TO {reader}"));
+    let views = "SELECT string_agg(viewname, ' ' ORDER BY viewname) FROM pg_views WHERE schemaname = 'public'";
+    let shown = "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'people'::regclass";
+    let before = db.client.one(shown);
+    let mut expected = before.clone();
+    for (of, column) in [("people_encrypted", "note"), ("people", "more")] {
+        db.client.run(&format!(
+            "ALTER TABLE people_encrypted ADD {column} text DEFAULT 'new'"
+        ));
+        assert_eq!(db.client.one(shown), expected);
+        let made = format!("SELECT create_access_view('{of}')");
+        assert_eq!(db.client.one(&made), "people");
+        expected = format!("{expected} {column}");
+        assert_eq!(db.client.one(shown), expected);
+        assert_eq!(db.client.one(views), "people");
+    }
+    // It is the same view: with its grants, and it writes.
+    assert!(db.client.yes(&format!(
+        "SELECT has_table_privilege('{reader}', 'people', 'select')"
+    )));
+    assert_eq!(
+        db.client
+            .one("UPDATE people SET ssn = 'later', note = 'n', more = 'm' WHERE id = 2 RETURNING ssn || note || more"),
+        "laternm"
+    );
+    assert_eq!(
+        db.client.one(
+            "SELECT note || more || (ciphertext_info(ssn)).type FROM people_encrypted WHERE id = 2"
+        ),
+        "nmtext"
     );
 }
