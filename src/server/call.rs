@@ -6,6 +6,20 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, LONGEST_ARGUMENT, Result};
 
+/// Without pgrx's guard: they look at the expression that is called, and raise nothing. Each statement asks them.
+mod expression {
+    use super::{c_int, pg_sys};
+
+    unsafe extern "C-unwind" {
+        #[link_name = "get_fn_expr_argtype"]
+        pub fn argument_type(flinfo: *mut pg_sys::FmgrInfo, index: c_int) -> pg_sys::Oid;
+        #[link_name = "get_fn_expr_rettype"]
+        pub fn result_type(flinfo: *mut pg_sys::FmgrInfo) -> pg_sys::Oid;
+        #[link_name = "get_fn_expr_variadic"]
+        pub fn is_variadic(flinfo: *mut pg_sys::FmgrInfo) -> bool;
+    }
+}
+
 /// SQL types whose values all have the same length.
 pub trait FixedLength: pgrx::FromDatum {}
 impl FixedLength for bool {}
@@ -56,13 +70,19 @@ impl Call {
     /// The declared type of an argument as the parser resolved it.
     pub fn argument_type(&self, index: usize) -> pg_sys::Oid {
         // SAFETY: flinfo belongs to this call.
-        unsafe { pg_sys::get_fn_expr_argtype(self.flinfo(), index as c_int) }
+        unsafe { expression::argument_type(self.flinfo(), index as c_int) }
+    }
+
+    /// Whether it was called with an array for its last arguments.
+    pub fn is_variadic(&self) -> bool {
+        // SAFETY: flinfo belongs to this call.
+        unsafe { expression::is_variadic(self.flinfo()) }
     }
 
     /// The resolved result type.
     pub fn result_type(&self) -> pg_sys::Oid {
         // SAFETY: flinfo belongs to this call.
-        unsafe { pg_sys::get_fn_expr_rettype(self.flinfo()) }
+        unsafe { expression::result_type(self.flinfo()) }
     }
 
     /// A text argument as a Rust string (the server guarantees its encoding).

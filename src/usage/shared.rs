@@ -201,9 +201,11 @@ impl Tables {
         };
         // SAFETY: the table's own key and entry types, under its lock.
         unsafe {
-            let known = search::<_, Use>(self.uses, &key, pg_sys::HASHACTION::HASH_FIND).is_some();
-            let room = pg_sys::hash_get_num_entries(self.uses) < capacity();
-            let key = if known || room { key } else { other };
+            if let Some(known) = search(self.uses, &key, pg_sys::HASHACTION::HASH_FIND) {
+                return Some(known);
+            }
+            let has_room = pg_sys::hash_get_num_entries(self.uses) < capacity();
+            let key = if has_room { key } else { other };
             enter(self.uses, &key, |key| Use {
                 key,
                 done: Done::nothing(pg_sys::GetCurrentTimestamp(), clock::boottime_us()),

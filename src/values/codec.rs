@@ -5,6 +5,7 @@
 //! Text-like values and fixed-width numbers are written directly, the same bytes their send functions
 //! would give; every other type goes through its own functions.
 
+use std::borrow::Cow;
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 
@@ -23,6 +24,30 @@ use crate::server::encoding::{
 use crate::server::report::{may_be_shown, of_size};
 use crate::server::types;
 use crate::server::varlena::{self, Varlena};
+
+/// How values of the types that most columns have become bytes, and the type's name: nothing of it is ever otherwise, so
+/// nothing is looked up.
+fn plain(base_type: pg_sys::Oid) -> Option<(Form, &'static str)> {
+    Some(match base_type {
+        pg_sys::TEXTOID => (Form::Text, "text"),
+        pg_sys::VARCHAROID => (Form::Text, "varchar"),
+        pg_sys::BPCHAROID => (Form::Text, "bpchar"),
+        pg_sys::BYTEAOID => (Form::Bytea, "bytea"),
+        pg_sys::BOOLOID => (Form::Fixed(1), "bool"),
+        pg_sys::INT2OID => (Form::Fixed(2), "int2"),
+        pg_sys::INT4OID => (Form::Fixed(4), "int4"),
+        pg_sys::FLOAT4OID => (Form::Fixed(4), "float4"),
+        pg_sys::DATEOID => (Form::Fixed(4), "date"),
+        pg_sys::OIDOID => (Form::Fixed(4), "oid"),
+        pg_sys::INT8OID => (Form::Fixed(8), "int8"),
+        pg_sys::FLOAT8OID => (Form::Fixed(8), "float8"),
+        pg_sys::TIMESTAMPOID => (Form::Fixed(8), "timestamp"),
+        pg_sys::TIMESTAMPTZOID => (Form::Fixed(8), "timestamptz"),
+        pg_sys::TIMEOID => (Form::Fixed(8), "time"),
+        pg_sys::UUIDOID => (Form::Uuid, "uuid"),
+        _ => return None,
+    })
+}
 
 /// How values of one type become bytes and back. Plain data: lives in the function's own memory.
 #[derive(Clone, Copy)]
@@ -158,6 +183,20 @@ impl Codec {
         matches!(self.form, Form::Text)
     }
 
+    /// The type's name in contexts.
+    ///
+    /// # Errors
+    /// Of a type that is not there.
+    pub fn context_name(&self) -> Result<Cow<'static, str>> {
+        Ok(match plain(self.base_type) {
+            // A name of its own: its trailing blanks count in values of the first encoding only.
+            Some((Form::Text, name)) if self.base_type == pg_sys::BPCHAROID => name.into(),
+            _ if self.is_text() => "text".into(),
+            Some((_, name)) => name.into(),
+            None => types::canonical_type_name(self.base_type)?.into(),
+        })
+    }
+
     /// Whether the type's OID is the same in every PostgreSQL.
     pub fn is_built_in(&self) -> bool {
         self.base_type.to_u32() < PlaintextType::FIRST_UNSTABLE_OID
@@ -169,23 +208,15 @@ impl Codec {
     /// [`Error::AlreadyEncrypted`] for ciphertext, [`Error::NoBinaryIo`] for a type without binary
     /// functions (pseudo-types among them).
     pub fn for_type(declared: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Result<Self> {
+        if let Some((form, _)) = plain(declared) {
+            let base_type = declared;
+            return Ok(Self { base_type, form });
+        }
         // SAFETY: look-ups in the type catalog.
         let base_type = unsafe { pg_sys::getBaseType(declared) };
         refuse_ciphertext(base_type)?;
         let form = match base_type {
-            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Form::Text,
-            pg_sys::BYTEAOID => Form::Bytea,
-            pg_sys::BOOLOID => Form::Fixed(1),
-            pg_sys::INT2OID => Form::Fixed(2),
-            pg_sys::INT4OID | pg_sys::FLOAT4OID | pg_sys::DATEOID | pg_sys::OIDOID => {
-                Form::Fixed(4)
-            }
-            pg_sys::INT8OID
-            | pg_sys::FLOAT8OID
-            | pg_sys::TIMESTAMPOID
-            | pg_sys::TIMESTAMPTZOID
-            | pg_sys::TIMEOID => Form::Fixed(8),
-            pg_sys::UUIDOID => Form::Uuid,
+            _ if plain(base_type).is_some() => return Self::for_type(base_type, memory),
             pg_sys::NUMERICOID => Form::Numeric(Self::functions(base_type, memory)?),
             pg_sys::JSONBOID => Form::Jsonb(Self::functions(base_type, memory)?),
             // SAFETY: look-ups in the type catalog.

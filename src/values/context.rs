@@ -1,5 +1,7 @@
 //! row_context and place_context: SQL values as the bytes that a value is bound to.
 
+use std::borrow::Cow;
+
 use colcrypt_core::context::{self, ContextBuilder, ContextWriter, MAX_HEAD, pair};
 use colcrypt_core::place::MAX_LABEL;
 use pgrx::pg_sys;
@@ -8,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::call_site::{Short, kept, site};
 use crate::server::encoding::with_utf8;
-use crate::server::types;
 use crate::server::varlena::{self, Varlena};
 use crate::values::codec::Codec;
 
@@ -61,11 +62,10 @@ struct ContextSite(Option<&'static [Part]>);
 
 impl ContextSite {
     fn new(call: Call, from: i32) -> Result<Self> {
-        // SAFETY: flinfo belongs to this call.
-        if unsafe { pg_sys::get_fn_expr_variadic(call.flinfo()) } {
+        if call.is_variadic() {
             return Ok(Self(None));
         }
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(call.len());
         for index in from as usize..call.len() {
             let declared = call.argument_type(index);
             if matches!(declared, pg_sys::Oid::INVALID | pg_sys::UNKNOWNOID) {
@@ -139,8 +139,7 @@ fn context_of_any(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> 
 /// column's own expression over a NULL opened the value. A NULL of a type, as a part of a key may be, is a value like
 /// any.
 fn refuse_untyped_nulls(call: Call, from: i32) -> Result<()> {
-    // SAFETY: flinfo belongs to this call.
-    let is_array = unsafe { pg_sys::get_fn_expr_variadic(call.flinfo()) };
+    let is_array = call.is_variadic();
     let is_untyped_null =
         |at| call.datum(at).is_none() && call.argument_type(at) == pg_sys::UNKNOWNOID;
     match !is_array && (from as usize..call.len()).any(is_untyped_null) {
@@ -150,19 +149,12 @@ fn refuse_untyped_nulls(call: Call, from: i32) -> Result<()> {
 }
 
 /// The codec of a declared type, good as long as `memory` is, and the type's name in contexts.
-fn named_codec(declared: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Result<(Codec, String)> {
-    // SAFETY: a look-up in the type catalog.
-    let base = unsafe { pg_sys::getBaseType(declared) };
-    let codec = Codec::for_type(base, memory)?;
-    let name = if base == pg_sys::BPCHAROID {
-        // A name of its own: its trailing blanks count in values of the first encoding only.
-        "bpchar".into()
-    } else if codec.is_text() {
-        "text".into()
-    } else {
-        types::canonical_type_name(base)?
-    };
-    Ok((codec, name))
+fn named_codec(
+    declared: pg_sys::Oid,
+    memory: pg_sys::MemoryContext,
+) -> Result<(Codec, Cow<'static, str>)> {
+    let codec = Codec::for_type(declared, memory)?;
+    Ok((codec, codec.context_name()?))
 }
 
 /// The arguments of a VARIADIC "any" function, also when called with VARIADIC array: in the server's memory, since an

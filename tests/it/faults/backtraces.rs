@@ -1,6 +1,6 @@
 //! Where Rust is asked for backtraces, as it may be for another program's sake, no client gets one: frames and build
-//! paths are nobody's business. Not in an error, on a standby either, not in what it is told besides, and not in what is
-//! written down for it.
+//! paths are nobody's business. Not in an error, on a standby either, not in what it is told besides, and not in what
+//! is written down for it.
 
 use std::sync::{Arc, Mutex};
 

@@ -105,8 +105,8 @@ fn start(cluster: &Cluster, limit: Limit) -> Result<(), String> {
     })
 }
 
-/// Whether an ordinary user runs this whom the system lets lock no more than so much: nobody else can show a server that
-/// may.
+/// Whether an ordinary user runs this whom the system lets lock no more than so much: nobody else can show a server
+/// that may.
 fn may_not_lock(cluster: &Cluster) -> bool {
     let limits = fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max locked"));

@@ -399,8 +399,8 @@ fn a_table_that_has_encrypted_columns_already_keeps_its_name() {
     );
 }
 
-/// Clients use the view that has the table's old name. It is the one that is made anew when the table gets a column, from
-/// either name: a second one would leave theirs as it was.
+/// Clients use the view that has the table's old name. It is the one that is made anew when the table gets a column,
+/// from either name: a second one would leave theirs as it was.
 #[test]
 fn a_column_that_comes_later_is_in_the_view_that_clients_use() {
     let mut db = people(20);
