@@ -25,8 +25,8 @@ use crate::server::report::{may_be_shown, of_size};
 use crate::server::types;
 use crate::server::varlena::{self, Varlena};
 
-/// How values of the types that most columns have become bytes, and the type's name: nothing of it is ever otherwise, so
-/// nothing is looked up.
+/// How values of the types that most columns have become bytes, and the type's name: nothing of it is ever otherwise,
+/// so nothing is looked up.
 fn plain(base_type: pg_sys::Oid) -> Option<(Form, &'static str)> {
     Some(match base_type {
         pg_sys::TEXTOID => (Form::Text, "text"),
