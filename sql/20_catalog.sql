@@ -275,10 +275,13 @@ CREATE TABLE colcrypt.job (
     accept_unplaced boolean NOT NULL DEFAULT false,
     -- Whether a worker is at it that has recorded nothing yet, and how many such workers in a row died.
     taken boolean NOT NULL DEFAULT false,
-    deaths int NOT NULL DEFAULT 0
+    deaths int NOT NULL DEFAULT 0,
+    -- Whether values are only opened: see verify_column.
+    verifies boolean NOT NULL DEFAULT false
 );
-CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL;
-COMMENT ON TABLE colcrypt.job IS 're-encryption jobs; not dumped, since a restored database starts anew';
+CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies;
+CREATE UNIQUE INDEX job_verifying ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND verifies;
+COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts anew';
 
 -- Not dumped: a count is of this database.
 CREATE TABLE colcrypt.census (
@@ -307,7 +310,7 @@ CREATE TABLE colcrypt.job_error (
     PRIMARY KEY (job_id, relation, row_ctid)
 );
 COMMENT ON TABLE colcrypt.job_error IS
-    'rows that a job could not move: where each was then, the key and version it is under, and why; retry_job takes these again';
+    'rows that a job could not move, or whose value does not open: where each was then, the key and version it is under, and why; retry_job takes these again';
 GRANT SELECT ON colcrypt.job_error TO pg_monitor;
 
 CREATE TABLE colcrypt.migration (

@@ -39,6 +39,11 @@ CREATE FUNCTION colcrypt.rebind_column(
 COMMENT ON FUNCTION colcrypt.rebind_column(regclass, name, text, text, boolean, boolean) IS
     'queues a job that binds the column''s values to another context, by default to their place: place_context of the label and the primary key; until it is done, what is registered opens both kinds; returns the job';
 
+CREATE FUNCTION colcrypt.verify_column(relation regclass, attribute name) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.verify_column(regclass, name) IS
+    'queues a job that opens every value of a registered column, in batches with rests, and writes nothing; rows whose value does not open, or is under another key than the column''s, are listed in job_error with place, key, version and reason; returns the job';
+
 CREATE FUNCTION colcrypt.pause_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_pause_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.pause_job(bigint) IS
@@ -93,7 +98,7 @@ CREATE VIEW colcrypt.job_progress AS
            j.created_at,
            j.started_at,
            j.finished_at,
-           coalesce(m.kind || '_column', CASE WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
+           coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
 COMMENT ON VIEW colcrypt.job_progress IS
     'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';

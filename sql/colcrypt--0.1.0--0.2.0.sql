@@ -742,3 +742,40 @@ CREATE OR REPLACE VIEW colcrypt.key_version_census AS
     LEFT JOIN colcrypt.key_version v ON v.key_id = r.key_id AND v.version = r.version;
 COMMENT ON VIEW colcrypt.key_version_census IS
     'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions; shredded where the version is destroyed, or will be, although they need it';
+ALTER TABLE colcrypt.job ADD COLUMN verifies boolean NOT NULL DEFAULT false;
+DROP INDEX colcrypt.job_open;
+CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies;
+CREATE UNIQUE INDEX job_verifying ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND verifies;
+COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts anew';
+COMMENT ON TABLE colcrypt.job_error IS
+    'rows that a job could not move, or whose value does not open: where each was then, the key and version it is under, and why; retry_job takes these again';
+CREATE FUNCTION colcrypt.verify_column(relation regclass, attribute name) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_verify_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.verify_column(regclass, name) IS
+    'queues a job that opens every value of a registered column, in batches with rests, and writes nothing; rows whose value does not open, or is under another key than the column''s, are listed in job_error with place, key, version and reason; returns the job';
+REVOKE ALL ON FUNCTION colcrypt.verify_column(regclass, name) FROM PUBLIC;
+CREATE OR REPLACE VIEW colcrypt.job_progress AS
+    SELECT j.job_id,
+           j.relation,
+           coalesce(m.attribute, j.attribute) AS attribute,
+           coalesce(k.name, '(dropped)') AS key,
+           j.target_version,
+           j.phase,
+           CASE WHEN j.finished_at IS NULL THEN CASE WHEN j.paused THEN 'paused' ELSE j.held_by END END AS held_by,
+           j.rows_done,
+           j.rows_failed,
+           j.rows_estimate,
+           j.blocks_done,
+           j.blocks_total,
+           j.rows_done / nullif(extract(epoch FROM j.worked)::float8, 0) AS rows_per_second,
+           j.wal_bytes,
+           CASE WHEN j.phase = 'moving' AND j.passes = 1 AND j.blocks_done > 0
+                THEN j.worked * ((j.blocks_total - j.blocks_done)::float8 / j.blocks_done) END AS time_left,
+           j.last_error,
+           j.created_at,
+           j.started_at,
+           j.finished_at,
+           coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
+COMMENT ON VIEW colcrypt.job_progress IS
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';

@@ -45,6 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
         &[
             server::enclosure::at_end,
             columns::view::copied::at_end,
+            columns::renamed::at_end,
             jobs::wake::at_end,
             audit::pending::at_end,
             usage::at_end,
@@ -54,6 +55,7 @@ pub extern "C-unwind" fn _PG_init() {
         &[
             server::enclosure::at_part_end,
             columns::view::copied::at_part_end,
+            columns::renamed::at_part_end,
             audit::pending::at_part_end,
         ],
     );
@@ -76,6 +78,7 @@ pub extern "C-unwind" fn _PG_init() {
         columns::view::rewrite::look,
     ]);
     columns::view::copied::register();
+    columns::renamed::register();
     audit::ring::register();
     broker::worker::register();
     worker::launcher::register();

@@ -11,7 +11,7 @@ use pgrx::{IntoDatum, name_data_to_str, pg_guard, pg_sys};
 
 use crate::catalog::scan::{Equals, each};
 use crate::error::Result;
-use crate::server::types;
+use crate::server::{altered, types};
 
 const TABLE: &str = "former_type_name";
 const INDEX: &str = "former_type_name_pkey";
@@ -119,11 +119,10 @@ unsafe fn keep_type(type_oid: pg_sys::Oid) {
     };
     // SAFETY: a system catalog's own columns by their layout.
     let after = unsafe {
-        of_row(
+        altered::row(
             pg_sys::TypeRelationId,
             pg_sys::TypeOidIndexId,
-            pg_sys::Anum_pg_type_oid,
-            type_oid,
+            &[altered::is_oid(pg_sys::Anum_pg_type_oid, type_oid)],
             |row: &pg_sys::FormData_pg_type| {
                 (!pg_sys::isAnyTempNamespace(row.typnamespace)).then(|| {
                     let name = name_data_to_str(&row.typname).to_string();
@@ -143,11 +142,10 @@ unsafe fn keep_types_of(schema: pg_sys::Oid) {
     let before = schema_name(schema);
     // SAFETY: as above.
     let after = unsafe {
-        of_row(
+        altered::row(
             pg_sys::NamespaceRelationId,
             pg_sys::NamespaceOidIndexId,
-            pg_sys::Anum_pg_namespace_oid,
-            schema,
+            &[altered::is_oid(pg_sys::Anum_pg_namespace_oid, schema)],
             |row: &pg_sys::FormData_pg_namespace| name_data_to_str(&row.nspname).to_string(),
         )
     };
@@ -199,44 +197,6 @@ fn schema_name(schema: pg_sys::Oid) -> String {
             return String::new();
         }
         CStr::from_ptr(name).to_string_lossy().into_owned()
-    }
-}
-
-/// A catalog's row with this OID, as this very statement left it.
-///
-/// # Safety
-/// `T` is the row of that catalog.
-unsafe fn of_row<T, R>(
-    catalog: pg_sys::Oid,
-    index: u32,
-    column: u32,
-    oid: pg_sys::Oid,
-    read: impl Fn(&T) -> R,
-) -> Option<R> {
-    // SAFETY: a scan by the catalog's own index, with a snapshot that needs no registration.
-    unsafe {
-        let heap = pg_sys::table_open(catalog, pg_sys::AccessShareLock as i32);
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            column as i16,
-            pg_sys::BTEqualStrategyNumber as u16,
-            pg_sys::F_OIDEQ.into(),
-            pg_sys::Datum::from(oid),
-        );
-        let scan = pg_sys::systable_beginscan(
-            heap,
-            index.into(),
-            true,
-            &raw mut pg_sys::SnapshotSelfData,
-            1,
-            &mut key,
-        );
-        let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| read(&*pg_sys::GETSTRUCT(tuple).cast::<T>()));
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(heap, pg_sys::AccessShareLock as i32);
-        found
     }
 }
 

@@ -1,10 +1,13 @@
 //! Columns under a key: registered, bound to a place, shown through views, and encrypted or decrypted in place.
 
 pub mod enforced;
+mod follow;
 pub mod migration;
 pub mod moved;
 pub mod place;
 pub mod rebind;
 pub mod registered;
 pub mod registration;
+pub mod renamed;
+mod sample;
 pub mod view;

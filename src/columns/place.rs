@@ -239,6 +239,19 @@ fn bindings(table: pg_sys::Oid, attribute: &str) -> Result<(i64, i64)> {
     Ok((unbound, bound))
 }
 
+/// Whether any of a column's values is bound to something.
+///
+/// # Errors
+/// When the table is gone or the column is no ciphertext's (any more).
+pub fn has_bound(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
+    let mut found = false;
+    each_binding(table, attribute, |binding| {
+        found = matches!(binding, Some((true, _)));
+        !found
+    })?;
+    Ok(found)
+}
+
 /// The place that a registration binds values to; none of a context that is no place, or is on its way to another.
 pub fn place_bound(context: Option<&str>) -> Option<Place> {
     place::parse(context?)

@@ -78,7 +78,7 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
 fn refuse_open_job(table: pg_sys::Oid, attribute: &str) -> Result<()> {
     let open = spi::query(
         "SELECT job_id, phase FROM colcrypt.job \
-         WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND finished_at IS NULL",
+         WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND finished_at IS NULL AND NOT verifies",
         &[table.into(), attribute.into()],
         |row| {
             Ok((

@@ -7,7 +7,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
 use crate::catalog::read;
-use crate::columns::{enforced, place, registration};
+use crate::columns::{enforced, place, registration, sample};
 use crate::error::{Error, Privilege, Result};
 use crate::keys::grantee;
 use crate::rights;
@@ -87,7 +87,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
             table.into(),
             attribute.clone().into(),
             key.id.bigint().into(),
-            context.into(),
+            context.clone().into(),
             readers.clone().into(),
             plaintext_type.into(),
             label.into(),
@@ -96,6 +96,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         ],
     )?;
     enforced::settle(table)?;
+    sample::look(&held, &attribute, &key, context.as_deref())?;
     let mut detail = match readers {
         Some(readers) => format!("{attribute}, read by: {}", readers.join(", ")),
         None => attribute,

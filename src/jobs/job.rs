@@ -43,6 +43,8 @@ pub struct Job {
     pub migrates: bool,
     /// Whether it binds values to another context.
     pub rebinds: bool,
+    /// Whether it only opens values.
+    pub verifies: bool,
     /// The label that values are bound to when they go to another key or context, and whether others go too.
     pub label: Option<String>,
     pub accepts_unplaced: bool,
@@ -112,7 +114,7 @@ impl Job {
                             {} \
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
-                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {} \
+                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {}, j.verifies \
                      FROM colcrypt.job j \
                      LEFT JOIN pg_class o ON o.oid = j.relation \
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -167,6 +169,7 @@ impl Job {
                     accepts_unplaced: row.get(22)?.unwrap_or_default(),
                     owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
                     shredded: pairs(row.get(24)?, row.get(25)?),
+                    verifies: row.get(26)?.unwrap_or_default(),
                 }))
             },
         )?;

@@ -118,7 +118,7 @@ pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
          FROM colcrypt.protected_column WHERE key_id = $1 \
            AND (rotation = 'reencrypt' OR EXISTS (SELECT FROM colcrypt.key_version v \
                 WHERE v.key_id = $1 AND v.state = 'compromised')) \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies \
          DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
                        next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",
         &[key.id.bigint().into(), version.into()],

@@ -10,6 +10,7 @@ use crate::catalog::read::Key;
 use crate::error::{Error, Result};
 use crate::rows::holders::{CiphertextColumn, Columns};
 use crate::server::relation::{Held, Lock};
+use crate::server::scan::Now;
 use crate::server::txn::set_local;
 
 /// A table that is not known from the first look is counted as a whole if it has no more blocks than this.
@@ -81,24 +82,4 @@ pub fn came_since(
     }
     let found = columns.all.into_iter().zip(found);
     Ok(found.filter(|(_, count)| *count > 0).collect())
-}
-
-/// A snapshot of this moment as the active one, until dropped.
-struct Now;
-
-impl Now {
-    fn look() -> Self {
-        // SAFETY: in a transaction; the drop takes it off, or the transaction's abort.
-        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-        Self
-    }
-}
-
-impl Drop for Now {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: the counterpart of `look`.
-            unsafe { pg_sys::PopActiveSnapshot() };
-        }
-    }
 }

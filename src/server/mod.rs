@@ -1,11 +1,12 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
-//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`), transactions
-//! (`txn`, `limit`), relations held under a lock, read and written without SQL (`relation`, `scan`, `rewrite`,
+//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `altered`), transactions
+//! (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL (`relation`, `scan`, `rewrite`,
 //! `prune`), locks, and what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`,
 //! `memory`).
 
+pub mod altered;
 pub mod analyzed;
 pub mod breath;
 pub mod call;
@@ -41,6 +42,7 @@ pub mod tree;
 pub mod trigger;
 pub mod txn;
 pub mod types;
+pub mod undone;
 pub mod varlena;
 pub mod watched;
 pub mod xact;

@@ -288,3 +288,23 @@ pub unsafe fn head_of(datum: pg_sys::Datum) -> Varlena {
         )))
     }
 }
+
+/// A snapshot of this moment as the active one, until dropped.
+pub struct Now;
+
+impl Now {
+    pub fn look() -> Self {
+        // SAFETY: in a transaction; the drop takes it off, or the transaction's abort.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+        Self
+    }
+}
+
+impl Drop for Now {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: the counterpart of `look`.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}

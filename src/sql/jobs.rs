@@ -24,7 +24,7 @@ fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
          SELECT c.relation, c.attribute, c.key_id, k.current_version, $3 \
          FROM colcrypt.protected_column c JOIN colcrypt.key k USING (key_id) \
          WHERE c.relation = $1::oid::regclass AND c.attribute = $2::text::name \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies \
          DO UPDATE SET target_version = EXCLUDED.target_version, fire_triggers = EXCLUDED.fire_triggers, \
                        retry_at = NULL, tries = 0 \
          RETURNING job_id",
@@ -36,6 +36,31 @@ fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
     };
     wake::wake_at_commit();
     Act::new("reencrypt_column")
+        .key(&key)
+        .relation(table)
+        .detail(attribute)
+        .record()?;
+    Ok(job.into_datum().expect("a number has a datum"))
+}
+
+fn verify_column(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = registered::target(call)?;
+    let key = registration::managed_column(table, &attribute)?;
+    let jobs = spi::query(
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, verifies) \
+         SELECT c.relation, c.attribute, c.key_id, k.current_version, true \
+         FROM colcrypt.protected_column c JOIN colcrypt.key k USING (key_id) \
+         WHERE c.relation = $1::oid::regclass AND c.attribute = $2::text::name \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND verifies DO UPDATE SET retry_at = NULL, tries = 0 \
+         RETURNING job_id",
+        &[table.into(), attribute.clone().into()],
+        |row| row.get::<i64>(1),
+    )?;
+    let Some(Some(job)) = jobs.into_iter().next() else {
+        return Err(registration::not_registered(table, &attribute)?);
+    };
+    wake::wake_at_commit();
+    Act::new("verify_column")
         .key(&key)
         .relation(table)
         .detail(attribute)
@@ -75,14 +100,14 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let jobs = spi::query(
         "WITH last AS ( \
              SELECT from_keys, key_id FROM colcrypt.job \
-             WHERE relation = $1::oid::regclass AND attribute = $2::text::name ORDER BY job_id DESC LIMIT 1), \
+             WHERE relation = $1::oid::regclass AND attribute = $2::text::name AND NOT verifies ORDER BY job_id DESC LIMIT 1), \
          former AS ( \
              SELECT array_agg(DISTINCT k.key_id) AS keys \
              FROM (SELECT $4 UNION ALL SELECT unnest(from_keys) FROM last UNION ALL SELECT key_id FROM last) AS k(key_id) \
              WHERE k.key_id <> $3) \
          INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, from_keys, fire_triggers, label, accept_unplaced) \
          SELECT $1::oid::regclass, $2::text::name, $3, $5, coalesce(keys, '{}'), $6, $7, $8 FROM former \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies \
          DO UPDATE SET key_id = EXCLUDED.key_id, target_version = EXCLUDED.target_version, from_keys = EXCLUDED.from_keys, \
                        label = EXCLUDED.label, accept_unplaced = EXCLUDED.accept_unplaced, \
                        fire_triggers = EXCLUDED.fire_triggers, phase = 'queued', retry_at = NULL, tries = 0 \
@@ -120,6 +145,8 @@ struct Managed {
     phase: String,
     paused: bool,
     open: bool,
+    /// Whether it only opens values.
+    verifies: bool,
     /// What it does, when it is no re-encryption.
     migration: Option<Migration>,
 }
@@ -129,7 +156,7 @@ impl Managed {
         // SAFETY: declared as bigint.
         let id = unsafe { call.get::<i64>(0) }.ok_or(Error::NullArgument("job"))?;
         let found = spi::query(
-            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL \
+            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL, verifies \
              FROM colcrypt.job WHERE job_id = $1 FOR NO KEY UPDATE",
             &[id.into()],
             |row| {
@@ -139,10 +166,12 @@ impl Managed {
                     row.get::<String>(3)?.unwrap_or_default(),
                     row.get::<bool>(4)?.unwrap_or_default(),
                     row.get::<bool>(5)?.unwrap_or_default(),
+                    row.get::<bool>(6)?.unwrap_or_default(),
                 ))
             },
         )?;
-        let Some((table, attribute, phase, paused, open)) = found.into_iter().next() else {
+        let Some((table, attribute, phase, paused, open, verifies)) = found.into_iter().next()
+        else {
             return Err(Error::UnknownObject {
                 what: "job",
                 name: id.to_string(),
@@ -166,6 +195,7 @@ impl Managed {
             phase,
             paused,
             open,
+            verifies,
             migration,
         })
     }
@@ -175,6 +205,7 @@ impl Managed {
             return Ok(());
         }
         let function = match &self.migration {
+            None if self.verifies => "verify_column",
             None => "reencrypt_column",
             Some(migration) => migration.kind.function(),
         };
@@ -284,13 +315,20 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     }
     job.refuse_way_out()?;
     let others = spi::query(
-        "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute) \
+        "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute, verifies) \
          WHERE j.job_id = $1 AND o.finished_at IS NULL",
         &[job.id.into()],
         |row| row.get::<i64>(1),
     )?;
     if let Some(Some(other)) = others.first() {
         return Err(job.refused(&format!("Job {other} is at this column already.")));
+    }
+    if job.verifies {
+        // Nothing was written: it begins anew.
+        job.update("phase = 'queued', finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL")?;
+        wake::wake_at_commit();
+        job.record("retry_job")?;
+        return varlena::varlena_from(b"queued");
     }
     if job.migration.is_some() {
         // What is out of step is found, and tried, by reading all of it again.
@@ -327,5 +365,6 @@ sql_functions! {
         reencrypt_column => reencrypt_column;
         resume_job => resume_job;
         retry_job => retry_job;
+        verify_column => verify_column;
     }
 }

@@ -4,5 +4,6 @@
 pub mod ciphertext;
 pub mod codec;
 pub mod context;
+pub mod opens;
 pub mod reseal;
 pub mod seal;

@@ -34,6 +34,26 @@ pub fn migrate(client: &mut Client, order: &str) {
     assert_eq!(state(client), "done", "{order}");
 }
 
+/// What the server says beside the result: notices and warnings, as psql shows them.
+pub fn said(cluster: &Cluster, database: &str, sql: &str) -> String {
+    let output = cluster
+        .command("psql")
+        .args([
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            database,
+            "-c",
+            sql,
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 /// Columns of a relation in order, with their types.
 pub fn columns(client: &mut Client, relation: &str) -> String {
     client.one(&format!(

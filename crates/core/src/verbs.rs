@@ -143,6 +143,10 @@ pub const VERBS: &[Verb] = &[
         "unregister_column",
         "the values stay under their key; what they are under is asked again when the column is registered or moved",
     ),
+    open(
+        "verify_column",
+        "it opens values for nobody: what comes out is which of them do not open",
+    ),
     approval("withdraw_request"),
 ];
 

@@ -23,6 +23,7 @@ pub mod pace;
 pub mod phase;
 pub mod policy;
 pub mod quote;
+pub mod renamed;
 pub mod ring;
 pub mod room;
 pub mod roots;

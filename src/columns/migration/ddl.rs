@@ -7,14 +7,13 @@
 use colcrypt_domain::migration::statements::{self, Branch, Privilege};
 use colcrypt_domain::migration::with_twin;
 use colcrypt_domain::quote::quote_identifier;
-use colcrypt_domain::view::{ViewColumn, only};
+use colcrypt_domain::view::ViewColumn;
 use pgrx::{Spi, pg_sys};
 
 use crate::audit::Act;
 use crate::columns::migration::tree::{self, Member};
 use crate::columns::migration::{Kind, Migration, survey};
-use crate::columns::view::order::order_of;
-use crate::columns::{enforced, place, view};
+use crate::columns::{enforced, place, renamed, view};
 use crate::error::{Error, Result};
 use crate::rows::reach;
 use crate::server::relation::{self, Held, Lock, Named};
@@ -278,10 +277,14 @@ pub fn swap(migration: &Migration) -> Result<bool> {
     let mut statements = pair.drop_triggers(&branches(&members));
     statements.extend(pair.put_in_place(name, not_null, comment(migration)?.as_deref()));
     statements.extend(grants);
-    run_as(table.owner(), &statements)?;
+    {
+        // The names change hands: what the registration is to be follows at once.
+        let _names = renamed::Unheeded::begin();
+        run_as(table.owner(), &statements)?;
+    }
     register(migration)?;
     for ((oid, view), order) in views.iter().zip(&orders) {
-        let columns = only(view::columns_of(migration.table)?, order);
+        let columns = view::columns_shown(migration.table, order)?;
         run_as(
             table.owner(),
             &view::statements(migration.table, name, view, &columns),
@@ -357,8 +360,11 @@ fn values(table: &Named, attribute: &str, is_counted: bool) -> Result<i64> {
     Ok(found.unwrap_or_default())
 }
 
-/// The views' columns by number, with the twin where the column was.
-fn orders_after(migration: &Migration, views: &[(pg_sys::Oid, String)]) -> Result<Vec<Vec<i16>>> {
+/// The views' columns by number and name, with the twin where the column was.
+fn orders_after(
+    migration: &Migration,
+    views: &[(pg_sys::Oid, String)],
+) -> Result<Vec<Vec<(i16, String)>>> {
     let number = |name: &str| -> Result<i16> {
         let found = spi::query(
             "SELECT attnum FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
@@ -370,7 +376,12 @@ fn orders_after(migration: &Migration, views: &[(pg_sys::Oid, String)]) -> Resul
     let (old, new) = (number(&migration.attribute)?, number(&migration.twin)?);
     views
         .iter()
-        .map(|(view, _)| Ok(with_twin(&order_of(*view)?, old, new)))
+        .map(|(view, _)| {
+            let shown = view::shown_by(&Named::take(*view, Lock::Read)?)?;
+            let (numbers, names): (Vec<i16>, Vec<String>) = shown.into_iter().unzip();
+            let numbers = with_twin(&numbers, old, new).into_iter();
+            Ok(numbers.zip(names).collect())
+        })
         .collect()
 }
 

@@ -60,6 +60,7 @@ pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
             Ok(ViewColumn {
                 number: row.get(11)?.unwrap_or_default(),
                 name: row.get(1)?.unwrap_or_default(),
+                shown_as: None,
                 type_oid: row.get::<pg_sys::Oid>(2)?.map_or(0, pg_sys::Oid::to_u32),
                 encrypted,
                 is_generated: row.get(6)?.unwrap_or_default(),
@@ -196,7 +197,8 @@ pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
                 });
             }
             let view = Named::take(view, Lock::Exclusive)?;
-            columns = view::in_order(columns, &order_of(view.held.oid)?);
+            let shown = shown_by(&view)?;
+            columns = view::called(view::in_order(columns, &numbers(&shown)), &shown);
             view.sql
         }
     };
@@ -305,7 +307,34 @@ pub fn statements(
     view::statements(&relation_name(table), name, view, columns)
 }
 
-/// Makes the table's access views anew, with the columns that they show, after a registration has changed.
+/// The columns of the table that a view shows, by number, with the names that it has for them. Clients know these: a
+/// column that is renamed in the table keeps its name in the view.
+///
+/// # Errors
+/// As [`order_of`].
+pub fn shown_by(view: &Named) -> Result<Vec<(i16, String)>> {
+    let names = view.held.attributes().iter();
+    let numbers = order_of(view.held.oid)?.into_iter();
+    Ok(numbers
+        .zip(names.map(|column| column.name.clone()))
+        .collect())
+}
+
+fn numbers(shown: &[(i16, String)]) -> Vec<i16> {
+    shown.iter().map(|(number, _)| *number).collect()
+}
+
+/// The table's columns as they are to be shown so.
+///
+/// # Errors
+/// Of SPI.
+pub fn columns_shown(table: pg_sys::Oid, shown: &[(i16, String)]) -> Result<Vec<ViewColumn>> {
+    let columns = view::only(columns_of(table)?, &numbers(shown));
+    Ok(view::called(columns, shown))
+}
+
+/// Makes the table's access views anew, with the columns that they show, after a registration has changed. Views of
+/// others than the table's owner are none of the table's.
 ///
 /// # Errors
 /// Of DDL, the lock's among them.
@@ -313,8 +342,10 @@ pub fn make_anew(table: &Named) -> Result<()> {
     let oid = table.held.oid;
     for (view, _) in views_of(oid)? {
         let view = Named::take(view, Lock::Exclusive)?;
-        let order = order_of(view.held.oid)?;
-        let columns = view::only(columns_of(oid)?, &order);
+        if view.owner() != table.owner() {
+            continue;
+        }
+        let columns = columns_shown(oid, &shown_by(&view)?)?;
         spi::run_as(
             table.owner(),
             &statements(oid, &table.sql, &view.sql, &columns),

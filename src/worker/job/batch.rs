@@ -7,18 +7,20 @@ use std::time::Instant;
 
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
-use colcrypt_domain::verdict::Fate;
+use colcrypt_domain::verdict::{Fate, Verdict};
 use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
+use crate::server::failed::Failed;
 use crate::server::spi;
 use crate::server::txn::{Next, attempt};
+use crate::worker::job::context;
 use crate::worker::job::one_by_one::{Moved, forget_errors, list, move_row, one_by_one, strike};
 use crate::worker::job::pace;
 use crate::worker::job::progress::{BlockRange, advance, in_blocks, place};
 use crate::worker::job::statement::{self, MovedColumn, Outcome, Statement, Taking, Which};
-use crate::worker::job::step::{fate_of_batch, postpone, without_column};
+use crate::worker::job::step::{fate_of_batch, finish, postpone, without_column};
 use crate::worker::vacuum;
 
 /// Rows that are tried again in one step.
@@ -58,15 +60,31 @@ pub fn move_batch(job: &Job) -> Next {
             }
             next
         }
-        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => one_by_one(
-            job,
-            &failed,
-            true,
-            || stale_rows(job),
-            |leaf, row| move_row_in(job, leaf, row),
-        ),
+        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => {
+            if let Some(next) = without_context(job, &failed) {
+                return next;
+            }
+            one_by_one(
+                job,
+                &failed,
+                true,
+                || stale_rows(job),
+                |leaf, row| move_row_in(job, leaf, row),
+            )
+        }
         Err(failed) => postpone(job, &failed),
     }
+}
+
+/// The end of a job whose context cannot be computed for any row.
+pub fn without_context(job: &Job, failed: &Failed) -> Option<Next> {
+    if failed.verdict != Verdict::TheServer {
+        return None;
+    }
+    let why = context::cannot_run(job)?;
+    let message = format!("the context expression cannot be computed for any row: {why}");
+    pgrx::log!("colcrypt: job {} fails: {message}", job.id);
+    Some(finish(job, Phase::Failed, Some(message)))
 }
 
 /// The next batch's place and its stale rows.

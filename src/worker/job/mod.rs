@@ -10,6 +10,7 @@
 //! Several jobs take turns, a step each. One that is paused or cancelled ends with the batch at hand.
 
 mod batch;
+mod context;
 mod migrate;
 mod one_by_one;
 mod pace;
@@ -17,6 +18,7 @@ mod progress;
 mod rebind;
 mod statement;
 mod step;
+mod verify;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -101,6 +103,7 @@ fn step_of(job: &Job) -> Next {
         Phase::Moving => return paced(job, batch::move_batch),
         Phase::Retrying => return paced(job, batch::retry_rows),
         Phase::WaitingForOld => attempt(|| wait_for_old(job)),
+        Phase::Verifying if job.verifies => return paced(job, verify::open_batch),
         Phase::Verifying if job.rebinds => return paced(job, rebind::verify),
         Phase::Verifying => attempt(|| verify(job)),
         // Those of migrations, and those in which a job is over.
@@ -206,6 +209,16 @@ fn begin(job: &Job) -> Result<Next> {
         );
     }
     let size = progress::size(job)?;
+    if job.verifies {
+        job.record(
+            "phase = 'verifying', started_at = coalesce(started_at, clock_timestamp()), passes = 1, worked = '0', \
+             current_relation = NULL, next_block = 0, blocks_done = 0, rows_done = 0, wal_bytes = 0, rows_failed = 0, last_error = NULL, \
+             blocks_total = $2, rows_estimate = $3",
+            [size.blocks.into(), size.rows.into()],
+        )?;
+        forget_errors(job)?;
+        return Ok(Next::Again);
+    }
     job.record(&format!(
             "phase = 'moving', started_at = coalesce(started_at, clock_timestamp()), settle_before = clock_timestamp(), \
          settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL, passes = 1, worked = '0', \

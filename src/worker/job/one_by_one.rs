@@ -11,6 +11,7 @@ use crate::jobs::job::Job;
 use crate::server::failed::Failed;
 use crate::server::txn::{Next, attempt};
 use crate::server::{limit, spi};
+use crate::values::opens::Closed;
 use crate::worker::job::pace;
 use crate::worker::job::progress::{BlockRange, advance};
 use crate::worker::job::statement::Statement;
@@ -87,23 +88,34 @@ pub fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
             .flatten()
     };
     let (key, version) = known.unwrap_or_default();
-    let listed = attempt(|| {
-        spi::execute(
-            "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, key, version, reason) \
+    let closed = Closed {
+        key,
+        version,
+        reason: reason.into(),
+    };
+    attempt(|| list_closed(job, leaf, row, &closed)).is_ok()
+}
+
+/// The same in the transaction at hand, with what is known already.
+///
+/// # Errors
+/// Of SPI.
+pub fn list_closed(job: &Job, leaf: pg_sys::Oid, row: &str, closed: &Closed) -> Result<()> {
+    spi::execute(
+        "INSERT INTO colcrypt.job_error (job_id, relation, row_ctid, key, version, reason) \
              VALUES ($1, $2::oid::regclass, $3::tid, $4, $5, $6) \
              ON CONFLICT (job_id, relation, row_ctid) \
              DO UPDATE SET key = EXCLUDED.key, version = EXCLUDED.version, reason = EXCLUDED.reason, at = EXCLUDED.at, again = false",
-            &[
-                job.id.into(),
-                leaf.into(),
-                row.into(),
-                key.clone().into(),
-                version.into(),
-                reason.into(),
-            ],
-        )
-    });
-    listed.is_ok()
+        &[
+            job.id.into(),
+            leaf.into(),
+            row.into(),
+            closed.key.clone().into(),
+            closed.version.into(),
+            closed.reason.clone().into(),
+        ],
+    )?;
+    Ok(())
 }
 
 /// Takes a row off the list.

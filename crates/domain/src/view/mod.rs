@@ -28,6 +28,8 @@ pub struct ViewColumn {
     /// Its number in the table, from 1.
     pub number: i16,
     pub name: String,
+    /// Its name in the view, where that is another: a view that is there keeps its columns' names.
+    pub shown_as: Option<String>,
     /// The OID of its type in the view.
     pub type_oid: u32,
     pub encrypted: Option<Encryption>,
@@ -48,6 +50,12 @@ impl ViewColumn {
         quote_identifier(&self.name)
     }
 
+    /// Its name in the view, quoted.
+    #[must_use]
+    pub fn in_view(&self) -> String {
+        quote_identifier(self.shown_as.as_ref().unwrap_or(&self.name))
+    }
+
     /// Whether its values are the table's own, neither encrypted nor computed from others: a context can be made of
     /// them.
     #[must_use]
@@ -57,9 +65,12 @@ impl ViewColumn {
 
     /// Its expression in the view.
     fn shown(&self, table: &str) -> String {
-        let quoted = self.quoted();
+        let (quoted, in_view) = (self.quoted(), self.in_view());
         let Some(encryption) = &self.encrypted else {
-            return quoted;
+            return match self.shown_as {
+                Some(_) => format!("{quoted} AS {in_view}"),
+                None => quoted,
+            };
         };
         let context = match &encryption.context {
             Some(expression) => format!(", ({expression})::pg_catalog.bytea"),
@@ -69,7 +80,7 @@ impl ViewColumn {
         let declared = encryption.declared.as_ref().unwrap_or(type_name);
         format!(
             // The outer cast is for domains, which CASE takes for what is under them, and for lengths.
-            "(CASE WHEN {} THEN colcrypt.decrypt_col({quoted}, NULL::{type_name}{context}) END)::{declared} AS {quoted}",
+            "(CASE WHEN {} THEN colcrypt.decrypt_col({quoted}, NULL::{type_name}{context}) END)::{declared} AS {in_view}",
             may_read(table, &self.name)
         )
     }
@@ -111,6 +122,19 @@ pub fn only(columns: Vec<ViewColumn>, order: &[i16]) -> Vec<ViewColumn> {
     columns
 }
 
+/// The columns with the names that a view has for them, by number.
+#[must_use]
+pub fn called(columns: Vec<ViewColumn>, names: &[(i16, String)]) -> Vec<ViewColumn> {
+    let mut columns = columns;
+    for column in &mut columns {
+        let name = names.iter().find(|(number, _)| *number == column.number);
+        column.shown_as = name
+            .map(|(_, name)| name.clone())
+            .filter(|name| *name != column.name);
+    }
+    columns
+}
+
 /// Everything there is to run to make a view, in order. `table` and `view` are qualified and quoted, `relation` is the
 /// table's bare name.
 #[must_use]
@@ -143,7 +167,7 @@ pub fn statements(relation: &str, table: &str, view: &str, columns: &[ViewColumn
          FOR EACH ROW EXECUTE FUNCTION colcrypt.write_access_view()"
     ));
     for column in columns {
-        let quoted = column.quoted();
+        let quoted = column.in_view();
         // The default of an encrypted column is the view's own: in the table it would be ciphertext.
         if column.encrypted.is_none() {
             let default = match &column.default {
@@ -177,6 +201,7 @@ pub(crate) mod tests {
         ViewColumn {
             number,
             name: name.into(),
+            shown_as: None,
             type_oid: 25,
             encrypted: None,
             is_generated: false,
@@ -282,6 +307,24 @@ pub(crate) mod tests {
         assert_eq!(numbers(&in_order(columns.clone(), &[4, 3, 1])), [4, 1, 2]);
         assert_eq!(numbers(&only(columns.clone(), &[4, 3, 1])), [4, 1]);
         assert_eq!(numbers(&in_order(columns, &[])), [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_view_keeps_the_names_that_it_has() {
+        let names = [(2, "iban".to_string()), (1, "id".to_string())];
+        let columns = vec![
+            plain(1, "number"),
+            encrypted(2, "iban", None),
+            plain(3, "new"),
+        ];
+        let all = statements("t", "t", "v", &called(columns, &names));
+        assert!(
+            all[0].contains("SELECT number AS id, (CASE") && all[0].contains("AS iban, new FROM"),
+            "{}",
+            all[0]
+        );
+        assert!(all.contains(&"COMMENT ON COLUMN v.id IS NULL".into()));
+        assert!(all.contains(&"ALTER VIEW v ALTER COLUMN id DROP DEFAULT".into()));
     }
 
     #[test]

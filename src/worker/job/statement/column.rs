@@ -26,6 +26,8 @@ pub struct MovedColumn {
     pub context: Option<String>,
     /// Whether values are bound to another context: the first of a pair.
     pub rebinds: bool,
+    /// Whether every value is taken, and only opened.
+    verifies: bool,
     /// The label of values that go to another key or context, and whether others go too.
     label: Option<String>,
     accepts_unplaced: bool,
@@ -41,6 +43,7 @@ impl MovedColumn {
             shredded: job.shredded.clone(),
             context: job.context.clone(),
             rebinds: job.rebinds,
+            verifies: job.verifies,
             label: job.label.clone(),
             accepts_unplaced: job.accepts_unplaced,
         }
@@ -52,6 +55,9 @@ impl MovedColumn {
 
     /// Whether a row's value is to be moved, as SQL.
     pub fn stale(&self) -> String {
+        if self.verifies {
+            return format!("{} IS NOT NULL", self.name());
+        }
         let stale = self.stale_or_lost();
         if self.shredded.is_empty() {
             return stale;
@@ -211,7 +217,7 @@ pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
              FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
              JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
              WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
-               AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds"
+               AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds AND NOT j.verifies"
         ),
         &[job.table.into(), job.id.into(), job.fires_triggers.into()],
         |row| {
@@ -222,6 +228,7 @@ pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
                 from_keys: row.get::<Vec<i64>>(4)?.unwrap_or_default(),
                 context: row.get::<String>(5)?,
                 rebinds: false,
+                verifies: false,
                 label: row.get(6)?,
                 accepts_unplaced: row.get::<bool>(7)?.unwrap_or_default(),
                 shredded: pairs(row.get(8)?, row.get(9)?),

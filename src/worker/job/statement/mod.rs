@@ -13,7 +13,7 @@ mod writing;
 use colcrypt_core::Value;
 use pgrx::{Spi, pg_sys};
 
-use crate::columns::moved::Batch;
+use crate::columns::moved::{Address, Batch};
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
 use crate::server::breath::{self, Breathing};
@@ -259,26 +259,67 @@ impl Statement {
         rows: &str,
         mut look: impl FnMut(&Value<'_>, &[u8]) -> Result<()>,
     ) -> Result<()> {
+        self.each_stored(rows, usize::MAX, |_, stored, context| {
+            look(&Value::parse(stored)?, context.unwrap_or_default())
+        })?;
+        Ok(())
+    }
+
+    /// The same with the row's address, the value as it is stored, and none for a context that is NULL. Nothing is
+    /// shown where the rows have more bytes than these: whether they were.
+    ///
+    /// # Errors
+    /// As [`each_value`](Self::each_value).
+    pub fn each_stored(
+        &self,
+        rows: &str,
+        most_bytes: usize,
+        mut look: impl FnMut(String, &[u8], Option<&[u8]>) -> Result<()>,
+    ) -> Result<bool> {
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.table.owner());
         let sql = self.select(rows, Taking::Locked);
         let sql = sql.trim_end_matches(LOCKED);
-        selected(sql, true, usize::MAX, |found| {
+        selected(sql, true, most_bytes, |found| {
+            if !found.is_complete() {
+                return Ok(false);
+            }
             found.expect_ciphertext(2)?;
             for at in 0..found.len() {
                 breath::take();
-                let Some(value) = found.value(at, 2) else {
+                let (Some(row), Some(value)) = (found.value(at, 1), found.value(at, 2)) else {
                     continue;
                 };
                 let context = context_at(&found, at, 3, false)?;
-                // SAFETY: a ciphertext, as was just asked of the result's description.
-                let stored = unsafe { Varlena::from_datum(value) };
-                let value = Value::parse(stored.bytes())?;
-                look(&value, context.as_ref().map_or(&[][..], Varlena::bytes))?;
+                // SAFETY: a tid, and a ciphertext, as was just asked of the result's description.
+                let (row, stored) = unsafe {
+                    (
+                        Address::of(row.cast_mut_ptr()).text(),
+                        Varlena::from_datum(value),
+                    )
+                };
+                look(row, stored.bytes(), context.as_ref().map(Varlena::bytes))?;
             }
-            Ok(())
+            Ok(true)
         })
+    }
+
+    /// Has the context of rows computed, and nothing done with it.
+    ///
+    /// # Errors
+    /// Of the expression.
+    pub fn contexts(&self, rows: &str) -> Result<()> {
+        let Some(expression) = &self.columns[0].context else {
+            return Ok(());
+        };
+        let _path = safe_search_path();
+        let _role = AsRole::restricted(self.table.owner());
+        let sql = format!(
+            "SELECT ({expression})::pg_catalog.bytea FROM ONLY {} WHERE {rows}",
+            self.table.sql
+        );
+        selected(&sql, true, usize::MAX, |_| Ok(()))
     }
 
     pub fn stale_rows(&self, rows: &str) -> Result<Vec<String>> {

@@ -14,6 +14,8 @@ mod drivers;
 mod enforced;
 mod jsonb;
 mod orm;
+mod registering;
+mod renamed;
 mod shapes;
 mod try_decrypt;
 mod types;

@@ -10,3 +10,4 @@ mod reencryption;
 mod rewriting;
 mod turns;
 mod under_jobs;
+mod verify_column;

@@ -277,6 +277,46 @@ fn a_context_expression_that_fails_for_one_row() {
     assert_eq!(versions(&mut db.client, "t", "v"), "2:30");
 }
 
+/// One that cannot be computed at all fails the job, in one line.
+#[test]
+fn a_context_expression_that_fails_for_all_rows() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE part (id int); INSERT INTO part VALUES (7);
+         CREATE FUNCTION bound(n int) RETURNS bytea LANGUAGE sql AS $$ SELECT int4send(n) $$;
+         CREATE FUNCTION looked_up(n int) RETURNS bytea LANGUAGE plpgsql AS
+             $$ BEGIN RETURN int4send(n + (SELECT id FROM public.part)); END $$;
+         CREATE TABLE t (id int, v ciphertext); CREATE TABLE u (id int, v ciphertext);
+         INSERT INTO t SELECT g, encrypt_col('secret ' || g, 'k', bound(g)) FROM generate_series(1, 500) g;
+         INSERT INTO u SELECT g, encrypt_col('secret ' || g, 'k', looked_up(g)) FROM generate_series(1, 500) g;
+         SELECT register_column('t', 'v', 'k', 'public.bound(id)'), register_column('u', 'v', 'k', 'public.looked_up(id)');
+         ALTER FUNCTION bound(int) RENAME TO gone; ALTER TABLE part RENAME TO gone;
+         SELECT rotate_key('k')",
+    );
+    wait_for_jobs(&mut db.client);
+    assert_eq!(phases(&mut db.client), ["failed", "failed"]);
+    assert_eq!(
+        db.client.one("SELECT count(*) FROM colcrypt.job_error"),
+        "0"
+    );
+    let why = db
+        .client
+        .one("SELECT string_agg(last_error, '; ' ORDER BY relation::text) FROM job_progress");
+    assert!(
+        why.contains("context expression cannot be computed for any row: function public.bound(integer) does not exist")
+            && why.contains("relation \"public.part\" does not exist"),
+        "{why}"
+    );
+    // Mended, it is tried again.
+    db.client.run(
+        "ALTER FUNCTION gone(int) RENAME TO bound; ALTER TABLE gone RENAME TO part; SELECT retry_job(job_id) FROM job_progress",
+    );
+    wait_for_jobs(&mut db.client);
+    assert_eq!(phases(&mut db.client), ["done", "done"]);
+    assert_eq!(versions(&mut db.client, "t", "v"), "2:500");
+    assert_eq!(versions(&mut db.client, "u", "v"), "2:500");
+}
+
 #[test]
 fn registration_refuses_what_cannot_be_moved() {
     let mut db = db();

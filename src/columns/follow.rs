@@ -1,0 +1,328 @@
+//! Registrations after a change of what they name: they follow, or the change is refused; of what cannot be known the
+//! one who changes it is told.
+
+use colcrypt_domain::quote::quote_identifier;
+use colcrypt_domain::renamed::{Follows, Renamed, follow, names};
+use pgrx::pg_sys;
+
+use crate::audit::Act;
+use crate::columns::{place, view};
+use crate::error::{Error, Result};
+use crate::server::relation::{Lock, Named};
+use crate::server::{reads, relation, report, spi, types};
+use crate::values::codec::Codec;
+
+/// What a statement altered.
+pub enum Change {
+    Column {
+        table: pg_sys::Oid,
+        number: i16,
+        from: String,
+        to: String,
+    },
+    Type {
+        table: pg_sys::Oid,
+        column: String,
+        number: i16,
+        from: (pg_sys::Oid, i32),
+        to: (pg_sys::Oid, i32),
+    },
+    Table {
+        table: pg_sys::Oid,
+        from: String,
+        to: String,
+    },
+    Schema {
+        from: String,
+        to: String,
+    },
+}
+
+/// # Errors
+/// Where a context cannot follow, or values would be unreadable; of SPI and of DDL.
+pub fn change(change: &Change) -> Result<()> {
+    match change {
+        Change::Column {
+            table,
+            number,
+            from,
+            to,
+        } => column(*table, *number, from, to),
+        Change::Type {
+            table,
+            column,
+            number,
+            from,
+            to,
+        } => retyped(*table, column, *number, *from, *to),
+        Change::Table { table, from, to } => renamed_table(*table, from, to),
+        Change::Schema { from, to } => schema(from, to),
+    }
+}
+
+/// What is registered with a context, or is on its way to be.
+struct Bound {
+    table: pg_sys::Oid,
+    attribute: String,
+    /// The job that encrypts it, where it is not registered yet.
+    job: Option<i64>,
+    context: String,
+    becomes: Option<String>,
+}
+
+/// Those of a table, or all.
+fn bound(table: Option<pg_sys::Oid>) -> Result<Vec<Bound>> {
+    spi::query(
+        "SELECT c.relation::oid AS relation, c.attribute::text AS attribute, c.job, c.context, c.becomes FROM ( \
+             SELECT relation, attribute, NULL::bigint AS job, context, becomes FROM colcrypt.protected_column \
+             UNION ALL SELECT m.relation, m.attribute, m.job_id, m.context, NULL FROM colcrypt.migration m \
+             WHERE m.kind = 'encrypt' AND m.swapped_in IS NULL) c \
+         WHERE c.context IS NOT NULL AND ($1 IS NULL OR c.relation = $1::oid::regclass) \
+           AND EXISTS (SELECT FROM pg_class o WHERE o.oid = c.relation) ORDER BY 1, 2, 3",
+        &[table.into()],
+        |row| {
+            Ok(Bound {
+                table: spi::named(row, "relation")?,
+                attribute: spi::named(row, "attribute")?,
+                job: row.get_by_name("job")?,
+                context: spi::named(row, "context")?,
+                becomes: row.get_by_name("becomes")?,
+            })
+        },
+    )
+}
+
+fn column(table: pg_sys::Oid, number: i16, from: &str, to: &str) -> Result<()> {
+    let is_registered = take_name(table, from, to)?;
+    let name = view::relation_name(table);
+    let renamed = Renamed::Column {
+        table: &name,
+        from,
+        to,
+    };
+    let what = format!("column {}", quote_identifier(from));
+    let mut is_bound = false;
+    for column in bound(Some(table))? {
+        is_bound |= rewrite(&column, renamed, &what, Some(number))?;
+    }
+    if is_registered || is_bound {
+        view::make_anew(&Named::take(table, Lock::Read)?)?;
+        Act::new("follow_rename")
+            .relation(table)
+            .detail(format!("column {from} is called {to} now"))
+            .record()?;
+    }
+    Ok(())
+}
+
+/// Gives the column's registration, and what is remembered of it, the new name; whether it is registered.
+fn take_name(table: pg_sys::Oid, from: &str, to: &str) -> Result<bool> {
+    let found = spi::query(
+        "SELECT 1 FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[table.into(), from.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    // Jobs and censuses of a column that was unregistered say still which keys its values may be under.
+    let names = || [table.into(), from.into(), to.into()];
+    spi::execute(
+        "UPDATE colcrypt.job SET phase = 'failed', finished_at = clock_timestamp(), last_error = 'the column was dropped' \
+         WHERE relation = $1::oid::regclass AND attribute = $3::text::name AND finished_at IS NULL \
+           AND EXISTS (SELECT FROM colcrypt.job j WHERE j.relation = $1::oid::regclass AND j.attribute = $2::text::name AND j.finished_at IS NULL)",
+        &names(),
+    )?;
+    spi::execute(
+        "UPDATE colcrypt.job SET attribute = $3::text::name WHERE relation = $1::oid::regclass AND attribute = $2::text::name \
+           AND NOT EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = job.job_id AND (m.swapped_in IS NULL OR job.finished_at IS NULL))",
+        &names(),
+    )?;
+    spi::execute(
+        "UPDATE colcrypt.migration m SET attribute = $3::text::name FROM colcrypt.job j \
+         WHERE m.relation = $1::oid::regclass AND m.attribute = $2::text::name AND m.swapped_in IS NOT NULL \
+           AND j.job_id = m.job_id AND j.finished_at IS NOT NULL",
+        &names(),
+    )?;
+    if found.is_empty() {
+        return Ok(false);
+    }
+    // Until now no column was called so: whatever is there was said of one that is gone.
+    for statement in [
+        "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $3::text::name AND $2::text IS NOT NULL",
+        "DELETE FROM colcrypt.census WHERE relation = $1::oid::regclass AND attribute = $3::text::name AND $2::text IS NOT NULL",
+        "UPDATE colcrypt.protected_column SET attribute = $3::text::name WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        "UPDATE colcrypt.census SET attribute = $3::text::name WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+    ] {
+        spi::execute(statement, &names())?;
+    }
+    Ok(true)
+}
+
+fn renamed_table(table: pg_sys::Oid, from: &str, to: &str) -> Result<()> {
+    let columns = bound(Some(table))?;
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let held = Named::take(table, Lock::Read)?;
+    let renamed = Renamed::Table {
+        from,
+        to,
+        has_column: held.held.attribute(from).is_some(),
+    };
+    let what = format!("table {}", quote_identifier(from));
+    let mut is_bound = false;
+    for column in columns {
+        is_bound |= rewrite(&column, renamed, &what, None)?;
+    }
+    if is_bound {
+        view::make_anew(&held)?;
+    }
+    Ok(())
+}
+
+fn schema(from: &str, to: &str) -> Result<()> {
+    let what = format!("schema {}", quote_identifier(from));
+    for column in bound(None)? {
+        let table = view::relation_name(column.table);
+        let renamed = Renamed::Schema {
+            table: &table,
+            from,
+            to,
+        };
+        rewrite(&column, renamed, &what, None)?;
+    }
+    Ok(())
+}
+
+/// Has a column's context follow; whether it did. `number` is that of the column that was renamed.
+fn rewrite(column: &Bound, renamed: Renamed<'_>, what: &str, number: Option<i16>) -> Result<bool> {
+    let refused = || -> Result<Error> {
+        Ok(Error::Column {
+            message: format!(
+                "the context of column {}.{} cannot follow the new name of {what}",
+                relation::shown(column.table)?,
+                quote_identifier(&column.attribute)
+            ),
+            hint: "Its values would be unreadable. Bind them to an expression of columns alone (colcrypt.rebind_column), or unregister the column and register it again.".into(),
+        })
+    };
+    let after = |expression: &str| -> Result<Option<String>> {
+        let from = match renamed {
+            Renamed::Column { from, .. }
+            | Renamed::Table { from, .. }
+            | Renamed::Schema { from, .. } => from,
+        };
+        match follow(expression, renamed) {
+            Follows::Untouched => Ok(None),
+            Follows::To(text) => Ok(Some(text)),
+            // What is not read does not speak of it where the name does not even occur.
+            Follows::Unsure if !expression.to_lowercase().contains(&from.to_lowercase()) => {
+                Ok(None)
+            }
+            Follows::Unsure => Err(refused()?),
+        }
+    };
+    let Some(context) = after(&column.context)? else {
+        return Ok(false);
+    };
+    let becomes = match &column.becomes {
+        Some(becomes) => Some(after(becomes)?.unwrap_or_else(|| becomes.clone())),
+        None => None,
+    };
+    // What fits the table and reads the column means what it meant.
+    let table = Named::take(column.table, Lock::Read)?;
+    match reads::columns(&table, &context)? {
+        Some(found) if number.is_none_or(|number| found.contains(&number)) => {}
+        _ => return Err(refused()?),
+    }
+    match column.job {
+        None => spi::execute(
+            "UPDATE colcrypt.protected_column SET context = $3, becomes = $4 \
+             WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+            &[
+                column.table.into(),
+                column.attribute.clone().into(),
+                context.into(),
+                becomes.into(),
+            ],
+        )?,
+        Some(job) => spi::execute(
+            "UPDATE colcrypt.migration SET context = $2 WHERE job_id = $1",
+            &[job.into(), context.into()],
+        )?,
+    };
+    Ok(true)
+}
+
+/// A column got another type: refused where values that are bound to it could not be read any more.
+fn retyped(
+    table: pg_sys::Oid,
+    name: &str,
+    number: i16,
+    from: (pg_sys::Oid, i32),
+    to: (pg_sys::Oid, i32),
+) -> Result<()> {
+    for column in bound(Some(table))? {
+        if column.job.is_some() || !relation::holds_ciphertext(table, &column.attribute) {
+            continue;
+        }
+        let held = Named::take(table, Lock::Read)?;
+        let is_named = names(&column.context, name);
+        // A whole row is named by its table.
+        if !is_named && !names(&column.context, held.held.bare_name()) {
+            continue;
+        }
+        if !place::has_bound(table, &column.attribute)? {
+            continue;
+        }
+        let of = format!(
+            "{}.{}",
+            held.held.shown(),
+            quote_identifier(&column.attribute)
+        );
+        let Some(read) = reads::columns(&held, &column.context)? else {
+            return Err(Error::Column {
+                message: format!(
+                    "the context of column {of} does not fit the table with column {} of this type",
+                    quote_identifier(name)
+                ),
+                hint: HINT.into(),
+            });
+        };
+        if !read.contains(&number) && !read.contains(&0) {
+            continue;
+        }
+        let (before, now) = (bytes_of(from.0), bytes_of(to.0));
+        let is_direct = colcrypt_core::place::is_plain(&column.context);
+        if is_direct && before != now {
+            return Err(Error::Column {
+                message: format!(
+                    "values of column {of} are bound to column {}: of another type they would be unreadable",
+                    quote_identifier(name)
+                ),
+                hint: HINT.into(),
+            });
+        }
+        if before != now || (from.1 != to.1 && before.as_deref() != Some("text")) {
+            report::warning(
+                format!(
+                    "values of column {of} are bound to column {}, which has another type now",
+                    quote_identifier(name)
+                ),
+                "A value whose context has other bytes than before cannot be read. colcrypt.verify_column lists the rows that do not open.",
+            );
+        }
+    }
+    Ok(())
+}
+
+const HINT: &str = "Bind them to something that stays (colcrypt.rebind_column), change the type, and bind them to it again.";
+
+/// What a context says of a type's bytes: values of two types of which it says the same have the same.
+fn bytes_of(declared: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a look-up in the type catalog; the memory of this call is the server's to name, and the codec is not kept.
+    let (base, memory) = unsafe { (pg_sys::getBaseType(declared), pg_sys::CurrentMemoryContext) };
+    let codec = Codec::for_type(base, memory).ok()?;
+    match codec.is_text() && base != pg_sys::BPCHAROID {
+        true => Some("text".into()),
+        false => types::canonical_type_name(base).ok(),
+    }
+}

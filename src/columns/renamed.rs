@@ -1,0 +1,253 @@
+//! What registrations name is renamed, or a column that values are bound to gets another type. Registrations are by
+//! name, since numbers change over a dump; so whoever renames takes them along (`follow`), in his own statement.
+//!
+//! The server says what it alters in the middle of a statement, when nothing of it may be looked up yet. So that is only
+//! noted, and seen to when the statement is over.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use colcrypt_core::PlaintextType;
+use pgrx::{name_data_to_str, pg_guard, pg_sys};
+
+use crate::columns::follow::{self, Change};
+use crate::error::Result;
+use crate::server::xact::{End, PartEnd};
+use crate::server::{altered, enclosure, report, rethrow, scan};
+
+struct Note {
+    change: Change,
+    /// The subtransaction of the statement: that one's abort is its end.
+    level: c_int,
+}
+
+thread_local! {
+    static NOTES: RefCell<Vec<Note>> = const { RefCell::new(Vec::new()) };
+    static UNHEEDED: Cell<bool> = const { Cell::new(false) };
+}
+
+static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+
+/// Looks at what is altered from now on. In the postmaster.
+pub fn register() {
+    // SAFETY: before any child; the hooks chain to whoever came before.
+    unsafe {
+        PREVIOUS_ACCESS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(look);
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(on_utility);
+    }
+}
+
+/// While it lives, columns change their names and no registration follows: who made it sees to that.
+pub struct Unheeded(bool);
+
+impl Unheeded {
+    pub fn begin() -> Self {
+        Self(UNHEEDED.replace(true))
+    }
+}
+
+impl Drop for Unheeded {
+    fn drop(&mut self) {
+        UNHEEDED.set(self.0);
+    }
+}
+
+pub fn at_end(end: End) {
+    if matches!(end, End::Commit | End::Abort | End::Prepare) {
+        NOTES.with_borrow_mut(Vec::clear);
+    }
+}
+
+pub fn at_part_end(end: PartEnd) {
+    if let PartEnd::Abort { .. } = end {
+        let level = enclosure::level();
+        NOTES.with_borrow_mut(|notes| notes.retain(|note| note.level < level));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn look(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: written once, in the postmaster; the arguments are the server's.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ACCESS {
+            previous(access, class, object, part, argument);
+        }
+        let is_ours = access == pg_sys::ObjectAccessType::OAT_POST_ALTER
+            && object.to_u32() >= PlaintextType::FIRST_UNSTABLE_OID
+            && !pg_sys::IsBinaryUpgrade
+            && !UNHEEDED.get();
+        if !is_ours {
+            return;
+        }
+        let change = if class == pg_sys::RelationRelationId && part > 0 {
+            column(object, part as i16)
+        } else if class == pg_sys::RelationRelationId {
+            table(object)
+        } else if class == pg_sys::NamespaceRelationId {
+            schema(object)
+        } else {
+            None
+        };
+        if let Some(change) = change {
+            let level = enclosure::level();
+            NOTES.with_borrow_mut(|notes| notes.push(Note { change, level }));
+        }
+    }
+}
+
+/// A name that a look-up made, or none.
+///
+/// # Safety
+/// A C string, or null.
+unsafe fn text(name: *const c_char) -> Option<String> {
+    // SAFETY: the caller's promise.
+    (!name.is_null()).then(|| {
+        unsafe { CStr::from_ptr(name) }
+            .to_string_lossy()
+            .into_owned()
+    })
+}
+
+fn is_table(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the relation catalog.
+    matches!(unsafe { pg_sys::get_rel_relkind(oid) } as u8, b'r' | b'p')
+}
+
+fn column(table: pg_sys::Oid, number: i16) -> Option<Change> {
+    if !is_table(table) {
+        return None;
+    }
+    // SAFETY: look-ups, and a system catalog's own columns by their layout.
+    unsafe {
+        let from = text(pg_sys::get_attname(table, number, true))?;
+        let (mut type_oid, mut modifier, mut collation) =
+            (pg_sys::Oid::INVALID, -1, pg_sys::Oid::INVALID);
+        pg_sys::get_atttypetypmodcoll(table, number, &mut type_oid, &mut modifier, &mut collation);
+        let (to, type_now) = altered::row(
+            pg_sys::AttributeRelationId,
+            pg_sys::AttributeRelidNumIndexId,
+            &[
+                altered::is_oid(pg_sys::Anum_pg_attribute_attrelid, table),
+                altered::is_number(pg_sys::Anum_pg_attribute_attnum, number),
+            ],
+            |row: &pg_sys::FormData_pg_attribute| {
+                let name = name_data_to_str(&row.attname).to_string();
+                (!row.attisdropped).then_some((name, (row.atttypid, row.atttypmod)))
+            },
+        )??;
+        if from != to {
+            return Some(Change::Column {
+                table,
+                number,
+                from,
+                to,
+            });
+        }
+        (type_now != (type_oid, modifier)).then_some(Change::Type {
+            table,
+            column: from,
+            number,
+            from: (type_oid, modifier),
+            to: type_now,
+        })
+    }
+}
+
+fn table(table: pg_sys::Oid) -> Option<Change> {
+    if !is_table(table) {
+        return None;
+    }
+    // SAFETY: as column.
+    unsafe {
+        let from = text(pg_sys::get_rel_name(table))?;
+        let to = altered::row(
+            pg_sys::RelationRelationId,
+            pg_sys::ClassOidIndexId,
+            &[altered::is_oid(pg_sys::Anum_pg_class_oid, table)],
+            |row: &pg_sys::FormData_pg_class| name_data_to_str(&row.relname).to_string(),
+        )?;
+        (from != to).then_some(Change::Table { table, from, to })
+    }
+}
+
+fn schema(schema: pg_sys::Oid) -> Option<Change> {
+    // SAFETY: as column.
+    unsafe {
+        let from = text(pg_sys::get_namespace_name(schema))?;
+        let to = altered::row(
+            pg_sys::NamespaceRelationId,
+            pg_sys::NamespaceOidIndexId,
+            &[altered::is_oid(pg_sys::Anum_pg_namespace_oid, schema)],
+            |row: &pg_sys::FormData_pg_namespace| name_data_to_str(&row.nspname).to_string(),
+        )?;
+        (from != to).then_some(Change::Schema { from, to })
+    }
+}
+
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    source: *const c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the server's call, passed on; this is its outermost frame, and holds nothing that wants dropping.
+    unsafe {
+        if let Some(previous) = PREVIOUS_UTILITY {
+            previous(
+                statement,
+                source,
+                read_only,
+                context,
+                params,
+                environment,
+                dest,
+                completion,
+            );
+        }
+        if NOTES.with_borrow(|notes| !notes.is_empty())
+            && let Err(error) = rethrow::guard(see_to)
+        {
+            report::raise_native(error);
+        }
+    }
+}
+
+/// Has registrations follow what the statement altered.
+fn see_to() -> Result<()> {
+    let notes = NOTES.take();
+    // SAFETY: the statement is over; what it wrote is to be seen from here on.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    if !is_installed() {
+        return Ok(());
+    }
+    let _now = scan::Now::look();
+    notes
+        .iter()
+        .try_for_each(|note| follow::change(&note.change))
+}
+
+/// Whether the table of registrations is there, and as this version has it.
+fn is_installed() -> bool {
+    // SAFETY: look-ups by name.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true);
+        if schema == pg_sys::Oid::INVALID {
+            return false;
+        }
+        let table = pg_sys::get_relname_relid(c"protected_column".as_ptr(), schema);
+        table != pg_sys::Oid::INVALID && pg_sys::get_attnum(table, c"rotation".as_ptr()) > 0
+    }
+}

@@ -1,0 +1,203 @@
+//! What register_column says of the values that are there: of some of them the headers are read, and a few are opened.
+//!
+//! The context is computed by a statement that has no right on any key, as the table's owner, and what it did is taken
+//! back; then, while nobody's code runs, values are opened, as jobs do it for whoever may manage the key.
+
+use std::collections::BTreeMap;
+
+use colcrypt_core::KeyId;
+use colcrypt_domain::binding::LOOK;
+use colcrypt_domain::quote::quote_identifier;
+use pgrx::pg_sys;
+
+use crate::catalog::read::{self, Key};
+use crate::columns::moved::BATCH_BYTES;
+use crate::error::Result;
+use crate::rows::reach;
+use crate::server::relation::{Held, Lock, Named};
+use crate::server::roles::AsRole;
+use crate::server::selected::{Rows, selected};
+use crate::server::spi::safe_search_path;
+use crate::server::undone::undone;
+use crate::server::varlena::Varlena;
+use crate::server::{relation, report, scan};
+use crate::values::opens;
+
+/// Blocks of a table that are looked into, spread over it, and values that are opened.
+const BLOCKS: u32 = 64;
+const OPENED: usize = 20;
+
+/// Some of a column's values.
+#[derive(Default)]
+struct Sample {
+    /// How many there are of each key.
+    keys: BTreeMap<u64, i64>,
+    /// The places of those of the column's key.
+    rows: Vec<(pg_sys::Oid, String)>,
+}
+
+/// Says what is wrong with the values that are there, as far as it is found by looking at some.
+///
+/// # Errors
+/// When the table is gone or the column is no ciphertext's (any more).
+pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) -> Result<()> {
+    let sample = sample(table.held.oid, attribute, key.id)?;
+    say_keys(&sample, attribute, key);
+    let rows = spread(&sample.rows, OPENED);
+    let (mut tried, mut closed, mut why) = (0, 0, None);
+    for leaf in leaves(&rows) {
+        let places: Vec<&str> = rows
+            .iter()
+            .filter(|(of, _)| *of == leaf)
+            .map(|(_, place)| place.as_str())
+            .collect();
+        let Some(found) = undone(|| read(table, leaf, attribute, context, &places)) else {
+            continue;
+        };
+        for at in 0..found.len() {
+            let Some(value) = found.value(at, 1) else {
+                continue;
+            };
+            // SAFETY: a ciphertext, as was asked of the result's description, and a bytea.
+            let (stored, bound) = unsafe {
+                (
+                    Varlena::from_datum(value),
+                    found.value(at, 2).map(|bound| Varlena::from_datum(bound)),
+                )
+            };
+            let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
+            match opens::closed(stored.bytes(), key.id, bound, |_| false) {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    closed += 1;
+                    why.get_or_insert(found.reason);
+                }
+                Err(error) => {
+                    report::notice(format!(
+                        "whether values of column {} open was not looked at: {}",
+                        quote_identifier(attribute),
+                        report::one_line(&error)
+                    ));
+                    return Ok(());
+                }
+            }
+            tried += 1;
+        }
+    }
+    if closed > 0 {
+        report::warning(
+            format!(
+                "{closed} of {tried} values of column {} that were tried do not open as it is registered: {}",
+                quote_identifier(attribute),
+                why.unwrap_or_default()
+            ),
+            "Register it with the context that its values were encrypted with. colcrypt.verify_column finds all that do not open, colcrypt.rebind_column binds values to another context.",
+        );
+    }
+    Ok(())
+}
+
+/// The headers of values in some blocks.
+fn sample(table: pg_sys::Oid, attribute: &str, key: KeyId) -> Result<Sample> {
+    let mut sample = Sample::default();
+    let mut left = LOOK;
+    for oid in reach::all_leaves(&[table])? {
+        let leaf = Held::take(oid, Lock::Read)?;
+        let number = leaf.ciphertext_attribute(attribute)?.number;
+        let blocks = u32::try_from(relation::blocks(&[oid])?).unwrap_or(u32::MAX);
+        for nth in 0..blocks.min(BLOCKS) {
+            let block = (u64::from(nth) * u64::from(blocks) / u64::from(blocks.min(BLOCKS))) as u32;
+            scan::each_row_in_while(&leaf, block..block + 1, |row| {
+                let Some(value) = row.value(number) else {
+                    return Ok(left > 0);
+                };
+                // SAFETY: the column's type was just looked at, under a lock that is kept.
+                if let Ok((of, _)) = unsafe { scan::version_of(value) } {
+                    *sample.keys.entry(of.0).or_default() += 1;
+                    if of == key {
+                        sample.rows.push((oid, row.address()));
+                    }
+                }
+                left -= 1;
+                Ok(left > 0)
+            })?;
+        }
+    }
+    Ok(sample)
+}
+
+fn say_keys(sample: &Sample, attribute: &str, key: &Key) {
+    let others = sample.keys.iter().filter(|(of, _)| **of != key.id.0);
+    let named: Vec<String> = others
+        .clone()
+        .map(|(of, count)| {
+            let name = read::key_name(KeyId(*of));
+            let name = name.map_or_else(
+                || format!("an unknown one, {}", KeyId(*of)),
+                |name| format!("\"{name}\""),
+            );
+            format!("{name} ({count})")
+        })
+        .collect();
+    if named.is_empty() {
+        return;
+    }
+    let count: i64 = others.map(|(_, count)| count).sum();
+    let all: i64 = sample.keys.values().sum();
+    report::warning(
+        format!(
+            "{count} of {all} values of column {} that were looked at are under other keys: {}",
+            quote_identifier(attribute),
+            named.join(", ")
+        ),
+        &format!(
+            "They stay under them until they are written: an UPDATE through an access view encrypts under \"{}\". To have all under one key, register the column with the other one and call colcrypt.move_column.",
+            key.name
+        ),
+    );
+}
+
+/// So many of them, from the first to the last.
+fn spread<T: Clone>(all: &[T], most: usize) -> Vec<T> {
+    let count = all.len().min(most);
+    (0..count)
+        .map(|nth| all[nth * all.len() / count].clone())
+        .collect()
+}
+
+fn leaves(rows: &[(pg_sys::Oid, String)]) -> Vec<pg_sys::Oid> {
+    let mut leaves: Vec<pg_sys::Oid> = rows.iter().map(|(leaf, _)| *leaf).collect();
+    leaves.dedup();
+    leaves
+}
+
+/// Values and their contexts.
+fn read(
+    table: &Named,
+    leaf: pg_sys::Oid,
+    attribute: &str,
+    context: Option<&str>,
+    places: &[&str],
+) -> Result<Rows> {
+    let leaf = Named::take(leaf, Lock::Read)?;
+    // A context is code of the table's owner, and runs with nobody else's rights.
+    if leaf.owner() != table.owner() {
+        return Ok(Rows::of(&[]));
+    }
+    let context = match context {
+        Some(expression) => format!("({expression})::pg_catalog.bytea"),
+        None => "NULL::pg_catalog.bytea".into(),
+    };
+    let sql = format!(
+        "SELECT {}, {context} FROM ONLY {} WHERE ctid = ANY (ARRAY['{}']::pg_catalog.tid[])",
+        quote_identifier(attribute),
+        leaf.sql,
+        places.join("', '")
+    );
+    let _path = safe_search_path();
+    let _role = AsRole::unfiltered(table.owner());
+    selected(&sql, true, BATCH_BYTES, |found| {
+        found.expect_ciphertext(1)?;
+        Ok(found)
+    })
+}
