@@ -282,7 +282,7 @@ ALTER TABLE colcrypt.job ADD COLUMN taken boolean NOT NULL DEFAULT false, ADD CO
 
 -- A refusal is confirmed before it wipes.
 COMMENT ON VIEW colcrypt.root_status IS
-    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed, not asked (since the server started or the key was wrapped) or refused, being confirmed (cached keys serve on), served_at when the key encryption key in use last came from it';
+    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed, not asked (since the server started or the key was wrapped), refused, being confirmed (cached keys serve on), or escrow, which is never asked and counts as none of them; served_at when the key encryption key in use last came from it';
 CREATE OR REPLACE VIEW colcrypt.kek_status AS
     SELECT s.keyring,
            s.kek_version,
@@ -447,6 +447,7 @@ CREATE OR REPLACE VIEW colcrypt.kek_status AS
                string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
                    FILTER (WHERE s.problem IS NOT NULL) AS root_problem
         FROM colcrypt.root_status s
+        WHERE s.state <> 'escrow'
         GROUP BY s.keyring, s.kek_version) s ON s.keyring = r.name AND s.kek_version = e.version
     LEFT JOIN (
         SELECT k.keyring_id, v.kek_version, count(*) AS keys

@@ -4,6 +4,7 @@ mod approval;
 mod approval_acts;
 mod creation;
 mod dropping;
+mod escrow;
 mod grants;
 mod kek_rotation;
 mod lifecycle;
