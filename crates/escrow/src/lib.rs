@@ -10,7 +10,10 @@
 //! secret, and hashes are aws-lc's.
 #![forbid(unsafe_code)]
 
+pub mod collect;
+pub mod dump;
 mod field;
+pub mod record;
 pub mod slip39;
 mod words;
 

@@ -37,7 +37,7 @@ pub struct Share {
     pub member: u8,
     /// How many shares of the group it takes.
     pub member_threshold: u8,
-    pub(super) value: Zeroizing<Vec<u8>>,
+    pub(crate) value: Zeroizing<Vec<u8>>,
 }
 
 /// The words of a text are no share.

@@ -5,6 +5,7 @@ mod approval_acts;
 mod creation;
 mod dropping;
 mod escrow;
+mod escrow_recovery;
 mod grants;
 mod kek_rotation;
 mod lifecycle;
