@@ -368,4 +368,20 @@ mod tests {
         let torn = dump.replace("\\\\x", "\\\\y");
         assert_eq!(keks(&torn).err(), Some(NoCatalog::Row("kek_copy")));
     }
+    /// A dump that was cut short or altered anywhere is read otherwise or refused, and nothing else.
+    #[test]
+    fn no_dump_is_too_much() {
+        let key = EscrowKey::generate().unwrap();
+        let kek = KeyEncryptionKey::generate().unwrap();
+        let dump = made(&key, &kek);
+        for at in 0..dump.len() {
+            let _ = keks(&dump[..at]);
+            for byte in ["\\", "\t", "\n", "9", "-", "ü"] {
+                let altered = format!("{}{byte}{}", &dump[..at], &dump[at + 1..]);
+                for kek in keks(&altered).unwrap_or_default() {
+                    let _ = kek.open(&key);
+                }
+            }
+        }
+    }
 }

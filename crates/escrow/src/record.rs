@@ -234,6 +234,16 @@ impl Record {
         })
     }
 
+    /// Whether the shares at these places open the escrow together.
+    #[must_use]
+    pub fn is_enough(&self, places: &BTreeSet<Place>) -> bool {
+        let complete = (0..).zip(&self.groups).filter(|(group, circle)| {
+            let of_it = places.iter().filter(|place| place.group == *group);
+            of_it.count() >= usize::from(circle.needed)
+        });
+        complete.count() >= usize::from(self.groups_needed)
+    }
+
     /// Whose share it is, which is whole then and of this escrow.
     ///
     /// # Errors

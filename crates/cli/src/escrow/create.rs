@@ -1,10 +1,9 @@
 //! `colcrypt escrow create` and `reshare`: a key, or the same key again, in shares for their holders.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{IsTerminal, Write, stderr, stdin},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
 };
 
@@ -17,7 +16,7 @@ use colcrypt_escrow::{
 };
 use zeroize::Zeroizing;
 
-use super::{given::Source, read_record, sheet};
+use super::{given::Source, read_record, sheet, write_new};
 
 /// Who holds shares, and where they go.
 #[derive(Args)]
@@ -341,17 +340,4 @@ fn file_name(number: usize, holder: &str) -> String {
         "share-{number:02}-{}",
         holder.chars().map(plain).collect::<String>()
     )
-}
-
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(failed)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(failed)
 }

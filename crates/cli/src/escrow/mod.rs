@@ -9,7 +9,13 @@ mod given;
 mod recover;
 mod sheet;
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::Subcommand;
 use colcrypt_escrow::record::Record;
@@ -56,4 +62,18 @@ pub fn run(command: &Command) -> ExitCode {
 fn read_record(path: &Path) -> Result<Record, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Record::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Never over another file, nor half: what is there is on the disk.
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)
 }

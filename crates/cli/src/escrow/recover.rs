@@ -1,25 +1,22 @@
 //! `colcrypt escrow check`, `recover` and `drill`: what is done with shares that are there.
 
 use std::{
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use clap::Args;
 use colcrypt_core::wrap;
 use colcrypt_escrow::{
     collect::Collector,
+    drill::Drill as DrillReport,
     dump::{Kek, NotOpened},
-    record::{Place, Record},
 };
 use colcrypt_kms::{Provider, file};
 use colcrypt_protocol::ProviderConfig;
 use serde_json::json;
 
-use super::{dumped::Catalog, given::Source, read_record};
+use super::{dumped::Catalog, given::Source, read_record, write_new};
 
 #[derive(Args)]
 pub struct Check {
@@ -78,12 +75,12 @@ impl Recover {
         // Before anybody is asked for a share.
         let keks = self.catalog.keks()?;
         let root_key = std::path::absolute(&self.root_key).map_err(|error| error.to_string())?;
-        let mut sql = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&self.sql)
-            .map_err(|error| format!("{}: {error}", self.sql.display()))?;
+        if self.sql.exists() {
+            return Err(format!(
+                "{} exists already: it is not written over",
+                self.sql.display()
+            ));
+        }
         let key = self
             .source
             .collect(record.as_ref())?
@@ -121,9 +118,8 @@ impl Recover {
         if statements.is_empty() {
             return Err("nothing was recovered".into());
         }
-        sql.write_all(script(&self.provider, &config, &statements).as_bytes())
-            .and_then(|()| sql.sync_all())
-            .map_err(|error| format!("{}: {error}", self.sql.display()))?;
+        let script = script(&self.provider, &config, &statements);
+        write_new(&self.sql, script.as_bytes(), 0o600)?;
         println!();
         println!(
             "The root key file is {}: back it up, and chown it to the server's user.",
@@ -220,98 +216,55 @@ impl Drill {
         let collector = self.source.collect(Some(&record))?;
         let asked = began.elapsed();
         let opened = Instant::now();
-        let found = open_all(&collector, &keks)?;
-        let report = report(&record, &collector, &found, asked, opened.elapsed())?;
-        println!("{report}");
-        if found.problems.is_empty() {
+        let mut drill = DrillReport::of(&record, now());
+        open_all(&collector, &keks, &mut drill)?;
+        drill.seconds_for_shares = asked.as_secs();
+        drill.milliseconds_to_open =
+            u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let problems = drill.problems.join("; ");
+        let report = drill
+            .signed(&record, &collector)
+            .map_err(|why| why.to_string())?;
+        println!("{}", report.text());
+        if problems.is_empty() {
             return Ok(());
         }
-        Err(format!("the drill FAILED: {}", found.problems.join("; ")))
+        Err(format!("the drill FAILED: {problems}"))
     }
 }
 
-#[derive(Default)]
-struct Found {
-    keyrings: Vec<String>,
-    keks: usize,
-    deks: usize,
-    problems: Vec<String>,
-}
-
 /// The key exists in here only.
-fn open_all(collector: &Collector, keks: &[Kek]) -> Result<Found, String> {
+fn open_all(collector: &Collector, keks: &[Kek], drill: &mut DrillReport) -> Result<(), String> {
     let key = collector.key().map_err(|error| error.to_string())?;
-    let mut found = Found::default();
     for kek in keks {
         let opened = match kek.open(&key) {
             Ok(opened) => opened,
             Err(NotOpened::NotSealed) => {
-                found
+                drill
                     .problems
                     .push(format!("{} is not sealed to this escrow", kek.name()));
                 continue;
             }
             Err(why) => {
-                found.problems.push(format!("{}: {why}", kek.name()));
+                drill.problems.push(format!("{}: {why}", kek.name()));
                 continue;
             }
         };
-        found.keks += 1;
-        if !found.keyrings.contains(&kek.keyring) {
-            found.keyrings.push(kek.keyring.clone());
+        drill.key_encryption_keys += 1;
+        if !drill.keyrings.contains(&kek.keyring) {
+            drill.keyrings.push(kek.keyring.clone());
         }
         for dek in &kek.deks {
             match kek.try_dek(&opened, dek) {
-                Ok(()) => found.deks += 1,
-                Err(why) => found.problems.push(format!(
+                Ok(()) => drill.key_versions += 1,
+                Err(why) => drill.problems.push(format!(
                     "key \"{}\", version {}: {why}",
                     dek.key, dek.id.version
                 )),
             }
         }
     }
-    Ok(found)
-}
-
-/// One JSON object of two lines' worth: what was found, and the signature of each share that took part over its text.
-fn report(
-    record: &Record,
-    collector: &Collector,
-    found: &Found,
-    asked: Duration,
-    opened: Duration,
-) -> Result<String, String> {
-    let holder = |place| record.holder(place).map(|holder| holder.name.clone());
-    let places: Vec<Place> = collector
-        .shares()
-        .iter()
-        .map(|share| Place {
-            group: share.group,
-            member: share.member,
-        })
-        .collect();
-    let said = json!({
-        "format": "colcrypt-escrow-drill-1",
-        "escrow": record.name,
-        "fingerprint": record.fingerprint(),
-        "at": now(),
-        "holders": places.iter().copied().filter_map(holder).collect::<Vec<_>>(),
-        "keyrings": found.keyrings,
-        "key_encryption_keys": found.keks,
-        "key_versions": found.deks,
-        "problems": found.problems,
-        "seconds_for_shares": asked.as_secs(),
-        "milliseconds_to_open": opened.as_millis() as u64,
-    })
-    .to_string();
-    let mut signatures = Vec::new();
-    for (share, place) in collector.shares().iter().zip(places) {
-        let signature = record
-            .sign(share, said.as_bytes())
-            .map_err(|why| why.to_string())?;
-        signatures.push(json!({"holder": holder(place), "signature": signature}));
-    }
-    Ok(json!({ "drill": said, "signatures": signatures }).to_string())
+    Ok(())
 }
 
 fn now() -> u64 {

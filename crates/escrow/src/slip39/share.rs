@@ -126,11 +126,7 @@ impl Share {
         );
         push_words(&mut indices, &self.value);
         indices.extend([0; CHECKSUM_LEN]);
-        let sum = checksum(customization(self.is_extendable), &indices) ^ 1;
-        let end = indices.len() - CHECKSUM_LEN;
-        for (at, index) in indices[end..].iter_mut().enumerate() {
-            *index = (sum >> (WORD_BITS * (CHECKSUM_LEN - 1 - at)) & 0x3ff) as u16;
-        }
+        fit_checksum(&mut indices);
         let length = indices.iter().map(|&index| words::word(index).len() + 1);
         let mut text = Zeroizing::new(String::with_capacity(length.sum()));
         for &index in indices.iter() {
@@ -157,6 +153,17 @@ fn customization(is_extendable: bool) -> &'static [u8] {
         CUSTOMIZATION_EXTENDABLE
     } else {
         CUSTOMIZATION
+    }
+}
+
+/// Puts the checksum in the place of the last words.
+pub(super) fn fit_checksum(indices: &mut [u16]) {
+    let is_extendable = indices[1] >> 4 & 1 == 1;
+    let end = indices.len() - CHECKSUM_LEN;
+    indices[end..].fill(0);
+    let sum = checksum(customization(is_extendable), indices) ^ 1;
+    for (at, index) in indices[end..].iter_mut().enumerate() {
+        *index = (sum >> (WORD_BITS * (CHECKSUM_LEN - 1 - at)) & 0x3ff) as u16;
     }
 }
 

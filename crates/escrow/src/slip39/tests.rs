@@ -149,3 +149,24 @@ fn a_slip_is_told_by_its_place() {
         "word 2 is none of SLIP-39's: \"academic\" is meant?"
     );
 }
+
+/// Whatever somebody types is a share that is written as it was read, or an error.
+#[test]
+fn no_line_of_words_is_too_much() {
+    let mut drawn = [0; 200];
+    for round in 0..20_000 {
+        fill_random(&mut drawn).unwrap();
+        let mut words: Vec<u16> = drawn
+            .chunks_exact(2)
+            .take(18 + round % 50)
+            .map(|two| u16::from_be_bytes([two[0], two[1]]) & 0x3ff)
+            .collect();
+        share::fit_checksum(&mut words);
+        let line: Vec<&str> = words.iter().map(|&word| crate::words::word(word)).collect();
+        let line = line.join(" ");
+        if let Ok(share) = Share::parse(&line) {
+            assert_eq!(share.words().as_str(), line);
+            assert!(share.group < share.groups && share.group_threshold <= share.groups);
+        }
+    }
+}
