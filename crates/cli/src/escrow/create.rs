@@ -16,7 +16,11 @@ use colcrypt_escrow::{
 };
 use zeroize::Zeroizing;
 
-use super::{given::Source, read_record, sheet, write_new};
+use super::{
+    files::{read_record, write_new},
+    given::Source,
+    sheet,
+};
 
 /// Who holds shares, and where they go.
 #[derive(Args)]

@@ -16,7 +16,11 @@ use colcrypt_kms::{Provider, file};
 use colcrypt_protocol::ProviderConfig;
 use serde_json::json;
 
-use super::{dumped::Catalog, given::Source, read_record, write_new};
+use super::{
+    dumped::Catalog,
+    files::{read_record, write_new},
+    given::Source,
+};
 
 #[derive(Args)]
 pub struct Check {
