@@ -26,7 +26,7 @@ CREATE VIEW colcrypt.root_status AS
     JOIN colcrypt.provider p USING (provider_id)
     CROSS JOIN LATERAL colcrypt.root_state(c.keyring_id, c.version, c.preference) s;
 COMMENT ON VIEW colcrypt.root_status IS
-    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed, not asked (since the server started or the key was wrapped) or refused, being confirmed (cached keys serve on), served_at when the key encryption key in use last came from it';
+    'every root key of every keyring, in the order in which they are asked (lowest preference first): state is ok, failed, not asked (since the server started or the key was wrapped), refused, being confirmed (cached keys serve on), or escrow, which is never asked and counts as none of them; served_at when the key encryption key in use last came from it';
 GRANT SELECT ON colcrypt.root_status TO pg_monitor;
 
 CREATE VIEW colcrypt.kek_status AS
@@ -63,6 +63,7 @@ CREATE VIEW colcrypt.kek_status AS
                string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
                    FILTER (WHERE s.problem IS NOT NULL) AS root_problem
         FROM colcrypt.root_status s
+        WHERE s.state <> 'escrow'
         GROUP BY s.keyring, s.kek_version) s ON s.keyring = r.name AND s.kek_version = e.version
     LEFT JOIN (
         SELECT k.keyring_id, v.kek_version, count(*) AS keys

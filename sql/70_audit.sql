@@ -106,13 +106,13 @@ DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'keyring_grant', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant',
-                             'protected_column', 'honeytoken', 'approval_request'] LOOP
+                             'protected_column', 'honeytoken', 'approval_request', 'escrow', 'custodian', 'escrow_drill'] LOOP
         EXECUTE format('CREATE TRIGGER by_hand_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
                        'FOR EACH ROW EXECUTE FUNCTION colcrypt.changed_by_hand()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER by_hand_row', t);
     END LOOP;
     FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'keyring_grant', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant',
-                             'protected_column', 'honeytoken', 'approval_request', 'audit_outbox', 'audit_state'] LOOP
+                             'protected_column', 'honeytoken', 'approval_request', 'escrow', 'custodian', 'escrow_drill', 'audit_outbox', 'audit_state'] LOOP
         EXECUTE format('CREATE TRIGGER by_hand AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
                        'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.changed_by_hand()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER by_hand', t);

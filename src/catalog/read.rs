@@ -333,7 +333,8 @@ fn missing(what: &str, keyring: &Keyring) -> Error {
     Error::CatalogCorrupt(format!("{what} of keyring {:?} is missing", keyring.name))
 }
 
-/// Every copy of a version of a keyring's KEK, in the order in which the root keys are asked.
+/// Every copy of a version of a keyring's KEK, in the order in which the root keys are asked; escrows, which are not,
+/// come last.
 ///
 /// # Errors
 /// [`Error::CatalogCorrupt`] when a part is missing.
@@ -365,11 +366,11 @@ pub fn kek_copies(keyring: &Keyring, wanted: KeyVersion) -> Result<Vec<Copy>> {
             Ok(())
         },
     )?;
-    copies.sort_by_key(|copy| copy.preference);
+    copies.sort_by_key(|copy| (copy.wrapped.provider.is_escrow(), copy.preference));
     Ok(copies)
 }
 
-/// All that the agent needs to unwrap a version of a keyring's KEK.
+/// All that the agent needs to unwrap a version of a keyring's KEK: an escrow's copy is none of it.
 ///
 /// # Errors
 /// [`Error::CatalogCorrupt`] when a part is missing.
@@ -383,7 +384,8 @@ pub fn kek(keyring: &Keyring, wanted: KeyVersion) -> Result<KekRef> {
     .ok_or_else(|| missing("the key encryption key", keyring))?;
     let mut copies = kek_copies(keyring, wanted)?
         .into_iter()
-        .map(|copy| copy.wrapped);
+        .map(|copy| copy.wrapped)
+        .filter(|copy| !copy.provider.is_escrow());
     Ok(KekRef {
         id: KekId {
             keyring: keyring.id,

@@ -51,10 +51,12 @@ pub fn drop_provider(call: Call) -> Result<pg_sys::Datum> {
             "Move the keyrings to another root key (move_keyring) or drop this one (drop_root).",
         ));
     }
-    spi::execute(
-        "DELETE FROM colcrypt.provider WHERE provider_id = $1",
-        &[id.into()],
-    )?;
+    for table in ["custodian", "escrow_drill", "escrow", "provider"] {
+        spi::execute(
+            &format!("DELETE FROM colcrypt.{table} WHERE provider_id = $1"),
+            &[id.into()],
+        )?;
+    }
     Act::new("drop_provider")
         .detail(format!("{name} ({})", provider.kind))
         .record()?;

@@ -4,6 +4,7 @@
 pub mod acts;
 pub mod approval;
 pub mod dropping;
+pub mod escrow;
 pub mod grantee;
 pub mod grants;
 pub mod kek;

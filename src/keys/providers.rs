@@ -1,5 +1,6 @@
 //! Providers: named, changed and asked.
 
+use colcrypt_domain::roots;
 use colcrypt_protocol::{KekRef, ProviderConfig, Reply, Request};
 use pgrx::{JsonB, pg_sys};
 use serde::{Deserialize, Serialize};
@@ -75,7 +76,14 @@ impl AlterProvider {
 
     fn refuse_unopened(&self) -> Result<()> {
         let changed = self.changed()?;
-        for keyring in self.keyrings()? {
+        let keyrings = self.keyrings()?;
+        if changed.is_escrow() && !keyrings.is_empty() {
+            return roots::refuse_other_escrow(
+                &read::provider_by_name(&self.provider)?.1,
+                &changed,
+            );
+        }
+        for keyring in keyrings {
             for version in read::kek_versions(&keyring)? {
                 for copy in read::kek_copies(&keyring, version)? {
                     if copy.wrapped.provider.name == changed.name {

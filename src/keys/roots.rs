@@ -117,6 +117,7 @@ impl Gated for MoveKeyring {
 
     fn check(&self) -> Result<Value> {
         self.target()?.require_manage()?;
+        roots::refuse_escrow(&self.0.provider()?.1)?;
         self.0.refuse_known(1)?;
         Ok(json!(self))
     }
@@ -155,7 +156,8 @@ impl Gated for AddRoot {
         self.0
             .go(self, 0, |keyring, version, provider_id, wrapped| {
                 let last = read::kek_copies(keyring, version)?;
-                let last = last.last().map_or(0, |copy| copy.preference);
+                let last = last.iter().map(|copy| copy.preference).max();
+                let last = last.unwrap_or_default();
                 let id = KekId {
                     keyring: keyring.id,
                     version,
@@ -306,8 +308,9 @@ pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
             root_key: &way.root_key,
         };
         let copies = read::kek_copies(&keyring, version)?;
-        let (dropped, preferred, others) = removal.divide(&wrapped(&copies))?;
-        left = roots::names_of(std::iter::once(&preferred).chain(&others));
+        let (dropped, kept) = removal.divide(&wrapped(&copies))?;
+        left = roots::names_of(&kept);
+        let (preferred, others) = removal.openers(kept)?;
         let answers = kek::ask(KekRef {
             preferred,
             others,
@@ -345,6 +348,9 @@ pub fn rotate_root(call: Call) -> Result<pg_sys::Datum> {
             let KekCopy {
                 provider, root_key, ..
             } = copy.wrapped;
+            if provider.is_escrow() {
+                continue;
+            }
             let wrapped = rewrap(kek.clone(), provider, root_key)?;
             store(
                 &keyring,

@@ -4,6 +4,7 @@ use colcrypt_core::state::Verb;
 use colcrypt_core::{
     KekId, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId, WrapMethod,
 };
+use colcrypt_domain::roots;
 use colcrypt_protocol::{Reply, Request};
 use pgrx::{IntoDatum, pg_sys};
 
@@ -25,6 +26,7 @@ pub fn create_keyring(call: Call) -> Result<pg_sys::Datum> {
     let provider = call.text(1, "provider")?;
     providers::lock(&provider, "FOR SHARE")?;
     let (provider_id, provider) = read::provider_by_name(&provider)?;
+    roots::refuse_escrow(&provider)?;
     let root_key = call.text(2, "root_key")?;
     let dek_wrap: WrapMethod = one_of(
         &call.text(3, "dek_wrap")?,

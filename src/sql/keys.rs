@@ -1,7 +1,8 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, grants, kek_rotation, keyring_grants, policy, providers, roots, rotation, verify,
+    dropping, escrow, grants, kek_rotation, keyring_grants, policy, providers, roots, rotation,
+    verify,
 };
 use crate::sql::entry::sql_functions;
 
@@ -20,6 +21,9 @@ sql_functions! {
         grant_keyring => keyring_grants::grant_keyring;
         mark_kek_compromised => kek_rotation::mark_kek_compromised;
         move_keyring => roots::move_keyring;
+        record_drill => escrow::record_drill;
+        record_escrow_check => escrow::record_escrow_check;
+        register_escrow => escrow::register_escrow;
         revoke_key => grants::revoke_key;
         revoke_keyring => keyring_grants::revoke_keyring;
         rotate_kek => kek_rotation::rotate_kek;
@@ -27,6 +31,7 @@ sql_functions! {
         rotate_root => roots::rotate_root;
         set_compression => policy::set_compression;
         set_cryptoperiods => policy::set_cryptoperiods;
+        set_custodian => escrow::set_custodian;
         set_kek_cryptoperiod => kek_rotation::set_kek_cryptoperiod;
         set_rotation_interval => policy::set_rotation_interval;
         set_usage_bound => policy::set_usage_bound;

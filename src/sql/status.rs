@@ -79,13 +79,17 @@ fn root_state(call: Call) -> Result<pg_sys::Datum> {
     let version = read::version(version)?;
     let known = read::kek_copies(&keyring, version)?
         .into_iter()
-        .find(|copy| copy.preference == preference)
+        .find(|copy| copy.preference == preference);
+    let is_escrow = known
+        .as_ref()
+        .is_some_and(|copy| copy.wrapped.provider.is_escrow());
+    let known = known
         // Nothing is known where the library is not loaded, but the catalog can be looked at.
         .zip(control().ok())
         .and_then(|(copy, control)| roots::state(control, copy.wrapped.id()));
     let mut row = Record::default();
     let Some(known) = known else {
-        row.push("not asked")
+        row.push(if is_escrow { "escrow" } else { "not asked" })
             .push(None::<Timestamp>)
             .push(None::<Timestamp>)
             .push(None::<String>)

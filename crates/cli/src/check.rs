@@ -8,8 +8,8 @@ use serde_json::json;
 
 #[derive(Args)]
 pub struct Options {
-    /// Kind of provider, as colcrypt.add_provider takes it: aws-kms, azure-keyvault, file, gcp-kms, kmip,
-    /// pkcs11, vault-transit
+    /// Kind of provider, as colcrypt.add_provider takes it: aws-kms, azure-keyvault, escrow, file, gcp-kms,
+    /// kmip, pkcs11, vault-transit
     #[arg(long, value_name = "KIND")]
     provider: String,
     /// Its configuration, as JSON or as @FILE: where credentials are found, never one

@@ -1,9 +1,11 @@
-//! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, live bars.
+//! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, escrow, live bars.
 //!
 //! No subcommand takes a secret by argument: arguments are visible to every user of the machine.
 
 mod agent;
 mod check;
+#[cfg(feature = "escrow")]
+mod escrow;
 mod harden;
 #[cfg(feature = "file")]
 mod keygen;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks, live bars of jobs.
+/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, live bars of jobs.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {
@@ -41,6 +43,10 @@ enum Command {
     },
     /// Ask a provider whether it answers and may do what is needed, as the agent would
     Check(check::Options),
+    /// Make an escrow of keys in shares with people, check a share, recover, rehearse
+    #[cfg(feature = "escrow")]
+    #[command(subcommand)]
+    Escrow(escrow::Command),
     /// Show the re-encryption jobs of a database as live bars; fails if one did
     #[cfg(feature = "watch")]
     Watch(watch::Options),
@@ -53,6 +59,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "file")]
         Command::Keygen { out } => keygen::run(&out),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "escrow")]
+        Command::Escrow(command) => escrow::run(&command),
         #[cfg(feature = "watch")]
         Command::Watch(options) => watch::run(&options),
     }

@@ -76,7 +76,7 @@ fn watch(options: &Options) -> Result<bool, String> {
     }
 }
 
-fn connect(connection: &str) -> Result<Client, String> {
+pub fn connect(connection: &str) -> Result<Client, String> {
     let mut config: Config = connection
         .parse()
         .map_err(|error: postgres::Error| format!("the connection string: {}", explain(&error)))?;
@@ -126,7 +126,7 @@ fn place(config: &Config) -> String {
     }
 }
 
-fn explain(error: &postgres::Error) -> String {
+pub fn explain(error: &postgres::Error) -> String {
     let message = match error.as_db_error() {
         Some(error) => match error.code().code() {
             "3F000" | "42P01" => {

@@ -67,6 +67,12 @@ key_type! {
     KeyEncryptionKey
 }
 
+key_type! {
+    /// The private key of an escrow: opens KEKs that were sealed to its [`Recipient`](crate::escrow::Recipient). It exists
+    /// while shares of it are made, and while they are put together again.
+    EscrowKey
+}
+
 /// Secret bytes of any length: tokens, PINs, frames that carry a key. Zeroized on drop.
 #[derive(Zeroize, ZeroizeOnDrop, Default)]
 pub struct Secret(Vec<u8>);

@@ -46,6 +46,7 @@ const fn open(name: &'static str, why: &'static str) -> Verb {
 }
 
 const PROTECTS: &str = "it takes something away or protects, and protection never waits";
+const SHOWN: &str = "it records what shares have signed, and opens nothing";
 const WORK: &str = "it moves work that was ordered; to whom the values are open stays as it was";
 
 /// The functions that decide something.
@@ -102,12 +103,18 @@ pub const VERBS: &[Verb] = &[
     waits("move_keyring"),
     open("pause_job", WORK),
     refused("rebind_column"),
+    open("record_drill", SHOWN),
+    open("record_escrow_check", SHOWN),
     waits("recover_key"),
     open(
         "reencrypt_column",
         "values go to a newer version of the key they are under",
     ),
     refused("register_column"),
+    open(
+        "register_escrow",
+        "what is public of an escrow is kept, and only if it has the public key that keyrings are sealed to already",
+    ),
     approval("reject_request"),
     approval("require_four_eyes"),
     refused("resume_job"),
@@ -127,6 +134,10 @@ pub const VERBS: &[Verb] = &[
     waits("schedule_key_destruction"),
     gated("set_compression", Gate::WaitsToLoosen),
     gated("set_cryptoperiods", Gate::WaitsToLoosen),
+    open(
+        "set_custodian",
+        "it says where a share is kept, and changes no right",
+    ),
     gated("set_kek_cryptoperiod", Gate::WaitsToLoosen),
     open(
         "set_rotation_interval",

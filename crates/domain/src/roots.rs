@@ -70,6 +70,42 @@ pub fn refuse_changed(provider: &ProviderConfig, asked: &serde_json::Value) -> R
     })
 }
 
+/// Refuses an escrow where a root key is wanted that opens.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_escrow(provider: &ProviderConfig) -> Result<()> {
+    if !provider.is_escrow() {
+        return Ok(());
+    }
+    Err(Error::InvalidParameter {
+        message: format!(
+            "provider \"{}\" is an escrow, which opens nothing by itself",
+            provider.name
+        ),
+        hint:
+            "Let the keyring stand on another root key, and add the escrow with colcrypt.add_root."
+                .into(),
+    })
+}
+
+/// Refuses another escrow under the name of one that holds copies: nobody's shares would open them.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_other_escrow(escrow: &ProviderConfig, changed: &ProviderConfig) -> Result<()> {
+    if escrow.config == changed.config {
+        return Ok(());
+    }
+    Err(Error::InvalidParameter {
+        message: format!(
+            "provider \"{}\" is an escrow that keyrings have a copy with, which its own shares open and no others",
+            escrow.name
+        ),
+        hint: "Add the other escrow by a name of its own, add it to the keyrings with colcrypt.add_root, and drop this one with colcrypt.drop_root.".into(),
+    })
+}
+
 /// A root key that is to be dropped from a keyring.
 #[derive(Clone, Copy, Debug)]
 pub struct Removal<'a> {
@@ -80,11 +116,11 @@ pub struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// The place of its copy; of the copies that stay the first, which is preferred, and the others.
+    /// The place of its copy, and the copies that stay.
     ///
     /// # Errors
-    /// [`Error::UnknownRoot`], and [`Error::RootNeeded`] for the only one.
-    pub fn divide(&self, copies: &[KekCopy]) -> Result<(usize, KekCopy, Vec<KekCopy>)> {
+    /// [`Error::UnknownRoot`].
+    pub fn divide(&self, copies: &[KekCopy]) -> Result<(usize, Vec<KekCopy>)> {
         let is_it =
             |copy: &KekCopy| copy.provider.name == self.provider && copy.root_key == self.root_key;
         let kept: Vec<KekCopy> = copies.iter().filter(|copy| !is_it(copy)).cloned().collect();
@@ -95,11 +131,22 @@ impl Removal<'_> {
                 roots: names_of(&kept),
             });
         };
-        let mut kept = kept.into_iter();
-        let preferred = kept
-            .next()
-            .ok_or_else(|| self.needed("It has no other.".into()))?;
-        Ok((dropped, preferred, kept.collect()))
+        Ok((dropped, kept))
+    }
+
+    /// Of the copies that stay, those that a root key opens: the first, which is preferred, and the others.
+    ///
+    /// # Errors
+    /// [`Error::RootNeeded`] when there is none.
+    pub fn openers(&self, kept: Vec<KekCopy>) -> Result<(KekCopy, Vec<KekCopy>)> {
+        let why = if kept.is_empty() {
+            "It has no other."
+        } else {
+            "It has an escrow besides, which opens nothing by itself."
+        };
+        let mut openers = kept.into_iter().filter(|copy| !copy.provider.is_escrow());
+        let preferred = openers.next().ok_or_else(|| self.needed(why.into()))?;
+        Ok((preferred, openers.collect()))
     }
 
     /// Refuses it unless one of those that stay opens the keyring now. `problems` are what those said that do not.
@@ -191,16 +238,27 @@ mod tests {
             root_key: "k",
         };
         let (first, second) = (copy("p", "a", "k"), copy("q", "b", "k"));
+        let openers = |copies: &[KekCopy]| it.openers(it.divide(copies)?.1);
         assert!(matches!(
-            it.divide(std::slice::from_ref(&first)),
+            openers(std::slice::from_ref(&first)),
             Err(Error::RootNeeded { .. })
         ));
+        let mut escrow = copy("e", "", "");
+        escrow.provider.kind = "escrow".into();
+        assert!(matches!(
+            openers(&[first.clone(), escrow.clone()]),
+            Err(Error::RootNeeded { .. })
+        ));
+        assert_eq!(
+            openers(&[escrow, first.clone(), second.clone()]).expect("one opens"),
+            (second.clone(), vec![])
+        );
         assert!(matches!(
             it.divide(std::slice::from_ref(&second)),
             Err(Error::UnknownRoot { .. })
         ));
         let found = it.divide(&[second.clone(), first]).expect("two");
-        assert_eq!(found, (1, second, vec![]));
+        assert_eq!(found, (1, vec![second]));
     }
 
     proptest! {

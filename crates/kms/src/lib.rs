@@ -20,6 +20,7 @@ mod confirmation;
 #[cfg(any(feature = "gcp-kms", feature = "vault-transit"))]
 mod credential;
 mod error;
+mod escrow;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(feature = "fuzzing")]

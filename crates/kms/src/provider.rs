@@ -31,6 +31,11 @@ pub trait Provider: Send + Sync {
     /// The provider's address, for messages.
     fn endpoint(&self) -> &str;
 
+    /// Whether it unwraps what it wrapped. One that does not has compared by itself what it wrapped.
+    fn opens(&self) -> bool {
+        true
+    }
+
     /// Asks the server whether it serves. With a root key, wraps and unwraps random bytes under it.
     async fn check(&self, root_key: Option<&str>) -> Result<Findings, KmsError>;
 

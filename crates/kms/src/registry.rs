@@ -23,6 +23,9 @@ pub fn connect(provider: &ProviderConfig) -> Result<Arc<dyn Provider>, KmsError>
         "azure-keyvault" => Ok(Arc::new(crate::azure_keyvault::AzureKeyVault::connect(
             &provider.config,
         )?)),
+        colcrypt_protocol::ESCROW => {
+            Ok(Arc::new(crate::escrow::Escrow::connect(&provider.config)?))
+        }
         #[cfg(feature = "file")]
         "file" => Ok(Arc::new(crate::file::FileProvider::connect(
             &provider.config,
@@ -51,6 +54,7 @@ const KINDS: &[&str] = &[
     "aws-kms",
     #[cfg(feature = "azure-keyvault")]
     "azure-keyvault",
+    colcrypt_protocol::ESCROW,
     #[cfg(feature = "file")]
     "file",
     #[cfg(feature = "gcp-kms")]
@@ -85,7 +89,9 @@ pub async fn check(
             })
         })
         .await?;
-        if let Some(root_key) = root_key {
+        if let Some(root_key) = root_key
+            && connected.opens()
+        {
             retry::with_retries(settings, connected.endpoint(), || {
                 check_binding(&*connected, root_key)
             })

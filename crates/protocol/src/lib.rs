@@ -17,5 +17,5 @@ mod words;
 pub use failure::{Failure, FailureKind};
 pub use kek::{Confirming, CopyId, KekCopy, KekRef, RootAnswer};
 pub use message::{CheckReport, Event, FromAgent, Numbered, Reply, Request, Settings, WrappedDek};
-pub use provider::ProviderConfig;
+pub use provider::{ESCROW, ProviderConfig};
 pub use words::Words;

@@ -284,7 +284,7 @@ fn settings_that_cannot_be_right_are_refused_when_given() {
         (
             "aws",
             json!({}),
-            "unknown provider kind \"aws\": this agent knows aws-kms, azure-keyvault, file, gcp-kms, kmip, pkcs11, vault-transit",
+            "unknown provider kind \"aws\": this agent knows aws-kms, azure-keyvault, escrow, file, gcp-kms, kmip, pkcs11, vault-transit",
         ),
         ("", json!({}), "unknown provider kind"),
     ] {

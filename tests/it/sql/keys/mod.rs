@@ -4,6 +4,8 @@ mod approval;
 mod approval_acts;
 mod creation;
 mod dropping;
+mod escrow;
+mod escrow_recovery;
 mod grants;
 mod kek_rotation;
 mod lifecycle;
