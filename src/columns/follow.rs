@@ -1,6 +1,8 @@
 //! Registrations after a change of what they name: they follow, or the change is refused; of what cannot be known the
 //! one who changes it is told.
 
+use std::borrow::Cow;
+
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::renamed::{Follows, Renamed, follow, names};
 use pgrx::pg_sys;
@@ -9,7 +11,7 @@ use crate::audit::Act;
 use crate::columns::{place, view};
 use crate::error::{Error, Result};
 use crate::server::relation::{Lock, Named};
-use crate::server::{reads, relation, report, spi, types};
+use crate::server::{reads, relation, report, spi};
 use crate::values::codec::Codec;
 
 /// What a statement altered.
@@ -270,9 +272,9 @@ fn retyped(
         if !is_named && !names(&column.context, held.held.bare_name()) {
             continue;
         }
-        if !place::has_bound(table, &column.attribute)? {
+        let Some(is_canonical) = place::all_canonical(table, &column.attribute)? else {
             continue;
-        }
+        };
         let of = format!(
             "{}.{}",
             held.held.shown(),
@@ -290,8 +292,8 @@ fn retyped(
         if !read.contains(&number) && !read.contains(&0) {
             continue;
         }
-        let (before, now) = (bytes_of(from.0), bytes_of(to.0));
         let is_direct = colcrypt_core::place::is_plain(&column.context);
+        let [before, now] = [from.0, to.0].map(|of| bytes_of(of, is_direct && is_canonical));
         if is_direct && before != now {
             return Err(Error::Column {
                 message: format!(
@@ -316,13 +318,18 @@ fn retyped(
 
 const HINT: &str = "Bind them to something that stays (colcrypt.rebind_column), change the type, and bind them to it again.";
 
-/// What a context says of a type's bytes: values of two types of which it says the same have the same.
-fn bytes_of(declared: pg_sys::Oid) -> Option<String> {
-    // SAFETY: a look-up in the type catalog; the memory of this call is the server's to name, and the codec is not kept.
-    let (base, memory) = unsafe { (pg_sys::getBaseType(declared), pg_sys::CurrentMemoryContext) };
-    let codec = Codec::for_type(base, memory).ok()?;
-    match codec.is_text() && base != pg_sys::BPCHAROID {
-        true => Some("text".into()),
-        false => types::canonical_type_name(base).ok(),
-    }
+/// What a context says of a type's bytes, in its canonical form or as they are: values of two types of which it says the
+/// same have the same.
+fn bytes_of(declared: pg_sys::Oid, is_canonical: bool) -> Option<Cow<'static, str>> {
+    // SAFETY: reads a static: the codec is not kept longer than the memory of this call.
+    let memory = unsafe { pg_sys::CurrentMemoryContext };
+    let name = Codec::for_type(declared, memory)
+        .ok()?
+        .context_name()
+        .ok()?;
+    Some(match &*name {
+        "int2" | "int4" if is_canonical => "int8".into(),
+        "bpchar" if is_canonical => "text".into(),
+        _ => name,
+    })
 }

@@ -239,17 +239,19 @@ fn bindings(table: pg_sys::Oid, attribute: &str) -> Result<(i64, i64)> {
     Ok((unbound, bound))
 }
 
-/// Whether any of a column's values is bound to something.
+/// Whether all of a column's values that are bound to something are so in the canonical form; none where none is bound.
 ///
 /// # Errors
 /// When the table is gone or the column is no ciphertext's (any more).
-pub fn has_bound(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
-    let mut found = false;
+pub fn all_canonical(table: pg_sys::Oid, attribute: &str) -> Result<Option<bool>> {
+    let mut all = None;
     each_binding(table, attribute, |binding| {
-        found = matches!(binding, Some((true, _)));
-        !found
+        if let Some((true, is_canonical)) = binding {
+            all = Some(is_canonical);
+        }
+        all != Some(false)
     })?;
-    Ok(found)
+    Ok(all)
 }
 
 /// The place that a registration binds values to; none of a context that is no place, or is on its way to another.

@@ -62,8 +62,8 @@ fn what_any_driver_writes_the_column_s_own_expression_reads() {
     assert!(client.yes(
         "SELECT bool_and(decrypt_col(c, NULL::bigint, place_context('numbers.c', id)) = id) FROM numbers"
     ));
-    client
-        .run("ALTER TABLE numbers ALTER id TYPE numeric; ALTER TABLE numbers ALTER id TYPE bigint");
+    // A number that is no integer has other bytes.
+    client.fails("42809", "ALTER TABLE numbers ALTER id TYPE numeric");
     assert!(client.yes(
         "SELECT bool_and(decrypt_col(c, NULL::numeric, place_context('numbers.c', id)) = id) FROM numbers"
     ));
