@@ -82,6 +82,11 @@ CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 
 COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
     'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm; returns the key id';
 
+CREATE FUNCTION colcrypt.create_keys(names text[], keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS int
+    AS 'MODULE_PATHNAME', 'colcrypt_create_keys' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.create_keys(text[], text, text) IS
+    'makes many keys, each as create_key makes one, or none of them; returns how many';
+
 CREATE FUNCTION colcrypt.rotate_key(key text) RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.rotate_key(text) IS

@@ -19,15 +19,64 @@ const IDLE: Duration = Duration::from_secs(15);
 const PLACES: i64 = 64;
 const SESSIONS: i64 = 100;
 const EACH: i64 = 20;
+/// A key for each of so many tenants.
+const TENANTS: i64 = 50_000;
 /// More than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Results by name: keys rotated by the schedule a second, the same over rotations by hand, the part of a processor
-/// that all workers take while nothing is due, and statements that failed since the slab has few places.
+/// that all workers take while nothing is due, statements that failed since the slab has few places, and what one of
+/// fifty thousand keys costs.
 pub fn results() -> Vec<(String, f64)> {
     let mut results = rotations();
     results.push(("cold_keys_over_slab_failures".to_owned(), cold_keys()));
+    results.extend(tenants());
     results
+}
+
+/// What one of many keys costs, in microseconds: made with all others in one call, rotated by hand, looked at, dumped.
+fn tenants() -> Vec<(String, f64)> {
+    eprintln!("{TENANTS} keys…");
+    let (cluster, mut client) = with_keys(Cluster::builder(), 1);
+    let each = |began: Instant, keys: i64| began.elapsed().as_secs_f64() * 1e6 / as_float(keys);
+    let began = Instant::now();
+    execute(
+        &mut client,
+        &format!(
+            "SELECT colcrypt.create_keys(array_agg('tenant ' || n), 'bench') FROM generate_series(1, {TENANTS}) n"
+        ),
+    );
+    let created = each(began, TENANTS);
+    execute(
+        &mut client,
+        "VACUUM (ANALYZE) colcrypt.key; VACUUM (ANALYZE) colcrypt.key_version",
+    );
+    let began = Instant::now();
+    for n in 1..=BY_HAND {
+        execute(
+            &mut client,
+            &format!("SELECT colcrypt.rotate_key('tenant {n}')"),
+        );
+    }
+    let rotated = each(began, BY_HAND);
+    let began = Instant::now();
+    for n in 1..=BY_HAND {
+        execute(
+            &mut client,
+            &format!("SELECT * FROM colcrypt.key_status WHERE key = 'tenant {n}'"),
+        );
+    }
+    let looked_at = each(began, BY_HAND);
+    let began = Instant::now();
+    let dump = cluster.dump("bench");
+    let dumped = each(began, TENANTS);
+    std::fs::remove_file(dump).expect("the dump");
+    vec![
+        ("key_of_50000_created_us".to_owned(), created),
+        ("key_of_50000_rotated_us".to_owned(), rotated),
+        ("key_of_50000_looked_at_us".to_owned(), looked_at),
+        ("key_of_50000_dumped_us".to_owned(), dumped),
+    ]
 }
 
 /// A cluster with a keyring and so many keys: `key 1` and so on.
@@ -47,7 +96,7 @@ pub fn with_keys(builder: Builder, keys: i64) -> (Cluster, Client) {
     execute(
         &mut client,
         &format!(
-            "SELECT count(colcrypt.create_key('key ' || n, 'bench')) FROM generate_series(1, {keys}) n"
+            "SELECT colcrypt.create_keys(array_agg('key ' || n), 'bench') FROM generate_series(1, {keys}) n"
         ),
     );
     (cluster, client)

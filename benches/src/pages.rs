@@ -245,6 +245,16 @@ fn keys(measured: &Measured) -> String {
                 "100 sessions ask for 2,000 cold keys, places for 64: statements that fail (none)",
                 "cold_keys_over_slab_failures",
             ),
+            (
+                "microseconds for each of 50,000 keys that `create_keys` makes in one call",
+                "key_of_50000_created_us",
+            ),
+            ("for `rotate_key` of one of them", "key_of_50000_rotated_us"),
+            (
+                "for one's line of `key_status`",
+                "key_of_50000_looked_at_us",
+            ),
+            ("for each in a `pg_dump`", "key_of_50000_dumped_us"),
         ],
     )
 }

@@ -13,6 +13,7 @@ pub mod keks;
 pub mod keyring;
 pub mod keyring_grants;
 pub mod lifecycle;
+pub mod many;
 pub mod names;
 pub mod orders;
 pub mod policy;

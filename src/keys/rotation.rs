@@ -103,11 +103,7 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
     let name = call.text(0, "name")?;
     let keyring = read::keyring_by_name(&call.text(1, "keyring")?)?;
     rights::require_on_keyring(&keyring, KeyringPrivilege::Create)?;
-    let suite: Suite = one_of(
-        &call.text(2, "suite")?,
-        "suite",
-        "aes-256-gcm, xaes-256-gcm",
-    )?;
+    let suite = suite_named(&call.text(2, "suite")?)?;
     names::refuse_bad_name("key", &name)?;
     if read::key_by_name(&name).is_ok() {
         return Err(Error::Duplicate { what: "key", name });
@@ -186,7 +182,7 @@ pub fn rotate(name: &str, reason: &str) -> Result<KeyVersion> {
 }
 
 /// On a four-eyes keyring a new version is of use only once another role has approved it.
-fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()> {
+pub fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()> {
     let request = approval::request(&Order {
         verb: Verb::Activate,
         key: key.name.clone(),
@@ -201,6 +197,11 @@ fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Result<()
         colcrypt_domain::approval::waiting(request)
     ));
     Ok(())
+}
+
+/// A suite, by its name.
+pub fn suite_named(name: &str) -> Result<Suite> {
+    one_of(name, "suite", "aes-256-gcm, xaes-256-gcm")
 }
 
 fn one_of<T: std::str::FromStr>(text: &str, what: &str, choices: &str) -> Result<T> {

@@ -4,6 +4,7 @@ use colcrypt_core::{KeyState, KeyVersion, KeyringId, Suite, VersionId};
 use colcrypt_protocol::{Reply, Request};
 
 use crate::broker::client::unexpected_reply;
+use crate::broker::shared::PAYLOAD;
 use crate::catalog::read::{self, Key};
 use crate::catalog::uuid::uuid;
 use crate::error::{Error, Privilege, Result};
@@ -37,30 +38,49 @@ pub struct NewVersion {
 /// Has the agent make a DEK. It unwraps and checks what it wrapped before it answers. Until the transaction ends, no
 /// version of the key encryption key is destroyed.
 pub fn new_version(keyring: KeyringId, id: VersionId, suite: Suite) -> Result<NewVersion> {
+    let made = new_versions(keyring, &[id], suite)?;
+    made.into_iter().next().ok_or_else(unexpected_reply)
+}
+
+/// The same for many keys, in as many requests as it takes: each has to fit into a place of the broker's queue, and so
+/// has its reply.
+pub fn new_versions(
+    keyring: KeyringId,
+    ids: &[VersionId],
+    suite: Suite,
+) -> Result<Vec<NewVersion>> {
     spi::query(
         "SELECT 1 FROM colcrypt.keyring WHERE keyring_id = $1 FOR KEY SHARE",
         &[uuid(keyring).into()],
         |row| row.get::<i32>(1),
     )?;
     let keyring = &read::keyring_by_id(keyring)?;
-    let reply = kek::call(
-        &keyring.name,
-        &Request::CreateDek {
-            kek: read::kek(keyring, keyring.current)?,
-            id,
+    let kek = read::kek(keyring, keyring.current)?;
+    let mut made = Vec::with_capacity(ids.len());
+    for some in ids.chunks(PAYLOAD / OF_A_DEK) {
+        let request = Request::CreateDeks {
+            kek: kek.clone(),
+            ids: some.to_vec(),
             suite,
             source: keyring.key_source,
-        },
-    )?;
-    let Reply::DekCreated { wrapped, kcv } = reply else {
-        return Err(unexpected_reply());
-    };
-    Ok(NewVersion {
-        kek_version: keyring.current,
-        wrapped,
-        kcv: kcv.to_string(),
-    })
+        };
+        let Reply::DeksCreated { deks } = kek::call(&keyring.name, &request)? else {
+            return Err(unexpected_reply());
+        };
+        if !deks.iter().map(|dek| dek.id).eq(some.iter().copied()) {
+            return Err(unexpected_reply());
+        }
+        made.extend(deks.into_iter().map(|dek| NewVersion {
+            kek_version: keyring.current,
+            wrapped: dek.wrapped,
+            kcv: dek.kcv.to_string(),
+        }));
+    }
+    Ok(made)
 }
+
+/// More bytes than a new DEK takes in a reply, so that a reply leaves room, and the request with its KEK's copies too.
+const OF_A_DEK: usize = 512;
 
 pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Result<()> {
     spi::execute(
@@ -73,6 +93,32 @@ pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Resul
             row.kek_version.int().into(),
             row.wrapped.clone().into(),
             row.kcv.clone().into(),
+            key_clock::now().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// First versions of many keys.
+pub fn insert_first_versions(
+    ids: &[VersionId],
+    rows: &[NewVersion],
+    state: KeyState,
+) -> Result<()> {
+    let keys: Vec<i64> = ids.iter().map(|id| id.key.bigint()).collect();
+    let keks: Vec<i32> = rows.iter().map(|row| row.kek_version.int()).collect();
+    let wrapped: Vec<Vec<u8>> = rows.iter().map(|row| row.wrapped.clone()).collect();
+    let kcvs: Vec<String> = rows.iter().map(|row| row.kcv.clone()).collect();
+    spi::execute(
+        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv) \
+         SELECT n.key_id, 1, $2, CASE WHEN $2 = 'active' THEN $6 END, n.kek, n.kek, n.wrapped, n.kcv \
+         FROM unnest($1::bigint[], $3::int[], $4::bytea[], $5::text[]) AS n(key_id, kek, wrapped, kcv)",
+        &[
+            keys.into(),
+            state.name().into(),
+            keks.into(),
+            wrapped.into(),
+            kcvs.into(),
             key_clock::now().into(),
         ],
     )?;

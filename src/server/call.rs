@@ -6,6 +6,9 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, LONGEST_ARGUMENT, Result};
 
+/// Longest list of names, in bytes.
+const LONGEST_LIST: usize = 16 << 20;
+
 /// Without pgrx's guard: they look at the expression that is called, and raise nothing. Each statement asks them.
 mod expression {
     use super::{c_int, pg_sys};
@@ -117,6 +120,37 @@ impl Call {
                 return Err(Error::ArgumentTooLong { name, bytes });
             }
             Ok(T::from_datum(datum, false))
+        }
+    }
+
+    /// A list of names, `None` for NULL: of thousands, and bounded all the same.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`].
+    ///
+    /// # Safety
+    /// The SQL declaration says the argument is text[].
+    pub unsafe fn names(
+        &self,
+        index: usize,
+        name: &'static str,
+    ) -> Result<Option<Vec<Option<String>>>> {
+        let Some(datum) = self.datum(index) else {
+            return Ok(None);
+        };
+        // SAFETY: the caller vouches for a text[].
+        unsafe {
+            let bytes = pg_sys::toast_raw_datum_size(datum);
+            if bytes > LONGEST_LIST {
+                return Err(Error::InvalidParameter {
+                    message: format!("the argument {name} is too long: {bytes} bytes"),
+                    hint: format!(
+                        "At most {} MB in one call: make several.",
+                        LONGEST_LIST >> 20
+                    ),
+                });
+            }
+            Ok(pgrx::FromDatum::from_datum(datum, false))
         }
     }
 

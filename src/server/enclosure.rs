@@ -270,6 +270,19 @@ pub fn utility_under_way() -> Option<*mut pg_sys::PlannedStmt> {
     })
 }
 
+/// The queries that run or are set up, the innermost first.
+pub fn queries() -> Vec<*mut pg_sys::QueryDesc> {
+    STACK.with_borrow(|stack| {
+        let innermost_first = stack.iter().rev();
+        innermost_first
+            .filter_map(|frame| match frame.statement {
+                Statement::Query(query) => Some(query),
+                _ => None,
+            })
+            .collect()
+    })
+}
+
 /// How deep in subtransactions this process is.
 pub fn level() -> c_int {
     // SAFETY: reads a variable of the process.

@@ -2,7 +2,7 @@
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
 //! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `altered`), transactions
-//! (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL (`relation`, `scan`, `rewrite`,
+//! (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL (`relation`, `scan`, `scanned`, `rewrite`,
 //! `prune`), locks, and what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`,
 //! `memory`).
 
@@ -34,6 +34,7 @@ pub mod rethrow;
 pub mod rewrite;
 pub mod roles;
 pub mod scan;
+pub mod scanned;
 pub mod selected;
 pub mod session_lock;
 pub mod shmem;

@@ -4,10 +4,10 @@
 use pgrx::pg_sys;
 
 use crate::audit::{self, Failure};
-use crate::error::{Error, Result};
+use crate::error::{Error, Report, Result};
 use crate::server::call::Call;
 use crate::server::report::NativeReport;
-use crate::server::rethrow;
+use crate::server::{rethrow, scanned};
 
 /// What a function is to the audit log, and whether other people's code may call it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,20 @@ macro_rules! sql_functions {
 
 pub(crate) use sql_functions;
 
+/// Adds to the detail which row the value is in that does not open, where that is known.
+#[cold]
+fn say_row(call: Call, error: &Error, report: &mut Report) {
+    if !error.is_of_a_closed_value() && !error.is_of_a_type() {
+        return;
+    }
+    if let Some(row) = call.datum(0).and_then(scanned::row_of) {
+        report.detail = Some(match report.detail.take() {
+            Some(detail) => format!("{detail} {row}"),
+            None => row,
+        });
+    }
+}
+
 /// Runs an SQL function's body. Errors are reported natively, in the outermost frame and after every Rust value is
 /// dropped.
 ///
@@ -120,9 +134,12 @@ pub unsafe fn enter(
 #[cold]
 #[inline(never)]
 fn reported(call: Call, class: Class, error: &Error) -> NativeReport {
-    let report = error.report();
+    let mut report = error.report();
     if let Some(failure) = class.failure() {
         audit::failed(call, failure, error, &report);
+    }
+    if class == Class::UsesKeys {
+        say_row(call, error, &mut report);
     }
     NativeReport::new(&report)
 }

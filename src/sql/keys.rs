@@ -1,8 +1,8 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, escrow, grants, kek_rotation, keyring_grants, policy, providers, roots, rotation,
-    verify,
+    dropping, escrow, grants, kek_rotation, keyring_grants, many, policy, providers, roots,
+    rotation, verify,
 };
 use crate::sql::entry::sql_functions;
 
@@ -12,6 +12,7 @@ sql_functions! {
         add_root => roots::add_root;
         alter_provider => providers::alter_provider;
         create_key => rotation::create_key;
+        create_keys => many::create_keys;
         create_keyring => rotation::create_keyring;
         drop_key => dropping::drop_key;
         drop_keyring => dropping::drop_keyring;

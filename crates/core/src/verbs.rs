@@ -78,6 +78,7 @@ pub const VERBS: &[Verb] = &[
         "create_keyring",
         "it is empty, and asks for four eyes only when somebody says so",
     ),
+    gated("create_keys", Gate::WaitsToActivate),
     open("deactivate_key", PROTECTS),
     refused("decrypt_column"),
     open(

@@ -217,12 +217,12 @@ impl Agent {
                 let answers = self.keks.tell_answers(&kek, asked.answers);
                 Ok((Reply::KekChecked { answers }, None))
             }
-            Request::CreateDek {
+            Request::CreateDeks {
                 kek,
-                id,
+                ids,
                 suite,
                 source,
-            } => Ok((self.create_dek(&kek, id, suite, source).await?, None)),
+            } => Ok((self.create_deks(&kek, ids, suite, source).await?, None)),
             Request::RewrapDeks { from, to, deks } => {
                 Ok((self.rewrap_deks(&from, &to, deks).await?, None))
             }
@@ -339,14 +339,30 @@ impl Agent {
         })
     }
 
-    async fn create_dek(
+    /// From the cache if possible; a provider's generator is asked for each.
+    async fn create_deks(
         &self,
         kek: &KekRef,
-        id: VersionId,
+        ids: Vec<VersionId>,
         suite: Suite,
         source: KeySource,
     ) -> Result<Reply, Failure> {
         let held = self.keks.get(kek).await?;
+        let mut deks = Vec::with_capacity(ids.len());
+        for id in ids {
+            deks.push(self.create_dek(&held.key, kek, id, suite, source).await?);
+        }
+        Ok(Reply::DeksCreated { deks })
+    }
+
+    async fn create_dek(
+        &self,
+        held: &KeyEncryptionKey,
+        kek: &KekRef,
+        id: VersionId,
+        suite: Suite,
+        source: KeySource,
+    ) -> Result<WrappedDek, Failure> {
         let failed = |error| of_dek(id, error);
         let key = match source {
             KeySource::System => DataKey::generate().map_err(failed)?,
@@ -356,9 +372,14 @@ impl Agent {
         };
         let kcv = KeyCheckValue::of_data_key(&key);
         let aad = wrap::dek_aad(kek.id, id, suite);
-        let wrapped = wrap::wrap_data_key(&held.key, kek.dek_wrap, &aad, &key).map_err(failed)?;
-        wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &wrapped, kcv).map_err(failed)?;
-        Ok(Reply::DekCreated { wrapped, kcv })
+        let wrapped = wrap::wrap_data_key(held, kek.dek_wrap, &aad, &key).map_err(failed)?;
+        wrap::unwrap_data_key(held, kek.dek_wrap, &aad, &wrapped, kcv).map_err(failed)?;
+        Ok(WrappedDek {
+            id,
+            suite,
+            wrapped,
+            kcv,
+        })
     }
 
     /// From the cache if possible, as a KEK is: of many batches only the first asks a root key.

@@ -69,10 +69,10 @@ pub enum Request {
     },
     /// Asks every root key of a KEK for it, whatever is cached.
     CheckKek { kek: KekRef },
-    /// Generates a DEK, wraps it under the KEK and unwraps it again to be sure.
-    CreateDek {
+    /// Generates DEKs, wraps them under the KEK and unwraps each again to be sure. All, or none.
+    CreateDeks {
         kek: KekRef,
-        id: VersionId,
+        ids: Vec<VersionId>,
         suite: Suite,
         source: KeySource,
     },
@@ -133,10 +133,9 @@ pub enum Reply {
     KekChecked {
         answers: Vec<RootAnswer>,
     },
-    DekCreated {
-        #[serde(with = "hex_bytes")]
-        wrapped: Vec<u8>,
-        kcv: KeyCheckValue,
+    /// In the order of the request.
+    DeksCreated {
+        deks: Vec<WrappedDek>,
     },
     /// In the order of the request.
     DeksRewrapped {

@@ -258,11 +258,18 @@ fn what_was_asked_for_is_done_when_another_approves() {
 #[test]
 fn what_waits_to_be_activated_is_of_no_use_before() {
     let mut it = furnished();
-    assert_eq!(gated(Gate::WaitsToActivate), ["create_key", "rotate_key"]);
+    assert_eq!(
+        gated(Gate::WaitsToActivate),
+        ["create_key", "create_keys", "rotate_key"]
+    );
     let mut alice = it.alice();
     let active = "SELECT string_agg(key || version, ' ' ORDER BY key, version) FROM key_status WHERE state NOT IN ('pre-active', 'destroyed')";
     let before = it.db.client.one(active);
-    for call in ["create_key('new', 'ring')", "rotate_key('k')"] {
+    for call in [
+        "create_key('new', 'ring')",
+        "create_keys('{newer}', 'ring')",
+        "rotate_key('k')",
+    ] {
         let requests = it.requests();
         alice.run(&format!("SELECT {call}"));
         assert_eq!(it.requests(), requests + 1, "{call}");

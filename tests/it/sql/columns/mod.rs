@@ -16,6 +16,7 @@ mod jsonb;
 mod orm;
 mod registering;
 mod renamed;
+mod row_of_error;
 mod shapes;
 mod try_decrypt;
 mod types;

@@ -359,3 +359,93 @@ fn parallel_workers_encrypt_and_decrypt() {
     user.run("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
     user.fails("42501", check).hides("value 1");
 }
+
+/// One call for thousands, and each is a key like any other.
+#[test]
+fn many_keys_are_made_at_once_or_none() {
+    let mut db = db();
+    let c = &mut db.client;
+    assert_eq!(
+        c.one("SELECT create_keys(array_agg('bulk ' || n), 'ring', 'xaes-256-gcm') FROM generate_series(1, 5000) n"),
+        "5000"
+    );
+    assert!(c.yes(
+        "SELECT count(*) = 5000 AND count(DISTINCT key_id) = 5000 AND count(DISTINCT key_check_value) = 5000
+             AND bool_and(state = 'active' AND suite = 'xaes-256-gcm' AND version = 1 AND keyring = 'ring' AND activated_at IS NOT NULL)
+         FROM key_status WHERE key LIKE 'bulk %'"
+    ));
+    assert!(c.yes(
+        "SELECT bool_and(decrypt_col(encrypt_col('v' || n, 'bulk ' || n)) = 'v' || n) FROM generate_series(1, 5000, 250) n"
+    ));
+    c.run("SELECT rotate_key('bulk 7')");
+    assert!(c.yes("SELECT bool_and(ok) FROM verify_keys()"));
+    assert_eq!(
+        c.one(
+            "SELECT count(DISTINCT key_name) FROM (SELECT event, key_name FROM audit_outbox UNION ALL SELECT event, key FROM audit_log) e
+             WHERE event = 'create_key' AND key_name LIKE 'bulk %'"
+        ),
+        "5000"
+    );
+    for (code, names) in [
+        ("42710", "{new,bulk 9,new 2}"),
+        ("42710", "{new,new}"),
+        ("22004", "{new,NULL}"),
+        ("22023", "{new,\"\"}"),
+    ] {
+        c.fails(code, &format!("SELECT create_keys('{names}', 'ring')"));
+    }
+    c.fails("42704", "SELECT create_keys('{new}', 'no such ring')");
+    c.run("BEGIN; SELECT create_keys('{new,newer}', 'ring'); ROLLBACK");
+    assert_eq!(c.one("SELECT create_keys('{}', 'ring')"), "0");
+    assert_eq!(
+        c.one("SELECT count(*) FROM key WHERE name LIKE 'new%'"),
+        "0"
+    );
+    // Whoever may make keys in the keyring; and who made them may use them.
+    let maker = crate::common::role(c);
+    c.run(&format!("GRANT EXECUTE ON FUNCTION create_keys TO {maker}"));
+    let mut his = db.connect_as(&maker);
+    his.fails("42501", "SELECT create_keys('{his}', 'ring')");
+    db.client.run(&format!(
+        "SELECT grant_keyring('ring', '{maker}', '{{create}}')"
+    ));
+    his.run("SELECT create_keys('{his,hers}', 'ring'); SELECT encrypt_col('v', 'hers')");
+    his.fails("42501", "SELECT encrypt_col('v', 'bulk 1')");
+}
+
+/// One key's status, or a page of them, is found by an index, however many there are.
+#[test]
+fn the_status_of_a_key_is_found_by_index() {
+    let mut db = db();
+    let c = &mut db.client;
+    c.run(
+        "SELECT create_keys(array_agg('bulk ' || to_char(n, 'FM00000')), 'ring') FROM generate_series(1, 3000) n;
+         SELECT rotate_key('bulk ' || to_char(n, 'FM00000')) FROM generate_series(1, 100) n;
+         ANALYZE colcrypt.key; ANALYZE colcrypt.key_version",
+    );
+    for query in [
+        "SELECT * FROM key_status WHERE key = 'bulk 00077'",
+        "SELECT * FROM key_status WHERE key = ANY ('{bulk 00077,bulk 02077}')",
+        "SELECT * FROM key_status WHERE key > 'bulk 01000' ORDER BY key, version LIMIT 50",
+    ] {
+        let plan: Vec<String> = c
+            .rows(&format!("EXPLAIN {query}"))
+            .into_iter()
+            .map(|row| row[0].clone().unwrap())
+            .collect();
+        let plan = plan.join("\n");
+        let scans = |table: &str| {
+            plan.contains(&format!("Seq Scan on {table} "))
+                || plan.contains(&format!("Seq Scan on {table}\n"))
+        };
+        assert!(!scans("key") && !scans("key_version"), "{query}:\n{plan}");
+    }
+    assert_eq!(
+        c.one("SELECT count(*) FROM key_status WHERE key = 'bulk 00077'"),
+        "2"
+    );
+    assert_eq!(
+        c.one("SELECT string_agg(key, ' ') FROM (SELECT key FROM key_status WHERE key > 'bulk 00999' ORDER BY key, version LIMIT 2) p"),
+        "bulk 01000 bulk 01001"
+    );
+}

@@ -20,7 +20,7 @@ use colcrypt_core::{
 use colcrypt_kms::agent::ServeError;
 use colcrypt_protocol::{
     CheckReport, Event, Failure, FailureKind, FromAgent, KekCopy, KekRef, Numbered, ProviderConfig,
-    Reply, Request, RootAnswer, Settings,
+    Reply, Request, RootAnswer, Settings, WrappedDek,
     frame::{self, Decoder},
 };
 use serde_json::Value;
@@ -225,17 +225,18 @@ impl Agent {
             version: KeyVersion::FIRST,
         };
         let suite = Suite::Aes256Gcm;
-        let request = Request::CreateDek {
+        let request = Request::CreateDeks {
             kek: kek.clone(),
-            id,
+            ids: vec![id],
             suite,
             source,
         };
         let (reply, secret) = self.call(request).await?;
         assert!(secret.expose().is_empty());
-        let Reply::DekCreated { wrapped, kcv } = reply else {
+        let Reply::DeksCreated { mut deks } = reply else {
             panic!("{reply:?}")
         };
+        let WrappedDek { wrapped, kcv, .. } = deks.pop().expect("a DEK");
         Ok(Request::LoadDek {
             kek: kek.clone(),
             id,
