@@ -54,7 +54,7 @@ impl Error {
                 "42704",
                 format!("the value was encrypted with key id {id}, which is not in this database's key catalog"),
                 None,
-                Some("The value comes from another database, or the key catalog was not restored with the data: restore the tables of schema colcrypt from the same dump.".into()),
+                Some("The value comes from another database, or the key catalog was not restored with the data: restore the tables of schema colcrypt from the same dump. Or the key was destroyed and then dropped (drop_key in the audit log): then the value is lost.".into()),
             ),
             Self::UnknownKeyVersion { key, version } => (
                 "42704",

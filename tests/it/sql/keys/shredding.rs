@@ -278,6 +278,69 @@ fn a_whole_key_goes_in_one_call() {
     );
 }
 
+/// Its name and what became of it are in the record alone then.
+#[test]
+fn a_lost_value_of_a_dropped_key_says_where_to_look() {
+    let mut db = two_generations();
+    db.client
+        .run("SELECT schedule_key_destruction('k', NULL, '1 second', 'art. 17', rows => 'shred')");
+    wait_until_all_are_destroyed(&mut db.client);
+    let read = "SELECT decrypt_col(v) FROM t WHERE id = 1";
+    db.client.fails("KC030", read);
+    db.client.run("SELECT drop_key('k')");
+    let failure = db.client.fails("42704", read);
+    assert!(failure.hint.contains("drop_key"), "{failure:?}");
+    // By the number that it tells.
+    let id = failure.message.split("key id ").nth(1).unwrap();
+    let id = id.split(',').next().unwrap();
+    let kept = format!(
+        "SELECT count(*) > 0 FROM audit_log WHERE key_id = '{id}' AND key = 'k' AND event = 'drop_key'"
+    );
+    wait_for("the record", LONG, || db.client.yes(&kept));
+}
+
+/// What is lost cannot be put in the column's place: the rows are listed, and nothing else is done before they are gone.
+#[test]
+fn a_column_is_not_decrypted_before_what_is_lost_is_gone() {
+    let mut db = db();
+    let insert = |from: u32, to: u32| {
+        format!(
+            "INSERT INTO t SELECT n, encrypt_col('v' || n, 'k', place_context('public.t.v', n)) FROM generate_series({from}, {to}) n"
+        )
+    };
+    db.client.run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext); {}; SELECT rotate_key('k'); {};
+         SELECT schedule_key_destruction('k', 1, '1 second', 'art. 17', rows => 'shred')",
+        insert(1, 3),
+        insert(4, 5)
+    ));
+    wait_until_all_are_destroyed(&mut db.client);
+    db.client.run(
+        "SELECT register_column('t', 'v', 'k', context => 'colcrypt.place_context(''public.t.v'', id)')",
+    );
+    db.client.run("SELECT decrypt_column('t', 'v')");
+    assert_eq!(last_job(&mut db.client), "failed 3 3");
+    assert_eq!(
+        db.client.one(
+            "SELECT string_agg(t.id::text, ' ' ORDER BY t.id) FROM job_error e JOIN t ON t.ctid = e.row_ctid
+             WHERE reason LIKE 'version 1 of key \"k\" was destroyed on % as ordered by postgres'"
+        ),
+        "1 2 3"
+    );
+    // The others read as before.
+    let read = "SELECT string_agg(decrypt_col(v, place_context('public.t.v', id)), ' ' ORDER BY id) FROM t WHERE id > 3";
+    assert_eq!(db.client.one(read), "v4 v5");
+    db.client
+        .run("UPDATE t SET v = NULL WHERE id < 4; SELECT retry_job(max(job_id)) FROM job");
+    wait_for_jobs(&mut db.client);
+    assert_eq!(
+        db.client.one(
+            "SELECT string_agg(id || coalesce(v, ''), ' ' ORDER BY id) || ' ' || pg_typeof(min(v)) FROM t"
+        ),
+        "1 2 3 4v4 5v5 text"
+    );
+}
+
 #[test]
 fn it_waits_for_a_second_role_where_that_is_asked() {
     let mut it = two_managers();
