@@ -318,8 +318,8 @@ fn retyped(
 
 const HINT: &str = "Bind them to something that stays (colcrypt.rebind_column), change the type, and bind them to it again.";
 
-/// What a context says of a type's bytes, in its canonical form or as they are: values of two types of which it says the
-/// same have the same.
+/// What a context says of a type's bytes, in its canonical form or as they are: values of two types of which it says
+/// the same have the same.
 fn bytes_of(declared: pg_sys::Oid, is_canonical: bool) -> Option<Cow<'static, str>> {
     // SAFETY: reads a static: the codec is not kept longer than the memory of this call.
     let memory = unsafe { pg_sys::CurrentMemoryContext };

@@ -1,8 +1,8 @@
 //! What registrations name is renamed, or a column that values are bound to gets another type. Registrations are by
 //! name, since numbers change over a dump; so whoever renames takes them along (`follow`), in his own statement.
 //!
-//! The server says what it alters in the middle of a statement, when nothing of it may be looked up yet. So that is only
-//! noted, and seen to when the statement is over.
+//! The server says what it alters in the middle of a statement, when nothing of it may be looked up yet. So that is
+//! only noted, and seen to when the statement is over.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};

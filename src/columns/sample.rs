@@ -1,8 +1,9 @@
-//! What register_column says of the values that are there: of some of them the headers are read, and a few are opened.
+//! What register_column says of the values that are there: of some of them the headers are read, and a few are
+//! opened.
 //!
-//! The context is computed by a statement that has no right on any key, as the table's owner, and what it did is taken
-//! back; then, while nobody's code runs, values are opened, as jobs do it for whoever may manage the key. A context that
-//! may call functions of others is not computed: whoever registers would wait for them, and run them.
+//! The context is computed by a statement that has no right on any key, as the table's owner, and what it did is
+//! taken back; then, while nobody's code runs, values are opened, as jobs do it for whoever may manage the key. A
+//! context that may call functions of others is not computed: whoever registers would wait for them, and run them.
 
 use std::collections::BTreeMap;
 

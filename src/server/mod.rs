@@ -1,10 +1,10 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
-//! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
-//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `altered`), transactions
-//! (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL (`relation`, `scan`, `scanned`, `rewrite`,
-//! `prune`), locks, and what a process asks of the operating system (`process`, `priority`, `breath`, `hidden`,
-//! `memory`).
+//! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts
+//! (`roles`, `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`,
+//! `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL
+//! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
+//! (`process`, `priority`, `breath`, `hidden`, `memory`).
 
 pub mod altered;
 pub mod analyzed;

@@ -1,4 +1,5 @@
-//! A part of the transaction that is tried and taken back, whatever came of it: settings, locks, what others' code wrote.
+//! A part of the transaction that is tried and taken back, whatever came of it: settings, locks, what others' code
+//! wrote.
 
 use std::panic::AssertUnwindSafe;
 

@@ -1,6 +1,6 @@
 //! A context expression after something that it names was renamed. It is kept as text, since numbers of tables and
-//! columns change over a dump; so its words are looked at as PostgreSQL's scanner does. What comes out is checked by the
-//! server's own analysis before it is believed.
+//! columns change over a dump; so its words are looked at as PostgreSQL's scanner does. What comes out is checked by
+//! the server's own analysis before it is believed.
 
 use crate::quote::quote_identifier;
 

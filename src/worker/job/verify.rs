@@ -1,5 +1,6 @@
-//! verify_column: every value of a column is opened once, batch by batch, and nothing is written but the list of those
-//! that do not open. The context is computed by one statement, as the table's owner; values are opened when that is over.
+//! verify_column: every value of a column is opened once, batch by batch, and nothing is written but the list of
+//! those that do not open. The context is computed by one statement, as the table's owner; values are opened when
+//! that is over.
 
 use colcrypt_core::KeyId;
 use colcrypt_domain::phase::Phase;

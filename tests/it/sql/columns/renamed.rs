@@ -1,5 +1,5 @@
-//! Columns, tables and schemas that are renamed after a column was registered: the registration follows, or the renaming
-//! is refused. A column that values are bound to and that gets another type.
+//! Columns, tables and schemas that are renamed after a column was registered: the registration follows, or the
+//! renaming is refused. A column that values are bound to and that gets another type.
 
 use colcrypt_tests::of_columns::said;
 use colcrypt_tests::of_jobs::{rotate, versions};
