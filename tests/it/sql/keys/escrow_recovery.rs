@@ -429,6 +429,38 @@ fn a_share_goes_to_its_holders_own_key_or_on_a_sheet() {
         .collect();
     assert_eq!(words.len(), 33, "{text}");
     assert!(stderr(&escrow(&check, &[&words.join(" ")])).contains("Ben's share"));
+    // So is what a scanner reads from its square.
+    assert_eq!(square(&text), words.join(" "));
+}
+
+/// What the squares on a sheet say, as they are drawn: rectangles, from the paper's lower left corner, in points.
+fn square(pdf: &str) -> String {
+    let numbers = |line: &str| -> Option<[f32; 4]> {
+        let parts: Vec<f32> = line
+            .strip_suffix(" re")?
+            .split(' ')
+            .map(|part| part.parse().unwrap())
+            .collect();
+        parts.try_into().ok()
+    };
+    let drawn: Vec<[f32; 4]> = pdf.lines().filter_map(numbers).collect();
+    // Three dots a point.
+    let (width, height, scale) = (595 * 3, 842 * 3, 3.0);
+    let mut paper = vec![255_u8; width * height];
+    for [x, y, wide, high] in drawn {
+        let (left, right) = (x * scale, (x + wide) * scale);
+        let (top, bottom) = ((842.0 - y - high) * scale, (842.0 - y) * scale);
+        for row in top.round() as usize..bottom.round() as usize {
+            for column in left.round() as usize..right.round() as usize {
+                paper[row * width + column] = 0;
+            }
+        }
+    }
+    let mut image =
+        rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| paper[y * width + x]);
+    let grids = image.detect_grids();
+    assert_eq!(grids.len(), 1, "one square");
+    grids[0].decode().expect("a square that can be read").1
 }
 
 #[test]
