@@ -1,5 +1,5 @@
-//! An escrow's two keys: the public one, to which KEKs are sealed on any server, and the private one, which is in shares
-//! with people and opens them.
+//! An escrow's two keys: the public one, to which KEKs are sealed on any server, and the private one, which is in
+//! shares with people and opens them.
 
 use std::{fmt, str::FromStr};
 

@@ -1,9 +1,9 @@
-//! HPKE (RFC 9180) in its base mode with X25519, HKDF-SHA256 and AES-256-GCM, for one message a key: what seals a KEK to
-//! a public key whose private key is nowhere near.
+//! HPKE (RFC 9180) in its base mode with X25519, HKDF-SHA256 and AES-256-GCM, for one message a key: what seals a KEK
+//! to a public key whose private key is nowhere near.
 //!
-//! The pieces are aws-lc's; what is here is how the RFC puts them together. Libraries that do the same hide the sender's
-//! ephemeral key, with which alone it can be shown that what was sealed opens. `crates/kms` tests seal and open against
-//! rustls' HPKE, both ways, and `docs/escrow_reader.py` is a third reader.
+//! The pieces are aws-lc's; what is here is how the RFC puts them together. Libraries that do the same hide the
+//! sender's ephemeral key, with which alone it can be shown that what was sealed opens. `crates/kms` tests seal and
+//! open against rustls' HPKE, both ways, and `docs/escrow_reader.py` is a third reader.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -39,8 +39,8 @@ pub fn public_key(private: &[u8; LEN]) -> Result<[u8; LEN], CryptoError> {
         .map_err(|_| CryptoError::Mismatch)
 }
 
-/// Seals `plain`: `ephemeral public key ‖ ciphertext ‖ tag`. Before the ephemeral private key is wiped, it opens what was
-/// sealed, and compares.
+/// Seals `plain`: `ephemeral public key ‖ ciphertext ‖ tag`. Before the ephemeral private key is wiped, it opens what
+/// was sealed, and compares.
 ///
 /// # Errors
 /// [`CryptoError::Mismatch`] for a public key to which nothing can be sealed, [`CryptoError::Random`].

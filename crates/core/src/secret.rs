@@ -68,8 +68,8 @@ key_type! {
 }
 
 key_type! {
-    /// The private key of an escrow: opens KEKs that were sealed to its [`Recipient`](crate::escrow::Recipient). It exists
-    /// while shares of it are made, and while they are put together again.
+    /// The private key of an escrow: opens KEKs that were sealed to its [`Recipient`](crate::escrow::Recipient). It
+    /// exists while shares of it are made, and while they are put together again.
     EscrowKey
 }
 

@@ -5,10 +5,10 @@
 //! [`dump`] reads what is sealed to an escrow out of a database's dump;
 //! [`drill`] is the report of a rehearsal, which those who took part sign. Nothing here reads or writes a file.
 //!
-//! SLIP-39 is written here, since no crate of it is kept up: `sssmc39` calls itself a work in progress and `slip39` (GPL)
-//! has had no release for years. It is a published standard with vectors, all of which are tested, and its reference
-//! implementation in Python reads our shares in a test as we read its. Arithmetic takes the same time whatever the
-//! secret, and hashes are aws-lc's.
+//! SLIP-39 is written here, since no crate of it is kept up: `sssmc39` calls itself a work in progress and `slip39`
+//! (GPL) has had no release for years. It is a published standard with vectors, all of which are tested, and its
+//! reference implementation in Python reads our shares in a test as we read its. Arithmetic takes the same time
+//! whatever the secret, and hashes are aws-lc's.
 #![forbid(unsafe_code)]
 
 pub mod collect;

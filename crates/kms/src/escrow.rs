@@ -1,7 +1,7 @@
 //! The provider `escrow`: the public key of an escrow, whose private key is in shares with people.
 //!
-//! It wraps and opens nothing: the broker sends no copy of it to be opened, and there is no key here that could. What it
-//! wrapped was opened once by the sender's ephemeral key, and compared.
+//! It wraps and opens nothing: the broker sends no copy of it to be opened, and there is no key here that could. What
+//! it wrapped was opened once by the sender's ephemeral key, and compared.
 
 use async_trait::async_trait;
 use colcrypt_core::{KeyEncryptionKey, escrow::Recipient};

@@ -1,7 +1,7 @@
 //! `colcrypt escrow`: the ceremony that makes an escrow, the check of one share, and the way back.
 //!
-//! The private key is in memory only, for as long as it takes, in a process that leaves no core file and lets no debugger
-//! in. Shares come from standard input or from files, never from an argument.
+//! The private key is in memory only, for as long as it takes, in a process that leaves no core file and lets no
+//! debugger in. Shares come from standard input or from files, never from an argument.
 
 mod create;
 mod dumped;

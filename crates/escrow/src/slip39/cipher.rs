@@ -1,5 +1,5 @@
-//! What the secret goes through before it is split: four rounds of Feistel's network, with which a passphrase would come
-//! in. Any passphrase gives some secret, so that nobody learns from a wrong one.
+//! What the secret goes through before it is split: four rounds of Feistel's network, with which a passphrase would
+//! come in. Any passphrase gives some secret, so that nobody learns from a wrong one.
 
 use std::num::NonZeroU32;
 

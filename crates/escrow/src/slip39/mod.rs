@@ -1,5 +1,5 @@
-//! SLIP-39 (SatoshiLabs' Shamir's secret sharing for mnemonic codes): a secret in groups of shares, each share a line of
-//! words with a checksum that finds up to three wrong ones.
+//! SLIP-39 (SatoshiLabs' Shamir's secret sharing for mnemonic codes): a secret in groups of shares, each share a line
+//! of words with a checksum that finds up to three wrong ones.
 //!
 //! Shares that we make are of the extendable kind, the standard's newer one, and have no passphrase: a passphrase would
 //! be one more thing that can be lost, and unlike a share nothing tells whether it is right.

@@ -133,8 +133,9 @@ fn doomed(client: &mut Client, ceremony: &Ceremony) -> PathBuf {
     file
 }
 
-/// What a swapped pair of letters makes of a share, in words that all exist and fit their checksum, is as hard to hit as
-/// another share; so this one is of another escrow with its first word changed to ours, or ours with two words swapped.
+/// What a swapped pair of letters makes of a share, in words that all exist and fit their checksum, is as hard to hit
+/// as another share; so this one is of another escrow with its first word changed to ours, or ours with two words
+/// swapped.
 fn swapped(share: &str) -> String {
     let mut words: Vec<&str> = share.split(' ').collect();
     let at = (5..30).find(|&at| words[at] != words[at + 1]).unwrap();

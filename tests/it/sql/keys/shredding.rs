@@ -299,7 +299,8 @@ fn a_lost_value_of_a_dropped_key_says_where_to_look() {
     wait_for("the record", LONG, || db.client.yes(&kept));
 }
 
-/// What is lost cannot be put in the column's place: the rows are listed, and nothing else is done before they are gone.
+/// What is lost cannot be put in the column's place: the rows are listed, and nothing else is done before they are
+/// gone.
 #[test]
 fn a_column_is_not_decrypted_before_what_is_lost_is_gone() {
     let mut db = db();
