@@ -109,12 +109,12 @@ unsafe extern "C-unwind" fn look(
 /// # Safety
 /// A C string, or null.
 unsafe fn text(name: *const c_char) -> Option<String> {
+    if name.is_null() {
+        return None;
+    }
     // SAFETY: the caller's promise.
-    (!name.is_null()).then(|| {
-        unsafe { CStr::from_ptr(name) }
-            .to_string_lossy()
-            .into_owned()
-    })
+    let name = unsafe { CStr::from_ptr(name) };
+    Some(name.to_string_lossy().into_owned())
 }
 
 fn is_table(oid: pg_sys::Oid) -> bool {

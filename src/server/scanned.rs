@@ -52,7 +52,11 @@ pub fn row_of(value: pg_sys::Datum) -> Option<String> {
     let (table, row) = search.found?;
     // SAFETY: a look-up in the catalogs.
     let may = unsafe {
-        pg_sys::pg_class_aclcheck(table, roles::current_user(), pg_sys::ACL_SELECT.into())
+        pg_sys::pg_class_aclcheck(
+            table,
+            roles::current_user(),
+            pg_sys::ACL_SELECT as pg_sys::AclMode,
+        )
     };
     if may != pg_sys::AclResult::ACLCHECK_OK {
         return None;

@@ -21,7 +21,7 @@ pub fn undone<R>(body: impl FnOnce() -> Result<R>) -> Option<R> {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(memory);
         let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
-            .catch_others(Err)
+            .catch_others(|error| Err(Box::new(error)))
             .execute();
         pg_sys::RollbackAndReleaseCurrentSubTransaction();
         pg_sys::MemoryContextSwitchTo(memory);

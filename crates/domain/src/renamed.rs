@@ -110,7 +110,7 @@ fn means(words: &[Word], at: usize, renamed: Renamed<'_>) -> bool {
         }
         Renamed::Table { has_column, .. } => {
             let is_whole_row = !is_call && !is_qualified && !has_column;
-            qualifies && !is_cast || is_cast || is_whole_row
+            qualifies || is_cast || is_whole_row
         }
         Renamed::Schema { table, from, .. } => {
             let inside = kind(Some(at + 3));
