@@ -23,7 +23,9 @@ CREATE TABLE colcrypt.keyring (
     approval_window interval NOT NULL DEFAULT '24 hours' CHECK (approval_window > '0'),
     created_at timestamptz NOT NULL DEFAULT now(),
     -- How long a version of the key encryption key wraps keys until the worker makes another; null is without end.
-    kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod >= '1 hour')
+    kek_cryptoperiod interval DEFAULT '90 days' CHECK (kek_cryptoperiod >= '1 hour'),
+    -- How often the worker takes the root keys' newest versions; null is never by itself.
+    root_interval interval CHECK (root_interval >= '1 hour')
 );
 COMMENT ON TABLE colcrypt.keyring IS 'keyrings: each has one key encryption key (KEK), versioned';
 
@@ -55,6 +57,7 @@ CREATE TABLE colcrypt.kek_copy (
     root_key text NOT NULL,
     root_key_version text NOT NULL,
     wrapped bytea NOT NULL,
+    wrapped_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (keyring_id, version, preference),
     UNIQUE (keyring_id, version, provider_id, root_key)
 )

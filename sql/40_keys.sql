@@ -62,6 +62,11 @@ CREATE FUNCTION colcrypt.rotate_root(keyring text) RETURNS text
 COMMENT ON FUNCTION colcrypt.rotate_root(text) IS
     'wraps the keyring''s key encryption key under the newest version of its root key, or of each of them; returns the versions; changes nothing unless all can be done';
 
+CREATE FUNCTION colcrypt.set_root_interval(keyring text, "interval" interval) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_set_root_interval' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.set_root_interval(text, interval) IS
+    'how often the worker does rotate_root for the keyring, an hour at least; null, as at first, is never: its provider makes new versions on a calendar of its own; says set';
+
 CREATE FUNCTION colcrypt.rotate_kek(keyring text, reason text DEFAULT NULL) RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_kek' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.rotate_kek(text, text) IS

@@ -248,3 +248,25 @@ CREATE VIEW colcrypt.kek_schedule AS
 COMMENT ON VIEW colcrypt.kek_schedule IS
     'when and why the worker will rotate each keyring''s key encryption key, how many key versions wait to be wrapped by the one there is, and what went wrong when it tried';
 GRANT SELECT ON colcrypt.kek_schedule TO pg_monitor;
+
+CREATE VIEW colcrypt.root_schedule AS
+    SELECT r.name AS keyring, r.root_interval, c.wrapped_at,
+           CASE WHEN NOT s.is_subscriber THEN greatest(c.began + r.root_interval, c.began + interval '1 second') END AS next_rotation_at,
+           c.began + r.root_interval <= now() AS overdue,
+           t.last_error, t.tries, t.retry_at
+    FROM colcrypt.keyring r
+    CROSS JOIN LATERAL (
+        SELECT min(c.wrapped_at) AS wrapped_at, min(c.wrapped_at) + colcrypt.clock_ahead() AS began
+        FROM colcrypt.kek_copy c
+        JOIN colcrypt.kek_version e USING (keyring_id, version)
+        JOIN colcrypt.provider p USING (provider_id)
+        -- What an escrow holds is sealed once.
+        WHERE c.keyring_id = r.keyring_id AND e.destroyed_at IS NULL AND p.kind <> 'escrow'
+        OFFSET 0) c
+    LEFT JOIN colcrypt.kek_try t USING (keyring_id),
+    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s
+    WHERE r.root_interval IS NOT NULL;
+COMMENT ON VIEW colcrypt.root_schedule IS
+    'when the worker will wrap each keyring''s key encryption keys under the newest versions of its root keys, for keyrings with an interval (set_root_interval), and what went wrong when it tried';
+GRANT SELECT ON colcrypt.root_schedule TO pg_monitor;

@@ -899,3 +899,33 @@ CREATE FUNCTION colcrypt.create_keys(names text[], keyring text, suite text DEFA
 COMMENT ON FUNCTION colcrypt.create_keys(text[], text, text) IS
     'makes many keys, each as create_key makes one, or none of them; returns how many';
 REVOKE ALL ON FUNCTION colcrypt.create_keys(text[], text, text) FROM PUBLIC;
+
+-- Root keys by schedule.
+ALTER TABLE colcrypt.keyring ADD COLUMN root_interval interval CHECK (root_interval >= '1 hour');
+ALTER TABLE colcrypt.kek_copy ADD COLUMN wrapped_at timestamptz NOT NULL DEFAULT now();
+CREATE FUNCTION colcrypt.set_root_interval(keyring text, "interval" interval) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_set_root_interval' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.set_root_interval(text, interval) IS
+    'how often the worker does rotate_root for the keyring, an hour at least; null, as at first, is never: its provider makes new versions on a calendar of its own; says set';
+REVOKE ALL ON FUNCTION colcrypt.set_root_interval(text, interval) FROM PUBLIC;
+CREATE VIEW colcrypt.root_schedule AS
+    SELECT r.name AS keyring, r.root_interval, c.wrapped_at,
+           CASE WHEN NOT s.is_subscriber THEN greatest(c.began + r.root_interval, c.began + interval '1 second') END AS next_rotation_at,
+           c.began + r.root_interval <= now() AS overdue,
+           t.last_error, t.tries, t.retry_at
+    FROM colcrypt.keyring r
+    CROSS JOIN LATERAL (
+        SELECT min(c.wrapped_at) AS wrapped_at, min(c.wrapped_at) + colcrypt.clock_ahead() AS began
+        FROM colcrypt.kek_copy c
+        JOIN colcrypt.kek_version e USING (keyring_id, version)
+        JOIN colcrypt.provider p USING (provider_id)
+        -- What an escrow holds is sealed once.
+        WHERE c.keyring_id = r.keyring_id AND e.destroyed_at IS NULL AND p.kind <> 'escrow'
+        OFFSET 0) c
+    LEFT JOIN colcrypt.kek_try t USING (keyring_id),
+    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s
+    WHERE r.root_interval IS NOT NULL;
+COMMENT ON VIEW colcrypt.root_schedule IS
+    'when the worker will wrap each keyring''s key encryption keys under the newest versions of its root keys, for keyrings with an interval (set_root_interval), and what went wrong when it tried';
+GRANT SELECT ON colcrypt.root_schedule TO pg_monitor;

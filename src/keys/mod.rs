@@ -18,6 +18,7 @@ pub mod names;
 pub mod orders;
 pub mod policy;
 pub mod providers;
+pub mod root_rotation;
 pub mod roots;
 pub mod rotation;
 pub mod tries;

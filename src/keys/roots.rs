@@ -170,7 +170,10 @@ impl Gated for AddRoot {
 
 /// Locks the keyring against another change of its root keys; returns it, and the versions of its KEK. At commit
 /// every key under them leaves the slab, to be loaded anew with the root keys there are then.
-fn lock(keyring: KeyringId) -> Result<(Keyring, Vec<KeyVersion>)> {
+///
+/// # Errors
+/// When the keyring is gone; of SPI.
+pub fn lock(keyring: KeyringId) -> Result<(Keyring, Vec<KeyVersion>)> {
     let keyring = keyring::lock(keyring)?;
     let versions = read::kek_versions(&keyring)?;
     for &version in &versions {
@@ -261,7 +264,10 @@ pub fn add_copy(
 }
 
 /// Puts a newly wrapped KEK in the place of an old one.
-fn store(
+///
+/// # Errors
+/// Of SPI.
+pub fn store(
     keyring: &Keyring,
     version: KeyVersion,
     preference: i32,
@@ -269,7 +275,7 @@ fn store(
     new: &Rewrapped,
 ) -> Result<()> {
     spi::execute(
-        "UPDATE colcrypt.kek_copy SET provider_id = $4, root_key = $5, root_key_version = $6, wrapped = $7 \
+        "UPDATE colcrypt.kek_copy SET provider_id = $4, root_key = $5, root_key_version = $6, wrapped = $7, wrapped_at = now() \
          WHERE keyring_id = $1 AND version = $2 AND preference = $3",
         &[
             uuid(keyring.id).into(),
@@ -334,39 +340,6 @@ pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
     }
     way.record("drop_root")?;
     varlena_from(format!("left: {left}").as_bytes())
-}
-
-pub fn rotate_root(call: Call) -> Result<pg_sys::Datum> {
-    let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
-    Target::keyring(read::keyring_by_id(keyring.id)?).require_manage()?;
-    let (keyring, versions) = lock(keyring.id)?;
-    let mut newest = String::new();
-    for version in versions {
-        let kek = read::kek(&keyring, version)?;
-        let mut taken = Vec::new();
-        for copy in read::kek_copies(&keyring, version)? {
-            let KekCopy {
-                provider, root_key, ..
-            } = copy.wrapped;
-            if provider.is_escrow() {
-                continue;
-            }
-            let wrapped = rewrap(kek.clone(), provider, root_key)?;
-            store(
-                &keyring,
-                version,
-                copy.preference,
-                copy.provider_id,
-                &wrapped,
-            )?;
-            taken.push(wrapped.root_key_version);
-        }
-        newest = taken.join(", ");
-    }
-    Act::new("rotate_root")
-        .detail(format!("keyring {}: version {newest}", keyring.name))
-        .record()?;
-    varlena_from(newest.as_bytes())
 }
 
 pub fn check_roots(call: Call) -> Result<pg_sys::Datum> {

@@ -1,8 +1,8 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, escrow, grants, kek_rotation, keyring_grants, many, policy, providers, roots,
-    rotation, verify,
+    dropping, escrow, grants, kek_rotation, keyring_grants, many, policy, providers,
+    root_rotation, roots, rotation, verify,
 };
 use crate::sql::entry::sql_functions;
 
@@ -29,11 +29,12 @@ sql_functions! {
         revoke_keyring => keyring_grants::revoke_keyring;
         rotate_kek => kek_rotation::rotate_kek;
         rotate_key => rotation::rotate_key;
-        rotate_root => roots::rotate_root;
+        rotate_root => root_rotation::rotate_root;
         set_compression => policy::set_compression;
         set_cryptoperiods => policy::set_cryptoperiods;
         set_custodian => escrow::set_custodian;
         set_kek_cryptoperiod => kek_rotation::set_kek_cryptoperiod;
+        set_root_interval => root_rotation::set_root_interval;
         set_rotation_interval => policy::set_rotation_interval;
         set_usage_bound => policy::set_usage_bound;
     }

@@ -1,6 +1,6 @@
-//! Key encryption keys by themselves: rotated when the view kek_schedule says so, keys wrapped anew that are under a
-//! former version, and former versions destroyed. A keyring whose root keys fail is tried again later, a little later
-//! each time, and holds up no other.
+//! Key encryption keys by themselves: rotated when the view kek_schedule says so, wrapped under their root keys' newest
+//! versions when root_schedule does, keys wrapped anew that are under a former version, and former versions destroyed.
+//! A keyring whose root keys fail is tried again later, a little later each time, and holds up no other.
 
 use std::cell::Cell;
 
@@ -8,9 +8,9 @@ use colcrypt_core::KeyringId;
 
 use crate::catalog::uuid::keyring_id;
 use crate::error::Result;
-use crate::keys::kek_rotation;
 use crate::keys::keks::{self, Done, Former};
 use crate::keys::tries::{self, Tried};
+use crate::keys::{kek_rotation, root_rotation};
 use crate::server::txn::{Next, all_or_nothing, attempt};
 use crate::server::{clock, report, spi};
 use crate::worker::pause::Pause;
@@ -33,13 +33,14 @@ enum Task {
     Rewrap(Former),
     Destroy(Former),
     Rotate { keyring: KeyringId, why: String },
+    RotateRoot(KeyringId),
 }
 
 impl Task {
     fn keyring(&self) -> KeyringId {
         match self {
             Self::Rewrap(former) | Self::Destroy(former) => former.keyring,
-            Self::Rotate { keyring, .. } => *keyring,
+            Self::Rotate { keyring, .. } | Self::RotateRoot(keyring) => *keyring,
         }
     }
 
@@ -50,6 +51,11 @@ impl Task {
             Self::Rotate { keyring, why } => {
                 kek_rotation::rotate(*keyring, Some(&format!("by schedule: {why}")))?;
                 kek_rotation::follow_compromise(*keyring)?;
+                Tried::Keks(*keyring).forget()?;
+                Ok(Done::Some)
+            }
+            Self::RotateRoot(keyring) => {
+                root_rotation::take_newest(*keyring, Some("by schedule"))?;
                 Tried::Keks(*keyring).forget()?;
                 Ok(Done::Some)
             }
@@ -130,6 +136,16 @@ fn tasks() -> Result<Vec<Task>> {
         keyring: keyring_id(keyring),
         why,
     }));
+    // After those: a new key encryption key is under the newest versions.
+    let due = spi::look(
+        &format!(
+            "SELECT r.keyring_id FROM colcrypt.keyring r JOIN colcrypt.root_schedule s ON s.keyring = r.name \
+             LEFT JOIN colcrypt.kek_try t USING (keyring_id) WHERE s.next_rotation_at <= now() AND {may_be_tried}"
+        ),
+        &[],
+        |row| spi::at::<pgrx::Uuid>(row, 1),
+    )?;
+    tasks.extend(due.into_iter().map(keyring_id).map(Task::RotateRoot));
     Ok(tasks)
 }
 
@@ -138,8 +154,9 @@ fn is_due_soon() -> Result<bool> {
     let soon = spi::look(
         "SELECT EXISTS (SELECT FROM colcrypt.kek_try \
              WHERE retry_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '5 seconds') \
-         OR EXISTS (SELECT FROM colcrypt.kek_schedule \
-             WHERE next_rotation_at BETWEEN now() AND now() + interval '5 seconds')",
+         OR EXISTS (SELECT FROM (SELECT next_rotation_at AS at FROM colcrypt.kek_schedule \
+                UNION ALL SELECT next_rotation_at FROM colcrypt.root_schedule) n \
+             WHERE n.at BETWEEN now() AND now() + interval '5 seconds')",
         &[],
         |row| row.get::<bool>(1),
     )?;

@@ -144,6 +144,10 @@ pub const VERBS: &[Verb] = &[
         "set_rotation_interval",
         "a version that the schedule makes waits for its activation like another",
     ),
+    open(
+        "set_root_interval",
+        "the root keys stay those they are; only how often their newest versions are taken by itself is said",
+    ),
     gated("set_usage_bound", Gate::WaitsToLoosen),
     open("suspend_key", PROTECTS),
     open("take_census", "it counts values and shows none"),

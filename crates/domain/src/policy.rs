@@ -44,6 +44,22 @@ pub fn refuse_short_kek_period(new: Option<Interval>) -> Result<()> {
     }
 }
 
+/// How often root keys' newest versions are taken: not at every look. Null is never by itself.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_short_root_interval(new: Option<Interval>) -> Result<()> {
+    match new {
+        Some(new) if period::may_be_longer([0, 0, LEAST_KEK_PERIOD], new) => {
+            Err(Error::InvalidParameter {
+                message: "root keys' newest versions are taken every hour or more seldom".into(),
+                hint: "Each time asks every root key; pass null for never by itself.".into(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a key may encrypt more values than before. None is the suite's bound.
 #[must_use]
 pub fn may_encrypt_more(suite: Suite, new: Option<i64>, old: Option<i64>) -> bool {
@@ -122,8 +138,10 @@ mod tests {
     fn a_key_encryption_key_serves_for_an_hour_at_least() {
         for good in [[0, 0, LEAST_KEK_PERIOD], DAY, [1, 0, 0]] {
             assert!(refuse_short_kek_period(Some(good)).is_ok(), "{good:?}");
+            assert!(refuse_short_root_interval(Some(good)).is_ok(), "{good:?}");
         }
         assert!(refuse_short_kek_period(None).is_ok());
+        assert!(refuse_short_root_interval(None).is_ok());
         for bad in [
             [0, 0, 1],
             [0, 0, 0],
@@ -132,6 +150,7 @@ mod tests {
             [1, -31, LEAST_KEK_PERIOD],
         ] {
             assert!(refuse_short_kek_period(Some(bad)).is_err(), "{bad:?}");
+            assert!(refuse_short_root_interval(Some(bad)).is_err(), "{bad:?}");
         }
     }
 

@@ -1,9 +1,14 @@
 //! Keyrings moved between root keys: nothing is lost at any point, and the old root key is needed no more.
 
 use std::fs;
+use std::time::Duration;
 
 use colcrypt_tests::bed::{Bed, MOMENT, QUICK, VaultBed, decrypt, encrypt, wait_until_ok};
 use colcrypt_tests::problem::failed;
+use colcrypt_tests::wait_for;
+
+/// Longest wait for what a worker tries again.
+const LONG: Duration = Duration::from_secs(120);
 
 fn catalog(bed: &Bed) -> String {
     bed.cluster
@@ -159,4 +164,62 @@ fn rotate_root_takes_the_newest_version() {
     ]);
     bed.cluster.restart();
     decrypt(&mut bed.cluster.client(), &value).unwrap();
+}
+
+/// By schedule, where the provider makes new versions on a calendar of its own. An outage is waited out, and shows.
+#[test]
+fn the_worker_takes_the_newest_version_by_schedule() {
+    let bed = VaultBed::new(&QUICK);
+    let value = encrypt(&mut bed.cluster.client(), "k").unwrap();
+    let asks = |sql: &str| -> String { bed.cluster.client().query_one(sql, &[]).unwrap().get(0) };
+    for short in ["59 minutes", "0", "-1 day"] {
+        let sql = format!("SELECT colcrypt.set_root_interval('ring', '{short}')");
+        let problem = failed(bed.cluster.client().query_one(&sql, &[]));
+        assert_eq!(problem.code, "22023", "{problem:?}");
+    }
+    let none = "SELECT count(*)::text FROM colcrypt.root_schedule";
+    assert_eq!(asks(none), "0", "nothing is done by itself unless asked");
+    assert_eq!(
+        asks("SELECT colcrypt.set_root_interval('ring', '30 days')"),
+        "set"
+    );
+    assert_eq!(
+        asks(
+            "SELECT (next_rotation_at BETWEEN now() + interval '29 days' AND now() + interval '31 days' AND NOT overdue)::text \
+             FROM colcrypt.root_schedule"
+        ),
+        "true"
+    );
+    bed.bao.bao(&["write", "-f", "transit/keys/app/rotate"]);
+    let version = "SELECT root_key_version FROM colcrypt.keyring_status";
+    let before = asks(version);
+    bed.bao.pause();
+    // As if a month had passed; to set the interval again has the worker look.
+    bed.cluster
+        .client()
+        .batch_execute(
+            "UPDATE colcrypt.kek_copy SET wrapped_at = now() - interval '31 days';
+             SELECT colcrypt.set_root_interval('ring', '30 days')",
+        )
+        .unwrap();
+    wait_for("a try that fails", LONG, || {
+        asks("SELECT coalesce(bool_and(overdue AND tries >= 1 AND last_error <> ''), false)::text FROM colcrypt.root_schedule")
+            == "true"
+    });
+    assert_eq!(asks(version), before);
+    bed.bao.resume();
+    wait_for("the newest version", LONG, || asks(version) != before);
+    assert_eq!(
+        asks("SELECT (NOT overdue AND last_error IS NULL)::text FROM colcrypt.root_schedule"),
+        "true"
+    );
+    assert_eq!(
+        asks(
+            "SELECT count(*)::text FROM colcrypt.audit_log WHERE event = 'rotate_root' AND detail LIKE '%(by schedule)'"
+        ),
+        "1"
+    );
+    wait_until_ok("the key serves", MOMENT, || {
+        decrypt(&mut bed.cluster.client(), &value)
+    });
 }
