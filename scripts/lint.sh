@@ -37,8 +37,13 @@ tools() {
 }
 
 clippy() {
+    local manifest
     # shellcheck disable=SC2046  # two options, split on purpose
-    cargo clippy --quiet --locked --workspace --all-targets $(cargo_features) -- -D warnings
+    cargo clippy --quiet --locked --workspace --all-targets $(cargo_features) -- -D warnings || return
+    # In the workspace's folder: what they stand on has been looked at.
+    for manifest in "${OUTSIDE[@]}"; do
+        CARGO_TARGET_DIR="$TARGET" cargo clippy --quiet --locked --manifest-path "$manifest" --all-targets -- -D warnings || return
+    done
 }
 
 deny() {
