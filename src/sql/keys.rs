@@ -1,8 +1,8 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, escrow, grants, kek_rotation, keyring_grants, many, policy, providers,
-    root_rotation, roots, rotation, verify,
+    dropping, escrow, grants, kek_rotation, keyring_grants, many, policy, providers, root_rotation,
+    roots, rotation, verify,
 };
 use crate::sql::entry::sql_functions;
 

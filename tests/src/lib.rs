@@ -28,6 +28,7 @@ pub mod of_approval;
 pub mod of_audit;
 pub mod of_columns;
 pub mod of_drivers;
+pub mod of_escrow;
 pub mod of_jobs;
 pub mod of_keys;
 pub mod of_memory;

@@ -203,8 +203,9 @@ fn the_worker_takes_the_newest_version_by_schedule() {
         )
         .unwrap();
     wait_for("a try that fails", LONG, || {
-        asks("SELECT coalesce(bool_and(overdue AND tries >= 1 AND last_error <> ''), false)::text FROM colcrypt.root_schedule")
-            == "true"
+        asks(
+            "SELECT coalesce(bool_and(overdue AND tries >= 1 AND last_error <> ''), false)::text FROM colcrypt.root_schedule",
+        ) == "true"
     });
     assert_eq!(asks(version), before);
     bed.bao.resume();

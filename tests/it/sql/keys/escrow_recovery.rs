@@ -4,119 +4,14 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use colcrypt_tests::{Cluster, process::run};
+use colcrypt_tests::Cluster;
+use colcrypt_tests::of_escrow::{Ceremony, done, escrow, shown, stderr, swapped};
 use postgres::Client;
 use serde_json::Value;
 
 use crate::common::{Sql, cluster, db, unique};
-
-/// Runs `colcrypt escrow` with these lines on its standard input.
-fn escrow(arguments: &[&str], lines: &[&str]) -> Output {
-    let restore = cluster().command("pg_restore");
-    let bindir = Path::new(restore.get_program())
-        .parent()
-        .unwrap()
-        .to_owned();
-    let mut child = cluster()
-        .command("colcrypt")
-        .arg("escrow")
-        .args(arguments)
-        .env("PATH", format!("{}:/usr/bin:/bin", bindir.display()))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    // It may have ended before it read everything.
-    let _ = input.write_all(lines.join("\n").as_bytes());
-    drop(input);
-    child.wait_with_output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn done(output: &Output) -> String {
-    assert!(output.status.success(), "{}", stderr(output));
-    stdout(output)
-}
-
-/// A directory of the server's user.
-fn directory() -> PathBuf {
-    let path = cluster().dir().join(unique("escrow"));
-    run(cluster().server_user().command("mkdir").arg(&path));
-    path
-}
-
-fn shown(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// An escrow of five, three of whom it takes.
-struct Ceremony {
-    directory: PathBuf,
-    record: PathBuf,
-    recipient: String,
-    /// In the order of the names.
-    shares: Vec<String>,
-}
-
-const NAMES: [&str; 5] = ["Ada", "Ben", "Cleo", "Dan", "Eve"];
-
-impl Ceremony {
-    fn new(name: &str) -> Self {
-        let directory = directory();
-        let record = directory.join("record.json");
-        let mut arguments = vec![
-            "create",
-            "--name",
-            name,
-            "--record",
-            shown(&record),
-            "--print",
-        ];
-        arguments.extend(NAMES.iter().flat_map(|name| ["--holder", name]));
-        let printed = done(&escrow(&arguments, &[]));
-        let shares = NAMES.map(|name| {
-            let begin = format!("{name}: ");
-            let mut lines = printed.lines();
-            lines
-                .find_map(|line| line.strip_prefix(&begin))
-                .unwrap()
-                .to_owned()
-        });
-        Self {
-            recipient: recipient(&record),
-            directory,
-            record,
-            shares: shares.to_vec(),
-        }
-    }
-
-    fn provider(&self, client: &mut Client) {
-        client.run(&format!(
-            "SELECT add_provider('escrow', 'escrow', '{{\"recipient\": \"{}\"}}')",
-            self.recipient
-        ));
-    }
-
-    fn share(&self, at: usize) -> &str {
-        &self.shares[at]
-    }
-}
-
-fn recipient(record: &Path) -> String {
-    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    record["recipient"].as_str().unwrap().to_owned()
-}
 
 /// A keyring `doomed` with the key `d` under a root key file of its own; a table `t` with a value under it.
 fn doomed(client: &mut Client, ceremony: &Ceremony) -> PathBuf {
@@ -131,16 +26,6 @@ fn doomed(client: &mut Client, ceremony: &Ceremony) -> PathBuf {
         file.display()
     ));
     file
-}
-
-/// What a swapped pair of letters makes of a share, in words that all exist and fit their checksum, is as hard to hit
-/// as another share; so this one is of another escrow with its first word changed to ours, or ours with two words
-/// swapped.
-fn swapped(share: &str) -> String {
-    let mut words: Vec<&str> = share.split(' ').collect();
-    let at = (5..30).find(|&at| words[at] != words[at + 1]).unwrap();
-    words.swap(at, at + 1);
-    words.join(" ")
 }
 
 #[test]
@@ -269,24 +154,6 @@ fn a_database_that_is_up_gets_another_root_key() {
 }
 
 #[test]
-fn one_share_alone_shows_that_it_is_whole_and_whose() {
-    let ceremony = Ceremony::new("checked");
-    let record = ["check", "--record", shown(&ceremony.record)];
-    let output = escrow(&record, &[ceremony.share(3)]);
-    assert!(done(&output).starts_with("colcrypt-escrow-receipt-1:"));
-    assert!(stderr(&output).contains("Dan's share of escrow checked"));
-    let refused = |share: &str, why: &str| {
-        let output = escrow(&record, &[share]);
-        assert!(!output.status.success());
-        assert!(stderr(&output).contains(why), "{}", stderr(&output));
-    };
-    refused(Ceremony::new("other").share(3), "of another escrow");
-    refused(&swapped(ceremony.share(3)), "do not fit their checksum");
-    refused("duckling enlarge colcrypt", "word 3 is none");
-    refused("", "no share was given");
-}
-
-#[test]
 fn a_drill_opens_every_key_of_a_backup_and_is_signed_by_who_took_part() {
     let mut db = db();
     let ceremony = Ceremony::new("drilled");
@@ -327,159 +194,6 @@ fn a_drill_opens_every_key_of_a_backup_and_is_signed_by_who_took_part() {
         stderr(&output)
             .contains("keyring \"forgotten\", version 1 of its key encryption key is not sealed")
     );
-}
-
-#[test]
-fn other_holders_get_shares_of_the_same_key() {
-    let ceremony = Ceremony::new("reshared");
-    let record = ceremony.directory.join("new.json");
-    let output = escrow(
-        &[
-            "reshare",
-            "--old-record",
-            shown(&ceremony.record),
-            "--record",
-            shown(&record),
-            "--group",
-            "directors:2/3",
-            "--group",
-            "auditors:2/3",
-            "--print",
-        ],
-        &[2, 0, 1].map(|at| ceremony.share(at)),
-    );
-    let printed = done(&output);
-    assert_eq!(recipient(&record), ceremony.recipient);
-    let shares: Vec<&str> = printed
-        .lines()
-        .filter_map(|line| line.strip_prefix("holder ")?.split_once(": "))
-        .map(|(_, words)| words)
-        .collect();
-    assert_eq!(shares.len(), 6);
-    let check = ["check", "--record", shown(&record)];
-    done(&escrow(&check, &[shares[5]]));
-    let old = escrow(&check, &[ceremony.share(0)]);
-    assert!(stderr(&old).contains("or of an earlier sharing of this one"));
-}
-
-#[test]
-fn a_share_goes_to_its_holders_own_key_or_on_a_sheet() {
-    let directory = directory();
-    let record = directory.join("record.json");
-    let identity = age::x25519::Identity::generate();
-    let key_file = cluster().write_file(
-        &unique("age"),
-        age::secrecy::ExposeSecret::expose_secret(&identity.to_string()).as_bytes(),
-        0o600,
-    );
-    let (encrypted, sheets) = (directory.join("encrypted"), directory.join("sheets"));
-    let ada = format!("Ada={}", identity.to_public());
-    let printed = done(&escrow(
-        &[
-            "create",
-            "--name",
-            "sheets",
-            "--record",
-            shown(&record),
-            "--shares",
-            "2",
-            "--threshold",
-            "2",
-            "--holder",
-            &ada,
-            "--holder",
-            "Ben",
-            "--encrypted",
-            shown(&encrypted),
-            "--sheets",
-            shown(&sheets),
-        ],
-        &[],
-    ));
-    assert!(
-        printed.contains("Ada: encrypted") && printed.contains("Ben: a sheet"),
-        "{printed}"
-    );
-    let file = format!("@{}", shown(&encrypted.join("share-01-Ada.age")));
-    let check = ["check", "--record", shown(&record)];
-    let refused = escrow(&check, &[&file]);
-    assert!(
-        stderr(&refused).contains("--identity"),
-        "{}",
-        stderr(&refused)
-    );
-    let with_key = [
-        "check",
-        "--record",
-        shown(&record),
-        "--identity",
-        shown(&key_file),
-    ];
-    assert!(stderr(&escrow(&with_key, &[&file])).contains("Ada's share of escrow sheets"));
-
-    // The sheet's words, in the order of their numbers, are Ben's share.
-    let sheet = fs::read(sheets.join("share-02-Ben.pdf")).unwrap();
-    assert!(sheet.starts_with(b"%PDF-"));
-    let text = String::from_utf8_lossy(&sheet);
-    let words: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix('(')?.strip_suffix(") Tj"))
-        .filter_map(|shown| shown.trim().split_once(' '))
-        .filter(|(number, _)| number.parse::<u8>().is_ok())
-        .map(|(_, word)| word)
-        .collect();
-    assert_eq!(words.len(), 33, "{text}");
-    assert!(stderr(&escrow(&check, &[&words.join(" ")])).contains("Ben's share"));
-    // So is what a scanner reads from its square.
-    assert_eq!(square(&text), words.join(" "));
-}
-
-/// What the squares on a sheet say, as they are drawn: rectangles, from the paper's lower left corner, in points.
-fn square(pdf: &str) -> String {
-    let numbers = |line: &str| -> Option<[f32; 4]> {
-        let parts: Vec<f32> = line
-            .strip_suffix(" re")?
-            .split(' ')
-            .map(|part| part.parse().unwrap())
-            .collect();
-        parts.try_into().ok()
-    };
-    let drawn: Vec<[f32; 4]> = pdf.lines().filter_map(numbers).collect();
-    // Three dots a point.
-    let (width, height, scale) = (595 * 3, 842 * 3, 3.0);
-    let mut paper = vec![255_u8; width * height];
-    for [x, y, wide, high] in drawn {
-        let (left, right) = (x * scale, (x + wide) * scale);
-        let (top, bottom) = ((842.0 - y - high) * scale, (842.0 - y) * scale);
-        for row in top.round() as usize..bottom.round() as usize {
-            for column in left.round() as usize..right.round() as usize {
-                paper[row * width + column] = 0;
-            }
-        }
-    }
-    let mut image =
-        rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| paper[y * width + x]);
-    let grids = image.detect_grids();
-    assert_eq!(grids.len(), 1, "one square");
-    grids[0].decode().expect("a square that can be read").1
-}
-
-#[test]
-fn nothing_of_a_share_is_written_unless_asked() {
-    let directory = directory();
-    let record = directory.join("record.json");
-    let output = escrow(&["create", "--name", "x", "--record", shown(&record)], &[]);
-    assert!(!output.status.success());
-    assert!(stderr(&output).contains("nothing of them is written unencrypted unless asked"));
-    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
-    let ceremony = Ceremony::new("x");
-    let files: Vec<_> = fs::read_dir(&ceremony.directory).unwrap().collect();
-    assert_eq!(files.len(), 1, "the record alone");
-    let record = fs::read_to_string(&ceremony.record).unwrap();
-    for share in &ceremony.shares {
-        let words = share.split(' ').skip(4).collect::<Vec<_>>();
-        assert!(words.windows(2).all(|two| !record.contains(&two.join(" "))));
-    }
 }
 
 #[test]
