@@ -1,5 +1,5 @@
-//! A keyring's key encryption keys under the newest versions of its root keys: by hand, and how often the worker does it
-//! by itself. Who makes new versions is the provider.
+//! A keyring's key encryption keys under the newest versions of its root keys: by hand, and how often the worker does
+//! it by itself. Who makes new versions is the provider.
 
 use colcrypt_core::KeyringId;
 use colcrypt_domain::policy;
