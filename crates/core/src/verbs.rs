@@ -141,12 +141,12 @@ pub const VERBS: &[Verb] = &[
     ),
     gated("set_kek_cryptoperiod", Gate::WaitsToLoosen),
     open(
-        "set_rotation_interval",
-        "a version that the schedule makes waits for its activation like another",
-    ),
-    open(
         "set_root_interval",
         "the root keys stay those they are; only how often their newest versions are taken by itself is said",
+    ),
+    open(
+        "set_rotation_interval",
+        "a version that the schedule makes waits for its activation like another",
     ),
     gated("set_usage_bound", Gate::WaitsToLoosen),
     open("suspend_key", PROTECTS),
