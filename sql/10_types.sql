@@ -1,5 +1,17 @@
 -- The two types: an encrypted value, and the context it is bound to.
 
+-- Whoever owns the schema may give it another name, and put one of his own in its place, which superuser's code of ours
+-- would believe.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+               WHERE n.nspname = 'colcrypt' AND NOT r.rolsuper) THEN
+        RAISE EXCEPTION 'the schema "colcrypt" is there already, and belongs to a role that is no superuser'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Look at what is in it and drop it, or give it to a superuser.';
+    END IF;
+END
+$$;
+
 CREATE TYPE colcrypt.ciphertext;
 
 CREATE FUNCTION colcrypt.ciphertext_in(cstring) RETURNS colcrypt.ciphertext

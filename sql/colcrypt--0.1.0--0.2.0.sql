@@ -1,6 +1,18 @@
 -- From release 0.1.0 (sql/releases/colcrypt--0.1.0.sql, frozen) to 0.2.0. A test compares what this makes with a fresh
 -- installation. What is dropped here keeps its symbol in src/sql/legacy.rs: the server wants it while 0.1.0 is restored.
 
+-- Whoever owns the schema may give it another name, and put one of his own in its place, which superuser's code of ours
+-- would believe.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+               WHERE n.nspname = 'colcrypt' AND NOT r.rolsuper) THEN
+        RAISE EXCEPTION 'the schema "colcrypt" is there already, and belongs to a role that is no superuser'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Look at what is in it and drop it, or give it to a superuser.';
+    END IF;
+END
+$$;
+
 -- Power is not lent: a job re-encrypts between its statements.
 DROP FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint);
 DROP FUNCTION colcrypt.reencrypt_col_to(colcrypt.ciphertext, bigint, bytea);

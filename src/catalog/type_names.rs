@@ -11,7 +11,7 @@ use pgrx::{IntoDatum, name_data_to_str, pg_guard, pg_sys};
 
 use crate::catalog::scan::{Equals, each};
 use crate::error::Result;
-use crate::server::{altered, types};
+use crate::server::{altered, ours, types};
 
 const TABLE: &str = "former_type_name";
 const INDEX: &str = "former_type_name_pkey";
@@ -206,18 +206,13 @@ fn schema_name(schema: pg_sys::Oid) -> String {
 /// # Safety
 /// In a transaction that may write.
 unsafe fn insert(names: &[(String, pg_sys::Oid)]) {
-    // SAFETY: look-ups by name; rows of two columns as sql/20_catalog.sql has them.
+    // SAFETY: look-ups by name; the extension's table, whose rows have two columns as sql/20_catalog.sql has them.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true);
-        if schema == pg_sys::Oid::INVALID {
-            return;
-        }
-        let table = CString::new(TABLE).expect("no zero byte is in it");
-        let table = pg_sys::get_relname_relid(table.as_ptr(), schema);
+        let name = CString::new(TABLE).expect("no zero byte is in it");
         // None while the extension is made, nor before it is updated.
-        if table == pg_sys::Oid::INVALID {
+        let Some(table) = ours::relation(&name) else {
             return;
-        }
+        };
         let heap = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
         for (name, type_oid) in names {
             if !matches!(is_former(name, *type_oid), Ok(false)) {

@@ -206,23 +206,26 @@ fn rewrite(column: &Bound, renamed: Renamed<'_>, what: &str, number: Option<i16>
             hint: "Its values would be unreadable. Bind them to an expression of columns alone (colcrypt.rebind_column), or unregister the column and register it again.".into(),
         })
     };
+    let (Renamed::Column { from, .. } | Renamed::Table { from, .. } | Renamed::Schema { from, .. }) =
+        renamed;
+    let speaks_of_it = |expression: &str| expression.to_lowercase().contains(&from.to_lowercase());
     let after = |expression: &str| -> Result<Option<String>> {
-        let from = match renamed {
-            Renamed::Column { from, .. }
-            | Renamed::Table { from, .. }
-            | Renamed::Schema { from, .. } => from,
-        };
         match follow(expression, renamed) {
             Follows::Untouched => Ok(None),
             Follows::To(text) => Ok(Some(text)),
             // What is not read does not speak of it where the name does not even occur.
-            Follows::Unsure if !expression.to_lowercase().contains(&from.to_lowercase()) => {
-                Ok(None)
-            }
+            Follows::Unsure if !speaks_of_it(expression) => Ok(None),
             Follows::Unsure => Err(refused()?),
         }
     };
     let Some(context) = after(&column.context)? else {
+        // Nothing in it is of that name, as far as it is read here; the server reads more than that.
+        let is_read_here =
+            colcrypt_core::place::is_plain(&column.context) || !speaks_of_it(&column.context);
+        let table = Named::take(column.table, Lock::Read)?;
+        if !is_read_here && reads::columns(&table, &column.context)?.is_none() {
+            return Err(refused()?);
+        }
         return Ok(false);
     };
     let becomes = match &column.becomes {
@@ -235,6 +238,13 @@ fn rewrite(column: &Bound, renamed: Renamed<'_>, what: &str, number: Option<i16>
         Some(found) if number.is_none_or(|number| found.contains(&number)) => {}
         _ => return Err(refused()?),
     }
+    Act::new("follow_rename")
+        .relation(column.table)
+        .detail(format!(
+            "the context of column {} follows the new name of {what}",
+            column.attribute
+        ))
+        .record()?;
     match column.job {
         None => spi::execute(
             "UPDATE colcrypt.protected_column SET context = $3, becomes = $4 \
@@ -292,7 +302,8 @@ fn retyped(
         if !read.contains(&number) && !read.contains(&0) {
             continue;
         }
-        let is_direct = colcrypt_core::place::is_plain(&column.context);
+        // One that is on its way to another context is bound to a pair of them.
+        let is_direct = column.becomes.is_some() || colcrypt_core::place::is_plain(&column.context);
         let [before, now] = [from.0, to.0].map(|of| bytes_of(of, is_direct && is_canonical));
         if is_direct && before != now {
             return Err(Error::Column {

@@ -13,7 +13,7 @@ use pgrx::{name_data_to_str, pg_guard, pg_sys};
 use crate::columns::follow::{self, Change};
 use crate::error::Result;
 use crate::server::xact::{End, PartEnd};
-use crate::server::{altered, enclosure, report, rethrow, scan};
+use crate::server::{altered, enclosure, ours, report, rethrow, scan};
 
 struct Note {
     change: Change,
@@ -203,6 +203,8 @@ unsafe extern "C-unwind" fn on_utility(
     dest: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    // Those of a statement around this one wait for its end: until then the table is half what it will be.
+    let around = NOTES.with_borrow(Vec::len);
     // SAFETY: the server's call, passed on; this is its outermost frame, and holds nothing that wants dropping.
     unsafe {
         if let Some(previous) = PREVIOUS_UTILITY {
@@ -217,17 +219,17 @@ unsafe extern "C-unwind" fn on_utility(
                 completion,
             );
         }
-        if NOTES.with_borrow(|notes| !notes.is_empty())
-            && let Err(error) = rethrow::guard(see_to)
+        if NOTES.with_borrow(|notes| notes.len() > around)
+            && let Err(error) = rethrow::guard(|| see_to(around))
         {
             report::raise_native(error);
         }
     }
 }
 
-/// Has registrations follow what the statement altered.
-fn see_to() -> Result<()> {
-    let notes = NOTES.take();
+/// Has registrations follow what the statement altered, whose notes come after so many.
+fn see_to(around: usize) -> Result<()> {
+    let notes = NOTES.with_borrow_mut(|notes| notes.split_off(around.min(notes.len())));
     // SAFETY: the statement is over; what it wrote is to be seen from here on.
     unsafe { pg_sys::CommandCounterIncrement() };
     if !is_installed() {
@@ -241,13 +243,9 @@ fn see_to() -> Result<()> {
 
 /// Whether the table of registrations is there, and as this version has it.
 fn is_installed() -> bool {
-    // SAFETY: look-ups by name.
+    // SAFETY: look-ups by name, in a transaction.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true);
-        if schema == pg_sys::Oid::INVALID {
-            return false;
-        }
-        let table = pg_sys::get_relname_relid(c"protected_column".as_ptr(), schema);
-        table != pg_sys::Oid::INVALID && pg_sys::get_attnum(table, c"rotation".as_ptr()) > 0
+        ours::relation(c"protected_column")
+            .is_some_and(|table| pg_sys::get_attnum(table, c"rotation".as_ptr()) > 0)
     }
 }

@@ -17,6 +17,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::ours;
 use crate::server::xact::{End, PartEnd};
 
 /// A statement that is being planned or run.
@@ -486,8 +487,7 @@ fn why_relation(relation: pg_sys::Oid) -> Option<String> {
         let ours = owner == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)
             || owner == pg_sys::GetAuthenticatedUserId()
             || (schema == pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true)
-                && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation)
-                    != pg_sys::Oid::INVALID);
+                && ours::is_member(pg_sys::RelationRelationId, relation));
         (!ours).then(|| {
             format!(
                 "a SELECT around it reads {}, which belongs to another role",

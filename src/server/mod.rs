@@ -23,6 +23,7 @@ pub mod meant;
 // The harness of the unit tests is a program of its own, without a server to speak of.
 #[cfg(not(test))]
 pub mod memory;
+pub mod ours;
 pub mod priority;
 pub mod process;
 pub mod prune;

@@ -88,8 +88,11 @@ unsafe extern "C-unwind" fn visit(state: *mut pg_sys::PlanState, search: *mut c_
 unsafe fn walk(state: *mut pg_sys::PlanState, search: *mut c_void) -> bool {
     // SAFETY: the server's walker over the states of a plan, with a callback that it calls in this form.
     unsafe {
+        // It looks at the depth of the stack, which may be an error.
         #[cfg(feature = "pg15")]
-        return server::planstate_tree_walker(state, visit, search);
+        return pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            server::planstate_tree_walker(state, visit, search)
+        });
         #[cfg(not(feature = "pg15"))]
         pg_sys::planstate_tree_walker_impl(state, Some(visit), search)
     }

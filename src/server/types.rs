@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::server::ours;
 
 thread_local! {
     static CIPHERTEXT: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::Oid::INVALID) };
@@ -32,8 +33,11 @@ pub fn ciphertext_oid() -> Option<pg_sys::Oid> {
             pg_sys::Datum::from(0),
             pg_sys::Datum::from(0),
         );
+        if oid == pg_sys::Oid::INVALID || !ours::is_member(pg_sys::TypeRelationId, oid) {
+            return None;
+        }
         CIPHERTEXT.set(oid);
-        (oid != pg_sys::Oid::INVALID).then_some(oid)
+        Some(oid)
     }
 }
 
@@ -115,5 +119,6 @@ pub unsafe fn is_function(function: pg_sys::Oid, names: &[&CStr]) -> bool {
             && names.contains(&CStr::from_ptr(name))
             && pg_sys::get_func_namespace(function)
                 == pg_sys::get_namespace_oid(c"colcrypt".as_ptr(), true)
+            && ours::is_member(pg_sys::ProcedureRelationId, function)
     }
 }

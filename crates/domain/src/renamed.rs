@@ -69,10 +69,19 @@ pub fn follow(expression: &str, renamed: Renamed<'_>) -> Follows {
     let (Renamed::Column { from, to, .. }
     | Renamed::Table { from, to, .. }
     | Renamed::Schema { from, to, .. }) = renamed;
-    let meant: Vec<&Word> = (0..words.len())
+    let at: Vec<usize> = (0..words.len())
         .filter(|&at| is(&words[at].kind, from) && means(&words, at, renamed))
-        .map(|at| &words[at])
         .collect();
+    // A word of the language's, as in extract(month FROM …), is no column's name where it has no quotes.
+    let is_word = |&at: &usize| {
+        matches!(&words[at].kind, Kind::Name(name, false)
+            if quote_identifier(name) != *name
+                || words.get(at + 1).is_some_and(|next| is(&next.kind, "from")))
+    };
+    if at.iter().any(is_word) {
+        return Follows::Unsure;
+    }
+    let meant: Vec<&Word> = at.into_iter().map(|at| &words[at]).collect();
     if meant.is_empty() {
         return Follows::Untouched;
     }

@@ -12,6 +12,7 @@ mod drowning;
 mod expiry;
 mod fairness;
 mod held;
+mod impostors;
 mod place;
 mod place_default;
 mod place_orders;

@@ -249,6 +249,37 @@ fn another_type_of_what_values_are_bound_to_is_refused_or_said() {
     );
 }
 
+/// A statement within an ALTER TABLE, be it the server's own for a sequence or a function's, is not its end: until then
+/// the rows are not what the table says that they are.
+#[test]
+fn a_statement_inside_is_not_the_end_of_the_one_around_it() {
+    let mut db = db();
+    let c = &mut db.client;
+    c.run(
+        "CREATE TABLE t (a bytea, id int PRIMARY KEY, v ciphertext);
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id, a)');
+         INSERT INTO t SELECT decode(repeat('01', 40), 'hex'), n, encrypt_col('v' || n, 'k', row_context(n, decode(repeat('01', 40), 'hex')))
+         FROM generate_series(1, 300) n;
+         CREATE FUNCTION sets(anyelement) RETURNS int LANGUAGE plpgsql AS $$ BEGIN SET LOCAL work_mem = '1MB'; RETURN 7; END $$;
+         CREATE FUNCTION hides(anyelement) RETURNS int LANGUAGE plpgsql AS $$
+         BEGIN
+             BEGIN SET LOCAL work_mem = '1MB'; EXCEPTION WHEN OTHERS THEN NULL; END;
+             RETURN 7;
+         END $$",
+    );
+    c.run("ALTER TABLE t ALTER id TYPE bigint, ADD COLUMN n serial");
+    assert!(c.yes("SELECT bool_and(decrypt_col(v, row_context(id, a)) = 'v' || id) FROM t"));
+    for change in [
+        "ALTER TABLE t ALTER id TYPE text, ADD COLUMN m serial",
+        "ALTER TABLE t ALTER a TYPE int USING sets(a)",
+        "ALTER TABLE t ALTER a TYPE int USING hides(a)",
+        "ALTER TABLE t ALTER a TYPE int USING hides(a), ADD COLUMN m serial",
+    ] {
+        c.fails("42809", change).says("would be unreadable");
+    }
+    assert!(c.yes("SELECT bool_and(decrypt_col(v, row_context(id, a)) = 'v' || id) FROM t"));
+}
+
 /// A dump knows the names as they are now.
 #[test]
 fn a_dump_takes_the_new_names() {
