@@ -3,6 +3,8 @@
 //! What counts is the backend's processor time, which other load on the machine does not change; each form is measured
 //! beside the same statement on a plain table, by turns, and the median of the ratios counts.
 
+use std::time::Instant;
+
 use colcrypt_tests::Cluster;
 use postgres::{Client, Statement};
 
@@ -88,15 +90,24 @@ pub fn results(client: &mut Client, cluster: &Cluster, rounds: usize) -> Vec<(St
     let backend = Backend::of(client);
     let mut results = bound_values(client, &backend, rounds);
     results.extend(single(client, &backend, 2 * rounds));
+    results.extend(mixed(client, &backend, rounds));
     results.extend(bulk(client, &backend, rounds));
     results.push((
         "update_view_beside_1mb_ms".to_owned(),
         beside_large(client, &backend, rounds),
     ));
-    results.push((
-        "first_key_new_session_ms".to_owned(),
-        new_sessions(cluster) / 1e6,
-    ));
+    let firsts = [
+        ("first_key_new_session_ms", SINGLE[0].ours),
+        // What the server itself takes for a function that it has, and for one of a library that it has to load.
+        ("first_function_new_session_ms", SINGLE[2].ours),
+        (
+            "first_library_new_session_ms",
+            "SELECT digest(note, 'sha256') FROM plain WHERE id = $1",
+        ),
+    ];
+    for (name, sql) in firsts {
+        results.push((name.to_owned(), new_sessions(cluster, sql) / 1e6));
+    }
     results
 }
 
@@ -199,20 +210,23 @@ fn single(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String,
             })
         })
         .collect();
-    let mut samples = vec![Vec::new(); SINGLE.len()];
+    let mut samples = vec![(Vec::new(), Vec::new()); SINGLE.len()];
     for round in 0..=rounds {
         for (samples, pair) in samples.iter_mut().zip(&statements) {
             let [ours, plain] = pair.each_ref().map(|statement| {
-                backend.time(|| {
+                let began = Instant::now();
+                let used = backend.time(|| {
                     for n in 0..TIMES {
                         let id = i32::try_from(1 + n * 7919 % ROWS).expect("a key");
                         client.execute(statement, &[&id]).expect("one row");
                     }
-                })
+                });
+                (used, began.elapsed().as_secs_f64())
             });
             // In round 0 plans are made and the key is loaded.
             if round > 0 {
-                samples.push(ours / plain);
+                samples.0.push(ours.0 / plain.0);
+                samples.1.push(ours.1 / plain.1);
             }
         }
         execute(
@@ -224,8 +238,74 @@ fn single(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String,
     SINGLE
         .iter()
         .zip(samples)
-        .map(|(pair, samples)| (pair.name.to_owned(), median(samples)))
+        .flat_map(|(pair, (used, by_the_clock))| {
+            [
+                (pair.name.to_owned(), median(used)),
+                (format!("{}_by_clock", pair.name), median(by_the_clock)),
+            ]
+        })
         .collect()
+}
+
+/// A transaction that reads, changes and adds one value; beside it the same with any function of PostgreSQL's.
+fn mixed(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String, f64)> {
+    const PLACE: &str = "colcrypt.place_context('public.enc.note', id)";
+    let forms = [
+        ("plain", "note".to_owned(), "'changed'".to_owned()),
+        (
+            "plain",
+            "upper(note)".to_owned(),
+            "upper('changed')".to_owned(),
+        ),
+        (
+            "enc",
+            format!("colcrypt.decrypt_col(note, {PLACE})"),
+            format!("colcrypt.encrypt_col('changed'::text, 'gcm', {PLACE})"),
+        ),
+    ];
+    let transactions = forms.map(|(table, read, write)| {
+        let add = write.replace("note', id", "note', $1 + 1000000");
+        [
+            format!("SELECT {read} FROM {table} WHERE id = $1"),
+            format!("UPDATE {table} SET note = {write}, balance = balance + 1 WHERE id = $1"),
+            format!("INSERT INTO {table} VALUES ($1 + 1000000, {add}, 0)"),
+        ]
+        .map(|sql| {
+            client
+                .prepare(&sql)
+                .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+        })
+    });
+    let mut samples = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        let [plain, function, ours] = transactions.each_ref().map(|statements| {
+            let used = backend.time(|| {
+                for n in 0..TIMES {
+                    let id = i32::try_from(1 + n * 7919 % ROWS).expect("a key");
+                    let mut transaction = client.transaction().expect("a transaction");
+                    for statement in statements {
+                        transaction.execute(statement, &[&id]).expect("one row");
+                    }
+                    transaction.commit().expect("a commit");
+                }
+            });
+            execute(
+                client,
+                "DELETE FROM plain WHERE id > 1000000; DELETE FROM enc WHERE id > 1000000",
+            );
+            execute(client, "VACUUM plain, enc");
+            used
+        });
+        if round > 0 {
+            samples[0].push(ours / plain);
+            samples[1].push(function / plain);
+        }
+    }
+    let [ours, function] = samples.map(median);
+    vec![
+        ("mixed_enc_vs_plain".to_owned(), ours),
+        ("mixed_function_vs_plain".to_owned(), function),
+    ]
 }
 
 fn bulk(client: &mut Client, backend: &Backend, rounds: usize) -> Vec<(String, f64)> {
@@ -261,13 +341,13 @@ fn beside_large(client: &mut Client, backend: &Backend, rounds: usize) -> f64 {
     median(times.skip(1).collect())
 }
 
-/// Nanoseconds that the first decryption costs a new session over a first look at a plain table.
-fn new_sessions(cluster: &Cluster) -> f64 {
+/// Nanoseconds that a first statement costs a new session over a first look at a plain table.
+fn new_sessions(cluster: &Cluster, ours: &str) -> f64 {
     let mut times: [Vec<f64>; 2] = Default::default();
     for _ in 0..SESSIONS {
         for (times, sql) in times
             .iter_mut()
-            .zip([SINGLE[0].ours, SINGLE[0].plain].map(|sql| sql.replace("$1", "1")))
+            .zip([ours, SINGLE[0].plain].map(|sql| sql.replace("$1", "1")))
         {
             let mut client = cluster.client_db("bench");
             let backend = Backend::of(&mut client);

@@ -27,6 +27,9 @@ fn is_ratio(name: &str) -> bool {
         "pgbench_p99_left_out",
         "pgbench_select_function_vs_plain",
         "select_function_vs_plain",
+        "select_function_vs_plain_by_clock",
+        "mixed_function_vs_plain",
+        "copy_idle_trigger_vs_plain",
     ];
     let is_time = ["_ms", "_us", "_ns", "_per_second", "_processor"]
         .iter()

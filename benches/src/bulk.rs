@@ -9,30 +9,34 @@ use crate::cases::execute;
 use crate::median;
 
 /// Ratios of the backend's processor time: into an access view, over the plain table and over a plain view with a
-/// trigger.
+/// trigger; and into a view whose trigger stores nothing, below which no view can be.
 pub fn copies(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64)> {
     eprintln!("COPY…");
     execute(
         client,
         "CREATE TABLE plain_person (id bigint, name text);
          CREATE TABLE person (id bigint, name colcrypt.ciphertext);
-         SELECT colcrypt.register_column('person', 'name', 'gcm', context => 'none');
+         SELECT colcrypt.register_column('person', 'name', 'gcm', $x$colcrypt.place_context('public.person.name', id)$x$);
          SELECT colcrypt.create_access_view('person', 'person_view');
          CREATE TABLE triggered_person (LIKE plain_person);
          CREATE VIEW triggered_view AS SELECT * FROM triggered_person;
          CREATE FUNCTION write_through() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN INSERT INTO triggered_person VALUES (NEW.id, NEW.name); RETURN NEW; END $$;
          CREATE TRIGGER write_through INSTEAD OF INSERT ON triggered_view
-             FOR EACH ROW EXECUTE FUNCTION write_through()",
+             FOR EACH ROW EXECUTE FUNCTION write_through();
+         CREATE VIEW idle_view AS SELECT * FROM triggered_person;
+         CREATE FUNCTION do_nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+         CREATE TRIGGER do_nothing INSTEAD OF INSERT ON idle_view FOR EACH ROW EXECUTE FUNCTION do_nothing()",
     );
     let lines: String = (0..rows)
         .map(|n| format!("{n}\tperson number {n}\n"))
         .collect();
     let backend = Backend::of(client);
-    let [plain, triggered, view] = by_turns(
+    let [plain, idle, triggered, view] = by_turns(
         rounds,
         [
             ("plain_person", "plain_person"),
+            ("idle_view", "triggered_person"),
             ("triggered_view", "triggered_person"),
             ("person_view", "person"),
         ],
@@ -40,6 +44,7 @@ pub fn copies(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f64
     );
     vec![
         ("copy_view_vs_plain".to_owned(), view / plain),
+        ("copy_idle_trigger_vs_plain".to_owned(), idle / plain),
         ("copy_view_vs_trigger".to_owned(), view / triggered),
     ]
 }
@@ -52,7 +57,10 @@ pub fn inserts(client: &mut Client, rows: i64, rounds: usize) -> Vec<(String, f6
         rounds,
         [
             ("plain_person", "text_16b.v"),
-            ("person", "colcrypt.encrypt_col(text_16b.v, 'gcm')"),
+            (
+                "person",
+                "colcrypt.encrypt_col(text_16b.v, 'gcm', colcrypt.place_context('public.person.name', id::bigint))",
+            ),
         ],
         |(table, value)| insert(client, &backend, table, value, rows),
     );
@@ -90,6 +98,6 @@ fn copy(client: &mut Client, backend: &Backend, into: &str, table: &str, lines: 
 
 fn insert(client: &mut Client, backend: &Backend, table: &str, value: &str, rows: i64) -> f64 {
     execute(client, &format!("TRUNCATE {table}; CHECKPOINT"));
-    let sql = format!("INSERT INTO {table} SELECT 1, {value} FROM text_16b LIMIT {rows}");
+    let sql = format!("INSERT INTO {table} SELECT id, {value} FROM text_16b LIMIT {rows}");
     backend.time(|| execute(client, &sql))
 }

@@ -24,6 +24,9 @@ const TYPES: &[(&str, &str, &str)] = &[
     ("uuid", "uuid", "md5(n::text)::uuid"),
 ];
 
+/// What values are bound to, as the guide has it: their place, and the row's key.
+pub const CONTEXT: &str = "colcrypt.place_context('public.bench.v', id)";
+
 const PEERS_KEY: &str =
     r"'\x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'::bytea";
 
@@ -97,7 +100,7 @@ fn source(kind: &str, column: &str, fetched: &str, size: (&str, usize, i64), row
     }
     let times = (rows / share / DISTINCT).max(1);
     format!(
-        "(SELECT {fetched} AS {column} FROM {kind}_{label} LIMIT {DISTINCT}) s, generate_series(1, {times})"
+        "(SELECT id, {fetched} AS {column} FROM {kind}_{label} LIMIT {DISTINCT}) s, generate_series(1, {times})"
     )
 }
 
@@ -150,13 +153,13 @@ pub fn all(rows: i64, sodium: bool) -> Vec<Case> {
                 format!("enc_{label}{suffix}"),
                 plain.clone(),
                 "v",
-                format!("colcrypt.encrypt_col(v, '{key}')"),
+                format!("colcrypt.encrypt_col(v, '{key}', {CONTEXT})"),
             ));
             cases.push(Case::new(
                 format!("dec_{label}{suffix}"),
                 table(kind),
                 "c",
-                "colcrypt.decrypt_col(c, NULL::bytea)",
+                format!("colcrypt.decrypt_col(c, NULL::bytea, {CONTEXT})"),
             ));
         }
     }
@@ -164,13 +167,13 @@ pub fn all(rows: i64, sodium: bool) -> Vec<Case> {
         "enc_text",
         "text_16b",
         "v",
-        "colcrypt.encrypt_col(v, 'gcm')",
+        format!("colcrypt.encrypt_col(v, 'gcm', {CONTEXT})"),
     ));
     cases.push(Case::new(
         "dec_text",
         "text_16b",
         "c",
-        "colcrypt.decrypt_col(c)",
+        format!("colcrypt.decrypt_col(c, {CONTEXT})"),
     ));
     for (name, kind, _) in TYPES {
         let table = format!("{name}_values");
@@ -178,13 +181,13 @@ pub fn all(rows: i64, sodium: bool) -> Vec<Case> {
             format!("enc_{name}"),
             table.clone(),
             "v",
-            "colcrypt.encrypt_col(v, 'gcm')",
+            format!("colcrypt.encrypt_col(v, 'gcm', {CONTEXT})"),
         ));
         cases.push(Case::new(
             format!("dec_{name}"),
             table,
             "c",
-            format!("colcrypt.decrypt_col(c, NULL::{kind})"),
+            format!("colcrypt.decrypt_col(c, NULL::{kind}, {CONTEXT})"),
         ));
     }
     cases
@@ -230,13 +233,13 @@ pub fn fill(client: &mut Client, cluster: &Cluster, rows: i64, sodium: bool) {
         };
         execute(
             client,
-            &format!("CREATE TABLE {table} (v {kind}, c colcrypt.ciphertext)"),
+            &format!("CREATE TABLE {table} (id int, v {kind}, c colcrypt.ciphertext)"),
         );
         execute(
             client,
             &format!(
-                "INSERT INTO {table} SELECT v, colcrypt.encrypt_col(v, 'gcm')
-                 FROM (SELECT {value} AS v FROM generate_series(1, {rows}::bigint) n) s"
+                "INSERT INTO {table} SELECT id, v, colcrypt.encrypt_col(v, 'gcm', {CONTEXT})
+                 FROM (SELECT n::int AS id, {value} AS v FROM generate_series(1, {rows}::bigint) n) s"
             ),
         );
     }
@@ -259,22 +262,22 @@ fn fill_size(client: &mut Client, size: (&str, usize, i64), rows: i64, sodium: b
     };
     let make = |name: &str, column: &str, kind: &str, sql: &str| {
         format!(
-            "CREATE TABLE {name}_{label} ({column} {kind}); ALTER TABLE {name}_{label} ALTER {column} SET STORAGE EXTERNAL;
+            "CREATE TABLE {name}_{label} (id int, {column} {kind}); ALTER TABLE {name}_{label} ALTER {column} SET STORAGE EXTERNAL;
              INSERT INTO {name}_{label} SELECT {sql}"
         )
     };
-    let from = |call: &str| format!("{call} FROM plain_{label}");
+    let from = |call: &str| format!("id, {call} FROM plain_{label}");
     let mut tables = vec![
         make(
             "plain",
             "v",
             "bytea",
-            &format!("{value} FROM generate_series(1, {rows}) n"),
+            &format!("n, {value} FROM generate_series(1, {rows}) n"),
         ),
         make("pgcrypto", "p", "bytea", &from(&pgcrypto("encrypt", "v"))),
     ];
     for (name, key) in [("ours", "gcm"), ("xaes", "xaes")] {
-        let sql = from(&format!("colcrypt.encrypt_col(v, '{key}')"));
+        let sql = from(&format!("colcrypt.encrypt_col(v, '{key}', {CONTEXT})"));
         tables.push(make(name, "c", "colcrypt.ciphertext", &sql));
     }
     if sodium {

@@ -279,7 +279,7 @@ fn parallel_speedups(client: &mut Client, rows: i64, rounds: usize) -> [(String,
     // Large enough that the workers' start does not count.
     cases::execute(
         client,
-        "CREATE TABLE parallel AS SELECT c FROM text_16b, generate_series(1, 4)",
+        "CREATE TABLE parallel AS SELECT id, c FROM text_16b, generate_series(1, 4)",
     );
     cases::execute(client, "VACUUM (FREEZE, ANALYZE) parallel");
     cases::execute(
@@ -291,8 +291,11 @@ fn parallel_speedups(client: &mut Client, rows: i64, rounds: usize) -> [(String,
         ),
     );
     let speedups = [
-        ("parallel_speedup_2", "count(colcrypt.decrypt_col(c))"),
-        ("parallel_speedup_2_bare_scan", "count(c)"),
+        (
+            "parallel_speedup_2",
+            format!("count(colcrypt.decrypt_col(c, {}))", cases::CONTEXT),
+        ),
+        ("parallel_speedup_2_bare_scan", "count(c)".to_owned()),
     ]
     .map(|(name, call)| {
         let sql = format!("SELECT {call} FROM parallel");
