@@ -15,7 +15,7 @@ import struct
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 MOST = 2**64 - 1
-KINDS = ["aws-kms", "azure-keyvault", "file", "gcp-kms", "kmip", "pkcs11", "vault-transit", "none"]
+KINDS = ["aws-kms", "azure-keyvault", "file", "gcp-kms", "kmip", "pkcs11", "vault-transit", "none", "escrow"]
 
 
 def keep(target, name, data):
@@ -342,9 +342,27 @@ def configurations():
             "module": f"/nowhere/{number}.so", "slots": [{"label": "t"}], "pin_file": "/p"}).encode())
 
 
+def escrow():
+    """Shares of the standard's vectors, good and bad, and a dump. Their record was made by a ceremony, and is kept."""
+    for name, shares, *_ in json.loads((REPOSITORY / "tests/vectors/slip39.json").read_text()):
+        for number, share in enumerate(shares[:2]):
+            keep("escrow", f"share {name} {number}", b"\0" + share.encode())
+    keyring, seal = "11111111-1111-1111-1111-111111111111", "00" * 112
+    keep("escrow", "dump", b"\2" + "".join(f"COPY colcrypt.{table} FROM stdin;\n{rows}\\.\n" for table, rows in [
+        ("provider (provider_id, name, kind, config, created_at)", "a\tlocal\tfile\t{\"path\": \"/k\"}\tnow\n"
+         "b\te\tescrow\t{\"recipient\": \"colcrypt-escrow-1:3b6af977b9800d1524dbf61c34aa7b83521d791419353500f52cc817c617280e:5decd603c705\"}\tnow\n"),
+        ("keyring (keyring_id, name, dek_wrap)", f"{keyring}\ta\\tring\taes-256-gcm\n"),
+        ("kek_version (keyring_id, version, kcv, destroyed_at)", f"{keyring}\t1\t72504b4d8f\t\\N\n{keyring}\t2\t72504b4d8f\tlong ago\n"),
+        ("kek_copy (keyring_id, version, preference, provider_id, wrapped)", f"{keyring}\t1\t1\ta\t\\\\x00\n{keyring}\t1\t2\tb\t\\\\x{seal}\n"),
+        ("key (key_id, name, keyring_id, suite)", f"77\tk\t{keyring}\taes-256-gcm\n"),
+        ("key_version (key_id, version, kek_version, wrapped, kcv, destroyed_at)", f"77\t1\t1\t\\\\x{seal}\t72504b4d8f\t\\N\n"),
+    ]).encode())
+
+
 golden()
 documents()
 frames()
 kmip()
 web()
 configurations()
+escrow()

@@ -8,7 +8,7 @@ use colcrypt_protocol::ProviderConfig;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "aws-kms",
     "azure-keyvault",
     "file",
@@ -17,6 +17,7 @@ const KINDS: [&str; 8] = [
     "pkcs11",
     "vault-transit",
     "none",
+    "escrow",
 ];
 /// Letters and digits that no message may repeat.
 const SECRET: &str = "hvs.q83vASNFZ4mrze8BI0VniavN7wEjRWeJ";

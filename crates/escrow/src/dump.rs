@@ -84,13 +84,25 @@ pub enum NotOpened {
     Crypto(#[from] CryptoError),
 }
 
+/// A name out of a dump as a terminal may have it: whoever wrote the dump may have put there what he liked.
+#[must_use]
+pub fn shown(name: &str) -> String {
+    const MOST: usize = 200;
+    let begin: String = name.chars().take(MOST).collect();
+    match begin.len() < name.len() {
+        true => format!("{begin:?}…"),
+        false => format!("{begin:?}"),
+    }
+}
+
 impl Kek {
     /// How messages call it.
     #[must_use]
     pub fn name(&self) -> String {
         format!(
-            "keyring \"{}\", version {} of its key encryption key",
-            self.keyring, self.id.version
+            "keyring {}, version {} of its key encryption key",
+            shown(&self.keyring),
+            self.id.version
         )
     }
 
@@ -348,6 +360,8 @@ mod tests {
         let keks = keks(&dump).unwrap();
         assert_eq!(keks.len(), 1, "the destroyed one is none");
         assert_eq!(keks[0].keyring, "a\tring");
+        assert!(keks[0].name().contains(r#"keyring "a\tring", version 1"#));
+        assert!(shown(&"x".repeat(5_000)).len() < 300);
         assert!(keks[0].open(&key).unwrap() == kek);
         let other = EscrowKey::generate().unwrap();
         assert_eq!(keks[0].open(&other).err(), Some(NotOpened::NotSealed));

@@ -194,8 +194,13 @@ impl Record {
         if let Err(why) = record.recipient.parse::<Recipient>() {
             return bad(&format!("its recipient is {why}"));
         }
-        let holders = record.groups.iter().flat_map(|group| &group.holders);
-        for holder in holders {
+        let holders = || record.groups.iter().flat_map(|group| &group.holders);
+        let circles = record.groups.iter().map(|group| &group.name);
+        let mut names = holders().map(|holder| &holder.name).chain(circles);
+        if is_bad(&record.name) || names.any(|name| is_bad(name)) {
+            return bad("a name in it is empty, too long, or no line of text");
+        }
+        for holder in holders() {
             if holder.salt().is_none() || hex::decode(&holder.check_key).is_err() {
                 return bad(&format!("the commitment of {} is none", holder.name));
             }
@@ -366,10 +371,12 @@ fn signer(salt: &[u8; SALT_LEN], share: &Share) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&seed[..]).expect("a seed has 32 bytes")
 }
 
+/// Whether it cannot be shown to people as a name.
+fn is_bad(name: &str) -> bool {
+    !(1..=LONGEST_NAME).contains(&name.chars().count()) || name.contains(char::is_control)
+}
+
 fn refuse_bad_names(name: &str, groups: &[Wanted]) -> Result<(), NotMade> {
-    let bad = |name: &str| {
-        !(1..=LONGEST_NAME).contains(&name.chars().count()) || name.contains(char::is_control)
-    };
     let mut seen = BTreeSet::new();
     let holders = groups.iter().flat_map(|group| &group.holders);
     for holder in holders.clone() {
@@ -381,7 +388,7 @@ fn refuse_bad_names(name: &str, groups: &[Wanted]) -> Result<(), NotMade> {
         .chain(groups.iter().map(|group| &group.name))
         .map(String::as_str)
         .chain([name]);
-    match all.find(|name| bad(name)) {
+    match all.find(|name| is_bad(name)) {
         Some(name) => Err(NotMade::Name(name.into())),
         None => Ok(()),
     }
@@ -471,5 +478,24 @@ mod tests {
             with("e\n", ["Ada", "Ben"]),
             Some(NotMade::Name("e\n".into()))
         );
+    }
+
+    /// A record may come from anywhere, and its names are shown.
+    #[test]
+    fn a_name_that_is_no_line_of_text_is_no_record() {
+        let (record, _) = made("e");
+        let text = record.text();
+        for (name, other) in [
+            ("\"e\"", "\"e\\u001b[2J\""),
+            ("\"Ben\"", "\"\""),
+            ("\"holders\"", "\"a\\nb\""),
+        ] {
+            let forged = text.replacen(name, other, 1);
+            assert_ne!(forged, text, "{name}");
+            assert!(
+                matches!(Record::parse(&forged), Err(NotARecord::Content(_))),
+                "{other}"
+            );
+        }
     }
 }

@@ -10,7 +10,7 @@ use colcrypt_core::wrap;
 use colcrypt_escrow::{
     collect::Collector,
     drill::Drill as DrillReport,
-    dump::{Kek, NotOpened},
+    dump::{Kek, NotOpened, shown},
 };
 use colcrypt_kms::{Provider, file};
 use colcrypt_protocol::ProviderConfig;
@@ -262,8 +262,9 @@ fn open_all(collector: &Collector, keks: &[Kek], drill: &mut DrillReport) -> Res
             match kek.try_dek(&opened, dek) {
                 Ok(()) => drill.key_versions += 1,
                 Err(why) => drill.problems.push(format!(
-                    "key \"{}\", version {}: {why}",
-                    dek.key, dek.id.version
+                    "key {}, version {}: {why}",
+                    shown(&dek.key),
+                    dek.id.version
                 )),
             }
         }

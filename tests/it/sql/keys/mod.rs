@@ -18,5 +18,6 @@ mod managing;
 mod schedule;
 mod shredding;
 mod two_roots;
+mod uncompiled;
 mod usage;
 mod verifying;
