@@ -43,8 +43,12 @@ fn record(text: &str) {
             let again = Record::parse(&written).expect("what is written is a record");
             assert_eq!(again.text(), written);
             assert_eq!(again.fingerprint(), record.fingerprint());
-            let _ = record.verify(signed);
-            let _ = Report::believed(&record, signed);
+            if let Err(error) = record.verify(signed) {
+                presentable(&error.to_string());
+            }
+            if let Err(error) = Report::believed(&record, signed) {
+                presentable(&error.to_string());
+            }
         }
         Err(error) => presentable(&error.to_string()),
     }

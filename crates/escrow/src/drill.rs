@@ -123,12 +123,14 @@ impl Report {
         }
         let mut signers: BTreeSet<Place> = BTreeSet::new();
         for Signed { holder, signature } in report.signatures {
-            let place = record
+            // Who the record does not know is not called by the name that somebody wrote there.
+            let (place, _) = record
                 .holders()
                 .find(|(_, known)| known.name == holder)
-                .map(|(place, _)| place)
-                .filter(|place| record.has_signed(*place, report.drill.as_bytes(), &signature))
-                .ok_or(NotBelieved::Signature(holder))?;
+                .ok_or(NotBelieved::Foreign)?;
+            if !record.has_signed(place, report.drill.as_bytes(), &signature) {
+                return Err(NotBelieved::Signature(holder));
+            }
             signers.insert(place);
         }
         if !record.is_enough(&signers) {

@@ -88,8 +88,11 @@ pub enum NotMade {
 /// Why a text is no record.
 #[derive(Debug, Error)]
 pub enum NotARecord {
-    #[error("not the record of an escrow, as `colcrypt escrow create` writes it: {0}")]
-    Json(#[from] serde_json::Error),
+    /// What is there is not repeated: it may be anything.
+    #[error(
+        "not the record of an escrow, as `colcrypt escrow create` writes it: see line {line}, column {column}"
+    )]
+    Json { line: usize, column: usize },
     #[error("not the record of an escrow that this version knows: {0}")]
     Content(String),
 }
@@ -186,7 +189,10 @@ impl Record {
     /// # Errors
     /// [`NotARecord`].
     pub fn parse(json: &str) -> Result<Self, NotARecord> {
-        let record: Self = serde_json::from_str(json)?;
+        let record: Self = serde_json::from_str(json).map_err(|error| NotARecord::Json {
+            line: error.line(),
+            column: error.column(),
+        })?;
         let bad = |what: &str| Err(NotARecord::Content(what.into()));
         if record.format != FORMAT {
             return bad("its format has another number");
