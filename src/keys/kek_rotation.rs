@@ -299,7 +299,10 @@ impl Gated for SetKekCryptoperiod {
 }
 
 /// The keyring of the first argument, for who may manage it.
-fn managed(call: Call) -> Result<Keyring> {
+///
+/// # Errors
+/// Unknown keyring, no right to manage it.
+pub fn managed(call: Call) -> Result<Keyring> {
     let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
     Target::keyring(read::keyring_by_id(keyring.id)?).require_manage()?;
     Ok(keyring)

@@ -7,11 +7,11 @@ use colcrypt_protocol::KekCopy;
 use pgrx::pg_sys;
 
 use crate::audit::Act;
-use crate::catalog::read::{self, Keyring};
+use crate::catalog::read;
 use crate::catalog::uuid::uuid;
 use crate::error::Result;
 use crate::jobs::wake;
-use crate::keys::approval::Target;
+use crate::keys::kek_rotation::managed;
 use crate::keys::keyring;
 use crate::keys::policy::parts;
 use crate::keys::roots::{lock, rewrap, store};
@@ -55,13 +55,6 @@ pub fn take_newest(keyring: KeyringId, why: Option<&str>) -> Result<String> {
         .detail(format!("keyring {}: version {newest}{why}", keyring.name))
         .record()?;
     Ok(newest)
-}
-
-/// The keyring of the first argument, for who may manage it.
-fn managed(call: Call) -> Result<Keyring> {
-    let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
-    Target::keyring(read::keyring_by_id(keyring.id)?).require_manage()?;
-    Ok(keyring)
 }
 
 pub fn rotate_root(call: Call) -> Result<pg_sys::Datum> {
