@@ -371,7 +371,8 @@ COMMENT ON TABLE colcrypt.audit_outbox IS
     'administrative acts, recorded by the transaction that did them, on their way into the audit log';
 
 -- Sessions cache what they read here. Any change, by whatever way, tells them all at commit, and
--- sessions on standbys when replay gets there.
+-- sessions on standbys when replay gets there. Logical replication writes past triggers of statements, but for TRUNCATE: where
+-- it does, those of rows tell.
 CREATE FUNCTION colcrypt.catalog_changed() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_catalog_changed' LANGUAGE c;
 COMMENT ON FUNCTION colcrypt.catalog_changed() IS 'trigger: makes every session look at the key catalog again';
@@ -384,6 +385,9 @@ BEGIN
         EXECUTE format('CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
                        'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
+        EXECUTE format('CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE REPLICA TRIGGER catalog_changed_row', t);
         PERFORM pg_catalog.pg_extension_config_dump(format('colcrypt.%I', t)::regclass, '');
     END LOOP;
     -- Of the two tables of grants nothing but what they say by name.

@@ -265,6 +265,19 @@ fn a_subscriber_gets_the_keys_with_the_rows() {
     assert_eq!(reader.one("SELECT count(*) FROM colcrypt.key_version"), "3");
     // Nothing there moves rows by itself.
     assert_eq!(reader.one("SELECT count(*) FROM colcrypt.job"), "0");
+    // What is forbidden at the publisher is forbidden to a session that read a moment ago, and to a new one.
+    client.run("SELECT colcrypt.suspend_key('k', 3, 'an incident')");
+    wait_for("the suspension", LONG, || {
+        reader.yes("SELECT state = 'suspended' FROM colcrypt.key_version WHERE version = 3")
+    });
+    analyst.fails("KC001", RIGHT);
+    let mut newcomer = subscriber.client_db("work");
+    newcomer.fails("KC001", RIGHT);
+    client.run("SELECT colcrypt.resume_key('k', 3, 'it is over')");
+    wait_for("the resumption", LONG, || {
+        reader.yes("SELECT state = 'active' FROM colcrypt.key_version WHERE version = 3")
+    });
+    assert_eq!(analyst.one(RIGHT), ROWS.to_string());
     reader.run("DROP SUBSCRIPTION everything");
 }
 
