@@ -51,6 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
             usage::at_end,
             usage::flush::at_end,
             keys::wipe::at_end,
+            catalog::known::at_end,
         ],
         &[
             server::enclosure::at_part_end,
@@ -98,6 +99,7 @@ unsafe extern "C-unwind" fn shmem_request() {
     server::key_clock::request();
     jobs::wake::request();
     slab::layout::request();
+    catalog::known::request();
     broker::shared::request();
     usage::shared::request();
     audit::ring::request();
@@ -114,6 +116,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     server::key_clock::startup();
     jobs::wake::startup();
     slab::startup();
+    catalog::known::startup();
     broker::shared::startup();
     usage::shared::startup();
     usage::kept::startup();

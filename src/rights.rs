@@ -4,7 +4,7 @@
 use pgrx::pg_sys;
 
 use crate::audit;
-use crate::catalog::read::{Key, Keyring};
+use crate::catalog::read::{self, Grant, Key, Keyring};
 use crate::catalog::scan::{Equals, any};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::server::roles;
@@ -18,14 +18,8 @@ enum Claim {
     None,
 }
 
-/// Why `user` may do what a column of a table of grants tells, for those of one object. PUBLIC, as a user, is OID 0.
-fn claim_in(
-    table: &'static str,
-    index: &'static str,
-    object: Equals,
-    user: pg_sys::Oid,
-    column: &'static str,
-) -> Result<Claim> {
+/// Why `user` may do what was granted to these. PUBLIC, as a user, is OID 0.
+fn claim_of(user: pg_sys::Oid, grantees: impl IntoIterator<Item = pg_sys::Oid>) -> Claim {
     let public = user == pg_sys::Oid::INVALID;
     // SAFETY: a look-up in the role catalogs, in a transaction.
     let superuser = !public && unsafe { pg_sys::superuser_arg(user) };
@@ -38,29 +32,23 @@ fn claim_in(
             pg_sys::has_privs_of_role(user, grantee)
         }
     };
-    let mut granted = false;
-    any(table, index, &[object], |row| {
-        let grantee: pg_sys::Oid = row.get("grantee")?;
-        if !granted && row.get::<bool>(column)? {
-            granted = grantee == pg_sys::Oid::INVALID || !public && has_privileges_of(grantee);
-        }
-        Ok(())
-    })?;
-    Ok(match (granted, superuser) {
+    let granted = grantees
+        .into_iter()
+        .any(|grantee| grantee == pg_sys::Oid::INVALID || !public && has_privileges_of(grantee));
+    match (granted, superuser) {
         (true, _) => Claim::Granted,
         (false, true) => Claim::Superuser,
         (false, false) => Claim::None,
-    })
+    }
 }
 
-fn claim(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<Claim> {
-    let column = match privilege {
-        Privilege::Encrypt => "can_encrypt",
-        Privilege::Decrypt => "can_decrypt",
-        Privilege::Manage => "can_manage",
+fn claim(user: pg_sys::Oid, privilege: Privilege, grants: &[Grant]) -> Claim {
+    let gives = |grant: &&Grant| match privilege {
+        Privilege::Encrypt => grant.encrypt,
+        Privilege::Decrypt => grant.decrypt,
+        Privilege::Manage => grant.manage,
     };
-    let object = Equals::int8(1, key.id.bigint());
-    claim_in("key_grant", "key_grant_pkey", object, user, column)
+    claim_of(user, grants.iter().filter(gives).map(|grant| grant.grantee))
 }
 
 fn keyring_claim(
@@ -72,8 +60,19 @@ fn keyring_claim(
         KeyringPrivilege::Create => "can_create",
         KeyringPrivilege::Manage => "can_manage",
     };
-    let object = Equals::uuid(1, keyring.id.0);
-    claim_in("keyring_grant", "keyring_grant_pkey", object, user, column)
+    let mut grantees = Vec::new();
+    any(
+        "keyring_grant",
+        "keyring_grant_pkey",
+        &[Equals::uuid(1, keyring.id.0)],
+        |row| {
+            if row.get::<bool>(column)? {
+                grantees.push(row.get("grantee")?);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(claim_of(user, grantees))
 }
 
 /// Whether `user` may do `privilege` with the key: superusers, and whoever was granted it directly,
@@ -82,19 +81,16 @@ fn keyring_claim(
 /// # Errors
 /// Of the catalog scan.
 pub fn may(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
-    Ok(claim(user, key, privilege)? != Claim::None)
+    Ok(claim(user, privilege, &read::key_grants(key.id)?) != Claim::None)
 }
 
-/// As [`may`], for the session's user who is about to: a superuser without a grant leaves a record.
-///
-/// # Errors
-/// Of the catalog scan.
-pub fn exercise(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
-    let claim = claim(user, key, privilege)?;
+/// As [`may`], for the session's user who is about to, by the key's grants: a superuser without one leaves a record.
+pub fn exercise(user: pg_sys::Oid, key: &Key, privilege: Privilege, grants: &[Grant]) -> bool {
+    let claim = claim(user, privilege, grants);
     if claim == Claim::Superuser {
         audit::superuser_override(key, privilege);
     }
-    Ok(claim != Claim::None)
+    claim != Claim::None
 }
 
 /// Refuses who may not do `privilege` with the key; for administrative functions, which do not cache.
@@ -103,7 +99,7 @@ pub fn exercise(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bo
 /// [`Error::KeyDenied`].
 pub fn require(key: &Key, privilege: Privilege) -> Result<()> {
     let user = roles::current_user();
-    if exercise(user, key, privilege)? {
+    if exercise(user, key, privilege, &read::key_grants(key.id)?) {
         return Ok(());
     }
     Err(Error::KeyDenied {

@@ -46,6 +46,11 @@ pub fn refresh(due: bool) -> u64 {
     current()
 }
 
+/// The OID of the table `key` as it was last looked up; invalid before, and where there is none.
+pub fn marker() -> pg_sys::Oid {
+    MARKER.get()
+}
+
 /// Looks the table `key`'s OID up: in a transaction, never in an invalidation callback.
 pub fn learn_marker() -> pg_sys::Oid {
     // SAFETY: catalog look-ups by name, missing_ok.

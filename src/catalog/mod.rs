@@ -5,6 +5,7 @@
 //! through SPI as the extension's owner (`write`).
 
 pub mod epoch;
+pub mod known;
 pub mod read;
 pub mod scan;
 pub mod type_names;

@@ -9,8 +9,9 @@ use colcrypt_core::{
 };
 use colcrypt_protocol::{KekCopy, KekRef, ProviderConfig, Request};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys;
 
-use crate::catalog::scan::{Equals, Row, each, one};
+use crate::catalog::scan::{Equals, Row, any, each, one};
 use crate::catalog::uuid;
 use crate::error::{Error, Result};
 
@@ -47,6 +48,16 @@ pub struct KeyVersionRow {
     /// The ends of its cryptoperiods, as TimestampTz; none is without end.
     pub encrypts_until: Option<i64>,
     pub decrypts_until: Option<i64>,
+}
+
+/// What a role was granted on a key.
+#[derive(Clone)]
+pub struct Grant {
+    /// OID 0 is PUBLIC.
+    pub grantee: pg_sys::Oid,
+    pub encrypt: bool,
+    pub decrypt: bool,
+    pub manage: bool,
 }
 
 /// A keyring, without its KEKs.
@@ -211,6 +222,29 @@ pub fn key_version(key: &Key, wanted: KeyVersion) -> Result<KeyVersionRow> {
         key: key.name.clone(),
         version: wanted,
     })
+}
+
+/// What was granted on a key.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn key_grants(key: KeyId) -> Result<Vec<Grant>> {
+    let mut grants = Vec::new();
+    any(
+        "key_grant",
+        "key_grant_pkey",
+        &[Equals::int8(1, key.bigint())],
+        |row| {
+            grants.push(Grant {
+                grantee: row.get("grantee")?,
+                encrypt: row.get("can_encrypt")?,
+                decrypt: row.get("can_decrypt")?,
+                manage: row.get("can_manage")?,
+            });
+            Ok(())
+        },
+    )?;
+    Ok(grants)
 }
 
 fn keyring(row: &Row) -> Result<Keyring> {

@@ -33,6 +33,24 @@ pub fn my_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
+/// The transaction that wrote the database's row: another one for another database of the same number. In a transaction.
+pub fn maker_of_my_database() -> u32 {
+    // SAFETY: a look-up in a catalog cache, which has held this row since the connection; the row is read before it is
+    // given back.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::DATABASEOID as i32,
+            pg_sys::Datum::from(my_database()),
+        );
+        if row.is_null() {
+            return 0;
+        }
+        let maker = (*(*row).t_data).t_choice.t_heap.t_xmin;
+        pg_sys::ReleaseSysCache(row);
+        maker.into_inner()
+    }
+}
+
 /// Waits a moment; can be cancelled, and ends early when the latch is set.
 pub fn nap(ms: i64) {
     // SAFETY: waits on this process's latch; interrupts are handled after it.

@@ -10,6 +10,7 @@
 //!   is asked (role, cryptoperiod, key wiped or expired) and the permit is renewed.
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
+mod knowledge;
 mod place;
 mod watch;
 
@@ -20,6 +21,7 @@ use colcrypt_core::compression::Method;
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
 use colcrypt_core::{DataCipher, KeyId, KeyVersion, Suite, VersionId, wipe_dead_stack};
+use knowledge::Knowledge;
 use pgrx::pg_sys;
 use place::{Cipher, Identity, fill};
 
@@ -28,7 +30,6 @@ use crate::broker::client;
 use crate::catalog::epoch;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Privilege, Result};
-use crate::rights;
 use crate::server::hidden::{self, Hold};
 use crate::server::{clock, key_clock, process, roles};
 use crate::slab::table::{self, Found};
@@ -104,7 +105,7 @@ impl Permit {
     #[inline(never)]
     fn once_more(&self, is_first: bool) -> Result<(&'static Cipher, u64)> {
         let epoch = refresh();
-        let key = SESSION.with_borrow_mut(|session| session.key_by_id(self.key))?;
+        let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(self.key))?;
         if !is_first {
             return Err(Error::KeyWiped {
                 key: key.name,
@@ -119,13 +120,9 @@ impl Permit {
 #[derive(Default)]
 struct Session {
     epoch: u64,
-    names: HashMap<String, KeyId>,
-    keys: HashMap<KeyId, Key>,
-    versions: HashMap<VersionId, KeyVersionRow>,
-    /// Whether any value of a key is marked, and which of those that were met are.
-    honeytokens: HashMap<KeyId, bool>,
+    catalog: Knowledge,
+    /// Which of the values that were met are marked.
     met: HashMap<(KeyId, Tag), bool>,
-    privileges: HashMap<(pg_sys::Oid, KeyId, Privilege), bool>,
     /// Permits that were given out, for a query that meets many keys and for the next statement.
     encrypting: HashMap<String, Permit>,
     decrypting: HashMap<VersionId, Permit>,
@@ -163,7 +160,7 @@ pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
     if let Some(permit) = given {
         return Ok(permit);
     }
-    let key = SESSION.with_borrow_mut(|session| session.key_by_name(key_name))?;
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_name(key_name))?;
     let permit = with_current(key, |key| {
         permit(epoch, key, key.current, Privilege::Encrypt)
     })?;
@@ -171,6 +168,10 @@ pub fn permit_encrypt(key_name: &str) -> Result<Permit> {
         if session.encrypting.len() >= CIPHERS {
             session.encrypting.clear();
         }
+        session.catalog.tell(VersionId {
+            key: permit.key,
+            version: permit.version,
+        });
         session.encrypting.insert(key_name.into(), permit);
     });
     Ok(permit)
@@ -211,12 +212,16 @@ pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
     if let Some(permit) = given {
         return Ok(permit);
     }
-    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    let key = SESSION.with_borrow_mut(|session| {
+        session.catalog.look(id);
+        session.catalog.key_by_id(id.key)
+    })?;
     let permit = permit(epoch, &key, id.version, Privilege::Decrypt)?;
     SESSION.with_borrow_mut(|session| {
         if session.decrypting.len() >= CIPHERS {
             session.decrypting.clear();
         }
+        session.catalog.tell(id);
         session.decrypting.insert(id, permit);
     });
     Ok(permit)
@@ -229,8 +234,8 @@ pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
 /// As [`permit_encrypt`].
 pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
-    SESSION.with_borrow_mut(|session| session.check(&key, Privilege::Encrypt))?;
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
+    SESSION.with_borrow_mut(|session| session.catalog.check(&key, Privilege::Encrypt))?;
     let read = |key| unchecked(epoch, key, id.version, Privilege::Decrypt);
     let from = read(&key)?;
     let to = with_current(key.clone(), |key| {
@@ -248,10 +253,10 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
 /// As [`permit_encrypt`].
 pub fn permit_move(id: VersionId, to: KeyId) -> Result<(Permit, Permit)> {
     let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
     let read = || unchecked(epoch, &key, id.version, Privilege::Decrypt);
     let from = read()?;
-    let to = SESSION.with_borrow_mut(|session| session.key_by_id(to))?;
+    let to = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(to))?;
     let to = with_current(to, |key| {
         unchecked(epoch, key, key.current, Privilege::Encrypt)
     })?;
@@ -266,7 +271,7 @@ pub fn permit_move(id: VersionId, to: KeyId) -> Result<(Permit, Permit)> {
 /// Unknown key, a state that does not encrypt, or no key to be had.
 pub fn permit_ordered_encryption(id: KeyId) -> Result<Permit> {
     let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id))?;
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id))?;
     let version = key.current;
     unchecked(epoch, &key, version, Privilege::Encrypt)
 }
@@ -277,24 +282,24 @@ pub fn permit_ordered_encryption(id: KeyId) -> Result<Permit> {
 /// As [`permit_ordered_encryption`].
 pub fn permit_ordered_decryption(id: VersionId) -> Result<Permit> {
     let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.key_by_id(id.key))?;
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
     unchecked(epoch, &key, id.version, Privilege::Decrypt)
 }
 
 /// The key's name, for messages.
 pub fn key_name(id: KeyId) -> String {
     SESSION
-        .with_borrow_mut(|session| session.key_by_id(id))
+        .with_borrow_mut(|session| session.catalog.key_by_id(id))
         .map_or_else(|_| id.to_string(), |key| key.name)
 }
 
 fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
-    SESSION.with_borrow_mut(|session| session.check(key, privilege))?;
+    SESSION.with_borrow_mut(|session| session.catalog.check(key, privilege))?;
     if privilege == Privilege::Encrypt {
         return unchecked(epoch, key, version, privilege);
     }
     // Re-encryption is not asked this: it is the way out.
-    let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
+    let row = SESSION.with_borrow_mut(|session| session.catalog.version(key, version))?;
     let until = by_wall_clock(row.decrypts_until);
     within(until, key, version, privilege)?;
     let permit = unchecked(epoch, key, version, privilege)?;
@@ -302,14 +307,15 @@ fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> R
 }
 
 fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
-    let row = SESSION.with_borrow_mut(|session| session.version(key, version))?;
+    let row = SESSION.with_borrow_mut(|session| session.catalog.version(key, version))?;
     check_state(key, &row, privilege)?;
     let until = match privilege {
         Privilege::Encrypt => by_wall_clock(row.encrypts_until),
         Privilege::Decrypt | Privilege::Manage => None,
     };
     within(until, key, version, privilege)?;
-    let guarded = privilege == Privilege::Decrypt && has_honeytokens(key.id)?;
+    let guarded = privilege == Privilege::Decrypt
+        && SESSION.with_borrow_mut(|session| session.catalog.has_honeytokens(key.id))?;
     let user = roles::current_user();
     // Before there is a cipher: what one leaves in registers is wiped where there is a counter.
     let counter = usage::counter(key, row.id, user);
@@ -381,15 +387,6 @@ fn within(end: Option<i64>, key: &Key, version: KeyVersion, privilege: Privilege
         }),
         _ => Ok(()),
     }
-}
-
-fn has_honeytokens(key: KeyId) -> Result<bool> {
-    if let Some(known) = SESSION.with_borrow(|session| session.honeytokens.get(&key).copied()) {
-        return Ok(known);
-    }
-    let guards = honeytoken::guards(key)?;
-    SESSION.with_borrow_mut(|session| session.honeytokens.insert(key, guards));
-    Ok(guards)
 }
 
 /// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since
@@ -469,60 +466,6 @@ fn cipher(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<&'stat
 }
 
 impl Session {
-    fn key_by_name(&mut self, name: &str) -> Result<Key> {
-        if let Some(key) = self.names.get(name).and_then(|id| self.keys.get(id)) {
-            return Ok(key.clone());
-        }
-        let key = read::key_by_name(name)?;
-        self.names.insert(name.into(), key.id);
-        self.keys.insert(key.id, key.clone());
-        Ok(key)
-    }
-
-    fn key_by_id(&mut self, id: KeyId) -> Result<Key> {
-        if let Some(key) = self.keys.get(&id) {
-            return Ok(key.clone());
-        }
-        let key = read::key_by_id(id)?;
-        self.keys.insert(id, key.clone());
-        Ok(key)
-    }
-
-    fn version(&mut self, key: &Key, version: KeyVersion) -> Result<KeyVersionRow> {
-        let id = VersionId {
-            key: key.id,
-            version,
-        };
-        if let Some(row) = self.versions.get(&id) {
-            return Ok(row.clone());
-        }
-        let row = read::key_version(key, version)?;
-        self.versions.insert(id, row.clone());
-        Ok(row)
-    }
-
-    fn check(&mut self, key: &Key, privilege: Privilege) -> Result<()> {
-        let user = roles::current_user();
-        let question = (user, key.id, privilege);
-        let allowed = match self.privileges.get(&question) {
-            Some(&allowed) => allowed,
-            None => {
-                let allowed = rights::exercise(user, key, privilege)?;
-                self.privileges.insert(question, allowed);
-                allowed
-            }
-        };
-        if allowed {
-            Ok(())
-        } else {
-            Err(Error::KeyDenied {
-                key: key.name.clone(),
-                role: roles::role_name(user),
-                privilege,
-            })
-        }
-    }
-
     /// A cleared place for the version's cipher.
     fn place_for(&mut self, id: Identity) -> &'static Cipher {
         let at = match self.by_version.get(&id) {
@@ -577,11 +520,7 @@ fn refresh() -> u64 {
         epoch::learn_marker();
         SESSION.with_borrow_mut(|session| {
             session.epoch = epoch;
-            session.names.clear();
-            session.keys.clear();
-            session.versions.clear();
-            session.privileges.clear();
-            session.honeytokens.clear();
+            session.catalog.begin();
             session.met.clear();
             session.encrypting.clear();
             session.decrypting.clear();

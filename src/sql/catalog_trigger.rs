@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use pgrx::pg_sys;
 
 use crate::audit::Act;
-use crate::catalog::epoch;
+use crate::catalog::{epoch, known};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::{spi, trigger};
@@ -69,6 +69,7 @@ fn catalog_changed(_call: Call) -> Result<pg_sys::Datum> {
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(marker) };
     }
     epoch::advance();
+    known::changes();
     // A trigger function gives a null pointer that is not SQL NULL.
     Ok(pg_sys::Datum::from(0))
 }

@@ -9,6 +9,7 @@ mod escrow_recovery;
 mod escrow_sharing;
 mod grants;
 mod kek_rotation;
+mod known;
 mod lifecycle;
 mod lifecycle_compromise;
 mod lifecycle_destruction;
