@@ -1,12 +1,43 @@
 //! What one call of a function in one statement remembers from row to row: its own memory (fn_extra), and short strings
 //! that may lie there.
 
+use std::ffi::c_int;
 use std::mem::MaybeUninit;
 
 use pgrx::pg_sys;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::server::call::Call;
+
+/// Without pgrx's guard, which costs as much as the memory: this raises no error.
+mod server {
+    use super::{c_int, pg_sys};
+
+    unsafe extern "C-unwind" {
+        /// Null where there is no memory, if the flags say so, as long as the size is one that PostgreSQL allows.
+        #[link_name = "MemoryContextAllocExtended"]
+        pub fn alloc(memory: pg_sys::MemoryContext, size: usize, flags: c_int) -> *mut u8;
+    }
+}
+
+/// Largest piece that PostgreSQL allocates.
+const LARGEST: usize = 0x3fff_ffff;
+
+/// Room for so many, which lives as long as the call site.
+fn room<T>(call: Call, count: usize) -> Result<*mut MaybeUninit<T>> {
+    let bytes = size_of::<T>().saturating_mul(count).max(1);
+    let flags = pg_sys::MCXT_ALLOC_NO_OOM as c_int;
+    let room = if bytes > LARGEST {
+        std::ptr::null_mut()
+    } else {
+        // SAFETY: fn_mcxt lives as long as the FmgrInfo; the size is an allowed one.
+        unsafe { server::alloc((*call.flinfo()).fn_mcxt, bytes, flags) }
+    };
+    if room.is_null() {
+        return Err(Error::OutOfMemory { bytes });
+    }
+    Ok(room.cast())
+}
 
 /// The call site's memory, made by `make` at the first call.
 ///
@@ -22,8 +53,7 @@ pub unsafe fn site<T: Copy>(
         let flinfo = call.flinfo();
         if (*flinfo).fn_extra.is_null() {
             let made = make()?;
-            let memory = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<T>())
-                .cast::<MaybeUninit<T>>();
+            let memory = room::<T>(call, 1)?;
             (*memory).write(made);
             (*flinfo).fn_extra = memory.cast();
         }
@@ -31,14 +61,22 @@ pub unsafe fn site<T: Copy>(
     }
 }
 
-/// A copy of `items` that lives as long as the call site.
-pub fn kept<T: Copy>(call: Call, items: &[T]) -> &'static [T] {
-    // SAFETY: room for as many items in fn_mcxt, which lives as long as the FmgrInfo; copied before it is read.
+/// So many, each as `make` makes it, which live as long as the call site.
+///
+/// # Errors
+/// Of `make`; [`Error::OutOfMemory`].
+pub fn kept<T: Copy>(
+    call: Call,
+    count: usize,
+    mut make: impl FnMut(usize) -> Result<T>,
+) -> Result<&'static [T]> {
+    let room = room::<T>(call, count)?;
+    // SAFETY: there is room for as many, and each is written before they are read.
     unsafe {
-        let room = pg_sys::MemoryContextAlloc((*call.flinfo()).fn_mcxt, size_of_val(items).max(1))
-            .cast::<T>();
-        std::ptr::copy_nonoverlapping(items.as_ptr(), room, items.len());
-        std::slice::from_raw_parts(room, items.len())
+        for at in 0..count {
+            (*room.add(at)).write(make(at)?);
+        }
+        Ok(std::slice::from_raw_parts(room.cast::<T>(), count))
     }
 }
 

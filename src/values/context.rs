@@ -1,14 +1,15 @@
 //! row_context and place_context: SQL values as the bytes that a value is bound to.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
-use colcrypt_core::context::{self, ContextBuilder, ContextWriter, MAX_HEAD, pair};
+use colcrypt_core::context::{self, ContextBuilder, ContextWriter, pair};
 use colcrypt_core::place::MAX_LABEL;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::call::Call;
-use crate::server::call_site::{Short, kept, site};
+use crate::server::call_site::{kept, site};
 use crate::server::encoding::with_utf8;
 use crate::server::varlena::{self, Varlena};
 use crate::values::codec::Codec;
@@ -53,7 +54,40 @@ fn label_length(bytes: usize) -> Error {
 #[derive(Clone, Copy)]
 struct Part {
     codec: Codec,
-    head: Short<MAX_HEAD>,
+    head: &'static [u8],
+}
+
+thread_local! {
+    /// What stands before values of the types that are looked up nowhere, once it was made.
+    static HEADS: RefCell<Vec<(pg_sys::Oid, &'static [u8])>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Part {
+    fn new(call: Call, declared: pg_sys::Oid) -> Result<Self> {
+        // SAFETY: the call site's own memory context, where the codec is kept.
+        let codec = Codec::for_type(declared, unsafe { (*call.flinfo()).fn_mcxt })?;
+        let made = HEADS.with_borrow(|heads| {
+            let found = heads.iter().find(|(of, _)| *of == codec.base_type);
+            found.map(|&(_, head)| head)
+        });
+        let head = match made {
+            Some(head) => head,
+            None => Self::head(call, &codec)?,
+        };
+        Ok(Self { codec, head })
+    }
+
+    #[cold]
+    fn head(call: Call, codec: &Codec) -> Result<&'static [u8]> {
+        let name = codec.context_name()?;
+        let head = context::head(&name)?;
+        if let (Cow::Borrowed(_), true) = (&name, codec.is_built_in()) {
+            let head: &'static [u8] = head.leak();
+            HEADS.with_borrow_mut(|heads| heads.push((codec.base_type, head)));
+            return Ok(head);
+        }
+        kept(call, head.len(), |at| Ok(head[at]))
+    }
 }
 
 /// What a call site remembers; nothing where its arguments are elements of an array, or literals without a type.
@@ -65,19 +99,20 @@ impl ContextSite {
         if call.is_variadic() {
             return Ok(Self(None));
         }
-        let mut parts = Vec::with_capacity(call.len());
-        for index in from as usize..call.len() {
-            let declared = call.argument_type(index);
-            if matches!(declared, pg_sys::Oid::INVALID | pg_sys::UNKNOWNOID) {
-                return Ok(Self(None));
-            }
-            // SAFETY: the call site's own memory context, where the codec is kept.
-            let (codec, name) = named_codec(declared, unsafe { (*call.flinfo()).fn_mcxt })?;
-            let head = Short::new(&context::head(&name)?);
-            let head = head.ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
-            parts.push(Part { codec, head });
+        let untyped = |index| {
+            matches!(
+                call.argument_type(index),
+                pg_sys::Oid::INVALID | pg_sys::UNKNOWNOID
+            )
+        };
+        let from = from as usize;
+        if (from..call.len()).any(untyped) {
+            return Ok(Self(None));
         }
-        Ok(Self(Some(kept(call, &parts))))
+        let parts = kept(call, call.len().saturating_sub(from), |at| {
+            Part::new(call, call.argument_type(from + at))
+        })?;
+        Ok(Self(Some(parts)))
     }
 }
 
@@ -94,9 +129,9 @@ fn context_of(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> {
         let mut writer = ContextWriter::new(&mut room, label);
         for (index, part) in (from as usize..).zip(*parts) {
             match call.datum(index) {
-                None => writer.push(part.head.as_bytes(), None),
+                None => writer.push(part.head, None),
                 Some(value) => part.codec.with_bytes(value, |bytes| {
-                    writer.push(part.head.as_bytes(), Some(bytes));
+                    writer.push(part.head, Some(bytes));
                     Ok(())
                 })?,
             }

@@ -328,9 +328,6 @@ fn length_of(value: Option<&[u8]>) -> [u8; 4] {
         .to_be_bytes()
 }
 
-/// Bytes of the longest [`head`].
-pub const MAX_HEAD: usize = 1 + u8::MAX as usize;
-
 /// What stands before each value of a type: the length of the type's name, and the name.
 ///
 /// # Errors
@@ -522,6 +519,6 @@ mod tests {
                 .is_none()
         );
         assert!(head("").is_err() && head(&"n".repeat(256)).is_err());
-        assert_eq!(head(&"n".repeat(255)).map(|head| head.len()), Ok(MAX_HEAD));
+        assert_eq!(head(&"n".repeat(255)).map(|head| head.len()), Ok(256));
     }
 }
