@@ -80,6 +80,15 @@ pub fn kept<T: Copy>(
     }
 }
 
+/// A copy of a text that lives as long as the call site.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn kept_text(call: Call, text: &str) -> Result<&'static str> {
+    let bytes = kept(call, text.len(), |at| Ok(text.as_bytes()[at]))?;
+    Ok(std::str::from_utf8(bytes).unwrap_or_default())
+}
+
 /// A short string without a destructor.
 #[derive(Clone, Copy)]
 pub struct Short<const N: usize> {
@@ -101,9 +110,5 @@ impl<const N: usize> Short<N> {
     #[inline(always)]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
-    }
-
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }

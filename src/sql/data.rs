@@ -13,7 +13,7 @@ use crate::audit::{self, Failure, honeytoken};
 use crate::columns::moved;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
-use crate::server::call_site::{Short, site};
+use crate::server::call_site::{Short, kept_text, site};
 use crate::server::types;
 use crate::server::varlena::Varlena;
 use crate::session::{self, Permit};
@@ -32,7 +32,7 @@ const TYPE_NAME: usize = 255;
 #[derive(Clone, Copy)]
 struct EncryptSite {
     codec: Codec,
-    type_name: Short<TYPE_NAME>,
+    type_name: &'static str,
     current: Option<Prepared>,
 }
 
@@ -49,11 +49,11 @@ struct Prepared {
 #[derive(Clone, Copy)]
 struct DecryptSite {
     codec: Codec,
-    type_name: Short<TYPE_NAME>,
+    type_name: &'static str,
     wanted: pg_sys::Oid,
     permit: Option<Permit>,
     /// Another name that the type had, once it was met.
-    former_name: Option<Short<TYPE_NAME>>,
+    former_name: Option<&'static str>,
 }
 
 /// What a re-encrypting call site remembers: leave to read the old version and to write the new one.
@@ -63,20 +63,20 @@ struct ReencryptSite {
     header: RenewedHeader,
 }
 
-fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, Short<TYPE_NAME>)> {
+fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, &'static str)> {
     if declared == pg_sys::Oid::INVALID {
         return Err(Error::NoBinaryIo("of this argument".into()));
     }
     // SAFETY: the call site's own memory context, where the codec is kept.
     let codec = Codec::for_type(declared, unsafe { (*call.flinfo()).fn_mcxt })?;
-    let name = if codec.is_built_in() {
-        String::new()
-    } else {
-        types::canonical_type_name(codec.base_type)?
-    };
-    let short = Short::new(name.as_bytes())
-        .ok_or(colcrypt_core::FormatError::TypeNameLength(name.len()))?;
-    Ok((codec, short))
+    if codec.is_built_in() {
+        return Ok((codec, ""));
+    }
+    let name = types::canonical_type_name(codec.base_type)?;
+    if name.len() > TYPE_NAME {
+        return Err(colcrypt_core::FormatError::TypeNameLength(name.len()).into());
+    }
+    Ok((codec, kept_text(call, &name)?))
 }
 
 /// The context argument: absent in the shorter overloads, never NULL.
@@ -151,7 +151,7 @@ fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepare
         suite: permit.suite,
         key: permit.key,
         version: permit.version,
-        plaintext_type: site.codec.written_type(site.type_name.as_str())?,
+        plaintext_type: site.codec.written_type(site.type_name)?,
         has_context: context != Form::None,
         canonical_context: context == Form::Canonical,
         compressed: false,
@@ -290,7 +290,7 @@ fn decrypt(
     };
     let written = value.header.plaintext_type;
     if !site.codec.reads(written, site.type_name.as_bytes())
-        && !reads_former(&site.codec, &mut site.former_name, written)?
+        && !reads_former(call, &site.codec, &mut site.former_name, written)?
     {
         return Err(wrong_type(&value, site.wanted));
     }
@@ -317,25 +317,24 @@ fn decrypt(
     Ok(plaintext)
 }
 
-/// Whether the value names the type as it was called before; `known` is what was found at this call site.
+/// Whether the value names the type as it was called before; `known` is what was found first at this call site.
 #[cold]
 fn reads_former(
+    call: Call,
     codec: &Codec,
-    known: &mut Option<Short<TYPE_NAME>>,
+    known: &mut Option<&'static str>,
     written: PlaintextType<'_>,
 ) -> Result<bool> {
     let PlaintextType::Named(name) = written else {
         return Ok(false);
     };
-    if known
-        .as_ref()
-        .is_some_and(|known| known.as_bytes() == name.as_bytes())
-    {
+    if known.is_some_and(|known| known == name) {
         return Ok(true);
     }
     let had = codec.had_name(written)?;
-    if had {
-        *known = Short::new(name.as_bytes());
+    // Of several, which a table may have by turns, one: what is kept here stays for the whole statement.
+    if had && known.is_none() {
+        *known = Some(kept_text(call, name)?);
     }
     Ok(had)
 }
