@@ -72,7 +72,11 @@ pub extern "C-unwind" fn _PG_init() {
         pg_sys::shmem_startup_hook = Some(shmem_startup);
     }
     server::enclosure::register();
-    catalog::type_names::register();
+    server::accessed::register(&[
+        catalog::type_names::hear,
+        columns::renamed::hear,
+        keys::drop_guard::hear,
+    ]);
     server::analyzed::register(&[
         server::meant::look,
         sql::untyped::look,

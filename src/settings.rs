@@ -157,6 +157,7 @@ integers! {
         c"0 is never. An anchor kept elsewhere shows a cut tail and a log made anew.";
 }
 
+pub static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static VIEW_REWRITE: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static REQUIRE_MLOCK: GucSetting<bool> = GucSetting::<bool>::new(false);
 static JOB_WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -207,6 +208,14 @@ pub fn define() {
             GucFlags::default(),
         );
     }
+    GucRegistry::define_bool_guc(
+        c"colcrypt.allow_drop",
+        c"Let DROP EXTENSION take keys and registered columns along.",
+        c"Values under keys that are dropped are lost, unless a dump has the keys.",
+        &ALLOW_DROP,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"colcrypt.view_rewrite",
         c"Write through access views by a statement on the table, where its meaning is certain.",

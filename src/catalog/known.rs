@@ -1,14 +1,15 @@
 //! What some session read of a key, in shared memory for the others: a new session's first value would have the server
-//! open four tables, which costs more than the rest of it. It is what the catalog says, wrapped keys included; no secret.
+//! open four tables, which costs more than the rest of it. It is what the catalog says, wrapped keys included; no
+//! secret.
 //!
 //! What is here must never be older than the catalog. So every transaction that changes the key catalog counts as a
-//! writer from its first change (the triggers) until its change can be seen, and ends a generation then. A session notes the
-//! generation *before* it reads, and tells what it read only if that is still the one, with nobody writing; what is here is
-//! believed on the same condition. While anybody writes, everybody reads the catalog.
+//! writer from its first change (the triggers) until its change can be seen, and ends a generation then. A session
+//! notes the generation *before* it reads, and tells what it read only if that is still the one, with nobody writing;
+//! what is here is believed on the same condition. While anybody writes, everybody reads the catalog.
 //!
-//! A prepared transaction commits later, by another session, and without a trigger; after a restart nobody knows what it
-//! wrote. So nothing is believed before each transaction is over that is older than it, or than the first look after the
-//! start. On a standby, where changes are replayed, nothing is.
+//! A prepared transaction commits later, by another session, and without a trigger; after a restart nobody knows what
+//! it wrote. So nothing is believed before each transaction is over that is older than it, or than the first look
+//! after the start. On a standby, where changes are replayed, nothing is.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -185,8 +186,8 @@ fn is_settled(shared: &Shared) -> bool {
             false
         }
         waits_for => {
-            // SAFETY: reads variables of the process: what is parallel may take no new snapshot, and what has none is to
-            // get none by this.
+            // SAFETY: reads variables of the process: what is parallel may take no new snapshot, and what has none is
+            // to get none by this.
             if unsafe { pg_sys::IsInParallelMode() || !pg_sys::ActiveSnapshotSet() } {
                 return false;
             }

@@ -190,26 +190,44 @@ fn is_read_whole(heap: pg_sys::Relation) -> bool {
         && unsafe { pg_sys::RelationGetNumberOfBlocksInFork(heap, main) } <= FEW_BLOCKS
 }
 
+/// Visits all rows of a table of ours that the caller's statement has locked, and may have no index of any more.
+pub fn all(table: pg_sys::Oid, mut visit: impl FnMut(&Row) -> Result<()>) -> Result<()> {
+    let visit = |row: &Row| visit(row).map(|()| true);
+    let no_index = |_| Ok(pg_sys::Oid::INVALID);
+    scan(table, no_index, &[], visit)
+}
+
 /// Visits rows for as long as `visit` asks for more.
 fn each_while(
     table: &str,
     index: &str,
     conditions: &[Equals],
     whole: impl FnOnce(pg_sys::Relation) -> bool,
+    visit: impl FnMut(&Row) -> Result<bool>,
+) -> Result<()> {
+    let index_of = |heap| {
+        if whole(heap) {
+            Ok(pg_sys::Oid::INVALID)
+        } else {
+            relation(index)
+        }
+    };
+    scan(relation(table)?, index_of, conditions, visit)
+}
+
+/// The same with the index, or none, that `index_of` the open table gives.
+fn scan(
+    table: pg_sys::Oid,
+    index_of: impl FnOnce(pg_sys::Relation) -> Result<pg_sys::Oid>,
+    conditions: &[Equals],
     mut visit: impl FnMut(&Row) -> Result<bool>,
 ) -> Result<()> {
-    let table = relation(table)?;
     // SAFETY: a plain system-table scan: open, begin, next until null, end, close. On an ERROR the
     // transaction's abort releases what is open. A null snapshot asks for the latest catalog one. Columns are named by
     // their numbers in the table either way.
     unsafe {
         let heap = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let index = if whole(heap) {
-            Ok(pg_sys::Oid::INVALID)
-        } else {
-            relation(index)
-        };
-        let index = match index {
+        let index = match index_of(heap) {
             Ok(index) => index,
             Err(error) => {
                 pg_sys::table_close(heap, pg_sys::AccessShareLock as i32);

@@ -4,28 +4,17 @@
 //! The table `former_type_name` is written where the server alters a type or a schema, whoever asked for it by
 //! whatever statement.
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString};
 
-use colcrypt_core::PlaintextType;
-use pgrx::{IntoDatum, name_data_to_str, pg_guard, pg_sys};
+use pgrx::{IntoDatum, name_data_to_str, pg_sys};
 
 use crate::catalog::scan::{Equals, each};
 use crate::error::Result;
+use crate::server::accessed::{Accessed, Done};
 use crate::server::{altered, ours, types};
 
 const TABLE: &str = "former_type_name";
 const INDEX: &str = "former_type_name_pkey";
-
-static mut PREVIOUS: pg_sys::object_access_hook_type = None;
-
-/// Looks at what is altered from now on. In the postmaster.
-pub fn register() {
-    // SAFETY: before any child; the hook chains to whoever came before.
-    unsafe {
-        PREVIOUS = pg_sys::object_access_hook;
-        pg_sys::object_access_hook = Some(look);
-    }
-}
 
 /// Whether the type was ever called so.
 ///
@@ -85,31 +74,19 @@ pub fn declared_now(row: &str) -> String {
     )
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn look(
-    access: pg_sys::ObjectAccessType::Type,
-    class: pg_sys::Oid,
-    object: pg_sys::Oid,
-    part: c_int,
-    argument: *mut c_void,
-) {
-    // SAFETY: written once, in the postmaster; the arguments are the server's.
-    unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(access, class, object, part, argument);
-        }
-        let is_ours = access == pg_sys::ObjectAccessType::OAT_POST_ALTER
-            && object.to_u32() >= PlaintextType::FIRST_UNSTABLE_OID
-            && !pg_sys::IsBinaryUpgrade;
-        if !is_ours {
-            return;
-        }
-        if class == pg_sys::TypeRelationId {
-            keep_type(object);
-        } else if class == pg_sys::NamespaceRelationId {
-            keep_types_of(object);
+/// Hears of what is altered.
+pub fn hear(accessed: &Accessed) -> Result<()> {
+    if matches!(accessed.done, Done::Altered) {
+        // SAFETY: in the middle of a statement, of an object that it altered.
+        unsafe {
+            if accessed.class == pg_sys::TypeRelationId {
+                keep_type(accessed.object);
+            } else if accessed.class == pg_sys::NamespaceRelationId {
+                keep_types_of(accessed.object);
+            }
         }
     }
+    Ok(())
 }
 
 /// A type is altered: the look-up caches have it as it was, and a scan of one's own changes as it is.

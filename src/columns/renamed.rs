@@ -5,13 +5,13 @@
 //! only noted, and seen to when the statement is over.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int};
 
-use colcrypt_core::PlaintextType;
-use pgrx::{name_data_to_str, pg_guard, pg_sys};
+use pgrx::{name_data_to_str, pg_sys};
 
 use crate::columns::follow::{self, Change};
 use crate::error::Result;
+use crate::server::accessed::{Accessed, Done};
 use crate::server::xact::{End, PartEnd};
 use crate::server::{altered, enclosure, ours, report, rethrow, scan};
 
@@ -26,15 +26,12 @@ thread_local! {
     static UNHEEDED: Cell<bool> = const { Cell::new(false) };
 }
 
-static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 
 /// Looks at what is altered from now on. In the postmaster.
 pub fn register() {
     // SAFETY: before any child; the hooks chain to whoever came before.
     unsafe {
-        PREVIOUS_ACCESS = pg_sys::object_access_hook;
-        pg_sys::object_access_hook = Some(look);
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(on_utility);
     }
@@ -68,40 +65,31 @@ pub fn at_part_end(end: PartEnd) {
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn look(
-    access: pg_sys::ObjectAccessType::Type,
-    class: pg_sys::Oid,
-    object: pg_sys::Oid,
-    part: c_int,
-    argument: *mut c_void,
-) {
-    // SAFETY: written once, in the postmaster; the arguments are the server's.
-    unsafe {
-        if let Some(previous) = PREVIOUS_ACCESS {
-            previous(access, class, object, part, argument);
-        }
-        let is_ours = access == pg_sys::ObjectAccessType::OAT_POST_ALTER
-            && object.to_u32() >= PlaintextType::FIRST_UNSTABLE_OID
-            && !pg_sys::IsBinaryUpgrade
-            && !UNHEEDED.get();
-        if !is_ours {
-            return;
-        }
-        let change = if class == pg_sys::RelationRelationId && part > 0 {
-            column(object, part as i16)
-        } else if class == pg_sys::RelationRelationId {
-            table(object)
-        } else if class == pg_sys::NamespaceRelationId {
-            schema(object)
-        } else {
-            None
-        };
-        if let Some(change) = change {
-            let level = enclosure::level();
-            NOTES.with_borrow_mut(|notes| notes.push(Note { change, level }));
-        }
+/// Hears of what is altered.
+pub fn hear(accessed: &Accessed) -> Result<()> {
+    if !matches!(accessed.done, Done::Altered) || UNHEEDED.get() {
+        return Ok(());
     }
+    let Accessed {
+        class,
+        object,
+        part,
+        ..
+    } = *accessed;
+    let change = if class == pg_sys::RelationRelationId && part > 0 {
+        column(object, part)
+    } else if class == pg_sys::RelationRelationId {
+        table(object)
+    } else if class == pg_sys::NamespaceRelationId {
+        schema(object)
+    } else {
+        None
+    };
+    if let Some(change) = change {
+        let level = enclosure::level();
+        NOTES.with_borrow_mut(|notes| notes.push(Note { change, level }));
+    }
+    Ok(())
 }
 
 /// A name that a look-up made, or none.

@@ -1,8 +1,10 @@
 //! Keys and what may be done with them: providers and root keys (`providers`, `roots`), versions and their life
-//! (`rotation`, `lifecycle`), rules (`policy`), grants, and acts that wait for a second role (`approval`, `acts`).
+//! (`rotation`, `lifecycle`), rules (`policy`), grants, acts that wait for a second role (`approval`, `acts`),
+//! and what goes with the extension (`drop_guard`).
 
 pub mod acts;
 pub mod approval;
+pub mod drop_guard;
 pub mod dropping;
 pub mod escrow;
 pub mod grantee;

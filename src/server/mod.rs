@@ -1,11 +1,12 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
-//! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts
-//! (`roles`, `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`,
+//! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
+//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `accessed`,
 //! `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL
 //! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
 //! (`process`, `priority`, `breath`, `hidden`, `memory`).
 
+pub mod accessed;
 pub mod altered;
 pub mod analyzed;
 pub mod breath;

@@ -33,7 +33,8 @@ pub fn my_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// The transaction that wrote the database's row: another one for another database of the same number. In a transaction.
+/// The transaction that wrote the database's row: another one for another database of the same number. In a
+/// transaction.
 pub fn maker_of_my_database() -> u32 {
     // SAFETY: a look-up in a catalog cache, which has held this row since the connection; the row is read before it is
     // given back.

@@ -159,7 +159,7 @@ fn keys_of_a_dropped_database_leave_the_slab() {
 fn keys_of_a_dropped_extension_leave_the_slab() {
     let (_bed, mut client, mut other) = two_databases();
     other
-        .batch_execute("DROP EXTENSION colcrypt CASCADE")
+        .batch_execute("SET colcrypt.allow_drop = on; DROP EXTENSION colcrypt CASCADE")
         .unwrap();
     wait_for("its key to leave", MOMENT, || client.number(USED) == 1);
 }

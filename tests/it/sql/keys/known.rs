@@ -1,5 +1,5 @@
-//! What sessions tell one another of keys in shared memory: it spares a new session the look at the tables, and is never
-//! older than they are.
+//! What sessions tell one another of keys in shared memory: it spares a new session the look at the tables, and is
+//! never older than they are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -179,7 +179,7 @@ fn a_key_of_the_same_name_is_another_one() {
     let (server, mut client, value) = Server::new();
     server.is_shared(&decrypts(&value));
     server.is_shared("SELECT colcrypt.encrypt_col('x', 'k')");
-    client.run("DROP EXTENSION colcrypt CASCADE");
+    client.run("SET colcrypt.allow_drop = on; DROP EXTENSION colcrypt CASCADE");
     common::make_key(&server.0, &mut client);
     client.run("GRANT USAGE ON SCHEMA colcrypt TO app");
     server

@@ -380,7 +380,7 @@ fn too_much_that_a_crash_would_lose_waits_for_the_worker() {
 fn an_extension_made_anew_begins_at_nothing() {
     let (cluster, mut client) = quick();
     client.run(&encrypt(50));
-    client.run("DROP EXTENSION colcrypt CASCADE");
+    client.run("SET colcrypt.allow_drop = on; DROP EXTENSION colcrypt CASCADE");
     let mut client = cluster.client_db("work");
     make_key(&cluster, &mut client);
     client.run(&encrypt(3));

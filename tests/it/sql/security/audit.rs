@@ -463,6 +463,7 @@ fn a_new_extension_begins_a_new_log() {
     for sql in [
         "DROP TABLE t",
         "BEGIN; SELECT rotate_key('k'); ROLLBACK",
+        "SET colcrypt.allow_drop = on",
         "DROP EXTENSION colcrypt",
         "RESET search_path",
     ] {

@@ -113,6 +113,45 @@ fn functions_are_declared_for_what_they_do() {
 }
 
 #[test]
+fn what_would_take_keys_along_is_refused_unless_it_is_meant() {
+    let mut db = db();
+    let client = &mut db.client;
+    for sql in [
+        "DROP EXTENSION colcrypt",
+        "DROP EXTENSION colcrypt CASCADE",
+        "DROP SCHEMA colcrypt CASCADE",
+        "SET colcrypt.allow_drop = off; DROP EXTENSION IF EXISTS colcrypt",
+    ] {
+        client
+            .fails("2BP01", sql)
+            .says("is needed")
+            .says("key versions that are not destroyed: 1")
+            .says("colcrypt.allow_drop");
+        assert_eq!(
+            client.one("SELECT decrypt_col(encrypt_col('x', 'k'))"),
+            "x",
+            "after {sql}"
+        );
+    }
+    // A registration alone counts, too: its column would not be known any more.
+    client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext); SELECT register_column('t', 'v', 'k')",
+    );
+    client.run(
+        "SELECT deactivate_key('k'), schedule_key_destruction('k', 1, interval '1 second', reason => 'x')",
+    );
+    wait_for("the destruction", LONG, || {
+        client.yes("SELECT state = 'destroyed' FROM key_status")
+    });
+    client
+        .fails("2BP01", "DROP EXTENSION colcrypt CASCADE")
+        .says("registered columns: 1");
+    client.run("SELECT unregister_column('t', 'v'); DROP TABLE t");
+    // Of keys that are gone nothing is lost.
+    client.run("DROP EXTENSION colcrypt; CREATE EXTENSION colcrypt; DROP EXTENSION colcrypt");
+}
+
+#[test]
 fn dropping_the_extension_needs_cascade_and_works_under_a_busy_worker() {
     let mut db = db();
     db.client.run(
@@ -122,7 +161,10 @@ fn dropping_the_extension_needs_cascade_and_works_under_a_busy_worker() {
          SELECT register_column('t', 'v', 'k', 'public.slow(id)')",
     );
     db.client
-        .fails("2BP01", "DROP EXTENSION colcrypt")
+        .fails(
+            "2BP01",
+            "SET colcrypt.allow_drop = on; DROP EXTENSION colcrypt",
+        )
         .says("column v of table t");
     db.client.run("SELECT rotate_key('k')");
     wait_for("the job", LONG, || {
@@ -131,7 +173,8 @@ fn dropping_the_extension_needs_cascade_and_works_under_a_busy_worker() {
     assert_eq!(phases(&mut db.client), ["moving"]);
     let mut warm = db.connect();
     warm.run("SELECT encrypt_col('x', 'k')");
-    db.client.run("DROP EXTENSION colcrypt CASCADE");
+    db.client
+        .run("SET colcrypt.allow_drop = on; DROP EXTENSION colcrypt CASCADE");
     assert_eq!(db.client.one("SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped"), "id");
     warm.fails("42883", "SELECT colcrypt.encrypt_col('x', 'k')")
         .says("does not exist");
