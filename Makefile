@@ -54,7 +54,7 @@ test-integration: install ## real clusters, a real key server
 test-upgrade: setup ## pg_upgrade from 15 to 16 with jobs under way (builds the extension for both)
 	@scripts/test-upgrade.sh
 
-torture: install ## 200 processes killed at random moments, then every row compared (KILLS=… SEED=…)
+torture: install ## 200 processes killed at random moments, then every row compared; rotate_kek and resharing likewise (KILLS=… SEED=…)
 	@KILLS=$${KILLS:-200} scripts/test.sh integration --test torture -- --nocapture
 
 soak: setup ## credentials of every provider replaced every 5 s for 5 minutes under load (SOAK_SECONDS=…)

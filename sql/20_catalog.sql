@@ -207,6 +207,8 @@ CREATE TABLE colcrypt.protected_column (
     enforce boolean NOT NULL DEFAULT false,
     -- Whether a rotation moves the values that are there.
     rotation text NOT NULL DEFAULT 'reencrypt' CHECK (rotation IN ('reencrypt', 'expire', 'keep')),
+    -- Whether that trigger of the table's binds a value anew when a column changes which it is bound to.
+    follows boolean NOT NULL DEFAULT false,
     PRIMARY KEY (relation, attribute)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';

@@ -1,7 +1,8 @@
 //! Registered columns that are enforced: the trigger that looks at what is written to the table itself, past any view.
 //! It refuses a value of another key or type than the column's, and one that is not bound to a context where the
 //! column's are. All of that is in a value's header: nothing is opened. It also refuses an UPDATE of what a value is
-//! bound to that leaves the value as it is: nobody could read it from then on.
+//! bound to that leaves the value as it is: nobody could read it from then on. Where the column asks for that instead,
+//! the value is bound anew (`bound_anew.rs`).
 //!
 //! Its name is before those of the triggers that migrations make, and behind those that people give: it sees the row as
 //! it will be stored.
@@ -16,6 +17,7 @@ use colcrypt_domain::quote::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::catalog::{epoch, read};
+use crate::columns::bound_anew::{Bound, Follows, Referring};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
@@ -35,6 +37,7 @@ thread_local! {
 /// What a table's columns take, until the catalog or the table changes.
 struct KnownTable {
     columns: Vec<Column>,
+    referring: Referring,
     epoch: u64,
     generation: u64,
     /// Holds what the codecs looked up.
@@ -50,6 +53,9 @@ struct Column {
     is_bound: Option<bool>,
     /// The columns that the context is made of.
     binding: Vec<(i32, String)>,
+    /// Whether what is written is looked at; else the value only follows what it is bound to.
+    is_enforced: bool,
+    follows: Option<Follows>,
 }
 
 impl Column {
@@ -115,7 +121,7 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
         "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
              SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
          SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text, p.enforce, p.key_id, p.plaintext_type::oid, \
-                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END, p.context \
+                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END, p.context, p.follows \
          FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth",
         &[oid.into()],
         |row| {
@@ -127,16 +133,19 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
                 row.get::<pg_sys::Oid>(5)?.unwrap_or(pg_sys::Oid::INVALID),
                 row.get::<bool>(6)?,
                 row.get::<String>(7)?,
+                row.get::<bool>(8)? == Some(true),
             ))
         },
     )?;
     let mut columns = Vec::new();
-    for (owner, attribute, is_enforced, key, plaintext_type, is_bound, context) in registered {
+    for (owner, attribute, is_enforced, key, plaintext_type, is_bound, context, follows) in
+        registered
+    {
         watched::watch(owner);
         // A column that is no ciphertext any more is read as none.
         let Some(found) = held
             .attribute(&attribute)
-            .filter(|found| is_enforced && found.holds_ciphertext())
+            .filter(|found| (is_enforced || follows) && found.holds_ciphertext())
         else {
             continue;
         };
@@ -146,15 +155,24 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
             key: KeyId::of_bigint(key),
             codec: Codec::for_type(plaintext_type, memory.value())?,
             is_bound,
+            follows: match (owner, &context) {
+                (Some(owner), Some(context)) if follows => {
+                    Some(Follows::new(&held, owner, context)?)
+                }
+                _ => None,
+            },
             binding: match (owner, context) {
                 (Some(owner), Some(context)) => binding(&held, owner, &attribute, &context)?,
                 _ => Vec::new(),
             },
+            is_enforced,
         });
     }
     watched::watch([oid]);
+    let referring = Referring::of(oid)?;
     let table = Rc::new(KnownTable {
         columns,
+        referring,
         epoch,
         generation,
         _memory: memory,
@@ -201,24 +219,41 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
     let (trigger, rows) = trigger::before_row(call).ok_or_else(misuse)?;
     // SAFETY: the relation that the trigger was fired for is open for the length of the call.
     let oid = unsafe { (*trigger.tg_relation).rd_id };
-    for column in &known_table(oid)?.columns {
+    let table = known_table(oid)?;
+    let mut anew = Vec::new();
+    for column in &table.columns {
         let value = rows.value(column.number);
         let before = rows.former(column.number);
         let Some(value) = value else { continue };
         // SAFETY: two values of the column, which is a ciphertext.
         let is_kept = before.is_some_and(|before| unsafe { image_of(before) == image_of(value) });
         let loose = is_kept.then(|| column.comes_loose(&rows)).flatten();
-        if is_kept && loose.is_none() {
+        if is_kept && loose.is_none() || !is_kept && !column.is_enforced {
             continue;
         }
         // SAFETY: the column is a ciphertext.
         let head = unsafe { head_of(value) };
         let (header, _) = parse_header(head.bytes())?;
         if let Some(by) = loose {
-            if header.has_context {
+            if !header.has_context {
+                continue;
+            }
+            let Some(follows) = &column.follows else {
                 return Err(column.refusal(format!(
                     "Column {by} changes, which it is bound to: nobody could read it then."
                 )));
+            };
+            match follows.bind_anew(trigger, &rows, column.number, &table.referring)? {
+                Bound::Anew(moved) => {
+                    moved.record(oid, &column.shown, by)?;
+                    anew.push((column.number, moved.value));
+                }
+                Bound::Already => {}
+                Bound::Refused(why) => {
+                    return Err(column.refusal(format!(
+                        "Column {by} changes, which it is bound to, and it is not bound anew: {why}."
+                    )));
+                }
             }
             continue;
         }
@@ -226,7 +261,10 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
             return Err(column.refusal(why));
         }
     }
-    Ok(pg_sys::Datum::from(rows.new))
+    let new = anew.into_iter().fold(rows.new, |new, (number, value)| {
+        Rows { new, ..rows }.with(number, Some(value))
+    });
+    Ok(pg_sys::Datum::from(new))
 }
 
 /// A value as it lies in its row: one that was not assigned is the same, out of line too.
@@ -253,7 +291,7 @@ pub fn settle(table: pg_sys::Oid) -> Result<()> {
              SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid), \
          member AS (SELECT c.oid, c.oid <> $1 AS is_below, c.relispartition, g.oid AS own, coalesce(g.tgparentid <> 0, false) AS is_clone, \
              (WITH RECURSIVE up(relid) AS (SELECT c.oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
-              SELECT EXISTS (SELECT FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid WHERE p.enforce)) AS is_wanted \
+              SELECT EXISTS (SELECT FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid WHERE p.enforce OR p.follows)) AS is_wanted \
              FROM tree t JOIN pg_class c ON c.oid = t.relid \
              LEFT JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgfoid = 'colcrypt.check_encrypted_columns()'::regprocedure \
              WHERE c.relkind IN ('r', 'p')) \

@@ -1,5 +1,6 @@
 //! Columns under a key: registered, bound to a place, shown through views, and encrypted or decrypted in place.
 
+mod bound_anew;
 pub mod enforced;
 mod follow;
 pub mod migration;

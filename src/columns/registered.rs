@@ -15,6 +15,7 @@ use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
+use crate::server::varlena::varlena_from;
 use crate::server::{reads, report, spi};
 use crate::values::codec::Codec;
 
@@ -67,7 +68,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
-        if enforce != Some(true) {
+        if enforce != Some(true) && !is_followed(table, &attribute)? {
             warn_of_cascades(&held, &attribute, expression)?;
         }
     }
@@ -191,10 +192,24 @@ pub fn check_context(table: &Named, expression: &str) -> Result<()> {
     Ok(())
 }
 
-/// Says which foreign keys change what values are bound to by themselves, and leave the values as they are.
-fn warn_of_cascades(table: &Named, attribute: &str, expression: &str) -> Result<()> {
-    let numbers = reads::columns(table, expression)?.unwrap_or_default();
+/// Whether values follow what they are bound to.
+fn is_followed(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
     let found = spi::query(
+        "SELECT follows FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[table.into(), attribute.into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(found.into_iter().flatten().next() == Some(true))
+}
+
+/// The foreign keys that change by themselves what values are bound to, and leave the values as they are: each one's
+/// name, and the columns.
+///
+/// # Errors
+/// Of SPI.
+pub fn cascades(table: &Named, expression: &str) -> Result<Vec<(String, String)>> {
+    let numbers = reads::columns(table, expression)?.unwrap_or_default();
+    spi::query(
         "SELECT quote_ident(c.conname), string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
          FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) \
          WHERE c.conrelid = $1 AND c.contype = 'f' AND (c.confupdtype IN ('c', 'n', 'd') OR c.confdeltype IN ('n', 'd')) \
@@ -206,17 +221,81 @@ fn warn_of_cascades(table: &Named, attribute: &str, expression: &str) -> Result<
                 row.get::<String>(2)?.unwrap_or_default(),
             ))
         },
-    )?;
-    for (constraint, columns) in found {
+    )
+}
+
+fn warn_of_cascades(table: &Named, attribute: &str, expression: &str) -> Result<()> {
+    for (constraint, columns) in cascades(table, expression)? {
         report::warning(
             format!(
                 "foreign key {constraint} changes {columns} by itself, which values of column {} are bound to",
                 quote_identifier(attribute)
             ),
-            "Such a change makes the row's value unreadable. Bind values to columns that stay, or have it refused: enforce => true.",
+            "Such a change makes the row's value unreadable. Bind values to columns that stay, have it refused (enforce => true), or have values bound anew: colcrypt.follow_context.",
         );
     }
     Ok(())
+}
+
+/// Has a column's values follow what they are bound to, or be left where they are.
+///
+/// # Errors
+/// For a column that is not registered, or bound to nothing.
+pub fn follow_context(call: Call) -> Result<pg_sys::Datum> {
+    let (table, attribute) = target(call)?;
+    // SAFETY: declared as boolean, and strict.
+    let follows = unsafe { call.get::<bool>(2) } == Some(true);
+    let key = registration::managed_column(table, &attribute)?;
+    let held = Named::take(table, Lock::Read)?;
+    let bound = registration::registered(table, &attribute)?;
+    let Some((bound, _)) = bound else {
+        return Err(registration::not_registered(table, &attribute)?);
+    };
+    if follows {
+        refuse_unfollowed(&held, &attribute, bound.context.as_deref())?;
+    }
+    spi::execute(
+        "UPDATE colcrypt.protected_column SET follows = $3 WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        &[table.into(), attribute.clone().into(), follows.into()],
+    )?;
+    enforced::settle(table)?;
+    let word = if follows { "follow" } else { "stay" };
+    Act::new("follow_context")
+        .key(&key)
+        .relation(table)
+        .detail(format!("{attribute}: values {word}"))
+        .record()?;
+    varlena_from(word.as_bytes())
+}
+
+/// A generated column has its new value after the trigger only.
+fn refuse_unfollowed(table: &Named, attribute: &str, context: Option<&str>) -> Result<()> {
+    let column = quote_identifier(attribute);
+    let refused = |message: String, hint: &str| Error::Column {
+        message,
+        hint: hint.into(),
+    };
+    let Some(context) = context else {
+        return Err(refused(
+            format!("values of column {column} are bound to nothing that they could follow"),
+            "Bind them first: colcrypt.rebind_column.",
+        ));
+    };
+    let numbers = reads::columns(table, context)?.unwrap_or_default();
+    let generated = spi::query(
+        "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = $1 AND attgenerated <> '' AND (attnum = ANY ($2) OR 0 = ANY ($2))",
+        &[table.held.oid.into(), numbers.into()],
+        |row| row.get::<String>(1),
+    )?;
+    match generated.into_iter().flatten().next() {
+        None => Ok(()),
+        Some(by) => Err(refused(
+            format!(
+                "values of column {column} are bound to {by}, a generated column, which has its new value after all triggers"
+            ),
+            "Bind them to the columns that it is generated from: colcrypt.rebind_column.",
+        )),
+    }
 }
 
 pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {

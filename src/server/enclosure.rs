@@ -17,8 +17,8 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::call::Call;
-use crate::server::ours;
 use crate::server::xact::{End, PartEnd};
+use crate::server::{ours, roles};
 
 /// A statement that is being planned or run.
 #[derive(Clone, Copy)]
@@ -36,6 +36,11 @@ struct Frame {
     is_clients: bool,
     /// The subtransaction it runs in: that one's abort is its end.
     level: c_int,
+    /// The role it runs as.
+    role: pg_sys::Oid,
+    /// Whether it runs past forced policies: as none does but what a foreign key has done to the rows that refer to
+    /// another, and what is called in there.
+    is_past_policies: bool,
 }
 
 thread_local! {
@@ -95,6 +100,8 @@ mod server {
         ) -> *mut pg_sys::PlannedStmt;
         #[link_name = "GetCurrentTransactionNestLevel"]
         pub fn nest_level() -> c_int;
+        #[link_name = "GetUserIdAndSecContext"]
+        pub fn role_and_flags(role: *mut pg_sys::Oid, flags: *mut c_int);
     }
 }
 
@@ -118,14 +125,20 @@ pub fn register() {
 
 /// Gives the depth to go back to.
 fn push(statement: Statement, goes_to: pg_sys::CommandDest::Type) -> usize {
-    // SAFETY: reads a variable of the transaction machinery; cannot raise.
-    let level = unsafe { server::nest_level() };
+    let (mut role, mut flags) = (pg_sys::Oid::INVALID, 0);
+    // SAFETY: reads variables of the transaction machinery; cannot raise.
+    let level = unsafe {
+        server::role_and_flags(&mut role, &mut flags);
+        server::nest_level()
+    };
     STACK.with_borrow_mut(|stack| {
         let is_clients = !stack.is_empty() || is_clients(goes_to);
         stack.push(Frame {
             statement,
             is_clients,
             level,
+            role,
+            is_past_policies: flags & pg_sys::SECURITY_NOFORCE_RLS as c_int != 0,
         });
         stack.len() - 1
     })
@@ -281,6 +294,42 @@ pub fn queries() -> Vec<*mut pg_sys::QueryDesc> {
                 _ => None,
             })
             .collect()
+    })
+}
+
+/// A statement of the server's own by which a foreign key goes on in rows that refer to others.
+pub struct Cascade {
+    /// The role whose statement it goes on with, and not the owner that the server's runs as.
+    pub role: pg_sys::Oid,
+    /// As the server made it.
+    pub text: String,
+}
+
+/// The foreign key's statement that calls us by itself. None where any other does, one of somebody's code in the midst
+/// of that included.
+pub fn cascade() -> Option<Cascade> {
+    STACK.with_borrow(|stack| {
+        let [.., caused, cascading] = stack.as_slice() else {
+            return None;
+        };
+        let Statement::Query(query) = cascading.statement else {
+            return None;
+        };
+        // What runs within it inherits that it runs past policies: only its beginning tells.
+        let begins = cascading.is_past_policies && !caused.is_past_policies;
+        let is_run = !matches!(caused.statement, Statement::Planning);
+        // SAFETY: a frame on the stack is that of a call that has not returned; the text is a C string or null.
+        let text = unsafe { (*query).sourceText };
+        if !begins || !is_run || cascading.role != roles::current_user() || text.is_null() {
+            return None;
+        }
+        Some(Cascade {
+            role: caused.role,
+            // SAFETY: as above.
+            text: unsafe { CStr::from_ptr(text) }
+                .to_string_lossy()
+                .into_owned(),
+        })
     })
 }
 

@@ -47,6 +47,11 @@ impl AsRole {
         )
     }
 
+    /// The role whose statement a foreign key goes on with. Nobody else's code may run meanwhile.
+    pub fn of_statement(role: pg_sys::Oid) -> Self {
+        Self::switch(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32)
+    }
+
     /// A table's owner, unable to do what would outlast the operation: for code that others wrote.
     pub fn restricted(role: pg_sys::Oid) -> Self {
         Self::switch(role, pg_sys::SECURITY_RESTRICTED_OPERATION as i32)

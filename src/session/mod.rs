@@ -246,6 +246,24 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     Ok((from, to))
 }
 
+/// The two versions of a value that is bound to something else: as [`permit_reencrypt`], but it takes both rights, since
+/// who sees the row it is bound to then reads it there.
+///
+/// # Errors
+/// As [`permit_encrypt`].
+pub fn permit_rebind(id: VersionId) -> Result<(Permit, Permit)> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
+    let read = |key| permit(epoch, key, id.version, Privilege::Decrypt);
+    let from = read(&key)?;
+    let to = with_current(key.clone(), |key| {
+        permit(epoch, key, key.current, Privilege::Encrypt)
+    })?;
+    // As above.
+    let from = if from.is_good() { from } else { read(&key)? };
+    Ok((from, to))
+}
+
 /// The version of a value, for reading, and the current one of a key, for writing: for a job, whose orderer was asked
 /// for his rights then. The caller holds to the order's keys, and lets nobody else's code run while it has the permits.
 ///

@@ -8,6 +8,7 @@ sql_functions! {
     Decides {
         decrypt_column => orders::decrypt_column;
         encrypt_column => orders::encrypt_column;
+        follow_context => registered::follow_context;
         rebind_column => rebind::rebind_column;
         register_column => registered::register_column;
         unregister_column => registered::unregister_column;

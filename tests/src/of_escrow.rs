@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use postgres::Client;
 use serde_json::Value;
@@ -16,6 +16,11 @@ const NAMES: [&str; 5] = ["Ada", "Ben", "Cleo", "Dan", "Eve"];
 
 /// Runs `colcrypt escrow` as the server's user, with these lines on its standard input.
 pub fn escrow(arguments: &[&str], lines: &[&str]) -> Output {
+    started(arguments, lines, &[]).wait_with_output().unwrap()
+}
+
+/// The same, while it runs, with more in its environment.
+pub fn started(arguments: &[&str], lines: &[&str], environment: &[(&str, String)]) -> Child {
     let restore = cluster().command("pg_restore");
     let bindir = Path::new(restore.get_program())
         .parent()
@@ -26,6 +31,7 @@ pub fn escrow(arguments: &[&str], lines: &[&str]) -> Output {
         .arg("escrow")
         .args(arguments)
         .env("PATH", format!("{}:/usr/bin:/bin", bindir.display()))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -34,8 +40,7 @@ pub fn escrow(arguments: &[&str], lines: &[&str]) -> Output {
     let mut input = child.stdin.take().unwrap();
     // It may have ended before it read everything.
     let _ = input.write_all(lines.join("\n").as_bytes());
-    drop(input);
-    child.wait_with_output().unwrap()
+    child
 }
 
 pub fn stdout(output: &Output) -> String {

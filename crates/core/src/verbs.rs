@@ -95,6 +95,10 @@ pub const VERBS: &[Verb] = &[
         "encrypt_column",
         "plaintext comes under the key, and nothing comes out from under it",
     ),
+    open(
+        "follow_context",
+        "values are bound anew by whoever may decrypt and encrypt them, with his own right, and by nobody else",
+    ),
     waits("grant_key"),
     waits("grant_keyring"),
     open("mark_compromised", PROTECTS),

@@ -307,6 +307,15 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
     })?);
     if order.kind == Kind::Encrypt {
         lines.extend(people(order)?);
+        if let Some(context) = &order.context {
+            let table = Named::take(order.table, Lock::Read)?;
+            let cascades = registered::cascades(&table, context)?;
+            lines.extend(
+                cascades
+                    .into_iter()
+                    .map(|(key, columns)| effects::cascade(&key, &columns)),
+            );
+        }
     }
     if has_no_room(order.table)? {
         lines.push(effects::no_room());

@@ -6,13 +6,15 @@
 //! operating system's to decide, so a replay strikes in the same order and about the same moments.
 
 mod clients;
+mod keks;
 mod plan;
+mod reshare;
 mod verdict;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use colcrypt_tests::{process, wait_for};
+use colcrypt_tests::{Cluster, process, wait_for};
 
 use clients::Writer;
 use plan::{Plan, Random, Victim};
@@ -49,7 +51,7 @@ fn no_row_and_no_key_version_is_lost() {
                     break;
                 }
                 std::thread::sleep(strike.pause);
-                let pid = kill(world, strike.victim, &mut aim);
+                let pid = kill(&world.cluster, strike.victim, &mut aim);
                 eprintln!(
                     "torture: {:6.1} s  kill {} of {}: {} {pid}",
                     began.elapsed().as_secs_f64(),
@@ -78,17 +80,17 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Kills one process of the kind; the server is up or on its way up afterwards.
-fn kill(world: &World, victim: Victim, aim: &mut Random) -> i32 {
+fn kill(cluster: &Cluster, victim: Victim, aim: &mut Random) -> i32 {
     let later = Duration::from_millis(aim.below(150));
     let which = aim.next();
     let mut killed = None;
     wait_for(victim.name(), PATIENCE, || {
-        if children(world, victim).is_empty() {
+        if children(cluster, victim).is_empty() {
             return false;
         }
         // Not always at the first moment of its life.
         std::thread::sleep(later);
-        let pids = children(world, victim);
+        let pids = children(cluster, victim);
         if !pids.is_empty() {
             let pid = pids[which as usize % pids.len()];
             // One that ended between the look and the kill is no victim.
@@ -99,7 +101,7 @@ fn kill(world: &World, victim: Victim, aim: &mut Random) -> i32 {
     if victim == Victim::Postmaster {
         // Its children notice and end; until then their shared memory is in the way.
         wait_for("the server to start again", PATIENCE, || {
-            world.cluster.try_start().is_ok()
+            cluster.try_start().is_ok()
         });
     }
     killed.expect("waited for")

@@ -159,8 +159,8 @@ pub fn after(error: &Error) -> After {
 }
 
 /// The processes of a kind.
-pub fn children(world: &World, victim: Victim) -> Vec<i32> {
-    let titled = |title| world.cluster.children_titled(title);
+pub fn children(cluster: &Cluster, victim: Victim) -> Vec<i32> {
+    let titled = |title| cluster.children_titled(title);
     match victim {
         Victim::Worker => [
             titled("colcrypt maintenance worker"),
@@ -175,6 +175,6 @@ pub fn children(world: &World, victim: Victim) -> Vec<i32> {
             .flat_map(process::children)
             .filter(|pid| process::name(*pid).as_deref() == Some("colcrypt"))
             .collect(),
-        Victim::Postmaster => vec![world.cluster.postmaster_pid()],
+        Victim::Postmaster => vec![cluster.postmaster_pid()],
     }
 }

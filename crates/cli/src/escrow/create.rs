@@ -17,7 +17,7 @@ use colcrypt_escrow::{
 use zeroize::Zeroizing;
 
 use super::{
-    files::{read_record, write_new},
+    files::{read_record, write_new, write_whole},
     given::Source,
     sheet,
 };
@@ -227,6 +227,15 @@ impl Sharing {
                 self.record.display()
             ));
         }
+        for (number, holder) in (1..).zip(&holders) {
+            if let Some(path) = self.file_of(number, holder).filter(|path| path.exists()) {
+                return Err(format!(
+                    "{} exists already, and a share is never written over. Where no record lies beside it, a sharing ended before \
+                     it was done: its shares count for nothing. Wipe them, and begin again",
+                    path.display()
+                ));
+            }
+        }
         let mut names = holders.iter().map(|holder| holder.name.clone());
         let wanted = groups.iter().map(|group| Wanted {
             name: group.name.clone(),
@@ -254,9 +263,19 @@ impl Sharing {
         for (number, (holder, share)) in (1..).zip(plan.holders.iter().zip(all)) {
             self.hand_over(&record, number, holder, share)?;
         }
-        // Last: a record on the disk says that every share was handed over.
-        write_new(&self.record, record.text().as_bytes(), 0o644)?;
+        // Last, and whole: a record on the disk says that every share was handed over.
+        write_whole(&self.record, record.text().as_bytes(), 0o644)?;
         Ok(record)
+    }
+
+    /// Where a holder's share is written, if it is.
+    fn file_of(&self, number: usize, holder: &HolderWanted) -> Option<PathBuf> {
+        let (directory, kind) = match holder.key {
+            Some(_) => (self.encrypted.as_ref()?, "age"),
+            None => (self.sheets.as_ref()?, "pdf"),
+        };
+        let name = file_name(number, &holder.name);
+        Some(directory.join(format!("{name}.{kind}")))
     }
 
     fn hand_over(
@@ -267,24 +286,22 @@ impl Sharing {
         share: &Share,
     ) -> Result<(), String> {
         let words = share.words();
-        let file = file_name(number, &holder.name);
-        if let (Some(key), Some(directory)) = (&holder.key, &self.encrypted) {
-            let path = directory.join(format!("{file}.age"));
+        let path = self.file_of(number, holder);
+        if let (Some(key), Some(path)) = (&holder.key, &path) {
             let encrypted =
                 age::encrypt(key, words.as_bytes()).map_err(|error| error.to_string())?;
-            write_new(&path, &encrypted, 0o600)?;
+            write_new(path, &encrypted, 0o600)?;
             println!(
                 "{}: encrypted to his key in {}",
                 holder.name,
                 path.display()
             );
-        } else if let Some(directory) = &self.sheets {
-            let path = directory.join(format!("{file}.pdf"));
+        } else if let Some(path) = &path {
             let place = Place {
                 group: share.group,
                 member: share.member,
             };
-            write_new(&path, &sheet::pdf(record, place, &words)?, 0o600)?;
+            write_new(path, &sheet::pdf(record, place, &words)?, 0o600)?;
             println!(
                 "{}: a sheet to print in {}, NOT encrypted: print it and wipe it",
                 holder.name,

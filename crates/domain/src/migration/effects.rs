@@ -109,6 +109,18 @@ pub fn shut_out(role: &str, privilege: &str, key: &str) -> Line {
     )
 }
 
+/// A foreign key that changes what values are going to be bound to.
+#[must_use]
+pub fn cascade(foreign_key: &str, columns: &str) -> Line {
+    Line::keep(
+        format!("foreign key {foreign_key}"),
+        format!(
+            "changes {columns} by itself, which values are bound to: a value that is left behind cannot be read. \
+             colcrypt.follow_context has values bound anew"
+        ),
+    )
+}
+
 /// A table of the tree has as many columns as PostgreSQL can do.
 #[must_use]
 pub fn no_room() -> Line {

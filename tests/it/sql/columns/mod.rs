@@ -8,6 +8,7 @@ mod access_rewrite;
 mod access_view;
 mod access_write;
 mod bad_input;
+mod bound_anew;
 mod census;
 mod compression;
 mod drivers;
