@@ -5,6 +5,7 @@ mod access_copy;
 mod access_errors;
 mod access_random;
 mod access_rewrite;
+mod access_same;
 mod access_view;
 mod access_write;
 mod bad_input;
