@@ -2,16 +2,18 @@
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts
 //! (`roles`, `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`,
-//! `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL
+//! `builtin`, `computed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL
 //! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
 //! (`process`, `priority`, `breath`, `hidden`, `memory`).
 
 pub mod altered;
 pub mod analyzed;
 pub mod breath;
+pub mod builtin;
 pub mod call;
 pub mod call_site;
 pub mod clock;
+pub mod computed;
 pub mod enclosure;
 pub mod encoding;
 pub mod failed;
