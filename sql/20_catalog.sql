@@ -191,7 +191,8 @@ COMMENT ON FUNCTION colcrypt.restore_grants() IS
 CREATE TABLE colcrypt.protected_column (
     relation regclass NOT NULL,
     attribute name NOT NULL,
-    key_id bigint NOT NULL,
+    -- Null where each row has a key of its own.
+    key_id bigint,
     context text,
     -- Which roles an access view shows the plaintext to, by name; null is whoever may decrypt with the key.
     readers text[],
@@ -209,7 +210,11 @@ CREATE TABLE colcrypt.protected_column (
     rotation text NOT NULL DEFAULT 'reencrypt' CHECK (rotation IN ('reencrypt', 'expire', 'keep')),
     -- Whether that trigger of the table's binds a value anew when a column changes which it is bound to.
     follows boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (relation, attribute)
+    -- The name of a row's key, of its other columns, and the keyring whose keys these are.
+    key_expression text,
+    keyring_id uuid,
+    PRIMARY KEY (relation, attribute),
+    CONSTRAINT protected_column_key CHECK (num_nonnulls(key_id, key_expression) = 1 AND num_nonnulls(key_expression, keyring_id) <> 1)
 );
 COMMENT ON TABLE colcrypt.protected_column IS 'encrypted columns that rotation keeps on the newest key version';
 
@@ -282,9 +287,12 @@ CREATE TABLE colcrypt.job (
     taken boolean NOT NULL DEFAULT false,
     deaths int NOT NULL DEFAULT 0,
     -- Whether values are only opened: see verify_column.
-    verifies boolean NOT NULL DEFAULT false
+    verifies boolean NOT NULL DEFAULT false,
+    -- Whether it is about one key of a column whose rows have keys of their own: then there may be one for each.
+    by_row boolean NOT NULL DEFAULT false
 );
-CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies;
+CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row;
+CREATE UNIQUE INDEX job_open_by_row ON colcrypt.job (relation, attribute, key_id) WHERE finished_at IS NULL AND by_row;
 CREATE UNIQUE INDEX job_verifying ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND verifies;
 COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts anew';
 

@@ -27,6 +27,15 @@ COMMENT ON FUNCTION colcrypt.encrypt_col("char", text) IS
 COMMENT ON FUNCTION colcrypt.encrypt_col("char", text, bytea) IS
     'encrypts a "char" under the named key, bound to a context that decrypt_col will need again';
 
+CREATE FUNCTION colcrypt.encrypt_for_row(value anyelement, key text, keyring text) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt_for_row' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_for_row(value anyelement, key text, keyring text, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt_for_row' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.encrypt_for_row(anyelement, text, text) IS
+    'for access views of columns whose rows have keys of their own: encrypts as encrypt_col does, under a key of this keyring; NULL stays NULL, whatever the key';
+COMMENT ON FUNCTION colcrypt.encrypt_for_row(anyelement, text, text, bytea) IS
+    'for access views of columns whose rows have keys of their own: the same, bound to a context';
+
 CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
 CREATE FUNCTION colcrypt.decrypt_col(value colcrypt.ciphertext, context colcrypt.context) RETURNS text

@@ -1,12 +1,12 @@
 -- Registered columns and the jobs that re-encrypt them.
 
 CREATE FUNCTION colcrypt.register_column(
-        relation regclass, attribute name, key text, context text DEFAULT NULL,
+        relation regclass, attribute name, key text DEFAULT NULL, context text DEFAULT NULL,
         readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
-        rotation text DEFAULT NULL) RETURNS void
+        rotation text DEFAULT NULL, key_expression text DEFAULT NULL, keyring text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay)';
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay); with key_expression instead of key each row''s values are under a key of its own, which the expression names from the row''s other columns: one of keyring, which may be left out where there is one only';
 
 -- Fired with the rights of whoever writes the table: it looks up by itself what the columns take.
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger

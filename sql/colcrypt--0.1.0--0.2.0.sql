@@ -204,13 +204,13 @@ END
 $$;
 DROP FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype);
 CREATE FUNCTION colcrypt.register_column(
-        relation regclass, attribute name, key text, context text DEFAULT NULL,
+        relation regclass, attribute name, key text DEFAULT NULL, context text DEFAULT NULL,
         readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
-        rotation text DEFAULT NULL) RETURNS void
+        rotation text DEFAULT NULL, key_expression text DEFAULT NULL, keyring text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay)';
+REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay); with key_expression instead of key each row''s values are under a key of its own, which the expression names from the row''s other columns: one of keyring, which may be left out where there is one only';
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
@@ -963,3 +963,19 @@ CREATE FUNCTION colcrypt.follow_context(relation regclass, attribute name, follo
 REVOKE ALL ON FUNCTION colcrypt.follow_context(regclass, name, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.follow_context(regclass, name, boolean) IS
     'has a registered column''s values bound anew by whoever changes a column that they are bound to, by hand or by a foreign key, where that role may decrypt and encrypt, and the change refused where it may not; says follow, or stay where that is taken back';
+
+-- A key per row.
+ALTER TABLE colcrypt.protected_column ALTER COLUMN key_id DROP NOT NULL, ADD COLUMN key_expression text, ADD COLUMN keyring_id uuid,
+    ADD CONSTRAINT protected_column_key CHECK (num_nonnulls(key_id, key_expression) = 1 AND num_nonnulls(key_expression, keyring_id) <> 1);
+ALTER TABLE colcrypt.job ADD COLUMN by_row boolean NOT NULL DEFAULT false;
+DROP INDEX colcrypt.job_open;
+CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row;
+CREATE UNIQUE INDEX job_open_by_row ON colcrypt.job (relation, attribute, key_id) WHERE finished_at IS NULL AND by_row;
+CREATE FUNCTION colcrypt.encrypt_for_row(value anyelement, key text, keyring text) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt_for_row' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+CREATE FUNCTION colcrypt.encrypt_for_row(value anyelement, key text, keyring text, context bytea) RETURNS colcrypt.ciphertext
+    AS 'MODULE_PATHNAME', 'colcrypt_encrypt_for_row' LANGUAGE c VOLATILE PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION colcrypt.encrypt_for_row(anyelement, text, text) IS
+    'for access views of columns whose rows have keys of their own: encrypts as encrypt_col does, under a key of this keyring; NULL stays NULL, whatever the key';
+COMMENT ON FUNCTION colcrypt.encrypt_for_row(anyelement, text, text, bytea) IS
+    'for access views of columns whose rows have keys of their own: the same, bound to a context';

@@ -12,7 +12,7 @@
 use std::ffi::CStr;
 
 use colcrypt_core::{KeyId, KeyState, Value, VersionId, context, place};
-use colcrypt_domain::context::over;
+use colcrypt_domain::context::{BYTES, over};
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
@@ -112,7 +112,13 @@ impl Follows {
                 let name = quote_identifier(&column.name);
                 format!("({row}).{name} AS {name}")
             });
-            over(expression, &columns.collect::<Vec<_>>(), None, &alias)
+            over(
+                expression,
+                BYTES,
+                &columns.collect::<Vec<_>>(),
+                None,
+                &alias,
+            )
         };
         Ok(Self {
             sql: format!("SELECT ({}), ({})", of("$1"), of("$2")),

@@ -18,8 +18,10 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::catalog::{epoch, read};
 use crate::columns::bound_anew::{Bound, Follows, Referring};
+use crate::columns::row_key;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::computed::Computed;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::scan::head_of;
 use crate::server::trigger::{self, Rows};
@@ -47,7 +49,7 @@ struct KnownTable {
 struct Column {
     number: i32,
     shown: String,
-    key: KeyId,
+    keys: Keys,
     codec: Codec,
     /// Whether values are bound to a context; none while that is being changed.
     is_bound: Option<bool>,
@@ -58,11 +60,33 @@ struct Column {
     follows: Option<Follows>,
 }
 
+/// The key that values are to be under.
+enum Keys {
+    One(KeyId),
+    /// Each row's own: its name, and the keyring's name.
+    OfRow {
+        name: Computed,
+        keyring: String,
+        /// The columns that the name is made of.
+        from: Vec<i32>,
+    },
+}
+
 impl Column {
     /// Why a value is none of this column's.
-    fn refuses(&self, header: &Header<'_>) -> Result<Option<String>> {
-        if header.key != self.key {
-            let of = read::key_name(header.key).map_or_else(
+    fn refuses(&self, header: &Header<'_>, row: pg_sys::HeapTuple) -> Result<Option<String>> {
+        let of = || read::key_name(header.key);
+        let is_it = match &self.keys {
+            Keys::One(key) => header.key == *key,
+            Keys::OfRow { name, keyring, .. } => {
+                // SAFETY: made for this table, to give a text.
+                let wanted = unsafe { name.text(row) }.ok_or_else(row_key::lost::unnamed)?;
+                row_key::refuse_other_key(wanted.as_bytes(), keyring)?;
+                of() == Some(wanted)
+            }
+        };
+        if !is_it {
+            let of = of().map_or_else(
                 || format!("unknown key {}", header.key),
                 |name| format!("key \"{name}\""),
             );
@@ -91,10 +115,21 @@ impl Column {
         changed.map(|(_, name)| name.as_str())
     }
 
+    /// Whether the row's key may be another than before.
+    fn is_named_anew(&self, rows: &Rows) -> bool {
+        match &self.keys {
+            Keys::One(_) => false,
+            Keys::OfRow { from, .. } => from.iter().any(|number| !rows.keeps(*number)),
+        }
+    }
+
     fn refusal(&self, why: String) -> Error {
         Error::NotOfColumn {
             column: self.shown.clone(),
-            key: read::key_name(self.key).unwrap_or_else(|| self.key.to_string()),
+            key: match &self.keys {
+                Keys::One(key) => read::key_name(*key).unwrap_or_else(|| key.to_string()),
+                Keys::OfRow { .. } => "of its row".into(),
+            },
             type_name: types::type_name(self.codec.base_type),
             is_bound: self.is_bound,
             why,
@@ -121,8 +156,9 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
         "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
              SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
          SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text, p.enforce, p.key_id, p.plaintext_type::oid, \
-                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END, p.context, p.follows \
-         FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth",
+                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END, p.context, p.follows, p.key_expression, r.name \
+         FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid LEFT JOIN colcrypt.keyring r USING (keyring_id) \
+         ORDER BY p.attribute, u.depth",
         &[oid.into()],
         |row| {
             Ok((
@@ -134,12 +170,24 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
                 row.get::<bool>(6)?,
                 row.get::<String>(7)?,
                 row.get::<bool>(8)? == Some(true),
+                row.get::<String>(9)?,
+                row.get::<String>(10)?.unwrap_or_default(),
             ))
         },
     )?;
     let mut columns = Vec::new();
-    for (owner, attribute, is_enforced, key, plaintext_type, is_bound, context, follows) in
-        registered
+    for (
+        owner,
+        attribute,
+        is_enforced,
+        key,
+        plaintext_type,
+        is_bound,
+        context,
+        follows,
+        by_row,
+        keyring,
+    ) in registered
     {
         watched::watch(owner);
         // A column that is no ciphertext any more is read as none.
@@ -149,10 +197,21 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
         else {
             continue;
         };
+        let keys = match (owner, by_row) {
+            (Some(owner), Some(expression)) => {
+                let (name, numbers) = named_by(oid, owner, &expression, &memory)?;
+                Keys::OfRow {
+                    name,
+                    keyring,
+                    from: numbers.into_iter().map(Into::into).collect(),
+                }
+            }
+            _ => Keys::One(KeyId::of_bigint(key)),
+        };
         columns.push(Column {
             number: found.number.into(),
             shown: format!("{}.{}", held.shown(), quote_identifier(&attribute)),
-            key: KeyId::of_bigint(key),
+            keys,
             codec: Codec::for_type(plaintext_type, memory.value())?,
             is_bound,
             follows: match (owner, &context) {
@@ -179,6 +238,32 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
     });
     KNOWN.with_borrow_mut(|known| known.insert(oid, table.clone()));
     Ok(table)
+}
+
+/// What names the key of a table's rows, as its own registration or that of a table above it says, and the columns that
+/// it is made of.
+fn named_by(
+    table: pg_sys::Oid,
+    registered: pg_sys::Oid,
+    expression: &str,
+    memory: &PgMemoryContexts,
+) -> Result<(Computed, Vec<i16>)> {
+    let held = Named::take(table, Lock::Read)?;
+    let above = Held::take(registered, Lock::Read)?;
+    // SAFETY: in a transaction; the relation is locked, and what is made lies in the memory of what is known of it. The
+    // former context is put back on both ways, and by an ERROR's handler.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(memory.value());
+        let made =
+            row_key::analyzed(&held, above.bare_name(), expression).map(|(node, numbers)| {
+                let relation = pg_sys::relation_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+                let computed = Computed::new(node, (*relation).rd_att);
+                pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+                (computed, numbers)
+            });
+        pg_sys::MemoryContextSwitchTo(before);
+        made
+    }
 }
 
 /// The columns of a table, or of a partition or child of it, that the context is made of.
@@ -228,7 +313,12 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         // SAFETY: two values of the column, which is a ciphertext.
         let is_kept = before.is_some_and(|before| unsafe { image_of(before) == image_of(value) });
         let loose = is_kept.then(|| column.comes_loose(&rows)).flatten();
-        if is_kept && loose.is_none() || !is_kept && !column.is_enforced {
+        let is_named_anew = is_kept && column.is_named_anew(&rows);
+        let is_settled = match is_kept {
+            true => loose.is_none() && !is_named_anew,
+            false => !column.is_enforced,
+        };
+        if is_settled {
             continue;
         }
         // SAFETY: the column is a ciphertext.
@@ -255,9 +345,11 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
                     )));
                 }
             }
-            continue;
+            if !is_named_anew {
+                continue;
+            }
         }
-        if let Some(why) = column.refuses(&header)? {
+        if let Some(why) = column.refuses(&header, rows.new)? {
             return Err(column.refusal(why));
         }
     }

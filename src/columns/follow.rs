@@ -8,7 +8,7 @@ use colcrypt_domain::renamed::{Follows, Renamed, follow, names};
 use pgrx::pg_sys;
 
 use crate::audit::Act;
-use crate::columns::{place, view};
+use crate::columns::{place, row_key, view};
 use crate::error::{Error, Result};
 use crate::server::relation::{Lock, Named};
 use crate::server::{reads, relation, report, spi};
@@ -68,18 +68,20 @@ struct Bound {
     attribute: String,
     /// The job that encrypts it, where it is not registered yet.
     job: Option<i64>,
-    context: String,
+    context: Option<String>,
     becomes: Option<String>,
+    /// What names the key of a row.
+    key_expression: Option<String>,
 }
 
 /// Those of a table, or all.
 fn bound(table: Option<pg_sys::Oid>) -> Result<Vec<Bound>> {
     spi::query(
-        "SELECT c.relation::oid AS relation, c.attribute::text AS attribute, c.job, c.context, c.becomes FROM ( \
-             SELECT relation, attribute, NULL::bigint AS job, context, becomes FROM colcrypt.protected_column \
-             UNION ALL SELECT m.relation, m.attribute, m.job_id, m.context, NULL FROM colcrypt.migration m \
+        "SELECT c.relation::oid AS relation, c.attribute::text AS attribute, c.job, c.context, c.becomes, c.key_expression FROM ( \
+             SELECT relation, attribute, NULL::bigint AS job, context, becomes, key_expression FROM colcrypt.protected_column \
+             UNION ALL SELECT m.relation, m.attribute, m.job_id, m.context, NULL, NULL FROM colcrypt.migration m \
              WHERE m.kind = 'encrypt' AND m.swapped_in IS NULL) c \
-         WHERE c.context IS NOT NULL AND ($1 IS NULL OR c.relation = $1::oid::regclass) \
+         WHERE num_nonnulls(c.context, c.key_expression) > 0 AND ($1 IS NULL OR c.relation = $1::oid::regclass) \
            AND EXISTS (SELECT FROM pg_class o WHERE o.oid = c.relation) ORDER BY 1, 2, 3",
         &[table.into()],
         |row| {
@@ -87,8 +89,9 @@ fn bound(table: Option<pg_sys::Oid>) -> Result<Vec<Bound>> {
                 table: spi::named(row, "relation")?,
                 attribute: spi::named(row, "attribute")?,
                 job: row.get_by_name("job")?,
-                context: spi::named(row, "context")?,
+                context: row.get_by_name("context")?,
                 becomes: row.get_by_name("becomes")?,
+                key_expression: row.get_by_name("key_expression")?,
             })
         },
     )
@@ -199,7 +202,7 @@ fn rewrite(column: &Bound, renamed: Renamed<'_>, what: &str, number: Option<i16>
     let refused = || -> Result<Error> {
         Ok(Error::Column {
             message: format!(
-                "the context of column {}.{} cannot follow the new name of {what}",
+                "what column {}.{} is registered with cannot follow the new name of {what}",
                 relation::shown(column.table)?,
                 quote_identifier(&column.attribute)
             ),
@@ -218,42 +221,59 @@ fn rewrite(column: &Bound, renamed: Renamed<'_>, what: &str, number: Option<i16>
             Follows::Unsure => Err(refused()?),
         }
     };
-    let Some(context) = after(&column.context)? else {
-        // Nothing in it is of that name, as far as it is read here; the server reads more than that.
-        let is_read_here =
-            colcrypt_core::place::is_plain(&column.context) || !speaks_of_it(&column.context);
-        let table = Named::take(column.table, Lock::Read)?;
-        if !is_read_here && reads::columns(&table, &column.context)?.is_none() {
-            return Err(refused()?);
-        }
-        return Ok(false);
-    };
-    let becomes = match &column.becomes {
-        Some(becomes) => Some(after(becomes)?.unwrap_or_else(|| becomes.clone())),
-        None => None,
-    };
-    // What fits the table and reads the column means what it meant.
     let table = Named::take(column.table, Lock::Read)?;
-    match reads::columns(&table, &context)? {
-        Some(found) if number.is_none_or(|number| found.contains(&number)) => {}
-        _ => return Err(refused()?),
+    // None where nothing in it is of that name; what fits the table and reads the column means what it meant.
+    let followed = |expression: &str| -> Result<Option<String>> {
+        let Some(text) = after(expression)? else {
+            // As far as it is read here; the server reads more than that.
+            let is_read_here =
+                colcrypt_core::place::is_plain(expression) || !speaks_of_it(expression);
+            if !is_read_here && reads::columns(&table, expression)?.is_none() {
+                return Err(refused()?);
+            }
+            return Ok(None);
+        };
+        match reads::columns(&table, &text)? {
+            Some(found) if number.is_none_or(|number| found.contains(&number)) => Ok(Some(text)),
+            _ => Err(refused()?),
+        }
+    };
+    let each = |expression: &Option<String>| -> Result<Option<String>> {
+        expression.as_deref().map_or(Ok(None), &followed)
+    };
+    let context = each(&column.context)?;
+    let key_expression = each(&column.key_expression)?;
+    if context.is_none() && key_expression.is_none() {
+        return Ok(false);
     }
-    Act::new("follow_rename")
-        .relation(column.table)
-        .detail(format!(
-            "the context of column {} follows the new name of {what}",
-            column.attribute
-        ))
-        .record()?;
+    let becomes = match (&context, &column.becomes) {
+        (Some(_), Some(becomes)) => Some(after(becomes)?.unwrap_or_else(|| becomes.clone())),
+        (_, becomes) => becomes.clone(),
+    };
+    for (is_it, followed) in [
+        ("the context", context.is_some()),
+        ("the expression for keys", key_expression.is_some()),
+    ] {
+        if followed {
+            Act::new("follow_rename")
+                .relation(column.table)
+                .detail(format!(
+                    "{is_it} of column {} follows the new name of {what}",
+                    column.attribute
+                ))
+                .record()?;
+        }
+    }
     match column.job {
         None => spi::execute(
-            "UPDATE colcrypt.protected_column SET context = $3, becomes = $4 \
+            "UPDATE colcrypt.protected_column SET context = coalesce($3, context), becomes = $4, key_expression = coalesce($5, key_expression) \
              WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
             &[
                 column.table.into(),
                 column.attribute.clone().into(),
                 context.into(),
                 becomes.into(),
+                key_expression.into(),
             ],
         )?,
         Some(job) => spi::execute(
@@ -277,9 +297,18 @@ fn retyped(
             continue;
         }
         let held = Named::take(table, Lock::Read)?;
-        let is_named = names(&column.context, name);
+        // Whether it still names keys by nobody's code.
+        if let Some(expression) = &column.key_expression
+            && names(expression, name)
+        {
+            row_key::check(&held, expression)?;
+        }
+        let Some(context) = &column.context else {
+            continue;
+        };
+        let is_named = names(context, name);
         // A whole row is named by its table.
-        if !is_named && !names(&column.context, held.held.bare_name()) {
+        if !is_named && !names(context, held.held.bare_name()) {
             continue;
         }
         let Some(is_canonical) = place::all_canonical(table, &column.attribute)? else {
@@ -290,7 +319,7 @@ fn retyped(
             held.held.shown(),
             quote_identifier(&column.attribute)
         );
-        let Some(read) = reads::columns(&held, &column.context)? else {
+        let Some(read) = reads::columns(&held, context)? else {
             return Err(Error::Column {
                 message: format!(
                     "the context of column {of} does not fit the table with column {} of this type",
@@ -303,7 +332,7 @@ fn retyped(
             continue;
         }
         // One that is on its way to another context is bound to a pair of them.
-        let is_direct = column.becomes.is_some() || colcrypt_core::place::is_plain(&column.context);
+        let is_direct = column.becomes.is_some() || colcrypt_core::place::is_plain(context);
         let [before, now] = [from.0, to.0].map(|of| bytes_of(of, is_direct && is_canonical));
         if is_direct && before != now {
             return Err(Error::Column {

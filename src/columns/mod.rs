@@ -10,5 +10,6 @@ pub mod rebind;
 pub mod registered;
 pub mod registration;
 pub mod renamed;
+pub mod row_key;
 mod sample;
 pub mod view;

@@ -22,6 +22,9 @@ fn either(first: &str, former: Option<&String>) -> String {
     format!("colcrypt.either_context(({first})::pg_catalog.bytea, {former})")
 }
 
+/// What there is to do instead where each row has a key of its own.
+const BY_ROW: &str = "Register the column with the other context: a new column, which is filled through the access view.";
+
 pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
     // SAFETY: declared as text and boolean.
@@ -40,7 +43,7 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
             hint: "Leave the context out: then they are bound to their place.".into(),
         });
     }
-    let key = registration::managed_column(table, &attribute)?;
+    let key = registration::managed_column(table, &attribute, BY_ROW)?;
     // What somebody put here from another table is bound to this place afterwards.
     for former in registration::keys_of_values(table, &attribute)? {
         registration::refuse_way_out(&former)?;

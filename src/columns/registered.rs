@@ -5,12 +5,12 @@ use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::rotation::Rotation;
 use pgrx::{Spi, pg_sys};
 
-use crate::audit::Act;
 use crate::catalog::read;
-use crate::columns::{enforced, place, registration, sample};
-use crate::error::{Error, Privilege, Result};
+use crate::catalog::uuid::uuid;
+use crate::columns::registration::Under;
+use crate::columns::{enforced, place, registration, row_key, sample};
+use crate::error::{Error, Result};
 use crate::keys::grantee;
-use crate::rights;
 use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
@@ -33,7 +33,6 @@ pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
 
 pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
-    let key = read::key_by_name(&call.text(2, "key")?)?;
     // SAFETY: declared as text, text[] and regtype.
     let (context, readers, plaintext_type) = unsafe {
         (
@@ -45,6 +44,16 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
     // SAFETY: declared as boolean and text, where they are declared.
     let (enforce, rotation) = unsafe { (call.get::<bool>(7), call.long::<String>(8, "rotation")?) };
+    // SAFETY: declared as text, where they are declared.
+    let keys = unsafe {
+        Asked {
+            key: call.long(2, "key")?,
+            expression: call.long(9, "key_expression")?,
+            keyring: call.long(10, "keyring")?,
+        }
+    };
+    let under = keys.under()?;
+    let expression = keys.expression;
     let rotation = rotation
         .map(|word| Rotation::parse(&word))
         .transpose()?
@@ -53,17 +62,12 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let asked = Wanted::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
     registration::refuse_foreign_table(table)?;
-    rights::require(&key, Privilege::Manage)?;
-    if let Some(former) = registration::key_of(table, &attribute)? {
-        rights::require(&former, Privilege::Manage)?;
-    }
-    // Registered with another key, the values would be moved to it by the next rotation.
-    for former in registration::keys_of_values(table, &attribute)? {
-        if former.id != key.id {
-            registration::refuse_way_out(&former)?;
-        }
-    }
+    under.require_manage()?;
+    refuse_way_out(table, &attribute, &under, expression.as_deref())?;
     check_column(&held, &attribute)?;
+    if let Some(expression) = &expression {
+        row_key::check(&held, expression)?;
+    }
     reach::all_leaves(&[table])?;
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
     if let Some(expression) = &context {
@@ -77,27 +81,34 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     spi::execute(
-        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce, rotation) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false), coalesce($9, 'reencrypt')) \
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce, rotation, key_expression, keyring_id) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false), coalesce($9, 'reencrypt'), $10, $11) \
          ON CONFLICT (relation, attribute) DO UPDATE \
          SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, label = EXCLUDED.label, readers = EXCLUDED.readers, \
              plaintext_type = EXCLUDED.plaintext_type, enforce = coalesce($8, protected_column.enforce), \
              rotation = coalesce($9, protected_column.rotation), \
+             key_expression = EXCLUDED.key_expression, keyring_id = EXCLUDED.keyring_id, \
              declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
         &[
             table.into(),
             attribute.clone().into(),
-            key.id.bigint().into(),
+            under.key().map(|key| key.id.bigint()).into(),
             context.clone().into(),
             readers.clone().into(),
             plaintext_type.into(),
             label.into(),
             enforce.into(),
             rotation.into(),
+            expression.clone().into(),
+            under.keyring().map(|keyring| uuid(keyring.id)).into(),
         ],
     )?;
     enforced::settle(table)?;
-    sample::look(&held, &attribute, &key, context.as_deref())?;
+    match (&under, &expression) {
+        (Under::Rows(_), Some(expression)) => sample::look_by_row(&held, &attribute, expression)?,
+        (Under::Key(key), _) => sample::look(&held, &attribute, key, context.as_deref())?,
+        _ => {}
+    }
     let mut detail = match readers {
         Some(readers) => format!("{attribute}, read by: {}", readers.join(", ")),
         None => attribute,
@@ -110,12 +121,74 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     if let Some(rotation) = rotation {
         detail.push_str(&format!(", rotation: {rotation}"));
     }
-    Act::new("register_column")
-        .key(&key)
+    if let (Some(expression), Some(keyring)) = (expression, under.keyring()) {
+        detail.push_str(&format!(
+            ", keys of keyring {} by row: {expression}",
+            keyring.name
+        ));
+    }
+    under
+        .act("register_column")
         .relation(table)
         .detail(detail)
         .record()?;
     Ok(pg_sys::Datum::from(0))
+}
+
+/// The key, or the keys, that a registration names.
+struct Asked {
+    key: Option<String>,
+    expression: Option<String>,
+    keyring: Option<String>,
+}
+
+impl Asked {
+    fn under(&self) -> Result<Under> {
+        let wrong = |message: &str, hint: &str| Error::InvalidParameter {
+            message: message.into(),
+            hint: hint.into(),
+        };
+        match (&self.key, &self.expression) {
+            (Some(_), Some(_)) => Err(wrong(
+                "a column has one key for all rows, or a key for each",
+                "Give key, or key_expression, and not both.",
+            )),
+            (None, None) => Err(Error::NullArgument("key")),
+            (Some(_), None) if self.keyring.is_some() => Err(wrong(
+                "a key's name says its keyring already",
+                "keyring goes with key_expression.",
+            )),
+            (Some(key), None) => Ok(Under::Key(read::key_by_name(key)?)),
+            (None, Some(_)) => Ok(Under::Rows(row_key::keyring(self.keyring.as_deref())?)),
+        }
+    }
+}
+
+/// Registered with another key, values would be moved to it by whoever writes them, or by the next rotation.
+fn refuse_way_out(
+    table: pg_sys::Oid,
+    attribute: &str,
+    now: &Under,
+    expression: Option<&str>,
+) -> Result<()> {
+    let former = registration::under(table, attribute)?;
+    if let Some(former) = &former {
+        former.require_manage()?;
+        if let Under::Rows(keyring) = former {
+            let is_same = now.keyring().is_some_and(|now| now.id == keyring.id)
+                && registration::key_expression(table, attribute)?.as_deref() == expression;
+            if is_same {
+                return Ok(());
+            }
+            former.refuse_way_out()?;
+        }
+    }
+    for former in registration::keys_of_values(table, attribute)? {
+        if now.key().is_none_or(|now| now.id != former.id) {
+            registration::refuse_way_out(&former)?;
+        }
+    }
+    Ok(())
 }
 
 /// A registration that is there keeps its context, unless another is given.
@@ -245,7 +318,7 @@ pub fn follow_context(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
     // SAFETY: declared as boolean, and strict.
     let follows = unsafe { call.get::<bool>(2) } == Some(true);
-    let key = registration::managed_column(table, &attribute)?;
+    let under = registration::managed(table, &attribute)?;
     let held = Named::take(table, Lock::Read)?;
     let bound = registration::registered(table, &attribute)?;
     let Some((bound, _)) = bound else {
@@ -260,8 +333,8 @@ pub fn follow_context(call: Call) -> Result<pg_sys::Datum> {
     )?;
     enforced::settle(table)?;
     let word = if follows { "follow" } else { "stay" };
-    Act::new("follow_context")
-        .key(&key)
+    under
+        .act("follow_context")
         .relation(table)
         .detail(format!("{attribute}: values {word}"))
         .record()?;
@@ -302,10 +375,10 @@ pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
     let is_dropped = !relation::exists(table);
     // Of a table that is gone nobody is the owner any more.
-    let key = if is_dropped {
-        registration::managed_key(table, &attribute)?
+    let under = if is_dropped {
+        registration::managed_by_key(table, &attribute)?
     } else {
-        registration::managed_column(table, &attribute)?
+        registration::managed(table, &attribute)?
     };
     spi::execute(
         "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
@@ -319,7 +392,7 @@ pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
     if !is_dropped {
         enforced::settle(table)?;
     }
-    let act = Act::new("unregister_column").key(&key);
+    let act = under.act("unregister_column");
     if is_dropped {
         act.detail(format!("{attribute} of a table that was dropped"))
     } else {

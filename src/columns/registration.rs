@@ -1,26 +1,104 @@
 //! What the catalog knows of a registered column, and who may decide about it.
 
-use colcrypt_core::KeyId;
+use colcrypt_core::{KeyId, KeyringId};
 use colcrypt_domain::binding::Bound;
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 
-use crate::catalog::read::{self, Key};
+use crate::audit::Act;
+use crate::catalog::read::{self, Key, Keyring};
 use crate::catalog::scan::{Equals, one};
-use crate::error::{Error, Privilege, Result};
+use crate::catalog::uuid::keyring_id;
+use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::keys::approval;
 use crate::rights;
 use crate::server::{relation, spi};
 
-/// The key that a column is registered with.
-pub fn key_of(table: pg_sys::Oid, attribute: &str) -> Result<Option<Key>> {
+/// What a column is registered with: one key, or a keyring whose keys its rows have.
+pub enum Under {
+    Key(Key),
+    Rows(Keyring),
+}
+
+impl Under {
+    /// # Errors
+    /// For a role that may not manage it.
+    pub fn require_manage(&self) -> Result<()> {
+        match self {
+            Self::Key(key) => rights::require(key, Privilege::Manage),
+            Self::Rows(keyring) => rights::require_on_keyring(keyring, KeyringPrivilege::Manage),
+        }
+    }
+
+    pub const fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Rows(_) => None,
+        }
+    }
+
+    pub const fn keyring(&self) -> Option<&Keyring> {
+        match self {
+            Self::Key(_) => None,
+            Self::Rows(keyring) => Some(keyring),
+        }
+    }
+
+    /// An act about the column, and about its key if all rows have the same.
+    pub fn act<'a>(&'a self, verb: &'static str) -> Act<'a> {
+        match self {
+            Self::Key(key) => Act::new(verb).key(key),
+            Self::Rows(_) => Act::new(verb),
+        }
+    }
+
+    /// # Errors
+    /// As [`refuse_way_out`].
+    pub fn refuse_way_out(&self) -> Result<()> {
+        match self {
+            Self::Key(key) => refuse_way_out(key),
+            Self::Rows(keyring) => refuse_way_out_of(keyring.id, format!("\"{}\"", keyring.name)),
+        }
+    }
+}
+
+/// What a column is registered with.
+///
+/// # Errors
+/// Of the catalog.
+pub fn under(table: pg_sys::Oid, attribute: &str) -> Result<Option<Under>> {
     let found = one(
         "protected_column",
         "protected_column_pkey",
         &[Equals::oid(1, table), Equals::name(2, attribute)],
-        |row| Ok(KeyId::of_bigint(row.get("key_id")?)),
+        |row| {
+            let key = row.optional::<i64>("key_id")?;
+            Ok((key, row.optional::<pgrx::Uuid>("keyring_id")?))
+        },
     )?;
-    found.map(read::key_by_id).transpose()
+    Ok(match found {
+        None => None,
+        Some((Some(key), _)) => Some(Under::Key(read::key_by_id(KeyId::of_bigint(key))?)),
+        Some((None, Some(keyring))) => Some(Under::Rows(read::keyring_by_id(keyring_id(keyring))?)),
+        Some((None, None)) => {
+            let what = format!("column {attribute} is registered with no key");
+            return Err(Error::CatalogCorrupt(what));
+        }
+    })
+}
+
+/// The expression that names the key of a row, where rows have their own.
+///
+/// # Errors
+/// Of the catalog.
+pub fn key_expression(table: pg_sys::Oid, attribute: &str) -> Result<Option<String>> {
+    let found = one(
+        "protected_column",
+        "protected_column_pkey",
+        &[Equals::oid(1, table), Equals::name(2, attribute)],
+        |row| row.optional::<String>("key_expression"),
+    )?;
+    Ok(found.flatten())
 }
 
 /// The keys that the column's values may be under, as far as the catalog knows: the one it is registered with, those of
@@ -45,19 +123,43 @@ pub fn keys_of_values(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Key>> {
     .collect()
 }
 
-/// The key of a registered column, for whoever owns the table and may manage the key.
-pub fn managed_column(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
+/// What a registered column is under, for whoever owns the table and may manage that.
+///
+/// # Errors
+/// For others, and for a column that is not registered.
+pub fn managed(table: pg_sys::Oid, attribute: &str) -> Result<Under> {
     refuse_foreign_table(table)?;
-    managed_key(table, attribute)
+    managed_by_key(table, attribute)
 }
 
-/// The same for whoever may manage the key, whether or not the table is there.
-pub fn managed_key(table: pg_sys::Oid, attribute: &str) -> Result<Key> {
-    let Some(key) = key_of(table, attribute)? else {
+/// The same for whoever may manage the key or keyring, whether or not the table is there.
+///
+/// # Errors
+/// As [`managed`].
+pub fn managed_by_key(table: pg_sys::Oid, attribute: &str) -> Result<Under> {
+    let Some(under) = under(table, attribute)? else {
         return Err(not_registered(table, attribute)?);
     };
-    rights::require(&key, Privilege::Manage)?;
-    Ok(key)
+    under.require_manage()?;
+    Ok(under)
+}
+
+/// The key of a registered column, as [`managed`], for what is done only with columns whose rows all have the same.
+///
+/// # Errors
+/// As [`managed`]; where each row has a key of its own: `instead` says what to do then.
+pub fn managed_column(table: pg_sys::Oid, attribute: &str, instead: &str) -> Result<Key> {
+    match managed(table, attribute)? {
+        Under::Key(key) => Ok(key),
+        Under::Rows(_) => Err(Error::Column {
+            message: format!(
+                "each row of column {}.{} has a key of its own",
+                relation::shown(table)?,
+                quote_identifier(attribute)
+            ),
+            hint: instead.into(),
+        }),
+    }
 }
 
 /// The context expression will run as the table's owner, so only who could do that anyway may set it.
@@ -88,11 +190,15 @@ pub fn not_registered(table: pg_sys::Oid, attribute: &str) -> Result<Error> {
 /// # Errors
 /// [`Error::InvalidParameter`].
 pub fn refuse_way_out(key: &Key) -> Result<()> {
-    if !approval::hold_rule(key.keyring)? {
+    refuse_way_out_of(key.keyring, format!("of key \"{}\"", key.name))
+}
+
+fn refuse_way_out_of(keyring: KeyringId, shown: String) -> Result<()> {
+    if !approval::hold_rule(keyring)? {
         return Ok(());
     }
     Err(Error::InvalidParameter {
-        message: format!("the keyring of key \"{}\" asks for four eyes", key.name),
+        message: format!("the keyring {shown} asks for four eyes"),
         hint: "The column's values would be given to whoever may decrypt with the other key. Grant and rotate instead, or lift four eyes for the move.".into(),
     })
 }

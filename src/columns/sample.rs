@@ -29,6 +29,9 @@ use crate::values::opens;
 const BLOCKS: u32 = 64;
 const OPENED: usize = 20;
 
+/// Values whose key is compared with their row's.
+const COMPARED: usize = 1_000;
+
 /// Some of a column's values.
 #[derive(Default)]
 struct Sample {
@@ -43,7 +46,7 @@ struct Sample {
 /// # Errors
 /// When the table is gone or the column is no ciphertext's (any more).
 pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) -> Result<()> {
-    let sample = sample(table.held.oid, attribute, key.id)?;
+    let sample = sample(table.held.oid, attribute, Some(key.id))?;
     say_keys(&sample, attribute, key);
     if sample.rows.is_empty() {
         return Ok(());
@@ -56,6 +59,10 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
         return Ok(());
     }
     let rows = spread(&sample.rows, OPENED);
+    let context = match context {
+        Some(expression) => format!("({expression})::pg_catalog.bytea"),
+        None => "NULL::pg_catalog.bytea".into(),
+    };
     let (mut tried, mut closed, mut why) = (0, 0, None);
     for leaf in leaves(&rows) {
         let places: Vec<&str> = rows
@@ -63,7 +70,7 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
             .filter(|(of, _)| *of == leaf)
             .map(|(_, place)| place.as_str())
             .collect();
-        let Some(found) = undone(|| read(table, leaf, attribute, context, &places)) else {
+        let Some(found) = undone(|| read(table, leaf, attribute, &context, &places)) else {
             continue;
         };
         for at in 0..found.len() {
@@ -109,8 +116,71 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
     Ok(())
 }
 
-/// The headers of values in some blocks.
-fn sample(table: pg_sys::Oid, attribute: &str, key: KeyId) -> Result<Sample> {
+/// The same of a column whose rows have keys of their own: how many values are under another key than their row's.
+/// They are compared by name, with what the expression gives, which is nobody's code.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_by_row(table: &Named, attribute: &str, expression: &str) -> Result<()> {
+    let sample = sample(table.held.oid, attribute, None)?;
+    let name = format!("({expression})::pg_catalog.text");
+    let (mut all, mut others, mut example) = (0, 0, None);
+    let rows = spread(&sample.rows, COMPARED);
+    for leaf in leaves(&rows) {
+        let places: Vec<&str> = rows
+            .iter()
+            .filter(|(of, _)| *of == leaf)
+            .map(|(_, place)| place.as_str())
+            .collect();
+        let Some(found) = undone(|| read(table, leaf, attribute, &name, &places)) else {
+            continue;
+        };
+        for at in 0..found.len() {
+            let Some(value) = found.value(at, 1) else {
+                continue;
+            };
+            // SAFETY: a ciphertext, as was asked of the result's description, and a text.
+            let (of, wanted) = unsafe {
+                (
+                    scan::version_of(value)?.0,
+                    found.value(at, 2).map(|name| Varlena::from_datum(name)),
+                )
+            };
+            let (of, wanted) = (
+                read::key_name(of),
+                wanted.map(|name| String::from_utf8_lossy(name.bytes()).into_owned()),
+            );
+            all += 1;
+            if of != wanted || of.is_none() {
+                others += 1;
+                let shown = |name: Option<String>, none: &str| {
+                    name.map_or_else(|| none.to_owned(), |name| format!("\"{name}\""))
+                };
+                example.get_or_insert_with(|| {
+                    format!(
+                        "one is under {}, and its row's key is {}",
+                        shown(of, "an unknown key"),
+                        shown(wanted, "NULL")
+                    )
+                });
+            }
+        }
+    }
+    if others > 0 {
+        report::warning(
+            format!(
+                "{others} of {all} values of column {} that were looked at are under other keys than their rows': {}",
+                quote_identifier(attribute),
+                example.unwrap_or_default()
+            ),
+            "They stay under them, and are read with them, until they are written: an UPDATE through an access view encrypts under the row's own key. UPDATE view SET column = column moves a row's value there, with the rights of whoever does it.",
+        );
+    }
+    Ok(())
+}
+
+/// The headers of values in some blocks, and the places of those of this key, or of all.
+fn sample(table: pg_sys::Oid, attribute: &str, key: Option<KeyId>) -> Result<Sample> {
     let mut sample = Sample::default();
     let mut left = LOOK;
     for oid in reach::all_leaves(&[table])? {
@@ -126,7 +196,7 @@ fn sample(table: pg_sys::Oid, attribute: &str, key: KeyId) -> Result<Sample> {
                 // SAFETY: the column's type was just looked at, under a lock that is kept.
                 if let Ok((of, _)) = unsafe { scan::version_of(value) } {
                     *sample.keys.entry(of.0).or_default() += 1;
-                    if of == key {
+                    if key.is_none_or(|key| of == key) {
                         sample.rows.push((oid, row.address()));
                     }
                 }
@@ -183,25 +253,21 @@ fn leaves(rows: &[(pg_sys::Oid, String)]) -> Vec<pg_sys::Oid> {
     leaves
 }
 
-/// Values and their contexts.
+/// Values, each with what an expression gives for its row.
 fn read(
     table: &Named,
     leaf: pg_sys::Oid,
     attribute: &str,
-    context: Option<&str>,
+    beside: &str,
     places: &[&str],
 ) -> Result<Rows> {
     let leaf = Named::take(leaf, Lock::Read)?;
-    // A context is code of the table's owner, and runs with nobody else's rights.
+    // An expression may be code of the table's owner, and runs with nobody else's rights.
     if leaf.owner() != table.owner() {
         return Ok(Rows::of(&[]));
     }
-    let context = match context {
-        Some(expression) => format!("({expression})::pg_catalog.bytea"),
-        None => "NULL::pg_catalog.bytea".into(),
-    };
     let sql = format!(
-        "SELECT {}, {context} FROM ONLY {} WHERE ctid = ANY (ARRAY['{}']::pg_catalog.tid[])",
+        "SELECT {}, {beside} FROM ONLY {} WHERE ctid = ANY (ARRAY['{}']::pg_catalog.tid[])",
         quote_identifier(attribute),
         leaf.sql,
         places.join("', '")

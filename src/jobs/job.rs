@@ -45,6 +45,8 @@ pub struct Job {
     pub rebinds: bool,
     /// Whether it only opens values.
     pub verifies: bool,
+    /// Whether it is about one key of a column whose rows have keys of their own.
+    pub by_row: bool,
     /// The label that values are bound to when they go to another key or context, and whether others go too.
     pub label: Option<String>,
     pub accepts_unplaced: bool,
@@ -110,11 +112,11 @@ impl Job {
             &format!(
                 "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                             j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
-                            c.relation IS NOT NULL AND p.attrelid IS NOT NULL, j.priority > 0, j.fire_triggers, j.held_by, \
+                            c.relation IS NOT NULL AND p.attrelid IS NOT NULL AND (c.key_expression IS NOT NULL) = j.by_row, j.priority > 0, j.fire_triggers, j.held_by, \
                             {} \
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
-                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {}, j.verifies \
+                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {}, j.verifies, j.by_row \
                      FROM colcrypt.job j \
                      LEFT JOIN pg_class o ON o.oid = j.relation \
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -170,6 +172,7 @@ impl Job {
                     owner: row.get(23)?.unwrap_or(pg_sys::Oid::INVALID),
                     shredded: pairs(row.get(24)?, row.get(25)?),
                     verifies: row.get(26)?.unwrap_or_default(),
+                    by_row: row.get(27)?.unwrap_or_default(),
                 }))
             },
         )?;

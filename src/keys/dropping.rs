@@ -89,6 +89,18 @@ pub fn drop_keyring(call: Call) -> Result<pg_sys::Datum> {
             "Drop its keys first (drop_key).",
         ));
     }
+    let columns = names(
+        "SELECT string_agg(format('column %s of %s', attribute, relation), ', ' ORDER BY attribute) FROM colcrypt.protected_column WHERE keyring_id = $1",
+        &[id.into()],
+    )?;
+    if let Some(columns) = columns {
+        return Err(needed(
+            "keyring",
+            &keyring.name,
+            columns,
+            "Their rows have keys of it: register the columns for another one, or unregister them.",
+        ));
+    }
     let requests = names(
         "SELECT string_agg(format('request %s', request_id), ', ' ORDER BY request_id) FROM colcrypt.approval_request \
          WHERE keyring_id = $1 AND outcome IS NULL AND expires_at > clock_timestamp()",

@@ -164,11 +164,35 @@ pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
          FROM colcrypt.protected_column WHERE key_id = $1 \
            AND (rotation = 'reencrypt' OR EXISTS (SELECT FROM colcrypt.key_version v \
                 WHERE v.key_id = $1 AND v.state = 'compromised')) \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row \
          DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
                        next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",
         &[key.id.bigint().into(), version.into()],
     )?;
+    queue_jobs_by_row(key, version)?;
     wake::wake_at_commit();
+    Ok(())
+}
+
+/// The same for columns whose rows have keys of their own, the key among them: a job for this key alone beside those
+/// for others.
+fn queue_jobs_by_row(key: &Key, version: i32) -> Result<()> {
+    let keyring = uuid(key.keyring);
+    spi::execute(
+        "DELETE FROM colcrypt.protected_column c WHERE keyring_id = $1 \
+         AND NOT EXISTS (SELECT FROM pg_class p WHERE p.oid = c.relation)",
+        &[keyring.into()],
+    )?;
+    spi::execute(
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, priority, by_row) \
+         SELECT relation, attribute, $1, $2, v.is_compromised::int, true \
+         FROM colcrypt.protected_column, (SELECT EXISTS (SELECT FROM colcrypt.key_version \
+             WHERE key_id = $1 AND state = 'compromised') AS is_compromised) v \
+         WHERE keyring_id = $3 AND (rotation = 'reencrypt' OR v.is_compromised) \
+         ON CONFLICT (relation, attribute, key_id) WHERE finished_at IS NULL AND by_row \
+         DO UPDATE SET target_version = EXCLUDED.target_version, priority = EXCLUDED.priority, phase = 'queued', current_relation = NULL, \
+                       next_block = 0, rows_failed = 0, tries = 0, retry_at = NULL",
+        &[key.id.bigint().into(), version.into(), keyring.into()],
+    )?;
     Ok(())
 }

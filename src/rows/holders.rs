@@ -573,7 +573,7 @@ fn foreign_columns() -> Result<Vec<ForeignColumn>> {
         "{HOLDING} SELECT c.oid, (\
              WITH RECURSIVE up(relid) AS (SELECT c.oid UNION \
                  SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid), \
-             own AS (SELECT p.key_id FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname), \
+             own AS (SELECT coalesce(p.key_id, k.key_id) AS key_id FROM up JOIN colcrypt.protected_column p ON p.relation = up.relid AND p.attribute = a.attname LEFT JOIN colcrypt.key k ON k.keyring_id = p.keyring_id), \
              former AS (SELECT k FROM up JOIN colcrypt.job j ON j.relation = up.relid AND j.attribute = a.attname, \
                  unnest(j.from_keys || j.key_id) AS k) \
              SELECT string_agg(key_id::text, ' ') FROM (SELECT key_id FROM own UNION SELECT k FROM former) o \

@@ -1,8 +1,9 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
-//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `accessed`,
-//! `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and written without SQL
+//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `builtin`,
+//! `computed`, `accessed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and
+//! written without SQL
 //! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
 //! (`process`, `priority`, `breath`, `hidden`, `memory`).
 
@@ -10,9 +11,11 @@ pub mod accessed;
 pub mod altered;
 pub mod analyzed;
 pub mod breath;
+pub mod builtin;
 pub mod call;
 pub mod call_site;
 pub mod clock;
+pub mod computed;
 pub mod enclosure;
 pub mod encoding;
 pub mod failed;

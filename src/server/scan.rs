@@ -31,10 +31,16 @@ impl Row {
 
     /// Its ctid, as text.
     pub fn address(&self) -> String {
+        let (block, row) = self.place();
+        format!("({block},{row})")
+    }
+
+    /// Its block, and its number there.
+    pub fn place(&self) -> (u32, u16) {
         // SAFETY: the slot of a scan that is under way holds a row that is stored.
         let at = unsafe { (*self.0).tts_tid };
         let block = u32::from(at.ip_blkid.bi_hi) << 16 | u32::from(at.ip_blkid.bi_lo);
-        format!("({block},{})", at.ip_posid)
+        (block, at.ip_posid)
     }
 
     /// Its ctid, as long as the row is at hand.
@@ -131,6 +137,58 @@ pub fn each_row_since(
         walk(held, Some(blocks), |row| visit(row).map(|()| true))?;
     }
     Ok(())
+}
+
+/// Visits the rows for which an index of the table, a B-tree whose first column is a bigint, has this number there,
+/// until the visitor has seen enough; whether it saw all.
+///
+/// # Errors
+/// Of the visitor, which ends the scan.
+pub fn each_row_by_number(
+    held: &Held,
+    index: pg_sys::Oid,
+    number: i64,
+    mut visit: impl FnMut(&Row) -> Result<bool>,
+) -> Result<bool> {
+    // SAFETY: the relation is locked until the transaction ends; the index is opened with a lock. A plain index scan:
+    // open, begin, next until there is none, end, close; an ERROR leaves what is open to the transaction's abort.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::relation_open(held.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let index = pg_sys::index_open(index, lock);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let scan = pg_sys::index_beginscan(
+            relation,
+            index,
+            snapshot,
+            #[cfg(feature = "pg18")]
+            std::ptr::null_mut(),
+            1,
+            0,
+        );
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            1,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::F_INT8EQ.into(),
+            pg_sys::Datum::from(number),
+        );
+        pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+        let mut outcome = Ok(true);
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        while matches!(outcome, Ok(true)) && pg_sys::index_getnext_slot(scan, forward, slot) {
+            pgrx::check_for_interrupts!();
+            breath::take();
+            outcome = visit(&Row(slot));
+        }
+        pg_sys::index_endscan(scan);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::index_close(index, lock);
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        outcome
+    }
 }
 
 /// The blocks of a heap that were changed since, as ranges; none where its changes are not in the log. Blocks that were

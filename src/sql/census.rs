@@ -15,7 +15,7 @@ use crate::sql::entry::sql_functions;
 
 fn take_census(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
-    registration::managed_column(table, &attribute)?;
+    registration::managed(table, &attribute)?;
     let before = census::kept(table, &attribute)?;
     let mut counts = Counts::new();
     for leaf in reach::all_leaves(&[table])? {

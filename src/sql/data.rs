@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use zeroize::Zeroizing;
 
 use crate::audit::{self, Failure, honeytoken};
-use crate::columns::moved;
+use crate::columns::{moved, row_key};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::call_site::{Short, kept_text, site};
@@ -98,17 +98,7 @@ fn bytes_of(context: &Option<Varlena>) -> &[u8] {
 }
 
 fn encrypt(call: Call) -> Result<pg_sys::Datum> {
-    // SAFETY: this call site only ever uses EncryptSite.
-    let site = unsafe {
-        site(call, || {
-            let (codec, type_name) = codec_of(call, call.argument_type(0))?;
-            Ok(EncryptSite {
-                codec,
-                type_name,
-                current: None,
-            })
-        })?
-    };
+    let site = encrypt_site(call)?;
     let Some(key_name) = call.datum(1) else {
         return Err(Error::NullArgument("key"));
     };
@@ -116,9 +106,51 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
     let Some(value) = call.datum(0) else {
         return Ok(call.null());
     };
+    seal_under(site, value, key_name, &context, |_| Ok(()))
+}
+
+/// As [`encrypt`] under a row's own key, for access views. A NULL needs no key.
+fn encrypt_for_row(call: Call) -> Result<pg_sys::Datum> {
+    let site = encrypt_site(call)?;
+    let context = context(call, 3)?;
+    let Some(value) = call.datum(0) else {
+        return Ok(call.null());
+    };
+    let key_name = call.datum(1).ok_or_else(row_key::lost::unnamed)?;
+    let keyring = call.datum(2).ok_or(Error::NullArgument("keyring"))?;
+    seal_under(site, value, key_name, &context, |name| {
+        // SAFETY: declared as text.
+        let keyring = unsafe { Varlena::from_datum(keyring) };
+        row_key::refuse_other_key(name, &String::from_utf8_lossy(keyring.bytes()))
+    })
+}
+
+fn encrypt_site(call: Call) -> Result<&'static mut EncryptSite> {
+    // SAFETY: this call site only ever uses EncryptSite.
+    unsafe {
+        site(call, || {
+            let (codec, type_name) = codec_of(call, call.argument_type(0))?;
+            Ok(EncryptSite {
+                codec,
+                type_name,
+                current: None,
+            })
+        })
+    }
+}
+
+/// The value under the key of this name, which is looked at by `check` where the call site does not know it.
+#[inline(always)]
+fn seal_under(
+    site: &mut EncryptSite,
+    value: pg_sys::Datum,
+    key_name: pg_sys::Datum,
+    context: &Option<Varlena>,
+    check: impl FnOnce(&[u8]) -> Result<()>,
+) -> Result<pg_sys::Datum> {
     // SAFETY: declared as text.
     let key_name = unsafe { Varlena::from_datum(key_name) };
-    let context = context::written(bytes_of(&context));
+    let context = context::written(bytes_of(context));
     let form = Form::of(context);
     let prepared = match &site.current {
         Some(prepared)
@@ -129,6 +161,7 @@ fn encrypt(call: Call) -> Result<pg_sys::Datum> {
             prepared
         }
         _ => {
+            check(key_name.bytes())?;
             let prepared = prepare(site, key_name.bytes(), form)?;
             site.current.insert(prepared)
         }
@@ -386,6 +419,7 @@ sql_functions! {
         decrypt_text => decrypt_text;
         decrypt_typed => decrypt_typed;
         encrypt => encrypt;
+        encrypt_for_row => encrypt_for_row;
         is_in_batch => moved::is_in_batch;
         reencrypt => reencrypt;
         try_decrypt_text => try_decrypt_text;

@@ -1,5 +1,6 @@
 //! Jobs: re-encryptions asked for by hand; any job paused, resumed, cancelled and tried again.
 
+use colcrypt_core::KeyId;
 use colcrypt_domain::binding;
 use pgrx::{IntoDatum, pg_sys};
 
@@ -14,17 +15,21 @@ use crate::server::call::Call;
 use crate::server::{spi, txn, varlena};
 use crate::sql::entry::sql_functions;
 
+/// What there is to do instead where each row has a key of its own.
+const BY_ROW: &str = "Rotate the key of the rows that are to move (colcrypt.rotate_key). Values go to another key when their rows are written through the access view.";
+const OPENED_BY_ROW: &str = "colcrypt.verify_keys opens the keys; SELECT count(column) through the access view opens the values.";
+
 fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
     // SAFETY: declared as boolean.
     let fire_triggers = unsafe { call.get::<bool>(2) }.unwrap_or(false);
-    let key = registration::managed_column(table, &attribute)?;
+    let key = registration::managed_column(table, &attribute, BY_ROW)?;
     let jobs = spi::query(
         "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, fire_triggers) \
          SELECT c.relation, c.attribute, c.key_id, k.current_version, $3 \
          FROM colcrypt.protected_column c JOIN colcrypt.key k USING (key_id) \
          WHERE c.relation = $1::oid::regclass AND c.attribute = $2::text::name \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row \
          DO UPDATE SET target_version = EXCLUDED.target_version, fire_triggers = EXCLUDED.fire_triggers, \
                        retry_at = NULL, tries = 0 \
          RETURNING job_id",
@@ -45,7 +50,7 @@ fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
 
 fn verify_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
-    let key = registration::managed_column(table, &attribute)?;
+    let key = registration::managed_column(table, &attribute, OPENED_BY_ROW)?;
     let jobs = spi::query(
         "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, verifies) \
          SELECT c.relation, c.attribute, c.key_id, k.current_version, true \
@@ -75,7 +80,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let fire_triggers = unsafe { call.get::<bool>(3) }.unwrap_or(false);
     // SAFETY: as above.
     let accepts = unsafe { call.get::<bool>(4) }.unwrap_or(false);
-    let from = registration::managed_column(table, &attribute)?;
+    let from = registration::managed_column(table, &attribute, BY_ROW)?;
     rights::require(&to, Privilege::Manage)?;
     // Whoever may decrypt with the new key will read the values: it is a grant in other words.
     for key in registration::keys_of_values(table, &attribute)? {
@@ -107,7 +112,7 @@ fn move_column(call: Call) -> Result<pg_sys::Datum> {
              WHERE k.key_id <> $3) \
          INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, from_keys, fire_triggers, label, accept_unplaced) \
          SELECT $1::oid::regclass, $2::text::name, $3, $5, coalesce(keys, '{}'), $6, $7, $8 FROM former \
-         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies \
+         ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row \
          DO UPDATE SET key_id = EXCLUDED.key_id, target_version = EXCLUDED.target_version, from_keys = EXCLUDED.from_keys, \
                        label = EXCLUDED.label, accept_unplaced = EXCLUDED.accept_unplaced, \
                        fire_triggers = EXCLUDED.fire_triggers, phase = 'queued', retry_at = NULL, tries = 0 \
@@ -156,7 +161,8 @@ impl Managed {
         // SAFETY: declared as bigint.
         let id = unsafe { call.get::<i64>(0) }.ok_or(Error::NullArgument("job"))?;
         let found = spi::query(
-            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL, verifies \
+            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL, verifies, \
+                    CASE WHEN by_row THEN key_id END \
              FROM colcrypt.job WHERE job_id = $1 FOR NO KEY UPDATE",
             &[id.into()],
             |row| {
@@ -167,10 +173,12 @@ impl Managed {
                     row.get::<bool>(4)?.unwrap_or_default(),
                     row.get::<bool>(5)?.unwrap_or_default(),
                     row.get::<bool>(6)?.unwrap_or_default(),
+                    row.get::<i64>(7)?,
                 ))
             },
         )?;
-        let Some((table, attribute, phase, paused, open, verifies)) = found.into_iter().next()
+        let Some((table, attribute, phase, paused, open, verifies, of_rows)) =
+            found.into_iter().next()
         else {
             return Err(Error::UnknownObject {
                 what: "job",
@@ -179,7 +187,14 @@ impl Managed {
         };
         let migration = Migration::of_job(id)?;
         let key = match &migration {
-            None => registration::managed_column(table, &attribute)?,
+            None if of_rows.is_some() => {
+                registration::refuse_foreign_table(table)?;
+                let key = KeyId::of_bigint(of_rows.unwrap_or_default());
+                let key = read::key_by_id(key)?;
+                rights::require(&key, Privilege::Manage)?;
+                key
+            }
+            None => registration::managed_column(table, &attribute, BY_ROW)?,
             Some(migration) => {
                 registration::refuse_foreign_table(table)?;
                 let key = migration.key()?;
@@ -229,7 +244,7 @@ impl Managed {
             |row| row.get::<i64>(1),
         )?;
         for id in from.into_iter().flatten() {
-            registration::refuse_way_out(&read::key_by_id(colcrypt_core::KeyId::of_bigint(id))?)?;
+            registration::refuse_way_out(&read::key_by_id(KeyId::of_bigint(id))?)?;
         }
         Ok(())
     }
@@ -316,7 +331,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     job.refuse_way_out()?;
     let others = spi::query(
         "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute, verifies) \
-         WHERE j.job_id = $1 AND o.finished_at IS NULL",
+         WHERE j.job_id = $1 AND o.finished_at IS NULL AND NOT (j.by_row AND o.by_row AND o.key_id <> j.key_id)",
         &[job.id.into()],
         |row| row.get::<i64>(1),
     )?;

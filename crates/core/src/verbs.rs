@@ -191,6 +191,7 @@ pub const EVERYBODYS: &[&str] = &[
     "decrypt_col",
     "either_context",
     "encrypt_col",
+    "encrypt_for_row",
     "has_key_privilege",
     "is_in_batch",
     "is_settled",

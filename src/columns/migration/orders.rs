@@ -139,7 +139,11 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
 pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
     let table = view::table_behind(relation)?;
-    let key = registration::managed_column(table, &attribute)?;
+    let key = registration::managed_column(
+        table,
+        &attribute,
+        "Fill a plain column through the access view, which decrypts under each row's key for who may.",
+    )?;
     rights::require(&key, Privilege::Decrypt)?;
     // Whoever reads the table will read the values.
     for former in registration::keys_of_values(table, &attribute)? {

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 
 use colcrypt_domain::quote::{quote_literal, quote_qualified_identifier};
-use colcrypt_domain::view::{self, Encryption, ViewColumn};
+use colcrypt_domain::view::{self, Encryption, KeyOf, ViewColumn};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
@@ -25,33 +25,44 @@ use crate::catalog::epoch;
 use crate::catalog::scan::{Equals, one};
 use crate::catalog::type_names;
 use crate::columns::view::order::order_of;
-use crate::columns::{registered, registration};
+use crate::columns::{registered, registration, row_key};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::{relation, roles, spi};
 
 /// The table's columns in order.
+///
+/// # Errors
+/// Of SPI; for an expression of keys that does not do as such (any more).
 pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
-    spi::query(
+    let columns = spi::query(
         &format!(
             "SELECT a.attname::text, coalesce(p.plaintext_type::oid, a.atttypid), k.name, p.context, format_type(p.plaintext_type, -1), \
                 a.attgenerated <> '', a.attidentity = 'a', \
                 CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(a.attrelid::regclass::text, a.attname::text)::regclass::oid END, \
-                pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum), a.attnum, {} \
+                pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum), a.attnum, {}, \
+                k.key_id IS NOT NULL OR p.key_expression IS NOT NULL, p.key_expression, r.name \
          FROM pg_attribute a \
          LEFT JOIN colcrypt.protected_column p ON p.relation = a.attrelid AND p.attribute = a.attname \
          LEFT JOIN colcrypt.key k USING (key_id) \
+         LEFT JOIN colcrypt.keyring r ON r.keyring_id = p.keyring_id \
          LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             type_names::declared_now("p")
         ),
         &[table.into()],
         |row| {
-            let encrypted = match row.get::<String>(3)? {
-                None => None,
-                Some(key) => Some(Encryption {
-                    key,
+            let encrypted = match row.get::<bool>(13)? == Some(true) {
+                false => None,
+                true => Some(Encryption {
+                    key: match row.get(14)? {
+                        None => KeyOf::Column(row.get(3)?.unwrap_or_default()),
+                        Some(expression) => KeyOf::Row {
+                            expression,
+                            keyring: row.get(15)?.unwrap_or_default(),
+                        },
+                    },
                     context: row.get(4)?,
                     plaintext_type: row.get(5)?.unwrap_or_default(),
                     declared: row.get(12)?,
@@ -70,7 +81,19 @@ pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
                 comment: row.get(10)?,
             })
         },
-    )
+    )?;
+    let mut registered = columns
+        .iter()
+        .filter_map(|column| column.encrypted.as_ref())
+        .filter_map(Encryption::key_expression)
+        .peekable();
+    if registered.peek().is_some() {
+        let held = Named::take(table, Lock::Read)?;
+        for expression in registered {
+            row_key::check(&held, expression)?;
+        }
+    }
+    Ok(columns)
 }
 
 /// The one table that a view reads; `None` for any other kind of view.
@@ -290,7 +313,8 @@ pub fn is_otherwise_below(table: pg_sys::Oid) -> Result<bool> {
              SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.relid) \
          SELECT 1 FROM below b JOIN colcrypt.protected_column c ON c.relation = b.relid \
          JOIN colcrypt.protected_column p ON p.relation = $1 AND p.attribute = c.attribute \
-         WHERE (p.key_id, p.context, p.plaintext_type) IS DISTINCT FROM (c.key_id, c.context, c.plaintext_type) LIMIT 1",
+         WHERE (p.key_id, p.key_expression, p.keyring_id, p.context, p.plaintext_type) \
+            IS DISTINCT FROM (c.key_id, c.key_expression, c.keyring_id, c.context, c.plaintext_type) LIMIT 1",
         &[table.into()],
         |row| row.get::<i32>(1),
     )?;

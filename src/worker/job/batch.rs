@@ -46,9 +46,10 @@ pub fn move_batch(job: &Job) -> Next {
     match outcome {
         Ok((next, done)) => {
             if let Some((rows, place)) = done {
+                let is_whole = place.rows.is_none();
                 let blocks = place.to - place.from;
-                work.end(job.id, rows, Some(blocks));
-                if rows > 0 {
+                work.end(job.id, rows, is_whole.then_some(blocks));
+                if rows > 0 && is_whole {
                     let began = Instant::now();
                     vacuum::as_it_goes(
                         place.leaf,

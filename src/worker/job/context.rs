@@ -48,6 +48,7 @@ fn samples(job: &Job, place: &BlockRange) -> Result<Vec<String>> {
     let statement = Statement::new(job, place.leaf)?;
     let blocks = relation::blocks(&[place.leaf])?;
     let last = BlockRange {
+        rows: None,
         leaf: place.leaf,
         from: place.to.max(blocks - 1),
         to: blocks,

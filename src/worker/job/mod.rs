@@ -33,6 +33,7 @@ use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
 use crate::jobs::lane::Lane;
 use crate::rows::census::{self, Counts};
+use crate::rows::keyed;
 use crate::server::session_lock::SessionLock;
 use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
 use crate::server::{limit, spi};
@@ -254,16 +255,23 @@ fn verify(job: &Job) -> Result<Next> {
     lock_jobs()?;
     // A scan of ours: however long it takes, nobody else's code is to blame.
     limit::lift();
-    let mut counts = Counts::new();
+    let (mut counts, mut is_census) = (Counts::new(), true);
     for leaf in progress::all_leaves(job)? {
-        census::count(leaf, &job.attribute, &mut counts)?;
+        if job.by_row && keyed::count(leaf, &job.attribute, job.key, &mut counts)? {
+            is_census = false;
+        } else {
+            census::count(leaf, &job.attribute, &mut counts)?;
+        }
     }
-    census::keep(
-        job.table,
-        &job.attribute,
-        &counts,
-        &format!("job {}", job.id),
-    )?;
+    // Of the rows of one key there is no census.
+    if is_census {
+        census::keep(
+            job.table,
+            &job.attribute,
+            &counts,
+            &format!("job {}", job.id),
+        )?;
+    }
     let left = stale_rows(job, &counts);
     if left == 0 {
         forget_errors(job)?;

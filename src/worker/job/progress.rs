@@ -7,10 +7,13 @@ use pgrx::{Spi, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
-use crate::rows::reach;
+use crate::rows::{keyed, reach};
 use crate::server::relation;
 use crate::server::spi::{self, safe_search_path};
 use crate::worker::job::pace;
+
+/// Rows that are taken at a time where an index lists them.
+const LISTED: usize = 500;
 
 /// The tables that hold rows: the relation itself, its partitions and children; after a migration's swap also those
 /// that were among them then, since the old values lie in their rows.
@@ -83,6 +86,8 @@ pub struct BlockRange {
     pub leaf: pg_sys::Oid,
     pub from: i64,
     pub to: i64,
+    /// The rows in it that are meant, where not all are to be looked at: as SQL has an array of their addresses.
+    pub rows: Option<String>,
 }
 
 impl BlockRange {
@@ -100,16 +105,51 @@ pub fn place(job: &Job) -> Result<Option<BlockRange>> {
             Some(current) if leaf == current => job.next_block,
             _ => 0,
         };
+        if job.by_row
+            && let Some(places) =
+                keyed::stale((leaf, job.key, job.target, job.passes), &job.attribute)?
+        {
+            match listed(leaf, from, &places) {
+                None => continue,
+                range => return Ok(range),
+            }
+        }
         let blocks = relation::blocks(&[leaf])?;
         if from < blocks {
             let to = (from + pace::blocks(job.id)).min(blocks);
-            return Ok(Some(BlockRange { leaf, from, to }));
+            return Ok(Some(BlockRange {
+                leaf,
+                from,
+                to,
+                rows: None,
+            }));
         }
     }
     Ok(None)
 }
 
+/// The next of the rows that are listed, to the end of a block.
+fn listed(leaf: pg_sys::Oid, from: i64, places: &[(u32, u16)]) -> Option<BlockRange> {
+    let first = places.partition_point(|(block, _)| i64::from(*block) < from);
+    let rest = &places[first..];
+    let last = rest.get(LISTED - 1).or(rest.last())?.0;
+    let rows = &rest[..rest.partition_point(|(block, _)| *block <= last)];
+    let shown: Vec<String> = rows
+        .iter()
+        .map(|(block, row)| format!("\"({block},{row})\""))
+        .collect();
+    Some(BlockRange {
+        leaf,
+        from: rows.first()?.0.into(),
+        to: i64::from(last) + 1,
+        rows: Some(format!("'{{{}}}'::pg_catalog.tid[]", shown.join(","))),
+    })
+}
+
 pub fn in_blocks(place: &BlockRange) -> String {
+    if let Some(rows) = &place.rows {
+        return format!("ctid = ANY ({rows})");
+    }
     format!("ctid >= '({},0)' AND ctid < '({},0)'", place.from, place.to)
 }
 

@@ -33,6 +33,29 @@ fn run(client: &mut Client, page: &str) {
 }
 
 #[test]
+fn tenants_have_keys_as_written() {
+    let (_cluster, mut client) = prepared();
+    run(&mut client, "docs/tenants.md");
+    wait_for("the rotation", Duration::from_secs(60), || {
+        client
+            .query_one(
+                "SELECT bool_and(phase = 'done') AND count(*) = 1 FROM job_progress",
+                &[],
+            )
+            .expect("the job")
+            .get(0)
+    });
+    let said: String = client
+        .query_one(
+            "SELECT string_agg(format('%s %s', (ciphertext_info(email)).key, (ciphertext_info(email)).version), ', ' ORDER BY id) FROM profile",
+            &[],
+        )
+        .expect("the values")
+        .get(0);
+    assert!(said.starts_with("tenant-5 1, tenant-77 "), "{said}");
+}
+
+#[test]
 fn access_views_work_as_written() {
     let (_cluster, mut client) = prepared();
     run(&mut client, "docs/access.md");

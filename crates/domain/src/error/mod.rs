@@ -249,6 +249,11 @@ pub enum Error {
         message: String,
         hint: String,
     },
+    /// A row's own key is none that its value can be written under.
+    RowKey {
+        message: String,
+        hint: String,
+    },
     /// What was asked of a job cannot be done in its phase.
     JobState {
         job: i64,

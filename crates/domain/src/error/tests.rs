@@ -191,6 +191,10 @@ fn one_of_each() -> Vec<Error> {
             message: text(),
             hint: "Do.".into(),
         },
+        Error::RowKey {
+            message: text(),
+            hint: "Do.".into(),
+        },
         Error::JobState {
             job: 1,
             phase: text(),

@@ -386,6 +386,7 @@ impl Error {
                 Some(hint.clone()),
             ),
             Self::Column { message, hint } => ("42809", message.clone(), None, Some(hint.clone())),
+            Self::RowKey { message, hint } => ("KC043", message.clone(), None, Some(hint.clone())),
             Self::NoRowKey { table } => (
                 "KC042",
                 format!("cannot update or delete through the access view: table {table} has no key to find its rows by"),

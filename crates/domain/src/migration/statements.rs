@@ -175,6 +175,7 @@ pub fn check_context(table: &str, relation: &str, known: &[String], expression: 
     let known: Vec<String> = known.iter().map(quote_identifier).collect();
     let row = context::over(
         expression,
+        context::BYTES,
         &known,
         Some(&format!("ONLY {table}")),
         &quote_identifier(relation),
@@ -190,7 +191,13 @@ pub fn context_of_row(relation: &str, known: &[String], expression: &str) -> Str
         .map(quote_identifier)
         .map(|name| format!("($1).{name} AS {name}"))
         .collect();
-    context::over(expression, &known, None, &quote_identifier(relation))
+    context::over(
+        expression,
+        context::BYTES,
+        &known,
+        None,
+        &quote_identifier(relation),
+    )
 }
 
 /// Writes rows of one table anew, each with what it holds.

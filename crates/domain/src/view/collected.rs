@@ -1,7 +1,8 @@
 //! Rows that were copied into an access view and wait: the statements that insert them. One encrypts and inserts; where
 //! a context has names that hang on the search path, it is computed in a statement of its own, with a safe one.
 
-use crate::quote::{quote_identifier, quote_literal};
+use crate::quote::quote_identifier;
+use crate::view::in_row;
 use crate::view::rows::ViewRows;
 
 /// The relation of those rows, of the view's type and complete, in plaintext.
@@ -32,14 +33,7 @@ fn columns_and_values(view: &ViewRows) -> (String, String) {
         columns.push(it.quoted());
         values.push(match &it.encrypted {
             None => value(at),
-            Some(encryption) => {
-                let context = match &encryption.context {
-                    Some(expression) => format!(", ({expression})::pg_catalog.bytea"),
-                    None => String::new(),
-                };
-                let key = quote_literal(&encryption.key);
-                format!("colcrypt.encrypt_col({}, {key}{context})", value(at))
-            }
+            Some(encryption) => encryption.call(&value(at), in_row),
         });
     }
     (columns.join(", "), values.join(", "))

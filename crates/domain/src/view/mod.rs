@@ -13,13 +13,67 @@ const TRIGGER: &str = "colcrypt_write";
 /// How an encrypted column was registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encryption {
-    /// The key's name.
-    pub key: String,
+    pub key: KeyOf,
     /// The expression that its values are bound to.
     pub context: Option<String>,
     pub plaintext_type: String,
     /// That type as the column is to be shown, with its length and collation.
     pub declared: Option<String>,
+}
+
+/// The key that a column's values are written under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOf {
+    /// One for all rows, by name.
+    Column(String),
+    /// Each row's own: the expression that names it, and the keyring whose keys these are.
+    Row { expression: String, keyring: String },
+}
+
+impl Encryption {
+    /// The call that encrypts `value`. `over` has an expression of the table's owner computed over the row, as this
+    /// type.
+    pub fn call(&self, value: &str, over: impl Fn(&str, &str) -> String) -> String {
+        let context = match &self.context {
+            Some(expression) => format!(", {}", over(expression, context::BYTES)),
+            None => String::new(),
+        };
+        match &self.key {
+            KeyOf::Column(name) => format!(
+                "colcrypt.encrypt_col({value}, {}{context})",
+                quote_literal(name)
+            ),
+            KeyOf::Row {
+                expression,
+                keyring,
+            } => format!(
+                "colcrypt.encrypt_for_row({value}, {}, {}{context})",
+                over(expression, context::TEXT),
+                quote_literal(keyring)
+            ),
+        }
+    }
+
+    /// The expression that names a row's key.
+    #[must_use]
+    pub const fn key_expression(&self) -> Option<&String> {
+        match &self.key {
+            KeyOf::Column(_) => None,
+            KeyOf::Row { expression, .. } => Some(expression),
+        }
+    }
+
+    /// The table owner's expressions, each with the type that it is computed as.
+    pub fn expressions(&self) -> impl Iterator<Item = (&String, &'static str)> {
+        let context = self.context.iter().map(|it| (it, context::BYTES));
+        context.chain(self.key_expression().map(|it| (it, context::TEXT)))
+    }
+}
+
+/// An expression as it is where the row's columns are at hand.
+#[must_use]
+pub fn in_row(expression: &str, as_type: &str) -> String {
+    format!("({expression})::{as_type}")
 }
 
 /// A column of a table that a view shows.
@@ -148,11 +202,12 @@ pub fn statements(relation: &str, table: &str, view: &str, columns: &[ViewColumn
         .collect();
     let mut all: Vec<String> = columns
         .iter()
-        .filter_map(|column| column.encrypted.as_ref()?.context.as_ref())
-        .map(|expression| {
+        .filter_map(|column| column.encrypted.as_ref())
+        .flat_map(Encryption::expressions)
+        .map(|(expression, as_type)| {
             format!(
                 "{} LIMIT 0",
-                context::over(expression, &known, Some(table), &alias)
+                context::over(expression, as_type, &known, Some(table), &alias)
             )
         })
         .collect();
@@ -215,7 +270,7 @@ pub(crate) mod tests {
     pub(crate) fn encrypted(number: i16, name: &str, context: Option<&str>) -> ViewColumn {
         ViewColumn {
             encrypted: Some(Encryption {
-                key: "k".into(),
+                key: KeyOf::Column("k".into()),
                 context: context.map(Into::into),
                 plaintext_type: "text".into(),
                 declared: None,

@@ -1,8 +1,9 @@
 //! What the rewriter of statements on a view puts into them, as SQL: the server analyzes it once, and its expressions
 //! are then taken over as trees.
 
-use crate::quote::{quote_identifier, quote_literal};
-use crate::view::{ViewColumn, may_read};
+use crate::context;
+use crate::quote::quote_identifier;
+use crate::view::{ViewColumn, in_row, may_read};
 
 /// The name of the values that are to be encrypted, one column for each encrypted column of the view.
 const VALUES: &str = "colcrypt: values to be encrypted";
@@ -46,17 +47,22 @@ pub fn parts(relation: &str, table: &str, columns: &[ViewColumn]) -> String {
         let context = encryption
             .context
             .as_ref()
-            .map(|expression| format!("({expression})::pg_catalog.bytea"));
+            .map(|expression| in_row(expression, context::BYTES));
         let bound = context
             .as_ref()
             .map_or_else(String::new, |context| format!(", {context}"));
         let type_name = &encryption.plaintext_type;
         nulls.push(format!("NULL::{type_name} AS {value}"));
-        expressions.push(format!(
-            "colcrypt.encrypt_col({values}.{value}, {}{bound})",
-            quote_literal(&encryption.key)
-        ));
-        expressions.push(context.unwrap_or_else(|| "NULL::pg_catalog.bytea".into()));
+        expressions.push(encryption.call(&format!("{values}.{value}"), in_row));
+        let context = context.unwrap_or_else(|| "NULL::pg_catalog.bytea".into());
+        // One value is told from another by both: what it is bound to, and its row's key.
+        expressions.push(match encryption.key_expression() {
+            None => context,
+            Some(key) => format!(
+                "pg_catalog.record_send(ROW({}, {context}))",
+                in_row(key, context::TEXT)
+            ),
+        });
         expressions.push(format!(
             "colcrypt.decrypt_col({}, NULL::{type_name}{bound})",
             column.quoted()

@@ -8,7 +8,7 @@ use colcrypt_core::place;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::quote::{quote_identifier, quote_literal};
-use crate::view::{Encryption, ViewColumn, may_read};
+use crate::view::{Encryption, KeyOf, ViewColumn, may_read};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -136,8 +136,8 @@ impl ViewRows {
         same(&stored.join(", "), &seen.join(", "))
     }
 
-    /// The context over the row that is this parameter.
-    fn context(&self, expression: &str, row: &str) -> String {
+    /// An expression of the table owner's over the row that is this parameter.
+    fn over(&self, expression: &str, as_type: &str, row: &str) -> String {
         let known: Vec<String> = self
             .plain()
             .map(|at| {
@@ -145,7 +145,8 @@ impl ViewRows {
                 format!("({row}).{name} AS {}", self.columns[at].quoted())
             })
             .collect();
-        format!("({})", context::over(expression, &known, None, &self.alias))
+        let sql = context::over(expression, as_type, &known, None, &self.alias);
+        format!("({sql})")
     }
 
     /// The statement of a step.
@@ -230,14 +231,20 @@ impl ViewRows {
             let registered = self.registered(at);
             let type_name = &registered.plaintext_type;
             let context = match &registered.context {
-                Some(expression) => format!(", {}", self.context(expression, "$2")),
+                Some(expression) => format!(", {}", self.over(expression, context::BYTES, "$2")),
                 None => String::new(),
             };
+            let key = match &registered.key {
+                KeyOf::Column(name) => quote_literal(name),
+                // What the table's triggers made of it may be under any key.
+                KeyOf::Row { .. } => {
+                    format!("(colcrypt.ciphertext_info({})).key", self.current(nth))
+                }
+            };
             values.push(format!(
-                "(CASE WHEN {} AND colcrypt.has_key_privilege({}, 'decrypt') \
+                "(CASE WHEN {} AND colcrypt.has_key_privilege({key}, 'decrypt') \
                  THEN colcrypt.decrypt_col({}, NULL::{type_name}{context}) END)::{}",
                 may_read(&self.table, &self.columns[at].name),
-                quote_literal(&registered.key),
                 self.current(nth),
                 registered.declared.as_ref().unwrap_or(type_name)
             ));
@@ -250,7 +257,7 @@ impl ViewRows {
     /// third faster.
     #[must_use]
     pub fn computes_before(&self, returned: Returned) -> bool {
-        self.has_contexts() || returned == Returned::All
+        self.has_expressions() || returned == Returned::All
     }
 
     fn insert(&self, returned: Returned) -> String {
@@ -275,19 +282,19 @@ impl ViewRows {
         )
     }
 
-    fn has_contexts(&self) -> bool {
+    fn has_expressions(&self) -> bool {
         let mut registered = self.encrypted.iter().map(|&at| self.registered(at));
-        registered.any(|registered| registered.context.is_some())
+        registered.any(|registered| registered.expressions().next().is_some())
     }
 
-    /// Whether a context has names in it that mean what the search path says.
+    /// Whether an expression has names in it that mean what the search path says.
     #[must_use]
     pub fn hangs_on_search_path(&self) -> bool {
-        let mut contexts = self
+        let mut expressions = self
             .encrypted
             .iter()
-            .filter_map(|&at| self.registered(at).context.as_ref());
-        contexts.any(|context| !place::is_plain(context))
+            .flat_map(|&at| self.registered(at).expressions());
+        expressions.any(|(expression, _)| !place::is_plain(expression))
     }
 
     fn compute_insert(&self) -> String {
@@ -301,16 +308,10 @@ impl ViewRows {
 
     /// The new row's value of this column, encrypted.
     fn encryption(&self, at: usize) -> String {
-        let registered = self.registered(at);
-        let context = match &registered.context {
-            Some(expression) => format!(", {}", self.context(expression, "$2")),
-            None => String::new(),
-        };
-        format!(
-            "colcrypt.encrypt_col(($2).{}, {}{context})",
-            self.names[at],
-            quote_literal(&registered.key)
-        )
+        let value = format!("($2).{}", self.names[at]);
+        self.registered(at).call(&value, |expression, as_type| {
+            self.over(expression, as_type, "$2")
+        })
     }
 
     /// For each encrypted column: whether the plaintext is what it was, whether it must be written, and
@@ -320,20 +321,24 @@ impl ViewRows {
         for (nth, &at) in self.encrypted.iter().enumerate() {
             let registered = self.registered(at);
             let (name, current) = (&self.names[at], self.current(nth));
-            let (before, after, moved) = match &registered.context {
-                Some(expression) => {
-                    from.push(format!(
-                        "(SELECT {} AS o, {} AS n) AS x{nth}",
-                        self.context(expression, "$1"),
-                        self.context(expression, "$2")
-                    ));
-                    (
-                        format!(", x{nth}.o"),
-                        format!(", x{nth}.n"),
-                        format!("{current} IS NOT NULL AND x{nth}.o IS DISTINCT FROM x{nth}.n"),
-                    )
+            let (mut fields, mut moved, mut before) = (Vec::new(), Vec::new(), String::new());
+            for (expression, as_type) in registered.expressions() {
+                let (old, new) = names_of(as_type);
+                for (row, name) in [("$1", old), ("$2", new)] {
+                    fields.push(format!("{} AS {name}", self.over(expression, as_type, row)));
                 }
-                None => (String::new(), String::new(), "false".into()),
+                moved.push(format!("x{nth}.{old} IS DISTINCT FROM x{nth}.{new}"));
+                if as_type == context::BYTES {
+                    before = format!(", x{nth}.{old}");
+                }
+            }
+            if !fields.is_empty() {
+                from.push(format!("(SELECT {}) AS x{nth}", fields.join(", ")));
+            }
+            let moved = match &moved[..] {
+                [] => "false".into(),
+                [one] => format!("{current} IS NOT NULL AND {one}"),
+                all => format!("{current} IS NOT NULL AND ({})", all.join(" OR ")),
             };
             let sees = may_read(&self.table, &self.columns[at].name);
             let stored = format!(
@@ -349,11 +354,13 @@ impl ViewRows {
                 same(&stored, &format!("($1).{name}"))
             ));
             values.push(format!("({given} OR {moved})"));
-            values.push(format!(
-                "CASE WHEN {given} OR {moved} THEN colcrypt.encrypt_col(\
-                 CASE WHEN {given} OR {sees} THEN ($2).{name} ELSE {stored} END, {}{after}) END",
-                quote_literal(&registered.key)
-            ));
+            let plaintext =
+                format!("CASE WHEN {given} OR {sees} THEN ($2).{name} ELSE {stored} END");
+            let encrypted = registered.call(&plaintext, |_, as_type| {
+                let (_, new) = names_of(as_type);
+                format!("x{nth}.{new}")
+            });
+            values.push(format!("CASE WHEN {given} OR {moved} THEN {encrypted} END"));
         }
         for name in &self.names {
             values.push(format!(
@@ -367,6 +374,14 @@ impl ViewRows {
             format!(" FROM {}", from.join(", "))
         };
         format!("SELECT {}{from}", values.join(", "))
+    }
+}
+
+/// What an expression over the row as it was and as it shall be is called: a context, or a key's name.
+fn names_of(as_type: &str) -> (&'static str, &'static str) {
+    match as_type == context::BYTES {
+        true => ("o", "n"),
+        false => ("p", "q"),
     }
 }
 

@@ -211,13 +211,17 @@ impl<'a> Scanned<'a> {
 
 /// The columns that other jobs have yet to move in the same table.
 pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
+    // Its rows are few, and those of other keys of the same column are not among them.
+    if job.by_row {
+        return Ok(Vec::new());
+    }
     spi::query(
         &format!(
             "SELECT j.attribute::text, j.key_id, j.target_version, j.from_keys, c.context, j.label, j.accept_unplaced, {SHREDDED} \
              FROM colcrypt.job j JOIN colcrypt.protected_column c USING (relation, attribute) \
              JOIN pg_attribute p ON p.attrelid = j.relation AND p.attname = j.attribute AND NOT p.attisdropped \
              WHERE j.relation = $1::oid::regclass AND j.job_id <> $2 AND j.finished_at IS NULL AND NOT j.paused \
-               AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds AND NOT j.verifies"
+               AND j.phase IN ('queued', 'moving') AND j.fire_triggers = $3 AND NOT j.rebinds AND NOT j.verifies AND NOT j.by_row"
         ),
         &[job.table.into(), job.id.into(), job.fires_triggers.into()],
         |row| {

@@ -134,7 +134,11 @@ impl Statement {
         }
         let _breathing = Breathing::begin(share);
         let in_passing = match which {
-            Which::In(place) if taking == Taking::Free && self.needs_no_code() => Some(place),
+            Which::In(place)
+                if taking == Taking::Free && place.rows.is_none() && self.needs_no_code() =>
+            {
+                Some(place)
+            }
             _ => None,
         };
         let held = &self.table.held;

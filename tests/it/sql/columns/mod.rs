@@ -20,6 +20,7 @@ mod registering;
 mod renamed;
 mod row_of_error;
 mod shapes;
+mod tenants;
 mod try_decrypt;
 mod types;
 mod values;

@@ -113,7 +113,7 @@ fn an_update_sets_what_has_changed() {
 #[test]
 fn an_insert_encrypts_by_itself_where_no_context_is_somebodys_code() {
     let plainly = of(None);
-    assert!(!plainly.has_contexts());
+    assert!(!plainly.has_expressions());
     assert_eq!(
         plainly.sql(&Step::Insert(Returned::Nothing)).unwrap(),
         "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, colcrypt.encrypt_col(($2).iban, 'k'))"
@@ -124,7 +124,7 @@ fn an_insert_encrypts_by_itself_where_no_context_is_somebodys_code() {
         "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, $4) RETURNING id, iban::colcrypt.ciphertext"
     );
     let bound = of(Some("row_context(id)"));
-    assert!(bound.has_contexts());
+    assert!(bound.has_expressions());
     assert_eq!(
         bound.sql(&Step::Insert(Returned::Plain)).unwrap(),
         "INSERT INTO s.t (id, iban) OVERRIDING SYSTEM VALUE VALUES (($2).id, $4) RETURNING id, NULL"
@@ -214,7 +214,7 @@ proptest! {
     #[test]
     fn no_name_ends_its_quotes(name in "[^\0]{1,30}", key in "[^\0]{1,30}") {
         let mut secret = encrypted(2, &name, None);
-        secret.encrypted.as_mut().unwrap().key = key.clone();
+        secret.encrypted.as_mut().unwrap().key = KeyOf::Column(key.clone());
         let it = view(vec![plain(1, "id"), secret]);
         let said = tokens(&it.sql(&Step::Insert(Returned::Nothing)).unwrap());
         let named = said.iter().filter(|token| **token == Token::Name(name.clone())).count();
@@ -222,4 +222,48 @@ proptest! {
         let keys: Vec<Token> = said.into_iter().filter(|token| matches!(token, Token::Literal(_))).collect();
         prop_assert_eq!(keys, vec![Token::Literal(key)]);
     }
+}
+
+#[test]
+fn a_row_with_a_key_of_its_own_names_it_wherever_a_value_is_written() {
+    let mut secret = encrypted(2, "iban", Some("f(id)"));
+    secret.encrypted.as_mut().unwrap().key = KeyOf::Row {
+        expression: "'tenant-' || tenant".into(),
+        keyring: "tenants".into(),
+    };
+    let it = view(vec![plain(1, "id"), secret, plain(3, "tenant")]);
+    let key = |row: &str| {
+        format!(
+            "(SELECT ('tenant-' || tenant)::pg_catalog.text FROM (SELECT ({row}).id AS id, ({row}).tenant AS tenant) AS t)"
+        )
+    };
+    assert!(it.hangs_on_search_path());
+    assert_eq!(
+        it.sql(&Step::Compute(Operation::Insert)).unwrap(),
+        format!(
+            "SELECT colcrypt.encrypt_for_row(($2).iban, {}, 'tenants', \
+             (SELECT (f(id))::pg_catalog.bytea FROM (SELECT ($2).id AS id, ($2).tenant AS tenant) AS t))",
+            key("$2")
+        )
+    );
+    let update = it.sql(&Step::Compute(Operation::Update)).unwrap();
+    assert!(
+        update.contains(
+            "$3 IS NOT NULL AND (x0.o IS DISTINCT FROM x0.n OR x0.p IS DISTINCT FROM x0.q)"
+        ),
+        "{update}"
+    );
+    assert!(
+        update.contains(" END, x0.q, 'tenants', x0.n) END"),
+        "{update}"
+    );
+    assert!(
+        update.contains(&format!("{} AS p, {} AS q) AS x0", key("$1"), key("$2"))),
+        "{update}"
+    );
+    let shown = it.sql(&Step::Shown(vec![true])).unwrap();
+    assert!(
+        shown.contains("has_key_privilege((colcrypt.ciphertext_info($3)).key, 'decrypt')"),
+        "{shown}"
+    );
 }
