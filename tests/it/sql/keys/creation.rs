@@ -236,8 +236,10 @@ fn a_writer_does_not_notice_a_rotation_between_two_looks() {
     ] {
         let mut cold = db.connect();
         let pid = cold.one("SELECT pg_backend_pid()");
-        db.client
-            .run("BEGIN; LOCK TABLE colcrypt.key_version IN ACCESS EXCLUSIVE MODE");
+        // While somebody changes the catalog, everybody reads it.
+        db.client.run(
+            "BEGIN; UPDATE colcrypt.key SET name = name WHERE false; LOCK TABLE colcrypt.key_version IN ACCESS EXCLUSIVE MODE",
+        );
         std::thread::scope(|scope| {
             let sql = format!("SELECT (ciphertext_info({call})).version");
             let writing = scope.spawn(move || cold.one(&sql));
