@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What the colcrypt program costs to build with one provider, and with all: a row of Markdown each. Cold, optimised but
+# What the colcrypt program costs to build with one provider, with the escrow's ceremony, and with all: a row of Markdown each. Cold, optimised but
 # without whole-program optimisation, in a directory of its own. The time is the processors', so that other work on the
 # machine and the number of processors change it little.
-# build-sizes.sh [PROVIDER…]
+# build-sizes.sh [FEATURE…]
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 kinds=("$@")
-if [ $# = 0 ]; then kinds=(file pkcs11 kmip vault-transit gcp-kms azure-keyvault aws-kms default); fi
+if [ $# = 0 ]; then kinds=(file escrow pkcs11 kmip vault-transit gcp-kms azure-keyvault aws-kms default); fi
 target="$(mktemp -d)"
 trap 'rm -rf "$target"' EXIT
 export CARGO_PROFILE_AGENT_STRIP=symbols

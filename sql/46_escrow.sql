@@ -8,7 +8,10 @@ CREATE TABLE colcrypt.escrow (
     check_interval interval NOT NULL DEFAULT '90 days' CHECK (check_interval > '0'),
     drill_interval interval NOT NULL DEFAULT '90 days' CHECK (drill_interval > '0'),
     registered_at timestamptz NOT NULL DEFAULT now(),
-    registered_by text NOT NULL DEFAULT session_user
+    registered_by text NOT NULL DEFAULT session_user,
+    -- Since when it is used no more: then nothing is due.
+    retired_at timestamptz,
+    retired_by text
 );
 COMMENT ON TABLE colcrypt.escrow IS 'escrows whose record is here, and how often shares are to be checked and recovery rehearsed';
 
@@ -66,24 +69,31 @@ CREATE FUNCTION colcrypt.record_drill(escrow text, report text) RETURNS text
 COMMENT ON FUNCTION colcrypt.record_drill(text, text) IS
     'records a rehearsal of recovery, as colcrypt escrow drill printed it and enough shares signed it; says succeeded or failed';
 
+CREATE FUNCTION colcrypt.retire_escrow(escrow text, reason text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_retire_escrow' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.retire_escrow(text, text) IS
+    'takes an escrow away from every keyring that is sealed to it, as drop_root does, and ends its checks and drills; says retired, or the number of the request where one of the keyrings asks for four eyes';
+
 CREATE VIEW colcrypt.custodian_status AS
     SELECT p.name AS escrow, c.circle, c.holder, c.location, c.since, c.checked_at,
-           coalesce(c.checked_at, c.since) + e.check_interval AS check_due,
-           coalesce(c.checked_at, c.since) + e.check_interval < now() AS is_overdue
+           CASE WHEN e.retired_at IS NULL THEN coalesce(c.checked_at, c.since) + e.check_interval END AS check_due,
+           e.retired_at IS NULL AND coalesce(c.checked_at, c.since) + e.check_interval < now() AS is_overdue
     FROM colcrypt.custodian c JOIN colcrypt.escrow e USING (provider_id) JOIN colcrypt.provider p USING (provider_id);
 COMMENT ON VIEW colcrypt.custodian_status IS
-    'who holds a share of an escrow, when it was last shown to be whole, and when that is due again';
+    'who holds a share of an escrow, when it was last shown to be whole, and when that is due again; nothing is due of a retired one';
 
 CREATE VIEW colcrypt.escrow_status AS
     SELECT p.name AS escrow,
            (SELECT count(DISTINCT k.keyring_id)::int FROM colcrypt.kek_copy k WHERE k.provider_id = p.provider_id) AS keyrings,
-           (SELECT count(*)::int FROM colcrypt.keyring r WHERE NOT EXISTS (
+           (SELECT count(*)::int FROM colcrypt.keyring r WHERE e.retired_at IS NULL AND NOT EXISTS (
                SELECT FROM colcrypt.kek_copy k WHERE k.keyring_id = r.keyring_id AND k.provider_id = p.provider_id)) AS keyrings_without,
            h.holders,
            h.checks_overdue,
            d.drilled_at,
-           coalesce(d.drilled_at, e.registered_at) + e.drill_interval AS drill_due,
-           coalesce(d.drilled_at, e.registered_at) + e.drill_interval < now() AS drill_overdue
+           CASE WHEN e.retired_at IS NULL THEN coalesce(d.drilled_at, e.registered_at) + e.drill_interval END AS drill_due,
+           e.retired_at IS NULL AND coalesce(d.drilled_at, e.registered_at) + e.drill_interval < now() AS drill_overdue,
+           e.retired_at,
+           e.retired_by
     FROM colcrypt.escrow e
     JOIN colcrypt.provider p USING (provider_id)
     CROSS JOIN LATERAL (SELECT max(d.drilled_at) AS drilled_at FROM colcrypt.escrow_drill d
@@ -91,5 +101,5 @@ CREATE VIEW colcrypt.escrow_status AS
     CROSS JOIN LATERAL (SELECT count(*)::int AS holders, (count(*) FILTER (WHERE s.is_overdue))::int AS checks_overdue
                         FROM colcrypt.custodian_status s WHERE s.escrow = p.name) h;
 COMMENT ON VIEW colcrypt.escrow_status IS
-    'escrows: keyrings sealed to each and those that are not, holders whose check is overdue, the last drill that succeeded and when the next is due';
+    'escrows: keyrings sealed to each and those that are not, holders whose check is overdue, the last drill that succeeded and when the next is due; or since when it is retired, and by whom';
 GRANT SELECT ON colcrypt.custodian_status, colcrypt.escrow_status TO pg_monitor;

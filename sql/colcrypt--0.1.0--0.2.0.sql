@@ -979,3 +979,39 @@ COMMENT ON FUNCTION colcrypt.encrypt_for_row(anyelement, text, text) IS
     'for access views of columns whose rows have keys of their own: encrypts as encrypt_col does, under a key of this keyring; NULL stays NULL, whatever the key';
 COMMENT ON FUNCTION colcrypt.encrypt_for_row(anyelement, text, text, bytea) IS
     'for access views of columns whose rows have keys of their own: the same, bound to a context';
+
+-- Escrows that are used no more.
+ALTER TABLE colcrypt.escrow ADD COLUMN retired_at timestamptz, ADD COLUMN retired_by text;
+CREATE FUNCTION colcrypt.retire_escrow(escrow text, reason text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_retire_escrow' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.retire_escrow(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.retire_escrow(text, text) IS
+    'takes an escrow away from every keyring that is sealed to it, as drop_root does, and ends its checks and drills; says retired, or the number of the request where one of the keyrings asks for four eyes';
+CREATE OR REPLACE VIEW colcrypt.custodian_status AS
+    SELECT p.name AS escrow, c.circle, c.holder, c.location, c.since, c.checked_at,
+           CASE WHEN e.retired_at IS NULL THEN coalesce(c.checked_at, c.since) + e.check_interval END AS check_due,
+           e.retired_at IS NULL AND coalesce(c.checked_at, c.since) + e.check_interval < now() AS is_overdue
+    FROM colcrypt.custodian c JOIN colcrypt.escrow e USING (provider_id) JOIN colcrypt.provider p USING (provider_id);
+COMMENT ON VIEW colcrypt.custodian_status IS
+    'who holds a share of an escrow, when it was last shown to be whole, and when that is due again; nothing is due of a retired one';
+
+CREATE OR REPLACE VIEW colcrypt.escrow_status AS
+    SELECT p.name AS escrow,
+           (SELECT count(DISTINCT k.keyring_id)::int FROM colcrypt.kek_copy k WHERE k.provider_id = p.provider_id) AS keyrings,
+           (SELECT count(*)::int FROM colcrypt.keyring r WHERE e.retired_at IS NULL AND NOT EXISTS (
+               SELECT FROM colcrypt.kek_copy k WHERE k.keyring_id = r.keyring_id AND k.provider_id = p.provider_id)) AS keyrings_without,
+           h.holders,
+           h.checks_overdue,
+           d.drilled_at,
+           CASE WHEN e.retired_at IS NULL THEN coalesce(d.drilled_at, e.registered_at) + e.drill_interval END AS drill_due,
+           e.retired_at IS NULL AND coalesce(d.drilled_at, e.registered_at) + e.drill_interval < now() AS drill_overdue,
+           e.retired_at,
+           e.retired_by
+    FROM colcrypt.escrow e
+    JOIN colcrypt.provider p USING (provider_id)
+    CROSS JOIN LATERAL (SELECT max(d.drilled_at) AS drilled_at FROM colcrypt.escrow_drill d
+                        WHERE d.provider_id = p.provider_id AND d.succeeded) d
+    CROSS JOIN LATERAL (SELECT count(*)::int AS holders, (count(*) FILTER (WHERE s.is_overdue))::int AS checks_overdue
+                        FROM colcrypt.custodian_status s WHERE s.escrow = p.name) h;
+COMMENT ON VIEW colcrypt.escrow_status IS
+    'escrows: keyrings sealed to each and those that are not, holders whose check is overdue, the last drill that succeeded and when the next is due; or since when it is retired, and by whom';

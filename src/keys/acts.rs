@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::keys::approval::{Gated, RequireFourEyes};
+use crate::keys::escrow::{RegisterEscrow, RetireEscrow};
 use crate::keys::grants::GrantKey;
 use crate::keys::kek_rotation::SetKekCryptoperiod;
 use crate::keys::keyring_grants::GrantKeyring;
 use crate::keys::orders::Arguments;
 use crate::keys::policy::SetPolicy;
 use crate::keys::providers::AlterProvider;
-use crate::keys::roots::{AddRoot, MoveKeyring};
+use crate::keys::roots::{AddRoot, DropRoot, MoveKeyring};
 
 /// The act that a request kept.
 ///
@@ -22,10 +23,13 @@ pub fn kept(function: &str, arguments: Value) -> Result<Box<dyn Gated>> {
     Ok(match function {
         "add_root" => act::<AddRoot>(arguments)?,
         "alter_provider" => act::<AlterProvider>(arguments)?,
+        "drop_root" => act::<DropRoot>(arguments)?,
         "grant_key" => act::<GrantKey>(arguments)?,
         "grant_keyring" => act::<GrantKeyring>(arguments)?,
         "move_keyring" => act::<MoveKeyring>(arguments)?,
+        "register_escrow" => act::<RegisterEscrow>(arguments)?,
         "require_four_eyes" => act::<RequireFourEyes>(arguments)?,
+        "retire_escrow" => act::<RetireEscrow>(arguments)?,
         "set_compression" | "set_cryptoperiods" | "set_usage_bound" => act::<SetPolicy>(arguments)?,
         "set_kek_cryptoperiod" => act::<SetKekCryptoperiod>(arguments)?,
         "activate_key" => Box::new(parsed::<Arguments>(arguments)?.of(Verb::Activate)),

@@ -68,6 +68,14 @@ impl Way {
         roots::refuse_known(&keyring.name, &copies, but, &provider, &self.root_key)
     }
 
+    fn removal<'a>(&'a self, keyring: &'a Keyring) -> Removal<'a> {
+        Removal {
+            keyring: &keyring.name,
+            provider: &self.provider,
+            root_key: &self.root_key,
+        }
+    }
+
     fn record(&self, event: &'static str) -> Result<()> {
         Act::new(event)
             .detail(format!("keyring {}: {}", self.keyring, self.root()))
@@ -149,6 +157,10 @@ impl Gated for AddRoot {
     fn check(&self) -> Result<Value> {
         self.target()?.require_manage()?;
         self.0.refuse_known(0)?;
+        let (id, provider) = self.0.provider()?;
+        if provider.is_escrow() {
+            refuse_retired(id, &self.0.provider)?;
+        }
         Ok(json!(self))
     }
 
@@ -165,6 +177,85 @@ impl Gated for AddRoot {
                 add_copy(id, last + 1, provider_id, wrapped)
             })?;
         Ok("added".into())
+    }
+}
+
+/// One root key less.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DropRoot(Way);
+
+impl Gated for DropRoot {
+    fn function(&self) -> &'static str {
+        "drop_root"
+    }
+
+    fn target(&self) -> Result<Target> {
+        self.0.target()
+    }
+
+    fn check(&self) -> Result<Value> {
+        self.target()?.require_manage()?;
+        let keyring = read::keyring_by_id(self.0.keyring_id)?;
+        let copies = wrapped(&read::kek_copies(&keyring, keyring.current)?);
+        self.0.removal(&keyring).divide(&copies)?;
+        Ok(json!(self))
+    }
+
+    /// The keyring must be open to a root key that stays, as it is now and not as it was once.
+    fn perform(&self) -> Result<String> {
+        let way = &self.0;
+        way.target()?.require_manage()?;
+        let (keyring, versions) = lock(way.keyring_id)?;
+        let removal = way.removal(&keyring);
+        let mut left = String::new();
+        for version in versions {
+            let copies = read::kek_copies(&keyring, version)?;
+            let (dropped, kept) = removal.divide(&wrapped(&copies))?;
+            left = roots::names_of(&kept);
+            let (preferred, others) = removal.openers(kept)?;
+            let answers = kek::ask(KekRef {
+                preferred,
+                others,
+                ..read::kek(&keyring, version)?
+            })?;
+            let asked = answers.len();
+            let problems: Vec<String> = answers
+                .into_iter()
+                .filter_map(|answer| answer.result.err())
+                .map(|failure| failure.message)
+                .collect();
+            removal.refuse_needed(asked, &problems)?;
+            spi::execute(
+                "DELETE FROM colcrypt.kek_copy WHERE keyring_id = $1 AND version = $2 AND preference = $3",
+                &[
+                    uuid(keyring.id).into(),
+                    version.int().into(),
+                    copies[dropped].preference.into(),
+                ],
+            )?;
+        }
+        way.record("drop_root")?;
+        Ok(format!("left: {left}"))
+    }
+}
+
+/// Refuses an escrow that was retired.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn refuse_retired(id: pgrx::Uuid, escrow: &str) -> Result<()> {
+    let retired = spi::query(
+        "SELECT to_char(retired_at, 'YYYY-MM-DD') FROM colcrypt.escrow WHERE provider_id = $1",
+        &[id.into()],
+        |row| row.get::<String>(1),
+    )?;
+    match retired.into_iter().flatten().next() {
+        None => Ok(()),
+        Some(day) => Err(Error::InvalidParameter {
+            message: format!("escrow \"{escrow}\" was retired on {day}"),
+            hint: "Make another one: colcrypt escrow create.".into(),
+        }),
     }
 }
 
@@ -300,46 +391,29 @@ pub fn add_root(call: Call) -> Result<pg_sys::Datum> {
     varlena_from(answer.as_bytes())
 }
 
-/// Takes a way into the keyring away, and so never waits for a second role; but the keyring must be
-/// open to a root key that stays, as it is now and not as it was once.
+/// Takes a way into the keyring away, and so never waits for a second role, but for the way back when all others are
+/// lost: an escrow's.
 pub fn drop_root(call: Call) -> Result<pg_sys::Datum> {
     let way = Way::of(call)?;
-    way.target()?.require_manage()?;
-    let (keyring, versions) = lock(way.keyring_id)?;
-    let mut left = String::new();
-    for version in versions {
-        let removal = Removal {
-            keyring: &keyring.name,
-            provider: &way.provider,
-            root_key: &way.root_key,
-        };
-        let copies = read::kek_copies(&keyring, version)?;
-        let (dropped, kept) = removal.divide(&wrapped(&copies))?;
-        left = roots::names_of(&kept);
-        let (preferred, others) = removal.openers(kept)?;
-        let answers = kek::ask(KekRef {
-            preferred,
-            others,
-            ..read::kek(&keyring, version)?
-        })?;
-        let asked = answers.len();
-        let problems: Vec<String> = answers
-            .into_iter()
-            .filter_map(|answer| answer.result.err())
-            .map(|failure| failure.message)
-            .collect();
-        removal.refuse_needed(asked, &problems)?;
-        spi::execute(
-            "DELETE FROM colcrypt.kek_copy WHERE keyring_id = $1 AND version = $2 AND preference = $3",
-            &[
-                uuid(keyring.id).into(),
-                version.int().into(),
-                copies[dropped].preference.into(),
-            ],
-        )?;
-    }
-    way.record("drop_root")?;
-    varlena_from(format!("left: {left}").as_bytes())
+    let is_escrow =
+        read::provider_by_name(&way.provider).is_ok_and(|(_, provider)| provider.is_escrow());
+    let answer = approval::gate_where(is_escrow, &DropRoot(way))?;
+    varlena_from(answer.as_bytes())
+}
+
+/// Takes an escrow away from a keyring, as [`drop_root`] does, of whoever may manage the keyring.
+///
+/// # Errors
+/// As there; and where the keyring is not sealed to it.
+pub fn drop_escrow(keyring: KeyringId, provider: &str) -> Result<()> {
+    let way = Way {
+        keyring: read::keyring_by_id(keyring)?.name,
+        keyring_id: keyring,
+        provider: provider.into(),
+        root_key: String::new(),
+        config: Value::Null,
+    };
+    DropRoot(way).perform().map(drop)
 }
 
 pub fn check_roots(call: Call) -> Result<pg_sys::Datum> {

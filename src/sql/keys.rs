@@ -25,6 +25,7 @@ sql_functions! {
         record_drill => escrow::record_drill;
         record_escrow_check => escrow::record_escrow_check;
         register_escrow => escrow::register_escrow;
+        retire_escrow => escrow::retire_escrow;
         revoke_key => grants::revoke_key;
         revoke_keyring => keyring_grants::revoke_keyring;
         rotate_kek => kek_rotation::rotate_kek;

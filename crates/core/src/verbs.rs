@@ -87,10 +87,7 @@ pub const VERBS: &[Verb] = &[
     ),
     open("drop_keyring", "no key is under it, or it is refused"),
     open("drop_provider", "no keyring stands on it, or it is refused"),
-    open(
-        "drop_root",
-        "it takes a way into the keyring away, and only while another root key opens it",
-    ),
+    gated("drop_root", Gate::WaitsToLoosen),
     open(
         "encrypt_column",
         "plaintext comes under the key, and nothing comes out from under it",
@@ -116,14 +113,12 @@ pub const VERBS: &[Verb] = &[
         "values go to a newer version of the key they are under",
     ),
     refused("register_column"),
-    open(
-        "register_escrow",
-        "what is public of an escrow is kept, and only if it has the public key that keyrings are sealed to already",
-    ),
+    gated("register_escrow", Gate::WaitsToLoosen),
     approval("reject_request"),
     approval("require_four_eyes"),
     refused("resume_job"),
     waits("resume_key"),
+    waits("retire_escrow"),
     refused("retry_job"),
     open("revoke_key", PROTECTS),
     open("revoke_keyring", PROTECTS),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use colcrypt_tests::Cluster;
+use colcrypt_tests::of_audit::event;
 use colcrypt_tests::of_escrow::{Ceremony, done, escrow, shown, stderr, swapped};
 use postgres::Client;
 use serde_json::Value;
@@ -151,6 +152,18 @@ fn a_database_that_is_up_gets_another_root_key() {
             .one("SELECT colcrypt.decrypt_col(v) FROM public.t"),
         "what matters"
     );
+    // On record as what it is: the program has no rights in the database, and nobody called a function of ours.
+    for what in [
+        "INSERT on colcrypt.provider of 1 rows",
+        "UPDATE on colcrypt.kek_copy of",
+        "INSERT on colcrypt.kek_copy of 1 rows",
+    ] {
+        let told = event(
+            &mut db.client,
+            &format!("event = 'changed_by_hand' AND outcome = 'done' AND detail LIKE '{what}%'"),
+        );
+        assert!(told.contains("postgres"), "{told}");
+    }
 }
 
 #[test]

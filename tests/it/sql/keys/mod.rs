@@ -6,6 +6,7 @@ mod creation;
 mod dropping;
 mod escrow;
 mod escrow_recovery;
+mod escrow_retired;
 mod escrow_sharing;
 mod grants;
 mod kek_rotation;
