@@ -60,6 +60,7 @@ fn ordinary_roles_administer_nothing() {
             "decrypt_col",
             "either_context",
             "encrypt_col",
+            "encrypt_for_row",
             "has_key_privilege",
             "is_in_batch",
             "is_settled",
