@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataKey, KekId, Secret};
 use colcrypt_domain::broker::{self, Bounds, Known, Life, Requests};
+use colcrypt_domain::thrash::Loads;
 use colcrypt_protocol::{
     Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, RootAnswer, Settings,
 };
@@ -58,6 +59,8 @@ struct Broker {
     requests: Requests<Request, Destination>,
     known: Known<KekId, Request>,
     next_complaint: i64,
+    loads: Loads,
+    next_complaint_of_slab: i64,
 }
 
 /// Pause between two complaints in the server log.
@@ -91,6 +94,8 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
         requests: Requests::default(),
         known: Known::default(),
         next_complaint: 0,
+        loads: Loads::new(slab.slots),
+        next_complaint_of_slab: 0,
     }
     .run();
     // A clean exit would tell the postmaster not to start us again; after a shutdown it will not
@@ -122,6 +127,7 @@ impl Broker {
                 table::expire(self.slab);
                 queue::free_orphans(self.control);
                 self.complain_of_launcher(now);
+                self.complain_of_slab(now);
             }
             self.ensure_agent(now);
             self.keep_alive(now);
@@ -143,6 +149,29 @@ impl Broker {
                 wake::NO_LAUNCHER_HINT
             );
         }
+    }
+
+    /// Sessions only wait for their keys, a little each time: nobody else sees how often.
+    fn complain_of_slab(&mut self, now: i64) {
+        let Some(said) = self.loads.look(now, self.slab.evictions.load(Relaxed)) else {
+            return;
+        };
+        if now < self.next_complaint_of_slab {
+            return;
+        }
+        self.next_complaint_of_slab = now + COMPLAINT_MS;
+        pgrx::ereport!(
+            pgrx::PgLogLevel::WARNING,
+            pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!(
+                "colcrypt: the key slab is too small: {} loads of {} key versions within a minute, which take turns in {} places",
+                said.loads, said.different, self.slab.slots
+            ),
+            format!(
+                "Set colcrypt.slab_keys = {} or more, and restart the server: each place takes about 200 bytes.",
+                said.wanted
+            )
+        );
     }
 
     fn reconfigure(&mut self) {
@@ -232,7 +261,8 @@ impl Broker {
                 }
             };
             let destination = match (taken.purpose, &request) {
-                (Purpose::Load { slab_slot, ticket }, Request::LoadDek { kek, .. }) => {
+                (Purpose::Load { slab_slot, ticket }, Request::LoadDek { kek, id, .. }) => {
+                    self.loads.note(*id);
                     Destination::Load {
                         slab_slot,
                         ticket,

@@ -313,7 +313,7 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         // SAFETY: two values of the column, which is a ciphertext.
         let is_kept = before.is_some_and(|before| unsafe { image_of(before) == image_of(value) });
         let loose = is_kept.then(|| column.comes_loose(&rows)).flatten();
-        let is_named_anew = is_kept && column.is_named_anew(&rows);
+        let is_named_anew = is_kept && column.is_enforced && column.is_named_anew(&rows);
         let is_settled = match is_kept {
             true => loose.is_none() && !is_named_anew,
             false => !column.is_enforced,
@@ -324,10 +324,7 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         // SAFETY: the column is a ciphertext.
         let head = unsafe { head_of(value) };
         let (header, _) = parse_header(head.bytes())?;
-        if let Some(by) = loose {
-            if !header.has_context {
-                continue;
-            }
+        if let Some(by) = loose.filter(|_| header.has_context) {
             let Some(follows) = &column.follows else {
                 return Err(column.refusal(format!(
                     "Column {by} changes, which it is bound to: nobody could read it then."
@@ -345,9 +342,10 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
                     )));
                 }
             }
-            if !is_named_anew {
-                continue;
-            }
+        }
+        // What it is bound to is seen to; its row's key may be another.
+        if is_kept && !is_named_anew {
+            continue;
         }
         if let Some(why) = column.refuses(&header, rows.new)? {
             return Err(column.refusal(why));

@@ -79,7 +79,7 @@ pub unsafe fn objection(node: *mut pg_sys::Node) -> Option<String> {
 }
 
 fn of_column(column: &pg_sys::Var) -> Option<String> {
-    if column.varno as i32 != 1 || column.varlevelsup > 0 || column.varattno <= 0 {
+    if column.varno != 1 || column.varlevelsup > 0 || column.varattno <= 0 {
         return Some("reads more than columns of its own row".into());
     }
     None

@@ -50,11 +50,9 @@ impl Computed {
             });
             pg_sys::MemoryContextSwitchTo(before);
             pg_sys::MemoryContextReset((*self.place).ecxt_per_tuple_memory);
-            (*self.slot)
-                .tts_ops
-                .as_ref()
-                .and_then(|ops| ops.clear)
-                .map(|clear| clear(self.slot));
+            if let Some(clear) = (*(*self.slot).tts_ops).clear {
+                clear(self.slot);
+            }
             text
         }
     }

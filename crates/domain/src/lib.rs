@@ -30,6 +30,7 @@ pub mod roots;
 pub mod rotation;
 pub mod sqlstate;
 pub mod text;
+pub mod thrash;
 pub mod turns;
 pub mod usage;
 pub mod usage_file;

@@ -42,6 +42,14 @@ fn many_keys_take_turns() {
     );
     let used = client.number("SELECT slots_used::bigint FROM colcrypt.broker_status()");
     assert_eq!(used, SLOTS as i64);
+    // That is said, with the number that would do.
+    wait_for("the warning", MOMENT, || {
+        bed.cluster.log().contains("the key slab is too small")
+    });
+    let log = bed.cluster.log();
+    let said = log.split("colcrypt.slab_keys = ").nth(1).unwrap();
+    let wanted: usize = said.split(' ').next().unwrap().parse().unwrap();
+    assert!((SLOTS..=KEYS + KEYS / 4).contains(&wanted), "{wanted}");
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn ordinary_roles_administer_nothing() {
             "decrypt_col",
             "either_context",
             "encrypt_col",
+            "encrypt_for_row",
             "has_key_privilege",
             "is_in_batch",
             "is_settled",
@@ -95,7 +96,7 @@ fn registering_needs_the_table() {
     let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!(
-        "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text) TO {name}"
+        "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) TO {name}"
     ));
     db.connect_as(&name)
         .fails("42501", "SELECT register_column('t', 'v', 'k')")
