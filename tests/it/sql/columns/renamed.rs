@@ -327,11 +327,9 @@ fn a_table_in_another_schema_and_a_function_by_another_name_are_followed() {
         c.one(CONTEXTS),
         "v colcrypt.row_context(shop.t.id); w shop.\"Where\"(shop.t.id)"
     );
-    c.run("SELECT create_access_view('shop.t')");
-    c.run("UPDATE shop.t_access SET id = 2");
-    assert_eq!(c.one("SELECT v || w FROM shop.t_access"), "vw");
+    let right = "SELECT decrypt_col(v, row_context(1)) || decrypt_col(w, NULL::text, shop.\"Where\"(1)) FROM shop.t";
     rotate(c);
-    assert_eq!(c.one("SELECT v || w FROM shop.t_access"), "vw");
+    assert_eq!(c.one(right), "vw");
     // Where it cannot be told which one is meant, nobody's values are made unreadable.
     c.run("CREATE FUNCTION shop.\"Where\"(bigint) RETURNS bytea IMMUTABLE LANGUAGE sql AS 'SELECT colcrypt.row_context(0)'");
     let refused = c.fails(
