@@ -38,6 +38,27 @@ pub enum Change {
         from: String,
         to: String,
     },
+    /// Another schema.
+    TableMoved {
+        table: pg_sys::Oid,
+        from: String,
+        to: String,
+    },
+    Function {
+        schema: String,
+        from: String,
+        to: String,
+    },
+    FunctionMoved {
+        function: String,
+        from: String,
+        to: String,
+    },
+    /// Every value of a column, by an expression.
+    Computed {
+        table: pg_sys::Oid,
+        column: String,
+    },
 }
 
 /// # Errors
@@ -59,6 +80,24 @@ pub fn change(change: &Change) -> Result<()> {
         } => retyped(*table, column, *number, *from, *to),
         Change::Table { table, from, to } => renamed_table(*table, from, to),
         Change::Schema { from, to } => schema(from, to),
+        Change::TableMoved { table, from, to } => moved_table(*table, from, to),
+        Change::Function { schema, from, to } => {
+            function(Renamed::Function { schema, from, to }, schema, from)
+        }
+        Change::FunctionMoved {
+            function: name,
+            from,
+            to,
+        } => function(
+            Renamed::FunctionMoved {
+                function: name,
+                from,
+                to,
+            },
+            from,
+            name,
+        ),
+        Change::Computed { table, column } => computed(*table, column),
     }
 }
 
@@ -197,20 +236,100 @@ fn schema(from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
+fn moved_table(table: pg_sys::Oid, from: &str, to: &str) -> Result<()> {
+    let what = format!("schema {} of its table", quote_identifier(from));
+    let name = view::relation_name(table);
+    for column in bound(Some(table))? {
+        let renamed = Renamed::TableMoved {
+            table: &name,
+            from,
+            to,
+        };
+        rewrite(&column, renamed, &what, None)?;
+    }
+    Ok(())
+}
+
+/// A function is called otherwise. Others of its former name may be left, and be what a context means: such a one fits its
+/// table as it is, and not with the new name.
+fn function(renamed: Renamed<'_>, schema: &str, name: &str) -> Result<()> {
+    let what = format!(
+        "function {}.{}",
+        quote_identifier(schema),
+        quote_identifier(name)
+    );
+    for column in bound(None)? {
+        let expressions = [&column.context, &column.key_expression];
+        let mut is_other = false;
+        for expression in expressions.into_iter().flatten() {
+            let Follows::To(text) = follow(expression, renamed) else {
+                continue;
+            };
+            let table = Named::take(column.table, Lock::Read)?;
+            let fits = |text: &str| -> Result<bool> { Ok(reads::columns(&table, text)?.is_some()) };
+            match (fits(expression)?, fits(&text)?) {
+                (true, false) => is_other = true,
+                (true, true) => return Err(cannot_follow(&column, &what)?),
+                (false, _) => {}
+            }
+        }
+        if is_other {
+            continue;
+        }
+        rewrite(&column, renamed, &what, None)?;
+    }
+    Ok(())
+}
+
+/// What values are bound to was computed anew: whether it is the same nobody can tell.
+fn computed(table: pg_sys::Oid, name: &str) -> Result<()> {
+    let held = Named::take(table, Lock::Read)?;
+    let Some(number) = held.held.attribute(name).map(|found| found.number) else {
+        return Ok(());
+    };
+    for column in bound(Some(table))? {
+        let is_bound = column.job.is_none()
+            && relation::holds_ciphertext(table, &column.attribute)
+            && reads_of(&held, column.context.as_deref(), number)?;
+        if is_bound {
+            report::warning(
+                format!(
+                    "values of column {}.{} are bound to column {}, which was computed anew",
+                    held.held.shown(),
+                    quote_identifier(&column.attribute),
+                    quote_identifier(name)
+                ),
+                "A value whose context has other bytes than before cannot be read. colcrypt.verify_column lists the rows that do not open.",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether an expression reads a column.
+fn reads_of(table: &Named, expression: Option<&str>, number: i16) -> Result<bool> {
+    let read = match expression {
+        Some(expression) => reads::columns(table, expression)?,
+        None => None,
+    };
+    Ok(read.is_some_and(|read| read.contains(&number) || read.contains(&0)))
+}
+
+fn cannot_follow(column: &Bound, what: &str) -> Result<Error> {
+    Ok(Error::Column {
+        message: format!(
+            "what column {}.{} is registered with cannot follow the new name of {what}",
+            relation::shown(column.table)?,
+            quote_identifier(&column.attribute)
+        ),
+        hint: "Its values would be unreadable. Bind them to an expression of columns alone (colcrypt.rebind_column), or unregister the column and register it again.".into(),
+    })
+}
+
 /// Has a column's context follow; whether it did. `number` is that of the column that was renamed.
 fn rewrite(column: &Bound, renamed: Renamed<'_>, what: &str, number: Option<i16>) -> Result<bool> {
-    let refused = || -> Result<Error> {
-        Ok(Error::Column {
-            message: format!(
-                "what column {}.{} is registered with cannot follow the new name of {what}",
-                relation::shown(column.table)?,
-                quote_identifier(&column.attribute)
-            ),
-            hint: "Its values would be unreadable. Bind them to an expression of columns alone (colcrypt.rebind_column), or unregister the column and register it again.".into(),
-        })
-    };
-    let (Renamed::Column { from, .. } | Renamed::Table { from, .. } | Renamed::Schema { from, .. }) =
-        renamed;
+    let refused = || cannot_follow(column, what);
+    let (from, _) = renamed.words();
     let speaks_of_it = |expression: &str| expression.to_lowercase().contains(&from.to_lowercase());
     let after = |expression: &str| -> Result<Option<String>> {
         match follow(expression, renamed) {

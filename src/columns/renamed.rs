@@ -7,13 +7,13 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int};
 
-use pgrx::{name_data_to_str, pg_sys};
+use pgrx::{PgList, name_data_to_str, pg_sys};
 
 use crate::columns::follow::{self, Change};
 use crate::error::Result;
 use crate::server::accessed::{Accessed, Done};
 use crate::server::xact::{End, PartEnd};
-use crate::server::{altered, enclosure, ours, report, rethrow, scan};
+use crate::server::{altered, enclosure, ours, report, rethrow, scan, tree};
 
 struct Note {
     change: Change,
@@ -82,6 +82,8 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
         table(object)
     } else if class == pg_sys::NamespaceRelationId {
         schema(object)
+    } else if class == pg_sys::ProcedureRelationId {
+        function(object)
     } else {
         None
     };
@@ -157,13 +159,116 @@ fn table(table: pg_sys::Oid) -> Option<Change> {
     // SAFETY: as column.
     unsafe {
         let from = text(pg_sys::get_rel_name(table))?;
-        let to = altered::row(
+        let schema = pg_sys::get_rel_namespace(table);
+        let (to, schema_now) = altered::row(
             pg_sys::RelationRelationId,
             pg_sys::ClassOidIndexId,
             &[altered::is_oid(pg_sys::Anum_pg_class_oid, table)],
-            |row: &pg_sys::FormData_pg_class| name_data_to_str(&row.relname).to_string(),
+            |row: &pg_sys::FormData_pg_class| {
+                (name_data_to_str(&row.relname).to_string(), row.relnamespace)
+            },
         )?;
+        if schema != schema_now {
+            return Some(Change::TableMoved {
+                table,
+                from: text(pg_sys::get_namespace_name(schema))?,
+                to: text(pg_sys::get_namespace_name(schema_now))?,
+            });
+        }
         (from != to).then_some(Change::Table { table, from, to })
+    }
+}
+
+fn function(function: pg_sys::Oid) -> Option<Change> {
+    // SAFETY: as column.
+    unsafe {
+        let from = text(pg_sys::get_func_name(function))?;
+        let schema = pg_sys::get_func_namespace(function);
+        let (to, schema_now) = altered::row(
+            pg_sys::ProcedureRelationId,
+            pg_sys::ProcedureOidIndexId,
+            &[altered::is_oid(pg_sys::Anum_pg_proc_oid, function)],
+            |row: &pg_sys::FormData_pg_proc| {
+                (name_data_to_str(&row.proname).to_string(), row.pronamespace)
+            },
+        )?;
+        let schema_name = text(pg_sys::get_namespace_name(schema))?;
+        if schema != schema_now {
+            return Some(Change::FunctionMoved {
+                function: from,
+                from: schema_name,
+                to: text(pg_sys::get_namespace_name(schema_now))?,
+            });
+        }
+        (from != to).then_some(Change::Function {
+            schema: schema_name,
+            from,
+            to,
+        })
+    }
+}
+
+/// Notes the columns that an ALTER TABLE computes anew with an expression of its own, which changes no name or type that
+/// the server would tell of.
+///
+/// # Safety
+/// A parsed statement.
+unsafe fn note_computed(statement: *mut pg_sys::Node) {
+    // SAFETY: a node is what its tag says; a name is looked up, and nothing locked.
+    unsafe {
+        if !tree::is(statement, pg_sys::NodeTag::T_AlterTableStmt) {
+            return;
+        }
+        let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+        for command in PgList::<pg_sys::AlterTableCmd>::from_pg(alter.cmds).iter_ptr() {
+            let is_typed = (*command).subtype == pg_sys::AlterTableType::AT_AlterColumnType
+                && tree::is((*command).def, pg_sys::NodeTag::T_ColumnDef);
+            if !is_typed {
+                continue;
+            }
+            let Some(column) = text((*command).name) else {
+                continue;
+            };
+            let using = (*(*command).def.cast::<pg_sys::ColumnDef>()).raw_default;
+            if using.is_null() || is_cast_of(using, &column) {
+                continue;
+            }
+            let table = pg_sys::RangeVarGetRelidExtended(
+                alter.relation,
+                pg_sys::NoLock as pg_sys::LOCKMODE,
+                pg_sys::RVROption::RVR_MISSING_OK,
+                None,
+                std::ptr::null_mut(),
+            );
+            if table != pg_sys::Oid::INVALID && is_table(table) {
+                let level = enclosure::level();
+                let change = Change::Computed { table, column };
+                NOTES.with_borrow_mut(|notes| notes.push(Note { change, level }));
+            }
+        }
+    }
+}
+
+/// Whether an expression is the column itself, or cast to another type, which the server tells of.
+///
+/// # Safety
+/// A node of a parsed expression.
+unsafe fn is_cast_of(expression: *mut pg_sys::Node, column: &str) -> bool {
+    // SAFETY: a node is what its tag says.
+    unsafe {
+        let mut node = expression;
+        while tree::is(node, pg_sys::NodeTag::T_TypeCast) {
+            node = (*node.cast::<pg_sys::TypeCast>()).arg;
+        }
+        if !tree::is(node, pg_sys::NodeTag::T_ColumnRef) {
+            return false;
+        }
+        let fields = PgList::<pg_sys::Node>::from_pg((*node.cast::<pg_sys::ColumnRef>()).fields);
+        let last = fields.get_ptr(fields.len() - 1);
+        last.is_some_and(|last| {
+            tree::is(last, pg_sys::NodeTag::T_String)
+                && text((*last.cast::<pg_sys::String>()).sval).as_deref() == Some(column)
+        })
     }
 }
 
@@ -195,6 +300,12 @@ unsafe extern "C-unwind" fn on_utility(
     let around = NOTES.with_borrow(Vec::len);
     // SAFETY: the server's call, passed on; this is its outermost frame, and holds nothing that wants dropping.
     unsafe {
+        if let Err(error) = rethrow::guard(|| {
+            note_computed((*statement).utilityStmt);
+            Ok(())
+        }) {
+            report::raise_native(error);
+        }
         if let Some(previous) = PREVIOUS_UTILITY {
             previous(
                 statement,

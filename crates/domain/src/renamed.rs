@@ -25,6 +25,39 @@ pub enum Renamed<'a> {
         from: &'a str,
         to: &'a str,
     },
+    /// The table's schema, which is another one now.
+    TableMoved {
+        table: &'a str,
+        from: &'a str,
+        to: &'a str,
+    },
+    /// A function in the schema `schema`.
+    Function {
+        schema: &'a str,
+        from: &'a str,
+        to: &'a str,
+    },
+    /// The schema of a function, which is another one now.
+    FunctionMoved {
+        function: &'a str,
+        from: &'a str,
+        to: &'a str,
+    },
+}
+
+impl<'a> Renamed<'a> {
+    /// The word that is another one now, and which.
+    #[must_use]
+    pub fn words(self) -> (&'a str, &'a str) {
+        match self {
+            Self::Column { from, to, .. }
+            | Self::Table { from, to, .. }
+            | Self::Schema { from, to, .. }
+            | Self::TableMoved { from, to, .. }
+            | Self::Function { from, to, .. }
+            | Self::FunctionMoved { from, to, .. } => (from, to),
+        }
+    }
 }
 
 /// What becomes of an expression.
@@ -66,9 +99,7 @@ pub fn follow(expression: &str, renamed: Renamed<'_>) -> Follows {
     let Some(words) = words(expression) else {
         return Follows::Unsure;
     };
-    let (Renamed::Column { from, to, .. }
-    | Renamed::Table { from, to, .. }
-    | Renamed::Schema { from, to, .. }) = renamed;
+    let (from, to) = renamed.words();
     let at: Vec<usize> = (0..words.len())
         .filter(|&at| is(&words[at].kind, from) && means(&words, at, renamed))
         .collect();
@@ -126,6 +157,19 @@ fn means(words: &[Word], at: usize, renamed: Renamed<'_>) -> bool {
             let is_column =
                 table == from && !is_cast && !matches!(inside, Some(Kind::Opens | Kind::Dot));
             qualifies && !is_qualified && !is_column
+        }
+        Renamed::TableMoved { table, .. } => {
+            let is_its = kind(Some(at + 2)).is_some_and(|word| is(word, table));
+            let inside = kind(Some(at + 3));
+            let is_row = is_cast && inside != Some(&Kind::Opens);
+            qualifies && is_its && !is_qualified && (is_row || inside == Some(&Kind::Dot))
+        }
+        Renamed::Function { schema, .. } => {
+            is_call && is_qualified && before(2).is_some_and(|word| is(word, schema))
+        }
+        Renamed::FunctionMoved { function, .. } => {
+            let is_its = kind(Some(at + 2)).is_some_and(|word| is(word, function));
+            qualifies && is_its && !is_qualified && kind(Some(at + 3)) == Some(&Kind::Opens)
         }
     }
 }
@@ -323,6 +367,37 @@ mod tests {
         );
         assert_eq!(table("f(t)", false), to("f(u)"));
         assert_eq!(table("f(t, t(1))", true), Follows::Untouched);
+    }
+
+    #[test]
+    fn a_table_and_a_function_are_followed_into_another_schema() {
+        let table = Renamed::TableMoved {
+            table: "t",
+            from: "s",
+            to: "u",
+        };
+        assert_eq!(
+            follow("s.f(s.t.id, s.t.*, x::s.t, s.t(1), a.s.t.id, s.id)", table),
+            to("s.f(u.t.id, u.t.*, x::u.t, s.t(1), a.s.t.id, s.id)")
+        );
+        let function = Renamed::FunctionMoved {
+            function: "f",
+            from: "s",
+            to: "u",
+        };
+        assert_eq!(
+            follow("s.f(s.f.id, s.g(s.\"f\"(1)), 's.f(1)')", function),
+            to("u.f(s.f.id, s.g(u.\"f\"(1)), 's.f(1)')")
+        );
+        let renamed = Renamed::Function {
+            schema: "s",
+            from: "f",
+            to: "G",
+        };
+        assert_eq!(
+            follow("s.f(s.f, f(1), u.f(2), s.f (3))", renamed),
+            to("s.\"G\"(s.f, f(1), u.f(2), s.\"G\" (3))")
+        );
     }
 
     #[test]

@@ -298,3 +298,75 @@ fn a_dump_takes_the_new_names() {
     restored.run("INSERT INTO t_access VALUES (2, 'two')");
     restored.fails("KC065", "INSERT INTO t VALUES (3, encrypt_col('x', 'k'))");
 }
+
+#[test]
+fn a_table_in_another_schema_and_a_function_by_another_name_are_followed() {
+    let mut db = db();
+    let c = &mut db.client;
+    c.run(
+        "CREATE SCHEMA app; CREATE SCHEMA shop;
+         CREATE FUNCTION app.place(int) RETURNS bytea IMMUTABLE LANGUAGE sql AS 'SELECT colcrypt.row_context($1)';
+         CREATE FUNCTION app.place(int, int) RETURNS bytea IMMUTABLE LANGUAGE sql AS 'SELECT colcrypt.row_context($1, $2)';
+         CREATE TABLE app.t (id int PRIMARY KEY, v ciphertext, w ciphertext);
+         SELECT register_column('app.t', 'v', 'k', 'colcrypt.row_context(app.t.id)'), register_column('app.t', 'w', 'k', 'app.place(app.t.id)');
+         INSERT INTO app.t VALUES (1, encrypt_col('v', 'k', row_context(1)), encrypt_col('w', 'k', app.place(1)));
+         ALTER TABLE app.t SET SCHEMA shop",
+    );
+    assert_eq!(
+        c.one(CONTEXTS),
+        "v colcrypt.row_context(shop.t.id); w app.place(shop.t.id)"
+    );
+    c.run("ALTER FUNCTION app.place(int) RENAME TO \"Where\"");
+    assert_eq!(
+        c.one(CONTEXTS),
+        "v colcrypt.row_context(shop.t.id); w app.\"Where\"(shop.t.id)"
+    );
+    // Others that have the name that it had are others.
+    c.run("ALTER FUNCTION app.place(int, int) RENAME TO other; ALTER FUNCTION app.\"Where\"(int) SET SCHEMA shop");
+    assert_eq!(
+        c.one(CONTEXTS),
+        "v colcrypt.row_context(shop.t.id); w shop.\"Where\"(shop.t.id)"
+    );
+    rotate(c);
+    assert_eq!(
+        c.one("SELECT decrypt_col(v, NULL::text, row_context(id)) || decrypt_col(w, NULL::text, shop.\"Where\"(id)) FROM shop.t"),
+        "vw"
+    );
+    assert_eq!(versions(c, "shop.t", "w"), "2:1");
+    // Where it cannot be told which one is meant, nobody's values are made unreadable.
+    c.run("CREATE FUNCTION shop.\"Where\"(bigint) RETURNS bytea IMMUTABLE LANGUAGE sql AS 'SELECT colcrypt.row_context(0)'");
+    let refused = c.fails(
+        "42809",
+        "ALTER FUNCTION shop.\"Where\"(int) RENAME TO ambiguous",
+    );
+    assert!(
+        refused
+            .message
+            .contains("cannot follow the new name of function shop.\"Where\""),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn values_of_a_context_that_are_computed_anew_are_said() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, n int, v ciphertext); INSERT INTO t VALUES (1, 1, encrypt_col('v', 'k', row_context(1)));
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)')",
+    );
+    let mut told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE t {alter}"));
+    for silent in [
+        "ALTER n TYPE int USING n + 1",
+        "ALTER id TYPE int USING id",
+        "ALTER id TYPE int USING id::int",
+    ] {
+        assert_eq!(told(silent), "", "{silent}");
+    }
+    let warning = told("ALTER n TYPE int USING n - 1, ALTER id TYPE int USING id + 1");
+    assert!(
+        warning.contains(
+            "values of column public.t.v are bound to column id, which was computed anew"
+        ),
+        "{warning}"
+    );
+}
