@@ -19,5 +19,6 @@ mod schedule;
 mod shredding;
 mod two_roots;
 mod uncompiled;
+mod unseen;
 mod usage;
 mod verifying;
