@@ -1,6 +1,8 @@
 //! The documentation against the thing itself: the guide's statements run, and the reference is what a server
-//! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew.
+//! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew, and what a drill
+//! leaves.
 
+mod escrow;
 mod four_eyes;
 mod guide;
 mod keys;
