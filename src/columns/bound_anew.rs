@@ -39,6 +39,9 @@ pub struct Follows {
     is_plain: bool,
 }
 
+/// A context as it was computed; none for NULL.
+type Context = Option<Vec<u8>>;
+
 /// What became of a value.
 pub enum Bound {
     Anew(Moved),
@@ -216,11 +219,7 @@ impl Follows {
     }
 
     /// What the value is to be bound to, and what it was.
-    fn contexts(
-        &self,
-        trigger: &pg_sys::TriggerData,
-        rows: &Rows,
-    ) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    fn contexts(&self, trigger: &pg_sys::TriggerData, rows: &Rows) -> Result<(Context, Context)> {
         // SAFETY: the relation that the trigger was fired for is open; both rows are of its type.
         let arguments = unsafe {
             let row_type = (*(*trigger.tg_relation).rd_rel).reltype;
