@@ -354,7 +354,7 @@ fn values_of_a_context_that_are_computed_anew_are_said() {
         "CREATE TABLE t (id int PRIMARY KEY, n int, v ciphertext); INSERT INTO t VALUES (1, 1, encrypt_col('v', 'k', row_context(1)));
          SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)')",
     );
-    let mut told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE t {alter}"));
+    let told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE t {alter}"));
     for silent in [
         "ALTER n TYPE int USING n + 1",
         "ALTER id TYPE int USING id",
