@@ -1,5 +1,5 @@
-//! Values that follow what they are bound to: an UPDATE of a context column leaves a value where nobody could read it, so
-//! the trigger of enforced columns (`enforced.rs`) has it bound anew here.
+//! Values that follow what they are bound to: an UPDATE of a context column leaves a value where nobody could read it,
+//! so the trigger of enforced columns (`enforced.rs`) has it bound anew here.
 //!
 //! That moves a value, so it takes the right to decrypt and to encrypt, of whoever writes. A foreign key's cascade runs
 //! as the owner of the rows that refer to others; there the role counts whose statement the cascade goes on with. That

@@ -250,8 +250,8 @@ fn moved_table(table: pg_sys::Oid, from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// A function is called otherwise. Others of its former name may be left, and be what a context means: such a one fits its
-/// table as it is, and not with the new name.
+/// A function is called otherwise. Others of its former name may be left, and be what a context means: such a one fits
+/// its table as it is, and not with the new name.
 fn function(renamed: Renamed<'_>, schema: &str, name: &str) -> Result<()> {
     let what = format!(
         "function {}.{}",

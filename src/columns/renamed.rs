@@ -208,8 +208,8 @@ fn function(function: pg_sys::Oid) -> Option<Change> {
     }
 }
 
-/// Notes the columns that an ALTER TABLE computes anew with an expression of its own, which changes no name or type that
-/// the server would tell of.
+/// Notes the columns that an ALTER TABLE computes anew with an expression of its own, which changes no name or type
+/// that the server would tell of.
 ///
 /// # Safety
 /// A parsed statement.

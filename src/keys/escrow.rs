@@ -184,8 +184,8 @@ impl Gated for RegisterEscrow {
     }
 }
 
-/// A share of another splitting is another share, whoever holds it: what was shown of the old one is no more. Returns how
-/// many are the same.
+/// A share of another splitting is another share, whoever holds it: what was shown of the old one is no more. Returns
+/// how many are the same.
 fn take_places(id: pgrx::Uuid, record: &Record, former: Option<&Record>) -> Result<usize> {
     let is_kept = |holder: &Holder| {
         let mut before = former.into_iter().flat_map(Record::holders);

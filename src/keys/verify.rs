@@ -306,7 +306,8 @@ fn without_role() -> Result<Vec<Finding>> {
          UNION ALL \
          SELECT r.name, k.name, $2, format('column %s.%I is read by %s, and there is no role %s: create it, or register the column again', \
                     p.relation::oid::regclass, p.attribute, array_to_string(p.readers, ', '), string_agg(quote_ident(n), ', ')) \
-         FROM colcrypt.protected_column p JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.keyring r USING (keyring_id), \
+         FROM colcrypt.protected_column p LEFT JOIN colcrypt.key k USING (key_id) \
+         LEFT JOIN colcrypt.keyring r ON r.keyring_id = coalesce(p.keyring_id, k.keyring_id), \
               unnest(p.readers) AS n \
          WHERE to_regclass(p.relation::text) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles o WHERE o.rolname = n) \
          GROUP BY r.name, k.name, p.relation, p.attribute, p.readers \

@@ -246,8 +246,8 @@ pub fn permit_reencrypt(id: VersionId) -> Result<(Permit, Permit)> {
     Ok((from, to))
 }
 
-/// The two versions of a value that is bound to something else: as [`permit_reencrypt`], but it takes both rights, since
-/// who sees the row it is bound to then reads it there.
+/// The two versions of a value that is bound to something else: as [`permit_reencrypt`], but it takes both rights,
+/// since who sees the row it is bound to then reads it there.
 ///
 /// # Errors
 /// As [`permit_encrypt`].

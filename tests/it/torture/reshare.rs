@@ -1,5 +1,6 @@
-//! `colcrypt escrow reshare` is killed at each thing that it writes (some of them in a short run), and then at moments that a seed decides. The old
-//! shares open the escrow always; where the new record is, the new ones do, too; and it can be done again.
+//! `colcrypt escrow reshare` is killed at each thing that it writes (some of them in a short run), and then at moments
+//! that a seed decides. The old shares open the escrow always; where the new record is, the new ones do, too; and it
+//! can be done again.
 
 use std::collections::BTreeMap;
 use std::fs;

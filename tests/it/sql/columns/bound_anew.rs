@@ -1,5 +1,5 @@
-//! Columns whose values follow what they are bound to (`follow_context`): a change of it on the table itself, by hand or
-//! by a foreign key, binds them anew with the right of who made it, or is refused.
+//! Columns whose values follow what they are bound to (`follow_context`): a change of it on the table itself, by hand
+//! or by a foreign key, binds them anew with the right of who made it, or is refused.
 
 use colcrypt_tests::of_columns::said;
 use postgres::Client;

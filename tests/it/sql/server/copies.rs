@@ -367,8 +367,8 @@ fn grants_are_restored_one_by_one() {
     }
 }
 
-/// Whose role is missing after a restore is told: by `verify_keys`, and by the view itself where nobody is left who sees
-/// more than NULL. With the name alone a role has no grant yet, and an error says so.
+/// Whose role is missing after a restore is told: by `verify_keys`, and by the view itself where nobody is left who
+/// sees more than NULL. With the name alone a role has no grant yet, and an error says so.
 #[test]
 fn a_view_restored_without_its_readers_says_so() {
     let mut db = db();
