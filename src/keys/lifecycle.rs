@@ -14,7 +14,7 @@ use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
 use crate::keys::{version, window, wipe};
-use crate::rows::{exposure, holders, lost};
+use crate::rows::{exposure, holders, lost, unseen};
 use crate::server::{clock, key_clock, roles, spi};
 use crate::settings;
 
@@ -319,6 +319,7 @@ impl Order {
         forget_destruction(row.id)?;
         window::begin(row.id)?;
         wake::wake_at_commit();
+        let unseen = unseen::tables()?;
         ereport!(
             PgLogLevel::WARNING,
             PgSqlErrorCode::ERRCODE_WARNING,
@@ -326,7 +327,10 @@ impl Order {
                 "version {} of key \"{}\" will be destroyed at {due}; backups are not looked into",
                 row.id.version, key.name
             ),
-            "A backup, dump or WAL archive whose values are under this version can be read after that only together with its own key catalog. Until then colcrypt.cancel_key_destruction brings the version back."
+            format!(
+                "A backup, dump or WAL archive whose values are under this version can be read after that only together with its own key catalog. {}Until then colcrypt.cancel_key_destruction brings the version back.",
+                lifecycle::not_looked_into(&unseen)
+            )
         );
         Ok(())
     }

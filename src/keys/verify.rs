@@ -34,6 +34,8 @@ use crate::server::{relation, spi};
 const OF_ROOT: &str = "root key";
 const OF_VERSION: &str = "key version";
 const OF_ROWS: &str = "rows";
+const OF_GRANT: &str = "grant";
+const OF_READERS: &str = "readers";
 
 /// What was found of one thing.
 #[derive(Default)]
@@ -128,6 +130,7 @@ pub fn verify_keys(call: Call) -> Result<pg_sys::Datum> {
         }
     }
     found.extend(lacking()?);
+    found.extend(without_role()?);
     found.extend(if deep {
         rows_as_stored()?
     } else {
@@ -286,6 +289,37 @@ fn lacking() -> Result<Vec<Finding>> {
                 key: row.get(2)?,
                 version: row.get(3)?,
                 checked: OF_VERSION,
+                problem: row.get(4)?,
+                ..Finding::default()
+            })
+        },
+    )
+}
+
+/// Grants that wait for their role since a dump was restored without it, and columns among whose readers is a role that
+/// there is none of: who was meant sees NULL.
+fn without_role() -> Result<Vec<Finding>> {
+    spi::look(
+        "SELECT r.name, k.name, $1::text, format('there is no role %I to have its grant: create it and call colcrypt.restore_grants()', g.grantee) \
+         FROM colcrypt.restored_grant g LEFT JOIN colcrypt.key k USING (key_id) \
+         LEFT JOIN colcrypt.keyring r ON r.keyring_id = coalesce(g.keyring_id, k.keyring_id) \
+         UNION ALL \
+         SELECT r.name, k.name, $2, format('column %s.%I is read by %s, and there is no role %s: create it, or register the column again', \
+                    p.relation::oid::regclass, p.attribute, array_to_string(p.readers, ', '), string_agg(quote_ident(n), ', ')) \
+         FROM colcrypt.protected_column p LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.keyring r USING (keyring_id), \
+              unnest(p.readers) AS n \
+         WHERE to_regclass(p.relation::text) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles o WHERE o.rolname = n) \
+         GROUP BY r.name, k.name, p.relation, p.attribute, p.readers \
+         ORDER BY 1, 2, 3, 4",
+        &[OF_GRANT.into(), OF_READERS.into()],
+        |row| {
+            Ok(Finding {
+                keyring: row.get(1)?,
+                key: row.get(2)?,
+                checked: match row.get::<String>(3)?.as_deref() {
+                    Some(OF_GRANT) => OF_GRANT,
+                    _ => OF_READERS,
+                },
                 problem: row.get(4)?,
                 ..Finding::default()
             })

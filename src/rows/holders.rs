@@ -76,7 +76,7 @@ pub struct Columns {
     shapes: HashMap<pg_sys::Oid, Holds>,
 }
 
-const HOLDING: &str = "WITH RECURSIVE holding(type) AS (\
+pub const HOLDING: &str = "WITH RECURSIVE holding(type) AS (\
     SELECT t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
     WHERE n.nspname = 'colcrypt' AND t.typname = 'ciphertext' \
     UNION SELECT t.oid FROM holding h JOIN pg_type t \

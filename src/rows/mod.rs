@@ -1,5 +1,6 @@
-//! Which rows are under which key version: counted (`census`), found (`holders`), those of one key by an index (`keyed`), listed when a version is compromised
-//! (`exposure`), lost on purpose (`lost`). What is out of reach of that is an error (`reach`). Read by table scan, with
+//! Which rows are under which key version: counted (`census`), found (`holders`), those of one key by an index (`keyed`),
+//! listed when a version is compromised (`exposure`), lost on purpose (`lost`). What is out of reach of that is an error
+//! (`reach`), but for what only another session or server can look into (`unseen`). Read by table scan, with
 //! no owner's code and no owner's rights in the way.
 
 pub mod census;
@@ -9,3 +10,4 @@ pub mod keyed;
 pub mod lost;
 pub mod reach;
 pub mod recheck;
+pub mod unseen;

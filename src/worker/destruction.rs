@@ -30,6 +30,7 @@ use crate::keys::{lifecycle, window};
 use crate::rows::holders::{self, CiphertextColumn};
 use crate::rows::lost;
 use crate::rows::recheck::{self, Counted};
+use crate::rows::unseen;
 use crate::server::clock;
 use crate::server::report::one_line;
 use crate::server::spi::{self, safe_search_path};
@@ -324,7 +325,11 @@ fn destroy(id: VersionId, rows: &Rows<'_>) -> Result<Option<SlotKey>> {
     )?;
     lifecycle::forget_destruction(id)?;
     let lost = lost.map_or_else(String::new, |losses| format!("; lost: {losses}"));
-    let how = format!("as ordered by {}{lost}", row.changed_by);
+    let unseen = match unseen::tables()? {
+        none if none.is_empty() => String::new(),
+        tables => format!("; not looked into: {}", tables.join(", ")),
+    };
+    let how = format!("as ordered by {}{lost}{unseen}", row.changed_by);
     log!(
         "colcrypt: version {} of key \"{}\" is destroyed, {how}",
         id.version,

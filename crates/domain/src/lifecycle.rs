@@ -239,6 +239,19 @@ pub fn actor(session: &str, acting: &str) -> String {
     }
 }
 
+/// What a warning before a destruction says of tables that nobody else can look into, with a space behind; nothing where
+/// there are none.
+#[must_use]
+pub fn not_looked_into(tables: &[String]) -> String {
+    if tables.is_empty() {
+        return String::new();
+    }
+    format!(
+        "Not looked into, since only another session or server can, are: {}. ",
+        tables.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 
-use colcrypt_domain::quote::{quote_literal, quote_qualified_identifier};
+use colcrypt_domain::quote::{quote_identifier, quote_literal, quote_qualified_identifier};
 use colcrypt_domain::view::{self, Encryption, KeyOf, ViewColumn};
 use pgrx::{IntoDatum, pg_sys};
 
@@ -443,18 +443,42 @@ pub fn has_readers(table: pg_sys::Oid, attribute: String) -> Result<bool> {
     with_readers(table, attribute, Option::is_some)
 }
 
+/// Readers that were dropped, or not there when a dump was restored: without a word everybody would see NULL.
+fn warn_of_nobody(table: pg_sys::Oid, attribute: &str) {
+    let relation = relation::shown(table).unwrap_or_default();
+    pgrx::ereport!(
+        pgrx::PgLogLevel::WARNING,
+        pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!(
+            "nobody reads column {relation}.{}: none of the roles that it is registered for exists",
+            quote_identifier(attribute)
+        ),
+        "Access views show NULL in its place. Create a role of them, or register the column again."
+    );
+}
+
 pub fn may_read_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
     let user = roles::current_user();
-    let may = with_readers(table, attribute, |readers| match readers {
-        None => true,
-        Some(names) => names.iter().any(|name| {
-            // SAFETY: look-ups in the role catalogs; a role that does not exist is no reader.
-            unsafe {
-                let role = pg_sys::get_role_oid(name.as_ptr(), true);
-                role != pg_sys::Oid::INVALID && pg_sys::has_privs_of_role(user, role)
-            }
-        }),
+    let shown = attribute.clone();
+    let (may, is_anybody) = with_readers(table, attribute, |readers| match readers {
+        None => (true, true),
+        Some(names) => {
+            // SAFETY: a look-up in the role catalog.
+            let role = |name: &CString| unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+            let mut roles = names
+                .iter()
+                .map(role)
+                .filter(|role| *role != pg_sys::Oid::INVALID)
+                .peekable();
+            let is_anybody = roles.peek().is_some();
+            // SAFETY: as above; a role that does not exist is no reader.
+            let may = roles.any(|role| unsafe { pg_sys::has_privs_of_role(user, role) });
+            (may, is_anybody)
+        }
     })?;
+    if !is_anybody {
+        warn_of_nobody(table, &shown);
+    }
     Ok(pg_sys::Datum::from(may))
 }

@@ -21,5 +21,6 @@ mod schedule;
 mod shredding;
 mod two_roots;
 mod uncompiled;
+mod unseen;
 mod usage;
 mod verifying;

@@ -366,3 +366,79 @@ fn grants_are_restored_one_by_one() {
         );
     }
 }
+
+/// Whose role is missing after a restore is told: by `verify_keys`, and by the view itself where nobody is left who sees
+/// more than NULL. With the name alone a role has no grant yet, and an error says so.
+#[test]
+fn a_view_restored_without_its_readers_says_so() {
+    let mut db = db();
+    let [gone, other] = [0; 2].map(|_| role(&mut db.client));
+    db.client.run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v ciphertext, w ciphertext);
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)', '{{{gone}}}'),
+                register_column('t', 'w', 'k', 'colcrypt.row_context(id)', '{{{gone},{other}}}');
+         SELECT create_access_view('t'), grant_key('k', '{gone}', '{{decrypt}}'), grant_key('k', '{other}', '{{decrypt}}');
+         INSERT INTO t_access VALUES (1, 'vee', 'wee'); GRANT SELECT ON t, t_access TO PUBLIC"
+    ));
+    let problems =
+        "SELECT checked || ': ' || problem FROM colcrypt.verify_keys() WHERE NOT ok ORDER BY 1";
+    assert!(db.client.rows(problems).is_empty());
+    let dump = cluster().dump(&db.name);
+    db.client.run(&format!(
+        "SELECT revoke_key('k', '{gone}', '{{decrypt}}'); DROP OWNED BY {gone}; DROP ROLE {gone}"
+    ));
+    let name = format!("{}_copy", db.name);
+    cluster().client().run(&format!("CREATE DATABASE {name}"));
+    cluster().restore(&dump, &name);
+    let mut copy = cluster().client_db(&name);
+    let found: Vec<String> = copy
+        .rows(problems)
+        .into_iter()
+        .map(|mut row| row.remove(0).unwrap())
+        .collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with(&format!("grant: there is no role {gone} ")));
+    assert!(found[1].starts_with(&format!(
+        "readers: column public.t.v is read by {gone}, and there is no role {gone}:"
+    )));
+    assert!(found[2].starts_with("readers: column public.t.w is read by "));
+    // Who reads the view hears of the column that nobody sees, whoever he is, and of no other.
+    let warned = |column: &str| {
+        cluster()
+            .log()
+            .matches(&format!("nobody reads column public.t.{column}"))
+            .count()
+    };
+    let before = warned("v");
+    assert_eq!(
+        copy.rows("SELECT v, w FROM t_access"),
+        [[None, Some("wee".to_owned())]]
+    );
+    assert!(warned("v") > before);
+    let mut reader = cluster()
+        .config()
+        .dbname(&name)
+        .user(&other)
+        .connect(postgres::NoTls)
+        .unwrap();
+    let before = warned("v");
+    assert_eq!(
+        reader.rows("SELECT v, w FROM t_access"),
+        [[None, Some("wee".to_owned())]]
+    );
+    assert!(warned("v") > before);
+    assert_eq!(warned("w"), 0);
+    // The role is there again by its name, and then with its grant.
+    copy.run(&format!("CREATE ROLE {gone} LOGIN"));
+    let mut back = cluster()
+        .config()
+        .dbname(&name)
+        .user(&gone)
+        .connect(postgres::NoTls)
+        .unwrap();
+    back.fails("42501", "SELECT v FROM t_access")
+        .says("permission denied to decrypt with key");
+    assert_eq!(copy.one("SELECT colcrypt.restore_grants()"), "1");
+    assert_eq!(back.one("SELECT v || w FROM t_access"), "veewee");
+    assert!(copy.rows(problems).is_empty());
+}
