@@ -43,10 +43,11 @@ fn a_whole_catalog_is_whole() {
     }
     // Nothing is written, and no key is brought into memory.
     let slots = "SELECT count(*) FROM cache_slots()";
-    let before = db.client.one(slots);
+    let before = db.client.number(slots);
     db.client
         .run("BEGIN READ ONLY; SELECT verify_keys(true); COMMIT");
-    assert_eq!(db.client.one(slots), before);
+    // Others on the cluster have keys wiped meanwhile.
+    assert!(db.client.number(slots) <= before);
 }
 
 #[test]
