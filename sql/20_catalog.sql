@@ -395,6 +395,10 @@ BEGIN
         EXECUTE format('CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
                        'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
+        -- Before, too: what the statement has done so far, and may take back, is nobody's knowledge.
+        EXECUTE format('CREATE TRIGGER catalog_changes BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changes', t);
         EXECUTE format('CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
                        'FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE REPLICA TRIGGER catalog_changed_row', t);

@@ -3,6 +3,9 @@
 CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.migration
     FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
 ALTER TABLE colcrypt.migration ENABLE ALWAYS TRIGGER catalog_changed;
+CREATE TRIGGER catalog_changes BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.migration
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.migration ENABLE ALWAYS TRIGGER catalog_changes;
 CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.migration
     FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed();
 ALTER TABLE colcrypt.migration ENABLE REPLICA TRIGGER catalog_changed_row;

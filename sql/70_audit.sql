@@ -64,6 +64,9 @@ COMMENT ON TABLE colcrypt.honeytoken IS 'values whose decryption raises an alarm
 CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.honeytoken
     FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
 ALTER TABLE colcrypt.honeytoken ENABLE ALWAYS TRIGGER catalog_changed;
+CREATE TRIGGER catalog_changes BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.honeytoken
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.honeytoken ENABLE ALWAYS TRIGGER catalog_changes;
 CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.honeytoken
     FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed();
 ALTER TABLE colcrypt.honeytoken ENABLE REPLICA TRIGGER catalog_changed_row;

@@ -942,13 +942,16 @@ COMMENT ON VIEW colcrypt.root_schedule IS
     'when the worker will wrap each keyring''s key encryption keys under the newest versions of its root keys, for keyrings with an interval (set_root_interval), and what went wrong when it tried';
 GRANT SELECT ON colcrypt.root_schedule TO pg_monitor;
 
--- Logical replication writes past triggers of statements: those of rows tell sessions.
+-- What a statement has done so far is nobody's knowledge. Logical replication writes past triggers of statements: those of rows tell sessions.
 DO $$
 DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['provider', 'keyring', 'kek_version', 'kek_copy', 'key', 'key_version', 'key_grant', 'keyring_grant', 'protected_column',
                              'migration', 'honeytoken'] LOOP
+        EXECUTE format('CREATE TRIGGER catalog_changes BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changes', t);
         EXECUTE format('CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
                        'FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed()', t);
         EXECUTE format('ALTER TABLE colcrypt.%I ENABLE REPLICA TRIGGER catalog_changed_row', t);

@@ -43,6 +43,8 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     server::xact::register(
         &[
+            // First: nothing that fails in another may keep a writer from ending.
+            catalog::known::at_end,
             server::enclosure::at_end,
             columns::view::copied::at_end,
             columns::renamed::at_end,
@@ -51,7 +53,6 @@ pub extern "C-unwind" fn _PG_init() {
             usage::at_end,
             usage::flush::at_end,
             keys::wipe::at_end,
-            catalog::known::at_end,
         ],
         &[
             server::enclosure::at_part_end,

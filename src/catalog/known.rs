@@ -1,11 +1,11 @@
 //! What some session read of a key, in shared memory for the others: a new session's first value would have the server
-//! open four tables, which costs more than the rest of it. It is what the catalog says, wrapped keys included; no
-//! secret.
+//! open four tables, which costs more than the rest of it. It is what the catalog says but for wrapped keys,
+//! of which nothing is to be left when they are destroyed; no secret, and nothing that hangs on the session.
 //!
 //! What is here must never be older than the catalog. So every transaction that changes the key catalog counts as a
-//! writer from its first change (the triggers) until its change can be seen, and ends a generation then. A session
-//! notes the generation *before* it reads, and tells what it read only if that is still the one, with nobody writing;
-//! what is here is believed on the same condition. While anybody writes, everybody reads the catalog.
+//! writer from before its first change (the triggers) until its change can be seen, and ends a generation then. A
+//! session notes the generation *before* it reads, and tells what it read only if that is still the one, with nobody
+//! writing; what is here is believed on the same condition. While anybody writes, everybody reads the catalog.
 //!
 //! A prepared transaction commits later, by another session, and without a trigger; after a restart nobody knows what
 //! it wrote. So nothing is believed before each transaction is over that is older than it, or than the first look
@@ -25,7 +25,7 @@ use crate::catalog::epoch;
 use crate::catalog::read::{Grant, Key, KeyVersionRow};
 use crate::server::shmem::{self, Region};
 use crate::server::xact::End;
-use crate::server::{lwlock, process, txn};
+use crate::server::{lwlock, process};
 use crate::settings;
 
 const REGION: &std::ffi::CStr = c"colcrypt known keys";
@@ -40,8 +40,6 @@ const NEXT_GENERATION: u64 = WRITERS + 1;
 const NOTHING: u64 = 0;
 /// Nobody has looked yet what was open when the server started.
 const UNKNOWN: u64 = u64::MAX;
-/// Beside a transaction's number, so that none is [`NOTHING`].
-const TRANSACTION: u64 = 1 << 32;
 
 #[repr(C)]
 struct Shared {
@@ -161,9 +159,18 @@ pub fn at_end(end: End) {
     shared.state.fetch_add(NEXT_GENERATION - 1, SeqCst);
 }
 
+/// The transaction that comes next, with its epoch: neither [`NOTHING`] nor [`UNKNOWN`], and never less than before.
+fn next_transaction() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { pg_sys::ReadNextFullTransactionId() }.value
+}
+
+/// Others may be about to say the same of an earlier moment: the later one counts.
 fn wait_for_older(shared: &Shared) {
-    let next = TRANSACTION | u64::from(txn::next_transaction());
-    shared.waits_for.store(next, SeqCst);
+    let next = next_transaction();
+    let later = |waits_for| (waits_for == UNKNOWN || waits_for < next).then_some(next);
+    // An error is that it is later already.
+    let _ = shared.waits_for.fetch_update(SeqCst, SeqCst, later);
 }
 
 /// The generation that is under way; none while anything may be changing. In a transaction.
@@ -182,7 +189,10 @@ fn is_settled(shared: &Shared) -> bool {
     match shared.waits_for.load(SeqCst) {
         NOTHING => true,
         UNKNOWN => {
-            wait_for_older(shared);
+            // Where one was prepared in between, what that says stands.
+            let _ = shared
+                .waits_for
+                .compare_exchange(UNKNOWN, next_transaction(), SeqCst, SeqCst);
             false
         }
         waits_for => {
@@ -312,7 +322,6 @@ struct Stored {
     changed_by: String,
     changed_at: i64,
     kek_version: KeyVersion,
-    wrapped: String,
     kcv: KeyCheckValue,
     encrypts_until: Option<i64>,
     decrypts_until: Option<i64>,
@@ -357,7 +366,6 @@ impl Stored {
             changed_by: version.changed_by.clone(),
             changed_at: version.changed_at,
             kek_version: version.kek_version,
-            wrapped: hex::encode(&version.wrapped),
             kcv: version.kcv,
             encrypts_until: version.encrypts_until,
             decrypts_until: version.decrypts_until,
@@ -400,7 +408,8 @@ impl Stored {
                 changed_by: self.changed_by,
                 changed_at: self.changed_at,
                 kek_version: self.kek_version,
-                wrapped: hex::decode(self.wrapped).ok()?,
+                // Who loads the key reads it of the catalog.
+                wrapped: Vec::new(),
                 kcv: self.kcv,
                 encrypts_until: self.encrypts_until,
                 decrypts_until: self.decrypts_until,

@@ -43,6 +43,7 @@ pub struct KeyVersionRow {
     pub changed_by: String,
     pub changed_at: i64,
     pub kek_version: KeyVersion,
+    /// Empty in what another session told (`known`).
     pub wrapped: Vec<u8>,
     pub kcv: KeyCheckValue,
     /// The ends of its cryptoperiods, as TimestampTz; none is without end.

@@ -9,7 +9,8 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, ereport, pg_sys};
 use crate::audit::Act;
 use crate::catalog::read::{Key, KeyVersionRow};
 use crate::error::Result;
-use crate::rows::holders::{CiphertextColumn, Columns, Listed, PrimaryKey};
+use crate::rows::holders::{CiphertextColumn, Columns};
+use crate::rows::primary_key::{Listed, PrimaryKey};
 use crate::server::failed::Failed;
 use crate::server::{report, spi, txn};
 

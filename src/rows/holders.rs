@@ -7,7 +7,8 @@
 //! Tables are read by scans without SQL, in which nobody's code, policies and privileges have a part: a row that nobody
 //! sees is lost all the same.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::rotation::Rotation;
@@ -15,11 +16,12 @@ use pgrx::{Spi, pg_sys};
 
 use crate::catalog::read::Key;
 use crate::error::{Error, Result};
+use crate::rows::primary_key::{Listed, PrimaryKey};
 use crate::rows::reach::{self, OwnersCode};
 use crate::server::relation::{Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::scan;
-use crate::server::spi::{self, safe_search_path};
+use crate::server::spi::safe_search_path;
 
 /// Rows that are listed at a time.
 const CHUNK: usize = 4096;
@@ -74,6 +76,8 @@ pub struct Columns {
     pub all: Vec<CiphertextColumn>,
     foreign: Vec<ForeignColumn>,
     shapes: HashMap<pg_sys::Oid, Holds>,
+    /// Versions that a row was found to need, of those that were asked about; not always all of them.
+    met: RefCell<BTreeSet<i32>>,
 }
 
 pub const HOLDING: &str = "WITH RECURSIVE holding(type) AS (\
@@ -97,7 +101,13 @@ impl Columns {
             shapes: shapes()?,
             all: columns()?,
             foreign: foreign_columns()?,
+            met: RefCell::default(),
         })
+    }
+
+    /// Which of the versions that were asked about some row needs: where any row does, one of them at least.
+    pub fn met(&self) -> Vec<i32> {
+        self.met.borrow().iter().copied().collect()
     }
 
     /// Foreign tables whose rows may be under the key and cannot be looked at.
@@ -165,7 +175,7 @@ impl Columns {
     ///
     /// # Errors
     /// [`Error::RowsOutOfReach`] where nobody can tell; as [`count`](Self::count).
-    pub fn needing(self, key: &Key, versions: &[i32]) -> Result<Vec<(CiphertextColumn, i64)>> {
+    pub fn needing(&mut self, key: &Key, versions: &[i32]) -> Result<Vec<(CiphertextColumn, i64)>> {
         if let Some(error) = self.out_of_reach(key).next() {
             return Err(error);
         }
@@ -174,7 +184,7 @@ impl Columns {
             .iter()
             .map(|column| self.count(column, key, versions));
         let counts = counts.collect::<Result<Vec<i64>>>()?;
-        let found = self.all.into_iter().zip(counts);
+        let found = std::mem::take(&mut self.all).into_iter().zip(counts);
         Ok(found.filter(|(_, count)| *count > 0).collect())
     }
 
@@ -194,7 +204,12 @@ impl Columns {
             match self.shapes.get(&holds) {
                 Some(Holds::Ciphertext) => {
                     let (of, version) = scan::version_of(value)?;
-                    Ok(of == key.id && versions.contains(&(version.int())))
+                    let version = version.int();
+                    let needs = of == key.id && versions.contains(&version);
+                    if needs {
+                        self.met.borrow_mut().insert(version);
+                    }
+                    Ok(needs)
                 }
                 Some(Holds::Domain(base)) => self.needs(*base, value, key, versions),
                 Some(Holds::Array(element)) => {
@@ -257,105 +272,6 @@ impl Columns {
         })?;
         take(&primary_key, found)?;
         reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)
-    }
-}
-
-/// A row that needs a version.
-pub struct Listed {
-    /// Its ctid, as text.
-    pub address: String,
-    /// Its primary key's values, as text.
-    pub key: Vec<Option<String>>,
-}
-
-/// A table's primary key, without parts if it has none.
-pub struct PrimaryKey(Vec<Part>);
-
-struct Part {
-    name: String,
-    number: i16,
-    /// The type, where its conversion to jsonb is the server's own code. Other values stay text.
-    built_in: Option<String>,
-    output: pg_sys::Oid,
-}
-
-impl PrimaryKey {
-    fn of(table: &Held) -> Result<Self> {
-        let rows = spi::query(
-            "SELECT a.attname::text, a.attnum FROM pg_index i \
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
-             WHERE i.indrelid = $1 AND i.indisprimary ORDER BY a.attnum",
-            &[table.oid.into()],
-            |row| Ok((row.get::<String>(1)?, row.get::<i16>(2)?)),
-        )?;
-        Ok(Self(
-            rows.into_iter()
-                .filter_map(|(name, number)| {
-                    let (name, number) = (name?, number?);
-                    let type_oid = table.attribute(&name)?.type_oid;
-                    let (mut output, mut varlena) = (pg_sys::Oid::INVALID, false);
-                    // SAFETY: look-ups in the catalogs; the type is there as long as the column is.
-                    let shown = unsafe {
-                        pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut varlena);
-                        let shown = pg_sys::format_type_be_qualified(type_oid);
-                        std::ffi::CStr::from_ptr(shown)
-                            .to_string_lossy()
-                            .into_owned()
-                    };
-                    Some(Part {
-                        name,
-                        number,
-                        built_in: (type_oid.to_u32() < pg_sys::FirstNormalObjectId)
-                            .then_some(shown),
-                        output,
-                    })
-                })
-                .collect(),
-        ))
-    }
-
-    /// The number of its parts.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// SQL for the key as jsonb, of these expressions for its parts' text.
-    pub fn as_jsonb(&self, parts: &[String]) -> String {
-        if self.0.is_empty() {
-            return "NULL".into();
-        }
-        let pairs: Vec<String> = self
-            .0
-            .iter()
-            .zip(parts)
-            .map(|(part, text)| {
-                let label = colcrypt_domain::quote::quote_literal(&part.name);
-                match &part.built_in {
-                    Some(of) => format!("{label}, {text}::{of}"),
-                    None => format!("{label}, {text}"),
-                }
-            })
-            .collect();
-        format!("pg_catalog.jsonb_build_object({})", pairs.join(", "))
-    }
-
-    /// # Safety
-    /// A row of the table, which is held.
-    unsafe fn values(&self, row: &scan::Row) -> Vec<Option<String>> {
-        self.0
-            .iter()
-            .map(|part| {
-                let value = row.value(part.number)?;
-                // SAFETY: the output function of the column's type, which is C code of the server's or of a
-                // superuser's; the text is copied.
-                Some(unsafe {
-                    let text = pg_sys::OidOutputFunctionCall(part.output, value);
-                    std::ffi::CStr::from_ptr(text)
-                        .to_string_lossy()
-                        .into_owned()
-                })
-            })
-            .collect()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod exposure;
 pub mod holders;
 pub mod keyed;
 pub mod lost;
+mod primary_key;
 pub mod reach;
 pub mod recheck;
 pub mod unseen;

@@ -16,23 +16,38 @@ use crate::server::txn::set_local;
 /// A table that is not known from the first look is counted as a whole if it has no more blocks than this.
 const NEW_BLOCKS: i64 = 1 << 16;
 
+/// Rows that need a version, by column.
+pub type Holders = Vec<(CiphertextColumn, i64)>;
+
 /// What was counted: by table and column, the file that the table had.
 pub struct Counted {
     files: HashMap<(pg_sys::Oid, String), Option<pg_sys::Oid>>,
 }
 
-/// The first look: the columns that hold rows under the version, and what was looked at.
+/// What the first look at some versions of a key found.
+pub struct First {
+    pub holders: Holders,
+    /// Which of the versions these rows need: one at least, not always all.
+    pub needed: Vec<i32>,
+    pub counted: Counted,
+}
+
+/// The first look: the columns that hold rows under one of the versions, and what was looked at.
 ///
 /// # Errors
 /// As [`crate::rows::holders::needing`].
-pub fn count(key: &Key, version: i32) -> Result<(Vec<(CiphertextColumn, i64)>, Counted)> {
-    let columns = Columns::find()?;
+pub fn count(key: &Key, versions: &[i32]) -> Result<First> {
+    let mut columns = Columns::find()?;
     let files = columns.all.iter();
     let files = files.map(|column| ((column.relation, column.attribute.clone()), column.file));
     let counted = Counted {
         files: files.collect(),
     };
-    Ok((columns.needing(key, &[version])?, counted))
+    Ok(First {
+        holders: columns.needing(key, versions)?,
+        needed: columns.met(),
+        counted,
+    })
 }
 
 /// The second: what came since. Nobody writes into any of the tables from here on until the transaction ends. Every
@@ -40,12 +55,7 @@ pub fn count(key: &Key, version: i32) -> Result<(Vec<(CiphertextColumn, i64)>, C
 ///
 /// # Errors
 /// As [`count`]; of the locks; [`Error::ColumnChanged`] where the first look is no more of use.
-pub fn came_since(
-    key: &Key,
-    version: i32,
-    counted: &Counted,
-    since: u64,
-) -> Result<Vec<(CiphertextColumn, i64)>> {
+pub fn came_since(key: &Key, versions: &[i32], counted: &Counted, since: u64) -> Result<Holders> {
     // Autovacuum makes way before that.
     set_local(c"deadlock_timeout", c"20ms");
     let locked = Columns::find()?.all;
@@ -73,9 +83,9 @@ pub fn came_since(
             .files
             .get(&(column.relation, column.attribute.clone()));
         found.push(if known == Some(&column.file) {
-            columns.count_since(column, key, &[version], since)?
+            columns.count_since(column, key, versions, since)?
         } else if crate::server::relation::blocks(&[column.relation])? <= NEW_BLOCKS {
-            columns.count(column, key, &[version])?
+            columns.count(column, key, versions)?
         } else {
             return Err(changed());
         });

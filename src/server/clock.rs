@@ -62,12 +62,14 @@ pub fn is_over(retry_at: &str, longest_pause: std::time::Duration) -> String {
     )
 }
 
-/// A TimestampTz and an interval, as SQL adds them.
+/// A TimestampTz and an interval, as SQL adds them in UTC: in a session's own time zone, which anybody may set, months
+/// and days are of other lengths.
 pub fn add_interval(timestamp: i64, interval: pgrx::datum::Interval) -> i64 {
-    // SAFETY: the server's function for exactly these two types; its result is a TimestampTz.
+    // SAFETY: the server's function for an interval and a timestamp, which is a TimestampTz told in UTC, as its result
+    // is.
     let sum = unsafe {
         pgrx::direct_function_call_as_datum(
-            pg_sys::timestamptz_pl_interval,
+            pg_sys::timestamp_pl_interval,
             &[Some(pg_sys::Datum::from(timestamp)), interval.into_datum()],
         )
     };

@@ -59,7 +59,10 @@ thread_local! {
     static BY_HAND: RefCell<(Moment, HashMap<u32, ByHand>)> = RefCell::default();
 }
 
+/// Before a statement, and after it.
 fn catalog_changed(_call: Call) -> Result<pg_sys::Datum> {
+    // What is no news to those who know of it is news to those who will ask.
+    known::changes();
     if spi::is_quiet() {
         return Ok(pg_sys::Datum::from(0));
     }
@@ -69,7 +72,6 @@ fn catalog_changed(_call: Call) -> Result<pg_sys::Datum> {
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(marker) };
     }
     epoch::advance();
-    known::changes();
     // A trigger function gives a null pointer that is not SQL NULL.
     Ok(pg_sys::Datum::from(0))
 }

@@ -41,6 +41,11 @@ fn mark(call: Call) -> Result<pg_sys::Datum> {
 
 fn unmark(call: Call) -> Result<pg_sys::Datum> {
     with_value(call, |value, key| {
+        // What others are just making of the value is marked, too: it has to be seen.
+        spi::execute(
+            "LOCK TABLE colcrypt.honeytoken IN SHARE ROW EXCLUSIVE MODE",
+            &[],
+        )?;
         let marks = spi::execute(
             "DELETE FROM colcrypt.honeytoken h USING colcrypt.honeytoken this \
              WHERE this.key_id = $1 AND this.tag = $2 AND h.key_id = $1 AND h.origin = this.origin",

@@ -8,10 +8,11 @@
 //!
 //! Due is what its window has passed for by the wall clock and by the time that the server has run.
 //!
-//! A session that resolved the version while it was in use may write under it until its transaction ends,
-//! so those under way when it falls due are waited for, as a job does; only then do the rows tell the truth.
-//! The check sees all tables at one instant. It may take long, so what was written meanwhile is looked at once more,
-//! while nobody writes (`rows::recheck`).
+//! A session that resolved the version while it was in use may write under it until its transaction ends, so those
+//! under way when it falls due are waited for, as a job does; only then do the rows tell the truth. The check sees all
+//! tables at one instant. It may take long, so what was written meanwhile is looked at once more, while nobody writes
+//! (`rows::recheck`). Versions of one key that are due at the same time are waited for, looked for and destroyed
+//! together: a key may have hundreds that nothing needs any more, and a look reads every table.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -57,12 +58,15 @@ const RECORD: Duration = Duration::from_secs(10);
 const NEAR_US: i64 = 30_000_000;
 
 thread_local! {
-    /// What was counted, of which version and since which place in the log, until the tables could be locked.
-    static COUNTED: RefCell<Option<(VersionId, u64, Counted)>> = const { RefCell::new(None) };
+    /// What was counted, of which versions and since which place in the log, until the tables could be locked.
+    static COUNTED: RefCell<Option<(Vec<VersionId>, u64, Counted)>> = const { RefCell::new(None) };
     static RECORDED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The rows under a version that is to be destroyed.
+/// Versions that are looked for together at most.
+const TOGETHER: usize = 1000;
+
+/// The rows under versions that are to be destroyed.
 enum Rows<'a> {
     /// None, as they were counted; what came since that place in the log is yet to be looked at.
     Counted(&'a Counted, u64),
@@ -104,7 +108,12 @@ pub fn step() -> Next {
         return Next::Soon;
     }
     let begun = match (due.wait, due.since) {
-        (Wait::Prepared, Some(since)) => return check_and_destroy(due.id, since),
+        (Wait::Prepared, Some(since)) => {
+            return match attempt(|| with_it(due.id)) {
+                Ok(ids) => check_and_destroy(ids, since),
+                Err(_) => Next::Nothing,
+            };
+        }
         (Wait::NotBegun, _) | (_, None) => attempt(|| wait_for_running(due.id)),
         (Wait::Running, _) => attempt(|| wait_for_prepared(due.id)),
     };
@@ -114,30 +123,84 @@ pub fn step() -> Next {
     }
 }
 
-fn check_and_destroy(id: VersionId, since: u64) -> Next {
+/// Those of these versions of a key that no row needs; the others are put off.
+fn check_and_destroy(mut ids: Vec<VersionId>, since: u64) -> Next {
     let kept = COUNTED
         .take()
-        .filter(|(of, from, _)| (*of, *from) == (id, since));
+        .filter(|(of, from, _)| (of, *from) == (&ids, since));
     let counted = match kept {
         Some((_, _, counted)) => counted,
-        None => match all_or_nothing(|| count(id)) {
-            Ok(Ok(counted)) => counted,
-            Ok(Err(error)) => return put_off(id, &error),
+        None => match all_or_nothing(|| count(&ids)) {
+            Ok(Ok(Looked::NoneNeeded(counted))) => counted,
+            Ok(Ok(Looked::Needed(needed))) => {
+                ids.retain(|id| needed.contains(id));
+                return ids
+                    .into_iter()
+                    .fold(Next::Again, |_, id| put_off_needed(id));
+            }
+            Ok(Err(error)) => return put_off(&ids, &error),
             Err(failed) => {
-                return put_off_for(id, &failed.message, backoff::of_destruction(false), false);
+                return put_off_for(&ids, &failed.message, backoff::of_destruction(false), false);
             }
         },
     };
-    match all_or_nothing(|| destroy(id, &Rows::Counted(&counted, since))) {
-        Ok(Ok(slot)) => forget(slot),
-        Ok(Err(error)) => put_off(id, &error),
+    match all_or_nothing(|| destroy(&ids, &Rows::Counted(&counted, since))) {
+        Ok(Ok(slots)) => forget(&slots),
+        // Which of them rows came under meanwhile, the next look tells.
+        Ok(Err(Error::RowsNeedVersion { .. })) if ids.len() > 1 => Next::Again,
+        Ok(Err(error)) => put_off(&ids, &error),
         Err(failed) if failed.verdict == Verdict::Lock => {
             // What was counted need not be counted again.
-            COUNTED.set(Some((id, since, counted)));
-            put_off_for(id, &failed.message, backoff::TABLES_IN_USE, true)
+            let next = put_off_for(&ids, &failed.message, backoff::TABLES_IN_USE, true);
+            COUNTED.set(Some((ids, since, counted)));
+            next
         }
-        Err(failed) => put_off_for(id, &failed.message, backoff::of_destruction(false), false),
+        Err(failed) => put_off_for(&ids, &failed.message, backoff::of_destruction(false), false),
     }
+}
+
+/// What a look for versions found.
+enum Looked {
+    NoneNeeded(Counted),
+    /// Some of those that rows need.
+    Needed(Vec<VersionId>),
+}
+
+/// The first look at all rows, for versions of one key.
+fn count(ids: &[VersionId]) -> Result<Looked> {
+    let key = read::key_by_id(ids[0].key)?; // First, while this transaction has one snapshot for all tables.
+    let first = recheck::count(&key, &numbers(ids))?;
+    if first.holders.is_empty() {
+        return Ok(Looked::NoneNeeded(first.counted));
+    }
+    if let [id] = ids {
+        refuse_holders(&key, *id, &first.holders)?;
+    }
+    let needed = ids.iter().copied();
+    Ok(Looked::Needed(
+        needed
+            .filter(|id| first.needed.contains(&id.version.int()))
+            .collect(),
+    ))
+}
+
+/// Puts a version off that rows need, and says which: those of others were counted with them.
+fn put_off_needed(id: VersionId) -> Next {
+    match all_or_nothing(|| count(&[id])) {
+        Ok(Err(error)) => put_off(&[id], &error),
+        // They are gone meanwhile: the next step finds it so.
+        Ok(Ok(_)) => Next::Again,
+        Err(failed) => put_off_for(
+            &[id],
+            &failed.message,
+            backoff::of_destruction(false),
+            false,
+        ),
+    }
+}
+
+fn numbers(ids: &[VersionId]) -> Vec<i32> {
+    ids.iter().map(|id| id.version.int()).collect()
 }
 
 /// Destroys a version whatever needs it. Nothing is waited for, and what comes meanwhile is lost as well.
@@ -149,42 +212,43 @@ fn shred(id: VersionId) -> Next {
         Ok(Err(error)) => format!("rows could not be counted: {}", one_line(&error)),
         Err(failed) => format!("rows could not be counted: {}", failed.message),
     };
-    match all_or_nothing(|| destroy(id, &Rows::Lost(losses))) {
-        Ok(Ok(slot)) => forget(slot),
-        Ok(Err(error)) => put_off(id, &error),
-        Err(failed) => put_off_for(id, &failed.message, backoff::of_destruction(false), false),
+    match all_or_nothing(|| destroy(&[id], &Rows::Lost(losses))) {
+        Ok(Ok(slots)) => forget(&slots),
+        Ok(Err(error)) => put_off(&[id], &error),
+        Err(failed) => put_off_for(
+            &[id],
+            &failed.message,
+            backoff::of_destruction(false),
+            false,
+        ),
     }
 }
 
-/// Whoever loads it from here on finds it destroyed.
-fn forget(slot: Option<SlotKey>) -> Next {
-    if let (Some(slot), Ok(control)) = (slot, control()) {
-        table::forget(control, &[slot]);
+/// Whoever loads them from here on finds them destroyed.
+fn forget(slots: &[SlotKey]) -> Next {
+    if let Ok(control) = control() {
+        table::forget(control, slots);
     }
     Next::Again
 }
 
-fn put_off(id: VersionId, error: &Error) -> Next {
+fn put_off(ids: &[VersionId], error: &Error) -> Next {
     let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
     let pause = backoff::of_destruction(rows_need_it);
-    put_off_for(id, &one_line(error), pause, false)
+    put_off_for(ids, &one_line(error), pause, false)
 }
 
 /// Tries again after a pause, and says why not now. `goes_on`: from where it is, or else from the start.
-fn put_off_for(id: VersionId, problem: &str, pause: Duration, goes_on: bool) -> Next {
+fn put_off_for(ids: &[VersionId], problem: &str, pause: Duration, goes_on: bool) -> Next {
     log!("colcrypt: the destruction of a key version is postponed: {problem}");
-    match attempt(|| postpone(id, problem, pause, goes_on)) {
+    let postponed = attempt(|| {
+        ids.iter()
+            .try_for_each(|id| postpone(*id, problem, pause, goes_on))
+    });
+    match postponed {
         Ok(()) => Next::Again,
         _ => Next::Nothing,
     }
-}
-
-/// The first look at all rows.
-fn count(id: VersionId) -> Result<Counted> {
-    let key = read::key_by_id(id.key)?; // First, while this transaction has one snapshot for all tables.
-    let (holders, counted) = recheck::count(&key, id.version.int())?;
-    refuse_holders(&key, id, &holders)?;
-    Ok(counted)
 }
 
 fn refuse_holders(key: &Key, id: VersionId, holders: &[(CiphertextColumn, i64)]) -> Result<()> {
@@ -253,7 +317,52 @@ fn next_due() -> Result<Option<Due>> {
         }))
 }
 
-/// Remembers the transactions that are under way, and a place in the log before which no other has written.
+/// Versions of the same key that are due like this one, as SQL over `colcrypt.key_version v` with its destruction `d`
+/// and its wait `w`; the parameters are the key, the version, the state and [`clock::boottime_us`].
+fn due_like_it() -> String {
+    format!(
+        "v.key_id = $1 AND (v.version = $2 OR v.state = $3 AND NOT v.shreds AND v.destroy_at <= clock_timestamp() AND {} <= 0 AND {})",
+        window::left("$4"),
+        clock::is_over("d.retry_at", backoff::OF_KEYS),
+    )
+}
+
+/// The version and those of its key that are as far as it: what was under way when they fell due is over.
+fn with_it(id: VersionId) -> Result<Vec<VersionId>> {
+    let [key_id, version] = arguments(id);
+    let found = spi::query(
+        &format!(
+            "SELECT v.version FROM colcrypt.key_version v JOIN colcrypt.destruction d USING (key_id, version) \
+             LEFT JOIN colcrypt.destruction_wait w USING (key_id, version) \
+             JOIN colcrypt.destruction o ON o.key_id = $1 AND o.version = $2 AND o.settle_lsn = d.settle_lsn \
+             WHERE {} AND d.settle_before IS NOT NULL AND d.settle_transactions IS NULL AND NOT {} \
+             ORDER BY v.version LIMIT {TOGETHER}",
+            due_like_it(),
+            old_transactions("d"),
+        ),
+        &[
+            key_id,
+            version,
+            KeyState::DestructionScheduled.name().into(),
+            clock::boottime_us().into(),
+        ],
+        |row| row.get::<i32>(1),
+    )?;
+    let versions = found.into_iter().flatten().filter_map(KeyVersion::of_int);
+    let mut ids: Vec<_> = versions
+        .map(|version| VersionId {
+            key: id.key,
+            version,
+        })
+        .collect();
+    if !ids.contains(&id) {
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// Remembers the transactions that are under way, and a place in the log before which no other has written, for all
+/// versions of the key that are due.
 fn wait_for_running(id: VersionId) -> Result<()> {
     // First: whoever begins after this look writes behind that place.
     let place = spi::query("SELECT pg_current_wal_insert_lsn()::text", &[], |row| {
@@ -262,23 +371,35 @@ fn wait_for_running(id: VersionId) -> Result<()> {
     let [key_id, version] = arguments(id);
     spi::execute(
         &format!(
-            "INSERT INTO colcrypt.destruction (key_id, version, settle_before, settle_transactions, settle_lsn) \
-             VALUES ($1, $2, clock_timestamp(), {running}, $3::text::pg_lsn) \
+            "INSERT INTO colcrypt.destruction AS t (key_id, version, settle_before, settle_transactions, settle_lsn) \
+             SELECT v.key_id, v.version, clock_timestamp(), {running}, $5::text::pg_lsn \
+             FROM colcrypt.key_version v LEFT JOIN colcrypt.destruction d USING (key_id, version) \
+             LEFT JOIN colcrypt.destruction_wait w USING (key_id, version) \
+             WHERE {} AND (v.version = $2 OR d.settle_before IS NULL) \
              ON CONFLICT (key_id, version) DO UPDATE SET settle_before = EXCLUDED.settle_before, settle_lsn = EXCLUDED.settle_lsn, \
                  settle_transactions = EXCLUDED.settle_transactions, settle_prepared = NULL, retry_at = NULL",
+            due_like_it(),
             running = crate::server::txn::RUNNING_TRANSACTIONS
         ),
-        &[key_id, version, place.into_iter().flatten().next().into()],
+        &[
+            key_id,
+            version,
+            KeyState::DestructionScheduled.name().into(),
+            clock::boottime_us().into(),
+            place.into_iter().flatten().next().into(),
+        ],
     )?;
     Ok(())
 }
 
-/// Those are over, but some may have been prepared meanwhile, and so write later still.
+/// Those are over, but some may have been prepared meanwhile, and so write later still. The same for all versions of
+/// the key that wait for the same.
 fn wait_for_prepared(id: VersionId) -> Result<()> {
     spi::execute(
         &format!(
-            "UPDATE colcrypt.destruction SET settle_transactions = NULL, settle_prepared = {PREPARED_TRANSACTIONS} \
-             WHERE key_id = $1 AND version = $2"
+            "UPDATE colcrypt.destruction d SET settle_transactions = NULL, settle_prepared = {PREPARED_TRANSACTIONS} \
+             FROM colcrypt.destruction o WHERE o.key_id = $1 AND o.version = $2 AND d.key_id = o.key_id \
+                 AND (d.version = o.version OR d.settle_lsn = o.settle_lsn AND d.settle_transactions = o.settle_transactions)"
         ),
         &arguments(id),
     )?;
@@ -289,27 +410,41 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
     [id.key.bigint().into(), id.version.int().into()]
 }
 
-/// Destroys the version unless rows need it; returns its place in the slab. `None` when it is not due any
-/// more: cancelled, or scheduled anew.
-fn destroy(id: VersionId, rows: &Rows<'_>) -> Result<Option<SlotKey>> {
-    let key = read::key_by_id(id.key)?;
-    let (has_waited, lost) = match rows {
+/// Destroys versions of one key unless rows need one of them; returns their places in the slab. Those that are not due
+/// any more, cancelled or scheduled anew, are left.
+fn destroy(ids: &[VersionId], rows: &Rows<'_>) -> Result<Vec<SlotKey>> {
+    let key = read::key_by_id(ids[0].key)?;
+    let lost = match rows {
         Rows::Counted(counted, since) => {
-            let came = recheck::came_since(&key, id.version.int(), counted, *since)?;
-            refuse_holders(&key, id, &came)?;
-            let waited = "EXISTS (SELECT FROM colcrypt.destruction d \
-                 WHERE d.key_id = $1 AND d.version = $2 AND d.settle_before IS NOT NULL)";
-            (waited, None)
+            let came = recheck::came_since(&key, &numbers(ids), counted, *since)?;
+            refuse_holders(&key, ids[0], &came)?;
+            None
         }
-        Rows::Lost(losses) => ("$2 > 0", Some(losses)),
+        Rows::Lost(losses) => Some(losses.as_str()),
+    };
+    let mut slots = Vec::with_capacity(ids.len());
+    for id in ids {
+        slots.extend(destroy_one(&key, *id, lost)?);
+    }
+    Ok(slots)
+}
+
+/// What was counted for it stands. `lost`: what is lost with it, as was ordered.
+fn destroy_one(key: &Key, id: VersionId, lost: Option<&str>) -> Result<Option<SlotKey>> {
+    let has_waited = match lost {
+        None => {
+            "EXISTS (SELECT FROM colcrypt.destruction d \
+             WHERE d.key_id = $1 AND d.version = $2 AND d.settle_before IS NOT NULL)"
+        }
+        Some(_) => "$2 > 0",
     };
     let still_due = spi::query(
         &format!("SELECT 1 FROM colcrypt.key WHERE key_id = $1 AND {has_waited} FOR NO KEY UPDATE"),
         &arguments(id),
         |row| row.get::<i32>(1),
     )?;
-    let row = read::key_version(&key, id.version)?;
-    if still_due.is_empty() || !is_due(&key, &row, lost.is_some())? {
+    let row = read::key_version(key, id.version)?;
+    if still_due.is_empty() || !is_due(key, &row, lost.is_some())? {
         return Ok(None);
     }
     // Who ordered it and why stays on the record.
@@ -336,7 +471,7 @@ fn destroy(id: VersionId, rows: &Rows<'_>) -> Result<Option<SlotKey>> {
         key.name
     );
     Act::new(Verb::Destroy.name())
-        .key(&key)
+        .key(key)
         .version(id.version.number())
         .detail(how)
         .record()?;

@@ -203,3 +203,66 @@ fn a_key_of_the_same_name_is_another_one() {
     admin.run(&format!("CREATE DATABASE work TEMPLATE twin OID {number}"));
     server.app().fails("42501", &read);
 }
+
+/// Months and days of a cryptoperiod are as long in every session, whatever time zone anybody sets.
+#[test]
+fn a_cryptoperiod_ends_when_it_ends_in_every_time_zone() {
+    let (server, mut client, value) = Server::new();
+    let read = decrypts(&value);
+    client.run(
+        "SELECT colcrypt.rotate_key('k'); SELECT colcrypt.set_cryptoperiods('k', NULL, '1 month')",
+    );
+    for (ended, works) in [
+        ("interval '1 month' - interval '1 hour'", true),
+        ("interval '1 month' + interval '1 hour'", false),
+    ] {
+        client.run(&format!(
+            "SET TimeZone = 'UTC'; UPDATE colcrypt.key_version SET deactivated_at = now() - ({ended}) WHERE version = 1"
+        ));
+        for zone in [
+            "UTC",
+            "A-167B167,J40,J300",
+            "A167B-167,J40,J300",
+            "A-167B167,J300,J40",
+            "A167",
+        ] {
+            // Each begins a generation, so that each reads the tables and tells.
+            client.run("UPDATE colcrypt.key SET name = name WHERE false");
+            for _ in 0..2 {
+                let mut app = server.app();
+                app.run(&format!("SET TimeZone = '{zone}'"));
+                match works {
+                    true => assert_eq!(app.one(&read), "secret", "{zone}"),
+                    false => drop(app.fails("KC040", &read)),
+                }
+            }
+        }
+    }
+}
+
+/// What a statement changed before it failed was nobody's knowledge.
+#[test]
+fn what_a_statement_takes_back_is_told_to_nobody() {
+    let (server, mut client, value) = Server::new();
+    let read = decrypts(&value);
+    client.run("SELECT colcrypt.revoke_key('k', 'app', '{decrypt}')");
+    server.app().fails("42501", &read);
+    // A superuser's own doing: his function looks at what he has changed, and fails.
+    client.run(&format!(
+        "CREATE FUNCTION public.looks(n int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+             IF n > 1 THEN
+                 SET LOCAL ROLE app; PERFORM 1; PERFORM colcrypt.decrypt_col('{value}'::colcrypt.ciphertext);
+                 RAISE 'never mind';
+             END IF; RETURN true; END $$;
+         CREATE ROLE other; INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage)
+             SELECT key_id, 'other'::regrole, false, false, false FROM colcrypt.key WHERE name = 'k';
+         CREATE SEQUENCE public.rows; GRANT USAGE ON SEQUENCE public.rows TO app"
+    ));
+    client.fails(
+        "P0001",
+        "UPDATE colcrypt.key_grant SET can_decrypt = public.looks(nextval('public.rows')::int) WHERE grantee IN ('app'::regrole, 'other'::regrole)",
+    );
+    for _ in 0..3 {
+        server.app().fails("42501", &read);
+    }
+}

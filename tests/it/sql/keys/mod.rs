@@ -17,6 +17,7 @@ mod lifecycle_destruction;
 mod lifecycle_effect;
 mod limits;
 mod managing;
+mod many_versions;
 mod schedule;
 mod shredding;
 mod two_roots;
