@@ -25,7 +25,7 @@ use crate::catalog::epoch;
 use crate::catalog::read::{Grant, Key, KeyVersionRow};
 use crate::server::shmem::{self, Region};
 use crate::server::xact::End;
-use crate::server::{lwlock, process};
+use crate::server::{lwlock, process, txn};
 use crate::settings;
 
 const REGION: &std::ffi::CStr = c"colcrypt known keys";
@@ -201,15 +201,7 @@ fn is_settled(shared: &Shared) -> bool {
             if unsafe { pg_sys::IsInParallelMode() || !pg_sys::ActiveSnapshotSet() } {
                 return false;
             }
-            // SAFETY: in a transaction; a snapshot tells the oldest transaction of any database that is not over, those
-            // that are prepared included.
-            let is_over = unsafe {
-                let oldest = (*pg_sys::GetLatestSnapshot()).xmin;
-                !pg_sys::TransactionIdPrecedes(
-                    oldest,
-                    pg_sys::TransactionId::from(waits_for as u32),
-                )
-            };
+            let is_over = txn::are_older_over(waits_for as u32);
             // Not where another one was prepared in between.
             is_over
                 && shared

@@ -62,6 +62,16 @@ pub fn next_transaction() -> u32 {
     unsafe { pg_sys::ReadNextTransactionId() }.into_inner()
 }
 
+/// Whether each transaction of any database is over that is older than this one. A snapshot that is taken from then on
+/// reaches back no further, whatever database it is of. In a transaction that has one.
+pub fn are_older_over(next: u32) -> bool {
+    // SAFETY: in a transaction; the snapshot is the server's until the next one is asked for.
+    unsafe {
+        let oldest = (*pg_sys::GetLatestSnapshot()).xmin;
+        !pg_sys::TransactionIdPrecedes(oldest, pg_sys::TransactionId::from(next))
+    }
+}
+
 /// With a snapshot.
 const SNAPSHOT: bool = true;
 

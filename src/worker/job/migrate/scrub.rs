@@ -1,6 +1,9 @@
 //! After the swap: DROP COLUMN leaves the old values in the rows, and an UPDATE leaves the old rows, so every row is
 //! written anew and the dead ones are vacuumed away.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use colcrypt_domain::backoff;
 use colcrypt_domain::migration::statements;
 use colcrypt_domain::phase::Phase;
@@ -13,7 +16,7 @@ use crate::server::limit;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, SEEING_TRANSACTIONS, attempt};
+use crate::server::txn::{Next, SEEING_TRANSACTIONS, are_older_over, attempt, next_transaction};
 use crate::worker::job::migrate::blocks::{
     again_from_the_start, among, as_owner, locked, through_blocks,
 };
@@ -93,20 +96,58 @@ fn end(job: &Job) -> Result<Next> {
         )?;
         return Ok(Next::Again);
     }
-    job.record(&format!(
+    WAITS.with_borrow_mut(|waits| waits.remove(&job.id));
+    list_those_who_see(job)?;
+    Ok(Next::Again)
+}
+
+/// How far the wait for those is who may see the old rows.
+enum Wait {
+    /// Each transaction of any database that is older than this one has to be over: until then a new snapshot reaches
+    /// back to it, and a vacuum leaves what it may see.
+    ForAny(u32),
+    /// They are, and whoever had a snapshot then is listed.
+    Listed,
+}
+
+thread_local! {
+    /// By job. Another worker begins anew.
+    static WAITS: RefCell<HashMap<i64, Wait>> = RefCell::default();
+}
+
+fn list_those_who_see(job: &Job) -> Result<()> {
+    job.record(
+        &format!(
             "phase = 'waiting for old transactions', tries = 0, retry_at = NULL, \
              settle_before = clock_timestamp(), settle_transactions = {SEEING_TRANSACTIONS}, settle_prepared = NULL"
         ),
         [],
-    )?;
-    Ok(Next::Again)
+    )
 }
 
 /// A vacuum takes only what no transaction can see any more.
 pub fn wait_for_old(job: &Job) -> Result<Next> {
+    let before = WAITS.with_borrow_mut(|waits| {
+        let wait = waits
+            .entry(job.id)
+            .or_insert_with(|| Wait::ForAny(next_transaction()));
+        match wait {
+            Wait::ForAny(next) => Some(*next),
+            Wait::Listed => None,
+        }
+    });
+    if let Some(before) = before {
+        if !are_older_over(before) {
+            return Ok(Next::Soon);
+        }
+        list_those_who_see(job)?;
+        WAITS.with_borrow_mut(|waits| waits.insert(job.id, Wait::Listed));
+        return Ok(Next::Again);
+    }
     if !has_settled(job)? {
         return Ok(Next::Soon);
     }
+    WAITS.with_borrow_mut(|waits| waits.remove(&job.id));
     job.record("phase = 'vacuuming', tries = 0, retry_at = NULL", [])?;
     Ok(Next::Again)
 }

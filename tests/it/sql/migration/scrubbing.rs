@@ -126,6 +126,46 @@ fn a_partition_detached_after_the_swap_is_scrubbed_too() {
     );
 }
 
+/// A transaction of another database holds back what a new snapshot of this one lets a vacuum take: the old rows are
+/// not said to be gone before they are.
+#[test]
+fn a_transaction_of_another_database_is_waited_for() {
+    let mut db = partitioned();
+    let mut elsewhere = cluster().client();
+    elsewhere.run("BEGIN; SELECT pg_current_xact_id()");
+    db.client
+        .run("SELECT encrypt_column('t', 'v', 'k', 'public.slow(id)', access_view => false)");
+    wait_for("the wait", LONG, || {
+        db.client
+            .yes("SELECT phase = 'waiting for old transactions' FROM job_progress")
+    });
+    // It sees what the oldest transaction of any database saw.
+    let mut reader = db.connect();
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    reader.one("SELECT count(*) FROM t");
+    elsewhere.run("COMMIT");
+    wait_for("the reader to be waited for", LONG, || {
+        db.client.yes(
+            "SELECT EXISTS (SELECT FROM colcrypt.job j JOIN pg_locks l ON l.virtualtransaction = ANY (j.settle_transactions) \
+             AND l.locktype = 'virtualxid')",
+        )
+    });
+    assert!(
+        db.client
+            .yes("SELECT phase = 'waiting for old transactions' FROM job_progress")
+    );
+    reader.run("COMMIT");
+    wait_for_jobs(&mut db.client);
+    assert_eq!(state(&mut db.client), "done");
+    for table in ["p0", "p1"] {
+        assert_eq!(
+            in_use(cluster(), &mut db.client, table, "marker-"),
+            0,
+            "{table}"
+        );
+    }
+}
+
 /// Its column was never swapped: it is told.
 #[test]
 fn a_partition_detached_before_the_swap_is_told() {
