@@ -75,8 +75,9 @@ pub fn results(client: &mut Client, cluster: &Cluster, rounds: usize) -> Vec<(St
     results
 }
 
-const ENCRYPT: &str = "colcrypt.encrypt_col(v, 'gcm')";
-const DECRYPT: &str = "colcrypt.decrypt_col(c)";
+const ENCRYPT: &str =
+    "colcrypt.encrypt_col(v, 'gcm', colcrypt.place_context('public.bench.v', id))";
+const DECRYPT: &str = "colcrypt.decrypt_col(c, colcrypt.place_context('public.bench.v', id))";
 
 fn hot(client: &mut Client, rounds: usize, call: &str) -> f64 {
     let rows = count(client, "SELECT count(*) FROM text_16b");
