@@ -63,45 +63,32 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
         Some(expression) => format!("({expression})::pg_catalog.bytea"),
         None => "NULL::pg_catalog.bytea".into(),
     };
-    let (mut tried, mut closed, mut why) = (0, 0, None);
-    for leaf in leaves(&rows) {
-        let places: Vec<&str> = rows
-            .iter()
-            .filter(|(of, _)| *of == leaf)
-            .map(|(_, place)| place.as_str())
-            .collect();
-        let Some(found) = undone(|| read(table, leaf, attribute, &context, &places)) else {
-            continue;
-        };
-        for at in 0..found.len() {
-            let Some(value) = found.value(at, 1) else {
-                continue;
-            };
-            // SAFETY: a ciphertext, as was asked of the result's description, and a bytea.
-            let (stored, bound) = unsafe {
-                (
-                    Varlena::from_datum(value),
-                    found.value(at, 2).map(|bound| Varlena::from_datum(bound)),
-                )
-            };
-            let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
-            match opens::closed(stored.bytes(), key.id, bound, |_| false) {
-                Ok(None) => {}
-                Ok(Some(found)) => {
-                    closed += 1;
-                    why.get_or_insert(found.reason);
-                }
-                Err(error) => {
-                    report::notice(format!(
-                        "whether values of column {} open was not looked at: {}",
-                        quote_identifier(attribute),
-                        report::one_line(&error)
-                    ));
-                    return Ok(());
-                }
+    let (mut tried, mut closed, mut why, mut failed) = (0, 0, None, None);
+    each_beside(table, attribute, &context, &rows, |stored, bound| {
+        // SAFETY: a ciphertext, as was asked of the result's description.
+        let stored = unsafe { Varlena::from_datum(stored) };
+        let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
+        match opens::closed(stored.bytes(), key.id, bound, |_| false) {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                closed += 1;
+                why.get_or_insert(found.reason);
             }
-            tried += 1;
+            Err(error) => {
+                failed = Some(error);
+                return Ok(false);
+            }
         }
+        tried += 1;
+        Ok(true)
+    })?;
+    if let Some(error) = failed {
+        report::notice(format!(
+            "whether values of column {} open was not looked at: {}",
+            quote_identifier(attribute),
+            report::one_line(&error)
+        ));
+        return Ok(());
     }
     if closed > 0 {
         report::warning(
@@ -126,46 +113,27 @@ pub fn look_by_row(table: &Named, attribute: &str, expression: &str) -> Result<(
     let name = format!("({expression})::pg_catalog.text");
     let (mut all, mut others, mut example) = (0, 0, None);
     let rows = spread(&sample.rows, COMPARED);
-    for leaf in leaves(&rows) {
-        let places: Vec<&str> = rows
-            .iter()
-            .filter(|(of, _)| *of == leaf)
-            .map(|(_, place)| place.as_str())
-            .collect();
-        let Some(found) = undone(|| read(table, leaf, attribute, &name, &places)) else {
-            continue;
-        };
-        for at in 0..found.len() {
-            let Some(value) = found.value(at, 1) else {
-                continue;
+    each_beside(table, attribute, &name, &rows, |value, wanted| {
+        // SAFETY: a ciphertext, as was asked of the result's description.
+        let (of, _) = unsafe { scan::version_of(value)? };
+        let of = read::key_name(of);
+        let wanted = wanted.map(|name| String::from_utf8_lossy(name.bytes()).into_owned());
+        all += 1;
+        if of != wanted || of.is_none() {
+            others += 1;
+            let shown = |name: Option<String>, none: &str| {
+                name.map_or_else(|| none.to_owned(), |name| format!("\"{name}\""))
             };
-            // SAFETY: a ciphertext, as was asked of the result's description, and a text.
-            let (of, wanted) = unsafe {
-                (
-                    scan::version_of(value)?.0,
-                    found.value(at, 2).map(|name| Varlena::from_datum(name)),
+            example.get_or_insert_with(|| {
+                format!(
+                    "one is under {}, and its row's key is {}",
+                    shown(of, "an unknown key"),
+                    shown(wanted, "NULL")
                 )
-            };
-            let (of, wanted) = (
-                read::key_name(of),
-                wanted.map(|name| String::from_utf8_lossy(name.bytes()).into_owned()),
-            );
-            all += 1;
-            if of != wanted || of.is_none() {
-                others += 1;
-                let shown = |name: Option<String>, none: &str| {
-                    name.map_or_else(|| none.to_owned(), |name| format!("\"{name}\""))
-                };
-                example.get_or_insert_with(|| {
-                    format!(
-                        "one is under {}, and its row's key is {}",
-                        shown(of, "an unknown key"),
-                        shown(wanted, "NULL")
-                    )
-                });
-            }
+            });
         }
-    }
+        Ok(true)
+    })?;
     if others > 0 {
         report::warning(
             format!(
@@ -253,8 +221,37 @@ fn leaves(rows: &[(pg_sys::Oid, String)]) -> Vec<pg_sys::Oid> {
     leaves
 }
 
+/// Visits these values, each with what an expression gives for its row, a text or a bytea, for as long as `visit` asks
+/// for more. Those of a table that cannot be read are passed over.
+fn each_beside(
+    table: &Named,
+    attribute: &str,
+    beside: &str,
+    rows: &[(pg_sys::Oid, String)],
+    mut visit: impl FnMut(pg_sys::Datum, Option<Varlena>) -> Result<bool>,
+) -> Result<()> {
+    for leaf in leaves(rows) {
+        let of_leaf = rows.iter().filter(|(of, _)| *of == leaf);
+        let places: Vec<&str> = of_leaf.map(|(_, place)| place.as_str()).collect();
+        let Some(found) = undone(|| values(table, leaf, attribute, beside, &places)) else {
+            continue;
+        };
+        for at in 0..found.len() {
+            let Some(value) = found.value(at, 1) else {
+                continue;
+            };
+            // SAFETY: both types are of variable length.
+            let beside = unsafe { found.value(at, 2).map(|it| Varlena::from_datum(it)) };
+            if !visit(value, beside)? {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Values, each with what an expression gives for its row.
-fn read(
+fn values(
     table: &Named,
     leaf: pg_sys::Oid,
     attribute: &str,
