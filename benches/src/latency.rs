@@ -16,7 +16,7 @@ use crate::count;
 use crate::pgbench::{ACCOUNTS, run, script};
 use crate::stalls::{Stalls, meets};
 
-/// Rows of the table that is moved meanwhile: more than a job moves in all the runs.
+/// Rows of the table that is moved meanwhile: many times what a job moves in one run.
 const MOVING: i64 = 3_000_000;
 /// Transactions a second: a server with something to do and room for more.
 const RATE: &str = "1000";
@@ -24,6 +24,8 @@ const RATE: &str = "1000";
 const SLICE: Duration = Duration::from_micros(200);
 /// More than a batch takes, and the worker to hear of a change.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// More than a job takes for the whole table.
+const WHOLE: Duration = Duration::from_secs(600);
 
 /// What is measured of one script, in each run.
 #[derive(Default)]
@@ -69,6 +71,7 @@ pub fn beside_a_job(
         let mut samples = Samples::default();
         for run in 0..=runs {
             eprintln!("pgbench beside a job, run {run} of {runs}");
+            keep_moving(client);
             pause(client);
             let alone = p99(&script);
             let spun = beside_a_spinner(share, || p99(&script));
@@ -154,6 +157,20 @@ fn brakes_at_their_defaults(client: &mut Client) -> f64 {
     });
     execute(client, "SELECT pg_reload_conf()");
     share.parse::<f64>().expect("percent") / 100.0
+}
+
+/// Another job, where this one has less before it than it may need.
+fn keep_moving(client: &mut Client) {
+    if rows_done(client) < MOVING / 2 {
+        return;
+    }
+    wait_for("the job's end", WHOLE, || {
+        count(
+            client,
+            "SELECT count(*) FROM colcrypt.job_progress WHERE finished_at IS NULL",
+        ) == 0
+    });
+    execute(client, "SELECT colcrypt.rotate_key('beside')");
 }
 
 /// Until the worker is at rest.

@@ -20,6 +20,7 @@ pub mod enclosure;
 pub mod encoding;
 pub mod failed;
 pub mod hidden;
+pub mod horizon;
 pub mod key_clock;
 pub mod limit;
 pub mod lwlock;

@@ -12,11 +12,12 @@ use pgrx::{Spi, pg_sys};
 use crate::columns::migration::Migration;
 use crate::error::Result;
 use crate::jobs::job::Job;
+use crate::server::horizon::{self, Horizon};
 use crate::server::limit;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, SEEING_TRANSACTIONS, are_older_over, attempt, next_transaction};
+use crate::server::txn::{Next, SEEING_TRANSACTIONS, attempt, next_transaction};
 use crate::worker::job::migrate::blocks::{
     again_from_the_start, among, as_owner, locked, through_blocks,
 };
@@ -96,59 +97,39 @@ fn end(job: &Job) -> Result<Next> {
         )?;
         return Ok(Next::Again);
     }
-    WAITS.with_borrow_mut(|waits| waits.remove(&job.id));
-    list_those_who_see(job)?;
-    Ok(Next::Again)
-}
-
-/// How far the wait for those is who may see the old rows.
-enum Wait {
-    /// Each transaction of any database that is older than this one has to be over: until then a new snapshot reaches
-    /// back to it, and a vacuum leaves what it may see.
-    ForAny(u32),
-    /// They are, and whoever had a snapshot then is listed.
-    Listed,
-}
-
-thread_local! {
-    /// By job. Another worker begins anew.
-    static WAITS: RefCell<HashMap<i64, Wait>> = RefCell::default();
-}
-
-fn list_those_who_see(job: &Job) -> Result<()> {
+    NEXT.with_borrow_mut(|next| next.insert(job.id, next_transaction()));
     job.record(
         &format!(
             "phase = 'waiting for old transactions', tries = 0, retry_at = NULL, \
              settle_before = clock_timestamp(), settle_transactions = {SEEING_TRANSACTIONS}, settle_prepared = NULL"
         ),
         [],
-    )
+    )?;
+    Ok(Next::Again)
 }
 
-/// A vacuum takes only what no transaction can see any more.
+thread_local! {
+    /// By job, the transaction that came next when its rows had been written anew. Another worker takes a later one.
+    static NEXT: RefCell<HashMap<i64, u32>> = RefCell::default();
+}
+
+/// A vacuum takes only what no transaction can see any more: those that ran are over, and nobody reaches back to one.
 pub fn wait_for_old(job: &Job) -> Result<Next> {
-    let before = WAITS.with_borrow_mut(|waits| {
-        let wait = waits
-            .entry(job.id)
-            .or_insert_with(|| Wait::ForAny(next_transaction()));
-        match wait {
-            Wait::ForAny(next) => Some(*next),
-            Wait::Listed => None,
-        }
-    });
-    if let Some(before) = before {
-        if !are_older_over(before) {
-            return Ok(Next::Soon);
-        }
-        list_those_who_see(job)?;
-        WAITS.with_borrow_mut(|waits| waits.insert(job.id, Wait::Listed));
-        return Ok(Next::Again);
-    }
     if !has_settled(job)? {
         return Ok(Next::Soon);
     }
-    WAITS.with_borrow_mut(|waits| waits.remove(&job.id));
-    job.record("phase = 'vacuuming', tries = 0, retry_at = NULL", [])?;
+    let next = NEXT.with_borrow_mut(|next| *next.entry(job.id).or_insert_with(next_transaction));
+    if let Horizon::HeldBack(by) = horizon::look(next)? {
+        if job.held_by.as_ref() != Some(&by) {
+            job.record("held_by = $2", [by.into()])?;
+        }
+        return Ok(Next::Soon);
+    }
+    NEXT.with_borrow_mut(|next| next.remove(&job.id));
+    job.record(
+        "phase = 'vacuuming', tries = 0, retry_at = NULL, held_by = NULL",
+        [],
+    )?;
     Ok(Next::Again)
 }
 

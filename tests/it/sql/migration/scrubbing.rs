@@ -1,10 +1,10 @@
 //! After the swap: no row version in use holds the plaintext any more, wherever the rows lie by then.
 
 use colcrypt_tests::of_columns::{in_use, state};
-use colcrypt_tests::wait_for;
+use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, cluster, db, wait_for_jobs};
+use crate::common::{Db, LONG, Sql, cluster, db, make_key, settings, wait_for_jobs};
 
 /// Holds the job back before it can end: it waits for this transaction, which has no lock and no snapshot.
 fn hold(db: &Db) -> Client {
@@ -146,8 +146,7 @@ fn a_transaction_of_another_database_is_waited_for() {
     elsewhere.run("COMMIT");
     wait_for("the reader to be waited for", LONG, || {
         db.client.yes(
-            "SELECT EXISTS (SELECT FROM colcrypt.job j JOIN pg_locks l ON l.virtualtransaction = ANY (j.settle_transactions) \
-             AND l.locktype = 'virtualxid')",
+            "SELECT coalesce(held_by LIKE 'vacuum: the transaction of the client backend % may see the old rows still', false) FROM job_progress",
         )
     });
     assert!(
@@ -164,6 +163,56 @@ fn a_transaction_of_another_database_is_waited_for() {
             "{table}"
         );
     }
+}
+
+/// A slot of logical decoding keeps old rows of the catalogs, which hold samples of the plaintext, and a standby that
+/// sends feedback those of the table: the job says whom it waits for.
+#[test]
+fn replication_slots_and_standbys_are_waited_for() {
+    let cluster = settings(Cluster::builder())
+        .conf("wal_level = logical")
+        .conf("hot_standby_feedback = on")
+        .conf("wal_receiver_status_interval = '1s'")
+        .start();
+    let mut client = cluster.create_database("held");
+    make_key(&cluster, &mut client);
+    client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v text, w text);
+         INSERT INTO t SELECT g, 'marker-' || g % 20, 'second-' || g % 20 FROM generate_series(1, 1200) g;
+         ANALYZE t;
+         SELECT pg_create_logical_replication_slot('feed', 'pgoutput')",
+    );
+    let held_by = |client: &mut Client, who: &str| {
+        wait_for(who, LONG, || {
+            client.yes(&format!(
+                "SELECT coalesce(bool_or(held_by = 'vacuum: {who} may see the old rows still'), false) FROM colcrypt.job_progress"
+            ))
+        });
+    };
+    client.run("SELECT colcrypt.encrypt_column('t', 'v', 'k', access_view => false)");
+    held_by(&mut client, "the replication slot feed");
+    client.run("SELECT pg_drop_replication_slot('feed')");
+    wait_for_jobs(&mut client);
+    assert_eq!(state(&mut client), "done");
+    assert_eq!(in_use(&cluster, &mut client, "pg_statistic", "marker-"), 0);
+
+    let standby = cluster.standby();
+    let mut reader = standby.client_db("held");
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    reader.one("SELECT count(*) FROM t");
+    wait_for("the feedback", LONG, || {
+        client.yes("SELECT coalesce(bool_or(backend_xmin IS NOT NULL), false) FROM pg_stat_replication")
+    });
+    client.run("SELECT colcrypt.encrypt_column('t', 'w', 'k', access_view => false)");
+    held_by(
+        &mut client,
+        "the standby walreceiver, which has hot_standby_feedback,",
+    );
+    assert_eq!(reader.one("SELECT count(w) FROM t WHERE w LIKE 'second-%'"), "1200");
+    reader.run("COMMIT");
+    wait_for_jobs(&mut client);
+    assert_eq!(state(&mut client), "done");
+    assert_eq!(in_use(&cluster, &mut client, "t", "second-"), 0);
 }
 
 /// Its column was never swapped: it is told.
