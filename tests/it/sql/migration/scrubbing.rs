@@ -179,9 +179,9 @@ fn replication_slots_and_standbys_are_waited_for() {
     client.run(
         "CREATE TABLE t (id int PRIMARY KEY, v text, w text);
          INSERT INTO t SELECT g, 'marker-' || g % 20, 'second-' || g % 20 FROM generate_series(1, 1200) g;
-         ANALYZE t;
-         SELECT pg_create_logical_replication_slot('feed', 'pgoutput')",
+         ANALYZE t",
     );
+    client.run("SELECT pg_create_logical_replication_slot('feed', 'pgoutput')");
     let held_by = |client: &mut Client, who: &str| {
         wait_for(who, LONG, || {
             client.yes(&format!(
