@@ -451,6 +451,60 @@ fn an_enforced_column_takes_values_of_the_rows_key_alone() {
     assert_eq!(keys(client), "1 3: tenant-3, 3 : , 9 2: tenant-2");
 }
 
+/// What names the rows' keys goes no sooner than what they are bound to.
+#[test]
+fn a_column_that_an_expression_reads_is_not_dropped() {
+    let mut db = tenants(2);
+    let client = &mut db.client;
+    client.run(
+        "CREATE TYPE mood AS ENUM ('good');
+         ALTER TABLE profile ADD note text, ADD m mood; INSERT INTO profile_access VALUES (1, 1, 'a'); DROP VIEW profile_access",
+    );
+    let refused = client.fails("42809", "ALTER TABLE profile DROP tenant_id");
+    assert_eq!(
+        refused.message,
+        "column tenant_id cannot be dropped: it names the keys of rows in column public.profile.email"
+    );
+    assert!(refused.hint.contains("register_column"), "{}", refused.hint);
+    client
+        .fails("42809", "ALTER TABLE profile DROP id CASCADE")
+        .says("column id cannot be dropped: values of column public.profile.email are bound to it");
+    client.run("ALTER TABLE profile DROP note; DROP TYPE mood CASCADE");
+    // An expression that does without it, and none at all.
+    client.run(
+        "ALTER TABLE profile ADD tenant text;
+         SELECT register_column('profile', 'email', key_expression => 'tenant', keyring => 'tenants');
+         ALTER TABLE profile DROP tenant_id",
+    );
+    client.fails("42809", "ALTER TABLE profile DROP tenant");
+    client.fails("42809", "BEGIN; ALTER TABLE profile DROP tenant; COMMIT");
+    client.run("ROLLBACK; ALTER TABLE profile DROP tenant, DROP email");
+    client.run("CREATE TABLE s (id int PRIMARY KEY, \"T\" text, v ciphertext); SELECT register_column('s', 'v', key_expression => '\"T\"', keyring => 'tenants')");
+    client.fails("42809", "ALTER TABLE s DROP \"T\"");
+    client.run("SELECT unregister_column('s', 'v'); ALTER TABLE s DROP \"T\"; DROP TABLE s");
+}
+
+#[test]
+fn another_type_of_what_names_the_keys_is_told() {
+    let mut db = tenants(2);
+    db.client.run(
+        "INSERT INTO profile_access VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 2, 'c'); DROP VIEW profile_access",
+    );
+    let mut told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE profile {alter}"));
+    assert_eq!(told("ALTER tenant_id TYPE bigint"), "");
+    for (alter, count) in [
+        ("ALTER tenant_id TYPE numeric(5, 1)", 3),
+        ("ALTER tenant_id TYPE int USING tenant_id", 0),
+        ("ALTER tenant_id TYPE int USING 2", 1),
+    ] {
+        let said = told(alter);
+        let expected = format!(
+            "{count} of 3 values of column email that were looked at are under other keys than their rows'"
+        );
+        assert_eq!(said.contains(&expected), count > 0, "{alter}: {said}");
+    }
+}
+
 #[test]
 fn an_expression_follows_names_and_a_dump() {
     let mut db = tenants(2);
