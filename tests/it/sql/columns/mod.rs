@@ -21,6 +21,7 @@ mod renamed;
 mod row_of_error;
 mod shapes;
 mod tenants;
+mod tenants_jobs;
 mod try_decrypt;
 mod types;
 mod values;
