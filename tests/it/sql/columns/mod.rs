@@ -16,6 +16,7 @@ mod drivers;
 mod enforced;
 mod jsonb;
 mod orm;
+mod own_words;
 mod registering;
 mod renamed;
 mod row_of_error;
