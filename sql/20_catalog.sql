@@ -240,7 +240,7 @@ CREATE TABLE colcrypt.job (
     job_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation regclass NOT NULL,
     attribute name NOT NULL,
-    key_id bigint NOT NULL,
+    key_id bigint,
     target_version int NOT NULL,
     -- Other keys whose values are moved to this one, whatever their version: see move_column.
     from_keys bigint[] NOT NULL DEFAULT '{}',
@@ -288,12 +288,16 @@ CREATE TABLE colcrypt.job (
     deaths int NOT NULL DEFAULT 0,
     -- Whether values are only opened: see verify_column.
     verifies boolean NOT NULL DEFAULT false,
-    -- Whether it is about one key of a column whose rows have keys of their own: then there may be one for each.
-    by_row boolean NOT NULL DEFAULT false
+    -- Whether it is about a column whose rows have keys of their own: about one key, and then there may be one job for
+    -- each, or about all of this keyring.
+    by_row boolean NOT NULL DEFAULT false,
+    keyring_id uuid,
+    CONSTRAINT job_key CHECK (num_nonnulls(key_id, keyring_id) = 1)
 );
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row;
 CREATE UNIQUE INDEX job_open_by_row ON colcrypt.job (relation, attribute, key_id) WHERE finished_at IS NULL AND by_row;
 CREATE UNIQUE INDEX job_verifying ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND verifies;
+CREATE UNIQUE INDEX job_rebinding ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND rebinds;
 COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts anew';
 
 -- Not dumped: a count is of this database.

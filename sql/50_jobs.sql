@@ -47,7 +47,7 @@ COMMENT ON FUNCTION colcrypt.rebind_column(regclass, name, text, text, boolean, 
 CREATE FUNCTION colcrypt.verify_column(relation regclass, attribute name) RETURNS bigint
     AS 'MODULE_PATHNAME', 'colcrypt_verify_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.verify_column(regclass, name) IS
-    'queues a job that opens every value of a registered column, in batches with rests, and writes nothing; rows whose value does not open, or is under another key than the column''s, are listed in job_error with place, key, version and reason; returns the job';
+    'queues a job that opens every value of a registered column, in batches with rests, and writes nothing; rows whose value does not open, or is under another key than the column''s or its row''s own, are listed in job_error with place, key, version and reason; returns the job';
 
 CREATE FUNCTION colcrypt.pause_job(job bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_pause_job' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -86,7 +86,7 @@ CREATE VIEW colcrypt.job_progress AS
     SELECT j.job_id,
            j.relation,
            coalesce(m.attribute, j.attribute) AS attribute,
-           coalesce(k.name, '(dropped)') AS key,
+           CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
            j.target_version,
            j.phase,
            CASE WHEN j.finished_at IS NULL THEN CASE WHEN j.paused THEN 'paused' ELSE j.held_by END END AS held_by,
@@ -106,7 +106,7 @@ CREATE VIEW colcrypt.job_progress AS
            coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
 COMMENT ON VIEW colcrypt.job_progress IS
-    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass';
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass; key is null where all keys by row are concerned';
 GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
 
 CREATE VIEW colcrypt.key_version_census AS

@@ -1018,3 +1018,35 @@ CREATE OR REPLACE VIEW colcrypt.escrow_status AS
                         FROM colcrypt.custodian_status s WHERE s.escrow = p.name) h;
 COMMENT ON VIEW colcrypt.escrow_status IS
     'escrows: keyrings sealed to each and those that are not, holders whose check is overdue, the last drill that succeeded and when the next is due; or since when it is retired, and by whom';
+
+-- Jobs on all keys of a column whose rows have keys of their own.
+ALTER TABLE colcrypt.job ALTER COLUMN key_id DROP NOT NULL, ADD COLUMN keyring_id uuid,
+    ADD CONSTRAINT job_key CHECK (num_nonnulls(key_id, keyring_id) = 1);
+CREATE UNIQUE INDEX job_rebinding ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND rebinds;
+CREATE OR REPLACE VIEW colcrypt.job_progress AS
+    SELECT j.job_id,
+           j.relation,
+           coalesce(m.attribute, j.attribute) AS attribute,
+           CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
+           j.target_version,
+           j.phase,
+           CASE WHEN j.finished_at IS NULL THEN CASE WHEN j.paused THEN 'paused' ELSE j.held_by END END AS held_by,
+           j.rows_done,
+           j.rows_failed,
+           j.rows_estimate,
+           j.blocks_done,
+           j.blocks_total,
+           j.rows_done / nullif(extract(epoch FROM j.worked)::float8, 0) AS rows_per_second,
+           j.wal_bytes,
+           CASE WHEN j.phase = 'moving' AND j.passes = 1 AND j.blocks_done > 0
+                THEN j.worked * ((j.blocks_total - j.blocks_done)::float8 / j.blocks_done) END AS time_left,
+           j.last_error,
+           j.created_at,
+           j.started_at,
+           j.finished_at,
+           coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
+COMMENT ON VIEW colcrypt.job_progress IS
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass; key is null where all keys by row are concerned';
+COMMENT ON FUNCTION colcrypt.verify_column(regclass, name) IS
+    'queues a job that opens every value of a registered column, in batches with rests, and writes nothing; rows whose value does not open, or is under another key than the column''s or its row''s own, are listed in job_error with place, key, version and reason; returns the job';

@@ -8,7 +8,7 @@ use colcrypt_domain::renamed::{Follows, Renamed, follow, names};
 use pgrx::pg_sys;
 
 use crate::audit::Act;
-use crate::columns::{place, row_key, view};
+use crate::columns::{place, row_key, sample, view};
 use crate::error::{Error, Result};
 use crate::server::relation::{Lock, Named};
 use crate::server::{reads, relation, report, spi};
@@ -59,6 +59,10 @@ pub enum Change {
         table: pg_sys::Oid,
         column: String,
     },
+    Dropped {
+        table: pg_sys::Oid,
+        column: String,
+    },
 }
 
 /// # Errors
@@ -98,6 +102,7 @@ pub fn change(change: &Change) -> Result<()> {
             name,
         ),
         Change::Computed { table, column } => computed(*table, column),
+        Change::Dropped { table, column } => dropped(*table, column),
     }
 }
 
@@ -288,9 +293,11 @@ fn computed(table: pg_sys::Oid, name: &str) -> Result<()> {
         return Ok(());
     };
     for column in bound(Some(table))? {
-        let is_bound = column.job.is_none()
-            && relation::holds_ciphertext(table, &column.attribute)
-            && reads_of(&held, column.context.as_deref(), number)?;
+        if column.job.is_some() || !relation::holds_ciphertext(table, &column.attribute) {
+            continue;
+        }
+        say_other_keys(&held, &column, name)?;
+        let is_bound = reads_of(&held, column.context.as_deref(), number)?;
         if is_bound {
             report::warning(
                 format!(
@@ -304,6 +311,75 @@ fn computed(table: pg_sys::Oid, name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says how many values are under other keys than their rows' after a change of a column, if that names the keys.
+fn say_other_keys(table: &Named, column: &Bound, name: &str) -> Result<()> {
+    match &column.key_expression {
+        Some(expression) if names(expression, name) => {
+            sample::look_by_row(table, &column.attribute, expression)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A column is gone: refused where a column that stays is registered with an expression that reads it.
+fn dropped(table: pg_sys::Oid, name: &str) -> Result<()> {
+    for column in bound(Some(table))? {
+        // It may have gone with it.
+        if column.job.is_some() || !relation::holds_ciphertext(table, &column.attribute) {
+            continue;
+        }
+        let held = Named::take(table, Lock::Read)?;
+        let of = format!(
+            "{}.{}",
+            held.held.shown(),
+            quote_identifier(&column.attribute)
+        );
+        let refused = |why: String, hint: &str| Error::Column {
+            message: format!("column {} cannot be dropped: {why}", quote_identifier(name)),
+            hint: hint.into(),
+        };
+        if let Some(context) = &column.context
+            && is_lost(&held, &column.attribute, context, name)?
+        {
+            return Err(refused(
+                format!("values of column {of} are bound to it"),
+                "Its values would be unreadable. Bind them to something that stays (colcrypt.rebind_column), or unregister the column (colcrypt.unregister_column), before.",
+            ));
+        }
+        if let Some(expression) = &column.key_expression
+            && is_lost(&held, &column.attribute, expression, name)?
+        {
+            return Err(refused(
+                format!("it names the keys of rows in column {of}"),
+                "Nothing could be written any more. Register the column with another expression or with one key (colcrypt.register_column), or unregister it (colcrypt.unregister_column), before.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an expression read a column that is gone. One that reads the whole row is another one without it.
+fn is_lost(table: &Named, attribute: &str, expression: &str, name: &str) -> Result<bool> {
+    let bare = table.held.bare_name();
+    let itself = Renamed::Column {
+        table: bare,
+        from: name,
+        to: name,
+    };
+    let may_speak_of_it = expression.to_lowercase().contains(&name.to_lowercase())
+        && follow(expression, itself) == Follows::Unsure;
+    let speaks_of_it = names(expression, name) || may_speak_of_it;
+    if !speaks_of_it && !names(expression, bare) {
+        return Ok(false);
+    }
+    Ok(match reads::columns(table, expression)? {
+        None => true,
+        Some(read) => {
+            read.contains(&0) && place::all_canonical(table.held.oid, attribute)?.is_some()
+        }
+    })
 }
 
 /// Whether an expression reads a column.
@@ -421,6 +497,7 @@ fn retyped(
             && names(expression, name)
         {
             row_key::check(&held, expression)?;
+            say_other_keys(&held, &column, name)?;
         }
         let Some(context) = &column.context else {
             continue;

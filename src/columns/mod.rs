@@ -5,6 +5,7 @@ pub mod enforced;
 mod follow;
 pub mod migration;
 pub mod moved;
+mod own_words;
 pub mod place;
 pub mod rebind;
 pub mod registered;

@@ -6,10 +6,10 @@ use colcrypt_domain::binding::{self, Bound, ByValues, Claim, Holder, LOOK, Wante
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 
-use crate::columns::registration;
+use crate::columns::{own_words, registration};
 use crate::error::Result;
 use crate::rows::reach;
-use crate::server::relation::{Held, Lock};
+use crate::server::relation::{Held, Lock, Named};
 use crate::server::{report, scan, spi, types};
 use crate::values::codec::Codec;
 
@@ -77,6 +77,7 @@ pub fn choose(table: pg_sys::Oid, attribute: &str, wanted: Wanted) -> Result<Bou
     match wanted {
         Wanted::Nothing => Ok(Bound::default()),
         Wanted::Expression(context) => {
+            let context = own_words::registered(&Named::take(table, Lock::Read)?, context)?;
             let label = match place::parse(&context) {
                 Some(place) => claimed(place.label, table, attribute)?,
                 None => None,

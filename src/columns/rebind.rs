@@ -3,9 +3,9 @@
 use colcrypt_domain::binding::{self, Bound, Wanted};
 use pgrx::{IntoDatum, pg_sys};
 
-use crate::audit::Act;
-use crate::catalog::read::Key;
+use crate::catalog::uuid::uuid;
 use crate::columns::migration::orders;
+use crate::columns::registration::Under;
 use crate::columns::{place, registered, registration, view};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
@@ -21,9 +21,6 @@ fn either(first: &str, former: Option<&String>) -> String {
     };
     format!("colcrypt.either_context(({first})::pg_catalog.bytea, {former})")
 }
-
-/// What there is to do instead where each row has a key of its own.
-const BY_ROW: &str = "Register the column with the other context: a new column, which is filled through the access view.";
 
 pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
@@ -43,8 +40,11 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
             hint: "Leave the context out: then they are bound to their place.".into(),
         });
     }
-    let key = registration::managed_column(table, &attribute, BY_ROW)?;
+    let under = registration::managed(table, &attribute)?;
     // What somebody put here from another table is bound to this place afterwards.
+    if let Under::Rows(_) = &under {
+        under.refuse_way_out()?;
+    }
     for former in registration::keys_of_values(table, &attribute)? {
         registration::refuse_way_out(&former)?;
     }
@@ -68,10 +68,10 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
         view::make_anew(&held)?;
     }
     let label = place.map(|place| place.label);
-    let job = queue(table, &attribute, &key, fire_triggers, label, accepts)?;
+    let job = queue(table, &attribute, &under, fire_triggers, label, accepts)?;
     wake::wake_at_commit();
-    Act::new("rebind_column")
-        .key(&key)
+    under
+        .act("rebind_column")
         .relation(table)
         .detail(format!("job {job}: {attribute}, to {becomes}{accepted}"))
         .record()?;
@@ -125,22 +125,23 @@ fn register(
 fn queue(
     table: pg_sys::Oid,
     attribute: &str,
-    key: &Key,
+    under: &Under,
     fire_triggers: bool,
     label: Option<String>,
     accepts: bool,
 ) -> Result<i64> {
     let jobs = spi::query(
-        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, fire_triggers, rebinds, label, accept_unplaced) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, true, $6, $7) RETURNING job_id",
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, fire_triggers, rebinds, label, accept_unplaced, keyring_id, by_row) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, coalesce($4, 0), $5, true, $6, $7, $8, $8 IS NOT NULL) RETURNING job_id",
         &[
             table.into(),
             attribute.into(),
-            key.id.bigint().into(),
-            key.current.int().into(),
+            under.key().map(|key| key.id.bigint()).into(),
+            under.key().map(|key| key.current.int()).into(),
             fire_triggers.into(),
             label.into(),
             accepts.into(),
+            under.keyring().map(|keyring| uuid(keyring.id)).into(),
         ],
         |row| row.get::<i64>(1),
     )?;

@@ -8,7 +8,7 @@ use pgrx::{Spi, pg_sys};
 use crate::catalog::read;
 use crate::catalog::uuid::uuid;
 use crate::columns::registration::Under;
-use crate::columns::{enforced, place, registration, row_key, sample};
+use crate::columns::{enforced, own_words, place, registration, row_key, sample};
 use crate::error::{Error, Result};
 use crate::keys::grantee;
 use crate::rows::reach;
@@ -53,7 +53,6 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         }
     };
     let under = keys.under()?;
-    let expression = keys.expression;
     let rotation = rotation
         .map(|word| Rotation::parse(&word))
         .transpose()?
@@ -63,6 +62,10 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let held = Named::take(table, Lock::Read)?;
     registration::refuse_foreign_table(table)?;
     under.require_manage()?;
+    let expression = keys
+        .expression
+        .map(|expression| own_words::registered(&held, expression))
+        .transpose()?;
     refuse_way_out(table, &attribute, &under, expression.as_deref())?;
     check_column(&held, &attribute)?;
     if let Some(expression) = &expression {
@@ -70,6 +73,9 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     }
     reach::all_leaves(&[table])?;
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
+    let context = context
+        .map(|context| own_words::registered(&held, context))
+        .transpose()?;
     if let Some(expression) = &context {
         check_context(&held, expression)?;
         if enforce != Some(true) && !is_followed(table, &attribute)? {
@@ -244,8 +250,8 @@ fn check_column(table: &Named, attribute: &str) -> Result<()> {
     }
 }
 
-/// Has the server parse the expression as the worker will use it: over the table, held, and as its owner, since
-/// planning alone may run code of his.
+/// Has the server parse the expression as it will be used: over the table, held, by its name without the schema, and as
+/// its owner, since planning alone may run code of his.
 pub fn check_context(table: &Named, expression: &str) -> Result<()> {
     let _role = AsRole::restricted(table.owner());
     let _path = spi::safe_search_path();
@@ -253,8 +259,9 @@ pub fn check_context(table: &Named, expression: &str) -> Result<()> {
         client
             .select(
                 &format!(
-                    "SELECT ({expression})::pg_catalog.bytea FROM ONLY {} LIMIT 0",
-                    table.sql
+                    "SELECT ({expression})::pg_catalog.bytea FROM ONLY {} AS {} LIMIT 0",
+                    table.sql,
+                    quote_identifier(table.held.bare_name())
                 ),
                 None,
                 &[],
@@ -341,7 +348,8 @@ pub fn follow_context(call: Call) -> Result<pg_sys::Datum> {
     varlena_from(word.as_bytes())
 }
 
-/// A generated column has its new value after the trigger only.
+/// A generated column has its new value after the trigger only, and the server's own columns have theirs when the row
+/// is stored.
 fn refuse_unfollowed(table: &Named, attribute: &str, context: Option<&str>) -> Result<()> {
     let column = quote_identifier(attribute);
     let refused = |message: String, hint: &str| Error::Column {
@@ -354,7 +362,16 @@ fn refuse_unfollowed(table: &Named, attribute: &str, context: Option<&str>) -> R
             "Bind them first: colcrypt.rebind_column.",
         ));
     };
+    own_words::refuse_schema(table, context)?;
     let numbers = reads::columns(table, context)?.unwrap_or_default();
+    if numbers.iter().any(|number| *number < 0) {
+        return Err(refused(
+            format!(
+                "values of column {column} are bound to one of the server's own columns, which a row has once it is stored"
+            ),
+            "Bind them to the table's columns: colcrypt.rebind_column.",
+        ));
+    }
     let generated = spi::query(
         "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = $1 AND attgenerated <> '' AND (attnum = ANY ($2) OR 0 = ANY ($2))",
         &[table.held.oid.into(), numbers.into()],

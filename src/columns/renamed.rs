@@ -1,5 +1,5 @@
-//! What registrations name is renamed, or a column that values are bound to gets another type. Registrations are by
-//! name, since numbers change over a dump; so whoever renames takes them along (`follow`), in his own statement.
+//! What registrations name is renamed or dropped, or a column that values are bound to gets another type. Registrations
+//! are by name, since numbers change over a dump; so whoever renames takes them along (`follow`), in his own statement.
 //!
 //! The server says what it alters in the middle of a statement, when nothing of it may be looked up yet. So that is
 //! only noted, and seen to when the statement is over.
@@ -67,16 +67,20 @@ pub fn at_part_end(end: PartEnd) {
 
 /// Hears of what is altered.
 pub fn hear(accessed: &Accessed) -> Result<()> {
-    if !matches!(accessed.done, Done::Altered) || UNHEEDED.get() {
+    if UNHEEDED.get() {
         return Ok(());
     }
     let Accessed {
+        done,
         class,
         object,
         part,
-        ..
     } = *accessed;
-    let change = if class == pg_sys::RelationRelationId && part > 0 {
+    let change = if matches!(done, Done::Dropped) {
+        (class == pg_sys::RelationRelationId && part > 0)
+            .then(|| dropped(object, part))
+            .flatten()
+    } else if class == pg_sys::RelationRelationId && part > 0 {
         column(object, part)
     } else if class == pg_sys::RelationRelationId {
         table(object)
@@ -150,6 +154,15 @@ fn column(table: pg_sys::Oid, number: i16) -> Option<Change> {
             to: type_now,
         })
     }
+}
+
+fn dropped(table: pg_sys::Oid, number: i16) -> Option<Change> {
+    if !is_table(table) {
+        return None;
+    }
+    // SAFETY: a look-up, of a column that is there still.
+    let column = unsafe { text(pg_sys::get_attname(table, number, true))? };
+    Some(Change::Dropped { table, column })
 }
 
 fn table(table: pg_sys::Oid) -> Option<Change> {

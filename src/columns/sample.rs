@@ -23,7 +23,7 @@ use crate::server::spi::safe_search_path;
 use crate::server::undone::undone;
 use crate::server::varlena::Varlena;
 use crate::server::{relation, report, scan};
-use crate::values::opens;
+use crate::values::opens::{self, Wanted};
 
 /// Blocks of a table that are looked into, spread over it, and values that are opened.
 const BLOCKS: u32 = 64;
@@ -68,7 +68,7 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
         // SAFETY: a ciphertext, as was asked of the result's description.
         let stored = unsafe { Varlena::from_datum(stored) };
         let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
-        match opens::closed(stored.bytes(), key.id, bound, |_| false) {
+        match opens::closed(stored.bytes(), Wanted::Key(key.id), bound, |_| false) {
             Ok(None) => {}
             Ok(Some(found)) => {
                 closed += 1;
@@ -263,8 +263,13 @@ fn values(
     if leaf.owner() != table.owner() {
         return Ok(Rows::of(&[]));
     }
+    // What an expression may qualify its columns with.
+    let alias = match leaf.held.oid == table.held.oid {
+        true => String::new(),
+        false => format!(" AS {}", quote_identifier(table.held.bare_name())),
+    };
     let sql = format!(
-        "SELECT {}, {beside} FROM ONLY {} WHERE ctid = ANY (ARRAY['{}']::pg_catalog.tid[])",
+        "SELECT {}, {beside} FROM ONLY {}{alias} WHERE ctid = ANY (ARRAY['{}']::pg_catalog.tid[])",
         quote_identifier(attribute),
         leaf.sql,
         places.join("', '")

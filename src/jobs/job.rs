@@ -1,5 +1,6 @@
 //! The table `job`: read, and how far a job got.
 
+use colcrypt_core::KeyringId;
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use pgrx::datum::DatumWithOid;
@@ -18,6 +19,7 @@ pub struct Job {
     pub id: i64,
     pub table: pg_sys::Oid,
     pub attribute: String,
+    /// Of no key where it is about all of a keyring.
     pub key: i64,
     pub target: i32,
     /// Other keys whose values go to this one.
@@ -45,8 +47,11 @@ pub struct Job {
     pub rebinds: bool,
     /// Whether it only opens values.
     pub verifies: bool,
-    /// Whether it is about one key of a column whose rows have keys of their own.
+    /// Whether it is about a column whose rows have keys of their own: about one of these, or about all of `keyring`.
     pub by_row: bool,
+    pub keyring: Option<KeyringId>,
+    /// What names the key of a row, where rows have their own.
+    pub key_expression: Option<String>,
     /// The label that values are bound to when they go to another key or context, and whether others go too.
     pub label: Option<String>,
     pub accepts_unplaced: bool,
@@ -84,6 +89,21 @@ pub fn pairs(keys: Option<Vec<i64>>, versions: Option<Vec<i32>>) -> Vec<(i64, i3
     keys.zip(versions.unwrap_or_default()).collect()
 }
 
+/// The same of all keys of a keyring.
+fn shredded_of(keyring: KeyringId) -> Result<Vec<(i64, i32)>> {
+    spi::look(
+        "SELECT v.key_id, v.version FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
+         WHERE k.keyring_id = $1 AND v.shreds",
+        &[pgrx::Uuid::from_bytes(keyring.0).into()],
+        |row| {
+            Ok((
+                row.get::<i64>(1)?.unwrap_or_default(),
+                row.get::<i32>(2)?.unwrap_or_default(),
+            ))
+        },
+    )
+}
+
 /// DROP EXTENSION locks our tables before those that have a column of our type. In the same order here,
 /// it waits for the batch that is under way, and nobody waits in a circle.
 pub fn lock_jobs() -> Result<()> {
@@ -112,11 +132,13 @@ impl Job {
             &format!(
                 "SELECT j.job_id, j.relation::oid, j.attribute::text, j.key_id, j.target_version, j.phase, \
                             j.current_relation, j.next_block, j.rows_failed, j.tries, c.context, \
-                            c.relation IS NOT NULL AND p.attrelid IS NOT NULL AND (c.key_expression IS NOT NULL) = j.by_row, j.priority > 0, j.fire_triggers, j.held_by, \
+                            c.relation IS NOT NULL AND p.attrelid IS NOT NULL AND (c.key_expression IS NOT NULL) = j.by_row \
+                                AND (j.keyring_id IS NULL OR j.keyring_id IS NOT DISTINCT FROM c.keyring_id), j.priority > 0, j.fire_triggers, j.held_by, \
                             {} \
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
-                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {}, j.verifies, j.by_row \
+                            j.rebinds, j.label, j.accept_unplaced, o.relowner, {}, j.verifies, j.by_row, \
+                            j.keyring_id, c.key_expression \
                      FROM colcrypt.job j \
                      LEFT JOIN pg_class o ON o.oid = j.relation \
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -173,6 +195,10 @@ impl Job {
                     shredded: pairs(row.get(24)?, row.get(25)?),
                     verifies: row.get(26)?.unwrap_or_default(),
                     by_row: row.get(27)?.unwrap_or_default(),
+                    keyring: row
+                        .get::<pgrx::Uuid>(28)?
+                        .map(|id| KeyringId(*id.as_bytes())),
+                    key_expression: row.get(29)?,
                 }))
             },
         )?;
@@ -182,8 +208,17 @@ impl Job {
         Ok(Some(Self {
             // A registration outlives a change of the column's type.
             registered: job.registered && relation::holds_ciphertext(job.table, &job.attribute),
+            shredded: match job.keyring {
+                Some(keyring) => shredded_of(keyring)?,
+                None => job.shredded,
+            },
             ..job
         }))
+    }
+
+    /// Whether it is about one key of a column whose rows have keys of their own.
+    pub const fn is_of_one_key_by_row(&self) -> bool {
+        self.by_row && self.keyring.is_none()
     }
 
     /// Updates the job's row: `assignments` may use $2, $3, … for `arguments`. A job that was cancelled, or sent

@@ -11,6 +11,28 @@ use crate::server::roles::AsRole;
 use crate::server::spi::safe_search_path;
 use crate::server::tree;
 
+/// Whether two expressions over the table's rows are the same to the server.
+///
+/// # Errors
+/// The server's, of a text that it cannot analyze.
+pub fn are_same(table: &Named, one: &str, other: &str) -> Result<bool> {
+    let _role = AsRole::restricted(table.owner());
+    let _path = safe_search_path();
+    let text = format!("SELECT ({one}), ({other}) FROM ONLY {}", table.sql);
+    // SAFETY: in a transaction; what is analyzed lives as long as the statement.
+    unsafe {
+        let query = tree::analyzed(&text);
+        if query.is_null() || (*query).commandType != pg_sys::CmdType::CMD_SELECT {
+            return Ok(false);
+        }
+        let targets = tree::items::<pg_sys::TargetEntry>((*query).targetList);
+        let [one, other] = targets[..] else {
+            return Ok(false);
+        };
+        Ok(tree::same((*one).expr, (*other).expr))
+    }
+}
+
 /// The numbers of the columns, outside subqueries; 0 is the whole row. None where the expression does not fit the table
 /// (any more): then the transaction is to end.
 ///

@@ -179,6 +179,11 @@ impl Held {
         &self.name
     }
 
+    /// The schema's name as it is now.
+    pub fn schema_name(&self) -> String {
+        schema_name(self.schema)
+    }
+
     /// The qualified and quoted name as it is now, for messages and records only.
     pub fn shown(&self) -> String {
         quote_qualified_identifier(schema_name(self.schema), self.name.clone())

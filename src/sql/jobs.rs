@@ -5,8 +5,9 @@ use colcrypt_domain::binding;
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
-use crate::catalog::read::{self, Key};
+use crate::catalog::{read, uuid};
 use crate::columns::migration::{Kind, Migration};
+use crate::columns::registration::Under;
 use crate::columns::{place, registered, registration};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
@@ -17,7 +18,6 @@ use crate::sql::entry::sql_functions;
 
 /// What there is to do instead where each row has a key of its own.
 const BY_ROW: &str = "Rotate the key of the rows that are to move (colcrypt.rotate_key). Values go to another key when their rows are written through the access view.";
-const OPENED_BY_ROW: &str = "colcrypt.verify_keys opens the keys; SELECT count(column) through the access view opens the values.";
 
 fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
@@ -50,11 +50,13 @@ fn reencrypt_column(call: Call) -> Result<pg_sys::Datum> {
 
 fn verify_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
-    let key = registration::managed_column(table, &attribute, OPENED_BY_ROW)?;
+    // Where rows have keys of their own, whoever manages the keyring may look at all of them.
+    let under = registration::managed(table, &attribute)?;
     let jobs = spi::query(
-        "INSERT INTO colcrypt.job (relation, attribute, key_id, target_version, verifies) \
-         SELECT c.relation, c.attribute, c.key_id, k.current_version, true \
-         FROM colcrypt.protected_column c JOIN colcrypt.key k USING (key_id) \
+        "INSERT INTO colcrypt.job (relation, attribute, key_id, keyring_id, by_row, target_version, verifies) \
+         SELECT c.relation, c.attribute, c.key_id, CASE WHEN c.key_id IS NULL THEN c.keyring_id END, c.key_id IS NULL, \
+                coalesce(k.current_version, 0), true \
+         FROM colcrypt.protected_column c LEFT JOIN colcrypt.key k USING (key_id) \
          WHERE c.relation = $1::oid::regclass AND c.attribute = $2::text::name \
          ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND verifies DO UPDATE SET retry_at = NULL, tries = 0 \
          RETURNING job_id",
@@ -65,10 +67,14 @@ fn verify_column(call: Call) -> Result<pg_sys::Datum> {
         return Err(registration::not_registered(table, &attribute)?);
     };
     wake::wake_at_commit();
-    Act::new("verify_column")
-        .key(&key)
+    let detail = match under.keyring() {
+        None => attribute,
+        Some(keyring) => format!("{attribute}, under keys of keyring {}", keyring.name),
+    };
+    under
+        .act("verify_column")
         .relation(table)
-        .detail(attribute)
+        .detail(detail)
         .record()?;
     Ok(job.into_datum().expect("a number has a datum"))
 }
@@ -146,7 +152,7 @@ struct Managed {
     id: i64,
     table: pg_sys::Oid,
     attribute: String,
-    key: Key,
+    under: Under,
     phase: String,
     paused: bool,
     open: bool,
@@ -162,7 +168,7 @@ impl Managed {
         let id = unsafe { call.get::<i64>(0) }.ok_or(Error::NullArgument("job"))?;
         let found = spi::query(
             "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL, verifies, \
-                    CASE WHEN by_row THEN key_id END \
+                    CASE WHEN by_row THEN key_id END, keyring_id \
              FROM colcrypt.job WHERE job_id = $1 FOR NO KEY UPDATE",
             &[id.into()],
             |row| {
@@ -174,10 +180,11 @@ impl Managed {
                     row.get::<bool>(5)?.unwrap_or_default(),
                     row.get::<bool>(6)?.unwrap_or_default(),
                     row.get::<i64>(7)?,
+                    row.get::<pgrx::Uuid>(8)?,
                 ))
             },
         )?;
-        let Some((table, attribute, phase, paused, open, verifies, of_rows)) =
+        let Some((table, attribute, phase, paused, open, verifies, of_rows, keyring)) =
             found.into_iter().next()
         else {
             return Err(Error::UnknownObject {
@@ -186,27 +193,24 @@ impl Managed {
             });
         };
         let migration = Migration::of_job(id)?;
-        let key = match &migration {
-            None if of_rows.is_some() => {
-                registration::refuse_foreign_table(table)?;
-                let key = KeyId::of_bigint(of_rows.unwrap_or_default());
-                let key = read::key_by_id(key)?;
-                rights::require(&key, Privilege::Manage)?;
-                key
+        registration::refuse_foreign_table(table)?;
+        let under = match (&migration, of_rows, keyring) {
+            (Some(migration), ..) => Under::Key(migration.key()?),
+            (None, Some(key), _) => Under::Key(read::key_by_id(KeyId::of_bigint(key))?),
+            (None, None, Some(keyring)) => {
+                Under::Rows(read::keyring_by_id(uuid::keyring_id(keyring))?)
             }
-            None => registration::managed_column(table, &attribute, BY_ROW)?,
-            Some(migration) => {
-                registration::refuse_foreign_table(table)?;
-                let key = migration.key()?;
-                rights::require(&key, Privilege::Manage)?;
-                key
-            }
+            (None, None, None) => match registration::under(table, &attribute)? {
+                Some(under @ Under::Key(_)) => under,
+                _ => return Err(registration::not_registered(table, &attribute)?),
+            },
         };
+        under.require_manage()?;
         Ok(Self {
             id,
             table,
             attribute,
-            key,
+            under,
             phase,
             paused,
             open,
@@ -258,8 +262,8 @@ impl Managed {
     }
 
     fn record(&self, verb: &'static str) -> Result<()> {
-        Act::new(verb)
-            .key(&self.key)
+        self.under
+            .act(verb)
             .relation(self.table)
             .detail(format!("job {}: {}", self.id, self.attribute))
             .record()
@@ -331,7 +335,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     job.refuse_way_out()?;
     let others = spi::query(
         "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute, verifies) \
-         WHERE j.job_id = $1 AND o.finished_at IS NULL AND NOT (j.by_row AND o.by_row AND o.key_id <> j.key_id)",
+         WHERE j.job_id = $1 AND o.finished_at IS NULL AND NOT (j.by_row AND o.by_row AND o.key_id IS DISTINCT FROM j.key_id)",
         &[job.id.into()],
         |row| row.get::<i64>(1),
     )?;
@@ -359,7 +363,7 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     }
     job.update(&format!(
         "phase = 'retrying', finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL, \
-         target_version = (SELECT k.current_version FROM colcrypt.key k WHERE k.key_id = job.key_id), \
+         target_version = coalesce((SELECT k.current_version FROM colcrypt.key k WHERE k.key_id = job.key_id), target_version), \
          settle_before = clock_timestamp(), settle_transactions = {}, settle_prepared = NULL",
         txn::RUNNING_TRANSACTIONS
     ))?;

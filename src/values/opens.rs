@@ -1,9 +1,11 @@
 //! Whether a value opens; what it holds is shown to nobody.
 
-use colcrypt_core::format::parse_header;
-use colcrypt_core::{KeyId, Value, VersionId};
+use std::collections::HashMap;
 
-use crate::catalog::read;
+use colcrypt_core::format::parse_header;
+use colcrypt_core::{KeyId, KeyringId, Value, VersionId};
+
+use crate::catalog::read::{self, Key};
 use crate::error::{Error, Result};
 use crate::server::report;
 use crate::session;
@@ -31,17 +33,77 @@ impl Closed {
     }
 }
 
-/// Why a stored value does not open with the key that its column is registered with, and this context; none where it
-/// does, and for one that is lost on purpose, as `is_lost` says. A value of another key is not opened: nobody was asked
-/// for a right on that.
+/// The key that a value is to be under.
+pub enum Wanted<'a> {
+    /// The column's.
+    Key(KeyId),
+    /// Its row's own, by name; none where its row has none.
+    OfRow(&'a mut KeysOfRows, Option<&'a str>),
+}
+
+/// The keys that rows may have: those of one keyring.
+pub struct KeysOfRows {
+    keyring: KeyringId,
+    /// Those that were met, for as long as one statement's values are looked at.
+    met: HashMap<KeyId, Option<Key>>,
+}
+
+impl KeysOfRows {
+    pub fn of(keyring: KeyringId) -> Self {
+        Self {
+            keyring,
+            met: HashMap::new(),
+        }
+    }
+
+    /// The key, if it is one of these.
+    ///
+    /// # Errors
+    /// Of the catalog.
+    pub fn find(&mut self, id: KeyId) -> Result<Option<&Key>> {
+        if !self.met.contains_key(&id) {
+            let key = match read::key_by_id(id) {
+                Ok(key) => Some(key).filter(|key| key.keyring == self.keyring),
+                Err(Error::UnknownKeyId(_)) => None,
+                Err(error) => return Err(error),
+            };
+            self.met.insert(id, key);
+        }
+        Ok(self.met[&id].as_ref())
+    }
+
+    /// Why a value under this key is under another than its row's.
+    fn strays(&self, of: &str, row: Option<&str>) -> Result<Option<String>> {
+        let Some(row) = row else {
+            return Ok(Some("its row has no key".into()));
+        };
+        if row == of {
+            return Ok(None);
+        }
+        // What is no key's name may be anything that the row holds.
+        Ok(Some(match read::key_by_name(row) {
+            Ok(key) if key.keyring == self.keyring => {
+                format!("it is under another key than its row's, \"{row}\"")
+            }
+            Ok(_) | Err(Error::UnknownKey(_)) => {
+                "it is under another key than its row's, which is none of the keyring's".into()
+            }
+            Err(error) => return Err(error),
+        }))
+    }
+}
+
+/// Why a stored value does not open with the key that it is to be under, and this context, or is under another; none
+/// where all is well, and for one that is lost on purpose, as `is_lost` says. A value under a key that nobody was asked
+/// for a right on is not opened: one that is not the column's, or where rows have their own, not of the keyring.
 ///
-/// Whoever calls was asked for his right to manage the key, and lets nobody else's code run meanwhile.
+/// Whoever calls was asked for his right to manage the key, or the keyring, and lets nobody else's code run meanwhile.
 ///
 /// # Errors
 /// When the key cannot be had, which says nothing of the value.
 pub fn closed(
     stored: &[u8],
-    key: KeyId,
+    wanted: Wanted<'_>,
     context: &[u8],
     is_lost: impl FnOnce(VersionId) -> bool,
 ) -> Result<Option<Closed>> {
@@ -64,21 +126,37 @@ pub fn closed(
         version: Some(id.version.int()),
         reason,
     };
-    if id.key != key {
-        return Ok(Some(closed(
-            "it is under another key than the column is registered with".into(),
-        )));
-    }
+    let strays = match wanted {
+        Wanted::Key(key) if id.key != key => {
+            return Ok(Some(closed(
+                "it is under another key than the column is registered with".into(),
+            )));
+        }
+        Wanted::Key(_) => None,
+        Wanted::OfRow(keys, row) => match keys.find(id.key)?.map(|key| key.name.clone()) {
+            None => {
+                return Ok(Some(closed(
+                    "it is under a key that is none of the keyring's: it was not opened".into(),
+                )));
+            }
+            Some(name) => keys.strays(&name, row)?,
+        },
+    };
     if is_lost(id) {
         return Ok(None);
     }
     let opened = session::permit_ordered_decryption(id)
         .and_then(|permit| plaintext_of(&permit, &value, context));
-    match opened {
-        Ok(_) => Ok(None),
-        Err(error) if is_of_the_value(&error) => Ok(Some(closed(report::one_line(&error)))),
-        Err(error) => Err(error),
-    }
+    let why = match opened {
+        Ok(_) => None,
+        Err(error) if is_of_the_value(&error) => Some(report::one_line(&error)),
+        Err(error) => return Err(error),
+    };
+    Ok(match (strays, why) {
+        (None, None) => None,
+        (Some(why), None) | (None, Some(why)) => Some(closed(why)),
+        (Some(strays), Some(why)) => Some(closed(format!("{strays}, and does not open: {why}"))),
+    })
 }
 
 /// Whether the error says something of the value, or of its key as it will stay.

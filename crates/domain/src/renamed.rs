@@ -93,6 +93,32 @@ pub fn names(expression: &str, column: &str) -> bool {
     words(expression).is_some_and(|words| words.iter().any(|word| is(&word.kind, column)))
 }
 
+/// The expression with the columns of its table qualified by the table's name alone, where the schema stands before
+/// that: statements that are made of it may have the row from elsewhere, and call it by that name. None where there is
+/// nothing of the kind.
+#[must_use]
+pub fn without_schema(expression: &str, schema: &str, table: &str) -> Option<String> {
+    let words = words(expression)?;
+    let kind = |at: usize| words.get(at).map(|word| &word.kind);
+    let is_its = |&at: &usize| {
+        let before = at.checked_sub(1).and_then(kind);
+        is(&words[at].kind, schema)
+            && !matches!(before, Some(Kind::Dot | Kind::Cast))
+            && kind(at + 1) == Some(&Kind::Dot)
+            && kind(at + 2).is_some_and(|word| is(word, table))
+            && kind(at + 3) == Some(&Kind::Dot)
+            && kind(at + 5) != Some(&Kind::Opens)
+    };
+    let mut text = String::new();
+    let mut done = 0;
+    for at in (0..words.len()).filter(is_its) {
+        text.push_str(&expression[done..words[at].begin]);
+        done = words[at + 2].begin;
+    }
+    text.push_str(&expression[done..]);
+    (done > 0).then_some(text)
+}
+
 /// The expression as it is to be after a renaming.
 #[must_use]
 pub fn follow(expression: &str, renamed: Renamed<'_>) -> Follows {
@@ -367,6 +393,29 @@ mod tests {
         );
         assert_eq!(table("f(t)", false), to("f(u)"));
         assert_eq!(table("f(t, t(1))", true), Follows::Untouched);
+    }
+
+    #[test]
+    fn a_tables_schema_is_left_out() {
+        let without = |text: &str| without_schema(text, "s", "T");
+        assert_eq!(
+            without("s.f(s.\"T\".id, \"s\" . \"T\".*, x::s.\"T\", s.\"T\"(1), 's.\"T\".id')")
+                .as_deref(),
+            Some("s.f(\"T\".id, \"T\".*, x::s.\"T\", s.\"T\"(1), 's.\"T\".id')")
+        );
+        assert_eq!(
+            without("(SELECT max(u.a) FROM s.\"T\" u WHERE s.\"T\".a = u.a)").as_deref(),
+            Some("(SELECT max(u.a) FROM s.\"T\" u WHERE \"T\".a = u.a)")
+        );
+        for text in [
+            "f(\"T\".id, id)",
+            "d.s.\"T\".id",
+            "s.t.id",
+            "s.\"T\".f(1)",
+            "s.\"T\".id || 'open",
+        ] {
+            assert_eq!(without(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -257,7 +257,7 @@ fn verify(job: &Job) -> Result<Next> {
     limit::lift();
     let (mut counts, mut is_census) = (Counts::new(), true);
     for leaf in progress::all_leaves(job)? {
-        if job.by_row && keyed::count(leaf, &job.attribute, job.key, &mut counts)? {
+        if job.is_of_one_key_by_row() && keyed::count(leaf, &job.attribute, job.key, &mut counts)? {
             is_census = false;
         } else {
             census::count(leaf, &job.attribute, &mut counts)?;

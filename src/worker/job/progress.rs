@@ -105,7 +105,7 @@ pub fn place(job: &Job) -> Result<Option<BlockRange>> {
             Some(current) if leaf == current => job.next_block,
             _ => 0,
         };
-        if job.by_row
+        if job.is_of_one_key_by_row()
             && let Some(places) =
                 keyed::stale((leaf, job.key, job.target, job.passes), &job.attribute)?
         {

@@ -1,27 +1,32 @@
 //! verify_column: every value of a column is opened once, batch by batch, and nothing is written but the list of
-//! those that do not open. The context is computed by one statement, as the table's owner; values are opened when
-//! that is over.
+//! those that do not open. The context is computed by one statement, as the table's owner, and so is the name of the
+//! row's key, where rows have their own; values are opened when that is over.
 
-use colcrypt_core::KeyId;
+use colcrypt_core::{KeyId, VersionId};
 use colcrypt_domain::phase::Phase;
-use colcrypt_domain::verdict::Fate;
+use colcrypt_domain::verdict::{Fate, Verdict};
 use pgrx::pg_sys;
 
 use crate::columns::moved::BATCH_BYTES;
+use crate::columns::row_key;
 use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
+use crate::server::relation::{Lock, Named};
 use crate::server::spi;
 use crate::server::txn::{Next, attempt};
-use crate::values::opens::{self, Closed};
+use crate::values::opens::{self, Closed, KeysOfRows, Wanted};
 use crate::worker::job::batch::without_context;
 use crate::worker::job::one_by_one::{list_closed, one_by_one};
 use crate::worker::job::pace;
 use crate::worker::job::progress::{BlockRange, advance, in_blocks, place};
-use crate::worker::job::statement::Statement;
-use crate::worker::job::step::{fate_of_batch, postpone, without_column};
+use crate::worker::job::statement::{Statement, Stored};
+use crate::worker::job::step::{fate_of_batch, finish, postpone, without_column};
 
 /// One batch, or the end.
 pub fn open_batch(job: &Job) -> Next {
+    if let Some(next) = without_key_expression(job) {
+        return next;
+    }
     let work = pace::Work::begin();
     match attempt(|| one_batch(job, &work)) {
         Ok((next, done)) => {
@@ -50,6 +55,17 @@ pub fn open_batch(job: &Job) -> Next {
         }
         Err(failed) => postpone(job, &failed),
     }
+}
+
+/// The end of a job whose rows' keys are named by an expression that does not do as such any more.
+fn without_key_expression(job: &Job) -> Option<Next> {
+    let expression = job.key_expression.as_ref().filter(|_| job.registered)?;
+    let failed =
+        attempt(|| row_key::check(&Named::take(job.table, Lock::Read)?, expression)).err()?;
+    Some(match failed.verdict {
+        Verdict::TheKey | Verdict::TheServer => finish(job, Phase::Failed, Some(failed.message)),
+        _ => postpone(job, &failed),
+    })
 }
 
 fn rows_here(job: &Job) -> Result<Option<(BlockRange, Vec<String>)>> {
@@ -86,20 +102,26 @@ fn one_batch(job: &Job, work: &pace::Work) -> Result<(Next, Option<(i64, BlockRa
 /// Opens the values of some rows: how many did, and which did not.
 fn opened(job: &Job, statement: &Statement, rows: &str) -> Result<(i64, Vec<(String, Closed)>)> {
     let (mut good, mut closed) = (0, Vec::new());
-    let mut look = |row: String, stored: &[u8], context: Option<&[u8]>| -> Result<()> {
-        let is_lost = |id: colcrypt_core::VersionId| {
-            job.shredded.contains(&(id.key.bigint(), id.version.int()))
+    let mut keys = job.keyring.map(KeysOfRows::of);
+    let mut look = |stored: Stored<'_>| -> Result<()> {
+        let is_lost = |id: VersionId| {
+            let id = (id.key.bigint(), id.version.int());
+            job.shredded.contains(&id)
         };
-        let context = match (context, &job.context) {
+        let context = match (stored.context, &job.context) {
             (None, Some(_)) => {
-                closed.push((row, Closed::without_context(stored)));
+                closed.push((stored.row, Closed::without_context(stored.value)));
                 return Ok(());
             }
             (context, _) => context.unwrap_or_default(),
         };
-        match opens::closed(stored, KeyId::of_bigint(job.key), context, is_lost)? {
+        let wanted = match &mut keys {
+            None => Wanted::Key(KeyId::of_bigint(job.key)),
+            Some(keys) => Wanted::OfRow(keys, stored.key.as_deref()),
+        };
+        match opens::closed(stored.value, wanted, context, is_lost)? {
             None => good += 1,
-            Some(found) => closed.push((row, found)),
+            Some(found) => closed.push((stored.row, found)),
         }
         Ok(())
     };
@@ -134,7 +156,11 @@ fn end(job: &Job) -> Result<Next> {
         _ => job.finish(
             Phase::Failed,
             Some(format!(
-                "{count} rows do not open: colcrypt.job_error lists them"
+                "{count} rows do not open{}: colcrypt.job_error lists them",
+                match job.keyring {
+                    None => "",
+                    Some(_) => ", or are not under their row's key",
+                }
             )),
         ),
     }

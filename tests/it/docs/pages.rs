@@ -39,7 +39,7 @@ fn tenants_have_keys_as_written() {
     wait_for("the rotation", Duration::from_secs(60), || {
         client
             .query_one(
-                "SELECT bool_and(phase = 'done') AND count(*) = 1 FROM job_progress",
+                "SELECT bool_and(phase = 'done') AND count(*) = 3 FROM job_progress",
                 &[],
             )
             .expect("the job")

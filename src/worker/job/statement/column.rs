@@ -1,10 +1,11 @@
 //! A column as a job moves it: which of its values, to which key, and what they are bound to.
 
 use colcrypt_core::format::RenewedHeader;
-use colcrypt_core::{KeyId, Value, VersionId, place};
+use colcrypt_core::{KeyId, KeyringId, Value, VersionId, place};
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
+use crate::catalog::read;
 use crate::error::{Error, Result};
 use crate::jobs::job::{Job, SHREDDED, pairs};
 use crate::server::relation::Held;
@@ -17,7 +18,11 @@ use crate::values::reseal;
 #[derive(Clone)]
 pub struct MovedColumn {
     pub attribute: String,
-    pub key: KeyId,
+    key: KeyId,
+    /// Where rows have keys of their own and all of them are concerned: the keyring that these are of.
+    keyring: Option<KeyringId>,
+    /// What names a row's key, where values are only opened.
+    pub key_expression: Option<String>,
     target: i32,
     /// Other keys whose values go to this one.
     from_keys: Vec<i64>,
@@ -38,6 +43,8 @@ impl MovedColumn {
         Self {
             attribute: job.attribute.clone(),
             key: KeyId::of_bigint(job.key),
+            keyring: job.keyring,
+            key_expression: job.key_expression.clone().filter(|_| job.verifies),
             target: job.target,
             from_keys: job.from_keys.clone(),
             shredded: job.shredded.clone(),
@@ -55,7 +62,8 @@ impl MovedColumn {
 
     /// Whether a row's value is to be moved, as SQL.
     pub fn stale(&self) -> String {
-        if self.verifies {
+        // Which keys are of the keyring is looked at when the value is there.
+        if self.verifies || self.keyring.is_some() {
             return format!("{} IS NOT NULL", self.name());
         }
         let stale = self.stale_or_lost();
@@ -101,6 +109,25 @@ impl MovedColumn {
         (older || self.from_keys.contains(&value.key.bigint())) && !self.is_lost(value)
     }
 
+    /// The key that a value goes to, or stays under and is bound anew; none of a value that is not the job's.
+    ///
+    /// # Errors
+    /// Of the catalog.
+    pub fn target_of(&self, value: VersionId) -> Result<Option<KeyId>> {
+        if self.is_lost(value) {
+            return Ok(None);
+        }
+        if let Some(keyring) = self.keyring {
+            return match read::key_by_id(value.key) {
+                Ok(key) => Ok((key.keyring == keyring).then_some(key.id)),
+                Err(Error::UnknownKeyId(_)) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        let is_its = self.moves(value) || self.rebinds && value.key == self.key;
+        Ok(is_its.then_some(self.key))
+    }
+
     /// Whether nobody can read the value any more, as was ordered: there is nothing to do for it.
     pub fn is_lost(&self, value: VersionId) -> bool {
         let id = (value.key.bigint(), value.version.int());
@@ -116,6 +143,11 @@ impl MovedColumn {
     pub fn runs_code(&self) -> bool {
         let context = self.context.as_deref();
         context.is_some_and(|context| !place::parse(context).is_some_and(|place| place.is_plain))
+    }
+
+    /// Whether there is an expression of the owner's that may name the table.
+    pub fn has_own_words(&self) -> bool {
+        self.runs_code() || self.key_expression.is_some()
     }
 
     /// Whether a value goes where others may read it, or open it elsewhere.
@@ -228,6 +260,8 @@ pub fn others(job: &Job) -> Result<Vec<MovedColumn>> {
             Ok(MovedColumn {
                 attribute: row.get::<String>(1)?.unwrap_or_default(),
                 key: KeyId::of_bigint(row.get::<i64>(2)?.unwrap_or_default()),
+                keyring: None,
+                key_expression: None,
                 target: row.get(3)?.unwrap_or_default(),
                 from_keys: row.get::<Vec<i64>>(4)?.unwrap_or_default(),
                 context: row.get::<String>(5)?,

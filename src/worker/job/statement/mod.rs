@@ -10,7 +10,8 @@ mod reading;
 mod resealing;
 mod writing;
 
-use colcrypt_core::Value;
+use colcrypt_core::{Value, VersionId};
+use colcrypt_domain::quote::quote_identifier;
 use pgrx::{Spi, pg_sys};
 
 use crate::columns::moved::{Address, Batch};
@@ -73,6 +74,19 @@ pub struct Statement {
     columns: Vec<MovedColumn>,
     fires_triggers: bool,
     urgent: bool,
+    /// What expressions of the owner's may qualify their columns with, where the leaf is called otherwise.
+    alias: Option<String>,
+}
+
+/// A value as it is stored, with what its row says of it.
+pub struct Stored<'a> {
+    /// The row's address.
+    pub row: String,
+    pub value: &'a [u8],
+    /// None for one that is NULL.
+    pub context: Option<&'a [u8]>,
+    /// The name of the row's key, where that is asked for; none for NULL.
+    pub key: Option<String>,
 }
 
 impl Statement {
@@ -83,11 +97,12 @@ impl Statement {
     /// who set it.
     pub fn new(job: &Job, leaf: pg_sys::Oid) -> Result<Self> {
         let table = Named::take(leaf, Lock::Write)?;
-        let statement = Self {
+        let mut statement = Self {
             columns: vec![MovedColumn::of(job)],
             fires_triggers: job.fires_triggers,
             urgent: job.urgent,
             table,
+            alias: None,
         };
         statement.check(job)?;
         Ok(statement)
@@ -100,14 +115,29 @@ impl Statement {
         Ok(self)
     }
 
-    fn check(&self, job: &Job) -> Result<()> {
+    fn check(&mut self, job: &Job) -> Result<()> {
         for column in &self.columns {
             self.table.held.ciphertext_attribute(&column.attribute)?;
+        }
+        if self.table.held.oid == job.table {
+            return Ok(());
         }
         if self.columns.iter().any(MovedColumn::runs_code) {
             refuse_lent_context(job.table, &self.table)?;
         }
+        if self.columns.iter().any(MovedColumn::has_own_words) {
+            let top = Held::take(job.table, Lock::Read)?;
+            self.alias = Some(quote_identifier(top.bare_name()));
+        }
         Ok(())
+    }
+
+    /// The leaf, as expressions of the registered table's owner may speak of it.
+    fn from(&self) -> String {
+        match &self.alias {
+            None => format!("ONLY {}", self.table.sql),
+            Some(alias) => format!("ONLY {} AS {alias}", self.table.sql),
+        }
     }
 
     /// Moves those of the rows that are stale. Reading and writing are two statements, in which the owner's code runs
@@ -198,7 +228,7 @@ impl Statement {
     /// The address of each stale row, and for each column the value, if it is stale, and its context.
     fn select(&self, rows: &str, taking: Taking) -> String {
         let is_alone = self.columns.len() == 1;
-        let shown: Vec<String> = self
+        let mut shown: Vec<String> = self
             .columns
             .iter()
             .map(|column| {
@@ -217,15 +247,19 @@ impl Statement {
                 format!("{}, {context}", if_stale(column.name()))
             })
             .collect();
+        // The job's alone, which only opens values.
+        if let Some(expression) = &self.columns[0].key_expression {
+            shown.push(format!("({expression})::pg_catalog.text"));
+        }
         let stale: Vec<String> = self.columns.iter().map(MovedColumn::stale).collect();
         let lock = match taking {
             Taking::Free => "",
             Taking::Locked => LOCKED,
         };
         format!(
-            "SELECT ctid, {} FROM ONLY {} WHERE {} AND ({}){lock}",
+            "SELECT ctid, {} FROM {} WHERE {} AND ({}){lock}",
             shown.join(", "),
-            self.table.sql,
+            self.from(),
             Self::condition(rows, taking),
             stale.join(" OR ")
         )
@@ -254,7 +288,8 @@ impl Statement {
         )
     }
 
-    /// Shows the job's own values in some rows, each with its context, as the active snapshot sees them.
+    /// Shows the job's own values in some rows, each with its context, as the active snapshot sees them: those that it
+    /// moves or binds.
     ///
     /// # Errors
     /// Of the statement, and of `look`.
@@ -263,14 +298,22 @@ impl Statement {
         rows: &str,
         mut look: impl FnMut(&Value<'_>, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        self.each_stored(rows, usize::MAX, |_, stored, context| {
-            look(&Value::parse(stored)?, context.unwrap_or_default())
+        self.each_stored(rows, usize::MAX, |stored| {
+            let value = Value::parse(stored.value)?;
+            let id = VersionId {
+                key: value.header.key,
+                version: value.header.version,
+            };
+            if self.columns[0].target_of(id)?.is_none() {
+                return Ok(());
+            }
+            look(&value, stored.context.unwrap_or_default())
         })?;
         Ok(())
     }
 
-    /// The same with the row's address, the value as it is stored, and none for a context that is NULL. Nothing is
-    /// shown where the rows have more bytes than these: whether they were.
+    /// Shows the values in some rows as they are stored. Nothing is shown where the rows have more bytes than these:
+    /// whether they were.
     ///
     /// # Errors
     /// As [`each_value`](Self::each_value).
@@ -278,7 +321,7 @@ impl Statement {
         &self,
         rows: &str,
         most_bytes: usize,
-        mut look: impl FnMut(String, &[u8], Option<&[u8]>) -> Result<()>,
+        mut look: impl FnMut(Stored<'_>) -> Result<()>,
     ) -> Result<bool> {
         set_local(c"row_security", c"off");
         let _path = safe_search_path();
@@ -303,7 +346,18 @@ impl Statement {
                         Varlena::from_datum(value),
                     )
                 };
-                look(row, stored.bytes(), context.as_ref().map(Varlena::bytes))?;
+                let key = self.columns[0].key_expression.as_ref();
+                let key = key.and_then(|_| found.value(at, 4)).map(|name| {
+                    // SAFETY: the statement casts it to text.
+                    let name = unsafe { Varlena::from_datum(name) };
+                    String::from_utf8_lossy(name.bytes()).into_owned()
+                });
+                look(Stored {
+                    row,
+                    value: stored.bytes(),
+                    context: context.as_ref().map(Varlena::bytes),
+                    key,
+                })?;
             }
             Ok(true)
         })
@@ -320,8 +374,8 @@ impl Statement {
         let _path = safe_search_path();
         let _role = AsRole::restricted(self.table.owner());
         let sql = format!(
-            "SELECT ({expression})::pg_catalog.bytea FROM ONLY {} WHERE {rows}",
-            self.table.sql
+            "SELECT ({expression})::pg_catalog.bytea FROM {} WHERE {rows}",
+            self.from()
         );
         selected(&sql, true, usize::MAX, |_| Ok(()))
     }

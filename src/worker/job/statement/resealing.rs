@@ -17,7 +17,8 @@ pub struct Resealing {
 }
 
 impl Resealing {
-    /// The value under its column's key and that key's current version, in `memory`; none when it is not the job's.
+    /// The value under the key that it is to have and that key's current version, in `memory`; none when it is not the
+    /// job's.
     ///
     /// # Safety
     /// `value` is a ciphertext.
@@ -35,18 +36,18 @@ impl Resealing {
             key: value.header.key,
             version: value.header.version,
         };
-        if !(column.moves(id) || column.rebinds && id.key == column.key && !column.is_lost(id)) {
+        let Some(target) = column.target_of(id)? else {
             return Ok(None);
-        }
+        };
         let (from, to) = match &self.permits {
             Some((known, key, from, to))
-                if *known == id && *key == column.key && from.is_good() && to.is_good() =>
+                if *known == id && *key == target && from.is_good() && to.is_good() =>
             {
                 (*from, *to)
             }
             _ => {
-                let (from, to) = session::permit_move(id, column.key)?;
-                self.permits = Some((id, column.key, from, to));
+                let (from, to) = session::permit_move(id, target)?;
+                self.permits = Some((id, target, from, to));
                 (from, to)
             }
         };

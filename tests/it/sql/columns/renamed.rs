@@ -314,18 +314,18 @@ fn a_table_in_another_schema_and_a_function_by_another_name_are_followed() {
     );
     assert_eq!(
         c.one(CONTEXTS),
-        "v colcrypt.row_context(shop.t.id); w app.place(shop.t.id)"
+        "v colcrypt.row_context(t.id); w app.place(t.id)"
     );
     c.run("ALTER FUNCTION app.place(int) RENAME TO \"Where\"");
     assert_eq!(
         c.one(CONTEXTS),
-        "v colcrypt.row_context(shop.t.id); w app.\"Where\"(shop.t.id)"
+        "v colcrypt.row_context(t.id); w app.\"Where\"(t.id)"
     );
     // Others that have the name that it had are others.
     c.run("ALTER FUNCTION app.place(int, int) RENAME TO other; ALTER FUNCTION app.\"Where\"(int) SET SCHEMA shop");
     assert_eq!(
         c.one(CONTEXTS),
-        "v colcrypt.row_context(shop.t.id); w shop.\"Where\"(shop.t.id)"
+        "v colcrypt.row_context(t.id); w shop.\"Where\"(t.id)"
     );
     rotate(c);
     assert_eq!(

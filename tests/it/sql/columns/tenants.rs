@@ -10,7 +10,7 @@ use postgres::Client;
 use crate::common::{Db, LONG, Sql, db, role, wait_for_jobs};
 
 /// Table `profile`, whose values are under `tenant-1` and so on, of keyring `tenants`, and its view.
-fn tenants(count: u32) -> Db {
+pub fn tenants(count: u32) -> Db {
     let mut db = db();
     db.client.run(&format!(
         "SELECT create_keyring('tenants', 'local');
@@ -23,13 +23,13 @@ fn tenants(count: u32) -> Db {
 }
 
 /// "id tenant: key" of each row.
-fn keys(client: &mut Client) -> String {
+pub fn keys(client: &mut Client) -> String {
     client.one(
         "SELECT string_agg(format('%s %s: %s', id, tenant_id, (ciphertext_info(email)).key), ', ' ORDER BY id) FROM profile",
     )
 }
 
-fn emails(client: &mut Client) -> String {
+pub fn emails(client: &mut Client) -> String {
     client.one("SELECT string_agg(concat_ws(' ', id, email), ', ' ORDER BY id) FROM profile_access")
 }
 
@@ -280,9 +280,7 @@ fn a_registration_says_which_keys_it_means() {
     );
     for sql in [
         "SELECT move_column('t', 'v', 'k')",
-        "SELECT rebind_column('t', 'v')",
         "SELECT reencrypt_column('t', 'v')",
-        "SELECT verify_column('t', 'v')",
         "SELECT * FROM decrypt_column('t', 'v')",
     ] {
         let problem = client.fails("42809", sql).says("has a key of its own");
@@ -449,6 +447,60 @@ fn an_enforced_column_takes_values_of_the_rows_key_alone() {
     client.fails("KC065", "UPDATE profile SET tenant_id = 3 WHERE id = 1");
     client.run("UPDATE profile_access SET tenant_id = 3 WHERE id = 1; UPDATE profile SET id = 9 WHERE id = 2");
     assert_eq!(keys(client), "1 3: tenant-3, 3 : , 9 2: tenant-2");
+}
+
+/// What names the rows' keys goes no sooner than what they are bound to.
+#[test]
+fn a_column_that_an_expression_reads_is_not_dropped() {
+    let mut db = tenants(2);
+    let client = &mut db.client;
+    client.run(
+        "CREATE TYPE mood AS ENUM ('good');
+         ALTER TABLE profile ADD note text, ADD m mood; INSERT INTO profile_access VALUES (1, 1, 'a'); DROP VIEW profile_access",
+    );
+    let refused = client.fails("42809", "ALTER TABLE profile DROP tenant_id");
+    assert_eq!(
+        refused.message,
+        "column tenant_id cannot be dropped: it names the keys of rows in column public.profile.email"
+    );
+    assert!(refused.hint.contains("register_column"), "{}", refused.hint);
+    client
+        .fails("42809", "ALTER TABLE profile DROP id CASCADE")
+        .says("column id cannot be dropped: values of column public.profile.email are bound to it");
+    client.run("ALTER TABLE profile DROP note; DROP TYPE mood CASCADE");
+    // An expression that does without it, and none at all.
+    client.run(
+        "ALTER TABLE profile ADD tenant text;
+         SELECT register_column('profile', 'email', key_expression => 'tenant', keyring => 'tenants');
+         ALTER TABLE profile DROP tenant_id",
+    );
+    client.fails("42809", "ALTER TABLE profile DROP tenant");
+    client.fails("42809", "BEGIN; ALTER TABLE profile DROP tenant; COMMIT");
+    client.run("ROLLBACK; ALTER TABLE profile DROP tenant, DROP email");
+    client.run("CREATE TABLE s (id int PRIMARY KEY, \"T\" text, v ciphertext); SELECT register_column('s', 'v', key_expression => '\"T\"', keyring => 'tenants')");
+    client.fails("42809", "ALTER TABLE s DROP \"T\"");
+    client.run("SELECT unregister_column('s', 'v'); ALTER TABLE s DROP \"T\"; DROP TABLE s");
+}
+
+#[test]
+fn another_type_of_what_names_the_keys_is_told() {
+    let mut db = tenants(2);
+    db.client.run(
+        "INSERT INTO profile_access VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 2, 'c'); DROP VIEW profile_access",
+    );
+    let mut told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE profile {alter}"));
+    assert_eq!(told("ALTER tenant_id TYPE bigint"), "");
+    for (alter, count) in [
+        ("ALTER tenant_id TYPE numeric(5, 1)", 3),
+        ("ALTER tenant_id TYPE int USING tenant_id", 0),
+        ("ALTER tenant_id TYPE int USING 2", 1),
+    ] {
+        let said = told(alter);
+        let expected = format!(
+            "{count} of 3 values of column email that were looked at are under other keys than their rows'"
+        );
+        assert_eq!(said.contains(&expected), count > 0, "{alter}: {said}");
+    }
 }
 
 #[test]
