@@ -5,6 +5,7 @@
 mod compliance;
 mod escrow;
 mod four_eyes;
+mod front;
 mod guide;
 mod keys;
 mod links;

@@ -6,7 +6,7 @@ use colcrypt_tests::Cluster;
 use colcrypt_tests::process::wait_for;
 use postgres::{Client, SimpleQueryMessage};
 
-fn prepared() -> (Cluster, Client) {
+pub(crate) fn prepared() -> (Cluster, Client) {
     let cluster = Cluster::builder().start();
     let root_key = cluster.root_key("root.key");
     let mut client = cluster.client();
