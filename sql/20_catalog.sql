@@ -71,7 +71,7 @@ CREATE TABLE colcrypt.key (
     keyring_id uuid NOT NULL,
     suite text NOT NULL,
     current_version int NOT NULL CHECK (current_version > 0),
-    -- Cryptoperiods (SP 800-57 part 1, 5.3.4), counted from a version's activation: how long it may
+    -- Cryptoperiods (SP 800-57 part 1 revision 5, 5.3.5), counted from a version's activation: how long it may
     -- encrypt, and how long after that it may decrypt; null is without end.
     originator_usage_period interval DEFAULT '1 year' CHECK (originator_usage_period > '0'),
     recipient_usage_period interval CHECK (recipient_usage_period >= '0'),

@@ -1,4 +1,5 @@
-//! The life of a key version, after NIST SP 800-57 part 1 revision 5, section 7.
+//! The life of a key version, after NIST SP 800-57 part 1 revision 5, section 7: its six states, and two
+//! of ours, archived and destruction scheduled.
 //!
 //! [`Standing::apply`] is the only judge of what may happen to a version; SQL functions, workers and
 //! the command line all ask it. `tests/core/states.rs` has the whole table.

@@ -22,9 +22,6 @@ fn the_life_of_a_key_works_as_written() {
     let root_key = cluster.root_key("root.key");
     let elsewhere = cluster.root_key("elsewhere.key");
     let mut client = cluster.client();
-    client
-        .batch_execute("CREATE EXTENSION colcrypt")
-        .expect("the extension");
     let blocks = super::blocks(&text, "sql");
     assert!(blocks.len() >= 12, "keys.md has lost its SQL");
     for block in blocks {

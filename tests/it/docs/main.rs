@@ -2,10 +2,13 @@
 //! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew, and what a drill
 //! leaves.
 
+mod compliance;
 mod escrow;
 mod four_eyes;
+mod front;
 mod guide;
 mod keys;
+mod links;
 mod pages;
 mod reference;
 

@@ -6,7 +6,7 @@ use colcrypt_tests::Cluster;
 use colcrypt_tests::process::wait_for;
 use postgres::{Client, SimpleQueryMessage};
 
-fn prepared() -> (Cluster, Client) {
+pub(crate) fn prepared() -> (Cluster, Client) {
     let cluster = Cluster::builder().start();
     let root_key = cluster.root_key("root.key");
     let mut client = cluster.client();
@@ -97,24 +97,6 @@ fn the_audit_page_works_as_written() {
     let rows = client.query(query, &[]).expect("recomputed");
     assert!(rows.len() >= 4);
     assert!(rows.iter().all(|row| row.get::<_, bool>(1)));
-}
-
-/// An assessor runs the tests that the page names: they must be there.
-#[test]
-fn the_compliance_page_names_suites_that_exist() {
-    let text = std::fs::read_to_string(super::repository("docs/compliance.md")).expect("the page");
-    let mut named = 0;
-    for word in text.split('`') {
-        for suite in ["sql", "faults"] {
-            if let Some(name) = word.strip_prefix(&format!("{suite}::")) {
-                let file =
-                    super::repository(&format!("tests/it/{suite}/{}.rs", name.replace("::", "/")));
-                assert!(file.exists(), "{word} is no suite");
-                named += 1;
-            }
-        }
-    }
-    assert!(named > 20, "the page has lost its tests");
 }
 
 /// The programs that the suite `sql` runs have what the page shows, line by line.
