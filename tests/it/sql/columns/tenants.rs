@@ -488,7 +488,7 @@ fn another_type_of_what_names_the_keys_is_told() {
     db.client.run(
         "INSERT INTO profile_access VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 2, 'c'); DROP VIEW profile_access",
     );
-    let mut told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE profile {alter}"));
+    let told = |alter: &str| said(cluster(), &db.name, &format!("ALTER TABLE profile {alter}"));
     assert_eq!(told("ALTER tenant_id TYPE bigint"), "");
     for (alter, count) in [
         ("ALTER tenant_id TYPE numeric(5, 1)", 3),
