@@ -1,5 +1,5 @@
-//! Expressions of a table's owner that qualify columns with the table's name, and its schema: they mean the same in jobs,
-//! views, triggers and COPY.
+//! Expressions of a table's owner that qualify columns with the table's name, and its schema: they mean the same in
+//! jobs, views, triggers and COPY.
 
 use std::io::Write;
 
