@@ -21,6 +21,8 @@ pub struct Control {
     pub latch: AtomicPtr<pg_sys::Latch>,
     pub agent_pid: AtomicI32,
     pub agent_starts: AtomicU64,
+    /// The release of the agent that runs, as `colcrypt_domain::release` packs it; 0 until it has said so.
+    pub agent_version: AtomicU64,
     pub queue: [RequestSlot; QUEUE_SLOTS],
 }
 

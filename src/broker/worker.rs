@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataKey, KekId, Secret};
 use colcrypt_domain::broker::{self, Bounds, Known, Life, Requests};
+use colcrypt_domain::release;
 use colcrypt_domain::thrash::Loads;
 use colcrypt_protocol::{
     Event, Failure, FailureKind, FromAgent, Numbered, Reply, Request, RootAnswer, Settings,
@@ -109,6 +110,7 @@ unsafe extern "C-unwind" fn broker_exits(_code: i32, _argument: pg_sys::Datum) {
     if let Ok(control) = control() {
         control.pid.store(0, Relaxed);
         control.agent_pid.store(0, Relaxed);
+        control.agent_version.store(0, Relaxed);
         control.latch.store(std::ptr::null_mut(), Relaxed);
     }
 }
@@ -223,6 +225,7 @@ impl Broker {
         log!("colcrypt: {reason}");
         self.agent = None;
         self.control.agent_pid.store(0, Relaxed);
+        self.control.agent_version.store(0, Relaxed);
         let was_running = self.life.lost(clock::boottime_ms());
         for id in self.requests.given_up(was_running) {
             let failed = failure(FailureKind::Agent, &reason);
@@ -323,7 +326,9 @@ impl Broker {
         };
         match pending.destination {
             Destination::Nobody => {
-                if result.is_ok() {
+                if let Ok(Reply::Configured { version }) = result {
+                    let packed = release::packed(&version);
+                    self.control.agent_version.store(packed, Relaxed);
                     self.life.answered();
                 }
             }

@@ -8,6 +8,7 @@ pub mod census;
 pub mod columns;
 pub mod data;
 pub mod entry;
+pub mod facts;
 pub mod header;
 pub mod honeytokens;
 pub mod jobs;

@@ -1,9 +1,14 @@
-//! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, escrow, live bars.
+//! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, escrow, what is wrong
+//! with a database, live bars.
 //!
 //! No subcommand takes a secret by argument: arguments are visible to every user of the machine.
 
 mod agent;
 mod check;
+#[cfg(feature = "watch")]
+mod connection;
+#[cfg(feature = "watch")]
+mod doctor;
 #[cfg(feature = "escrow")]
 mod escrow;
 mod harden;
@@ -18,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, live bars of jobs.
+/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, live bars of jobs.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {
@@ -47,6 +52,9 @@ enum Command {
     #[cfg(feature = "escrow")]
     #[command(subcommand)]
     Escrow(escrow::Command),
+    /// Ask a database whether all is well with its keys, columns and settings; 1 is for warnings, 2 for worse
+    #[cfg(feature = "watch")]
+    Doctor(doctor::Options),
     /// Show the re-encryption jobs of a database as live bars; fails if one did
     #[cfg(feature = "watch")]
     Watch(watch::Options),
@@ -61,6 +69,8 @@ fn main() -> ExitCode {
         Command::Check(options) => check::run(&options),
         #[cfg(feature = "escrow")]
         Command::Escrow(command) => escrow::run(&command),
+        #[cfg(feature = "watch")]
+        Command::Doctor(options) => doctor::run(&options),
         #[cfg(feature = "watch")]
         Command::Watch(options) => watch::run(&options),
     }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    env,
     io::{IsTerminal, stderr},
     process::ExitCode,
     thread,
@@ -12,11 +11,13 @@ use std::{
 
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use postgres::{Client, Config, NoTls, Row, config::Host};
+use postgres::Row;
+
+use crate::connection::{connect, explain, printable};
 
 const PAUSE: Duration = Duration::from_millis(500);
-/// The view is small, so a server that takes longer has other troubles; names come with their schema.
-const OPTIONS: &str = "-c statement_timeout=10s -c search_path=pg_catalog";
+/// The view is small, so a server that takes longer has other troubles.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Jobs that are open, and those that ended since the watch began.
 const JOBS: &str = "
@@ -51,7 +52,7 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// Whether every job that was seen ended as done.
 fn watch(options: &Options) -> Result<bool, String> {
-    let mut client = connect(&options.connection)?;
+    let mut client = connect("watch", &options.connection, PATIENCE)?;
     let mut screen = Screen::new();
     let mut seen: Vec<i64> = Vec::new();
     loop {
@@ -74,80 +75,6 @@ fn watch(options: &Options) -> Result<bool, String> {
         }
         thread::sleep(PAUSE);
     }
-}
-
-pub fn connect(connection: &str) -> Result<Client, String> {
-    let mut config: Config = connection
-        .parse()
-        .map_err(|error: postgres::Error| format!("the connection string: {}", explain(&error)))?;
-    if config.get_password().is_some() {
-        return Err(
-            "a password on the command line is visible to every user of the machine: put it into PGPASSWORD".into(),
-        );
-    }
-    let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    if config.get_hosts().is_empty() {
-        config.host(
-            variable("PGHOST")
-                .as_deref()
-                .unwrap_or("/var/run/postgresql"),
-        );
-    }
-    if config.get_ports().is_empty()
-        && let Some(port) = variable("PGPORT")
-    {
-        config.port(port.parse().map_err(|_| "PGPORT is no port".to_owned())?);
-    }
-    if config.get_user().is_none()
-        && let Some(user) = variable("PGUSER").or_else(|| variable("USER"))
-    {
-        config.user(&user);
-    }
-    if config.get_dbname().is_none()
-        && let Some(database) = variable("PGDATABASE")
-    {
-        config.dbname(&database);
-    }
-    if let Some(password) = variable("PGPASSWORD") {
-        config.password(password);
-    }
-    config
-        .application_name("colcrypt watch")
-        .options(OPTIONS)
-        .connect(NoTls)
-        .map_err(|error| format!("{}: {}", place(&config), explain(&error)))
-}
-
-fn place(config: &Config) -> String {
-    match config.get_hosts().first() {
-        Some(Host::Tcp(name)) => name.clone(),
-        Some(Host::Unix(path)) => path.display().to_string(),
-        None => "the server".into(),
-    }
-}
-
-pub fn explain(error: &postgres::Error) -> String {
-    let message = match error.as_db_error() {
-        Some(error) => match error.code().code() {
-            "3F000" | "42P01" => {
-                "this database has no extension colcrypt, or an older one".to_owned()
-            }
-            "42501" => format!("{}; members of pg_monitor may look", error.message()),
-            _ => error.message().to_owned(),
-        },
-        None => match std::error::Error::source(error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        },
-    };
-    printable(&message)
-}
-
-/// Names and messages come from whoever made the table: no control character of theirs reaches the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '�' } else { c })
-        .collect()
 }
 
 struct Job {
@@ -260,23 +187,5 @@ impl Screen {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_of_a_tables_name_reaches_the_terminal_but_letters() {
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a�[2Jb�");
-    }
-
-    #[test]
-    fn a_password_on_the_command_line_is_refused_and_not_repeated() {
-        let error = connect("host=localhost password=hunter2").err().unwrap();
-        assert!(error.contains("PGPASSWORD") && !error.contains("hunter2"));
-        let error = connect("nonsense").err().unwrap();
-        assert!(error.contains("connection string"), "{error}");
     }
 }

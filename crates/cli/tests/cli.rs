@@ -119,7 +119,7 @@ impl Agent {
             matches!(
                 reply,
                 FromAgent::Reply {
-                    result: Ok(Reply::Configured),
+                    result: Ok(Reply::Configured { .. }),
                     ..
                 }
             ),

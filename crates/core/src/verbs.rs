@@ -202,6 +202,7 @@ pub const EVERYBODYS: &[&str] = &[
 /// Functions that PUBLIC may not call and that change nothing, are called by the server alone, or do what the caller's
 /// own rights on the tables allow.
 pub const ASKS: &[&str] = &[
+    "ask_provider",
     "audit_append_only",
     "audit_status",
     "broker_status",
@@ -211,6 +212,8 @@ pub const ASKS: &[&str] = &[
     "check_provider",
     "check_roots",
     "clock_ahead",
+    "doctor",
+    "doctor_checks",
     "is_in_window",
     "plaintext_left",
     "restore_grant",
@@ -220,6 +223,7 @@ pub const ASKS: &[&str] = &[
     "rotation_time_until",
     "rotation_windows",
     "rows_needing_key",
+    "server_facts",
     "suite_bound",
     "unflushed_uses",
     "unflushed_versions",

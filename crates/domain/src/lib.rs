@@ -23,6 +23,7 @@ pub mod pace;
 pub mod phase;
 pub mod policy;
 pub mod quote;
+pub mod release;
 pub mod renamed;
 pub mod ring;
 pub mod room;

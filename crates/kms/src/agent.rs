@@ -103,7 +103,7 @@ async fn read(
             if let Request::Configure { settings } = request {
                 // Here and not in a task, so that the settings hold for every later request.
                 configure.send_replace(settings);
-                answer(frames, id, Ok((Reply::Configured, None)));
+                answer(frames, id, Ok((configured(), None)));
                 continue;
             }
             let agent = Arc::clone(agent);
@@ -149,6 +149,12 @@ fn send(frames: &mpsc::UnboundedSender<Frame>, message: &FromAgent, secret: &[u8
     }
 }
 
+fn configured() -> Reply {
+    Reply::Configured {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
 struct Agent {
     keks: Arc<Keks>,
     registry: Arc<Registry>,
@@ -176,7 +182,7 @@ impl Agent {
 
     async fn handle(&self, request: Request) -> Answer {
         match request {
-            Request::Configure { .. } => Ok((Reply::Configured, None)),
+            Request::Configure { .. } => Ok((configured(), None)),
             Request::ValidateProvider { provider } => match registry::connect(&provider) {
                 Ok(_) => Ok((Reply::ProviderValid, None)),
                 Err(error) => Err(error.of_provider(&provider.name)),

@@ -116,7 +116,11 @@ pub struct Numbered {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    Configured,
+    Configured {
+        /// The agent's release. One that is older does not say it.
+        #[serde(default)]
+        version: String,
+    },
     ProviderValid,
     ProviderChecked {
         report: CheckReport,

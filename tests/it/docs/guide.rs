@@ -20,7 +20,7 @@ fn the_guide_works_as_written() {
         }
     }
     wait_for("the guide's rotation", Duration::from_secs(30), || {
-        let sql = "SELECT count(*) FILTER (WHERE phase = 'done') = 2 FROM job_progress";
+        let sql = "SELECT count(*) FILTER (WHERE phase = 'done') = 4 FROM job_progress";
         client.query_one(sql, &[]).expect("job_progress").get(0)
     });
     let row = client

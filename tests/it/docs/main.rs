@@ -3,6 +3,7 @@
 //! leaves.
 
 mod compliance;
+mod doctor;
 mod escrow;
 mod four_eyes;
 mod front;

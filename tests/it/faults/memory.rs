@@ -5,11 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use colcrypt_core::{KeyEncryptionKey, Suite};
-use colcrypt_tests::Cluster;
 use colcrypt_tests::bed::{Bed, VaultBed, decrypt, encrypt};
 use colcrypt_tests::db::Sql;
 use colcrypt_tests::memory::{derived_key, in_memory, round_keys};
-use colcrypt_tests::of_memory::kilobytes;
+use colcrypt_tests::of_memory::{Limit, kilobytes, may_not_lock, start};
 use colcrypt_tests::process::run;
 use colcrypt_tests::search::occurrences;
 use postgres::Client;
@@ -65,53 +64,6 @@ fn the_slab_is_locked_and_left_out_of_core_files() {
         .find(|line| line.starts_with("Max core file size"))
         .unwrap();
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
-}
-
-/// What may lock how much memory.
-#[derive(Debug, Clone, Copy)]
-enum Limit {
-    /// Enough for the slab, and in the agent's way.
-    Some,
-    /// Not even the slab.
-    None,
-    /// As much as it likes.
-    Without,
-}
-
-/// Starts the server so.
-fn start(cluster: &Cluster, limit: Limit) -> Result<(), String> {
-    let user = cluster.server_user();
-    let limited = |bytes: &str| {
-        let mut program = user.command("/usr/bin/prlimit");
-        program.arg(format!("--memlock={bytes}:{bytes}"));
-        program
-    };
-    cluster.try_start_under(match (limit, user.ids()) {
-        (Limit::Some, _) => limited("1048576"),
-        (Limit::None, _) => limited("0"),
-        // Root gives the right to whom it becomes, whatever the limit.
-        (Limit::Without, Some((uid, gid))) => {
-            let mut program = Command::new("/usr/bin/setpriv");
-            program.args([
-                "--inh-caps=+ipc_lock",
-                "--ambient-caps=+ipc_lock",
-                "--clear-groups",
-                &format!("--reuid={uid}"),
-                &format!("--regid={gid}"),
-            ]);
-            program
-        }
-        (Limit::Without, None) => limited("unlimited"),
-    })
-}
-
-/// Whether an ordinary user runs this whom the system lets lock no more than so much: nobody else can show a server
-/// that may.
-fn may_not_lock(cluster: &Cluster) -> bool {
-    let limits = fs::read_to_string("/proc/self/limits").unwrap();
-    let line = limits.lines().find(|line| line.starts_with("Max locked"));
-    cluster.server_user().ids().is_none()
-        && line.unwrap().split_whitespace().nth(4) != Some("unlimited")
 }
 
 /// What is locked is the slab and the agent, all of it or, where a limit is in the way, nothing.

@@ -9,6 +9,10 @@ use std::{
 
 use colcrypt_escrow::dump::{self, Kek};
 
+/// The catalog is small: a server that takes longer has other troubles.
+#[cfg(feature = "watch")]
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// How archives of pg_dump begin.
 const ARCHIVE: &[u8] = b"PGDMP";
 
@@ -42,7 +46,11 @@ impl Catalog {
 
     #[cfg(feature = "watch")]
     fn of_database(&self) -> Result<String, String> {
-        let mut client = crate::watch::connect(self.connect.as_deref().unwrap_or_default())?;
+        let mut client = crate::connection::connect(
+            "escrow",
+            self.connect.as_deref().unwrap_or_default(),
+            PATIENCE,
+        )?;
         // One snapshot: a rotation in between would be half read.
         let mut transaction = client
             .build_transaction()
@@ -58,7 +66,7 @@ impl Catalog {
                 .copy_out(&format!(
                     "COPY (SELECT {columns} FROM colcrypt.{table}) TO STDOUT"
                 ))
-                .map_err(|error| crate::watch::explain(&error))?
+                .map_err(|error| crate::connection::explain(&error))?
                 .read_to_string(&mut text)
                 .map_err(|error| error.to_string())?;
             text.push_str("\\.\n");

@@ -1,6 +1,7 @@
 //! The extension in a server: installed, updated, copied, replicated.
 
 mod copies;
+mod doctor;
 mod extension;
 mod releases;
 mod replicas;

@@ -1,0 +1,553 @@
+//! `doctor`: nothing on a server that is well, and each fault by its name when it is planted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Output;
+
+use colcrypt_tests::Cluster;
+use colcrypt_tests::of_memory::{Limit, may_not_lock, start};
+use colcrypt_tests::process::{kill9, run};
+use colcrypt_tests::wait_for;
+use postgres::Client;
+use serde_json::Value;
+
+use crate::common::{self, LONG, Sql, db, set_up, unique};
+
+/// What a server says of itself that is as the guide makes it.
+const OF_EVERY_SERVER: &[&str] = &[
+    "key_on_same_disk",
+    "literals_shown",
+    "no_recovery",
+    "one_person",
+    "provider_note",
+];
+
+/// What hangs on the machine that this runs on.
+const OF_THE_MACHINE: &[&str] = &["core_files", "swap_in_use"];
+
+/// A table with a column that is registered, and a function that gives its plaintext away.
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v ciphertext);
+    SELECT register_column('t', 'v', 'k', 'none');
+    INSERT INTO t VALUES (1, encrypt_col('secret', 'k'));
+    CREATE FUNCTION plain(c ciphertext) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT colcrypt.decrypt_col(c)'";
+
+/// An escrow that was registered so many days ago.
+const ESCROW: &str = "INSERT INTO provider (name, kind, config) VALUES ('escrow', 'escrow', '{}');
+    INSERT INTO escrow (provider_id, record, registered_at)
+        SELECT provider_id, 'a record', now() - interval 'DAYS days' FROM provider WHERE name = 'escrow'";
+
+/// A finding with a part of its object, and the statements that plant its fault. Where another finding comes with it,
+/// that one is named behind it.
+struct Fault {
+    severity: &'static str,
+    findings: &'static [&'static str],
+    object: &'static str,
+    plant: &'static [&'static str],
+}
+
+const fn fault(
+    severity: &'static str,
+    findings: &'static [&'static str],
+    object: &'static str,
+    plant: &'static [&'static str],
+) -> Fault {
+    Fault {
+        severity,
+        findings,
+        object,
+        plant,
+    }
+}
+
+/// Faults of one database.
+#[rustfmt::skip]
+const FAULTS: &[Fault] = &[
+    fault("warning", &["catalog_of_other_version"], "extension 0.1.9", &["UPDATE pg_extension SET extversion = '0.1.9' WHERE extname = 'colcrypt'"]),
+    fault("critical", &["root_closed", "key_closed"], "provider \"local\" of keyring ring, version 1",
+        &["UPDATE kek_copy SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"]),
+    fault("critical", &["key_closed"], "key k, version 1", &["UPDATE key_version SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"]),
+    fault("critical", &["rows_without_key"], "rows",
+        &["CREATE TABLE t (v int); INSERT INTO census (relation, attribute, counts, counted_by) VALUES ('t', 'v', '[{\"key_id\": 42, \"version\": 1, \"rows\": 3}]', 'me')"]),
+    fault("warning", &["role_missing"], "key k",
+        &["INSERT INTO restored_grant (grantee, key_id, can_encrypt, can_decrypt, can_manage) SELECT 'nobody_known', key_id, true, true, false FROM key"]),
+    fault("warning", &["provider_problem", "key_closed", "root_closed"], "local", &["UPDATE provider SET config = '{\"path\": \"/nowhere/root.key\"}'"]),
+    fault("critical", &["key_beside_data"], "inside.key of provider local", &["SELECT alter_provider('local', '{\"path\": \"DATA/inside.key\"}')"]),
+    fault("warning", &["key_without_period"], "key k", &["SELECT set_cryptoperiods('k', NULL, NULL)"]),
+    fault("warning", &["kek_without_period"], "keyring ring", &["SELECT set_kek_cryptoperiod('ring', NULL)"]),
+    fault("warning", &["rotation_failing"], "key k",
+        &["SELECT set_rotation_interval('k', '1 hour'); INSERT INTO rotation_try SELECT key_id, 1, 'the reason', 'infinity' FROM key",
+          "UPDATE key_version SET activated_at = now() - interval '1 day'"]),
+    fault("notice", &["rotation_due"], "key k", &["SELECT set_rotation_interval('k', '1 hour'); UPDATE key_version SET activated_at = now() - interval '1 day'"]),
+    fault("warning", &["usage_near_bound"], "key k, version 1", &["SELECT set_usage_bound('k', 100)", "SELECT count(encrypt_col('v' || g, 'k')::bytea) FROM generate_series(1, 60) g"]),
+    fault("critical", &["usage_near_bound", "rotation_failing"], "key k, version 1",
+        &["SELECT set_usage_bound('k', 100); INSERT INTO rotation_try SELECT key_id, 1, 'the reason', 'infinity' FROM key",
+          "SELECT count(encrypt_col('v' || g, 'k')::bytea) FROM generate_series(1, 85) g"]),
+    fault("warning", &["destruction_waits"], "key k, version 1",
+        &["INSERT INTO destruction (key_id, version, last_error, retry_at) SELECT key_id, 1, 'the reason', 'infinity' FROM key"]),
+    fault("warning", &["keyring_without_escrow", "never_drilled"], "escrow escrow", &["ESCROW 1"]),
+    fault("warning", &["drill_overdue", "keyring_without_escrow"], "escrow escrow", &["ESCROW 100"]),
+    fault("notice", &["never_drilled", "keyring_without_escrow"], "escrow escrow", &["ESCROW 1"]),
+    fault("warning", &["share_check_overdue", "keyring_without_escrow", "never_drilled"], "share of Ada, escrow escrow",
+        &["ESCROW 1", "INSERT INTO custodian (provider_id, holder, circle, since) SELECT provider_id, 'Ada', 'all', now() - interval '100 days' FROM escrow"]),
+    fault("warning", &["public_may_decrypt"], "key k", &["SELECT grant_key('k', 'PUBLIC')"]),
+    fault("notice", &["public_may_encrypt"], "key k", &["SELECT grant_key('k', 'PUBLIC', '{encrypt}')"]),
+    fault("notice", &["public_may_encrypt"], "keyring ring", &["SELECT grant_keyring('ring', 'PUBLIC', '{create}')"]),
+    fault("critical", &["public_on_catalog"], "relation colcrypt.key_version", &["GRANT SELECT ON colcrypt.key_version TO PUBLIC"]),
+    fault("critical", &["public_on_catalog"], "function colcrypt.rotate_key(text)", &["GRANT EXECUTE ON FUNCTION colcrypt.rotate_key(text) TO PUBLIC"]),
+    fault("warning", &["job_failed"], "on public.t.v",
+        &[TABLE, "UPDATE t SET v = set_byte(v::bytea, length(v::bytea) - 1, get_byte(v::bytea, length(v::bytea) - 1) # 1)::ciphertext", "SELECT verify_column('t', 'v')"]),
+    fault("warning", &["job_stuck"], "on public.t.v",
+        &[TABLE, "BEGIN; INSERT INTO t VALUES (2, encrypt_col('v', 'k')); PREPARE TRANSACTION 'open'", "SELECT rotate_key('k')",
+          "UPDATE job SET created_at = now() - interval '2 hours'"]),
+    fault("notice", &["job_held"], "on public.t.v", &[TABLE, "INSERT INTO job (relation, attribute, key_id, target_version, paused) SELECT 't'::regclass, 'v', key_id, 1, true FROM key"]),
+    fault("warning", &["column_not_registered"], "public.\"a table\".v", &["CREATE TABLE \"a table\" (v ciphertext)"]),
+    fault("warning", &["column_not_registered"], "public.p.v",
+        &["CREATE TABLE p (id int, v ciphertext) PARTITION BY LIST (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)"]),
+    fault("warning", &["registration_wrong"], "public.t.v", &[TABLE, "ALTER TABLE t DROP COLUMN v"]),
+    fault("notice", &["registration_wrong"], ".v", &["CREATE TABLE t (v ciphertext); SELECT register_column('t', 'v', 'k')", "DROP TABLE t"]),
+    fault("warning", &["view_stale"], "public.t_access.w",
+        &[TABLE, "ALTER TABLE t ADD COLUMN w ciphertext; SELECT create_access_view('t')", "SELECT register_column('t', 'w', 'k', 'none')"]),
+    fault("warning", &["plaintext_copy"], "materialized view public.m", &[TABLE, "CREATE MATERIALIZED VIEW m AS SELECT id, decrypt_col(v) FROM t"]),
+    fault("warning", &["plaintext_copy"], "materialized view public.m",
+        &[TABLE, "SELECT create_access_view('t')", "CREATE VIEW between AS SELECT * FROM t_access", "CREATE MATERIALIZED VIEW m AS SELECT * FROM between"]),
+    fault("warning", &["plaintext_index"], "index public.i", &[TABLE, "CREATE INDEX i ON t (plain(v))"]),
+    fault("warning", &["plaintext_index"], "statistics object public.s", &[TABLE, "CREATE STATISTICS s ON (plain(v)) FROM t"]),
+    fault("warning", &["plaintext_index"], "column g of table public.t", &[TABLE, "ALTER TABLE t ADD COLUMN g text GENERATED ALWAYS AS (plain(v)) STORED"]),
+    fault("critical", &["audit_broken"], "record 1000000",
+        &["INSERT INTO audit_log (seq, at, event, outcome, session_role, current_role_name, database, pid, repeats, previous_hash, hash)
+               VALUES (1000000, now(), 'rotate_key', 'done', 'me', 'me', 'db', 1, 1, '', '')"]),
+    fault("critical", &["honeytoken"], "key k", &[TABLE, "SELECT mark_honeytoken(v) FROM t", "SELECT decrypt_col(v) FROM t"]),
+    fault("warning", &["statements_logged"], "log_statement=all in database", &["SET log_statement = 'all'"]),
+    fault("warning", &["statements_logged"], "log_min_duration_statement=100 in database", &["SET log_min_duration_statement = 100"]),
+    fault("warning", &["parameters_logged"], "log_parameter_max_length_on_error=-1 in database", &["SET log_parameter_max_length_on_error = -1"]),
+    fault("warning", &["plans_logged"], "auto_explain.log_min_duration=0 in database", &["SET auto_explain.log_min_duration = 0"]),
+    fault("warning", &["trees_logged"], "debug_print_plan=on in database", &["SET debug_print_plan = on"]),
+    fault("warning", &["trees_logged"], "log_min_messages=debug2 in database", &["SET log_min_messages = debug2"]),
+    fault("notice", &["statements_kept"], "pg_stat_statements.track_utility=on in database", &["SET pg_stat_statements.track_utility = on"]),
+];
+
+/// Those of a server, which tests of their own plant.
+const OF_SERVERS: &[&str] = &[
+    "agent_down",
+    "agent_of_other_version",
+    "clock_set",
+    "events_in_server_log",
+    "events_only_counted",
+    "fsync_off",
+    "full_page_writes_off",
+    "memory_not_locked",
+    "no_anchor",
+    "no_launcher",
+    "not_checked",
+    "not_preloaded",
+    "root_failing",
+    "rust_backtrace",
+];
+
+/// Severity, finding and object.
+type Found = BTreeSet<(String, String, String)>;
+
+fn found(client: &mut Client) -> Found {
+    let rows = client.rows("SELECT severity, finding, coalesce(object, '') FROM colcrypt.doctor()");
+    let text = |cell: Option<String>| cell.unwrap();
+    rows.into_iter()
+        .map(|row| {
+            let [severity, finding, object] = row.try_into().expect("three columns");
+            (text(severity), text(finding), text(object))
+        })
+        .collect()
+}
+
+/// Their names, in order.
+fn names(found: &Found) -> BTreeSet<&str> {
+    found.iter().map(|(_, finding, _)| &finding[..]).collect()
+}
+
+#[track_caller]
+fn is_there(client: &mut Client, severity: &str, finding: &str) {
+    let found = found(client);
+    assert!(
+        found.iter().any(|it| it.0 == severity && it.1 == finding),
+        "{severity} {finding} in {found:#?}"
+    );
+}
+
+fn wait_until_found(client: &mut Client, finding: &str) {
+    wait_for(finding, LONG, || names(&found(client)).contains(finding));
+}
+
+/// A server as the guide and operations.md have it: nothing is lost in a crash, memory may be locked.
+fn well() -> Cluster {
+    let cluster = common::settings(Cluster::builder())
+        .durable()
+        .env("RUST_BACKTRACE", "0")
+        .conf("session_preload_libraries = ''")
+        .create();
+    start(&cluster, Limit::Without).expect("a start");
+    // No schedule is to mend what is planted.
+    let mut client = cluster.client();
+    client.run("DO $$ BEGIN EXECUTE format('ALTER SYSTEM SET colcrypt.rotation_time = %L',
+        to_char(now() AT TIME ZONE current_setting('log_timezone') + interval '12 hours', 'HH24:MI')); END $$");
+    cluster.reload();
+    set_up(&cluster);
+    let mut client = cluster.client_db("tpl");
+    wait_for("the agent", LONG, || {
+        client.yes("SELECT agent_pid IS NOT NULL FROM colcrypt.broker_status()")
+    });
+    drop(client);
+    cluster
+}
+
+/// Nothing but what every server has.
+#[track_caller]
+fn is_well(cluster: &Cluster, found: &Found) {
+    for (severity, finding, object) in found {
+        let is_known = OF_EVERY_SERVER
+            .iter()
+            .chain(OF_THE_MACHINE)
+            .any(|known| known == finding);
+        let may_be = may_not_lock(cluster) && finding == "memory_not_locked";
+        assert!(
+            is_known && severity == "notice" || may_be,
+            "{severity} {finding}: {object}"
+        );
+    }
+    for known in OF_EVERY_SERVER {
+        assert!(names(found).contains(known), "{known} in {found:?}");
+    }
+}
+
+fn open(cluster: &Cluster, database: &str) -> Client {
+    let mut client = cluster.client_db(database);
+    client.run("SET search_path = public, colcrypt");
+    client
+}
+
+#[test]
+fn each_fault_of_a_database_is_found_and_nothing_else() {
+    let cluster = well();
+    let data = cluster.data();
+    run(cluster
+        .server_user()
+        .command("cp")
+        .arg(common::root_key(&cluster))
+        .arg(data.join("inside.key")));
+    let mut failed = Vec::new();
+    for it in FAULTS {
+        let name = unique("fault");
+        cluster
+            .client()
+            .run(&format!("CREATE DATABASE {name} TEMPLATE tpl"));
+        let mut client = open(&cluster, &name);
+        let before = found(&mut client);
+        is_well(&cluster, &before);
+        for statement in it.plant {
+            let statement = match statement.split_once(' ') {
+                Some(("ESCROW", days)) => ESCROW.replace("DAYS", days),
+                Some(("SET", setting)) => format!("ALTER DATABASE {name} SET {setting}"),
+                _ => statement.replace("DATA", &data.display().to_string()),
+            };
+            client.run(&statement);
+        }
+        let mut new = Found::new();
+        let is_it = |row: &(String, String, String)| {
+            row.0 == it.severity && row.1 == it.findings[0] && row.2.contains(it.object)
+        };
+        // Jobs and the audit log take their time.
+        let began = std::time::Instant::now();
+        while !new.iter().any(is_it) && began.elapsed() < colcrypt_tests::bed::MOMENT {
+            new = found(&mut client).difference(&before).cloned().collect();
+        }
+        let expected: BTreeSet<&str> = it.findings.iter().copied().collect();
+        if !new.iter().any(is_it) || names(&new) != expected {
+            failed.push(format!("{} {:?}: {new:#?}", it.severity, it.findings));
+        }
+        if client
+            .yes("SELECT count(*) > 0 FROM pg_prepared_xacts WHERE database = current_database()")
+        {
+            client.run("ROLLBACK PREPARED 'open'");
+        }
+        drop(client);
+        cluster
+            .client()
+            .run(&format!("DROP DATABASE {name} WITH (FORCE)"));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn each_finding_is_planted_by_a_test() {
+    let mut db = db();
+    let known: BTreeSet<String> = db
+        .client
+        .rows("SELECT finding FROM doctor_checks()")
+        .into_iter()
+        .map(|row| row[0].clone().unwrap())
+        .collect();
+    let planted: BTreeSet<String> = FAULTS
+        .iter()
+        .flat_map(|fault| fault.findings)
+        .chain(OF_EVERY_SERVER)
+        .chain(OF_THE_MACHINE)
+        .chain(OF_SERVERS)
+        .map(|finding| (*finding).to_owned())
+        .collect();
+    assert_eq!(known, planted);
+}
+
+/// Who may ask sees what he may see, and is told what could not be looked at. A standby is asked like any server.
+#[test]
+fn whoever_may_ask_is_told_what_was_not_checked_on_a_standby_too() {
+    let cluster = well();
+    let mut client = open(&cluster, "tpl");
+    client.run(
+        "CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE stranger LOGIN;
+         CREATE ROLE keeper LOGIN IN ROLE pg_monitor;
+         GRANT EXECUTE ON FUNCTION colcrypt.verify_keys(boolean), colcrypt.check_provider(text, text) TO keeper",
+    );
+    let standby = cluster.base_backup(&["-R"]);
+    start(&standby, Limit::Without).expect("a start");
+    cluster.wait_for_replay(&standby);
+    wait_for("the standby's agent", LONG, || {
+        standby.agent_pid().is_some()
+    });
+    for cluster in [&cluster, &standby] {
+        let connect = |role: &str| {
+            let mut config = cluster.config();
+            config.dbname("tpl").user(role);
+            config.connect(postgres::NoTls).unwrap()
+        };
+        is_well(cluster, &found(&mut open(cluster, "tpl")));
+        is_well(cluster, &found(&mut connect("keeper")));
+        let mut watcher = connect("watcher");
+        let seen = found(&mut watcher);
+        let not_checked: Vec<&str> = seen
+            .iter()
+            .filter(|(severity, finding, _)| severity == "notice" && finding == "not_checked")
+            .map(|(.., object)| &object[..])
+            .collect();
+        assert_eq!(not_checked, ["provider_problem", "root_closed"]);
+        assert!(
+            seen.iter().all(|(severity, ..)| severity == "notice"),
+            "{seen:?}"
+        );
+        watcher.run("BEGIN READ ONLY; SELECT colcrypt.doctor(); COMMIT");
+        connect("stranger").fails("42501", "SELECT * FROM colcrypt.doctor()");
+    }
+    // Who is shown no more than functions of his own is told so of every view.
+    client.run("GRANT EXECUTE ON FUNCTION colcrypt.doctor(), colcrypt.doctor_checks() TO stranger");
+    let mut stranger = cluster.config();
+    stranger.dbname("tpl").user("stranger");
+    let seen = found(&mut stranger.connect(postgres::NoTls).unwrap());
+    assert!(
+        seen.contains(&(
+            "notice".into(),
+            "not_checked".into(),
+            "key_without_period".into()
+        )),
+        "{seen:?}"
+    );
+
+    // Of a root key that fails, he sees what was heard last.
+    fs::rename(common::root_key(&cluster), cluster.dir().join("away")).unwrap();
+    let refused = "SELECT bool_or(opens) FROM colcrypt.check_roots('ring')";
+    assert!(!client.yes(refused));
+    let mut config = cluster.config();
+    config.dbname("tpl").user("watcher");
+    let mut watcher = config.connect(postgres::NoTls).unwrap();
+    is_there(&mut watcher, "critical", "root_failing");
+    assert!(!names(&found(&mut watcher)).contains("root_closed"));
+}
+
+/// Nobody's operators, functions or casts are called, and no object of a name like the catalog's is looked at.
+#[test]
+fn nobody_elses_code_runs() {
+    let mut db = db();
+    let role = common::role(&mut db.client);
+    db.client.run(&format!(
+        "GRANT ALL ON SCHEMA public TO {role}; CREATE TABLE seen (who text); GRANT INSERT ON seen TO {role}"
+    ));
+    let mut attacker = db.connect_as(&role);
+    attacker.run(
+        "CREATE FUNCTION public.format(text, VARIADIC text[]) RETURNS text LANGUAGE sql AS
+             $$ INSERT INTO public.seen VALUES (current_user); SELECT 'x' $$;
+         CREATE FUNCTION public.spy(ciphertext) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN colcrypt.decrypt_col($1); END $$;
+         CREATE VIEW public.pg_settings AS SELECT public.format('x') AS name;
+         CREATE TABLE public.bait (v ciphertext);
+         CREATE INDEX bait_spy ON public.bait (public.spy(v));
+         CREATE MATERIALIZED VIEW public.copied AS SELECT public.spy(v) FROM public.bait",
+    );
+    db.client
+        .run("TRUNCATE seen; SET search_path = public, pg_catalog, colcrypt");
+    let found = found(&mut db.client);
+    assert_eq!(db.client.one("SELECT count(*) FROM public.seen"), "0");
+    for finding in ["plaintext_index", "plaintext_copy", "column_not_registered"] {
+        assert!(names(&found).contains(finding), "{finding} in {found:?}");
+    }
+}
+
+#[test]
+fn faults_of_a_server_are_found() {
+    // What the suite's own cluster is started with: no fsync, and backtraces.
+    let mut db = db();
+    for (severity, finding) in [
+        ("critical", "fsync_off"),
+        ("warning", "full_page_writes_off"),
+        ("notice", "rust_backtrace"),
+    ] {
+        is_there(&mut db.client, severity, finding);
+    }
+
+    let cluster = well();
+    cluster.stop();
+    start(&cluster, Limit::Some).expect("a start");
+    let mut client = open(&cluster, "tpl");
+    wait_until_found(&mut client, "memory_not_locked");
+
+    // An agent of another release: this one, with another number written into it.
+    let program = cluster.installation().bindir().join("colcrypt");
+    let mut bytes = fs::read(program).unwrap();
+    let (ours, other) = (env!("CARGO_PKG_VERSION").as_bytes(), b"0.1.9");
+    assert_eq!(ours.len(), other.len());
+    let places: Vec<usize> = (0..bytes.len() - ours.len())
+        .filter(|at| &bytes[*at..*at + ours.len()] == ours)
+        .collect();
+    for at in places {
+        bytes[at..at + other.len()].copy_from_slice(other);
+    }
+    let old = cluster.write_file("colcrypt-old", &bytes, 0o755);
+    cluster.append_conf(&format!("colcrypt.agent_path = '{}'", old.display()));
+    cluster.append_conf("colcrypt.audit_anchor_interval = 0");
+    cluster.reload();
+    kill9(cluster.agent_pid().expect("an agent"));
+    wait_until_found(&mut client, "agent_of_other_version");
+    is_there(&mut client, "notice", "no_anchor");
+
+    cluster.append_conf("colcrypt.agent_path = '/nowhere/colcrypt'");
+    cluster.reload();
+    kill9(cluster.agent_pid().expect("an agent"));
+    wait_until_found(&mut client, "agent_down");
+    drop(client);
+
+    // No place for the launcher, and pg_stat_statements as it comes.
+    cluster.stop();
+    cluster.append_conf("max_worker_processes = 1");
+    cluster.append_conf("shared_preload_libraries = 'colcrypt, pg_stat_statements'");
+    cluster.append_conf("colcrypt.agent_path = ''");
+    cluster.start();
+    let mut client = open(&cluster, "tpl");
+    wait_until_found(&mut client, "no_launcher");
+    is_there(&mut client, "notice", "statements_kept");
+    drop(client);
+
+    cluster.stop();
+    cluster.append_conf("shared_preload_libraries = ''");
+    cluster.start();
+    let mut client = open(&cluster, "tpl");
+    let found = found(&mut client);
+    assert!(names(&found).contains("not_preloaded"), "{found:?}");
+    assert!(names(&found).contains("not_checked"), "{found:?}");
+}
+
+#[test]
+fn a_clock_that_was_set_is_found() {
+    let clock = colcrypt_tests::clock::Clock::new();
+    let cluster = clock.of(Cluster::builder()).start();
+    set_up(&cluster);
+    let mut client = open(&cluster, "tpl");
+    assert!(!names(&found(&mut client)).contains("clock_set"));
+    clock.set(3600);
+    wait_until_found(&mut client, "clock_set");
+}
+
+#[test]
+fn events_that_have_no_record_are_found() {
+    let cluster = common::settings(Cluster::builder())
+        .conf("colcrypt.audit_ring_events = 16")
+        .start();
+    set_up(&cluster);
+    let mut client = open(&cluster, "tpl");
+    client.run("CREATE ROLE loud LOGIN");
+    let mut config = cluster.config();
+    config.dbname("tpl").user("loud");
+    let mut loud = config.connect(postgres::NoTls).unwrap();
+    let refused = "DO $$ BEGIN FOR i IN 1..2000 LOOP
+        BEGIN PERFORM colcrypt.encrypt_col('x' || i, 'k'); EXCEPTION WHEN insufficient_privilege THEN NULL; END; END LOOP; END $$";
+    wait_for("events that have no place", LONG, || {
+        loud.run(refused);
+        let found = found(&mut client);
+        names(&found).contains("events_only_counted")
+            && names(&found).contains("events_in_server_log")
+    });
+}
+
+fn doctor(cluster: &Cluster, database: &str, arguments: &[&str]) -> Output {
+    cluster
+        .command("colcrypt")
+        .arg("doctor")
+        .args(arguments)
+        .env("PGDATABASE", database)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_shell_has_its_findings_and_an_exit_status() {
+    let cluster = well();
+    if may_not_lock(&cluster) {
+        eprintln!("not shown: a server that may lock its memory; run this as root");
+        return;
+    }
+    let told = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
+    let json = |arguments: &[&str]| {
+        let output = doctor(&cluster, "tpl", arguments);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code().unwrap(), report)
+    };
+    let output = doctor(&cluster, "tpl", &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = told(&output);
+    assert!(
+        text.contains("notice    one_person  keyring ring\n"),
+        "{text}"
+    );
+    assert!(text.contains("\n0 critical, 0 warnings, "), "{text}");
+    assert!(!text.contains('\u{1b}'), "colours in a pipe: {text}");
+    let (code, report) = json(&["--json"]);
+    assert_eq!((code, &report["status"]), (0, &Value::from("notice")));
+
+    let mut client = open(&cluster, "tpl");
+    client.run("CREATE TABLE loose (v ciphertext)");
+    let (code, report) = json(&["--json", "dbname=tpl"]);
+    assert_eq!((code, &report["status"]), (1, &Value::from("warning")));
+    let first = &report["findings"][0];
+    assert_eq!(first["finding"], "column_not_registered");
+    assert_eq!(first["severity"], "warning");
+    assert_eq!(first["object"], "public.loose.v");
+    assert!(first["detail"].is_null());
+    assert!(first["meaning"].is_string() && first["remedy"].is_string());
+
+    client.run("GRANT SELECT ON colcrypt.key_version TO PUBLIC");
+    let output = doctor(&cluster, "tpl", &[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        told(&output).starts_with("critical  public_on_catalog  relation colcrypt.key_version\n"),
+        "{}",
+        told(&output)
+    );
+
+    // No answer is none of these.
+    for arguments in [
+        ["user=nobody_known"],
+        ["password=hunter2"],
+        ["dbname=template1"],
+    ] {
+        let output = doctor(&cluster, "tpl", &arguments);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(output.stdout.is_empty());
+    }
+    let elsewhere = doctor(&cluster, "template1", &[]);
+    let told = String::from_utf8(elsewhere.stderr).unwrap();
+    assert!(told.contains("no extension colcrypt"), "{told}");
+}
