@@ -68,7 +68,7 @@ CREATE TYPE colcrypt.context (
     STORAGE = extended
 );
 COMMENT ON TYPE colcrypt.context IS
-    'additional data that a value is bound to, made by row_context; the same context is needed to decrypt';
+    'additional data that a value is bound to, made by place_context or row_context; the same context is needed to decrypt';
 COMMENT ON FUNCTION colcrypt.context_in(cstring) IS 'I/O';
 COMMENT ON FUNCTION colcrypt.context_out(colcrypt.context) IS 'I/O';
 COMMENT ON FUNCTION colcrypt.context_recv(internal) IS 'I/O';

@@ -298,7 +298,7 @@ CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finishe
 CREATE UNIQUE INDEX job_open_by_row ON colcrypt.job (relation, attribute, key_id) WHERE finished_at IS NULL AND by_row;
 CREATE UNIQUE INDEX job_verifying ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND verifies;
 CREATE UNIQUE INDEX job_rebinding ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND rebinds;
-COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts anew';
+COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts without any';
 
 -- Not dumped: a count is of this database.
 CREATE TABLE colcrypt.census (

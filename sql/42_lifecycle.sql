@@ -103,7 +103,7 @@ CREATE TABLE colcrypt.destruction (
 );
 REVOKE ALL ON colcrypt.destruction FROM PUBLIC;
 COMMENT ON TABLE colcrypt.destruction IS
-    'how far the destruction of a version that is due has come, and why it was postponed; not dumped, since a restored database starts anew';
+    'how far the destruction of a version that is due has come, and why it was postponed; not dumped, since a restored database looks again';
 
 CREATE TABLE colcrypt.destruction_wait (
     key_id bigint NOT NULL,
@@ -118,7 +118,7 @@ CREATE TABLE colcrypt.destruction_wait (
 );
 REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;
 COMMENT ON TABLE colcrypt.destruction_wait IS
-    'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database starts anew';
+    'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database counts from its own start';
 
 CREATE TABLE colcrypt.exposed_row (
     key_id bigint NOT NULL,

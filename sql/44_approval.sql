@@ -67,5 +67,5 @@ CREATE VIEW colcrypt.approval_requests AS
     LEFT JOIN colcrypt.keyring r USING (keyring_id)
     LEFT JOIN colcrypt.key k USING (key_id);
 COMMENT ON VIEW colcrypt.approval_requests IS
-    'acts on four-eyes keyrings: outcome is pending, approved, rejected, withdrawn or expired; whoever manages such a keyring or a key of it may read it';
+    'acts on four-eyes keyrings: outcome is pending, approved, rejected, withdrawn or expired; a role that manages such a keyring or a key of it may read it';
 GRANT SELECT ON colcrypt.approval_requests TO pg_monitor;

@@ -12,12 +12,12 @@ COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[],
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
-    'trigger: refuses what is no value of an enforced column, and binds values anew that follow what they are bound to';
+    'trigger: refuses what is no value of an enforced column, and binds values that follow to what they are bound to then';
 
 CREATE FUNCTION colcrypt.follow_context(relation regclass, attribute name, follows boolean DEFAULT true) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_follow_context' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.follow_context(regclass, name, boolean) IS
-    'has a registered column''s values bound anew by whoever changes a column that they are bound to, by hand or by a foreign key, where that role may decrypt and encrypt, and the change refused where it may not; says follow, or stay where that is taken back';
+    'has a registered column''s values follow when a role changes a column that they are bound to, by hand or by a foreign key, where that role may decrypt and encrypt, and the change refused where it may not; says follow, or stay where that is taken back';
 
 CREATE FUNCTION colcrypt.unregister_column(relation regclass, attribute name) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unregister_column' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;

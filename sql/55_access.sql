@@ -49,4 +49,4 @@ COMMENT ON FUNCTION colcrypt.write_access_view() IS
 CREATE FUNCTION colcrypt.create_access_view(relation regclass, view_name name DEFAULT NULL) RETURNS regclass
     AS 'MODULE_PATHNAME', 'colcrypt_create_access_view' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.create_access_view(regclass, name) IS
-    'makes, or makes anew, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';
+    'makes, or replaces, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';

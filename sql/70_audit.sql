@@ -83,7 +83,7 @@ CREATE FUNCTION colcrypt.verify_audit_log(
     AS 'MODULE_PATHNAME', 'colcrypt_verify_audit_log' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 GRANT EXECUTE ON FUNCTION colcrypt.verify_audit_log(bigint, text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
-    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew; not_recorded is how many events have no record of their own';
+    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log that was written again from its beginning; not_recorded is how many events have no record of their own';
 
 CREATE FUNCTION colcrypt.audit_status(
         OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint, OUT not_recorded bigint)
@@ -95,7 +95,7 @@ COMMENT ON FUNCTION colcrypt.audit_status() IS
 CREATE FUNCTION colcrypt.mark_honeytoken(value colcrypt.ciphertext, note text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_mark_honeytoken' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
-    'raises an alarm in the audit log whenever this value is decrypted, which whoever does so cannot tell';
+    'raises an alarm in the audit log whenever this value is decrypted, which the role that does so cannot tell';
 
 CREATE FUNCTION colcrypt.unmark_honeytoken(value colcrypt.ciphertext) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_unmark_honeytoken' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;

@@ -214,7 +214,7 @@ CREATE TABLE colcrypt.kek_try (
 );
 REVOKE ALL ON colcrypt.kek_try FROM PUBLIC;
 COMMENT ON TABLE colcrypt.kek_try IS
-    'work on key encryption keys that failed, until it succeeds: rotations, and keys that are to be wrapped anew; see the view kek_schedule';
+    'work on key encryption keys that failed, until it succeeds: rotations, and keys that are to be wrapped under another version; see the view kek_schedule';
 
 CREATE VIEW colcrypt.kek_schedule AS
     SELECT n.keyring, n.kek_version, n.created_at,

@@ -144,7 +144,7 @@ CREATE FUNCTION colcrypt.verify_audit_log(
 REVOKE ALL ON FUNCTION colcrypt.verify_audit_log(bigint, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION colcrypt.verify_audit_log(bigint, text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.verify_audit_log(bigint, text) IS
-    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log made anew; not_recorded is how many events have no record of their own';
+    'recomputes the audit log''s hash chain and finds the first edit, gap, insertion or reordering; a seq and hash written down elsewhere show a cut tail and a log that was written again from its beginning; not_recorded is how many events have no record of their own';
 
 CREATE FUNCTION colcrypt.audit_status(
         OUT ring_events int, OUT waiting int, OUT posted bigint, OUT to_server_log bigint, OUT not_recorded bigint)
@@ -214,7 +214,7 @@ COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[],
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
-    'trigger: refuses what is no value of an enforced column, and binds values anew that follow what they are bound to';
+    'trigger: refuses what is no value of an enforced column, and binds values that follow to what they are bound to then';
 DROP FUNCTION colcrypt.move_column(regclass, name, text, boolean);
 CREATE FUNCTION colcrypt.move_column(
         relation regclass, attribute name, key text, fire_triggers boolean DEFAULT false,
@@ -327,7 +327,7 @@ CREATE TABLE colcrypt.destruction_wait (
 );
 REVOKE ALL ON colcrypt.destruction_wait FROM PUBLIC;
 COMMENT ON TABLE colcrypt.destruction_wait IS
-    'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database starts anew';
+    'how long the server has run since a destruction was ordered: the window has to pass by this time, too; not dumped, since a restored database counts from its own start';
 
 -- A clock that is set moves no schedule.
 CREATE FUNCTION colcrypt.clock_ahead() RETURNS interval
@@ -412,7 +412,7 @@ ALTER TABLE colcrypt.key_version ADD COLUMN first_kek_version int NOT NULL DEFAU
 CREATE FUNCTION colcrypt.rotate_kek(keyring text, reason text DEFAULT NULL) RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_kek' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.rotate_kek(text, text) IS
-    'makes a new version of the keyring''s key encryption key under each of its root keys; keys made from commit on are under it, and the worker wraps the others anew, which touches no data; returns the version';
+    'makes a new version of the keyring''s key encryption key under each of its root keys; keys made from commit on are under it, and the worker wraps the others under it, which touches no data; returns the version';
 
 CREATE FUNCTION colcrypt.mark_kek_compromised(keyring text, version int DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_mark_kek_compromised' LANGUAGE c VOLATILE PARALLEL UNSAFE;
@@ -478,7 +478,7 @@ CREATE TABLE colcrypt.kek_try (
 );
 REVOKE ALL ON colcrypt.kek_try FROM PUBLIC;
 COMMENT ON TABLE colcrypt.kek_try IS
-    'work on key encryption keys that failed, until it succeeds: rotations, and keys that are to be wrapped anew; see the view kek_schedule';
+    'work on key encryption keys that failed, until it succeeds: rotations, and keys that are to be wrapped under another version; see the view kek_schedule';
 
 CREATE VIEW colcrypt.kek_schedule AS
     SELECT n.keyring, n.kek_version, n.created_at,
@@ -621,7 +621,7 @@ GRANT SELECT ON colcrypt.protected_column, colcrypt.provider TO pg_monitor;
 
 -- Who decides sees what there is to decide.
 COMMENT ON VIEW colcrypt.approval_requests IS
-    'acts on four-eyes keyrings: outcome is pending, approved, rejected, withdrawn or expired; whoever manages such a keyring or a key of it may read it';
+    'acts on four-eyes keyrings: outcome is pending, approved, rejected, withdrawn or expired; a role that manages such a keyring or a key of it may read it';
 DO $$
 DECLARE
     r text;
@@ -637,7 +637,7 @@ END
 $$;
 
 COMMENT ON FUNCTION colcrypt.create_access_view(regclass, name) IS
-    'makes, or makes anew, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';
+    'makes, or replaces, a view in the table''s schema that shows its registered columns decrypted and can be written through; by default the one that the table has, or named like the table with _access behind; given an access view, that one';
 
 CREATE FUNCTION colcrypt.try_decrypt_col(value colcrypt.ciphertext) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_try_decrypt_text' LANGUAGE c STABLE PARALLEL SAFE COST 50;
@@ -760,7 +760,7 @@ ALTER TABLE colcrypt.job ADD COLUMN verifies boolean NOT NULL DEFAULT false;
 DROP INDEX colcrypt.job_open;
 CREATE UNIQUE INDEX job_open ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND NOT verifies;
 CREATE UNIQUE INDEX job_verifying ON colcrypt.job (relation, attribute) WHERE finished_at IS NULL AND verifies;
-COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts anew';
+COMMENT ON TABLE colcrypt.job IS 'jobs that re-encrypt or verify columns; not dumped, since a restored database starts without any';
 COMMENT ON TABLE colcrypt.job_error IS
     'rows that a job could not move, or whose value does not open: where each was then, the key and version it is under, and why; retry_job takes these again';
 CREATE FUNCTION colcrypt.verify_column(relation regclass, attribute name) RETURNS bigint
@@ -965,7 +965,7 @@ CREATE FUNCTION colcrypt.follow_context(relation regclass, attribute name, follo
     AS 'MODULE_PATHNAME', 'colcrypt_follow_context' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION colcrypt.follow_context(regclass, name, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.follow_context(regclass, name, boolean) IS
-    'has a registered column''s values bound anew by whoever changes a column that they are bound to, by hand or by a foreign key, where that role may decrypt and encrypt, and the change refused where it may not; says follow, or stay where that is taken back';
+    'has a registered column''s values follow when a role changes a column that they are bound to, by hand or by a foreign key, where that role may decrypt and encrypt, and the change refused where it may not; says follow, or stay where that is taken back';
 
 -- A key per row.
 ALTER TABLE colcrypt.protected_column ALTER COLUMN key_id DROP NOT NULL, ADD COLUMN key_expression text, ADD COLUMN keyring_id uuid,
@@ -1488,3 +1488,10 @@ GRANT EXECUTE ON FUNCTION colcrypt.doctor() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.doctor() IS
     'whether all is well: a row a finding, the worst first, with what it means and what to do; severity is critical, warning or notice; asks root keys anew where the caller may, writes nothing, and works on a standby, too';
 REVOKE ALL ON FUNCTION colcrypt.server_facts(), colcrypt.ask_provider(text, text), colcrypt.doctor_checks(), colcrypt.doctor() FROM PUBLIC;
+
+COMMENT ON TYPE colcrypt.context IS
+    'additional data that a value is bound to, made by place_context or row_context; the same context is needed to decrypt';
+COMMENT ON TABLE colcrypt.destruction IS
+    'how far the destruction of a version that is due has come, and why it was postponed; not dumped, since a restored database looks again';
+COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
+    'raises an alarm in the audit log whenever this value is decrypted, which the role that does so cannot tell';
