@@ -201,14 +201,19 @@ fn replication_slots_and_standbys_are_waited_for() {
     reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
     reader.one("SELECT count(*) FROM t");
     wait_for("the feedback", LONG, || {
-        client.yes("SELECT coalesce(bool_or(backend_xmin IS NOT NULL), false) FROM pg_stat_replication")
+        client.yes(
+            "SELECT coalesce(bool_or(backend_xmin IS NOT NULL), false) FROM pg_stat_replication",
+        )
     });
     client.run("SELECT colcrypt.encrypt_column('t', 'w', 'k', access_view => false)");
     held_by(
         &mut client,
         "the standby walreceiver, which has hot_standby_feedback,",
     );
-    assert_eq!(reader.one("SELECT count(w) FROM t WHERE w LIKE 'second-%'"), "1200");
+    assert_eq!(
+        reader.one("SELECT count(w) FROM t WHERE w LIKE 'second-%'"),
+        "1200"
+    );
     reader.run("COMMIT");
     wait_for_jobs(&mut client);
     assert_eq!(state(&mut client), "done");

@@ -2,5 +2,6 @@
 
 mod copies;
 mod extension;
+mod newer;
 mod releases;
 mod replicas;
