@@ -243,7 +243,7 @@ pub fn define() {
     GucRegistry::define_string_guc(
         c"colcrypt.agent_path",
         c"The colcrypt executable that the key broker starts.",
-        c"Empty means the executable named colcrypt beside the server's own.",
+        c"Empty means the executable named colcrypt that came with the library, or else the one beside the server's own.",
         &AGENT_PATH,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
@@ -282,15 +282,8 @@ pub fn agent_settings() -> Settings {
     }
 }
 
-/// The agent's executable.
-pub fn agent_path() -> PathBuf {
-    match AGENT_PATH.get() {
-        Some(path) if !path.is_empty() => PathBuf::from(path.to_string_lossy().into_owned()),
-        _ => {
-            // SAFETY: my_exec_path is a NUL-terminated static that main() filled.
-            let postgres =
-                unsafe { std::ffi::CStr::from_ptr((&raw const pg_sys::my_exec_path).cast()) };
-            PathBuf::from(postgres.to_string_lossy().into_owned()).with_file_name("colcrypt")
-        }
-    }
+/// The agent's executable that is set; none for the one that belongs to the library.
+pub fn agent_path() -> Option<PathBuf> {
+    let path = AGENT_PATH.get().filter(|path| !path.is_empty())?;
+    Some(PathBuf::from(path.to_string_lossy().into_owned()))
 }

@@ -5,13 +5,35 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use colcrypt_core::Secret;
 use colcrypt_protocol::frame::{Decoder, FrameError};
 use colcrypt_protocol::{FromAgent, Numbered};
 use zeroize::Zeroizing;
+
+use crate::server::process;
+use crate::settings;
+
+const NAME: &str = "colcrypt";
+
+/// The agent's executable: the one that is set, or the one that came with the library, which speaks its protocol: beside
+/// it, or in the directory of programs beside the library's. Else the one beside the server's own.
+pub fn executable() -> PathBuf {
+    settings::agent_path().unwrap_or_else(|| {
+        let library = process::our_library();
+        let came_along = library.iter().flat_map(|library| {
+            let directory = library.parent();
+            let programs = directory.and_then(Path::parent).map(|up| up.join("bin"));
+            directory.map(Path::to_owned).into_iter().chain(programs)
+        });
+        came_along
+            .map(|directory| directory.join(NAME))
+            .find(|program| program.is_file())
+            .unwrap_or_else(|| process::server_program().with_file_name(NAME))
+    })
+}
 
 /// A running agent and the frames to and from it.
 pub struct Agent {

@@ -14,7 +14,7 @@ use pgrx::bgworkers::{
 };
 use pgrx::{log, pg_guard, pg_sys, warning};
 
-use crate::broker::agent::{Agent, Gone};
+use crate::broker::agent::{self, Agent, Gone};
 use crate::broker::queue::{self, Purpose};
 use crate::broker::shared::{Control, control};
 use crate::jobs::wake;
@@ -202,7 +202,7 @@ impl Broker {
         if !self.life.is_to_start(now) {
             return;
         }
-        match Agent::start(&settings::agent_path(), settings::REQUIRE_MLOCK.get()) {
+        match Agent::start(&agent::executable(), settings::REQUIRE_MLOCK.get()) {
             Ok(agent) => {
                 self.control.agent_pid.store(agent.pid(), Relaxed);
                 self.control.agent_starts.fetch_add(1, Relaxed);

@@ -1,4 +1,8 @@
-//! This process, its latch and its signals.
+//! This process, its latch and its signals, and the files that it came from.
+
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use pgrx::pg_sys;
 
@@ -19,6 +23,29 @@ pub mod signal_handlers {
 pub fn my_pid() -> i32 {
     // SAFETY: set at process start, never written again.
     unsafe { pg_sys::MyProcPid }
+}
+
+/// The server's own executable.
+pub fn server_program() -> PathBuf {
+    // SAFETY: a NUL-terminated static that main() filled.
+    path(unsafe { CStr::from_ptr((&raw const pg_sys::my_exec_path).cast()) })
+}
+
+/// The library that this code is in, by the path that the server loaded it from. Extensions may lie in directories of
+/// their own (`dynamic_library_path`). None where the loader does not know.
+pub fn our_library() -> Option<PathBuf> {
+    // SAFETY: all zero is a value of it: null pointers and no address.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let here = our_library as *const std::ffi::c_void;
+    // SAFETY: writes to `found`; a name that it finds is the loader's and stays as long as the library.
+    unsafe {
+        let is_found = libc::dladdr(here, &mut found) != 0 && !found.dli_fname.is_null();
+        is_found.then(|| path(CStr::from_ptr(found.dli_fname)))
+    }
+}
+
+fn path(name: &CStr) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(name.to_bytes()))
 }
 
 /// A line of what the kernel says of a process, its first word; none where it says nothing.

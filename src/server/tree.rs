@@ -186,6 +186,38 @@ pub unsafe fn selected(
 /// An entry of the query's range table for which none were asked.
 pub unsafe fn ask(query: *mut pg_sys::Query, entry: *mut pg_sys::RangeTblEntry, rights: Rights) {
     // SAFETY: the caller's promise.
+    unsafe { ask_of(query, entry, pg_sys::Oid::INVALID, rights) };
+}
+
+/// Has the entry of a relation that is named for its changes alone ask its owner for the right to read it. Since version
+/// 16 the server takes no relation for which nothing is asked.
+///
+/// # Safety
+/// As [`ask`]; the entry's relation is open.
+pub unsafe fn ask_owner(
+    query: *mut pg_sys::Query,
+    entry: *mut pg_sys::RangeTblEntry,
+    relation: pg_sys::Relation,
+) {
+    let rights = Rights {
+        required: pg_sys::ACL_SELECT as pg_sys::AclMode,
+        selected: std::ptr::null_mut(),
+        inserted: std::ptr::null_mut(),
+        updated: std::ptr::null_mut(),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { ask_of(query, entry, (*(*relation).rd_rel).relowner, rights) };
+}
+
+/// # Safety
+/// As [`ask`].
+unsafe fn ask_of(
+    query: *mut pg_sys::Query,
+    entry: *mut pg_sys::RangeTblEntry,
+    role: pg_sys::Oid,
+    rights: Rights,
+) {
+    // SAFETY: the caller's promise.
     unsafe {
         #[cfg(feature = "pg15")]
         let asked = entry;
@@ -194,7 +226,7 @@ pub unsafe fn ask(query: *mut pg_sys::Query, entry: *mut pg_sys::RangeTblEntry, 
         #[cfg(feature = "pg15")]
         let _ = query;
         (*asked).requiredPerms = rights.required;
-        (*asked).checkAsUser = pg_sys::Oid::INVALID;
+        (*asked).checkAsUser = role;
         (*asked).selectedCols = rights.selected;
         (*asked).insertedCols = rights.inserted;
         (*asked).updatedCols = rights.updated;

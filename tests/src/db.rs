@@ -209,6 +209,11 @@ pub trait Sql {
         text.parse().unwrap_or_else(|_| panic!("{text:?}: {sql}"))
     }
 
+    /// The server's major version.
+    fn server(&mut self) -> i64 {
+        self.number("SHOW server_version_num") / 10_000
+    }
+
     /// Whether the query returns true.
     fn yes(&mut self, sql: &str) -> bool {
         self.one(sql) == "t"

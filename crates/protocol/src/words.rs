@@ -76,7 +76,7 @@ impl FailureKind {
             Self::Agent => (
                 "KC023",
                 "the KMS agent is not running",
-                "See the server log; the executable is colcrypt.agent_path, by default colcrypt beside the server's own. The broker starts it again by itself.",
+                "See the server log; the executable is colcrypt.agent_path, by default colcrypt beside the library, or else beside the server's own. The broker starts it again by itself.",
             ),
         };
         Words {

@@ -274,6 +274,7 @@ impl Making<'_> {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let catalog = pg_sys::table_open(epoch::learn_marker(), lock);
             let entry = tree::entry_of(catalog, lock, std::ptr::null_mut(), false);
+            tree::ask_owner(self.query, entry, catalog);
             pg_sys::table_close(catalog, pg_sys::NoLock as pg_sys::LOCKMODE);
             tree::append(&mut (*self.query).rtable, entry);
             table

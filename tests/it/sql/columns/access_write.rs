@@ -271,8 +271,7 @@ fn on_conflict_and_merge_are_for_the_table() {
     let merge =
         "MERGE INTO u_access a USING (VALUES (2, 'merged'), (3, 'new')) AS s(id, v) ON a.id = s.id
          WHEN MATCHED THEN UPDATE SET v = s.v WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.v)";
-    let version: i32 = db.client.one("SHOW server_version_num").parse().unwrap();
-    if version < 170_000 {
+    if db.client.server() < 17 {
         db.client.fails("0A000", merge);
     } else {
         db.client.run(merge);

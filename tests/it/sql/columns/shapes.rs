@@ -105,6 +105,12 @@ fn constraints_of_every_kind_and_columns_made_of_others() {
          CREATE TABLE before AS SELECT id, city, span, twice, name, tags FROM t;
          SELECT register_column('t', 'v', 'k'), register_column('city', 'v', 'k'), register_column('detail', 'v', 'k')",
     );
+    // From PostgreSQL 18 on, nobody updates a table whose identity has generated columns that are not published.
+    if db.client.server() >= 18 {
+        db.client.fails("42P10", "UPDATE t SET name = name");
+        db.client
+            .run("ALTER PUBLICATION pub SET (publish_generated_columns = stored)");
+    }
     rotate(&mut db.client);
     for (table, left) in [("t", 600), ("city", 50), ("detail", 600)] {
         assert_eq!(versions(&mut db.client, table, "v"), format!("2:{left}"));

@@ -236,13 +236,10 @@ fn a_request_waits_no_longer_than_the_window() {
     let mut it = two_managers();
     let user = role(&mut it.db.client);
     for window in ["0", "59 seconds", "-1 day", "367 days", "infinity"] {
-        let code = if window == "infinity" {
-            "22007"
-        } else {
-            "22023"
-        };
+        // Before PostgreSQL 17 that is no interval at all.
+        let is_none = window == "infinity" && it.db.client.server() < 17;
         it.db.client.fails(
-            code,
+            if is_none { "22007" } else { "22023" },
             &format!("SELECT require_four_eyes('ring', true, '{window}')"),
         );
     }

@@ -233,8 +233,7 @@ fn roles_within_roles_and_what_is_not_inherited() {
     let mut member = db.connect_as(&user);
     assert!(may_decrypt(&mut member), "a member of a member");
     db.client.run(&format!("ALTER ROLE {middle} NOINHERIT"));
-    let version: i32 = db.client.one("SHOW server_version_num").parse().unwrap();
-    if version >= 160_000 {
+    if db.client.server() >= 16 {
         // Since version 16 it is the grant that says so.
         assert!(may_decrypt(&mut member));
         db.client

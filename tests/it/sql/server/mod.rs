@@ -3,5 +3,6 @@
 mod copies;
 mod doctor;
 mod extension;
+mod newer;
 mod releases;
 mod replicas;
