@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  PG=16 or PG=18 after any of them uses another PostgreSQL than 15"
+	@echo "  PG=16, 17 or 18 after any of them uses another PostgreSQL than 15"
 
 setup: ## install what is missing: PostgreSQL, its headers, libclang
 	@scripts/setup.sh

@@ -20,6 +20,9 @@ missing_packages() {
     done
 }
 
+# Whether this Debian has a package of this name.
+has_package() { apt-cache show "$1" >/dev/null 2>&1; }
+
 install_packages() {
     command -v dpkg-query >/dev/null || die "this script knows Debian and Ubuntu; install by hand: $*"
     local missing
@@ -80,7 +83,9 @@ packages+=(softhsm2 opensc)
 packages+=(gdb)
 case "$PG" in
 15) packages+=(postgresql-15 postgresql-server-dev-15) ;;
-16 | 17 | 18) ;;
+# Debian 13 has it; for an older one that release's packages are unpacked, and given their own libraries.
+17) if has_package postgresql-17; then packages+=(postgresql-17 postgresql-server-dev-17); else packages+=(patchelf libpq-dev libicu-dev); fi ;;
+16 | 18) ;;
 *) die "PG=$PG: PostgreSQL 15 to 18 are supported" ;;
 esac
 # `cargo pgrx test` changes user through sudo, even from root.
@@ -94,6 +99,8 @@ fi
 if [ -z "${PG_CONFIG:-}" ]; then
     if [ -x "$(system_pg_config)" ]; then
         can_install_into "$(system_pg_config)" || copy_postgres
+    elif [ "$PG" = 17 ] && ! has_package postgresql-17; then
+        "$ROOT/scripts/install-postgres-17.sh"
     elif [ -n "$(wheel_tree)" ]; then
         install_wheel
     else

@@ -214,6 +214,15 @@ pub trait Sql {
         self.number("SHOW server_version_num") / 10_000
     }
 
+    /// Whether the server came with the extensions that Debian packages with it; some builds have none of them.
+    fn has_contrib(&mut self) -> bool {
+        let found = self.number(
+            "SELECT count(*) FROM pg_available_extensions WHERE name IN ('amcheck', 'citext', 'file_fdw', 'hstore')",
+        );
+        assert!(found == 0 || found == 4, "{found} of four");
+        found == 4
+    }
+
     /// Whether the query returns true.
     fn yes(&mut self, sql: &str) -> bool {
         self.one(sql) == "t"
@@ -248,6 +257,17 @@ impl Sql for Client {
         match self.simple_query(sql) {
             Ok(_) => panic!("no error {code}: {sql}"),
             Err(error) => Problem::of(&error).coded(code),
+        }
+    }
+}
+
+/// Whether the server was built with XML; without, it says so.
+pub fn has_xml(client: &mut Client) -> bool {
+    match client.simple_query("SELECT '<a/>'::xml") {
+        Ok(_) => true,
+        Err(error) => {
+            Problem::of(&error).coded("0A000");
+            false
         }
     }
 }

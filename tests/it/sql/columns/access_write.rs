@@ -4,7 +4,7 @@ use colcrypt_tests::of_views::{ALL, fill, people, stored, user_with};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, rewrites_views, role};
+use crate::common::{Db, LONG, Sql, db, has_xml, rewrites_views, role};
 
 fn an_insert_fills_in_defaults_before_it_encrypts_and_returns_the_row() {
     let mut db = people();
@@ -94,18 +94,25 @@ fn an_update_encrypts_again_only_what_changed() {
 
 fn columns_of_every_kind_of_type_go_through_the_view() {
     let mut db = db();
-    db.client.run(
+    // A server without XML has the type, but no value of it.
+    let x = if has_xml(&mut db.client) {
+        "<a/>"
+    } else {
+        "xml"
+    };
+    let x_type = if x == "xml" { "varchar" } else { "xml" };
+    db.client.run(&format!(
         "CREATE TYPE mood AS ENUM ('glad', 'sad'); CREATE DOMAIN small AS int CHECK (value < 10); CREATE TYPE pair AS (a int, b text);
-         CREATE TABLE t (j json, p point, x xml, a int[], id text COLLATE \"C\" UNIQUE NOT NULL,
+         CREATE TABLE t (j json, p point, x {x_type}, a int[], id text COLLATE \"C\" UNIQUE NOT NULL,
              e1 ciphertext, e2 ciphertext, e3 ciphertext, e4 ciphertext, e5 ciphertext, e6 ciphertext);
          SELECT register_column('t', 'e1', 'k', plaintext_type => 'mood'), register_column('t', 'e2', 'k', plaintext_type => 'small'),
                 register_column('t', 'e3', 'k', plaintext_type => 'pair'), register_column('t', 'e4', 'k', plaintext_type => 'json'),
                 register_column('t', 'e5', 'k', plaintext_type => 'char'), register_column('t', 'e6', 'k', plaintext_type => 'int[]');
          SELECT create_access_view('t');
-         INSERT INTO t_access VALUES ('{}', '(1,2)', '<a/>', '{1}', 'one', 'glad', 7, (1, 'x'), '{\"a\": 1}', 'text', '{1,2}')",
-    );
+         INSERT INTO t_access VALUES ('{{}}', '(1,2)', '{x}', '{{1}}', 'one', 'glad', 7, (1, 'x'), '{{\"a\": 1}}', 'text', '{{1,2}}')",
+    ));
     let row = "SELECT concat_ws('|', j, p, x, a, id, e1, e2, e3, e4, e5, e6) FROM t_access";
-    let expected = "{}|(1,2)|<a/>|{1}|one|glad|7|(1,x)|{\"a\": 1}|text|{1,2}";
+    let expected = format!("{{}}|(1,2)|{x}|{{1}}|one|glad|7|(1,x)|{{\"a\": 1}}|text|{{1,2}}");
     assert_eq!(db.client.one(row), expected);
     db.client
         .run("UPDATE t_access SET e1 = 'sad', e3.b = 'y', a = a || 2, e6[3] = 3, j = '[]'");

@@ -108,6 +108,9 @@ fn a_type_that_moves_with_something_else_is_the_same_type() {
     );
     let read = "SELECT decrypt_col(line, NULL::elsewhere.item)::text FROM v";
     assert_eq!(db.client.one(read), "(1,x)");
+    if !db.client.has_contrib() {
+        return;
+    }
     db.client.run(
         "CREATE EXTENSION hstore; CREATE TABLE h AS SELECT encrypt_col('a=>1'::hstore, 'k') AS v;
          ALTER EXTENSION hstore SET SCHEMA elsewhere",

