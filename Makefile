@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	test-upgrade torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
+	test-upgrade package torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-integration: install ## real clusters, a real key server
 
 test-upgrade: setup ## pg_upgrade from 15 to 16 with jobs under way (builds the extension for both)
 	@scripts/test-upgrade.sh
+
+package: setup ## Debian packages of the extension and the program, into target/package
+	@scripts/package.sh
 
 torture: install ## 200 processes killed at random moments, then every row compared; rotate_kek and resharing likewise (KILLS=… SEED=…)
 	@KILLS=$${KILLS:-200} scripts/test.sh integration --test torture -- --nocapture

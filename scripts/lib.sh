@@ -139,6 +139,9 @@ pgrx_home() {
 # Without defaults for the extension's sake, so those of the program, every kind of provider, are asked for by name.
 cargo_features() { echo "--no-default-features --features colcrypt/pg$PG,colcrypt-cli/default"; }
 
+# The release that Cargo.toml names.
+workspace_version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
+
 # stage NAME COMMAND…: runs it and remembers how long it took.
 STAGES=()
 stage() {

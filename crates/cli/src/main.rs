@@ -14,13 +14,17 @@ mod escrow;
 mod harden;
 #[cfg(feature = "file")]
 mod keygen;
+#[cfg(feature = "pages")]
+mod pages;
 #[cfg(feature = "watch")]
 mod watch;
 
-#[cfg(feature = "file")]
+#[cfg(any(feature = "file", feature = "pages"))]
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+#[cfg(feature = "pages")]
+use clap::CommandFactory;
 use clap::{Parser, Subcommand};
 
 /// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, live bars of jobs.
@@ -58,6 +62,14 @@ enum Command {
     /// Show the re-encryption jobs of a database as live bars; fails if one did
     #[cfg(feature = "watch")]
     Watch(watch::Options),
+    /// Write man pages and completions into a folder, for who makes a package
+    #[cfg(feature = "pages")]
+    #[command(hide = true)]
+    Pages {
+        /// The folder, which has to exist
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,5 +85,7 @@ fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         #[cfg(feature = "watch")]
         Command::Watch(options) => watch::run(&options),
+        #[cfg(feature = "pages")]
+        Command::Pages { out } => pages::run(Cli::command(), &out),
     }
 }
