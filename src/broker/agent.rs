@@ -18,8 +18,8 @@ use crate::settings;
 
 const NAME: &str = "colcrypt";
 
-/// The agent's executable: the one that is set, or the one that came with the library, which speaks its protocol: beside
-/// it, or in the directory of programs beside the library's. Else the one beside the server's own.
+/// The agent's executable: the one that is set, or the one that came with the library, which speaks its protocol:
+/// beside it, or in the directory of programs beside the library's. Else the one beside the server's own.
 pub fn executable() -> PathBuf {
     settings::agent_path().unwrap_or_else(|| {
         let library = process::our_library();

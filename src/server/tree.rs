@@ -189,8 +189,8 @@ pub unsafe fn ask(query: *mut pg_sys::Query, entry: *mut pg_sys::RangeTblEntry, 
     unsafe { ask_of(query, entry, pg_sys::Oid::INVALID, rights) };
 }
 
-/// Has the entry of a relation that is named for its changes alone ask its owner for the right to read it. Since version
-/// 16 the server takes no relation for which nothing is asked.
+/// Has the entry of a relation that is named for its changes alone ask its owner for the right to read it. Since
+/// version 16 the server takes no relation for which nothing is asked.
 ///
 /// # Safety
 /// As [`ask`]; the entry's relation is open.

@@ -81,8 +81,8 @@ fn swap() -> Option<String> {
     (!places.is_empty()).then(|| places.join(", "))
 }
 
-/// Where the root key files lie that a keyring stands on, seen from the data directory. Asked for the catalog's own paths
-/// only, so that nobody learns of others.
+/// Where the root key files lie that a keyring stands on, seen from the data directory. Asked for the catalog's own
+/// paths only, so that nobody learns of others.
 fn key_files() -> Result<Vec<Fact>> {
     let files = spi::look(
         "SELECT DISTINCT p.name, p.config->>'path' FROM colcrypt.provider p JOIN colcrypt.kek_copy USING (provider_id) \
