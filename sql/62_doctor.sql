@@ -131,7 +131,10 @@ VALUES
 ('root_closed', 'warning',
  'Asked just now, a root key does not give its key encryption key. Where no other root key does, nothing under it can be read.',
  'Mend what the detail says; until then another root key of the keyring has to serve.',
- $q$ WITH v AS MATERIALIZED (SELECT * FROM colcrypt.verify_keys())
+ -- Without an agent each would wait for one; agent_down says so.
+ $q$ WITH v AS MATERIALIZED (
+         SELECT v.* FROM (SELECT b.agent_pid FROM colcrypt.broker_status() b WHERE b.agent_pid IS NOT NULL) b
+         CROSS JOIN LATERAL colcrypt.verify_keys(b.agent_pid IS NULL) v)
      SELECT CASE WHEN v.checked = 'root key' THEN 'root_closed' WHEN v.checked = 'key version' THEN 'key_closed'
                  WHEN v.checked = 'rows' THEN 'rows_without_key' ELSE 'role_missing' END AS finding,
             CASE WHEN v.checked = 'root key' THEN CASE WHEN EXISTS (
@@ -157,7 +160,8 @@ VALUES
  $q$ SELECT concat_ws(', ', r.provider, nullif(r.root_key, '')) AS object, w.detail,
             CASE WHEN p.kind = 'file' AND a.problem IS NULL THEN 'provider_note' END AS finding,
             CASE WHEN p.kind = 'file' AND a.problem IS NULL THEN 'notice' END AS severity
-     FROM (SELECT DISTINCT r.provider, r.root_key FROM colcrypt.root_status r WHERE r.state <> 'escrow') r
+     FROM (SELECT DISTINCT r.provider, r.root_key FROM colcrypt.root_status r
+           WHERE r.state <> 'escrow' AND EXISTS (SELECT FROM colcrypt.broker_status() b WHERE b.agent_pid IS NOT NULL)) r
      JOIN colcrypt.provider p ON p.name = r.provider
      CROSS JOIN LATERAL colcrypt.ask_provider(r.provider, r.root_key) a
      CROSS JOIN LATERAL unnest(array_append(a.warnings, a.problem)) AS w(detail) WHERE w.detail IS NOT NULL $q$),
