@@ -49,7 +49,7 @@ pub unsafe fn analyzed(
     let _path = spi::safe_search_path();
     // With an expression that closes more than it opened, or comments out what follows, this is no statement.
     let text = format!(
-        "SELECT (({expression}\n))::pg_catalog.text FROM ONLY {} AS {}",
+        "SELECT (({expression}))::pg_catalog.text FROM ONLY {} AS {}",
         table.sql,
         quote_identifier(alias)
     );

@@ -252,6 +252,10 @@ fn a_registration_says_which_keys_it_means() {
         &register(&format!("{by_row}, keyring => 'none such'")),
     );
     client.fails("22004", &register(""));
+    // A view's statement would have its rest in the comment.
+    let commented =
+        ", key_expression => $$'tenant-' || tenant_id -- his own$$, keyring => 'tenants'";
+    client.fails("42601", &register(commented));
 
     // Values of other keys than their rows' stay where they are, and it is said.
     client.run(
