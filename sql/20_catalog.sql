@@ -109,6 +109,8 @@ CREATE TABLE colcrypt.key_version (
     first_kek_version int NOT NULL DEFAULT 1,
     -- Whether it is destroyed, or will be, although rows need it: their values are lost on purpose.
     shreds boolean NOT NULL DEFAULT false,
+    -- A value of known text under this version, which checks and drills decrypt. Null in versions of a release that made none.
+    canary bytea,
     PRIMARY KEY (key_id, version)
 )
 -- A destroyed version leaves a dead row with its wrapped key behind: autovacuum is not to wait for more.

@@ -1499,3 +1499,5 @@ COMMENT ON TABLE colcrypt.destruction IS
     'how far the destruction of a version that is due has come, and why it was postponed; not dumped, since a restored database looks again';
 COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
     'raises an alarm in the audit log whenever this value is decrypted, which the role that does so cannot tell';
+
+ALTER TABLE colcrypt.key_version ADD COLUMN canary bytea;

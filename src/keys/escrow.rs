@@ -403,9 +403,10 @@ pub fn record_drill(call: Call) -> Result<pg_sys::Datum> {
     let outcome = if succeeded { "succeeded" } else { "failed" };
     Act::new("record_drill")
         .detail(format!(
-            "{name}: {outcome}: {}; {} key versions; {}",
+            "{name}: {outcome}: {}; {} key versions, {} canary values; {}",
             drill.holders.join(", "),
             drill.key_versions,
+            drill.canaries,
             drill.problems.join("; ")
         ))
         .record()?;

@@ -10,7 +10,7 @@
 //! the catalog, under a lock that whoever makes a key holds against it (`version::new_version`); the window is for
 //! people who find out that they want a version back, and for servers that lag.
 
-use colcrypt_core::{KekId, KeyId, KeyVersion, KeyringId, Suite, VersionId};
+use colcrypt_core::{Canary, KekId, KeyId, KeyVersion, KeyringId, Suite, VersionId};
 use colcrypt_domain::kek::{BATCH, fitting};
 use colcrypt_protocol::{KekRef, Reply, Request, WrappedDek};
 
@@ -20,6 +20,7 @@ use crate::broker::shared::PAYLOAD;
 use crate::catalog::read::{self, Keyring};
 use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, Result};
+use crate::keys::version::canary_bytes;
 use crate::keys::{kek, wipe};
 use crate::server::{key_clock, spi};
 use crate::settings;
@@ -124,7 +125,7 @@ pub fn rewrap_some(former: &Former) -> Result<Done> {
     let keyring = read::keyring_by_id(former.keyring)?;
     let [id, version] = former.arguments();
     let deks = spi::query(
-        "SELECT v.key_id, v.version, k.suite, v.wrapped, v.kcv FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
+        "SELECT v.key_id, v.version, k.suite, v.wrapped, v.kcv, v.canary FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
          WHERE k.keyring_id = $1 AND v.kek_version = $2 AND v.destroyed_at IS NULL \
          ORDER BY v.key_id, v.version LIMIT $3 FOR NO KEY UPDATE OF v SKIP LOCKED",
         &[id, version, (BATCH as i64).into()],
@@ -135,11 +136,12 @@ pub fn rewrap_some(former: &Former) -> Result<Done> {
                 spi::at::<String>(row, 3)?,
                 spi::at::<Vec<u8>>(row, 4)?,
                 spi::at::<String>(row, 5)?,
+                row.get::<Vec<u8>>(6)?,
             ))
         },
     )?
     .into_iter()
-    .map(|(key, version, suite, wrapped, kcv)| {
+    .map(|(key, version, suite, wrapped, kcv, canary)| {
         Ok(WrappedDek {
             id: VersionId {
                 key: KeyId::of_bigint(key),
@@ -152,6 +154,7 @@ pub fn rewrap_some(former: &Former) -> Result<Done> {
             kcv: kcv
                 .parse()
                 .map_err(|_| Error::CatalogCorrupt(format!("{kcv:?} is no key check value")))?,
+            canary: canary.map(Canary::stored),
         })
     })
     .collect::<Result<Vec<_>>>()?;
@@ -198,8 +201,8 @@ fn rewrap(
     Ok(rewrapped)
 }
 
-/// One that takes as much room as any of these: all that differs in length is the version, the suite's name and what is
-/// wrapped.
+/// One that takes as much room as any of these, in the reply, too, where each has a canary value: all that differs in
+/// length is the version, the suite's name and what is wrapped.
 fn largest(deks: &[WrappedDek]) -> Option<WrappedDek> {
     let first = deks.first()?;
     let by_name = |dek: &&WrappedDek| dek.suite.name().len();
@@ -211,7 +214,14 @@ fn largest(deks: &[WrappedDek]) -> Option<WrappedDek> {
         suite: deks.iter().max_by_key(by_name)?.suite,
         wrapped: vec![0; deks.iter().map(|dek| dek.wrapped.len()).max()?],
         kcv: first.kcv,
+        canary: Some(Canary::stored(vec![0; deks.iter().map(canary_len).max()?])),
     })
+}
+
+/// Of the one it has, or gets.
+fn canary_len(dek: &WrappedDek) -> usize {
+    let stored = dek.canary.as_ref();
+    stored.map_or(Canary::MAX_LEN, |canary| canary.as_bytes().len())
 }
 
 /// What cannot be written down fills the room.
@@ -224,15 +234,17 @@ fn store(current: KeyVersion, deks: &[WrappedDek]) -> Result<()> {
     let keys: Vec<i64> = deks.iter().map(|dek| dek.id.key.bigint()).collect();
     let versions: Vec<i32> = deks.iter().map(|dek| dek.id.version.int()).collect();
     let wrapped: Vec<Vec<u8>> = deks.iter().map(|dek| dek.wrapped.clone()).collect();
+    let canaries: Vec<Option<Vec<u8>>> = deks.iter().map(canary_bytes).collect();
     spi::execute_quietly(
-        "UPDATE colcrypt.key_version v SET kek_version = $1, wrapped = n.wrapped \
-         FROM unnest($2::bigint[], $3::int[], $4::bytea[]) AS n(key_id, version, wrapped) \
+        "UPDATE colcrypt.key_version v SET kek_version = $1, wrapped = n.wrapped, canary = n.canary \
+         FROM unnest($2::bigint[], $3::int[], $4::bytea[], $5::bytea[]) AS n(key_id, version, wrapped, canary) \
          WHERE v.key_id = n.key_id AND v.version = n.version AND v.destroyed_at IS NULL",
         &[
             current.int().into(),
             keys.into(),
             versions.into(),
             wrapped.into(),
+            canaries.into(),
         ],
     )?;
     Ok(())

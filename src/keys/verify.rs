@@ -6,14 +6,13 @@
 //! alone. The agent's own copy of the key encryption key serves for that: its check value is the one that the root
 //! keys' answers were just compared with.
 //!
-//! There are no stored canary values. A check value is one of the key itself, so whatever opens to it encrypts and
-//! decrypts as the key ever did, and the wrapping authenticates key, version and suite: a canary in the same catalog
-//! would be restored, lost and swapped together with them, and tell nothing more. What a check value cannot tell is
-//! whether rows are of the same catalog, which only rows can: a deep check reads their headers.
+//! With each goes its canary value, a value of known text that was sealed under it when it was made: the agent decrypts
+//! it as a row would be. A version of a release without canary values has none until its key encryption key is rotated.
+//! What neither tells is whether rows are of the same catalog, which only rows can: a deep check reads their headers.
 
 use std::collections::BTreeMap;
 
-use colcrypt_core::{KeyId, KeyVersion, VersionId};
+use colcrypt_core::{Canary, KeyId, KeyVersion, VersionId};
 use colcrypt_domain::kek::fitting;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::roots;
@@ -70,6 +69,7 @@ struct Stored {
     suite: String,
     wrapped: Vec<u8>,
     kcv: String,
+    canary: Option<Vec<u8>>,
 }
 
 impl Stored {
@@ -87,6 +87,7 @@ impl Stored {
             kcv: self.kcv.parse().map_err(|_| {
                 Error::CatalogCorrupt(format!("{:?} is no key check value", self.kcv))
             })?,
+            canary: self.canary.clone().map(Canary::stored),
         })
     }
 
@@ -249,7 +250,7 @@ fn json_size(value: &impl serde::Serialize) -> usize {
 
 fn stored_under(keyring: &Keyring, version: KeyVersion) -> Result<Vec<Stored>> {
     spi::look(
-        "SELECT k.name, v.key_id, v.version, k.suite, v.wrapped, v.kcv \
+        "SELECT k.name, v.key_id, v.version, k.suite, v.wrapped, v.kcv, v.canary \
          FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
          WHERE k.keyring_id = $1 AND v.kek_version = $2 AND v.destroyed_at IS NULL ORDER BY k.name, v.version",
         &[uuid(keyring.id).into(), version.int().into()],
@@ -261,6 +262,7 @@ fn stored_under(keyring: &Keyring, version: KeyVersion) -> Result<Vec<Stored>> {
                 suite: spi::at(row, 4)?,
                 wrapped: spi::at(row, 5)?,
                 kcv: spi::at(row, 6)?,
+                canary: row.get(7)?,
             })
         },
     )

@@ -1,7 +1,7 @@
 //! Versions of a key: made by the agent, written down, and rows sent after them.
 
 use colcrypt_core::{KeyState, KeyVersion, KeyringId, Suite, VersionId};
-use colcrypt_protocol::{Reply, Request};
+use colcrypt_protocol::{Reply, Request, WrappedDek};
 
 use crate::broker::client::unexpected_reply;
 use crate::broker::shared::PAYLOAD;
@@ -33,6 +33,7 @@ pub struct NewVersion {
     kek_version: KeyVersion,
     wrapped: Vec<u8>,
     kcv: String,
+    canary: Option<Vec<u8>>,
 }
 
 /// Has the agent make a DEK. It unwraps and checks what it wrapped before it answers. Until the transaction ends, no
@@ -72,6 +73,7 @@ pub fn new_versions(
         }
         made.extend(deks.into_iter().map(|dek| NewVersion {
             kek_version: keyring.current,
+            canary: canary_bytes(&dek),
             wrapped: dek.wrapped,
             kcv: dek.kcv.to_string(),
         }));
@@ -79,13 +81,18 @@ pub fn new_versions(
     Ok(made)
 }
 
+/// Its canary value, as the catalog has it.
+pub fn canary_bytes(dek: &WrappedDek) -> Option<Vec<u8>> {
+    dek.canary.as_ref().map(|canary| canary.as_bytes().to_vec())
+}
+
 /// More bytes than a new DEK takes in a reply, so that a reply leaves room, and the request with its KEK's copies too.
 const OF_A_DEK: usize = 512;
 
 pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Result<()> {
     spi::execute(
-        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv) \
-         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN $7 END, $4, $4, $5, $6)",
+        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv, canary) \
+         VALUES ($1, $2, $3, CASE WHEN $3 = 'active' THEN $7 END, $4, $4, $5, $6, $8)",
         &[
             id.key.bigint().into(),
             id.version.int().into(),
@@ -94,6 +101,7 @@ pub fn insert_version(id: VersionId, row: &NewVersion, state: KeyState) -> Resul
             row.wrapped.clone().into(),
             row.kcv.clone().into(),
             key_clock::now().into(),
+            row.canary.clone().into(),
         ],
     )?;
     Ok(())
@@ -109,10 +117,11 @@ pub fn insert_first_versions(
     let keks: Vec<i32> = rows.iter().map(|row| row.kek_version.int()).collect();
     let wrapped: Vec<Vec<u8>> = rows.iter().map(|row| row.wrapped.clone()).collect();
     let kcvs: Vec<String> = rows.iter().map(|row| row.kcv.clone()).collect();
+    let canaries: Vec<Option<Vec<u8>>> = rows.iter().map(|row| row.canary.clone()).collect();
     spi::execute(
-        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv) \
-         SELECT n.key_id, 1, $2, CASE WHEN $2 = 'active' THEN $6 END, n.kek, n.kek, n.wrapped, n.kcv \
-         FROM unnest($1::bigint[], $3::int[], $4::bytea[], $5::text[]) AS n(key_id, kek, wrapped, kcv)",
+        "INSERT INTO colcrypt.key_version (key_id, version, state, activated_at, kek_version, first_kek_version, wrapped, kcv, canary) \
+         SELECT n.key_id, 1, $2, CASE WHEN $2 = 'active' THEN $6 END, n.kek, n.kek, n.wrapped, n.kcv, n.canary \
+         FROM unnest($1::bigint[], $3::int[], $4::bytea[], $5::text[], $7::bytea[]) AS n(key_id, kek, wrapped, kcv, canary)",
         &[
             keys.into(),
             state.name().into(),
@@ -120,6 +129,7 @@ pub fn insert_first_versions(
             wrapped.into(),
             kcvs.into(),
             key_clock::now().into(),
+            canaries.into(),
         ],
     )?;
     Ok(())

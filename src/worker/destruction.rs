@@ -449,7 +449,7 @@ fn destroy_one(key: &Key, id: VersionId, lost: Option<&str>) -> Result<Option<Sl
     }
     // Who ordered it and why stays on the record.
     spi::execute(
-        "UPDATE colcrypt.key_version SET state = $3, former_state = NULL, wrapped = '', \
+        "UPDATE colcrypt.key_version SET state = $3, former_state = NULL, wrapped = '', canary = NULL, \
             destroyed_at = clock_timestamp(), state_changed_at = clock_timestamp() \
          WHERE key_id = $1 AND version = $2",
         &[

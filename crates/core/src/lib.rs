@@ -1,13 +1,14 @@
 //! colcrypt's pure core: everything that can be said about keys and values without a server.
 //!
 //! The value format ([`format`]), the suites that seal and open it ([`cipher`]), key wrapping
-//! ([`wrap`]) and key check values ([`kcv`]), the canonical row context ([`context`]), the key life
+//! ([`wrap`]), key check values ([`kcv`]) and canary values ([`Canary`]), the canonical row context ([`context`]), the key life
 //! cycle ([`state`]), the index of the key slab ([`slab_index`]), the life of its keys ([`slab_life`]) and the hash
 //! chain of the audit log ([`audit`]). No I/O beyond the operating system's random generator, no pgrx, no unsafe code.
 #![forbid(unsafe_code)]
 
 mod atomic;
 pub mod audit;
+mod canary;
 pub mod cipher;
 pub mod compression;
 pub mod context;
@@ -38,6 +39,7 @@ pub mod window;
 pub mod wrap;
 mod xaes;
 
+pub use canary::{CANARY_TEXT, Canary};
 pub use cipher::DataCipher;
 pub use error::{CryptoError, FormatError};
 pub use format::{Header, PlaintextType, Value};

@@ -23,6 +23,9 @@ pub struct Drill {
     pub keyrings: Vec<String>,
     pub key_encryption_keys: usize,
     pub key_versions: usize,
+    /// Key versions whose canary value was decrypted.
+    #[serde(default)]
+    pub canaries: usize,
     /// Empty when every key was opened.
     pub problems: Vec<String>,
     pub seconds_for_shares: u64,
@@ -70,6 +73,7 @@ impl Drill {
             keyrings: Vec::new(),
             key_encryption_keys: 0,
             key_versions: 0,
+            canaries: 0,
             problems: Vec::new(),
             seconds_for_shares: 0,
             milliseconds_to_open: 0,

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use colcrypt_core::{
-    CryptoError, EscrowKey, KekId, KeyCheckValue, KeyEncryptionKey, KeyId, KeyVersion, KeyringId,
-    Suite, VersionId, WrapMethod, escrow::Recipient, wrap,
+    Canary, CryptoError, EscrowKey, KekId, KeyCheckValue, KeyEncryptionKey, KeyId, KeyVersion,
+    KeyringId, Suite, VersionId, WrapMethod, escrow::Recipient, wrap,
 };
 use thiserror::Error;
 
@@ -37,6 +37,7 @@ pub const TABLES: &[(&str, &[&str])] = &[
             "kek_version",
             "wrapped",
             "kcv",
+            "canary",
             "destroyed_at",
         ],
     ),
@@ -73,6 +74,8 @@ pub struct Dek {
     pub suite: Suite,
     pub wrapped: Vec<u8>,
     pub kcv: KeyCheckValue,
+    /// A version of a release without canary values has none.
+    pub canary: Option<Canary>,
 }
 
 /// Why a key encryption key does not open.
@@ -82,6 +85,15 @@ pub enum NotOpened {
     NotSealed,
     #[error("what is sealed does not open: {0}")]
     Crypto(#[from] CryptoError),
+}
+
+/// Why a key version of a dump cannot be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DekFailed {
+    #[error("{0}")]
+    Wrapping(CryptoError),
+    #[error("its canary value does not decrypt: {0}")]
+    Canary(CryptoError),
 }
 
 /// A name out of a dump as a terminal may have it: whoever wrote the dump may have put there what he liked.
@@ -125,13 +137,22 @@ impl Kek {
         Ok(kek)
     }
 
-    /// Opens a key version under it, and compares it with its check value; keeps nothing of it.
+    /// Opens a key version under it, compares it with its check value, and decrypts its canary value; keeps nothing of
+    /// it. Returns whether there was a canary value.
     ///
     /// # Errors
-    /// Of the wrapping.
-    pub fn try_dek(&self, kek: &KeyEncryptionKey, dek: &Dek) -> Result<(), CryptoError> {
+    /// [`DekFailed`].
+    pub fn try_dek(&self, kek: &KeyEncryptionKey, dek: &Dek) -> Result<bool, DekFailed> {
         let aad = wrap::dek_aad(self.id, dek.id, dek.suite);
-        wrap::unwrap_data_key(kek, self.dek_wrap, &aad, &dek.wrapped, dek.kcv).map(drop)
+        let key = wrap::unwrap_data_key(kek, self.dek_wrap, &aad, &dek.wrapped, dek.kcv)
+            .map_err(DekFailed::Wrapping)?;
+        let Some(canary) = &dek.canary else {
+            return Ok(false);
+        };
+        canary
+            .verify(dek.id, dek.suite, &key)
+            .map_err(DekFailed::Canary)?;
+        Ok(true)
     }
 }
 
@@ -203,6 +224,10 @@ pub fn keks(dump: &str) -> Result<Vec<Kek>, NoCatalog> {
             suite: key.parsed("suite")?,
             wrapped: row.bytes("wrapped")?,
             kcv: row.parsed("kcv")?,
+            canary: match row.get("canary") {
+                Some(_) => Some(Canary::stored(row.bytes("canary")?)),
+                None => None,
+            },
         });
     }
     let mut keks: Vec<Kek> = keks.into_values().collect();
@@ -348,7 +373,7 @@ mod tests {
              COPY colcrypt.kek_copy (keyring_id, version, preference, provider_id, wrapped) FROM stdin;\n\
              {uuid}\t1\t1\ta\t\\\\x00\n{uuid}\t1\t2\tb\t\\\\x{sealed}\n\\.\n\
              COPY colcrypt.key (key_id, name, keyring_id, suite) FROM stdin;\n\\.\n\
-             COPY colcrypt.key_version (key_id, version, kek_version, wrapped, kcv, destroyed_at) FROM stdin;\n\\.\n"
+             COPY colcrypt.key_version (key_id, version, kek_version, wrapped, kcv, canary, destroyed_at) FROM stdin;\n\\.\n"
         )
     }
 

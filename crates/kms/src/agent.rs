@@ -7,7 +7,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use colcrypt_core::{
-    DataKey, KekId, KeyCheckValue, KeyEncryptionKey, KeySource, Suite, VersionId, wrap,
+    Canary, DataKey, KekId, KeyCheckValue, KeyEncryptionKey, KeySource, Suite, VersionId, wrap,
 };
 use colcrypt_protocol::{
     Failure, FailureKind, FromAgent, KekRef, Numbered, ProviderConfig, Reply, Request, Settings,
@@ -385,6 +385,7 @@ impl Agent {
             suite,
             wrapped,
             kcv,
+            canary: Some(Canary::seal(id, suite, &key).map_err(failed)?),
         })
     }
 
@@ -402,7 +403,15 @@ impl Agent {
             let aad = wrap::dek_aad(to.id, dek.id, dek.suite);
             let wrapped = wrap::wrap_data_key(&new.key, to.dek_wrap, &aad, &key)?;
             wrap::unwrap_data_key(&new.key, to.dek_wrap, &aad, &wrapped, dek.kcv)?;
-            Ok(WrappedDek { wrapped, ..dek })
+            let canary = match dek.canary {
+                None => Canary::seal(dek.id, dek.suite, &key)?,
+                Some(canary) => canary,
+            };
+            Ok(WrappedDek {
+                wrapped,
+                canary: Some(canary),
+                ..dek
+            })
         };
         let deks = deks
             .into_iter()
@@ -419,9 +428,10 @@ impl Agent {
         let held = self.keks.get(kek).await?;
         let failure = |dek: &WrappedDek| {
             let aad = wrap::dek_aad(kek.id, dek.id, dek.suite);
-            wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &dek.wrapped, dek.kcv)
-                .err()
-                .map(|error| of_dek(dek.id, error).message)
+            match wrap::unwrap_data_key(&held.key, kek.dek_wrap, &aad, &dek.wrapped, dek.kcv) {
+                Ok(key) => of_canary(dek, &key),
+                Err(error) => Some(of_dek(dek.id, error).message),
+            }
         };
         let failures = (0..)
             .zip(deks)
@@ -429,6 +439,16 @@ impl Agent {
             .collect();
         Ok(Reply::DeksVerified { failures })
     }
+}
+
+/// What is wrong with its canary value.
+fn of_canary(dek: &WrappedDek, key: &DataKey) -> Option<String> {
+    let canary = dek.canary.as_ref()?;
+    let why = canary.verify(dek.id, dek.suite, key).err()?;
+    Some(format!(
+        "the canary value of key {} version {} does not decrypt: {why}",
+        dek.id.key, dek.id.version
+    ))
 }
 
 fn of_dek(id: VersionId, error: colcrypt_core::CryptoError) -> Failure {

@@ -1,6 +1,6 @@
 //! The messages. None carries a secret: keys travel wrapped, or in a frame's secret tail.
 
-use colcrypt_core::{KekId, KeyCheckValue, KeySource, Suite, VersionId};
+use colcrypt_core::{Canary, KekId, KeyCheckValue, KeySource, Suite, VersionId};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -76,13 +76,14 @@ pub enum Request {
         suite: Suite,
         source: KeySource,
     },
-    /// Wraps DEKs of one KEK under another, and unwraps each again to be sure. All, or none.
+    /// Wraps DEKs of one KEK under another, and unwraps each again to be sure. All, or none. One that has no canary
+    /// value gets it.
     RewrapDeks {
         from: KekRef,
         to: KekRef,
         deks: Vec<WrappedDek>,
     },
-    /// Unwraps DEKs of one KEK and says which do not open to their check values.
+    /// Unwraps DEKs of one KEK and says which do not open to their check values, or whose canary values do not decrypt.
     VerifyDeks { kek: KekRef, deks: Vec<WrappedDek> },
     /// Unwraps a DEK; the reply's secret tail is the plaintext key.
     LoadDek {
@@ -103,6 +104,9 @@ pub struct WrappedDek {
     #[serde(with = "hex_bytes")]
     pub wrapped: Vec<u8>,
     pub kcv: KeyCheckValue,
+    /// One that was made by an older release has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
 }
 
 /// A request under its number; the reply carries the same one.

@@ -260,7 +260,10 @@ fn open_all(collector: &Collector, keks: &[Kek], drill: &mut DrillReport) -> Res
         }
         for dek in &kek.deks {
             match kek.try_dek(&opened, dek) {
-                Ok(()) => drill.key_versions += 1,
+                Ok(has_canary) => {
+                    drill.key_versions += 1;
+                    drill.canaries += usize::from(has_canary);
+                }
                 Err(why) => drill.problems.push(format!(
                     "key {}, version {}: {why}",
                     shown(&dek.key),

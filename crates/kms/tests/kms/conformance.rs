@@ -208,6 +208,8 @@ pub async fn keys_are_wrapped_anew_under_another_kek(bed: &impl ProviderBed) {
     for ((load, old), new) in loads.iter().zip(&deks).zip(&made) {
         assert_eq!((new.id, new.kcv, new.suite), (old.id, old.kcv, old.suite));
         assert_ne!(new.wrapped, old.wrapped);
+        // What had no canary value has one now.
+        assert!(old.canary.is_none() && new.canary.is_some());
         let plain = ok(agent.load(load).await).1;
         let of_new = |kek: &KekRef| Request::LoadDek {
             kek: kek.clone(),
@@ -219,6 +221,25 @@ pub async fn keys_are_wrapped_anew_under_another_kek(bed: &impl ProviderBed) {
         assert!(ok(cold.load(&of_new(&to)).await).1.expose() == plain.expose());
         fails(cold.load(&of_new(&from)).await, FailureKind::Corrupt, &[]);
     }
+
+    // It stays the same from then on, and is read with the key of its own version alone.
+    let kept = ok(rewrap(&to, &from, &made).await);
+    for (former, new) in made.iter().zip(&kept) {
+        assert_eq!(former.canary, new.canary);
+    }
+    let mut damaged = made.clone();
+    damaged[1].canary = made[2].canary.clone();
+    let request = Request::VerifyDeks {
+        kek: to.clone(),
+        deks: damaged,
+    };
+    let (Reply::DeksVerified { failures }, _) = ok(agent.call(request).await) else {
+        panic!("another reply");
+    };
+    assert!(
+        matches!(&failures[..], [(1, why)] if why.contains("the canary value of key")),
+        "{failures:?}"
+    );
 
     assert!(ok(rewrap(&from, &to, &[]).await).is_empty());
     let altered = |change: &dyn Fn(&mut WrappedDek)| {
@@ -255,6 +276,7 @@ fn wrapped(load: &Request) -> WrappedDek {
         suite,
         wrapped,
         kcv,
+        canary: None,
     }
 }
 

@@ -189,10 +189,15 @@ fn a_drill_opens_every_key_of_a_backup_and_is_signed_by_who_took_part() {
         (&said["key_encryption_keys"], &said["key_versions"]),
         (&3.into(), &2.into())
     );
+    assert_eq!(said["canaries"], 2, "one of each key version");
     assert_eq!(report["signatures"].as_array().unwrap().len(), 3);
 
-    // A keyring that nobody sealed to it is found out.
-    db.client.run("SELECT create_keyring('forgotten', 'local')");
+    // A keyring that nobody sealed to it is found out, and a key that does not decrypt what it should.
+    db.client.run(
+        "SELECT create_keyring('forgotten', 'local');
+         UPDATE colcrypt.key_version SET canary = set_byte(canary, 40, get_byte(canary, 40) # 1)
+             WHERE key_id = (SELECT key_id FROM colcrypt.key WHERE name = 'd')",
+    );
     let dump = cluster().dump(&name);
     let arguments = [
         "drill",
@@ -207,6 +212,7 @@ fn a_drill_opens_every_key_of_a_backup_and_is_signed_by_who_took_part() {
         stderr(&output)
             .contains("keyring \"forgotten\", version 1 of its key encryption key is not sealed")
     );
+    assert!(stderr(&output).contains("key \"d\", version 1: its canary value does not decrypt"));
 }
 
 #[test]

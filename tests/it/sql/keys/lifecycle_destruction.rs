@@ -288,7 +288,7 @@ fn what_is_destroyed_says_when_and_by_whom_and_is_gone_from_everywhere() {
         failure.message
     );
     assert!(db.client.yes(&format!(
-        "SELECT v.wrapped = '' AND v.destroyed_at >= v.destroy_at AND v.state_changed_by = '{name}' AND v.state_reason = 'unused'
+        "SELECT v.wrapped = '' AND v.canary IS NULL AND v.destroyed_at >= v.destroy_at AND v.state_changed_by = '{name}' AND v.state_reason = 'unused'
              AND NOT EXISTS (SELECT FROM destruction)
          FROM key_version v WHERE version = 1"
     )));

@@ -2,8 +2,8 @@
 
 use postgres::Client;
 
-use crate::common::{self, Sql, cluster, db, unique, wait_for_jobs};
-use colcrypt_tests::Cluster;
+use crate::common::{self, LONG, Sql, cluster, db, unique, wait_for_jobs};
+use colcrypt_tests::{Cluster, wait_for};
 
 /// What is not in order, a line each.
 fn problems(client: &mut Client, deep: bool) -> Vec<String> {
@@ -98,6 +98,55 @@ fn what_was_altered_or_is_missing_is_named() {
             == "key version | k | 1 | the catalog lacks version 1 of its key encryption key"),
         "{found:?}"
     );
+}
+
+/// A value of known text under each version, which nobody's rows are needed to read.
+#[test]
+fn canary_values_are_read() {
+    let mut db = db();
+    db.client.run(
+        "SELECT create_keys('{altered,moved,other,none}', 'ring'), create_key('extended', 'ring', suite => 'xaes-256-gcm'), rotate_key('k')",
+    );
+    let text = "SELECT concat_ws(' ', count(*), min(text), max(text), bool_and(info.type = 'text' AND NOT info.has_context)) \
+         FROM key_version v, LATERAL (SELECT ('\\x' || encode(v.canary, 'hex'))::ciphertext) AS c(value), \
+              LATERAL decrypt_col(c.value) AS text, LATERAL ciphertext_info(c.value) AS info";
+    assert_eq!(db.client.one(text), "7 colcrypt canary colcrypt canary t");
+    let of = |name: &str| format!("key_id = (SELECT key_id FROM key WHERE name = '{name}')");
+    db.client.run(&format!(
+        "UPDATE key_version SET canary = set_byte(canary, 40, get_byte(canary, 40) # 1) WHERE {};
+         UPDATE key_version SET canary = (SELECT canary FROM key_version WHERE {}) WHERE {};
+         UPDATE key_version SET canary = NULL WHERE {}",
+        of("altered"),
+        of("other"),
+        of("moved"),
+        of("none"),
+    ));
+    let damaged = |client: &mut Client| {
+        is(
+            &problems(client, false),
+            &[
+                (
+                    "key version | altered | 1 | the canary value of key ",
+                    "does not decrypt",
+                ),
+                (
+                    "key version | moved | 1 | the canary value of key ",
+                    "does not decrypt",
+                ),
+            ],
+        );
+    };
+    damaged(&mut db.client);
+    // Versions of a release that made none get theirs with the next key encryption key. No other is replaced.
+    let without = "SELECT count(*) FROM key_version WHERE canary IS NULL";
+    assert_eq!(db.client.one(without), "1");
+    db.client.run("SELECT rotate_kek('ring')");
+    wait_for("keys under the new key encryption key", LONG, || {
+        db.client
+            .yes("SELECT bool_and(kek_version = 2) FROM key_version")
+    });
+    assert_eq!(db.client.one(without), "0");
+    damaged(&mut db.client);
 }
 
 #[test]
