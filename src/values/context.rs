@@ -116,8 +116,10 @@ impl ContextSite {
     }
 }
 
+/// Most contexts fit: the room is cleared for each, so it is no larger.
+const OF_MOST: usize = 128;
 /// Contexts of more bytes are made in memory that is asked for.
-const ON_STACK: usize = 256;
+const ON_STACK: usize = 512;
 
 /// A context of the arguments from the given one on, with a label or an empty one.
 #[inline(always)]
@@ -125,22 +127,46 @@ fn context_of(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> {
     // SAFETY: this call site only ever uses ContextSite.
     let site = unsafe { site(call, || ContextSite::new(call, from))? };
     if let ContextSite(Some(parts)) = site {
-        let mut room = [0; ON_STACK];
-        let mut writer = ContextWriter::new(&mut room, label);
-        for (index, part) in (from as usize..).zip(*parts) {
-            match call.datum(index) {
-                None => writer.push(part.head, None),
-                Some(value) => part.codec.with_bytes(value, |bytes| {
-                    writer.push(part.head, Some(bytes));
-                    Ok(())
-                })?,
-            }
+        if let Some(context) = written::<OF_MOST>(label, call, from, parts)? {
+            return Ok(context);
         }
-        if let Some(context) = writer.finish() {
-            return varlena::varlena_from(context);
+        if let Some(context) = written_longer(label, call, from, parts)? {
+            return Ok(context);
         }
     }
     context_of_any(label, call, from)
+}
+
+/// The context, if it fits into so many bytes.
+#[inline(always)]
+fn written<const ROOM: usize>(
+    label: &[u8],
+    call: Call,
+    from: i32,
+    parts: &[Part],
+) -> Result<Option<pg_sys::Datum>> {
+    let mut room = [0; ROOM];
+    let mut writer = ContextWriter::new(&mut room, label);
+    for (index, part) in (from as usize..).zip(parts) {
+        match call.datum(index) {
+            None => writer.push(part.head, None),
+            Some(value) => part.codec.with_bytes(value, |bytes| {
+                writer.push(part.head, Some(bytes));
+                Ok(())
+            })?,
+        }
+    }
+    writer.finish().map(varlena::varlena_from).transpose()
+}
+
+#[inline(never)]
+fn written_longer(
+    label: &[u8],
+    call: Call,
+    from: i32,
+    parts: &[Part],
+) -> Result<Option<pg_sys::Datum>> {
+    written::<ON_STACK>(label, call, from, parts)
 }
 
 /// The same for any number of values of any length.

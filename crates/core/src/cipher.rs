@@ -288,8 +288,8 @@ impl Default for AadRoom {
 
 // Inlined whole, as each piece is of a few bytes.
 impl AadRoom {
-    /// Longer ones are made in memory that is asked for.
-    const ON_STACK: usize = 256;
+    /// Longer ones are made in memory that is asked for. It is cleared for each value, so no larger than most need.
+    const ON_STACK: usize = 128;
 
     /// The additional data is `header ‖ context`, with the context in its canonical form where the header says so. The
     /// header delimits itself, so no other pair of header and context gives the same bytes.

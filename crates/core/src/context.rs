@@ -210,7 +210,10 @@ impl<'a> Pieces<'a> {
     /// Where there is no room for it.
     #[inline(always)]
     pub fn put(&mut self, piece: &[u8]) {
-        self.room[self.length..self.length + piece.len()].copy_from_slice(piece);
+        memory::copy_short(
+            &mut self.room[self.length..self.length + piece.len()],
+            piece,
+        );
         self.length += piece.len();
     }
 
@@ -368,7 +371,7 @@ impl<'a> ContextWriter<'a> {
     fn put(&mut self, bytes: &[u8]) {
         match self.room.get_mut(self.length..self.length + bytes.len()) {
             Some(room) if self.fits => {
-                room.copy_from_slice(bytes);
+                memory::copy_short(room, bytes);
                 self.length += bytes.len();
             }
             _ => self.fits = false,

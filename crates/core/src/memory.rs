@@ -91,9 +91,41 @@ pub fn copied(bytes: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
     Ok(copy)
 }
 
+/// Copies what is mostly a few bytes, without a call for those of 4 to 16: names, lengths and numbers of contexts.
+///
+/// # Panics
+/// Where the lengths differ.
+#[inline(always)]
+pub(crate) fn copy_short(to: &mut [u8], from: &[u8]) {
+    let length = from.len();
+    assert_eq!(to.len(), length);
+    // Two halves that overlap where they have to.
+    match length {
+        8..=16 => {
+            to[..8].copy_from_slice(&from[..8]);
+            to[length - 8..].copy_from_slice(&from[length - 8..]);
+        }
+        4..8 => {
+            to[..4].copy_from_slice(&from[..4]);
+            to[length - 4..].copy_from_slice(&from[length - 4..]);
+        }
+        _ => to.copy_from_slice(from),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_pieces_are_copied_whole() {
+        let from: Vec<u8> = (1..=40).collect();
+        for length in 0..=from.len() {
+            let mut to = vec![0; length];
+            copy_short(&mut to, &from[..length]);
+            assert_eq!(to, from[..length]);
+        }
+    }
 
     #[test]
     fn what_cannot_be_had_is_an_error() {

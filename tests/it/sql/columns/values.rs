@@ -388,6 +388,15 @@ fn contexts_are_told_apart() {
         ));
         assert_eq!(same, !one.contains(", 1"), "{one} and {other}");
     }
+    // However long: short ones are made in other memory than long ones.
+    assert_eq!(
+        db.client.one(
+            "SELECT count(*) FROM generate_series(0, 1100) n, LATERAL (SELECT repeat('x', n)) AS v(x)
+             WHERE row_context(x)::bytea = row_context(VARIADIC ARRAY[x])::bytea
+               AND decrypt_col(encrypt_col('value', 'k', row_context(x)), row_context(VARIADIC ARRAY[x])) = 'value'"
+        ),
+        "1101"
+    );
     db.client.run("CREATE DOMAIN d AS int");
     assert!(
         db.client
