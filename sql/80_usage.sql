@@ -159,21 +159,20 @@ CREATE VIEW colcrypt.rotation_schedule AS
         SELECT colcrypt.rotation_time_from(now()) AS opens, colcrypt.clock_ahead() AS ahead,
                least(current_setting('colcrypt.usage_rotate')::int, current_setting('colcrypt.usage_refuse')::int) AS percent,
                -- Where keys come from another server, that one makes their versions: two would make two of one number.
-               EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                       WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber)
+               colcrypt.follows() AS follows)
     SELECT n.key, n.version, n.activated_at,
            -- By the server's clock as it is set. Whatever is asked, never more often than once a second.
-           CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND NOT n.is_subscriber
+           CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND n.follows IS NULL
                 THEN greatest(least(n.by_interval, n.by_period, n.by_use), n.began + interval '1 second') END AS next_rotation_at,
-           CASE WHEN n.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
-                ELSE CASE least(n.by_interval, n.by_period, n.by_use)
+           coalesce(n.follows || ': the primary rotates',
+                CASE least(n.by_interval, n.by_period, n.by_use)
                      WHEN n.by_use THEN 'usage limit' WHEN n.by_interval THEN 'rotation interval'
-                     WHEN n.by_period THEN 'originator-usage period' END END AS why,
+                     WHEN n.by_period THEN 'originator-usage period' END) AS why,
            least(n.interval_ends, n.latest, n.by_use) <= now() AS overdue,
            t.last_error, t.tries, t.retry_at
     FROM (
         SELECT k.key_id, k.name AS key, k.current_version AS version, coalesce(v.activated_at, v.created_at) AS activated_at,
-               s.is_subscriber, a.began, l.interval_ends, l.latest,
+               s.follows, a.began, l.interval_ends, l.latest,
                r.at AS by_interval,
                -- The last time of day before that, unless it is over or was none; the period outranks the time of day.
                CASE WHEN l.latest IS NULL THEN NULL
@@ -218,9 +217,8 @@ COMMENT ON TABLE colcrypt.kek_try IS
 
 CREATE VIEW colcrypt.kek_schedule AS
     SELECT n.keyring, n.kek_version, n.created_at,
-           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.began + interval '1 second') END AS next_rotation_at,
-           CASE WHEN s.is_subscriber THEN 'colcrypt.kek_version is subscribed to: its publisher rotates'
-                WHEN n.at IS NOT NULL THEN n.why END AS why,
+           CASE WHEN n.at IS NOT NULL AND s.follows IS NULL THEN greatest(n.at, n.began + interval '1 second') END AS next_rotation_at,
+           coalesce(s.follows || ': the primary rotates', CASE WHEN n.at IS NOT NULL THEN n.why END) AS why,
            n.due <= now() AS overdue,
            -- Key versions that wait to be wrapped by this version.
            (SELECT count(*)::int FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id)
@@ -243,15 +241,14 @@ CREATE VIEW colcrypt.kek_schedule AS
         LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b
     ) n
     LEFT JOIN colcrypt.kek_try t USING (keyring_id),
-    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s;
+    (SELECT colcrypt.follows() AS follows) s;
 COMMENT ON VIEW colcrypt.kek_schedule IS
     'when and why the worker will rotate each keyring''s key encryption key, how many key versions wait to be wrapped by the one there is, and what went wrong when it tried';
 GRANT SELECT ON colcrypt.kek_schedule TO pg_monitor;
 
 CREATE VIEW colcrypt.root_schedule AS
     SELECT r.name AS keyring, r.root_interval, c.wrapped_at,
-           CASE WHEN NOT s.is_subscriber THEN greatest(c.began + r.root_interval, c.began + interval '1 second') END AS next_rotation_at,
+           CASE WHEN s.follows IS NULL THEN greatest(c.began + r.root_interval, c.began + interval '1 second') END AS next_rotation_at,
            c.began + r.root_interval <= now() AS overdue,
            t.last_error, t.tries, t.retry_at
     FROM colcrypt.keyring r
@@ -264,8 +261,7 @@ CREATE VIEW colcrypt.root_schedule AS
         WHERE c.keyring_id = r.keyring_id AND e.destroyed_at IS NULL AND p.kind <> 'escrow'
         OFFSET 0) c
     LEFT JOIN colcrypt.kek_try t USING (keyring_id),
-    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s
+    (SELECT colcrypt.follows() AS follows) s
     WHERE r.root_interval IS NOT NULL;
 COMMENT ON VIEW colcrypt.root_schedule IS
     'when the worker will wrap each keyring''s key encryption keys under the newest versions of its root keys, for keyrings with an interval (set_root_interval), and what went wrong when it tried';

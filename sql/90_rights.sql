@@ -32,6 +32,7 @@ GRANT EXECUTE ON FUNCTION
     colcrypt.encrypt_col(value text, key text, context bytea),
     colcrypt.encrypt_for_row(value anyelement, key text, keyring text),
     colcrypt.encrypt_for_row(value anyelement, key text, keyring text, context bytea),
+    colcrypt.follows(),
     colcrypt.has_key_privilege(key text, privilege text),
     colcrypt.has_key_privilege(role text, key text, privilege text),
     colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext),

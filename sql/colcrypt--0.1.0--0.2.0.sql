@@ -352,6 +352,22 @@ CREATE OR REPLACE FUNCTION colcrypt.rotation_windows(around timestamptz, OUT ope
              LATERAL (SELECT ((around AT TIME ZONE current_setting('log_timezone'))::date + d + t.at)
                              AT TIME ZONE current_setting('log_timezone') AS opens) w;
     END;
+CREATE FUNCTION colcrypt.follows() RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE WHEN current_setting('colcrypt.node', true) = 'follower'
+                    THEN 'colcrypt.node is follower' || coalesce(', and the primary is ' || nullif(current_setting('colcrypt.primary', true), ''), '')
+                    -- In whatever state the subscription is.
+                    ELSE (SELECT 'the key catalog is subscribed to by ' || quote_ident(s.subname)
+                          FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
+                          WHERE r.srrelid IN ('colcrypt.provider'::regclass, 'colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass,
+                                              'colcrypt.kek_copy'::regclass, 'colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)
+                          ORDER BY s.subname LIMIT 1) END
+    $$;
+COMMENT ON FUNCTION colcrypt.follows() IS
+    'why this server changes no key and rotates none by itself: it follows another that does (colcrypt.node, or a subscription to the key catalog); null where it is its own';
+GRANT EXECUTE ON FUNCTION colcrypt.follows() TO PUBLIC;
+
 CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
     -- Once, not once a key.
     WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()),
@@ -359,21 +375,20 @@ CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
         SELECT colcrypt.rotation_time_from(now()) AS opens, colcrypt.clock_ahead() AS ahead,
                least(current_setting('colcrypt.usage_rotate')::int, current_setting('colcrypt.usage_refuse')::int) AS percent,
                -- Where keys come from another server, that one makes their versions: two would make two of one number.
-               EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                       WHERE srrelid IN ('colcrypt.key'::regclass, 'colcrypt.key_version'::regclass)) AS is_subscriber)
+               colcrypt.follows() AS follows)
     SELECT n.key, n.version, n.activated_at,
            -- By the server's clock as it is set. Whatever is asked, never more often than once a second.
-           CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND NOT n.is_subscriber
+           CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND n.follows IS NULL
                 THEN greatest(least(n.by_interval, n.by_period, n.by_use), n.began + interval '1 second') END AS next_rotation_at,
-           CASE WHEN n.is_subscriber THEN 'colcrypt.key is subscribed to: its publisher rotates'
-                ELSE CASE least(n.by_interval, n.by_period, n.by_use)
+           coalesce(n.follows || ': the primary rotates',
+                CASE least(n.by_interval, n.by_period, n.by_use)
                      WHEN n.by_use THEN 'usage limit' WHEN n.by_interval THEN 'rotation interval'
-                     WHEN n.by_period THEN 'originator-usage period' END END AS why,
+                     WHEN n.by_period THEN 'originator-usage period' END) AS why,
            least(n.interval_ends, n.latest, n.by_use) <= now() AS overdue,
            t.last_error, t.tries, t.retry_at
     FROM (
         SELECT k.key_id, k.name AS key, k.current_version AS version, coalesce(v.activated_at, v.created_at) AS activated_at,
-               s.is_subscriber, a.began, l.interval_ends, l.latest,
+               s.follows, a.began, l.interval_ends, l.latest,
                r.at AS by_interval,
                -- The last time of day before that, unless it is over or was none; the period outranks the time of day.
                CASE WHEN l.latest IS NULL THEN NULL
@@ -482,9 +497,8 @@ COMMENT ON TABLE colcrypt.kek_try IS
 
 CREATE VIEW colcrypt.kek_schedule AS
     SELECT n.keyring, n.kek_version, n.created_at,
-           CASE WHEN n.at IS NOT NULL AND NOT s.is_subscriber THEN greatest(n.at, n.began + interval '1 second') END AS next_rotation_at,
-           CASE WHEN s.is_subscriber THEN 'colcrypt.kek_version is subscribed to: its publisher rotates'
-                WHEN n.at IS NOT NULL THEN n.why END AS why,
+           CASE WHEN n.at IS NOT NULL AND s.follows IS NULL THEN greatest(n.at, n.began + interval '1 second') END AS next_rotation_at,
+           coalesce(s.follows || ': the primary rotates', CASE WHEN n.at IS NOT NULL THEN n.why END) AS why,
            n.due <= now() AS overdue,
            -- Key versions that wait to be wrapped by this version.
            (SELECT count(*)::int FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id)
@@ -507,8 +521,7 @@ CREATE VIEW colcrypt.kek_schedule AS
         LATERAL (SELECT colcrypt.rotation_time_until(l.latest) AS best) b
     ) n
     LEFT JOIN colcrypt.kek_try t USING (keyring_id),
-    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s;
+    (SELECT colcrypt.follows() AS follows) s;
 COMMENT ON VIEW colcrypt.kek_schedule IS
     'when and why the worker will rotate each keyring''s key encryption key, how many key versions wait to be wrapped by the one there is, and what went wrong when it tried';
 GRANT SELECT ON colcrypt.kek_schedule TO pg_monitor;
@@ -922,7 +935,7 @@ COMMENT ON FUNCTION colcrypt.set_root_interval(text, interval) IS
 REVOKE ALL ON FUNCTION colcrypt.set_root_interval(text, interval) FROM PUBLIC;
 CREATE VIEW colcrypt.root_schedule AS
     SELECT r.name AS keyring, r.root_interval, c.wrapped_at,
-           CASE WHEN NOT s.is_subscriber THEN greatest(c.began + r.root_interval, c.began + interval '1 second') END AS next_rotation_at,
+           CASE WHEN s.follows IS NULL THEN greatest(c.began + r.root_interval, c.began + interval '1 second') END AS next_rotation_at,
            c.began + r.root_interval <= now() AS overdue,
            t.last_error, t.tries, t.retry_at
     FROM colcrypt.keyring r
@@ -935,8 +948,7 @@ CREATE VIEW colcrypt.root_schedule AS
         WHERE c.keyring_id = r.keyring_id AND e.destroyed_at IS NULL AND p.kind <> 'escrow'
         OFFSET 0) c
     LEFT JOIN colcrypt.kek_try t USING (keyring_id),
-    (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                    WHERE srrelid IN ('colcrypt.keyring'::regclass, 'colcrypt.kek_version'::regclass)) AS is_subscriber) s
+    (SELECT colcrypt.follows() AS follows) s
     WHERE r.root_interval IS NOT NULL;
 COMMENT ON VIEW colcrypt.root_schedule IS
     'when the worker will wrap each keyring''s key encryption keys under the newest versions of its root keys, for keyrings with an interval (set_root_interval), and what went wrong when it tried';
@@ -1501,3 +1513,60 @@ COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
     'raises an alarm in the audit log whenever this value is decrypted, which the role that does so cannot tell';
 
 ALTER TABLE colcrypt.key_version ADD COLUMN canary bytea;
+
+-- Not dumped: a copy of a database is another server than the one it was made of.
+CREATE TABLE colcrypt.node_state (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    -- The primary that the key catalog is of, the number of its last change that was exported or imported, and the digest of that.
+    origin uuid NOT NULL,
+    epoch bigint NOT NULL CHECK (epoch > 0),
+    digest text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+REVOKE ALL ON colcrypt.node_state FROM PUBLIC;
+GRANT SELECT ON colcrypt.node_state TO pg_monitor;
+COMMENT ON TABLE colcrypt.node_state IS
+    'how far the key catalog of this server has come: a primary counts the changes that it exported, a follower has the number of what it imported';
+
+-- The same bytes for the same keys, whatever a session's settings are.
+CREATE FUNCTION colcrypt.catalog_content() RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    SET bytea_output = hex SET intervalstyle = iso_8601 SET timezone = 'UTC' SET extra_float_digits = 1 SET jit = off
+    AS $$
+        SELECT jsonb_build_object(
+            'providers', (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p.name), '[]') FROM colcrypt.provider p),
+            'keyrings', (SELECT coalesce(jsonb_agg(to_jsonb(r) ORDER BY r.name), '[]') FROM colcrypt.keyring r),
+            'kek_versions', (SELECT coalesce(jsonb_agg(to_jsonb(e) ORDER BY e.keyring_id, e.version), '[]') FROM colcrypt.kek_version e),
+            'kek_copies', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.keyring_id, c.version, c.preference), '[]') FROM colcrypt.kek_copy c),
+            'keys', (SELECT coalesce(jsonb_agg(to_jsonb(k) ORDER BY k.name), '[]') FROM colcrypt.key k),
+            'key_versions', (SELECT coalesce(jsonb_agg(to_jsonb(v) ORDER BY v.key_id, v.version), '[]') FROM colcrypt.key_version v),
+            -- Roles by name: by number they are others on another server.
+            'grants', (SELECT coalesce(jsonb_agg(to_jsonb(g) ORDER BY g.grantee, g.key_id, g.keyring_id), '[]') FROM (
+                SELECT coalesce(r.rolname, 'PUBLIC') AS grantee, g.key_id, g.can_encrypt, g.can_decrypt, NULL::uuid AS keyring_id,
+                       NULL::boolean AS can_create, g.can_manage
+                FROM colcrypt.key_grant g LEFT JOIN pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
+                UNION ALL
+                SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+                FROM colcrypt.keyring_grant g LEFT JOIN pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
+                UNION ALL
+                SELECT w.grantee, w.key_id, w.can_encrypt, w.can_decrypt, w.keyring_id, w.can_create, w.can_manage FROM colcrypt.restored_grant w) g),
+            'honeytokens', (SELECT coalesce(jsonb_agg(to_jsonb(h) ORDER BY h.key_id, h.tag), '[]') FROM colcrypt.honeytoken h),
+            'columns', (SELECT coalesce(jsonb_agg(to_jsonb(o) ORDER BY o.schema, o.relation, o.attribute), '[]') FROM (
+                SELECT n.nspname AS schema, c.relname AS relation, p.attribute, k.name AS key, p.context, p.readers,
+                       format_type(p.plaintext_type, NULL) AS plaintext_type, p.label, p.enforce, p.rotation, p.key_expression, r.name AS keyring
+                FROM colcrypt.protected_column p JOIN pg_class c ON c.oid = p.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+                LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.keyring r ON r.keyring_id = p.keyring_id) o))
+    $$;
+COMMENT ON FUNCTION colcrypt.catalog_content() IS
+    'the key catalog as it goes from a primary to its followers: every key in it is wrapped; see export_catalog';
+
+CREATE FUNCTION colcrypt.export_catalog() RETURNS jsonb
+    AS 'MODULE_PATHNAME', 'colcrypt_export_catalog' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.export_catalog() IS
+    'the key catalog for followers, with the number of its last change: keys as they are wrapped, states, grants by role, registrations by table, honeytokens; it holds no secret, and whoever may import it decides about keys there';
+
+CREATE FUNCTION colcrypt.import_catalog(catalog jsonb, providers jsonb DEFAULT '{}', adopt boolean DEFAULT false) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_import_catalog' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.import_catalog(jsonb, jsonb, boolean) IS
+    'takes a primary''s key catalog into this follower, whole or not at all; providers gives settings that are this server''s own, by provider; adopt takes another primary''s, or an older one of a primary that was restored; says imported, or unchanged';
+REVOKE ALL ON FUNCTION colcrypt.catalog_content(), colcrypt.export_catalog(), colcrypt.import_catalog(jsonb, jsonb, boolean) FROM PUBLIC;

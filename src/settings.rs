@@ -157,6 +157,19 @@ integers! {
         c"0 is never. An anchor kept elsewhere shows a cut tail and a log made anew.";
 }
 
+/// The part of a server among those that share keys.
+#[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
+pub enum Node {
+    #[name = c"single"]
+    Single,
+    #[name = c"primary"]
+    Primary,
+    #[name = c"follower"]
+    Follower,
+}
+
+static NODE: GucSetting<Node> = GucSetting::<Node>::new(Node::Single);
+static PRIMARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 pub static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static VIEW_REWRITE: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static REQUIRE_MLOCK: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -224,6 +237,22 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"colcrypt.node",
+        c"The part of this server among those that share keys.",
+        c"A follower makes and changes no key, and rotates none by itself: its primary does. single is a server of its own.",
+        &NODE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"colcrypt.primary",
+        c"What people call the server that makes and changes keys for a follower.",
+        c"It is told in errors and nothing is connected to.",
+        &PRIMARY,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     for (name, short, setting) in WINDOWS {
         // SAFETY: the hook below has the signature of one and only reads its argument.
         unsafe {
@@ -266,6 +295,11 @@ unsafe extern "C-unwind" fn check_window(
                 .to_str()
                 .is_ok_and(colcrypt_core::window::is_window)
     }
+}
+
+/// The part of this server among those that share keys, as it is configured.
+pub fn node() -> Node {
+    NODE.get()
 }
 
 /// What the agent needs to know.

@@ -6,7 +6,7 @@
 //! against the state of that moment. A new kind of act is an implementation of the trait and a line
 //! in `acts`.
 
-use colcrypt_core::{KeyId, KeyringId};
+use colcrypt_core::{KeyId, KeyringId, verbs};
 use colcrypt_domain::approval::{Decision, Outcome, Person, Request, waiting};
 use pgrx::{JsonB, pg_sys};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use crate::catalog::read::{self, Key, Keyring};
 use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, KeyringPrivilege, Privilege, Result};
 use crate::keys::grantee::show_requests;
+use crate::keys::node;
 use crate::rights;
 use crate::server::txn::attempt;
 use crate::server::{roles, spi};
@@ -166,6 +167,8 @@ pub fn approve(
 ) -> Result<String> {
     let request = Locked::open(number)?;
     request.refuse_decider(Decision::Approve)?;
+    // Asked for before this server became a follower.
+    node::refuse_elsewhere(verbs::place_of(&request.function))?;
     let act = kept(&request.function, request.arguments.clone())?;
     let others = act.others()?;
     others.iter().try_for_each(Target::require_manage)?;

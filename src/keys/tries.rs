@@ -79,15 +79,3 @@ impl Tried {
 pub fn may_be_tried(row: &str) -> String {
     clock::is_over(&format!("{row}.retry_at"), backoff::OF_KEYS)
 }
-
-/// Whether another server writes one of these tables of ours, as SQL: what it does for keys is left to it.
-pub fn are_subscribed(tables: &[&str]) -> String {
-    let tables: Vec<String> = tables
-        .iter()
-        .map(|table| format!("'colcrypt.{table}'::regclass"))
-        .collect();
-    format!(
-        "EXISTS (SELECT FROM pg_catalog.pg_subscription_rel WHERE srrelid IN ({}))",
-        tables.join(", ")
-    )
-}

@@ -56,6 +56,8 @@ macro_rules! sql_functions {
                 const CLASS: Class = Class::$class;
                 // Known when this is compiled: a value's encryption pays nothing for it.
                 const DECIDES: bool = matches!(CLASS, Class::Decides);
+                const PLACE: colcrypt_core::verbs::Place =
+                    colcrypt_core::verbs::place_of(stringify!($name));
                 const {
                     assert!(
                         DECIDES == colcrypt_core::verbs::is_verb(stringify!($name)),
@@ -68,6 +70,7 @@ macro_rules! sql_functions {
                     if DECIDES {
                         $crate::server::enclosure::refuse_enclosed(call)?;
                     }
+                    $crate::keys::node::refuse_elsewhere(PLACE)?;
                     $body(call)
                 }
                 // SAFETY: this is the outermost frame of the call.

@@ -1,8 +1,8 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, escrow, grants, kek_rotation, keyring_grants, many, policy, providers, root_rotation,
-    roots, rotation, verify,
+    dropping, escrow, exported, grants, imported, kek_rotation, keyring_grants, many, policy,
+    providers, root_rotation, roots, rotation, verify,
 };
 use crate::sql::entry::sql_functions;
 
@@ -20,6 +20,7 @@ sql_functions! {
         drop_root => roots::drop_root;
         grant_key => grants::grant_key;
         grant_keyring => keyring_grants::grant_keyring;
+        import_catalog => imported::import_catalog;
         mark_kek_compromised => kek_rotation::mark_kek_compromised;
         move_keyring => roots::move_keyring;
         record_drill => escrow::record_drill;
@@ -42,6 +43,7 @@ sql_functions! {
     Asks {
         check_provider => providers::check_provider;
         check_roots => roots::check_roots;
+        export_catalog => exported::export_catalog;
         verify_keys => verify::verify_keys;
     }
     Harmless {

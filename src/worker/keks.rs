@@ -10,7 +10,7 @@ use crate::catalog::uuid::keyring_id;
 use crate::error::Result;
 use crate::keys::keks::{self, Done, Former};
 use crate::keys::tries::{self, Tried};
-use crate::keys::{kek_rotation, root_rotation};
+use crate::keys::{kek_rotation, node, root_rotation};
 use crate::server::txn::{Next, all_or_nothing, attempt};
 use crate::server::{clock, report, spi};
 use crate::worker::pause::Pause;
@@ -108,15 +108,7 @@ fn done(task: &Task) -> std::result::Result<Done, String> {
 
 fn tasks() -> Result<Vec<Task>> {
     let may_be_tried = tries::may_be_tried("t");
-    let is_subscriber = spi::look(
-        &format!(
-            "SELECT {}",
-            tries::are_subscribed(&["keyring", "kek_version", "key_version"])
-        ),
-        &[],
-        |row| row.get::<bool>(1),
-    )?;
-    if is_subscriber.into_iter().flatten().next() != Some(false) {
+    if node::follows()?.is_some() {
         return Ok(Vec::new());
     }
     let mut tasks: Vec<Task> = keks::to_empty(&may_be_tried)?

@@ -118,7 +118,7 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
                         (SELECT min(n.opens) FROM windows n WHERE n.opens > now()) AS next_opens, colcrypt.clock_ahead() AS ahead \
                  FROM (SELECT) one LEFT JOIN LATERAL ( \
                      SELECT * FROM windows WHERE opens <= now() AND closes > now() ORDER BY opens DESC LIMIT 1) w ON true \
-                 WHERE NOT {}) \
+                 WHERE colcrypt.follows() IS NULL) \
              SELECT key_id, name, CASE WHEN by_use THEN 'usage limit' WHEN by_interval THEN 'rotation interval' \
                                        ELSE 'originator-usage period' END, rows \
              FROM (SELECT k.key_id, k.name, k.xmin::text || ' ' || v.xmin::text AS rows, t.latest, t.activated_at, \
@@ -145,7 +145,6 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
              AND NOT EXISTS (SELECT FROM colcrypt.approval_request a WHERE a.key_id = d.key_id AND a.function = 'activate_key' \
                              AND a.outcome IS NULL AND a.expires_at > clock_timestamp()) \
              ORDER BY by_use DESC, least(d.interval_ends, d.latest), d.name LIMIT $2",
-            tries::are_subscribed(&["key", "key_version"]),
             tries::may_be_tried("r")
         ),
         &[key.map(KeyId::bigint).into(), MOST.into()],

@@ -19,14 +19,47 @@ pub enum Gate {
     Open(&'static str),
 }
 
-/// An SQL function that decides something: its name, and its gate.
+/// On which of several servers with the same keys something is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It changes keys, which only the primary does.
+    Primary,
+    /// It changes who may use a key, or what raises an alarm: not on a follower that has that from its primary, but on
+    /// one that has keys by a subscription, which brings neither.
+    Rights,
+    /// It is about each server's own tables, jobs and records.
+    Anywhere,
+}
+
+/// An SQL function that decides something: its name, its gate, and on which of several servers.
 pub struct Verb {
     pub name: &'static str,
     pub gate: Gate,
+    pub place: Place,
+}
+
+impl Verb {
+    const fn local(self) -> Self {
+        Self {
+            place: Place::Anywhere,
+            ..self
+        }
+    }
+
+    const fn of_rights(self) -> Self {
+        Self {
+            place: Place::Rights,
+            ..self
+        }
+    }
 }
 
 const fn gated(name: &'static str, gate: Gate) -> Verb {
-    Verb { name, gate }
+    Verb {
+        name,
+        gate,
+        place: Place::Primary,
+    }
 }
 
 const fn waits(name: &'static str) -> Verb {
@@ -57,10 +90,10 @@ pub const VERBS: &[Verb] = &[
         "no keyring stands on a provider that is new",
     ),
     waits("add_root"),
-    waits("alter_provider"),
-    approval("approve_request"),
+    waits("alter_provider").local(),
+    approval("approve_request").local(),
     open("archive_key", PROTECTS),
-    open("cancel_job", WORK),
+    open("cancel_job", WORK).local(),
     open(
         "cancel_key_destruction",
         "it brings nothing into use that was not before, and a destruction cannot be taken back later",
@@ -68,7 +101,7 @@ pub const VERBS: &[Verb] = &[
     open(
         "create_access_view",
         "a view decrypts with its caller's right on the key",
-    ),
+    ).local(),
     gated("create_key", Gate::WaitsToActivate),
     open(
         "create_key_version",
@@ -80,7 +113,7 @@ pub const VERBS: &[Verb] = &[
     ),
     gated("create_keys", Gate::WaitsToActivate),
     open("deactivate_key", PROTECTS),
-    refused("decrypt_column"),
+    refused("decrypt_column").local(),
     open(
         "drop_key",
         "every version is destroyed by then, which waited for a second role",
@@ -91,37 +124,42 @@ pub const VERBS: &[Verb] = &[
     open(
         "encrypt_column",
         "plaintext comes under the key, and nothing comes out from under it",
-    ),
+    ).local(),
     open(
         "follow_context",
         "values are bound anew by whoever may decrypt and encrypt them, with his own right, and by nobody else",
-    ),
-    waits("grant_key"),
-    waits("grant_keyring"),
+    ).local(),
+    waits("grant_key").of_rights(),
+    waits("grant_keyring").of_rights(),
+    open(
+        "import_catalog",
+        "a follower has no keys of its own: what comes was decided on the primary, by two where they are asked for",
+    )
+    .local(),
     open("mark_compromised", PROTECTS),
-    open("mark_honeytoken", "it adds an alarm and changes no right"),
+    open("mark_honeytoken", "it adds an alarm and changes no right").of_rights(),
     open("mark_kek_compromised", PROTECTS),
-    refused("move_column"),
+    refused("move_column").local(),
     waits("move_keyring"),
-    open("pause_job", WORK),
-    refused("rebind_column"),
-    open("record_drill", SHOWN),
-    open("record_escrow_check", SHOWN),
+    open("pause_job", WORK).local(),
+    refused("rebind_column").local(),
+    open("record_drill", SHOWN).local(),
+    open("record_escrow_check", SHOWN).local(),
     waits("recover_key"),
     open(
         "reencrypt_column",
         "values go to a newer version of the key they are under",
-    ),
-    refused("register_column"),
+    ).local(),
+    refused("register_column").local(),
     gated("register_escrow", Gate::WaitsToLoosen),
-    approval("reject_request"),
+    approval("reject_request").local(),
     approval("require_four_eyes"),
-    refused("resume_job"),
+    refused("resume_job").local(),
     waits("resume_key"),
     waits("retire_escrow"),
-    refused("retry_job"),
-    open("revoke_key", PROTECTS),
-    open("revoke_keyring", PROTECTS),
+    refused("retry_job").local(),
+    open("revoke_key", PROTECTS).of_rights(),
+    open("revoke_keyring", PROTECTS).of_rights(),
     open(
         "rotate_kek",
         "the root keys stay those they are, and the new key encryption key opens nothing that the old one did not",
@@ -137,7 +175,7 @@ pub const VERBS: &[Verb] = &[
     open(
         "set_custodian",
         "it says where a share is kept, and changes no right",
-    ),
+    ).local(),
     gated("set_kek_cryptoperiod", Gate::WaitsToLoosen),
     open(
         "set_root_interval",
@@ -149,20 +187,20 @@ pub const VERBS: &[Verb] = &[
     ),
     gated("set_usage_bound", Gate::WaitsToLoosen),
     open("suspend_key", PROTECTS),
-    open("take_census", "it counts values and shows none"),
+    open("take_census", "it counts values and shows none").local(),
     open(
         "unmark_honeytoken",
         "it takes an alarm away and opens nothing; it asks for the right to manage the key, and the audit log has it",
-    ),
+    ).of_rights(),
     open(
         "unregister_column",
         "the values stay under their key; what they are under is asked again when the column is registered or moved",
-    ),
+    ).local(),
     open(
         "verify_column",
         "it opens values for nobody: what comes out is which of them do not open",
-    ),
-    approval("withdraw_request"),
+    ).local(),
+    approval("withdraw_request").local(),
 ];
 
 /// Functions that everybody may call. None changes a key, a right or a rule: what they do to values, the grants on the
@@ -187,6 +225,7 @@ pub const EVERYBODYS: &[&str] = &[
     "either_context",
     "encrypt_col",
     "encrypt_for_row",
+    "follows",
     "has_key_privilege",
     "is_in_batch",
     "is_settled",
@@ -208,12 +247,14 @@ pub const ASKS: &[&str] = &[
     "broker_status",
     "cache_slots",
     "catalog_changed",
+    "catalog_content",
     "changed_by_hand",
     "check_provider",
     "check_roots",
     "clock_ahead",
     "doctor",
     "doctor_checks",
+    "export_catalog",
     "is_in_window",
     "plaintext_left",
     "restore_grant",
@@ -244,6 +285,19 @@ pub const fn is_verb(name: &str) -> bool {
     false
 }
 
+/// On which of several servers a function decides; anywhere where it is none of [`VERBS`].
+#[must_use]
+pub const fn place_of(name: &str) -> Place {
+    let mut index = 0;
+    while index < VERBS.len() {
+        if is_same(name.as_bytes(), VERBS[index].name.as_bytes()) {
+            return VERBS[index].place;
+        }
+        index += 1;
+    }
+    Place::Anywhere
+}
+
 /// `==` of slices is not for constants yet.
 const fn is_same(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {
@@ -270,6 +324,19 @@ mod tests {
         assert!(!is_verb("revoke_ke"));
         assert!(!is_verb("revoke_keys"));
         assert!(!is_verb("encrypt_col"));
+    }
+
+    #[test]
+    fn what_changes_keys_is_for_the_primary() {
+        for name in ["create_key", "suspend_key", "rotate_kek"] {
+            assert_eq!(place_of(name), Place::Primary, "{name}");
+        }
+        for name in ["revoke_key", "mark_honeytoken"] {
+            assert_eq!(place_of(name), Place::Rights, "{name}");
+        }
+        for name in ["register_column", "pause_job", "encrypt_col", "no_verb"] {
+            assert_eq!(place_of(name), Place::Anywhere, "{name}");
+        }
     }
 
     #[test]

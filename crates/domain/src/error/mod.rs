@@ -71,6 +71,10 @@ pub enum Error {
         why: String,
     },
     UnknownKeyId(KeyId),
+    /// What only the primary does was asked of a server that follows it.
+    Follower {
+        why: String,
+    },
     UnknownKeyVersion {
         key: String,
         version: KeyVersion,

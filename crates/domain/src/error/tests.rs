@@ -40,6 +40,7 @@ fn one_of_each() -> Vec<Error> {
         },
         Error::NoWatch { why: text() },
         Error::UnknownKeyId(KeyId(7)),
+        Error::Follower { why: text() },
         Error::UnknownKeyVersion {
             key: text(),
             version: version(),

@@ -329,6 +329,12 @@ impl Error {
                 Some(why.clone()),
                 Some("Add another with colcrypt.add_root, or see colcrypt.check_roots for what the others answer.".into()),
             ),
+            Self::Follower { why } => (
+                "KC050",
+                "this server follows another, which alone makes and changes keys".into(),
+                Some(format!("Here {why}.")),
+                Some("Do it on the primary; see docs/cluster.md for how keys come from there, and for how a follower becomes the primary.".into()),
+            ),
             Self::CatalogCorrupt(what) => (
                 "XX001",
                 format!("the key catalog is damaged: {what}"),

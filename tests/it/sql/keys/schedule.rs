@@ -369,21 +369,25 @@ fn a_subscriber_makes_no_version_by_itself() {
     age(&mut db.client, 1, "2 days");
     db.client
         .run("SELECT count(encrypt_col('x', 'bound')::bytea) FROM generate_series(1, 80)");
-    let held = "SELECT bool_and(next_rotation_at IS NULL AND why LIKE '%subscribed to%') AND bool_or(overdue) FROM rotation_schedule";
+    let held = "SELECT bool_and(next_rotation_at IS NULL AND why LIKE 'the key catalog is subscribed to by%the primary rotates') AND bool_or(overdue) FROM rotation_schedule";
     wait_for("both to be due", LONG, || {
         db.client
             .yes("SELECT count(*) = 2 FROM rotation_schedule WHERE overdue")
     });
     assert!(db.client.yes(held));
     // The worker has been there.
-    db.client.run("SELECT create_key('wakes', 'ring')");
+    db.client.run("CREATE TABLE t (v ciphertext); SELECT register_column('t', 'v', 'k', 'none'), reencrypt_column('t', 'v')");
     wait_for("the worker", LONG, || {
         db.client
             .yes("SELECT NOT EXISTS (SELECT FROM audit_outbox)")
     });
     assert_eq!(db.client.one("SELECT max(version) FROM key_version"), "1");
-    // By hand it is asked for.
-    db.client.run("SELECT rotate_key('k')");
+    // Nor by hand.
+    let refused = db.client.fails("KC050", "SELECT rotate_key('k')");
+    assert!(refused.detail.contains(&name), "{refused:?}");
+    // Who may use it here is said here: a subscription does not bring that.
+    db.client
+        .run("SELECT revoke_key('k', current_user, '{decrypt}')");
     db.client.run(&format!("DROP SUBSCRIPTION {name}"));
     wait_for("the rotation", LONG, || {
         db.client
