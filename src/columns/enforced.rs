@@ -191,10 +191,9 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
     {
         watched::watch(owner);
         // A column that is no ciphertext any more is read as none.
-        let Some(found) = held
-            .attribute(&attribute)
-            .filter(|found| (is_enforced || follows) && found.holds_ciphertext())
-        else {
+        let Some(found) = held.attribute(&attribute).filter(|found| {
+            (is_enforced || follows || context.is_some()) && found.holds_ciphertext()
+        }) else {
             continue;
         };
         let keys = match (owner, by_row) {
@@ -294,6 +293,74 @@ fn binding(
         .collect())
 }
 
+/// A column that values of an encrypted one are bound to.
+pub struct Binding {
+    pub number: i32,
+    name: String,
+    encrypted: String,
+}
+
+impl Binding {
+    pub fn error(&self) -> Error {
+        Error::ComesLoose {
+            column: self.encrypted.clone(),
+            by: self.name.clone(),
+        }
+    }
+}
+
+/// The columns that values of a table are bound to which no trigger on it looks after, as it, or a table above it, is
+/// registered.
+///
+/// # Errors
+/// Of the look-ups.
+pub fn bound_to(oid: pg_sys::Oid) -> Result<Vec<Binding>> {
+    let registered = spi::look(
+        "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
+             SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid), \
+         nearest AS (SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text AS attribute, p.context, p.enforce OR p.follows AS is_looked_after \
+             FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth) \
+         SELECT relid, attribute, context FROM nearest WHERE NOT is_looked_after AND context IS NOT NULL",
+        &[oid.into()],
+        |row| {
+            Ok((
+                spi::at::<pg_sys::Oid>(row, 1)?,
+                spi::at::<String>(row, 2)?,
+                spi::at::<String>(row, 3)?,
+            ))
+        },
+    )?;
+    let mut bindings = Vec::new();
+    for (owner, attribute, context) in registered {
+        watched::watch([owner]);
+        let held = Held::take(oid, Lock::Read)?;
+        let encrypted = format!("{}.{}", held.shown(), quote_identifier(&attribute));
+        let bound = binding(&held, owner, &attribute, &context)?;
+        bindings.extend(bound.into_iter().map(|(number, name)| Binding {
+            number,
+            name,
+            encrypted: encrypted.clone(),
+        }));
+    }
+    Ok(bindings)
+}
+
+/// The trigger's function.
+///
+/// # Errors
+/// Of the look-up.
+pub fn function() -> Result<pg_sys::Oid> {
+    let found = spi::look(
+        "SELECT 'colcrypt.check_encrypted_columns()'::regprocedure::oid",
+        &[],
+        |row| spi::at::<pg_sys::Oid>(row, 1),
+    )?;
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::CatalogCorrupt("a function of the extension is missing".into()))
+}
+
 /// The trigger.
 pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
     let misuse = || Error::InvalidParameter {
@@ -326,9 +393,10 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         let (header, _) = parse_header(head.bytes())?;
         if let Some(by) = loose.filter(|_| header.has_context) {
             let Some(follows) = &column.follows else {
-                return Err(column.refusal(format!(
-                    "Column {by} changes, which it is bound to: nobody could read it then."
-                )));
+                return Err(Error::ComesLoose {
+                    column: column.shown.clone(),
+                    by: by.into(),
+                });
             };
             match follows.bind_anew(trigger, &rows, column.number, &table.referring)? {
                 Bound::Anew(moved) => {

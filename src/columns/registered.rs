@@ -11,7 +11,7 @@ use crate::columns::registration::Under;
 use crate::columns::{enforced, own_words, place, registration, row_key, sample};
 use crate::error::{Error, Result};
 use crate::keys::grantee;
-use crate::rows::reach;
+use crate::rows::{keyed, reach};
 use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
@@ -111,7 +111,10 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     )?;
     enforced::settle(table)?;
     match (&under, &expression) {
-        (Under::Rows(_), Some(expression)) => sample::look_by_row(&held, &attribute, expression)?,
+        (Under::Rows(_), Some(expression)) => {
+            sample::look_by_row(&held, &attribute, expression)?;
+            keyed::advise_index(&held.held, &attribute)?;
+        }
         (Under::Key(key), _) => sample::look(&held, &attribute, key, context.as_deref())?,
         _ => {}
     }

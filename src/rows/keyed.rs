@@ -17,7 +17,7 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::rows::census::Counts;
 use crate::server::relation::{Held, Lock};
-use crate::server::{scan, spi};
+use crate::server::{report, scan, spi};
 
 /// Rows of one key that are listed at most: of more, a scan of the table is no worse.
 const MOST: usize = 1_000_000;
@@ -50,6 +50,21 @@ fn index_of(table: &Held, attribute: &str) -> Result<Option<pg_sys::Oid>> {
         |row| row.get::<pg_sys::Oid>(1),
     )?;
     Ok(found.into_iter().flatten().next())
+}
+
+/// Says which index a table lacks, without which the rotation of one key reads the table whole.
+///
+/// # Errors
+/// Of the look-up.
+pub fn advise_index(table: &Held, attribute: &str) -> Result<()> {
+    if index_of(table, attribute)?.is_none() {
+        report::notice(format!(
+            "to move the rows of one key, the whole table is read: CREATE INDEX ON {} (colcrypt.ciphertext_key({})) spares that",
+            table.shown(),
+            quote_identifier(attribute)
+        ));
+    }
+    Ok(())
 }
 
 /// The places of the rows under older versions of a key than this, as they were when they were first asked for; none

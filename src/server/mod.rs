@@ -8,6 +8,7 @@
 //! (`process`, `priority`, `breath`, `hidden`, `memory`).
 
 pub mod accessed;
+pub mod added_trigger;
 pub mod altered;
 pub mod analyzed;
 pub mod breath;
@@ -45,6 +46,7 @@ pub mod selected;
 pub mod session_lock;
 pub mod shmem;
 pub mod spi;
+pub mod started;
 pub mod tree;
 pub mod trigger;
 pub mod txn;

@@ -282,6 +282,11 @@ pub enum Error {
         column: String,
     },
     /// A value that an enforced column does not take.
+    /// A row changes what its value is bound to, and leaves the value as it is.
+    ComesLoose {
+        column: String,
+        by: String,
+    },
     NotOfColumn {
         column: String,
         /// What it takes: the key's name, the type, whether bound to a context (none: either).

@@ -206,6 +206,10 @@ fn one_of_each() -> Vec<Error> {
         Error::OtherRelation,
         Error::RowChanged { table: text() },
         Error::GeneratedColumn { column: text() },
+        Error::ComesLoose {
+            column: text(),
+            by: text(),
+        },
         Error::NotOfColumn {
             column: text(),
             key: text(),

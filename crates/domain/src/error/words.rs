@@ -423,6 +423,12 @@ impl Error {
                 None,
                 Some("Leave the column out.".into()),
             ),
+            Self::ComesLoose { column, by } => (
+                "KC065",
+                format!("a value of column {column} would come loose from its row"),
+                Some(format!("Column {by} changes, which it is bound to: nobody could read it then.")),
+                Some("Write through the access view, which binds the value anew; or set the value, too, encrypted with its new context; or have values follow: colcrypt.follow_context.".into()),
+            ),
             Self::NotOfColumn {
                 column,
                 key,

@@ -43,7 +43,7 @@ use crate::{
     error,
     http_address::HttpAddress,
     http_proxy::ProxySetting,
-    provider::nobodys_kek,
+    provider::{self, nobodys_kek},
 };
 
 const KIND: &str = "aws-kms";
@@ -282,7 +282,10 @@ impl AwsKms {
                     Ok(Some(days)) => {
                         let _ = write!(server, ", new material every {days} days");
                     }
-                    Ok(None) => server.push_str(", no rotation by AWS"),
+                    Ok(None) => {
+                        server.push_str(", no rotation by AWS");
+                        warnings.push(provider::not_rotated("AWS", "aws kms enable-key-rotation"));
+                    }
                     Err(error) if is_about_rights(&error) => warnings.push(
                         "whether AWS rotates the key is not known: kms:GetKeyRotationStatus is not allowed".to_owned(),
                     ),

@@ -11,6 +11,7 @@ use colcrypt_protocol::FailureKind;
 use crate::{
     KmsError,
     azure_keyvault::name::{Algorithm, KeyVersion},
+    provider,
     quote::presentable,
 };
 
@@ -133,7 +134,13 @@ pub(crate) fn rotation(
     let _ = match (rotates, when) {
         (Some(_), Some(when)) => write!(server, ", a new version by Azure {when}"),
         (Some(_), None) => write!(server, ", new versions by Azure"),
-        (None, _) => write!(server, ", no rotation by Azure"),
+        (None, _) => {
+            warnings.push(provider::not_rotated(
+                "Azure",
+                "az keyvault key rotation-policy update",
+            ));
+            write!(server, ", no rotation by Azure")
+        }
     };
     let end = policy
         .attributes
@@ -286,7 +293,7 @@ mod tests {
         let notify = json!({"trigger": {"timeBeforeExpiry": "P30D"}, "action": {"type": "Notify"}});
         assert_eq!(
             of(json!({"lifetimeActions": [notify]})),
-            (", no rotation by Azure".to_owned(), 0)
+            (", no rotation by Azure".to_owned(), 1)
         );
         let rotate = json!({"trigger": {"timeAfterCreate": "P90D"}, "action": {"type": "Rotate"}});
         assert_eq!(

@@ -3,7 +3,7 @@
 use colcrypt_protocol::FailureKind;
 use serde::Deserialize;
 
-use crate::{KmsError, quote};
+use crate::{KmsError, provider, quote};
 
 const DAY: f64 = 24.0 * 3600.0;
 /// Google's default is 30 days; keys of before 2025 have one day.
@@ -100,6 +100,11 @@ impl CryptoKey {
             warnings.push(format!(
                 "Google makes new versions of the key by itself{next}: an old one must stay enabled until rotate_root \
                  has moved every keyring off it"
+            ));
+        } else {
+            warnings.push(provider::not_rotated(
+                "Google",
+                "gcloud kms keys update --rotation-period --next-rotation-time",
             ));
         }
         if let Some(primary) = &self.primary
@@ -204,7 +209,11 @@ mod tests {
             key(change).warn(&mut warnings);
             warnings
         };
-        assert!(told(json!({})).is_empty());
+        let without = told(json!({}));
+        assert!(
+            without.len() == 1 && without[0].starts_with("no automatic rotation"),
+            "{without:?}"
+        );
         assert_eq!(
             key(json!({})).properties(),
             "the key is enabled, in an HSM, no rotation by Google"
@@ -227,8 +236,10 @@ mod tests {
                 "for 1.0 days only",
             ),
         ] {
+            let is_rotating = change.get("rotationPeriod").is_some();
             let told = told(change);
-            assert!(told.len() == 1 && told[0].contains(part), "{told:?}");
+            assert!(told.iter().any(|said| said.contains(part)), "{told:?}");
+            assert_eq!(told.len(), if is_rotating { 1 } else { 2 }, "{told:?}");
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     http_address::HttpAddress,
     http_json::{Answer, json},
     http_proxy::ProxySetting,
-    json, quote,
+    json, provider, quote,
     vault_transit::{
         auth::Auth,
         http::VaultHttp,
@@ -404,6 +404,8 @@ struct TransitKey {
     /// OpenBao only.
     #[serde(default)]
     soft_deleted: bool,
+    /// In seconds; 0 is never. Older servers do not say.
+    auto_rotate_period: Option<serde_json::Value>,
 }
 
 impl TransitKey {
@@ -428,6 +430,17 @@ impl TransitKey {
             if set {
                 warnings.push(format!("{name} is set on the Transit key: {risk}"));
             }
+        }
+        let never = [0.into(), "0".into(), "0s".into()];
+        if self
+            .auto_rotate_period
+            .as_ref()
+            .is_some_and(|period| never.contains(period))
+        {
+            warnings.push(provider::not_rotated(
+                "the server",
+                "write auto_rotate_period to transit/keys/NAME/config",
+            ));
         }
     }
 }

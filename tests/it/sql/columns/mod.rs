@@ -15,6 +15,7 @@ mod compression;
 mod drivers;
 mod enforced;
 mod jsonb;
+mod loose;
 mod orm;
 mod own_words;
 mod registering;

@@ -126,6 +126,16 @@ async fn a_periodic_token_in_a_file_is_renewed_for_ever() {
     let root = with_token(&bao, &token);
     let agent = common::agent(BUSY).await;
     let dek = keep_busy(&agent, &root).await;
+    let said = warnings(&root).await;
+    assert!(
+        said.len() == 1 && said[0].starts_with("no automatic rotation"),
+        "{said:?}"
+    );
+    bao.bao(&[
+        "write",
+        &format!("transit/keys/{KEY}/config"),
+        "auto_rotate_period=720h",
+    ]);
     assert_eq!(warnings(&root).await, Vec::<String>::new());
     all_is_well(&agent, &dek, Duration::from_secs(6)).await;
     let renewals = bao.requests(RENEWAL);
