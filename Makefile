@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
-	test-upgrade package torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
+	test-upgrade package test-package torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-upgrade: setup ## pg_upgrade from 15 to 16 with jobs under way (builds the 
 
 package: setup ## Debian packages of the extension and the program, into target/package
 	@scripts/package.sh
+
+test-package: setup ## packages installed, upgraded and purged on an empty Debian: 12 (PG=15) or 13 (PG=17), as root
+	@scripts/test-package.sh
 
 torture: install ## 200 processes killed at random moments, then every row compared; rotate_kek and resharing likewise (KILLS=… SEED=…)
 	@KILLS=$${KILLS:-200} scripts/test.sh integration --test torture -- --nocapture

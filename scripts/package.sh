@@ -10,6 +10,8 @@ use_postgres
 cd "$ROOT"
 
 CYCLONEDX_VERSION=0.5.9
+# CycloneDX's own library, which has its schemas.
+CYCLONEDX_SCHEMAS=11.12.0
 DEBIAN_TOOLS=(debhelper dh-apparmor lintian apparmor dpkg-dev fakeroot)
 
 version="$(workspace_version)"
@@ -37,6 +39,14 @@ install_cyclonedx() {
     CARGO_TARGET_DIR="$tools/build" cargo install --quiet --locked --debug --root "$tools" cargo-cyclonedx \
         --version "$CYCLONEDX_VERSION" >&2
     rm -rf "$tools/build"
+}
+
+install_cyclonedx_schemas() {
+    [ -d "$tools/python/cyclonedx_python_lib-$CYCLONEDX_SCHEMAS.dist-info" ] && return
+    "$ROOT/scripts/setup-python.sh"
+    rm -rf "$tools/python"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-warn-conflicts --target "$tools/python" \
+        "cyclonedx-python-lib[json-validation]==$CYCLONEDX_SCHEMAS" >&2
 }
 
 # The description for PGXN has what its specification asks for, and is of this release.
@@ -68,9 +78,15 @@ bills_of_materials() {
         --no-build-deps $(cargo_features) >&2)
     mv "$copy/colcrypt.cdx.json" "$out/postgresql-$PG-colcrypt_${revision}_$architecture.cdx.json"
     mv "$copy/crates/cli/colcrypt-cli.cdx.json" "$out/colcrypt_${revision}_$architecture.cdx.json"
-    python3 - "$out/"*"_${revision}_$architecture.cdx.json" <<-'PYTHON'
+    PYTHONPATH="$tools/python" python3 - "$out/"*"_${revision}_$architecture.cdx.json" <<-'PYTHON'
 		import json, sys
+		from cyclonedx.schema import OutputFormat, SchemaVersion
+		from cyclonedx.validation import make_schemabased_validator
+		schema = make_schemabased_validator(OutputFormat.JSON, SchemaVersion.V1_5)
 		for file in sys.argv[1:]:
+		    fault = schema.validate_str(open(file).read())
+		    if fault:
+		        sys.exit(f"error: {file} is no CycloneDX 1.5: {fault}")
 		    bill = json.load(open(file))
 		    names = {component["name"] for component in bill["components"]}
 		    unnamed = [c["name"] for c in bill["components"] if not c.get("version") or not c.get("licenses")]
@@ -103,6 +119,7 @@ lay_out_debian() {
 
 install_debian_tools
 install_cyclonedx
+install_cyclonedx_schemas
 check_meta
 apparmor_parser --skip-kernel-load --skip-cache packaging/usr.lib.colcrypt.agent >&2
 
