@@ -4,6 +4,7 @@
 
 Each test program runs as `cargo test` would run it: in its package's folder, one after the other. Most tests wait for servers, so
 more of them run at once than there are processors; COLCRYPT_TEST_THREADS or --test-threads chooses how many.
+What passed without a part of itself, because the server was built without what it needs, is named at the end.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 RESULT = re.compile(r"^test (.+?) \.\.\. (ok|FAILED|ignored)(?: <([0-9.]+)s>)?")
@@ -41,15 +43,27 @@ def count(program, folder, arguments):
     return sum(line.endswith(": test") for line in listed.stdout.splitlines())
 
 
-def run(program, folder, name, arguments, times):
-    """Runs a program; returns whether all of its tests passed."""
+def tell_left_out(lines):
+    """Says which tests went without what the server lacks, and how many for each lack."""
+    tests = {}
+    for line in lines:
+        test, lack = line.rstrip("\n").split(": ", 1)
+        tests.setdefault(lack, set()).add(test)
+    for lack, which in sorted(tests.items()):
+        print(f"left out: {lack}, so {len(which)} of the tests did without it:")
+        for test in sorted(which):
+            print(f"  {test}")
+
+
+def run(program, folder, name, arguments, times, left_out):
+    """Runs a program, whose tests append what they left out to a file; returns whether all of them passed."""
     total, done = count(program, folder, arguments), 0
     if total == 0:
         return True
     print(f"running {total} tests of {name}", flush=True)
     began = time.monotonic()
     # Times of single tests are an unstable option of the test harness; the programs themselves are built as ever.
-    environment = {**os.environ, "RUSTC_BOOTSTRAP": "1"}
+    environment = {**os.environ, "RUSTC_BOOTSTRAP": "1", "COLCRYPT_LEFT_OUT": left_out}
     command = [program, "-Zunstable-options", "--report-time", *arguments]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, errors="replace") as tests:
         for line in tests.stdout:
@@ -85,14 +99,17 @@ def main():
         default = str(2 * (os.cpu_count() or 2))
         for_tests.append("--test-threads=" + os.environ.get("COLCRYPT_TEST_THREADS", default))
     times, failed = [], []
-    for program, folder, name in build(options):
-        if not run(program, folder, name, for_tests, times):
-            failed.append(name)
+    with tempfile.NamedTemporaryFile("r", suffix=".left-out") as left_out:
+        for program, folder, name in build(options):
+            if not run(program, folder, name, for_tests, times, left_out.name):
+                failed.append(name)
+        lines = left_out.readlines()
     times.sort(reverse=True)
     if len(times) > SLOWEST:
         print("slowest:")
         for seconds, name in times[:SLOWEST]:
             print(f"  {seconds:6.1f} s  {name}")
+    tell_left_out(lines)
     if failed:
         print("failed: " + ", ".join(failed))
         sys.exit(1)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
+use crate::left_out::left_out;
 use crate::problem::Problem;
 use crate::{Cluster, wait_for};
 
@@ -214,12 +215,16 @@ pub trait Sql {
         self.number("SHOW server_version_num") / 10_000
     }
 
-    /// Whether the server came with the extensions that Debian packages with it; some builds have none of them.
+    /// Whether the server came with the extensions that Debian packages with it; some builds have none of them. Where
+    /// it did not, the test is on record as having left something out.
     fn has_contrib(&mut self) -> bool {
         let found = self.number(
             "SELECT count(*) FROM pg_available_extensions WHERE name IN ('amcheck', 'citext', 'file_fdw', 'hstore')",
         );
         assert!(found == 0 || found == 4, "{found} of four");
+        if found == 0 {
+            left_out("the server has no contrib");
+        }
         found == 4
     }
 
@@ -261,12 +266,13 @@ impl Sql for Client {
     }
 }
 
-/// Whether the server was built with XML; without, it says so.
+/// Whether the server was built with XML; without, it says so, and the test is on record as having left something out.
 pub fn has_xml(client: &mut Client) -> bool {
     match client.simple_query("SELECT '<a/>'::xml") {
         Ok(_) => true,
         Err(error) => {
             Problem::of(&error).coded("0A000");
+            left_out("the server has no XML");
             false
         }
     }

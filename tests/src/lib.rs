@@ -23,6 +23,7 @@ pub mod heap;
 pub mod install;
 pub mod jwt;
 pub mod kubernetes;
+pub mod left_out;
 pub mod memory;
 pub mod of_approval;
 pub mod of_audit;

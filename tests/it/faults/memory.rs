@@ -7,6 +7,7 @@ use std::process::Command;
 use colcrypt_core::{KeyEncryptionKey, Suite};
 use colcrypt_tests::bed::{Bed, VaultBed, decrypt, encrypt};
 use colcrypt_tests::db::Sql;
+use colcrypt_tests::left_out::left_out;
 use colcrypt_tests::memory::{derived_key, in_memory, round_keys};
 use colcrypt_tests::of_memory::{Limit, kilobytes, may_not_lock, start};
 use colcrypt_tests::process::run;
@@ -77,7 +78,7 @@ fn memory_counts_as_locked_if_all_keys_are_in_locked_memory() {
         (Limit::Without, true, true),
     ] {
         if agents && may_not_lock(cluster) {
-            eprintln!("not shown: a server that may lock its memory; run this as root");
+            left_out("no server here may lock its memory: run this as root");
             continue;
         }
         cluster.stop();
@@ -124,7 +125,7 @@ fn a_server_that_requires_locked_memory_has_it_or_does_not_start() {
         cluster.append_conf("colcrypt.require_mlock = on");
     }
     if may_not_lock(cluster) {
-        eprintln!("not shown: a server that may lock its memory; run this as root");
+        left_out("no server here may lock its memory: run this as root");
         return;
     }
     cluster.stop();
