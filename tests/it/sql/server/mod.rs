@@ -4,5 +4,6 @@ mod copies;
 mod doctor;
 mod extension;
 mod newer;
+mod reading;
 mod releases;
 mod replicas;
