@@ -9,6 +9,7 @@
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/planner.h"
+#include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 
@@ -32,6 +33,11 @@ static void redirect(Query *query)
 		if (!OidIsValid(shards))
 			continue;
 		LockRelationOid(shards, AccessShareLock);
+#if PG_VERSION_NUM >= 160000
+		/* Rights are asked for beside the entry, and must be on the same relation. */
+		if (entry->perminfoindex != 0)
+			getRTEPermissionInfo(query->rteperminfos, entry)->relid = shards;
+#endif
 		entry->relid = shards;
 	}
 	/* EXISTS is a query within. */

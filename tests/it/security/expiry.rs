@@ -56,7 +56,7 @@ fn users(cluster: &Cluster, holder: &mut Client) -> Vec<User> {
     client.fails("25P02", "SELECT 1");
     let mut all = vec![idle, open, aborted];
     for (what, sql) in [
-        ("asleep", USE.replace(" FROM", ", pg_sleep(60) FROM")),
+        ("asleep", USE.replace(" FROM", ", pg_sleep(3600) FROM")),
         ("waiting for a lock", USE.replace(" FROM", ", pg_advisory_lock(6) FROM")),
         (
             "writing to a client that does not read",

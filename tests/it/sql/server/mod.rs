@@ -5,5 +5,6 @@ mod doctor;
 mod extension;
 mod newer;
 mod nodes;
+mod reading;
 mod releases;
 mod replicas;
