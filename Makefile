@@ -6,7 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-unit test-pgrx test-integration \
+.PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-all test-smoke test-unit test-pgrx test-integration \
 	test-upgrade package test-package torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
 
 help: ## this list
@@ -42,6 +42,12 @@ test: ## all tests, with their own set-up
 	@$(MAKE) test-pgrx
 	@$(MAKE) test-integration
 
+test-all: ## all tests on PostgreSQL 15, 16, 17 and 18, with figures for each at the end
+	@scripts/test-all.sh full
+
+test-smoke: ## on 16, 17 and 18 what depends on the server's version
+	@scripts/test-all.sh smoke
+
 test-unit: setup ## everything that needs no server
 	@scripts/test.sh unit
 
@@ -51,7 +57,7 @@ test-pgrx: setup-pgrx ## cargo pgrx test
 test-integration: install ## real clusters, a real key server
 	@scripts/test.sh integration
 
-test-upgrade: setup ## pg_upgrade from 15 to 16 with jobs under way (builds the extension for both)
+test-upgrade: setup ## pg_upgrade from 15, 16 and 17 to 18, and from 15 to 16, with jobs under way (builds the extension for all)
 	@scripts/test-upgrade.sh
 
 package: setup ## Debian packages of the extension and the program, into target/package

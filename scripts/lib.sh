@@ -119,6 +119,15 @@ use_postgres() {
     export PG PG_CONFIG BINDIR PGRX_PG_CONFIG_PATH="$PG_CONFIG"
 }
 
+# Runs a command for one PostgreSQL: what the environment says of this script's is not said of another.
+for_postgres() { # version command…
+    if [ "$1" = "$PG" ]; then
+        "${@:2}"
+        return
+    fi
+    env -u PG_CONFIG -u PGRX_PG_CONFIG_PATH -u BINDIR "PG=$1" "${@:2}"
+}
+
 # Tells pgrx where PostgreSQL $PG is, as `cargo pgrx init` would, which also runs initdb and fails for root.
 # An entry that is there already is somebody's choice and stays.
 configure_pgrx() { # directory
