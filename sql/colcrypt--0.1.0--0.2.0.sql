@@ -1499,3 +1499,7 @@ COMMENT ON TABLE colcrypt.destruction IS
     'how far the destruction of a version that is due has come, and why it was postponed; not dumped, since a restored database looks again';
 COMMENT ON FUNCTION colcrypt.mark_honeytoken(colcrypt.ciphertext, text) IS
     'raises an alarm in the audit log whenever this value is decrypted, which the role that does so cannot tell';
+
+-- What a report to an auditor is made of besides.
+GRANT SELECT ON colcrypt.key, colcrypt.keyring, colcrypt.escrow_drill TO pg_monitor;
+GRANT SELECT (anchored_seq, anchored_at) ON colcrypt.audit_state TO pg_monitor;

@@ -6,3 +6,5 @@ mod extension;
 mod newer;
 mod releases;
 mod replicas;
+mod report;
+mod report_layout;
