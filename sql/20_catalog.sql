@@ -440,3 +440,5 @@ REVOKE ALL ON ALL TABLES IN SCHEMA colcrypt FROM PUBLIC;
 GRANT USAGE ON SCHEMA colcrypt TO PUBLIC;
 -- Monitoring sees which columns are encrypted and where keys come from: no secret is in a provider's settings.
 GRANT SELECT ON colcrypt.protected_column, colcrypt.provider TO pg_monitor;
+-- Names, periods and rules; the keys themselves are in other tables.
+GRANT SELECT ON colcrypt.key, colcrypt.keyring TO pg_monitor;

@@ -102,4 +102,4 @@ CREATE VIEW colcrypt.escrow_status AS
                         FROM colcrypt.custodian_status s WHERE s.escrow = p.name) h;
 COMMENT ON VIEW colcrypt.escrow_status IS
     'escrows: keyrings sealed to each and those that are not, holders whose check is overdue, the last drill that succeeded and when the next is due; or since when it is retired, and by whom';
-GRANT SELECT ON colcrypt.custodian_status, colcrypt.escrow_status TO pg_monitor;
+GRANT SELECT ON colcrypt.custodian_status, colcrypt.escrow_status, colcrypt.escrow_drill TO pg_monitor;

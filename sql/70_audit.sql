@@ -73,6 +73,7 @@ ALTER TABLE colcrypt.honeytoken ENABLE REPLICA TRIGGER catalog_changed_row;
 
 REVOKE ALL ON colcrypt.audit_log, colcrypt.audit_state, colcrypt.honeytoken FROM PUBLIC;
 GRANT SELECT ON colcrypt.audit_log TO pg_monitor;
+GRANT SELECT (anchored_seq, anchored_at) ON colcrypt.audit_state TO pg_monitor;
 SELECT pg_catalog.pg_extension_config_dump('colcrypt.audit_log', '');
 SELECT pg_catalog.pg_extension_config_dump('colcrypt.honeytoken', '');
 

@@ -1570,3 +1570,7 @@ CREATE FUNCTION colcrypt.import_catalog(catalog jsonb, providers jsonb DEFAULT '
 COMMENT ON FUNCTION colcrypt.import_catalog(jsonb, jsonb, boolean) IS
     'takes a primary''s key catalog into this follower, whole or not at all; providers gives settings that are this server''s own, by provider; adopt takes another primary''s, or an older one of a primary that was restored; says imported, or unchanged';
 REVOKE ALL ON FUNCTION colcrypt.catalog_content(), colcrypt.export_catalog(), colcrypt.import_catalog(jsonb, jsonb, boolean) FROM PUBLIC;
+
+-- What a report to an auditor is made of besides.
+GRANT SELECT ON colcrypt.key, colcrypt.keyring, colcrypt.escrow_drill TO pg_monitor;
+GRANT SELECT (anchored_seq, anchored_at) ON colcrypt.audit_state TO pg_monitor;

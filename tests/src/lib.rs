@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod bed;
+pub mod browser;
 pub mod client_ca;
 pub mod clock;
 pub mod cluster;
@@ -33,6 +34,7 @@ pub mod of_escrow;
 pub mod of_jobs;
 pub mod of_keys;
 pub mod of_memory;
+pub mod of_reports;
 pub mod of_traps;
 pub mod of_views;
 pub mod openbao;

@@ -1,5 +1,5 @@
 //! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, escrow, what is wrong
-//! with a database, live bars.
+//! with a database, a report on it for an auditor, live bars.
 //!
 //! No subcommand takes a secret by argument: arguments are visible to every user of the machine.
 
@@ -17,6 +17,8 @@ mod keygen;
 #[cfg(feature = "pages")]
 mod pages;
 #[cfg(feature = "watch")]
+mod report;
+#[cfg(feature = "watch")]
 mod watch;
 
 #[cfg(any(feature = "file", feature = "pages"))]
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, live bars of jobs.
+/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, reports, live bars of jobs.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {
@@ -59,6 +61,10 @@ enum Command {
     /// Ask a database whether all is well with its keys, columns and settings; 1 is for warnings, 2 for worse
     #[cfg(feature = "watch")]
     Doctor(doctor::Options),
+    /// Write a report on keys, acts, refusals and recovery in a period, for an auditor; 1 is for a report that leaves
+    /// something out, 4 for an audit log whose chain of hashes does not hold
+    #[cfg(feature = "watch")]
+    Report(report::Options),
     /// Show the re-encryption jobs of a database as live bars; fails if one did
     #[cfg(feature = "watch")]
     Watch(watch::Options),
@@ -83,6 +89,8 @@ fn main() -> ExitCode {
         Command::Escrow(command) => escrow::run(&command),
         #[cfg(feature = "watch")]
         Command::Doctor(options) => doctor::run(&options),
+        #[cfg(feature = "watch")]
+        Command::Report(options) => report::run(&options),
         #[cfg(feature = "watch")]
         Command::Watch(options) => watch::run(&options),
         #[cfg(feature = "pages")]

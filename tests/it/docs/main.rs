@@ -12,6 +12,7 @@ mod keys;
 mod links;
 mod pages;
 mod reference;
+mod report;
 
 /// A file of the repository.
 fn repository(path: &str) -> std::path::PathBuf {

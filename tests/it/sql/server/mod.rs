@@ -8,3 +8,5 @@ mod nodes;
 mod reading;
 mod releases;
 mod replicas;
+mod report;
+mod report_layout;
