@@ -5,10 +5,13 @@
 //! ordered to be destroyed here: this server's own rows decide when. How a provider is reached is this server's own.
 
 use colcrypt_core::{KekId, KeyState};
+use colcrypt_protocol::{ProviderConfig, Request};
 use pgrx::datum::DatumWithOid;
 use pgrx::{JsonB, pg_sys};
+use serde_json::Value;
 
 use crate::audit::Act;
+use crate::broker::client;
 use crate::catalog::read;
 use crate::catalog::uuid::keyring_id;
 use crate::error::{Error, Result};
@@ -203,22 +206,26 @@ fn take_providers(catalog: &Catalog, own: JsonB) -> Result<()> {
         "INSERT INTO colcrypt.provider SELECT n.* FROM jsonb_populate_recordset(NULL::colcrypt.provider, $1->'providers') n \
          ON CONFLICT (provider_id) DO UPDATE SET name = excluded.name",
     )?;
-    let unknown = spi::query(
-        "SELECT o.key FROM jsonb_each($1) o WHERE NOT EXISTS (SELECT FROM colcrypt.provider p WHERE p.name = o.key) \
-             OR jsonb_typeof(o.value) <> 'object' LIMIT 1",
-        &[JsonB(own.0.clone()).into()],
-        |row| spi::at::<String>(row, 1),
-    )?;
-    if let Some(name) = unknown.into_iter().next() {
-        return Err(Error::UnknownObject {
-            what: "provider",
-            name,
+    let Value::Object(own) = own.0 else {
+        return Err(Error::InvalidParameter {
+            message: "providers is no JSON object".into(),
+            hint: "Give the settings of each by its name: {\"local\": {\"path\": \"…\"}}.".into(),
         });
+    };
+    for (name, config) in own {
+        let (id, provider) = read::provider_by_name(&name)?;
+        // As where it is made: the agent refuses what it does not know, and a secret.
+        client::call(&Request::ValidateProvider {
+            provider: ProviderConfig {
+                config: config.clone(),
+                ..provider
+            },
+        })?;
+        spi::execute(
+            "UPDATE colcrypt.provider SET config = $2 WHERE provider_id = $1 AND config <> $2",
+            &[id.into(), JsonB(config).into()],
+        )?;
     }
-    spi::execute(
-        "UPDATE colcrypt.provider p SET config = o.value FROM jsonb_each($1) o WHERE p.name = o.key AND p.config <> o.value",
-        &[own.into()],
-    )?;
     Ok(())
 }
 

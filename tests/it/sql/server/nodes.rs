@@ -1,6 +1,7 @@
 //! Servers that share keys: what a follower refuses, and what it leaves to its primary.
 
 use colcrypt_core::verbs::{Place, VERBS};
+use colcrypt_tests::problem::failed;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
@@ -259,6 +260,18 @@ fn an_older_catalog_and_another_branch_are_refused() {
         .fails("22023", &import(&altered, true))
         .says("not whole");
     pair.follower.fails("22023", &import("{}", true));
+    // Settings of its own are looked at as those of any provider.
+    for own in [
+        "{\"local\": {\"path\": \"/k\", \"password\": \"hunter2\"}}",
+        "{\"nowhere\": {}}",
+        "[]",
+    ] {
+        let problem = failed(
+            pair.follower
+                .simple_query(&format!("SELECT import_catalog('{old}', '{own}', true)")),
+        );
+        assert!(!format!("{problem:?}").contains("hunter2"), "{problem:?}");
+    }
     // A key of its own under the primary's name or number.
     pair.follower
         .run("UPDATE key_version SET kcv = '0000000000'");
