@@ -53,7 +53,7 @@ SMOKE=(
     # Types by their own send and receive functions; enforced columns.
     columns::values::every_type_comes_back columns::enforced::
     # Executor and parallel workers, plans that are kept.
-    parallel_workers
+    creation::parallel_workers effect::a_suspension_reaches_parallel wiped::parallel_workers
     # Workers and the heap: rows written in place with their indexes, a migration there and back.
     jobs::rewriting:: jobs::moving:: migration::in_place::there_and_back
     # Replication, logical and physical; pg_dump.
