@@ -1,5 +1,5 @@
-//! What is asked of the database. Each query's columns are the fields of a type in `facts`; `period` is there for all of
-//! them. No column with a wrapped key, a setting of a provider or a value is read.
+//! What is asked of the database. Each query's columns are the fields of a type in `facts`; `period` is there for all
+//! of them. No column with a wrapped key, a setting of a provider or a value is read.
 
 pub const EXTENSION: &str = "SELECT 1 FROM pg_extension WHERE extname = 'colcrypt'";
 

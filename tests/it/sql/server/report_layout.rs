@@ -26,7 +26,7 @@ fn it_can_be_read_on_paper_and_on_a_screen() {
     let mut pictures = Vec::new();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         for (path, (from, to)) in names.iter().zip([
-            ("verdict", "left-out"),
+            ("top", "left-out"),
             ("periods", "rotations"),
             ("census", "access"),
         ]) {
