@@ -1574,3 +1574,18 @@ REVOKE ALL ON FUNCTION colcrypt.catalog_content(), colcrypt.export_catalog(), co
 -- What a report to an auditor is made of besides.
 GRANT SELECT ON colcrypt.key, colcrypt.keyring, colcrypt.escrow_drill TO pg_monitor;
 GRANT SELECT (anchored_seq, anchored_at) ON colcrypt.audit_state TO pg_monitor;
+
+CREATE TABLE colcrypt.former_enum_label (
+    former text COLLATE "C" NOT NULL,
+    type regtype NOT NULL,
+    label text COLLATE "C" NOT NULL,
+    PRIMARY KEY (former, type, label)
+);
+COMMENT ON TABLE colcrypt.former_enum_label IS 'what labels of enums were called before they were renamed, since values are written as labels';
+REVOKE ALL ON colcrypt.former_enum_label FROM PUBLIC;
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_enum_label',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = type)');
+END
+$$;

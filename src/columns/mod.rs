@@ -3,6 +3,7 @@
 mod bound_anew;
 pub mod enforced;
 mod follow;
+pub mod labels;
 pub mod loose;
 pub mod migration;
 pub mod moved;

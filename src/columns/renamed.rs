@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::{PgList, name_data_to_str, pg_sys};
 
+use crate::catalog::enum_labels;
 use crate::columns::follow::{self, Change};
 use crate::error::Result;
 use crate::server::accessed::{Accessed, Done};
@@ -88,6 +89,8 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
         schema(object)
     } else if class == pg_sys::ProcedureRelationId {
         function(object)
+    } else if class == pg_sys::TypeRelationId {
+        label(object)
     } else {
         None
     };
@@ -190,6 +193,13 @@ fn table(table: pg_sys::Oid) -> Option<Change> {
         }
         (from != to).then_some(Change::Table { table, from, to })
     }
+}
+
+fn label(type_oid: pg_sys::Oid) -> Option<Change> {
+    // SAFETY: a look-up in the type catalog.
+    let is_enum = unsafe { pg_sys::get_typtype(type_oid) } as u8 == b'e';
+    let given = is_enum.then(|| enum_labels::given(type_oid)).flatten()?;
+    Some(Change::Label { type_oid, given })
 }
 
 fn function(function: pg_sys::Oid) -> Option<Change> {
