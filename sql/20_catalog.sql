@@ -44,6 +44,9 @@ CREATE TABLE colcrypt.kek_version (
     -- Who made it, or marked it, and why. Roles by name: the record outlives them.
     changed_by text NOT NULL DEFAULT session_user,
     reason text,
+    -- Key versions that it wrapped and that are no longer in the catalog. All others are counted there: a counter of each
+    -- wrapping would have those who make keys wait for each other.
+    wrappings_of_dropped bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyring_id, version)
 );
 COMMENT ON TABLE colcrypt.kek_version IS 'versions of key encryption keys';
