@@ -403,7 +403,11 @@ fn a_label_that_another_had_is_not_taken_in_silence() {
         let failure = db
             .client
             .fails("42809", &format!("ALTER TYPE mood {change}"));
-        assert!(failure.hint.contains("column public.t.v"), "{}", failure.hint);
+        assert!(
+            failure.hint.contains("column public.t.v"),
+            "{}",
+            failure.hint
+        );
     }
     // Its own former label it may have again.
     db.client
