@@ -44,6 +44,9 @@ CREATE TABLE colcrypt.kek_version (
     -- Who made it, or marked it, and why. Roles by name: the record outlives them.
     changed_by text NOT NULL DEFAULT session_user,
     reason text,
+    -- Key versions that it wrapped and that are no longer in the catalog. All others are counted there: a counter of each
+    -- wrapping would have those who make keys wait for each other.
+    wrappings_of_dropped bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyring_id, version)
 );
 COMMENT ON TABLE colcrypt.kek_version IS 'versions of key encryption keys';
@@ -228,6 +231,15 @@ CREATE TABLE colcrypt.former_type_name (
     PRIMARY KEY (name, type)
 );
 COMMENT ON TABLE colcrypt.former_type_name IS 'what types were called before they were renamed or moved, since values name their types';
+
+-- A value of an enum is its label, and labels are renamed: what each is called now. Written where an enum is altered.
+CREATE TABLE colcrypt.former_enum_label (
+    former text COLLATE "C" NOT NULL,
+    type regtype NOT NULL,
+    label text COLLATE "C" NOT NULL,
+    PRIMARY KEY (former, type, label)
+);
+COMMENT ON TABLE colcrypt.former_enum_label IS 'what labels of enums were called before they were renamed, since values are written as labels';
 
 -- Sessions read it, as they do the tables above; but a change of it concerns none of them.
 CREATE TABLE colcrypt.version_usage (
@@ -420,6 +432,8 @@ BEGIN
         FROM colcrypt.keyring_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL$filter$);
     -- What was dropped leaves a bare number behind, which elsewhere may be another table's.
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_type_name',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = type)');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_enum_label',
         'WHERE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = type)');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.protected_column',
         'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');

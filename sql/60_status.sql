@@ -48,7 +48,10 @@ CREATE VIEW colcrypt.kek_status AS
            e.destroy_at,
            e.destroyed_at,
            e.changed_by,
-           e.reason
+           e.reason,
+           -- From the first that wrapped it to the one that it is under, each did.
+           e.wrappings_of_dropped + (SELECT count(*) FROM colcrypt.key_version v JOIN colcrypt.key k USING (key_id)
+               WHERE k.keyring_id = e.keyring_id AND e.version BETWEEN v.first_kek_version AND v.kek_version) AS wrappings
     FROM colcrypt.kek_version e
     JOIN colcrypt.keyring r USING (keyring_id)
     LEFT JOIN (
@@ -71,7 +74,7 @@ CREATE VIEW colcrypt.kek_status AS
         WHERE v.destroyed_at IS NULL
         GROUP BY 1, 2) n ON n.keyring_id = e.keyring_id AND n.kek_version = e.version;
 COMMENT ON VIEW colcrypt.kek_status IS
-    'every version of every key encryption key: its first root key, how many it has, which one it last came from on this server, which of them fail, why and since when; its state (active, deactivated, compromised, destroyed), and how many key versions are under it, which is how often it has wrapped';
+    'every version of every key encryption key: its first root key, how many it has, which one it last came from on this server, which of them fail, why and since when; its state (active, deactivated, compromised, destroyed), how many key versions are under it now, and how many it has wrapped since it was made, those that were moved on, destroyed or dropped among them (wrappings; one that was passed over when two were made in a row counts too)';
 GRANT SELECT ON colcrypt.kek_status TO pg_monitor;
 
 CREATE VIEW colcrypt.key_status AS

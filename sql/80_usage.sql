@@ -201,7 +201,7 @@ CREATE VIEW colcrypt.rotation_schedule AS
     ) n
     LEFT JOIN colcrypt.rotation_try t USING (key_id);
 COMMENT ON VIEW colcrypt.rotation_schedule IS
-    'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at';
+    'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at; of key encryption keys and root keys see kek_schedule and root_schedule';
 GRANT SELECT ON colcrypt.rotation_schedule TO pg_monitor;
 
 -- Not dumped: tries belong to this database.

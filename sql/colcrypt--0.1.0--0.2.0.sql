@@ -1574,3 +1574,68 @@ REVOKE ALL ON FUNCTION colcrypt.catalog_content(), colcrypt.export_catalog(), co
 -- What a report to an auditor is made of besides.
 GRANT SELECT ON colcrypt.key, colcrypt.keyring, colcrypt.escrow_drill TO pg_monitor;
 GRANT SELECT (anchored_seq, anchored_at) ON colcrypt.audit_state TO pg_monitor;
+
+CREATE TABLE colcrypt.former_enum_label (
+    former text COLLATE "C" NOT NULL,
+    type regtype NOT NULL,
+    label text COLLATE "C" NOT NULL,
+    PRIMARY KEY (former, type, label)
+);
+COMMENT ON TABLE colcrypt.former_enum_label IS 'what labels of enums were called before they were renamed, since values are written as labels';
+REVOKE ALL ON colcrypt.former_enum_label FROM PUBLIC;
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_enum_label',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = type)');
+END
+$$;
+
+ALTER TABLE colcrypt.kek_version ADD COLUMN wrappings_of_dropped bigint NOT NULL DEFAULT 0;
+CREATE OR REPLACE VIEW colcrypt.kek_status AS
+    SELECT r.name AS keyring,
+           e.version AS kek_version,
+           s.provider,
+           s.root_key,
+           s.root_key_version,
+           coalesce(s.roots, 0) AS roots,
+           s.served_by,
+           s.root_problem,
+           CASE WHEN e.destroyed_at IS NOT NULL THEN 'destroyed' WHEN e.compromised_at IS NOT NULL THEN 'compromised'
+                WHEN e.version = r.current_version THEN 'active' ELSE 'deactivated' END AS state,
+           e.kcv AS kek_check_value,
+           coalesce(n.keys, 0)::int AS keys,
+           e.created_at,
+           e.deactivated_at,
+           e.compromised_at,
+           e.destroy_at,
+           e.destroyed_at,
+           e.changed_by,
+           e.reason,
+           -- From the first that wrapped it to the one that it is under, each did.
+           e.wrappings_of_dropped + (SELECT count(*) FROM colcrypt.key_version v JOIN colcrypt.key k USING (key_id)
+               WHERE k.keyring_id = e.keyring_id AND e.version BETWEEN v.first_kek_version AND v.kek_version) AS wrappings
+    FROM colcrypt.kek_version e
+    JOIN colcrypt.keyring r USING (keyring_id)
+    LEFT JOIN (
+        SELECT s.keyring,
+               s.kek_version,
+               (array_agg(s.provider ORDER BY s.preference))[1] AS provider,
+               (array_agg(s.root_key ORDER BY s.preference))[1] AS root_key,
+               (array_agg(s.root_key_version ORDER BY s.preference))[1] AS root_key_version,
+               count(*)::int AS roots,
+               (array_agg(CASE s.root_key WHEN '' THEN s.provider ELSE s.provider || ', ' || s.root_key END
+                          ORDER BY s.served_at DESC) FILTER (WHERE s.served_at IS NOT NULL))[1] AS served_by,
+               string_agg(format('%s (since %s)', s.problem, s.failing_since::timestamptz(0)), '; ' ORDER BY s.preference)
+                   FILTER (WHERE s.problem IS NOT NULL) AS root_problem
+        FROM colcrypt.root_status s
+        WHERE s.state <> 'escrow'
+        GROUP BY s.keyring, s.kek_version) s ON s.keyring = r.name AND s.kek_version = e.version
+    LEFT JOIN (
+        SELECT k.keyring_id, v.kek_version, count(*) AS keys
+        FROM colcrypt.key_version v JOIN colcrypt.key k USING (key_id)
+        WHERE v.destroyed_at IS NULL
+        GROUP BY 1, 2) n ON n.keyring_id = e.keyring_id AND n.kek_version = e.version;
+COMMENT ON VIEW colcrypt.kek_status IS
+    'every version of every key encryption key: its first root key, how many it has, which one it last came from on this server, which of them fail, why and since when; its state (active, deactivated, compromised, destroyed), how many key versions are under it now, and how many it has wrapped since it was made, those that were moved on, destroyed or dropped among them (wrappings; one that was passed over when two were made in a row counts too)';
+COMMENT ON VIEW colcrypt.rotation_schedule IS
+    'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at; of key encryption keys and root keys see kek_schedule and root_schedule';

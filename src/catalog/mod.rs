@@ -4,6 +4,7 @@
 //! no SPI, works in parallel workers and on standbys, and always sees the latest commit. Writing goes
 //! through SPI as the extension's owner (`write`).
 
+pub mod enum_labels;
 pub mod epoch;
 pub mod known;
 pub mod read;

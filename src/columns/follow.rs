@@ -8,7 +8,8 @@ use colcrypt_domain::renamed::{Follows, Renamed, follow, names};
 use pgrx::pg_sys;
 
 use crate::audit::Act;
-use crate::columns::{place, row_key, sample, view};
+use crate::catalog::enum_labels::Given;
+use crate::columns::{cascades, labels, place, row_key, sample, view};
 use crate::error::{Error, Result};
 use crate::server::relation::{Lock, Named};
 use crate::server::{reads, relation, report, spi};
@@ -63,6 +64,13 @@ pub enum Change {
         table: pg_sys::Oid,
         column: String,
     },
+    /// A constraint was made.
+    Constraint(pg_sys::Oid),
+    /// A value of an enum is called so now.
+    Label {
+        type_oid: pg_sys::Oid,
+        given: Given,
+    },
 }
 
 /// # Errors
@@ -103,6 +111,8 @@ pub fn change(change: &Change) -> Result<()> {
         ),
         Change::Computed { table, column } => computed(*table, column),
         Change::Dropped { table, column } => dropped(*table, column),
+        Change::Constraint(constraint) => cascades::made(*constraint),
+        Change::Label { type_oid, given } => labels::given(*type_oid, given),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Columns under a key: registered, bound to a place, shown through views, and encrypted or decrypted in place.
 
 mod bound_anew;
+pub mod cascades;
 pub mod enforced;
 mod follow;
+pub mod labels;
 pub mod loose;
 pub mod migration;
 pub mod moved;

@@ -8,7 +8,7 @@ use pgrx::{Spi, pg_sys};
 use crate::catalog::read;
 use crate::catalog::uuid::uuid;
 use crate::columns::registration::Under;
-use crate::columns::{enforced, own_words, place, registration, row_key, sample};
+use crate::columns::{cascades, enforced, own_words, place, registration, row_key, sample};
 use crate::error::{Error, Result};
 use crate::keys::grantee;
 use crate::rows::{keyed, reach};
@@ -16,7 +16,7 @@ use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::varlena::varlena_from;
-use crate::server::{reads, report, spi};
+use crate::server::{reads, spi};
 use crate::values::codec::Codec;
 
 pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
@@ -79,7 +79,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     if let Some(expression) = &context {
         check_context(&held, expression)?;
         if enforce != Some(true) && !is_followed(table, &attribute)? {
-            warn_of_cascades(&held, &attribute, expression)?;
+            cascades::warn(&held, &attribute, expression)?;
         }
     }
     place::free_label(label.as_ref(), table, &attribute)?;
@@ -283,41 +283,6 @@ fn is_followed(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
         |row| row.get::<bool>(1),
     )?;
     Ok(found.into_iter().flatten().next() == Some(true))
-}
-
-/// The foreign keys that change by themselves what values are bound to, and leave the values as they are: each one's
-/// name, and the columns.
-///
-/// # Errors
-/// Of SPI.
-pub fn cascades(table: &Named, expression: &str) -> Result<Vec<(String, String)>> {
-    let numbers = reads::columns(table, expression)?.unwrap_or_default();
-    spi::query(
-        "SELECT quote_ident(c.conname), string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
-         FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) \
-         WHERE c.conrelid = $1 AND c.contype = 'f' AND (c.confupdtype IN ('c', 'n', 'd') OR c.confdeltype IN ('n', 'd')) \
-           AND (a.attnum = ANY ($2) OR 0 = ANY ($2)) GROUP BY c.oid, c.conname ORDER BY c.conname",
-        &[table.held.oid.into(), numbers.into()],
-        |row| {
-            Ok((
-                row.get::<String>(1)?.unwrap_or_default(),
-                row.get::<String>(2)?.unwrap_or_default(),
-            ))
-        },
-    )
-}
-
-fn warn_of_cascades(table: &Named, attribute: &str, expression: &str) -> Result<()> {
-    for (constraint, columns) in cascades(table, expression)? {
-        report::warning(
-            format!(
-                "foreign key {constraint} changes {columns} by itself, which values of column {} are bound to",
-                quote_identifier(attribute)
-            ),
-            "Such a change makes the row's value unreadable. Bind values to columns that stay, have it refused (enforce => true), or have values bound anew: colcrypt.follow_context.",
-        );
-    }
-    Ok(())
 }
 
 /// Has a column's values follow what they are bound to, or be left where they are.

@@ -1,4 +1,5 @@
-//! What registrations name is renamed or dropped, or a column that values are bound to gets another type. Registrations
+//! What registrations name is renamed or dropped, or a column that values are bound to gets another type or a foreign
+//! key, or a label of an enum another name. Registrations
 //! are by name, since numbers change over a dump; so whoever renames takes them along (`follow`), in his own statement.
 //!
 //! The server says what it alters in the middle of a statement, when nothing of it may be looked up yet. So that is
@@ -9,9 +10,10 @@ use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::{PgList, name_data_to_str, pg_sys};
 
+use crate::catalog::enum_labels;
 use crate::columns::follow::{self, Change};
 use crate::error::Result;
-use crate::server::accessed::{Accessed, Done};
+use crate::server::accessed::{Accessed, CONSTRAINTS, Done};
 use crate::server::xact::{End, PartEnd};
 use crate::server::{altered, enclosure, ours, report, rethrow, scan, tree};
 
@@ -76,7 +78,9 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
         object,
         part,
     } = *accessed;
-    let change = if matches!(done, Done::Dropped) {
+    let change = if matches!(done, Done::Made) {
+        (class == CONSTRAINTS).then_some(Change::Constraint(object))
+    } else if matches!(done, Done::Dropped) {
         (class == pg_sys::RelationRelationId && part > 0)
             .then(|| dropped(object, part))
             .flatten()
@@ -88,6 +92,8 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
         schema(object)
     } else if class == pg_sys::ProcedureRelationId {
         function(object)
+    } else if class == pg_sys::TypeRelationId {
+        label(object)
     } else {
         None
     };
@@ -190,6 +196,13 @@ fn table(table: pg_sys::Oid) -> Option<Change> {
         }
         (from != to).then_some(Change::Table { table, from, to })
     }
+}
+
+fn label(type_oid: pg_sys::Oid) -> Option<Change> {
+    // SAFETY: a look-up in the type catalog.
+    let is_enum = unsafe { pg_sys::get_typtype(type_oid) } as u8 == b'e';
+    let given = is_enum.then(|| enum_labels::given(type_oid)).flatten()?;
+    Some(Change::Label { type_oid, given })
 }
 
 fn function(function: pg_sys::Oid) -> Option<Change> {
@@ -357,7 +370,8 @@ fn see_to(around: usize) -> Result<()> {
 fn is_installed() -> bool {
     // SAFETY: look-ups by name, in a transaction.
     unsafe {
+        // The last column that is asked for: an update to this version makes tables before it has all.
         ours::relation(c"protected_column")
-            .is_some_and(|table| pg_sys::get_attnum(table, c"rotation".as_ptr()) > 0)
+            .is_some_and(|table| pg_sys::get_attnum(table, c"key_expression".as_ptr()) > 0)
     }
 }

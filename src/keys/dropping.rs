@@ -165,6 +165,16 @@ pub fn drop_key(call: Call) -> Result<pg_sys::Datum> {
         ));
     }
     Act::new("drop_key").key(&key).record()?;
+    // In order, as everywhere.
+    spi::execute_quietly(
+        "UPDATE colcrypt.kek_version e SET wrappings_of_dropped = e.wrappings_of_dropped + n.wrapped \
+         FROM (SELECT l.keyring_id, l.version, \
+                   (SELECT count(*) FROM colcrypt.key_version v WHERE v.key_id = $1 AND l.version BETWEEN v.first_kek_version AND v.kek_version) AS wrapped \
+               FROM (SELECT e.keyring_id, e.version FROM colcrypt.kek_version e JOIN colcrypt.key k USING (keyring_id) \
+                     WHERE k.key_id = $1 ORDER BY e.version FOR NO KEY UPDATE OF e) l) n \
+         WHERE e.keyring_id = n.keyring_id AND e.version = n.version AND n.wrapped > 0",
+        &[id.into()],
+    )?;
     for table in [
         "key_version",
         "key_grant",

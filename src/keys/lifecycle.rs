@@ -323,7 +323,7 @@ impl Order {
         forget_destruction(row.id)?;
         window::begin(row.id)?;
         wake::wake_at_commit();
-        let unseen = unseen::tables()?;
+        let unseen = unseen::look(&[row.id])?;
         ereport!(
             PgLogLevel::WARNING,
             PgSqlErrorCode::ERRCODE_WARNING,
@@ -333,7 +333,7 @@ impl Order {
             ),
             format!(
                 "A backup, dump or WAL archive whose values are under this version can be read after that only together with its own key catalog. {}Until then colcrypt.cancel_key_destruction brings the version back.",
-                lifecycle::not_looked_into(&unseen)
+                unseen.in_warning()
             )
         );
         Ok(())

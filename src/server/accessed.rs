@@ -1,5 +1,5 @@
-//! Objects that a statement alters or drops, whichever statement it is: one hook of the server's, and those who hear
-//! of it.
+//! Objects that a statement makes, alters or drops, whichever statement it is: one hook of the server's, and those who
+//! hear of it.
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
@@ -10,9 +10,14 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::server::{report, rethrow};
 
+/// The system catalog of constraints, which pgrx does not name.
+pub const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+
 /// What is done to an object that is none of the server's own, in the middle of the statement.
 #[derive(Clone, Copy)]
 pub enum Done {
+    /// It was made: said of constraints alone.
+    Made,
     /// It was altered: the look-up caches have it as it was.
     Altered,
     /// It is about to go. What depends on it is gone already.
@@ -62,6 +67,7 @@ unsafe extern "C-unwind" fn on_access(
         }
         let done = match access {
             pg_sys::ObjectAccessType::OAT_POST_ALTER => Done::Altered,
+            pg_sys::ObjectAccessType::OAT_POST_CREATE if class == CONSTRAINTS => Done::Made,
             pg_sys::ObjectAccessType::OAT_DROP => Done::Dropped,
             _ => return,
         };

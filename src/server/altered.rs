@@ -36,6 +36,20 @@ pub unsafe fn row<T, R>(
     conditions: &[Is],
     read: impl Fn(&T) -> R,
 ) -> Option<R> {
+    // SAFETY: the caller's promise.
+    unsafe { find(catalog, index, conditions, |row| Some(read(row))) }
+}
+
+/// The first of a catalog's rows, as this very statement left them, of which `read` makes something.
+///
+/// # Safety
+/// As [`row`].
+pub unsafe fn find<T, R>(
+    catalog: pg_sys::Oid,
+    index: u32,
+    conditions: &[Is],
+    read: impl Fn(&T) -> Option<R>,
+) -> Option<R> {
     // SAFETY: a scan by the catalog's own index, with a snapshot that needs no registration.
     unsafe {
         let heap = pg_sys::table_open(catalog, pg_sys::AccessShareLock as i32);
@@ -57,8 +71,14 @@ pub unsafe fn row<T, R>(
             keys.len() as i32,
             keys.as_mut_ptr(),
         );
-        let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| read(&*pg_sys::GETSTRUCT(tuple).cast::<T>()));
+        let mut found = None;
+        while found.is_none() {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            found = read(&*pg_sys::GETSTRUCT(tuple).cast::<T>());
+        }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(heap, pg_sys::AccessShareLock as i32);
         found

@@ -12,7 +12,7 @@ use std::panic::AssertUnwindSafe;
 use colcrypt_core::jsonb::{self, JsonbError};
 use colcrypt_core::record::{self, Shape};
 use colcrypt_core::{PlaintextType, memory, numeric};
-use pgrx::{PgTryBuilder, PgTupleDesc, pg_sys};
+use pgrx::{PgTryBuilder, pg_sys};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::catalog::type_names;
@@ -24,6 +24,7 @@ use crate::server::encoding::{
 use crate::server::report::{may_be_shown, of_size};
 use crate::server::types;
 use crate::server::varlena::{self, Varlena};
+use crate::values::shape::{self, shape_of};
 
 /// How values of the types that most columns have become bytes, and the type's name: nothing of it is ever otherwise,
 /// so nothing is looked up.
@@ -70,7 +71,7 @@ enum Form {
     Numeric(Functions),
     /// jsonb: its functions are for the send form.
     Jsonb(Functions),
-    /// A composite type, or an array of one.
+    /// A composite type or an enum, or an array of one.
     Composite(Functions),
     Functions(Functions),
 }
@@ -430,6 +431,8 @@ impl Codec {
                 fill(&mut sent)?;
                 let sent =
                     record::widened(&sent, self.base_type.to_u32(), &shape_of)?.unwrap_or(sent);
+                // Before: a composite's receive function that fails leaves what it holds to a subtransaction's end.
+                let sent = shape::with_labels_of_now(&sent, self.base_type)?.unwrap_or(sent);
                 let received = functions.receive(sent.len(), |out| {
                     out.copy_from_slice(&sent);
                     Ok(())
@@ -454,33 +457,6 @@ fn is_integer(type_oid: pg_sys::Oid) -> bool {
 fn is_text_or_name(code: u16) -> bool {
     let written = pg_sys::Oid::from(u32::from(code));
     written == pg_sys::TEXTOID || written == pg_sys::NAMEOID
-}
-
-/// What a type is made of now, as far as composite values are concerned.
-fn shape_of(type_oid: u32) -> Shape {
-    // SAFETY: look-ups in the type catalog; the descriptor is a copy, freed below.
-    unsafe {
-        let base_type = pg_sys::getBaseType(type_oid.into());
-        let element = pg_sys::get_element_type(base_type);
-        if element != pg_sys::Oid::INVALID {
-            let element = pg_sys::getBaseType(element);
-            return match shape_of(element.to_u32()) {
-                Shape::Other => Shape::Other,
-                Shape::Record(_) | Shape::Array(_) => Shape::Array(element.to_u32()),
-            };
-        }
-        if pg_sys::get_typtype(base_type) as u8 != b'c' {
-            return Shape::Other;
-        }
-        let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(base_type, -1);
-        let types = PgTupleDesc::from_pg_unchecked(descriptor)
-            .iter()
-            .filter(|attribute| !attribute.attisdropped)
-            .map(|attribute| attribute.atttypid.to_u32())
-            .collect();
-        pg_sys::FreeTupleDesc(descriptor);
-        Shape::Record(types)
-    }
 }
 
 /// A chance to be cancelled.

@@ -4,6 +4,8 @@
 pub mod ciphertext;
 pub mod codec;
 pub mod context;
+pub mod formers;
 pub mod opens;
 pub mod reseal;
 pub mod seal;
+pub mod shape;

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::server::report::{may_be_shown, of_size};
 use crate::server::{types, varlena};
 use crate::session::{self, Permit};
+use crate::values::formers;
 
 /// What a value's header says of its context.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,8 +159,8 @@ pub fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) 
     }
 }
 
-/// With the contexts of a pair, one after the other; then with each as it was before types in it were renamed.
-/// Returns the one that opened.
+/// With the contexts of a pair, one after the other; then with each as it was before types or labels in it were
+/// renamed. Returns the one that opened.
 #[cold]
 pub fn open_otherwise<'a>(
     permit: &Permit,
@@ -185,52 +186,13 @@ pub fn open_otherwise<'a>(
         }
     }
     for one in &all {
-        for former in by_former_names(one)? {
+        for former in formers::of(one)? {
             if opens(&former)? {
                 return Ok(one);
             }
         }
     }
     Err(authentication_error(value, context))
-}
-
-/// So many ways to name the types of a context are tried.
-const MOST_NAMINGS: usize = 64;
-
-/// The context as it may have been before types in it were renamed or moved: with any of the names that they had.
-fn by_former_names(context: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let Some(typed) = Typed::parse(context) else {
-        return Ok(Vec::new());
-    };
-    let mut namings: Vec<Vec<(&[u8], String)>> = vec![Vec::new()];
-    for name in typed.type_names() {
-        let Ok(text) = std::str::from_utf8(name) else {
-            continue;
-        };
-        // The server's own types, whose names have no schema, keep them.
-        if !text.contains('.') {
-            continue;
-        }
-        let formers = type_names::formers(text)?;
-        let mut more = Vec::new();
-        for naming in &namings {
-            for former in &formers {
-                let mut naming = naming.clone();
-                naming.push((name, former.clone()));
-                more.push(naming);
-            }
-        }
-        namings.extend(more);
-        namings.truncate(MOST_NAMINGS);
-    }
-    let renamed = namings.iter().skip(1).map(|naming| {
-        let name_of = |name| {
-            let former = naming.iter().find(|(of, _)| *of == name);
-            former.map_or(name, |(_, former)| former.as_bytes())
-        };
-        Ok(typed.renamed(name_of)?)
-    });
-    renamed.collect()
 }
 
 /// The same as [`open`]; returns the context that opened, which is one of those of a pair.

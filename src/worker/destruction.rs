@@ -414,6 +414,8 @@ fn arguments(id: VersionId) -> [pgrx::datum::DatumWithOid<'static>; 2] {
 /// any more, cancelled or scheduled anew, are left.
 fn destroy(ids: &[VersionId], rows: &Rows<'_>) -> Result<Vec<SlotKey>> {
     let key = read::key_by_id(ids[0].key)?;
+    // Before anybody is kept from writing.
+    let unseen = unseen::look(ids)?.in_record();
     let lost = match rows {
         Rows::Counted(counted, since) => {
             let came = recheck::came_since(&key, &numbers(ids), counted, *since)?;
@@ -424,13 +426,18 @@ fn destroy(ids: &[VersionId], rows: &Rows<'_>) -> Result<Vec<SlotKey>> {
     };
     let mut slots = Vec::with_capacity(ids.len());
     for id in ids {
-        slots.extend(destroy_one(&key, *id, lost)?);
+        slots.extend(destroy_one(&key, *id, lost, &unseen)?);
     }
     Ok(slots)
 }
 
-/// What was counted for it stands. `lost`: what is lost with it, as was ordered.
-fn destroy_one(key: &Key, id: VersionId, lost: Option<&str>) -> Result<Option<SlotKey>> {
+/// What was counted for it stands. `lost`: what is lost with it, as was ordered. `unseen`: what was not looked into.
+fn destroy_one(
+    key: &Key,
+    id: VersionId,
+    lost: Option<&str>,
+    unseen: &str,
+) -> Result<Option<SlotKey>> {
     let has_waited = match lost {
         None => {
             "EXISTS (SELECT FROM colcrypt.destruction d \
@@ -460,11 +467,7 @@ fn destroy_one(key: &Key, id: VersionId, lost: Option<&str>) -> Result<Option<Sl
     )?;
     lifecycle::forget_destruction(id)?;
     let lost = lost.map_or_else(String::new, |losses| format!("; lost: {losses}"));
-    let unseen = match unseen::tables()? {
-        none if none.is_empty() => String::new(),
-        tables => format!("; not looked into: {}", tables.join(", ")),
-    };
-    let how = format!("as ordered by {}{lost}{unseen}", row.changed_by);
+    let how = format!("as ordered by {}{lost}; {unseen}", row.changed_by);
     log!(
         "colcrypt: version {} of key \"{}\" is destroyed, {how}",
         id.version,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use postgres::Client;
 use serde_json::Value;
@@ -132,4 +132,20 @@ pub fn swapped(share: &str) -> String {
     let at = (5..30).find(|&at| words[at] != words[at + 1]).unwrap();
     words.swap(at, at + 1);
     words.join(" ")
+}
+
+/// A share that somebody altered and gave its right checksum, by the reference implementation.
+pub fn forged(share: &str) -> String {
+    const PROGRAM: &str = "import sys, dataclasses
+from shamir_mnemonic.share import Share
+share = Share.from_mnemonic(sys.argv[1])
+value = bytes([share.value[0] ^ 1]) + share.value[1:]
+print(dataclasses.replace(share, value=value).mnemonic())";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/shamir");
+    let output = Command::new("python3")
+        .args(["-c", PROGRAM, share])
+        .env("PYTHONPATH", path)
+        .output()
+        .unwrap();
+    done(&output).trim().to_owned()
 }

@@ -113,27 +113,34 @@ impl<'a> Typed<'a> {
         names
     }
 
-    /// The same values with their types called otherwise.
+    /// The values with the names of their types.
+    #[must_use]
+    pub fn values(&self) -> Vec<NamedValue<'a>> {
+        let mut values = Vec::new();
+        let mut rest = self.values;
+        while let Some((value, more)) = split_value(rest) {
+            values.push(value);
+            rest = more;
+        }
+        values
+    }
+
+    /// A context with the same label and other values.
     ///
     /// # Errors
     /// [`FormatError::TypeNameLength`], [`FormatError::OutOfMemory`].
-    pub fn renamed<'n>(
+    pub fn of_values<'n>(
         &self,
-        name_of: impl Fn(&'a [u8]) -> &'n [u8],
-    ) -> Result<Vec<u8>, FormatError>
-    where
-        'a: 'n,
-    {
+        values: impl IntoIterator<Item = NamedValue<'n>>,
+    ) -> Result<Vec<u8>, FormatError> {
         let mut builder = if self.has_label() {
             ContextBuilder::labelled(self.label)?
         } else {
             ContextBuilder::default()
         };
-        let mut rest = self.values;
-        while let Some(((name, value), more)) = split_value(rest) {
-            let name = std::str::from_utf8(name_of(name));
+        for (name, value) in values {
+            let name = std::str::from_utf8(name);
             builder.push(name.map_err(|_| FormatError::TypeNameLength(0))?, value)?;
-            rest = more;
         }
         Ok(builder.finish())
     }
@@ -174,7 +181,8 @@ impl<'a> Typed<'a> {
     }
 }
 
-type NamedValue<'a> = (&'a [u8], Option<&'a [u8]>);
+/// A type's name and a value, or NULL.
+pub type NamedValue<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// The first value and the bytes after it; `None` at the end, and for bytes that are no value.
 #[inline(always)]
@@ -463,11 +471,16 @@ mod tests {
             let now = with(["public.b", "int4", "public.b"], label);
             let typed = Typed::parse(&now).unwrap();
             assert_eq!(typed.type_names(), [&b"public.b"[..], b"int4"]);
-            let renamed = typed
-                .renamed(|name| if name == b"int4" { name } else { b"shop.a" })
-                .unwrap();
+            let called = |name: &'static [u8]| {
+                let values = typed.values().into_iter();
+                typed.of_values(values.map(move |(of, value)| match of {
+                    b"int4" => (of, value),
+                    _ => (name, value),
+                }))
+            };
+            let renamed = called(b"shop.a").unwrap();
             assert_eq!(renamed, with(["shop.a", "int4", "shop.a"], label));
-            assert!(typed.renamed(|_| b"").is_err());
+            assert!(called(b"").is_err());
         }
     }
 

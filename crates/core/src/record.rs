@@ -1,4 +1,5 @@
-//! Composite values in PostgreSQL's binary form, given the attributes that their type got since they were written.
+//! Composite values in PostgreSQL's binary form, given the attributes that their type got since they were written; and
+//! values of enums, which are written as their labels, given the labels that there are now.
 //!
 //! A server takes a composite value only with as many attributes as the type has now (record_recv). New attributes
 //! come at the end, so a value that was written before has too few of them: those that it lacks are NULL. The same
@@ -15,6 +16,7 @@ pub enum Shape {
     Record(Vec<u32>),
     /// An array of this type.
     Array(u32),
+    Enum,
     Other,
 }
 
@@ -34,63 +36,116 @@ pub fn widened(
     type_oid: u32,
     shape_of: &impl Fn(u32) -> Shape,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, OutOfMemory> {
-    let types = Types { shape_of };
-    let Some(missing) = types.missing(value, type_oid, 0).filter(|&bytes| bytes > 0) else {
+    let label_of = |_, _: &[u8]| None;
+    let types = Types {
+        shape_of,
+        label_of: &label_of,
+        widens: true,
+    };
+    match types.growth(value, type_oid, 0) {
+        Some(bytes) if bytes > 0 => types.written(value, type_oid, bytes),
+        _ => Ok(None),
+    }
+}
+
+/// The value with other labels of enums in it: `label_of` is asked for each, with its type; none when nothing changes,
+/// or it is no such value.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn relabelled(
+    value: &[u8],
+    type_oid: u32,
+    shape_of: &impl Fn(u32) -> Shape,
+    label_of: &impl Fn(u32, &[u8]) -> Option<Vec<u8>>,
+) -> Result<Option<Zeroizing<Vec<u8>>>, OutOfMemory> {
+    let types = Types {
+        shape_of,
+        label_of,
+        widens: false,
+    };
+    let Some(bytes) = types.growth(value, type_oid, 0) else {
         return Ok(None);
     };
-    let mut out = Vec::new();
-    memory::reserve(&mut out, value.len() + missing)?;
-    // All at once: growing would leave copies behind.
-    let mut out = Zeroizing::new(out);
-    Ok(types.write(value, type_oid, 0, &mut out).map(|()| out))
+    let written = types.written(value, type_oid, bytes)?;
+    Ok(written.filter(|written| **written != value))
 }
 
-struct Types<'a, S> {
+struct Types<'a, S, L> {
     shape_of: &'a S,
+    label_of: &'a L,
+    /// Whether composites get the attributes that they lack.
+    widens: bool,
 }
 
-impl<S: Fn(u32) -> Shape> Types<'_, S> {
-    /// How many bytes the value lacks; none when it is not of that form.
-    fn missing(&self, value: &[u8], type_oid: u32, depth: usize) -> Option<usize> {
+impl<S: Fn(u32) -> Shape, L: Fn(u32, &[u8]) -> Option<Vec<u8>>> Types<'_, S, L> {
+    fn written(
+        &self,
+        value: &[u8],
+        type_oid: u32,
+        growth: isize,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, OutOfMemory> {
+        let mut out = Vec::new();
+        memory::reserve(&mut out, value.len().saturating_add_signed(growth))?;
+        // All at once: growing would leave copies behind.
+        let mut out = Zeroizing::new(out);
+        Ok(self.write(value, type_oid, 0, &mut out).map(|()| out))
+    }
+
+    /// How many bytes more the value has in the end; none when it is not of that form.
+    fn growth(&self, value: &[u8], type_oid: u32, depth: usize) -> Option<isize> {
         let mut reader = Reader(value);
-        let mut lacks = 0;
+        let mut growth = 0;
         match self.shape(type_oid, depth)? {
             Shape::Other => return Some(0),
+            Shape::Enum => {
+                let label = (self.label_of)(type_oid, value);
+                growth += label.map_or(0, |label| label.len() as isize - value.len() as isize);
+            }
             Shape::Record(attributes) => {
                 let count = reader.number()? as usize;
                 for &attribute in attributes.iter().take(count) {
                     reader.number()?;
                     if let Some(item) = reader.item()? {
-                        lacks += self.missing(item, attribute, depth + 1)?;
+                        growth += self.growth(item, attribute, depth + 1)?;
                     }
                 }
-                lacks += attributes.len().saturating_sub(count) * NULL_ATTRIBUTE;
+                if self.widens {
+                    growth += (attributes.len().saturating_sub(count) * NULL_ATTRIBUTE) as isize;
+                }
             }
             Shape::Array(element) => {
                 reader.array_head()?;
                 while !reader.0.is_empty() {
                     if let Some(item) = reader.item()? {
-                        lacks += self.missing(item, element, depth + 1)?;
+                        growth += self.growth(item, element, depth + 1)?;
                     }
                 }
             }
         }
-        Some(lacks)
+        Some(growth)
     }
 
     fn write(&self, value: &[u8], type_oid: u32, depth: usize, out: &mut Vec<u8>) -> Option<()> {
         let mut reader = Reader(value);
         match self.shape(type_oid, depth)? {
             Shape::Other => {}
+            Shape::Enum => {
+                if let Some(label) = (self.label_of)(type_oid, value) {
+                    out.extend(label);
+                    return Some(());
+                }
+            }
             Shape::Record(attributes) => {
                 let count = reader.number()?;
-                let all = attributes.len().max(count as usize) as u32;
-                out.extend(all.to_be_bytes());
+                let lacking = attributes.iter().skip(count as usize);
+                let lacking = lacking.take(if self.widens { usize::MAX } else { 0 });
+                out.extend(count.checked_add(lacking.len() as u32)?.to_be_bytes());
                 for &attribute in attributes.iter().take(count as usize) {
                     out.extend(reader.number()?.to_be_bytes());
                     self.write_item(reader.item()?, attribute, depth, out)?;
                 }
-                for attribute in attributes.iter().skip(count as usize) {
+                for attribute in lacking {
                     out.extend(attribute.to_be_bytes());
                     out.extend(NULL.to_be_bytes());
                 }
@@ -117,7 +172,8 @@ impl<S: Fn(u32) -> Shape> Types<'_, S> {
             out.extend(NULL.to_be_bytes());
             return Some(());
         };
-        let length = item.len() + self.missing(item, type_oid, depth + 1)?;
+        let growth = self.growth(item, type_oid, depth + 1)?;
+        let length = item.len().checked_add_signed(growth)?;
         out.extend(u32::try_from(length).ok()?.to_be_bytes());
         self.write(item, type_oid, depth + 1, out)
     }
@@ -164,6 +220,9 @@ mod tests {
     const PAIR: u32 = 20_000;
     const OUTER: u32 = 20_001;
     const PAIRS: u32 = 20_002;
+    const MOOD: u32 = 20_003;
+    const FELT: u32 = 20_004;
+    const MOODS: u32 = 20_005;
 
     /// A pair has so many attributes by now, and an outer one two: a pair and an array of them.
     fn shapes(attributes: usize) -> impl Fn(u32) -> Shape {
@@ -171,6 +230,9 @@ mod tests {
             PAIR => Shape::Record(vec![TEXT; attributes]),
             OUTER => Shape::Record(vec![PAIR, PAIRS]),
             PAIRS => Shape::Array(PAIR),
+            MOOD => Shape::Enum,
+            FELT => Shape::Record(vec![MOOD, MOODS, TEXT]),
+            MOODS => Shape::Array(MOOD),
             _ => Shape::Other,
         }
     }
@@ -197,7 +259,11 @@ mod tests {
     }
 
     fn pairs(elements: &[Option<Vec<u8>>]) -> Vec<u8> {
-        let head = [1, 1, PAIR, elements.len() as u32, 1];
+        array(PAIR, elements)
+    }
+
+    fn array(of: u32, elements: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let head = [1, 1, of, elements.len() as u32, 1];
         let mut bytes: Vec<u8> = head.iter().flat_map(|word| word.to_be_bytes()).collect();
         for element in elements {
             bytes.extend(item(element.as_deref()));
@@ -237,6 +303,26 @@ mod tests {
         assert_eq!(*got, is);
     }
 
+    #[test]
+    fn labels_are_as_they_are_called_now() {
+        let is_called = |oid, label: &[u8]| {
+            assert_eq!(oid, MOOD);
+            (label == b"sad").then(|| b"melancholic".to_vec())
+        };
+        let felt = |label: &[u8]| {
+            let moods = array(MOOD, &[Some(label.into()), None, Some(b"glad".into())]);
+            // A text is no label, and an attribute that the type got later stays away.
+            record(&[(MOOD, Some(label.into())), (MOODS, Some(moods))])
+        };
+        let called = |value: &[u8], oid| relabelled(value, oid, &shapes(1), &is_called).unwrap();
+        assert_eq!(called(b"sad", MOOD).unwrap().as_slice(), b"melancholic");
+        assert_eq!(*called(&felt(b"sad"), FELT).unwrap(), felt(b"melancholic"));
+        assert_eq!(called(b"glad", MOOD), None);
+        assert_eq!(called(&felt(b"glad"), FELT), None);
+        assert_eq!(called(b"sad", TEXT), None);
+        assert_eq!(called(&felt(b"sad")[..20], FELT), None, "it is damaged");
+    }
+
     /// A generator of bytes, the same in each run.
     fn bytes(seed: &mut u32, most: usize) -> Vec<u8> {
         let mut next = || {
@@ -272,6 +358,10 @@ mod tests {
                     assert!(wide.len() > value.len());
                     assert_eq!(widened(&wide, oid, &shapes).unwrap(), None);
                 }
+            }
+            for oid in [MOOD, FELT, MOODS] {
+                let label_of = |_, label: &[u8]| label.first().map(|first| vec![*first; 3]);
+                relabelled(&value, oid, &shapes(2), &label_of).unwrap();
             }
         }
     }

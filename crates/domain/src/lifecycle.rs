@@ -239,17 +239,52 @@ pub fn actor(session: &str, acting: &str) -> String {
     }
 }
 
-/// What a warning before a destruction says of tables that nobody else can look into, with a space behind; nothing
-/// where there are none.
-#[must_use]
-pub fn not_looked_into(tables: &[String]) -> String {
-    if tables.is_empty() {
-        return String::new();
+/// What is not looked through before a destruction.
+#[derive(Default)]
+pub struct Unseen {
+    /// Tables that only another session or server can look into, by kind and name.
+    pub tables: Vec<String>,
+    /// Columns of other types than ciphertext in which values were seen.
+    pub columns: Vec<String>,
+}
+
+impl Unseen {
+    /// What a warning before the destruction says of it, with a space behind.
+    #[must_use]
+    pub fn in_warning(&self) -> String {
+        let tables = match self.tables.as_slice() {
+            [] => String::new(),
+            tables => format!(
+                "Not looked into, since only another session or server can, are: {}. ",
+                tables.join(", ")
+            ),
+        };
+        let columns = match self.columns.as_slice() {
+            [] => String::new(),
+            columns => format!(
+                "; a look at some rows saw such values in {}",
+                columns.join(", ")
+            ),
+        };
+        format!(
+            "{tables}Values in columns of other types (bytea, text, jsonb) keep no version{columns}. "
+        )
     }
-    format!(
-        "Not looked into, since only another session or server can, are: {}. ",
-        tables.join(", ")
-    )
+
+    /// What the record of the destruction says of it.
+    #[must_use]
+    pub fn in_record(&self) -> String {
+        let kinds = match self.columns.as_slice() {
+            [] => "columns of other types (bytea, text, jsonb)".to_owned(),
+            columns => format!(
+                "columns of other types (bytea, text, jsonb), such values seen in {}",
+                columns.join(", ")
+            ),
+        };
+        let mut all = self.tables.clone();
+        all.push(kinds);
+        format!("not looked into: {}", all.join(", "))
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::columns::migration::survey::{self, Question};
 use crate::columns::migration::tree::{self, TREE};
 use crate::columns::view::known::key_of;
 use crate::columns::view::{self, relation_name};
-use crate::columns::{place, registered, registration};
+use crate::columns::{cascades, place, registered, registration};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::wake;
 use crate::rights;
@@ -313,11 +313,10 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
         lines.extend(people(order)?);
         if let Some(context) = &order.context {
             let table = Named::take(order.table, Lock::Read)?;
-            let cascades = registered::cascades(&table, context)?;
             lines.extend(
-                cascades
-                    .into_iter()
-                    .map(|(key, columns)| effects::cascade(&key, &columns)),
+                cascades::of(&table, context)?
+                    .iter()
+                    .map(|found| effects::cascade(&found.name, &found.columns)),
             );
         }
     }

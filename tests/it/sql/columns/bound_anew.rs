@@ -373,3 +373,90 @@ fn registration_and_plan_name_the_foreign_keys() {
         "{refused:?}"
     );
 }
+
+/// As where the column is registered, so where a foreign key comes later: by whatever statement, and for a partition of
+/// the table that is registered.
+#[test]
+fn foreign_keys_that_come_later_are_told() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE house (id int PRIMARY KEY, street text UNIQUE);
+         CREATE TABLE flat (id int, house int, part int, v ciphertext, free int) PARTITION BY LIST (part);
+         CREATE TABLE flat_1 PARTITION OF flat FOR VALUES IN (1);
+         CREATE TABLE plain (id int, house int, v ciphertext, w ciphertext);
+         SELECT register_column('flat', 'v', 'k', 'colcrypt.row_context(house, id)'),
+             register_column('plain', 'v', 'k', 'colcrypt.row_context(house)'), register_column('plain', 'w', 'k', 'colcrypt.row_context(id)')",
+    );
+    let says = |sql: &str| said(cluster(), &db.name, sql);
+    for (statement, named) in [
+        (
+            "ALTER TABLE plain ADD FOREIGN KEY (house) REFERENCES house ON UPDATE CASCADE",
+            Some(
+                "foreign key plain_house_fkey changes house by itself, which values of column v are bound to",
+            ),
+        ),
+        (
+            "ALTER TABLE plain ADD CONSTRAINT late FOREIGN KEY (house) REFERENCES house ON UPDATE SET DEFAULT NOT VALID",
+            Some("foreign key late changes house by itself, which values of column v are bound to"),
+        ),
+        (
+            "ALTER TABLE plain ADD CONSTRAINT nulls FOREIGN KEY (id) REFERENCES house ON UPDATE SET NULL",
+            Some("foreign key nulls changes id by itself, which values of column w are bound to"),
+        ),
+        (
+            "ALTER TABLE plain ADD CONSTRAINT gone FOREIGN KEY (id) REFERENCES house ON DELETE SET NULL",
+            Some("foreign key gone changes id by itself, which values of column w are bound to"),
+        ),
+        (
+            "ALTER TABLE flat ADD CONSTRAINT rooted FOREIGN KEY (house) REFERENCES house ON UPDATE CASCADE",
+            Some(
+                "foreign key rooted changes house by itself, which values of column v are bound to",
+            ),
+        ),
+        (
+            "CREATE TABLE flat_2 PARTITION OF flat (CONSTRAINT of_part FOREIGN KEY (id) REFERENCES house ON UPDATE CASCADE) FOR VALUES IN (2)",
+            Some("foreign key of_part changes id by itself, which values of column v are bound to"),
+        ),
+        (
+            "DO $$ BEGIN EXECUTE 'ALTER TABLE flat_1 ADD CONSTRAINT nested FOREIGN KEY (id) REFERENCES house ON UPDATE CASCADE'; END $$",
+            Some("foreign key nested changes id by itself, which values of column v are bound to"),
+        ),
+        // What changes nothing by itself, or nothing that a value is bound to.
+        (
+            "ALTER TABLE plain ADD FOREIGN KEY (id) REFERENCES house ON DELETE CASCADE",
+            None,
+        ),
+        (
+            "ALTER TABLE flat ADD FOREIGN KEY (free) REFERENCES house ON UPDATE CASCADE",
+            None,
+        ),
+        (
+            "ALTER TABLE plain ADD CHECK (house > 0), ADD UNIQUE (id)",
+            None,
+        ),
+        (
+            "CREATE TABLE other (house int REFERENCES house ON UPDATE CASCADE)",
+            None,
+        ),
+    ] {
+        let said = says(statement);
+        match named {
+            Some(named) => {
+                assert!(said.contains(named), "{statement}: {said}");
+                assert_eq!(said.matches("by itself").count(), 1, "{statement}: {said}");
+            }
+            None => assert!(!said.contains("by itself"), "{statement}: {said}"),
+        }
+    }
+    // Where a change is followed or refused, there is nothing to say.
+    db.client.run(
+        "ALTER TABLE plain DROP CONSTRAINT plain_house_fkey, DROP CONSTRAINT nulls;
+         SELECT follow_context('plain', 'v'), register_column('plain', 'w', 'k', 'colcrypt.row_context(id)', enforce => true)",
+    );
+    let said = said(
+        cluster(),
+        &db.name,
+        "ALTER TABLE plain ADD FOREIGN KEY (house) REFERENCES house ON UPDATE CASCADE, ADD FOREIGN KEY (id) REFERENCES house ON UPDATE CASCADE",
+    );
+    assert!(!said.contains("by itself"), "{said}");
+}

@@ -1,6 +1,8 @@
 //! Types that were changed since values were written: renamed, moved to another schema, given another attribute; and
 //! types that the parser takes for text.
 
+use colcrypt_tests::of_columns;
+
 use crate::common::{Sql, cluster, db};
 
 /// Enums, arrays of them and composites by whatever name they had, and have again in a restored database.
@@ -290,4 +292,141 @@ fn name_and_char_are_types_like_others() {
         .run("CREATE TABLE l AS SELECT encrypt_col(repeat('x', 64), 'k') AS v");
     db.client
         .fails("22P03", "SELECT decrypt_col(v, NULL::name) FROM l");
+}
+
+/// A value is written as a label: it reads as what the label is called now, by itself, in arrays, domains and
+/// composites, and in what another value is bound to; in a restored database, too.
+#[test]
+fn a_renamed_label_is_the_same_label() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN felt AS mood; CREATE TYPE pair AS (a text, m felt, l mood[]);
+         CREATE TABLE t (id int PRIMARY KEY, m mood, v ciphertext);
+         SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(m, id)');
+         INSERT INTO t SELECT id, m, encrypt_col('secret', 'k', row_context(m, id)) FROM (VALUES (1, 'sad'::mood), (2, 'glad')) n (id, m);
+         CREATE TABLE v AS SELECT encrypt_col('sad'::mood, 'k') AS one, encrypt_col('{sad,glad,sad,NULL}'::mood[], 'k') AS list,
+             encrypt_col('sad'::felt, 'k') AS domain, encrypt_col(('sad', 'sad', '{glad,sad}')::pair, 'k') AS pair,
+             encrypt_col('bound', 'k', row_context('{sad,glad}'::mood[], ('x', 'sad', '{sad}')::pair)) AS bound",
+    );
+    let values =
+        "SELECT decrypt_col(one, NULL::mood)::text || decrypt_col(list, NULL::mood[])::text
+        || decrypt_col(domain, NULL::felt)::text || decrypt_col(pair, NULL::pair)::text FROM v";
+    let bound = "SELECT string_agg(decrypt_col(v, row_context(m, id)), ',') FROM t";
+    let said = |sad: &str, glad: &str| {
+        format!("{sad}{{{sad},{glad},{sad},NULL}}{sad}(sad,{sad},\"{{{glad},{sad}}}\")")
+    };
+    let reads = |client: &mut postgres::Client, sad: &str, glad: &str| {
+        assert_eq!(client.one(values), said(sad, glad));
+        assert_eq!(client.one(bound), "secret,secret");
+        let list = format!(
+            "SELECT decrypt_col(bound, row_context('{{{sad},{glad}}}'::mood[], ('x', '{sad}', '{{{sad}}}')::pair)) FROM v"
+        );
+        assert_eq!(client.one(&list), "bound");
+    };
+    reads(&mut db.client, "sad", "glad");
+    for (change, sad, glad) in [
+        ("RENAME VALUE 'sad' TO 'blue'", "blue", "glad"),
+        (
+            "RENAME VALUE 'blue' TO 'melancholic'",
+            "melancholic",
+            "glad",
+        ),
+        ("RENAME VALUE 'glad' TO 'OK'", "melancholic", "OK"),
+        ("RENAME VALUE 'OK' TO 'glad'", "melancholic", "glad"),
+        ("RENAME VALUE 'melancholic' TO 'sad'", "sad", "glad"),
+        ("RENAME VALUE 'sad' TO 'blue'", "blue", "glad"),
+        ("ADD VALUE 'new' BEFORE 'blue'", "blue", "glad"),
+    ] {
+        db.client.run(&format!("ALTER TYPE mood {change}"));
+        reads(&mut db.client, sad, glad);
+        db.client.fails(
+            "KC003",
+            "SELECT decrypt_col(v, row_context(m, 3 - id)) FROM t",
+        );
+    }
+    // The type by another name, too: in a context both were called otherwise.
+    db.client.run("ALTER TYPE mood RENAME TO feeling");
+    assert_eq!(db.client.one(bound), "secret,secret");
+    db.client.run("ALTER TYPE feeling RENAME TO mood");
+    // Both at once, and what is taken back is not remembered.
+    let known = "SELECT string_agg(concat_ws('>', former, label), ' ' ORDER BY former) FROM colcrypt.former_enum_label";
+    assert_eq!(db.client.one(known), "OK>glad melancholic>blue sad>blue");
+    db.client.run(
+        "BEGIN; ALTER TYPE mood RENAME VALUE 'blue' TO 'gone'; SAVEPOINT s; ALTER TYPE mood RENAME VALUE 'glad' TO 'away'",
+    );
+    reads(&mut db.client, "gone", "away");
+    db.client.run("ROLLBACK TO s");
+    reads(&mut db.client, "gone", "glad");
+    db.client.run("ROLLBACK");
+    reads(&mut db.client, "blue", "glad");
+    assert_eq!(db.client.one(known), "OK>glad melancholic>blue sad>blue");
+
+    let restored = format!("{}_restored", db.name);
+    cluster()
+        .client()
+        .run(&format!("CREATE DATABASE {restored}"));
+    cluster().restore(&cluster().dump(&db.name), &restored);
+    let mut client = cluster().client_db(&restored);
+    reads(&mut client, "blue", "glad");
+
+    // A re-encryption writes and binds what is there now.
+    db.client.run("SELECT rotate_key('k')");
+    crate::common::wait_for_jobs(&mut db.client);
+    db.client.run("DELETE FROM colcrypt.former_enum_label");
+    assert_eq!(db.client.one(bound), "secret,secret");
+}
+
+/// A label that values of another one were written with would make those read as what they are not.
+#[test]
+fn a_label_that_another_had_is_not_taken_in_silence() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN felt AS mood; CREATE TYPE pair AS (a int, m felt[]);
+         ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+    );
+    let ambiguous = "label 'sad' of type mood is what 'blue' was called before";
+    let said = of_columns::said(
+        cluster(),
+        &db.name,
+        "ALTER TYPE mood RENAME VALUE 'glad' TO 'sad'",
+    );
+    assert!(said.contains(ambiguous), "{said}");
+    db.client
+        .run("ALTER TYPE mood RENAME VALUE 'sad' TO 'glad'; CREATE TABLE t (v ciphertext)");
+    let said = of_columns::said(cluster(), &db.name, "ALTER TYPE mood ADD VALUE 'sad'");
+    assert!(said.contains(ambiguous), "{said}");
+    db.client.run(
+        "ALTER TYPE mood RENAME VALUE 'sad' TO 'other';
+         SELECT register_column('t', 'v', 'k', context => 'none', plaintext_type => 'pair')",
+    );
+    for change in ["RENAME VALUE 'glad' TO 'sad'", "ADD VALUE 'sad'"] {
+        let failure = db
+            .client
+            .fails("42809", &format!("ALTER TYPE mood {change}"));
+        assert!(
+            failure.hint.contains("column public.t.v"),
+            "{}",
+            failure.hint
+        );
+    }
+    // Its own former label it may have again.
+    db.client
+        .run("ALTER TYPE mood RENAME VALUE 'blue' TO 'azure'");
+}
+
+/// The type of a table's rows gets an attribute where the table gets a column.
+#[test]
+fn a_row_of_a_table_that_got_a_column_is_read() {
+    let mut db = db();
+    db.client.run(
+        "CREATE TABLE item (a int, gone text, b text); ALTER TABLE item DROP COLUMN gone;
+         CREATE TABLE v AS SELECT encrypt_col((1, 'x')::item, 'k') AS one, encrypt_col(ARRAY[(2, 'y')::item], 'k') AS list;
+         ALTER TABLE item ADD COLUMN c date, ADD COLUMN d int DEFAULT 7",
+    );
+    let read =
+        "SELECT decrypt_col(one, NULL::item)::text || decrypt_col(list, NULL::item[])::text FROM v";
+    assert_eq!(db.client.one(read), "(1,x,,){\"(2,y,,)\"}");
+    db.client
+        .run("ALTER TABLE item DROP COLUMN c, DROP COLUMN d");
+    assert_eq!(db.client.one(read), "(1,x){\"(2,y)\"}");
 }

@@ -8,11 +8,15 @@ use std::process::{Command, Stdio};
 
 use colcrypt_tests::Cluster;
 use colcrypt_tests::of_audit::event;
-use colcrypt_tests::of_escrow::{Ceremony, done, escrow, shown, stderr, swapped};
+use colcrypt_tests::of_escrow::{
+    Ceremony, directory, done, escrow, forged, recipient, shown, stderr, swapped,
+};
+use colcrypt_tests::process::run;
 use postgres::Client;
 use serde_json::Value;
 
 use crate::common::{Sql, cluster, db, unique};
+use crate::keys::escrow_sharing::square;
 
 /// A keyring `doomed` with the key `d` under a root key file of its own; a table `t` with a value under it.
 fn doomed(client: &mut Client, ceremony: &Ceremony) -> PathBuf {
@@ -48,6 +52,7 @@ fn three_of_five_shares_and_a_dump_are_enough_on_an_empty_cluster() {
 
     let other = Ceremony::new("other");
     let altered = swapped(ceremony.share(1));
+    let forged = forged(ceremony.share(1));
     let new_key = elsewhere.dir().join("recovered.key");
     let sql = ceremony.directory.join("recover.sql");
     let output = escrow(
@@ -67,6 +72,7 @@ fn three_of_five_shares_and_a_dump_are_enough_on_an_empty_cluster() {
             ceremony.share(4),
             other.share(0),
             &altered,
+            &forged,
             ceremony.share(0),
             ceremony.share(2),
         ],
@@ -81,6 +87,7 @@ fn three_of_five_shares_and_a_dump_are_enough_on_an_empty_cluster() {
         "refused: Eve's share was given already",
         "refused: this share is of another escrow",
         "refused: no whole share: the words do not fit their checksum",
+        "refused: this share is in the place of Ben's, but it is not that share",
         "taken: Ada's share",
         "missing: 1 more",
         "taken: Cleo's share",
@@ -116,6 +123,97 @@ fn three_of_five_shares_and_a_dump_are_enough_on_an_empty_cluster() {
             .one("SELECT drop_root('doomed', 'doomed')")
             .starts_with("left: provider \"recovered\"; ")
     );
+}
+
+/// Whatever pg_dump wrote, and in whatever form a holder has his share: encrypted to his key, or read from the square
+/// on his sheet.
+#[test]
+fn any_dump_and_any_form_of_a_share_will_do() {
+    let mut db = db();
+    let directory = directory();
+    let record = directory.join("record.json");
+    let (encrypted, sheets) = (directory.join("encrypted"), directory.join("sheets"));
+    let identity = age::x25519::Identity::generate();
+    let key_file = cluster().write_file(
+        &unique("age"),
+        age::secrecy::ExposeSecret::expose_secret(&identity.to_string()).as_bytes(),
+        0o600,
+    );
+    let ada = format!("Ada={}", identity.to_public());
+    done(&escrow(
+        &[
+            "create",
+            "--name",
+            "forms",
+            "--record",
+            shown(&record),
+            "--shares",
+            "3",
+            "--threshold",
+            "2",
+            "--holder",
+            &ada,
+            "--holder",
+            "Ben",
+            "--holder",
+            "Cleo",
+            "--encrypted",
+            shown(&encrypted),
+            "--sheets",
+            shown(&sheets),
+        ],
+        &[],
+    ));
+    db.client.run(&format!(
+        "SELECT add_provider('escrow', 'escrow', '{{\"recipient\": \"{}\"}}'), add_root('ring', 'escrow')",
+        recipient(&record)
+    ));
+    let share = format!("@{}", shown(&encrypted.join("share-01-Ada.age")));
+    let sheet = fs::read(sheets.join("share-02-Ben.pdf")).unwrap();
+    let square = square(&String::from_utf8_lossy(&sheet));
+    let name = db.client.one("SELECT current_database()");
+    for form in ["plain", "directory", "tar", "custom"] {
+        let dump = directory.join(format!("dump-{form}"));
+        run(cluster()
+            .command("pg_dump")
+            .args(["--format", form, "-d", &name, "-f"])
+            .arg(&dump));
+        let (key, sql) = (
+            directory.join(format!("{form}.key")),
+            directory.join(format!("{form}.sql")),
+        );
+        let output = escrow(
+            &[
+                "recover",
+                "--record",
+                shown(&record),
+                "--identity",
+                shown(&key_file),
+                "--dump",
+                shown(&dump),
+                "--root-key",
+                shown(&key),
+                "--sql",
+                shown(&sql),
+            ],
+            &[&share, &square],
+        );
+        let printed = done(&output);
+        assert!(
+            printed.contains("recovered: keyring \"ring\", version 1"),
+            "{form}: {printed}"
+        );
+        assert!(stderr(&output).contains("taken: Ben's share"), "{form}");
+    }
+    // And what the last one wrote opens the keyring.
+    db.client
+        .run(&fs::read_to_string(directory.join("custom.sql")).unwrap());
+    assert_eq!(
+        db.client.one("SELECT colcrypt.drop_root('ring', 'local')"),
+        "left: provider \"recovered\"; provider \"escrow\""
+    );
+    db.client
+        .run("SELECT colcrypt.decrypt_col(colcrypt.encrypt_col('x', 'k'))");
 }
 
 #[test]

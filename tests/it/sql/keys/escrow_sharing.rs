@@ -4,7 +4,7 @@
 use std::fs;
 
 use colcrypt_tests::of_escrow::{
-    Ceremony, directory, done, escrow, recipient, shown, stderr, swapped,
+    Ceremony, directory, done, escrow, forged, recipient, shown, stderr, swapped,
 };
 use colcrypt_tests::process::run;
 
@@ -24,6 +24,10 @@ fn one_share_alone_shows_that_it_is_whole_and_whose() {
     };
     refused(Ceremony::new("other").share(3), "of another escrow");
     refused(&swapped(ceremony.share(3)), "do not fit their checksum");
+    refused(
+        &forged(ceremony.share(3)),
+        "in the place of Dan's, but it is not that share",
+    );
     refused("duckling enlarge colcrypt", "word 3 is none");
     refused("", "no share was given");
 }
@@ -134,7 +138,7 @@ fn a_share_goes_to_its_holders_own_key_or_on_a_sheet() {
 }
 
 /// What the squares on a sheet say, as they are drawn: rectangles, from the paper's lower left corner, in points.
-fn square(pdf: &str) -> String {
+pub(super) fn square(pdf: &str) -> String {
     let numbers = |line: &str| -> Option<[f32; 4]> {
         let parts: Vec<f32> = line
             .strip_suffix(" re")?

@@ -86,6 +86,38 @@ fn keys_are_wrapped_anew_and_the_old_one_goes_when_nothing_is_under_it() {
     }
 }
 
+/// How often a version has wrapped stays, whatever becomes of what it wrapped.
+#[test]
+fn wrappings_are_counted_for_good() {
+    let mut db = db();
+    let count = "SELECT string_agg(kek_version || ':' || wrappings || ' now ' || keys, ', ' ORDER BY kek_version) FROM kek_status";
+    db.client
+        .run("SELECT rotate_key('k'), create_keys(ARRAY['a', 'b', 'c'], 'ring')");
+    assert_eq!(db.client.one(count), "1:5 now 5");
+    db.client
+        .run("BEGIN; SELECT create_key('d', 'ring'); ROLLBACK");
+    // Whoever makes a key waits for nobody who makes another.
+    let mut other = db.connect();
+    db.client.run("BEGIN; SELECT create_key('e', 'ring')");
+    other.run("SELECT create_key('f', 'ring')");
+    db.client.run("COMMIT; SELECT rotate_kek('ring')");
+    wait_for_keks(&mut db.client, "1 deactivated 0, 2 active 7");
+    assert_eq!(db.client.one(count), "1:7 now 0, 2:7 now 7");
+    db.client.run(
+        "SELECT deactivate_key('a', 1, 'unused'), deactivate_key('b', 1, 'unused');
+         SELECT schedule_key_destruction('a', 1, '1 second', 'unused'), schedule_key_destruction('b', 1, '1 second', 'unused')",
+    );
+    wait_for("the destruction", LONG, || {
+        db.client
+            .one("SELECT count(*) FROM key_status WHERE state = 'destroyed'")
+            == "2"
+    });
+    assert_eq!(db.client.one(count), "1:7 now 0, 2:7 now 5");
+    db.client.run("SELECT drop_key('a')");
+    assert_eq!(db.client.one(count), "1:7 now 0, 2:7 now 5");
+    assert!(db.client.yes("SELECT obj_description('rotation_schedule'::regclass) LIKE '%kek_schedule and root_schedule'"));
+}
+
 /// More keys than one batch, and more than one request holds, with values under them read all the while.
 #[test]
 fn many_keys_are_moved_in_batches_while_they_are_used() {
