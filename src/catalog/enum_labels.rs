@@ -1,5 +1,5 @@
-//! What labels of enums were before they were renamed. A value of an enum is written as its label, since OIDs change at a
-//! dump and restore: one that was written before the change has the label of then.
+//! What labels of enums were before they were renamed. A value of an enum is written as its label, since OIDs change
+//! at a dump and restore: one that was written before the change has the label of then.
 //!
 //! The table `former_enum_label` has for each label that was renamed what it is called now.
 

@@ -56,7 +56,7 @@ fn say(cascade: &Cascade, attribute: &str) {
             cascade.columns,
             quote_identifier(attribute)
         ),
-        "Such a change makes the row's value unreadable. Bind values to columns that stay, have it refused (enforce => true), or have values bound anew: colcrypt.follow_context.",
+        "Such a change is refused where a value is bound to it. Bind values to columns that stay, or have values bound anew: colcrypt.follow_context.",
     );
 }
 

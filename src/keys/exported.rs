@@ -1,8 +1,8 @@
 //! The key catalog as it leaves a primary for its followers, with an epoch: the number of its last change.
 //!
-//! An epoch is counted under a lock that is taken before the catalog is read, so a later epoch is never an older catalog:
-//! a follower that takes only later ones never brings back a right that was revoked. Where the transaction reads by an
-//! older snapshot, the server refuses the count.
+//! An epoch is counted under a lock that is taken before the catalog is read, so a later epoch is never an older
+//! catalog: a follower that takes only later ones never brings back a right that was revoked. Where the transaction
+//! reads by an older snapshot, the server refuses the count.
 
 use colcrypt_core::verbs::Place;
 use pgrx::{IntoDatum, pg_sys};

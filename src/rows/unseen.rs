@@ -1,6 +1,6 @@
 //! What may be under a key and is not looked through before a destruction: tables that nobody but another session, or
-//! another server, can look into, and columns of other types than `ciphertext`. A destruction does not wait for them, so
-//! it says which there are.
+//! another server, can look into, and columns of other types than `ciphertext`. A destruction does not wait for them,
+//! so it says which there are.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! A trigger for the length of one statement: called for each row that it updates, as if the table had it.
 //!
-//! A trigger that a table has costs each UPDATE of it a lock on each row, whatever the UPDATE changes, and keeps the types
-//! of the columns that it names from being changed. This one is there when it is wanted, and for nobody else.
+//! A trigger that a table has costs each UPDATE of it a lock on each row, whatever the UPDATE changes, and keeps the
+//! types of the columns that it names from being changed. This one is there when it is wanted, and for nobody else.
 
 use std::ffi::CStr;
 

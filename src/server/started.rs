@@ -1,5 +1,5 @@
-//! What looks at each statement when the server has begun it, before its first row: one hook, and those who are asked in
-//! turn.
+//! What looks at each statement when the server has begun it, before its first row: one hook, and those who are asked
+//! in turn.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;

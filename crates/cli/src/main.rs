@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, reports, live bars of jobs.
+/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, reports, live bars.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {

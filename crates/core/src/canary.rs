@@ -37,7 +37,8 @@ impl Canary {
         &self.0
     }
 
-    /// Seals one. Usage counts leave out this one encryption: no bound is near enough to the suite's limit for it to matter.
+    /// Seals one. Usage counts leave out this one encryption: no bound is near enough to the suite's limit for it to
+    /// matter.
     ///
     /// # Errors
     /// [`CryptoError::Random`] when no nonce can be drawn.

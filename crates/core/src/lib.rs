@@ -1,9 +1,9 @@
 //! colcrypt's pure core: everything that can be said about keys and values without a server.
 //!
-//! The value format ([`format`]), the suites that seal and open it ([`cipher`]), key wrapping
-//! ([`wrap`]), key check values ([`kcv`]) and canary values ([`Canary`]), the canonical row context ([`context`]), the key life
-//! cycle ([`state`]), the index of the key slab ([`slab_index`]), the life of its keys ([`slab_life`]) and the hash
-//! chain of the audit log ([`audit`]). No I/O beyond the operating system's random generator, no pgrx, no unsafe code.
+//! The value format ([`format`]), the suites that seal and open it ([`cipher`]), key wrapping ([`wrap`]), key check
+//! values ([`kcv`]) and canary values ([`Canary`]), the canonical row context ([`context`]), the key life cycle
+//! ([`state`]), the index of the key slab ([`slab_index`]), the life of its keys ([`slab_life`]) and the hash chain of
+//! the audit log ([`audit`]). No I/O beyond the operating system's random generator, no pgrx, no unsafe code.
 #![forbid(unsafe_code)]
 
 mod atomic;

@@ -108,8 +108,8 @@ pub(crate) async fn prove_bound(
     }
 }
 
-/// A warning: nobody makes new versions of the root key by himself. An interval of the keyring's takes new versions, and
-/// makes none.
+/// A warning: nobody makes new versions of the root key by himself. An interval of the keyring's takes new versions,
+/// and makes none.
 pub(crate) fn not_rotated(by: &str, how: &str) -> String {
     format!(
         "no automatic rotation: {by} makes no new versions of the root key by itself ({how}); colcrypt.set_root_interval \

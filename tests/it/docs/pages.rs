@@ -1,8 +1,7 @@
 //! The SQL blocks of docs/access.md and docs/audit.md, after what the guide sets up first.
 
-use std::time::Duration;
-
 use colcrypt_tests::Cluster;
+use colcrypt_tests::db::LONG;
 use colcrypt_tests::process::wait_for;
 use postgres::{Client, SimpleQueryMessage};
 
@@ -36,7 +35,7 @@ fn run(client: &mut Client, page: &str) {
 fn tenants_have_keys_as_written() {
     let (_cluster, mut client) = prepared();
     run(&mut client, "docs/tenants.md");
-    wait_for("the rotation", Duration::from_secs(60), || {
+    wait_for("the rotation", LONG, || {
         client
             .query_one(
                 "SELECT bool_and(phase = 'done') AND count(*) = 3 FROM job_progress",
@@ -84,7 +83,7 @@ fn the_audit_page_works_as_written() {
     client
         .batch_execute("SELECT create_key('k', 'app'), rotate_key('k')")
         .expect("something to record");
-    wait_for("the records", Duration::from_secs(60), || {
+    wait_for("the records", LONG, || {
         client
             .query_one("SELECT count(*) >= 4 FROM audit_log", &[])
             .expect("the log")
@@ -135,7 +134,7 @@ fn a_migration_works_as_written() {
     let blocks = super::blocks(&text, "sql");
     assert!(blocks.len() >= 6, "the page has lost its SQL");
     let ended = |client: &mut Client| {
-        wait_for("the migration", Duration::from_secs(60), || {
+        wait_for("the migration", LONG, || {
             client
                 .query_one(
                     "SELECT bool_and(phase = 'done') FROM job_progress HAVING count(*) > 0",
@@ -194,7 +193,7 @@ fn the_capacity_page_works_as_written() {
              ANALYZE moved, waiting",
         )
         .expect("a rotation");
-    wait_for("the job", Duration::from_secs(60), || {
+    wait_for("the job", LONG, || {
         client
             .query_one("SELECT bool_and(phase = 'done') FROM job_progress", &[])
             .expect("the job")

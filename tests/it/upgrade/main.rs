@@ -1,7 +1,8 @@
-//! pg_upgrade of a server with keys, an access view, an audit log and two jobs under way: all of it is there afterwards,
-//! and the jobs end by themselves.
+//! pg_upgrade of a server with keys, an access view, an audit log and two jobs under way: all of it is there
+//! afterwards, and the jobs end by themselves.
 //!
-//! `scripts/test-upgrade.sh` builds the extension for both servers and says where they are; which ones, is its business.
+//! `scripts/test-upgrade.sh` builds the extension for both servers and says where they are; which ones, is its
+//! business.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -73,8 +73,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn everything(&mut self, wanted: &Wanted) -> Result<Facts, String> {
-        // Before all else: what is not flushed yet is in shared memory, of this very moment, and the rest in a table, as
-        // it is in the snapshot that the first statement takes. A flush in between would have it in neither.
+        // Before all else: what is not flushed yet is in shared memory, of this very moment, and the rest in a table,
+        // as it is in the snapshot that the first statement takes. A flush in between would have it in neither.
         let usage = self.list(&q::usage(), "q.encryptions + q.decryptions DESC, q.role")?;
         let usage_by_key = self.list(
             &q::usage_by_key(),

@@ -367,8 +367,8 @@ fn warm_statements_do_not_look_at_the_catalog() {
         }
         user.one(scans) == before
     };
-    // What other sessions do, a role made or a table vacuumed, makes this one look once more: a round that nothing of it
-    // falls into has no look at all, and there is none if statements look by themselves.
+    // What other sessions do, a role made or a table vacuumed, makes this one look once more: a round that nothing of
+    // it falls into has no look at all, and there is none if statements look by themselves.
     wait_for("a round of statements without a look", LONG, &mut round);
     let before = user.one(scans);
     // The view counts what it should: after a change the session does look.

@@ -1,5 +1,5 @@
-//! PostgreSQL 18 reads blocks ahead, by processes of its own or by the kernel. Jobs and clients get what they asked for,
-//! whichever way it comes, and the death of such a process costs no more than that of any other.
+//! PostgreSQL 18 reads blocks ahead, by processes of its own or by the kernel. Jobs and clients get what they asked
+//! for, whichever way it comes, and the death of such a process costs no more than that of any other.
 
 use colcrypt_tests::Cluster;
 use colcrypt_tests::left_out::left_out;
