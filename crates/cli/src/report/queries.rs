@@ -32,10 +32,12 @@ pub const CHAIN_OF_PERIOD: &str = "
                encode(a.hash, 'hex') AS hash
         FROM colcrypt.audit_log a WHERE a.seq = n.last) l ON true";
 
+/// Also where nothing was written into the log yet.
 pub const ANCHORED: &str = "
-    SELECT s.anchored_seq AS seq, nullif(s.anchored_at, '-infinity') AS at, encode(a.hash, 'hex') AS hash,
+    SELECT coalesce(s.anchored_seq, 0) AS seq, nullif(s.anchored_at, '-infinity') AS at, encode(a.hash, 'hex') AS hash,
            current_setting('colcrypt.audit_anchor_interval', true) AS every
-    FROM colcrypt.audit_state s LEFT JOIN colcrypt.audit_log a ON a.seq = s.anchored_seq";
+    FROM (VALUES (1)) AS always(one) LEFT JOIN colcrypt.audit_state s ON true
+    LEFT JOIN colcrypt.audit_log a ON a.seq = s.anchored_seq";
 
 /// With the unit in the place of UNIT.
 pub const BUCKETS: &str = "
