@@ -297,6 +297,7 @@ fn a_value_of_another_branch_is_told_from_an_altered_one_by_its_message() {
         client.run("SELECT rotate_key('k')");
         client.one("SELECT encrypt_col('new', 'k')")
     });
+    let mut kcvs = Vec::new();
     for (client, opens, stays_shut) in [
         (&mut here.client, &own, &others),
         (&mut there, &others, &own),
@@ -312,7 +313,12 @@ fn a_value_of_another_branch_is_told_from_an_altered_one_by_its_message() {
             "{failure:?}"
         );
         assert!(failure.hint.contains("Branches"), "{failure:?}");
+        // What this server has under that number, to be compared with the other's.
+        let here = client.one("SELECT 'Version 2 here was made ' || created_at || ', its check value is ' || kcv || '.' FROM colcrypt.key_version WHERE version = 2");
+        assert!(failure.detail.contains(&here), "{failure:?}: {here}");
+        kcvs.push(client.one("SELECT kcv FROM colcrypt.key_version WHERE version = 2"));
     }
+    assert_ne!(kcvs[0], kcvs[1]);
 }
 
 /// A role that is missing where a dump is restored costs nobody else his grants, and gets its own when it is there.
