@@ -1,7 +1,7 @@
 //! What can go wrong is in `colcrypt_domain::error`; here is what the server adds to it.
 
 pub use colcrypt_domain::error::{
-    Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege, Report, Result,
+    Branch, Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege, Report, Result,
 };
 
 /// What SPI says of itself, and not of a statement: that comes as an ERROR.

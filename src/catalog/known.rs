@@ -315,6 +315,7 @@ struct Stored {
     changed_at: i64,
     kek_version: KeyVersion,
     kcv: KeyCheckValue,
+    created_at: i64,
     encrypts_until: Option<i64>,
     decrypts_until: Option<i64>,
     grants: Vec<(u32, bool, bool, bool)>,
@@ -359,6 +360,7 @@ impl Stored {
             changed_at: version.changed_at,
             kek_version: version.kek_version,
             kcv: version.kcv,
+            created_at: version.created_at,
             encrypts_until: version.encrypts_until,
             decrypts_until: version.decrypts_until,
             grants: grants
@@ -403,6 +405,7 @@ impl Stored {
                 // Who loads the key reads it of the catalog.
                 wrapped: Vec::new(),
                 kcv: self.kcv,
+                created_at: self.created_at,
                 encrypts_until: self.encrypts_until,
                 decrypts_until: self.decrypts_until,
             },

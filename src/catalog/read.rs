@@ -46,6 +46,7 @@ pub struct KeyVersionRow {
     /// Empty in what another session told (`known`).
     pub wrapped: Vec<u8>,
     pub kcv: KeyCheckValue,
+    pub created_at: i64,
     /// The ends of its cryptoperiods, as TimestampTz; none is without end.
     pub encrypts_until: Option<i64>,
     pub decrypts_until: Option<i64>,
@@ -182,6 +183,7 @@ fn key_version_row(key: &Key, row: &Row) -> Result<KeyVersionRow> {
         kek_version: version(row.get("kek_version")?)?,
         wrapped: row.get("wrapped")?,
         kcv: parse("key check value", &row.get::<String>("kcv")?)?,
+        created_at: row.get("created_at")?,
         encrypts_until,
         decrypts_until,
     })

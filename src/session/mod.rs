@@ -29,7 +29,7 @@ use crate::audit::honeytoken::{self, Tag, tag_of};
 use crate::broker::client;
 use crate::catalog::epoch;
 use crate::catalog::read::{self, Key, KeyVersionRow};
-use crate::error::{Error, Privilege, Result};
+use crate::error::{Branch, Error, Privilege, Result};
 use crate::server::hidden::{self, Hold};
 use crate::server::{clock, key_clock, process, roles};
 use crate::slab::table::{self, Found};
@@ -309,6 +309,18 @@ pub fn key_name(id: KeyId) -> String {
     SESSION
         .with_borrow_mut(|session| session.catalog.key_by_id(id))
         .map_or_else(|_| id.to_string(), |key| key.name)
+}
+
+/// What tells a version of this server's from another one's of the same number, for messages.
+pub fn branch(id: VersionId) -> Option<Branch> {
+    let row = SESSION.with_borrow_mut(|session| {
+        let key = session.catalog.key_by_id(id.key)?;
+        session.catalog.version(&key, id.version)
+    });
+    row.ok().map(|row| Branch {
+        check_value: row.kcv.to_string(),
+        made_at: clock::timestamp(row.created_at),
+    })
 }
 
 fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {

@@ -5,7 +5,7 @@ use colcrypt_core::compression::Packed;
 use colcrypt_core::context::{self, Typed};
 use colcrypt_core::format::EncodedHeader;
 use colcrypt_core::memory;
-use colcrypt_core::{CryptoError, DataCipher, PlaintextType, Suite, Value};
+use colcrypt_core::{CryptoError, DataCipher, PlaintextType, Suite, Value, VersionId};
 use pgrx::pg_sys;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -270,6 +270,10 @@ pub fn authentication_error(value: &Value<'_>, context: &[u8]) -> Error {
         version: value.header.version,
         has_context: value.header.has_context,
         context_given: !context.is_empty(),
+        here: session::branch(VersionId {
+            key: value.header.key,
+            version: value.header.version,
+        }),
     }
 }
 

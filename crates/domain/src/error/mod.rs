@@ -18,6 +18,13 @@ pub const LONGEST_ARGUMENT: usize = 64 * 1024;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What tells a key version from another of the same number, on another branch of the database.
+#[derive(Debug)]
+pub struct Branch {
+    pub check_value: String,
+    pub made_at: String,
+}
+
 /// What a role may do with a keyring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyringPrivilege {
@@ -164,6 +171,8 @@ pub enum Error {
         version: KeyVersion,
         has_context: bool,
         context_given: bool,
+        /// The version of that number that is here.
+        here: Option<Branch>,
     },
     WrongType {
         stored: String,

@@ -7,7 +7,7 @@ use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::{Failure, FailureKind};
 use proptest::prelude::*;
 
-use crate::error::{Error, KeyringPrivilege, Privilege};
+use crate::error::{Branch, Error, KeyringPrivilege, Privilege};
 use crate::sql_text::{Token, tokens};
 
 fn text() -> String {
@@ -120,6 +120,17 @@ fn one_of_each() -> Vec<Error> {
             version: version(),
             has_context: true,
             context_given: false,
+            here: None,
+        },
+        Error::Authentication {
+            key: text(),
+            version: version(),
+            has_context: true,
+            context_given: true,
+            here: Some(Branch {
+                check_value: text(),
+                made_at: text(),
+            }),
         },
         Error::WrongType {
             stored: text(),

@@ -3,12 +3,12 @@
 //!
 //! Class `KC` is colcrypt's own (the standard leaves classes I–Z to implementations).
 
-use colcrypt_core::KeyState;
 use colcrypt_core::state::Verb;
+use colcrypt_core::{KeyState, KeyVersion};
 use colcrypt_protocol::{Failure, Words};
 
 use crate::error::report::Report;
-use crate::error::{Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege};
+use crate::error::{Branch, Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege};
 use crate::quote::quote_literal;
 
 impl Error {
@@ -203,20 +203,19 @@ impl Error {
                 Some("A ciphertext is written as \\x and hexadecimal digits.".into()),
                 None,
             ),
-            Self::Authentication { key, version, has_context, context_given } => (
+            Self::Authentication { key, version, has_context, context_given, here } => (
                 "KC003",
                 format!("the value does not authenticate under version {version} of key \"{key}\""),
                 Some(match (has_context, context_given) {
                     (true, false) => "The value is bound to a context and none was given.".into(),
                     (false, true) => "A context was given, but the value is not bound to one.".into(),
-                    (true, true) => format!("Either the context is not the one it was encrypted with, or the value was altered or moved from another row, or it was written under a version {version} that this database does not have."),
-                    (false, false) => format!("The value was altered, or it was written under a version {version} that this database does not have."),
+                    (true, true) => format!("Either the context is not the one it was encrypted with, or the value was altered or moved from another row, or it was written under a version {version} that this database does not have.{}", of_here(*version, here.as_ref())),
+                    (false, false) => format!("The value was altered, or it was written under a version {version} that this database does not have.{}", of_here(*version, here.as_ref())),
                 }),
-                Some(if *has_context {
-                    "Pass the same context as to encrypt_col: decrypt_col(value, colcrypt.row_context(…)).".into()
-                } else {
-                    "Was it written on another branch, after a point-in-time recovery or by a server that parted from this one? Then its version is another key of the same number: see \"Branches\" in docs/operations.md. Otherwise restore it from a backup.".to_string()
-                }),
+                Some(format!(
+                    "{}Was it written on another branch, after a point-in-time recovery or by a server that parted from this one? Then its version is another key of the same number: compare kcv in colcrypt.key_version there with the check value here, and see \"Branches\" in docs/operations.md. Otherwise restore it from a backup.",
+                    if *has_context { "Pass the same context as to encrypt_col: decrypt_col(value, colcrypt.row_context(…)). " } else { "" }
+                )),
             ),
             Self::WrongType { stored, asked, is_known } => (
                 "42804",
@@ -547,6 +546,15 @@ impl Error {
             hint,
         }
     }
+}
+
+fn of_here(version: KeyVersion, here: Option<&Branch>) -> String {
+    here.map_or_else(String::new, |here| {
+        format!(
+            " Version {version} here was made {}, its check value is {}.",
+            here.made_at, here.check_value
+        )
+    })
 }
 
 fn changed(state: KeyState, by: &str, at: &str) -> String {

@@ -214,10 +214,8 @@ fn a_dump_taken_during_a_rotation_restores_in_every_format() {
 /// The tables that carry keys. Grants name roles and jobs belong to a server, so neither is among them.
 const KEY_TABLES: &str = "colcrypt.provider, colcrypt.keyring, colcrypt.kek_version, colcrypt.kek_copy, colcrypt.key, colcrypt.key_version";
 
-#[test]
-fn a_subscriber_gets_the_keys_with_the_rows() {
-    let (publisher, mut client) = in_mid_rotation(Cluster::builder().conf("wal_level = logical"));
-    client.run("ALTER TABLE t ADD PRIMARY KEY (id)");
+/// A subscriber to table `t` and the keys of the publisher's database, with all that was there.
+fn subscribe(publisher: &Cluster, client: &mut Client) -> (Cluster, Client) {
     let schema = publisher.dir().join("schema.sql");
     run(publisher
         .command("pg_dump")
@@ -241,6 +239,14 @@ fn a_subscriber_gets_the_keys_with_the_rows() {
     wait_for("the first copy", LONG, || {
         reader.yes("SELECT count(*) = 7 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel")
     });
+    (subscriber, reader)
+}
+
+#[test]
+fn a_subscriber_gets_the_keys_with_the_rows() {
+    let (publisher, mut client) = in_mid_rotation(Cluster::builder().conf("wal_level = logical"));
+    client.run("ALTER TABLE t ADD PRIMARY KEY (id)");
+    let (subscriber, mut reader) = subscribe(&publisher, &mut client);
     reader.run("CREATE ROLE analyst LOGIN; SELECT colcrypt.grant_key('k', 'analyst', '{decrypt}'); GRANT SELECT ON t TO analyst");
     let mut analyst = subscriber
         .config()
@@ -281,6 +287,70 @@ fn a_subscriber_gets_the_keys_with_the_rows() {
     reader.run("DROP SUBSCRIPTION everything");
 }
 
+/// Whatever is due by schedule, of a key, a key encryption key or a root key, the publisher does it, once, and the subscriber has the very
+/// same: two of one number would be two keys, and would end the replication.
+#[test]
+fn what_is_due_is_made_by_the_publisher_alone() {
+    let builder = common::settings(Cluster::builder().conf("wal_level = logical"));
+    let publisher = builder.conf("colcrypt.naptime = 1").start();
+    let mut client = publisher.create_database("work");
+    common::make_key(&publisher, &mut client);
+    client.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v colcrypt.ciphertext);
+         INSERT INTO t SELECT g, colcrypt.encrypt_col('secret ' || g, 'k', int4send(g)) FROM generate_series(1, 10) g;
+         SELECT colcrypt.set_rotation_interval('k', '1 day'), colcrypt.set_root_interval('ring', '12 hours')",
+    );
+    let (subscriber, mut reader) = subscribe(&publisher, &mut client);
+    subscriber.append_conf("colcrypt.naptime = 1");
+    subscriber.reload();
+    const AGED: &str =
+        "UPDATE colcrypt.key_version SET activated_at = activated_at - interval '2 days';
+                        UPDATE colcrypt.kek_version SET created_at = created_at - interval '1 year';
+                        UPDATE colcrypt.kek_copy SET wrapped_at = wrapped_at - interval '1 day'";
+    const KEYS: &str = "SELECT string_agg(concat_ws(' ', version, kcv, kek_version, wrapped), ', ' ORDER BY version) FROM colcrypt.key_version";
+    const KEKS: &str = "SELECT string_agg(concat_ws(' ', version, kcv, wrapped), ', ' ORDER BY version) FROM colcrypt.kek_version JOIN colcrypt.kek_copy USING (keyring_id, version)";
+    let before = [KEYS, KEKS].map(|sql| client.one(sql));
+    assert_eq!([KEYS, KEKS].map(|sql| reader.one(sql)), before);
+
+    // There it is due first, and the worker looks at it: more than once.
+    reader.run(AGED);
+    assert!(reader.yes(
+        "SELECT bool_and(overdue AND next_rotation_at IS NULL) FROM colcrypt.rotation_schedule"
+    ));
+    assert!(
+        reader.yes(
+            "SELECT bool_and(overdue AND next_rotation_at IS NULL) FROM colcrypt.kek_schedule"
+        )
+    );
+    for privilege in ["encrypt", "decrypt"] {
+        reader.run(&format!(
+            "SELECT colcrypt.grant_key('k', 'public', '{{{privilege}}}')"
+        ));
+        wait_for("the worker", LONG, || {
+            reader.yes("SELECT NOT EXISTS (SELECT FROM colcrypt.audit_outbox)")
+        });
+    }
+    assert_eq!([KEYS, KEKS].map(|sql| reader.one(sql)), before);
+    reader.fails("KC050", "SELECT colcrypt.rotate_kek('ring')");
+
+    client.run(AGED);
+    wait_for("the publisher's rotations", LONG, || {
+        client.yes(
+            "SELECT (SELECT current_version = 2 FROM colcrypt.key) AND (SELECT current_version = 2 FROM colcrypt.keyring)
+                 AND (SELECT bool_and(kek_version = 2) FROM colcrypt.key_version)
+                 AND (SELECT bool_and(wrapped_at > now() - interval '12 hours') FROM colcrypt.kek_copy)",
+        )
+    });
+    wait_for("the same on the subscriber", LONG, || {
+        [KEYS, KEKS].map(|sql| reader.one(sql)) == [KEYS, KEKS].map(|sql| client.one(sql))
+    });
+    assert_eq!(reader.one("SELECT count(*) FROM colcrypt.key_version"), "2");
+    // And it goes on.
+    client.run("INSERT INTO t VALUES (11, colcrypt.encrypt_col('secret 11', 'k', int4send(11)))");
+    wait_for("the row", LONG, || reader.one(RIGHT) == "11");
+    reader.run("DROP SUBSCRIPTION everything");
+}
+
 /// Two branches of one database give the same number to different keys: what the other one wrote does not open, and the
 /// message says that it may be from there. What both have from before opens in both.
 #[test]
@@ -297,6 +367,7 @@ fn a_value_of_another_branch_is_told_from_an_altered_one_by_its_message() {
         client.run("SELECT rotate_key('k')");
         client.one("SELECT encrypt_col('new', 'k')")
     });
+    let mut kcvs = Vec::new();
     for (client, opens, stays_shut) in [
         (&mut here.client, &own, &others),
         (&mut there, &others, &own),
@@ -312,7 +383,12 @@ fn a_value_of_another_branch_is_told_from_an_altered_one_by_its_message() {
             "{failure:?}"
         );
         assert!(failure.hint.contains("Branches"), "{failure:?}");
+        // What this server has under that number, to be compared with the other's.
+        let here = client.one("SELECT 'Version 2 here was made ' || created_at || ', its check value is ' || kcv || '.' FROM colcrypt.key_version WHERE version = 2");
+        assert!(failure.detail.contains(&here), "{failure:?}: {here}");
+        kcvs.push(client.one("SELECT kcv FROM colcrypt.key_version WHERE version = 2"));
     }
+    assert_ne!(kcvs[0], kcvs[1]);
 }
 
 /// A role that is missing where a dump is restored costs nobody else his grants, and gets its own when it is there.
