@@ -141,6 +141,9 @@ sudo -u postgres createdb early
 early() { DATABASE=early sql -c "$1"; }
 early "CREATE EXTENSION colcrypt VERSION '0.1.0'"
 early "SELECT colcrypt.add_provider('other', 'file', '{\"path\": \"/etc/colcrypt/root.key\"}')" >/dev/null
+refused="$(early "SELECT colcrypt.create_keyring('own', 'other')" 2>&1 || true)"
+[[ "$refused" == *"is of another release than the library"*"ALTER EXTENSION colcrypt UPDATE"* ]] || die "a catalog of 0.1.0: $refused"
+echo "ok: a catalog of the first release is named as one"
 for table in provider keyring kek_version kek_copy key key_version key_grant; do
     columns="$(early "SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
         WHERE attrelid = 'colcrypt.$table'::regclass AND attnum > 0 AND NOT attisdropped")"

@@ -80,9 +80,9 @@ impl Row {
     /// The column's value, `None` for NULL.
     ///
     /// # Errors
-    /// [`Error::CatalogCorrupt`] when there is no such column.
+    /// [`Error::CatalogOfOtherRelease`] when there is no such column.
     pub fn optional<T: FromDatum>(&self, column: &str) -> Result<Option<T>> {
-        let missing = || Error::CatalogCorrupt(format!("no column {column}"));
+        let missing = || Error::CatalogOfOtherRelease(format!("column {column}"));
         let name = CString::new(column).map_err(|_| missing())?;
         // SAFETY: tuple and descriptor belong to the scan that is under way; T is the column's type
         // by the table's definition in sql/20_catalog.sql.
@@ -100,7 +100,7 @@ impl Row {
     /// The column's value.
     ///
     /// # Errors
-    /// [`Error::CatalogCorrupt`] when it is NULL or there is no such column.
+    /// [`Error::CatalogCorrupt`] when it is NULL, [`Error::CatalogOfOtherRelease`] when there is no such column.
     pub fn get<T: FromDatum>(&self, column: &str) -> Result<T> {
         self.optional(column)?
             .ok_or_else(|| Error::CatalogCorrupt(format!("{column} is null")))
@@ -117,7 +117,7 @@ pub fn forget_schema() {
 }
 
 fn relation(name: &str) -> Result<pg_sys::Oid> {
-    let missing = || Error::CatalogCorrupt(format!("relation colcrypt.{name} does not exist"));
+    let missing = || Error::CatalogOfOtherRelease(format!("table {name}"));
     let c_name = CString::new(name).map_err(|_| missing())?;
     // SAFETY: catalog look-ups in a transaction; the names are C strings.
     unsafe {

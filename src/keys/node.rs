@@ -11,8 +11,19 @@ use crate::settings::{self, Node};
 /// Why this server is a follower, in words; none where it is its own.
 ///
 /// # Errors
-/// Of SPI.
+/// [`Error::CatalogOfOtherRelease`] on a follower whose extension is of a release that knows none.
 pub fn follows() -> Result<Option<String>> {
+    let known = spi::look(
+        "SELECT to_regprocedure('colcrypt.follows()') IS NOT NULL",
+        &[],
+        |row| row.get::<bool>(1),
+    )?;
+    if known.into_iter().flatten().next() != Some(true) {
+        return match settings::node() {
+            Node::Follower => Err(Error::CatalogOfOtherRelease("function follows".into())),
+            _ => Ok(None),
+        };
+    }
     let why = spi::look("SELECT colcrypt.follows()", &[], |row| row.get::<String>(1))?;
     Ok(why.into_iter().flatten().next())
 }

@@ -237,6 +237,8 @@ pub enum Error {
         why: String,
     },
     CatalogCorrupt(String),
+    /// What the library looks for, and the extension's catalog of another release has not.
+    CatalogOfOtherRelease(String),
     UsageLimit {
         key: String,
         version: KeyVersion,

@@ -180,6 +180,7 @@ fn one_of_each() -> Vec<Error> {
             why: text(),
         },
         Error::CatalogCorrupt(text()),
+        Error::CatalogOfOtherRelease(text()),
         Error::UsageLimit {
             key: text(),
             version: version(),

@@ -340,6 +340,12 @@ impl Error {
                 None,
                 Some("Restore the tables of schema colcrypt from a backup.".into()),
             ),
+            Self::CatalogOfOtherRelease(missing) => (
+                "55000",
+                "the extension in this database is of another release than the library that the server has loaded".into(),
+                Some(format!("Its catalog has no {missing}.")),
+                Some("Restart the server if its files are newer than that; then run ALTER EXTENSION colcrypt UPDATE in this database.".into()),
+            ),
             Self::UsageLimit { key, version, total, limit, bound } => (
                 "KC038",
                 format!("version {version} of key \"{key}\" has encrypted as many values as it may"),

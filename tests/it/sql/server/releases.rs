@@ -2,7 +2,7 @@
 
 use postgres::Client;
 
-use crate::common::{Sql, cluster, unique};
+use crate::common::{Sql, cluster, root_key, unique};
 
 /// Everything that the extension's schema is made of, one line each. Names instead of OIDs, and columns by name: their
 /// order and numbers may differ after ALTER TABLE.
@@ -100,4 +100,24 @@ fn an_update_from_each_release_makes_what_a_fresh_installation_is() {
             "updated from {release}: what sql/*.sql makes, sql/colcrypt--{release}--*.sql must make of it\nmissing: {missing:#?}\nsurplus: {surplus:#?}"
         );
     }
+}
+
+#[test]
+fn a_catalog_of_another_release_is_named_as_one() {
+    let mut client = database(Some("0.1.0"));
+    client.run(&format!(
+        "SELECT colcrypt.add_provider('local', 'file', jsonb_build_object('path', '{}'))",
+        root_key(cluster()).display()
+    ));
+    client
+        .fails("55000", "SELECT colcrypt.create_keyring('ring', 'local')")
+        .says("is of another release than the library");
+    client.run(
+        "ALTER EXTENSION colcrypt UPDATE;
+         SELECT colcrypt.create_keyring('ring', 'local'); SELECT colcrypt.create_key('k', 'ring')",
+    );
+    assert_eq!(
+        client.one("SELECT colcrypt.decrypt_col(colcrypt.encrypt_col('value', 'k'))"),
+        "value"
+    );
 }
