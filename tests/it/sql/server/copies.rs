@@ -287,8 +287,8 @@ fn a_subscriber_gets_the_keys_with_the_rows() {
     reader.run("DROP SUBSCRIPTION everything");
 }
 
-/// Whatever is due by schedule, of a key, a key encryption key or a root key, the publisher does it, once, and the subscriber has the very
-/// same: two of one number would be two keys, and would end the replication.
+/// Whatever is due by schedule, of a key, a key encryption key or a root key, the publisher does it, once, and the
+/// subscriber has the very same: two of one number would be two keys, and would end the replication.
 #[test]
 fn what_is_due_is_made_by_the_publisher_alone() {
     let builder = common::settings(Cluster::builder().conf("wal_level = logical"));
