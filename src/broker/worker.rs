@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use colcrypt_core::{DataKey, KekId, Secret};
-use colcrypt_domain::broker::{self, Bounds, Known, Life, Requests};
+use colcrypt_domain::broker::{self, Bounds, Known, Life, Requests, Unheard};
 use colcrypt_domain::release;
 use colcrypt_domain::thrash::Loads;
 use colcrypt_protocol::{
@@ -18,7 +18,7 @@ use crate::broker::agent::{self, Agent, Gone};
 use crate::broker::queue::{self, Purpose};
 use crate::broker::shared::{Control, control};
 use crate::jobs::wake;
-use crate::server::{clock, process, report};
+use crate::server::{clock, databases, process, report};
 use crate::settings;
 use crate::slab::roots::{self, Change};
 use crate::slab::{self, table};
@@ -62,6 +62,7 @@ struct Broker {
     next_complaint: i64,
     loads: Loads,
     next_complaint_of_slab: i64,
+    unheard: Unheard,
 }
 
 /// Pause between two complaints in the server log.
@@ -97,6 +98,7 @@ pub extern "C-unwind" fn colcrypt_broker_main(_argument: pg_sys::Datum) {
         next_complaint: 0,
         loads: Loads::new(slab.slots),
         next_complaint_of_slab: 0,
+        unheard: Unheard::default(),
     }
     .run();
     // A clean exit would tell the postmaster not to start us again; after a shutdown it will not
@@ -127,6 +129,7 @@ impl Broker {
             if now >= next_tick {
                 next_tick = now + broker::tick(settings::HARD_TTL.get().into());
                 table::expire(self.slab);
+                self.forget_unheard(now);
                 queue::free_orphans(self.control);
                 self.complain_of_launcher(now);
                 self.complain_of_slab(now);
@@ -137,6 +140,22 @@ impl Broker {
             self.talk();
             self.end_overdue();
             self.sleep(next_tick);
+        }
+    }
+
+    /// On a standby only sessions hear of what is replayed (`catalog::epoch`), and no launcher of dropped databases: the
+    /// keys of databases without a session, which may be suspended or gone, go.
+    fn forget_unheard(&mut self, now: i64) {
+        if !databases::are_replayed() {
+            return;
+        }
+        let mut lonely = table::databases(self.slab);
+        lonely.retain(|&database| !databases::has_session(database));
+        let patience = self.settings.soft_ttl_ms;
+        let mut wiped = self.unheard.look(&lonely, patience, now);
+        wiped.extend(lonely.into_iter().filter(|&at| databases::is_gone(at)));
+        for database in wiped {
+            table::forget_database(self.slab, database);
         }
     }
 

@@ -5,7 +5,7 @@
 //! `computed`, `accessed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and
 //! written without SQL
 //! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
-//! (`process`, `priority`, `breath`, `hidden`, `memory`).
+//! (`process`, `priority`, `breath`, `hidden`, `memory`, `databases`).
 
 pub mod accessed;
 pub mod added_trigger;
@@ -17,6 +17,7 @@ pub mod call;
 pub mod call_site;
 pub mod clock;
 pub mod computed;
+pub mod databases;
 pub mod enclosure;
 pub mod encoding;
 pub mod failed;

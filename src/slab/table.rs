@@ -259,6 +259,20 @@ pub fn forget_database(control: &Control, database: u32) {
     }
 }
 
+/// The databases that have keys here.
+pub fn databases(control: &Control) -> Vec<u32> {
+    let _guard = lwlock::shared(control.slab_lock);
+    let mut found: Vec<u32> = reader(control)
+        .slots
+        .iter()
+        .filter(|slot| slot.state() != SlotState::Free)
+        .map(|slot| slot.slot_key().database)
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 /// Wipes every key of databases that are not among these: they were dropped.
 pub fn forget_other_databases(control: &Control, there: &[u32]) {
     for_ready(control, |slot| {

@@ -29,6 +29,30 @@ pub fn tick(hard_ttl_ms: i64) -> i64 {
     TICK_MS.min(hard_ttl_ms / 4).max(10)
 }
 
+/// Which databases have had no session for how long: where changes are replayed, nobody else wipes what they end.
+#[derive(Debug, Default)]
+pub struct Unheard {
+    since: HashMap<u32, i64>,
+}
+
+impl Unheard {
+    /// The databases whose keys go: of those that have keys but no session, the ones for which it has been so for
+    /// `patience_ms`.
+    pub fn look(&mut self, without_session: &[u32], patience_ms: u64, now: i64) -> Vec<u32> {
+        self.since
+            .retain(|database, _| without_session.contains(database));
+        let mut due = Vec::new();
+        for &database in without_session {
+            let since = *self.since.entry(database).or_insert(now);
+            if now.saturating_sub(since).unsigned_abs() >= patience_ms {
+                self.since.remove(&database);
+                due.push(database);
+            }
+        }
+        due
+    }
+}
+
 /// The agent's own bounds on a call to a provider.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -293,6 +317,19 @@ mod tests {
             backoff_ms: 0,
         };
         assert_eq!(quick.longest_hello_ms(), quick.longest_answer_ms());
+    }
+
+    #[test]
+    fn keys_go_where_no_session_was_for_as_long() {
+        let mut unheard = Unheard::default();
+        assert!(unheard.look(&[1, 2], 100, 0).is_empty());
+        assert!(unheard.look(&[1, 2], 100, 99).is_empty());
+        // Somebody was in the second one meanwhile.
+        assert_eq!(unheard.look(&[1], 100, 100), [1]);
+        assert!(unheard.look(&[2], 100, 150).is_empty());
+        assert_eq!(unheard.look(&[2], 100, 250), [2]);
+        // Keys that come later have their own time.
+        assert!(unheard.look(&[2], 100, 260).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use colcrypt_tests::bed::{Bed, MOMENT, VaultBed, decrypt, encrypt, ready_keys};
 use colcrypt_tests::db::Sql;
 use colcrypt_tests::problem::Problem;
-use colcrypt_tests::wait_for;
+use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
 const SLOTS: usize = 16;
@@ -170,6 +170,43 @@ fn keys_of_a_dropped_extension_leave_the_slab() {
         .batch_execute("SET colcrypt.allow_drop = on; DROP EXTENSION colcrypt CASCADE")
         .unwrap();
     wait_for("its key to leave", MOMENT, || client.number(USED) == 1);
+}
+
+#[test]
+fn keys_of_a_dropped_database_leave_a_standbys_slab() {
+    let (bed, mut client, other) = two_databases();
+    let standby = bed.cluster.standby();
+    let mut there = both_loaded(&standby);
+    drop(other);
+    client
+        .batch_execute("DROP DATABASE other WITH (FORCE)")
+        .unwrap();
+    wait_for("its key to leave", MOMENT, || there.number(USED) == 1);
+}
+
+/// Nobody there hears of what is replayed.
+#[test]
+fn keys_of_a_database_that_nobody_is_connected_to_leave_a_standbys_slab() {
+    let (bed, _client, mut other) = two_databases();
+    let standby = bed.cluster.standby();
+    let mut there = both_loaded(&standby);
+    other
+        .batch_execute("SELECT colcrypt.suspend_key('o', NULL, 'an incident')")
+        .unwrap();
+    bed.cluster.wait_for_replay(&standby);
+    assert_eq!(there.number(USED), 2);
+    standby.append_conf("colcrypt.soft_ttl = '200ms'");
+    standby.reload();
+    wait_for("its key to leave", MOMENT, || there.number(USED) == 1);
+}
+
+/// A key of each database in the standby's slab, and a session of the first alone.
+fn both_loaded(standby: &Cluster) -> Client {
+    let mut client = standby.client();
+    encrypt(&mut client, "k").unwrap();
+    encrypt(&mut standby.client_db("other"), "o").unwrap();
+    assert_eq!(client.number(USED), 2);
+    client
 }
 
 #[test]
