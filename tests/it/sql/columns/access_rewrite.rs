@@ -526,4 +526,22 @@ fn an_identity_column_is_overridden() {
         )),
         "seven eight"
     );
+    // What is stored goes by the trigger, which is not told of the word: that is refused, and no other number given.
+    client.run(
+        "CREATE FUNCTION stored(int, text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+             INSERT INTO person_access (id, iban) OVERRIDING SYSTEM VALUE VALUES ($1, $2); END;
+         CREATE FUNCTION numbered(text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+             INSERT INTO person_access (iban) VALUES ($1); END",
+    );
+    client.fails("428C9", "SELECT stored(99, 'nine')");
+    client.run("SELECT numbered('ten')");
+    assert_eq!(
+        client.one("SELECT string_agg(iban, ' ') FROM person_access WHERE iban IN ('nine', 'ten')"),
+        "ten"
+    );
+    // So is COPY, which puts such a value into a table.
+    client.fails(
+        "428C9",
+        "COPY person_access (id, iban) FROM PROGRAM 'echo \"99,nine\"' (FORMAT csv)",
+    );
 }
