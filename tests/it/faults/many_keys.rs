@@ -1,12 +1,17 @@
-//! Ten thousand keys after a restart: the key server is asked once per keyring, counted there.
+//! Ten thousand keys: after a restart, and when their key encryption key is rotated, the key server is asked once per
+//! keyring, counted there.
 
-use colcrypt_tests::bed::{Bed, PLAINTEXT};
+use std::time::{Duration, Instant};
+
+use colcrypt_tests::bed::{Bed, PLAINTEXT, VaultBed, decrypt, encrypt};
 use colcrypt_tests::db::Sql;
 use colcrypt_tests::openbao::OpenBao;
+use colcrypt_tests::wait_for;
 
 const KEYRINGS: usize = 10;
 const KEYS: i32 = 1_000;
 const ALL: i64 = KEYRINGS as i64 * KEYS as i64;
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn ten_thousand_cold_keys_cost_one_call_a_keyring() {
@@ -55,6 +60,49 @@ fn ten_thousand_cold_keys_cost_one_call_a_keyring() {
     // Warm, and from another session, they cost nothing.
     let rows = bed.cluster.client().query_one(sql, &[&PLAINTEXT]);
     assert_eq!((rows.unwrap().get::<_, i64>(0), unwraps()), (ALL, KEYRINGS));
+}
+
+/// A rotation of the key encryption key is between the server and its agent, but for the new key's own wrapping: what
+/// the root key is asked does not grow with the keys.
+#[test]
+fn ten_thousand_keys_go_under_a_new_kek_for_one_call() {
+    let bed = VaultBed::new(&["colcrypt.soft_ttl = '1h'", "colcrypt.hard_ttl = '2h'"]);
+    let mut client = bed.cluster.client();
+    let value = encrypt(&mut client, "k").unwrap();
+    client
+        .batch_execute("SELECT colcrypt.create_keys(array_agg('key ' || n), 'ring') FROM generate_series(1, 9999) n")
+        .unwrap();
+    let asked = |path: &str| bed.bao.requests(&format!("transit/{path}/app"));
+    let before = [asked("encrypt"), asked("decrypt")];
+    let start = Instant::now();
+    client
+        .batch_execute("SELECT colcrypt.rotate_kek('ring')")
+        .unwrap();
+    let moved = "SELECT count(*) FROM colcrypt.key_version WHERE kek_version = 2";
+    wait_for("all keys to be under it", MINUTE, || {
+        client.number(moved) == ALL
+    });
+    println!("10,000 keys under a new KEK in {:?}", start.elapsed());
+    let left = "SELECT keys_left::bigint FROM colcrypt.kek_schedule";
+    assert_eq!(client.number(left), 0);
+    let [wraps, unwraps] = [asked("encrypt") - before[0], asked("decrypt") - before[1]];
+    assert_eq!(wraps, 1, "the new one is wrapped once");
+    assert!(
+        (1..=5).contains(&unwraps),
+        "it was compared, and keys loaded, but not one by one: {unwraps}"
+    );
+
+    // And a cold start is one call again, for keys of before and after.
+    bed.create_key("later", "ring");
+    let later = encrypt(&mut client, "later").unwrap();
+    drop(client);
+    bed.cluster.restart();
+    let before = asked("decrypt");
+    let mut client = bed.cluster.client();
+    for value in [&value, &later] {
+        decrypt(&mut client, value).unwrap();
+    }
+    assert_eq!(asked("decrypt") - before, 1);
 }
 
 /// A session keeps 4,096 ciphers. With more keys than that it fills the place of one with that of another: what it was
