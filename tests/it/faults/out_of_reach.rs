@@ -234,6 +234,59 @@ fn foreign_partitions_stand_in_the_way_of_their_keys_alone() {
     assert_eq!(phases(&mut client), ["failed", "done"]);
 }
 
+/// The same for whatever else has to do with each row, of partitions and of inheriting tables.
+#[test]
+fn foreign_rows_stop_every_order_on_their_table() {
+    let (_cluster, mut client) = cluster();
+    let columns = "(id int NOT NULL, v ciphertext, w text)";
+    client.run(&format!(
+        "SELECT create_key('other', 'ring');
+         CREATE TABLE p {columns} PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100);
+         CREATE TABLE h {columns}"
+    ));
+    for table in ["p", "h"] {
+        client.run(&format!(
+            "SELECT register_column('{table}', 'v', 'k', 'none');
+             INSERT INTO {table} VALUES (1, encrypt_col('x', 'k'), 'y')"
+        ));
+    }
+    client.run(
+        "CREATE FOREIGN TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200) SERVER files OPTIONS (filename '/dev/null');
+         CREATE FOREIGN TABLE h2 () INHERITS (h) SERVER files OPTIONS (filename '/dev/null')",
+    );
+    for table in ["p", "h"] {
+        for order in [
+            "move_column('T', 'v', 'other', accept_unplaced => true)",
+            "rebind_column('T', 'v', 'colcrypt.row_context(id)', accept_unplaced => true)",
+            "decrypt_column('T', 'v', accept_unplaced => true)",
+        ] {
+            let sql = format!("SELECT {}", order.replace('T', table));
+            client.fails(REACH, &sql).says(&format!("public.{table}2"));
+        }
+        // What is foreign may have to become something else before: whatever is said, nothing is done.
+        let sql =
+            format!("SELECT encrypt_column('{table}', 'w', 'k', 'none', access_view => false)");
+        let refused = client
+            .simple_query(&sql)
+            .map(|_| wait_for_failure(&mut client));
+        assert!(
+            !refused.is_ok_and(|end| end.starts_with("done")),
+            "{table} was encrypted"
+        );
+        client.run(&format!("SELECT verify_column('{table}', 'v')"));
+        let end = wait_for_failure(&mut client);
+        let expected =
+            format!("failed rows of table public.{table}2 are out of reach: it is a foreign table");
+        assert!(end.starts_with(&expected), "{end}");
+        // As they were.
+        let row = format!(
+            "SELECT decrypt_col(v) || w FROM ONLY {table}{} WHERE id = 1",
+            if table == "p" { "1" } else { "" }
+        );
+        assert_eq!(client.one(&row), "xy");
+    }
+}
+
 #[test]
 fn an_access_method_without_known_ways_is_refused() {
     let (_cluster, mut client) = cluster();
