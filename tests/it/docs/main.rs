@@ -10,6 +10,7 @@ mod front;
 mod guide;
 mod keys;
 mod links;
+mod monitoring;
 mod pages;
 mod reference;
 mod report;

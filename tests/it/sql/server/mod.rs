@@ -3,6 +3,7 @@
 mod copies;
 mod doctor;
 mod extension;
+mod metrics;
 mod newer;
 mod nodes;
 mod reading;
