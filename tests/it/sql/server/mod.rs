@@ -11,3 +11,4 @@ mod releases;
 mod replicas;
 mod report;
 mod report_layout;
+mod waits;
