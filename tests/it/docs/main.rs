@@ -4,6 +4,7 @@
 
 mod compliance;
 mod doctor;
+mod drivers;
 mod escrow;
 mod four_eyes;
 mod front;
