@@ -19,7 +19,7 @@ setup: ## install what is missing: PostgreSQL, its headers, libclang
 setup-pgrx: setup ## cargo-pgrx and its configuration (only `cargo pgrx …` needs it)
 	@scripts/setup-pgrx.sh
 
-install: setup ## build the extension and the colcrypt program, install both into PostgreSQL
+install: setup ## build the extension and the colcrypt program for development (slow, 110 MB), install both into PostgreSQL
 	@scripts/install-extension.sh
 
 demo: ## 200,000 customers encrypted, rotated under load and checked (DEMO_ARGS="--quick")

@@ -17,6 +17,7 @@ scripts/install-pykmip.sh >&2
 scripts/install-shamir.sh >&2
 scripts/install-drivers.sh >&2
 scripts/install-chromium.sh >&2
+scripts/install-prometheus.sh >&2
 
 # Every selection is the whole workspace with one set of features, and targets are chosen by name: with another selection
 # cargo would build the dependencies, the cloud vendors' SDKs among them, once more.

@@ -103,11 +103,63 @@ CREATE VIEW colcrypt.job_progress AS
            j.created_at,
            j.started_at,
            j.finished_at,
-           coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind
+           coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
+           j.passes AS pass
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
 COMMENT ON VIEW colcrypt.job_progress IS
-    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; time_left is for the first pass; key is null where all keys by row are concerned';
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned';
 GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
+
+-- In the manner of the server's own views of progress, for what reads those.
+CREATE VIEW colcrypt.stat_progress AS
+    SELECT CASE WHEN j.phase <> 'queued' AND w.workers = 1 THEN w.pid END AS pid,
+           d.oid AS datid,
+           d.datname,
+           j.relation::oid AS relid,
+           j.job_id,
+           j.kind AS command,
+           coalesce('held: ' || j.held_by, j.phase) AS phase,
+           j.pass,
+           j.blocks_total,
+           j.blocks_done,
+           j.rows_estimate AS tuples_total,
+           j.rows_done AS tuples_done,
+           j.rows_failed AS tuples_failed
+    FROM colcrypt.job_progress j
+    CROSS JOIN (SELECT count(*) AS workers, min(a.pid) AS pid FROM pg_catalog.pg_stat_activity a
+                WHERE a.datname = current_database() AND a.backend_type = 'colcrypt maintenance worker') w
+    JOIN pg_catalog.pg_database d ON d.datname = current_database()
+    WHERE j.finished_at IS NULL;
+COMMENT ON VIEW colcrypt.stat_progress IS
+    'jobs that are queued or under way, as pg_stat_progress_vacuum shows vacuums: pid is the worker that has them in turn, null where two are at work; phase says what holds a job, or what is done; tuples_total is an estimate of all rows of the table, and tuples_done counts those of later passes once more';
+GRANT SELECT ON colcrypt.stat_progress TO pg_monitor;
+
+-- Names for people, where protected_column has numbers.
+CREATE VIEW colcrypt.registered_columns AS
+    SELECT n.nspname AS schema,
+           coalesce(c.relname, '(dropped)') AS "table",
+           p.attribute AS "column",
+           CASE WHEN p.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
+           p.key_expression,
+           r.name AS keyring,
+           coalesce(p.declared, CASE WHEN t.oid IS NULL THEN '(dropped)' ELSE format_type(t.oid, NULL) END) AS plaintext_type,
+           p.label,
+           p.context,
+           p.becomes AS context_after_rebinding,
+           p.enforce,
+           p.follows,
+           p.rotation,
+           p.readers,
+           p.registered_at
+    FROM colcrypt.protected_column p
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = p.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_type t ON t.oid = p.plaintext_type
+    LEFT JOIN colcrypt.key k ON k.key_id = p.key_id
+    LEFT JOIN colcrypt.keyring r ON r.keyring_id = coalesce(p.keyring_id, k.keyring_id);
+COMMENT ON VIEW colcrypt.registered_columns IS
+    'columns under the care of rotation, with names: of a table, key or type that was dropped, (dropped); key is null where each row has a key of its own, which key_expression names';
+GRANT SELECT ON colcrypt.registered_columns TO pg_monitor;
 
 CREATE VIEW colcrypt.key_version_census AS
     SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,

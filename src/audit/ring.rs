@@ -20,6 +20,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::audit::event::Event;
 use crate::jobs::wake;
 use crate::server::lwlock::{exclusive, shared};
+use crate::server::waiting::Waiting;
 use crate::server::{clock, report, shmem};
 use crate::settings;
 
@@ -229,7 +230,7 @@ pub fn post(event: &Event, patience: Patience) -> bool {
                 std::ptr::null_mut(),
                 (pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
                 STEP_MS as _,
-                pg_sys::PG_WAIT_EXTENSION,
+                Waiting::ForAuditRoom.event(),
             );
         }
     }

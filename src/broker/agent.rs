@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use colcrypt_core::Secret;
 use colcrypt_protocol::frame::{Decoder, FrameError};
@@ -17,6 +17,9 @@ use crate::server::process;
 use crate::settings;
 
 const NAME: &str = "colcrypt";
+
+/// Bytes of a line of the agent's that are waited for.
+const LONGEST_LINE: usize = 8192;
 
 /// The agent's executable: the one that is set, or the one that came with the library, which speaks its protocol:
 /// beside it, or in the directory of programs beside the library's. Else the one beside the server's own.
@@ -40,6 +43,10 @@ pub struct Agent {
     child: Child,
     socket: UnixStream,
     decoder: Decoder,
+    /// Its standard error, which it is not kept from writing to: what is there is read whenever the broker wakes.
+    said: Option<ChildStderr>,
+    /// The beginning of a line whose end has not come.
+    unended: Vec<u8>,
     /// Frames not yet written. Requests carry no secret.
     outgoing: Vec<u8>,
 }
@@ -65,7 +72,8 @@ impl Agent {
             .args(requires_lock.then_some("--require-mlock"))
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         // SAFETY: between fork and exec only async-signal-safe calls are made.
         unsafe {
             command.pre_exec(|| {
@@ -81,9 +89,16 @@ impl Agent {
                 Ok(())
             });
         }
-        let child = command.spawn().map_err(|e| failed("cannot start", e))?;
+        let mut child = command.spawn().map_err(|e| failed("cannot start", e))?;
+        let said = child.stderr.take();
+        if let Some(pipe) = &said {
+            // SAFETY: sets a flag of a pipe that is this process's own.
+            unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        }
         Ok(Self {
             child,
+            said,
+            unended: Vec::new(),
             socket: ours,
             decoder: Decoder::default(),
             outgoing: Vec::new(),
@@ -168,6 +183,34 @@ impl Agent {
         Ok(messages)
     }
 
+    /// Lines that the agent has written since, for the server log.
+    pub fn said(&mut self) -> Vec<String> {
+        let Some(pipe) = &mut self.said else {
+            return Vec::new();
+        };
+        let mut buffer = [0; 4096];
+        let mut is_open = true;
+        // Whoever never ends is heard again the next time.
+        for _ in 0..16 {
+            match pipe.read(&mut buffer) {
+                Ok(0) => {
+                    is_open = false;
+                    break;
+                }
+                Ok(read) => self.unended.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    is_open = error.kind() == ErrorKind::WouldBlock;
+                    break;
+                }
+            }
+        }
+        if !is_open {
+            self.said = None;
+        }
+        lines(&mut self.unended, is_open)
+    }
+
     fn gone(&mut self) -> Gone {
         // The socket closes a moment before the process can be waited for.
         let _ = self.child.kill();
@@ -189,4 +232,19 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The lines that have ended, or are too long to be waited for; all that is left where nothing more comes.
+fn lines(unended: &mut Vec<u8>, is_open: bool) -> Vec<String> {
+    let end = match unended.iter().rposition(|byte| *byte == b'\n') {
+        _ if !is_open || unended.len() >= LONGEST_LINE => unended.len(),
+        Some(at) => at + 1,
+        None => 0,
+    };
+    let ended: Vec<u8> = unended.drain(..end).collect();
+    String::from_utf8_lossy(&ended)
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+        .collect()
 }

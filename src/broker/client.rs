@@ -10,6 +10,7 @@ use crate::broker::queue::{self, Purpose, Reserved};
 use crate::broker::shared::{self, Control};
 use crate::error::{Error, Result};
 use crate::server::clock;
+use crate::server::waiting::Waiting;
 use crate::slab::table::{self, Flight, Found};
 use crate::{settings, slab};
 
@@ -153,7 +154,7 @@ impl Wait {
             pg_sys::ConditionVariableTimedSleep(
                 self.control.done.get(),
                 left.min(LONGEST_MS),
-                pg_sys::PG_WAIT_EXTENSION,
+                Waiting::ForKey.event(),
             );
         }
         Ok(())

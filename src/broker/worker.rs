@@ -18,6 +18,7 @@ use crate::broker::agent::{self, Agent, Gone};
 use crate::broker::queue::{self, Purpose};
 use crate::broker::shared::{Control, control};
 use crate::jobs::wake;
+use crate::server::waiting::Waiting;
 use crate::server::{clock, databases, process, report};
 use crate::settings;
 use crate::slab::roots::{self, Change};
@@ -241,8 +242,10 @@ impl Broker {
 
     /// The agent is gone: it starts again after a pause. Some of what was with it is given up.
     fn lost(&mut self, Gone(reason): Gone) {
+        if let Some(mut agent) = self.agent.take() {
+            tell(&mut agent);
+        }
         log!("colcrypt: {reason}");
-        self.agent = None;
         self.control.agent_pid.store(0, Relaxed);
         self.control.agent_version.store(0, Relaxed);
         let was_running = self.life.lost(clock::boottime_ms());
@@ -327,7 +330,9 @@ impl Broker {
 
     fn talk(&mut self) {
         let Some(agent) = &mut self.agent else { return };
-        let received = match agent.flush().and_then(|()| agent.receive()) {
+        let received = agent.flush().and_then(|()| agent.receive());
+        tell(agent);
+        let received = match received {
             Ok(received) => received,
             Err(gone) => return self.lost(gone),
         };
@@ -487,10 +492,17 @@ impl Broker {
                 events as i32,
                 socket,
                 (until - now).max(0) as _,
-                pg_sys::PG_WAIT_EXTENSION,
+                Waiting::ForRequests.event(),
             );
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }
+    }
+}
+
+/// What the agent wrote since goes into the server log as the broker's own lines do, with their prefix.
+fn tell(agent: &mut Agent) {
+    for line in agent.said() {
+        log!("{line}");
     }
 }
 

@@ -5,7 +5,7 @@
 //! `computed`, `accessed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and
 //! written without SQL
 //! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
-//! (`process`, `priority`, `breath`, `hidden`, `memory`, `databases`).
+//! (`process`, `waiting`, `priority`, `breath`, `hidden`, `memory`, `databases`).
 
 pub mod accessed;
 pub mod added_trigger;
@@ -54,5 +54,6 @@ pub mod txn;
 pub mod types;
 pub mod undone;
 pub mod varlena;
+pub mod waiting;
 pub mod watched;
 pub mod xact;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use pgrx::pg_sys;
 
+use crate::server::waiting::Waiting;
+
 /// The server's own handlers for SIGTERM, SIGINT and SIGHUP, as plain functions.
 pub mod signal_handlers {
     use std::ffi::c_int;
@@ -80,14 +82,14 @@ pub fn maker_of_my_database() -> u32 {
 }
 
 /// Waits a moment; can be cancelled, and ends early when the latch is set.
-pub fn nap(ms: i64) {
+pub fn nap(ms: i64, why: Waiting) {
     // SAFETY: waits on this process's latch; interrupts are handled after it.
     unsafe {
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
             (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
             ms as _,
-            pg_sys::PG_WAIT_EXTENSION,
+            why.event(),
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }

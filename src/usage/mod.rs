@@ -23,6 +23,7 @@ use pgrx::{PgLogLevel, ereport, pg_sys};
 use crate::catalog::read::{self, Key};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
+use crate::server::waiting::Waiting;
 use crate::server::xact::End;
 use crate::server::{clock, hidden, process};
 use crate::settings;
@@ -166,7 +167,7 @@ impl Counter {
             tell_all();
             shared::want_flush()?;
             wake::wake_now();
-            process::nap(PAUSE_MS);
+            process::nap(PAUSE_MS, Waiting::ForUsageFlush);
             self.touch();
             patience -= PAUSE_MS;
         }

@@ -11,6 +11,7 @@ use crate::jobs::wake;
 use crate::keys::approval;
 use crate::server::process::{self, signal_handlers};
 use crate::server::txn::{attempt, transaction};
+use crate::server::waiting::Waiting;
 use crate::server::{clock, limit, spi};
 use crate::worker::{destruction, job, keks, schedule};
 use crate::{slab, usage};
@@ -70,7 +71,7 @@ fn work(lane: Lane) {
         };
         match stay.after(next, wake::others_wait(), clock::boottime_ms()) {
             Then::Step => {}
-            Then::Pause => process::nap(PAUSE_MS),
+            Then::Pause => process::nap(PAUSE_MS, Waiting::ForRest),
             Then::MakeWay => {
                 wake::ask_for(lane);
                 break;

@@ -34,6 +34,7 @@ pub mod of_escrow;
 pub mod of_jobs;
 pub mod of_keys;
 pub mod of_memory;
+pub mod of_metrics;
 pub mod of_reports;
 pub mod of_traps;
 pub mod of_views;

@@ -16,14 +16,24 @@ use crate::db::cluster;
 /// Where the drivers are not installed.
 #[must_use]
 pub fn application(program: &str, script: &str, database: &str) -> Command {
-    let repository = repository();
-    let drivers = repository.join("target/tools/drivers");
+    let mut command = with_drivers(program);
+    command
+        .arg(repository().join("tests/drivers").join(script))
+        .arg(cluster().dir())
+        .arg(database);
+    command
+}
+
+/// An interpreter that finds what is installed for programs.
+///
+/// # Panics
+/// Where the drivers are not installed.
+#[must_use]
+pub fn with_drivers(program: &str) -> Command {
+    let drivers = repository().join("target/tools/drivers");
     assert!(drivers.exists(), "run scripts/install-drivers.sh");
     let mut command = Command::new(program);
     command
-        .arg(repository.join("tests/drivers").join(script))
-        .arg(cluster().dir())
-        .arg(database)
         .env("PYTHONPATH", drivers.join("python"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("NODE_PATH", drivers.join("node_modules"));
@@ -58,18 +68,25 @@ pub fn java(source: &str, port: u16, database: &str) -> Command {
 /// Where the system gives no port.
 pub fn tcp_port() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
-    *PORT.get_or_init(|| {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let port = listener.local_addr().expect("its number").port();
-        let socket = cluster().dir().join(".s.PGSQL.5432");
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let server = UnixStream::connect(&socket).expect("the cluster's socket");
-                thread::spawn(move || join(&client, &server));
-            }
-        });
-        port
-    })
+    *PORT.get_or_init(|| socket_port(&cluster().dir().join(".s.PGSQL.5432")))
+}
+
+/// The same for another cluster's socket, for as long as this process lives.
+///
+/// # Panics
+/// Where the system gives no port.
+#[must_use]
+pub fn socket_port(socket: &Path) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    let socket = socket.to_owned();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = UnixStream::connect(&socket).expect("the cluster's socket");
+            thread::spawn(move || join(&client, &server));
+        }
+    });
+    port
 }
 
 /// Passes on what either says until both are silent.

@@ -1,8 +1,10 @@
-//! A connection to PostgreSQL for the subcommands that ask it, and what comes from there as text for a terminal.
+//! A connection to PostgreSQL for the subcommands that ask it, and what goes wrong with one, in words.
 
 use std::{env, time::Duration};
 
 use postgres::{Client, Config, NoTls, config::Host};
+
+use crate::screen::printable;
 
 /// Connects for a subcommand; a statement that takes longer than `patience` is cancelled. Names in it come with their
 /// schema.
@@ -66,7 +68,7 @@ fn place(config: &Config) -> String {
 pub fn explain(error: &postgres::Error) -> String {
     let message = match error.as_db_error() {
         Some(error) => match error.code().code() {
-            "3F000" | "42P01" | "42883" => {
+            "3F000" | "42P01" | "42703" | "42883" => {
                 "this database has no extension colcrypt, or an older one".to_owned()
             }
             "42501" => format!("{}; members of pg_monitor may look", error.message()),
@@ -80,21 +82,9 @@ pub fn explain(error: &postgres::Error) -> String {
     printable(&message)
 }
 
-/// Names and messages come from whoever made the table: no control character of theirs reaches the terminal.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '�' } else { c })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_of_a_tables_name_reaches_the_terminal_but_letters() {
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a�[2Jb�");
-    }
 
     #[test]
     fn a_password_on_the_command_line_is_refused_and_not_repeated() {

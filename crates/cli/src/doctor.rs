@@ -8,10 +8,11 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
-use postgres::Row;
+use postgres::{Client, Row};
 use serde::Serialize;
 
-use crate::connection::{connect, explain, printable};
+use crate::connection::{connect, explain};
+use crate::screen::printable;
 
 /// Each root key is asked, and each may be away.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -19,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const FINDINGS: &str =
     "SELECT severity, finding, object, detail, meaning, remedy FROM colcrypt.doctor()";
 
-/// Not to be taken for a finding.
-const UNKNOWN: u8 = 3;
+/// An exit status that is not to be taken for a finding.
+pub const UNKNOWN: u8 = 3;
 
 #[derive(Args)]
 pub struct Options {
@@ -98,7 +99,7 @@ impl Finding {
 }
 
 #[derive(Serialize)]
-struct Report {
+pub struct Report {
     /// The worst; `ok` where nothing was found.
     status: &'static str,
     findings: Vec<Finding>,
@@ -113,7 +114,44 @@ impl Report {
         }
     }
 
-    fn exit_status(&self) -> u8 {
+    /// What the database says of itself.
+    ///
+    /// # Errors
+    /// In words for people.
+    pub fn ask(client: &mut Client) -> Result<Self, String> {
+        let rows = client
+            .query(FINDINGS, &[])
+            .map_err(|error| explain(&error))?;
+        let findings: Result<Vec<Finding>, String> = rows.iter().map(Finding::of).collect();
+        Ok(Self::of(findings?))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Severity, name and object of each finding that is more than a notice, the worst first.
+    pub fn worst(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity > Severity::Notice)
+            .map(|finding| {
+                let object = finding.object.as_deref().unwrap_or_default();
+                (finding.severity.name(), &finding.finding[..], object)
+            })
+    }
+
+    /// How many there are of each severity.
+    pub fn counts(&self) -> String {
+        let counts = Severity::ALL.map(|severity| match self.count(severity) {
+            1 => format!("1 {}", severity.name()),
+            count if severity == Severity::Critical => format!("{count} critical"),
+            count => format!("{count} {}s", severity.name()),
+        });
+        counts.join(", ")
+    }
+
+    pub fn exit_status(&self) -> u8 {
         let worst = self.findings.iter().map(|finding| finding.severity).max();
         match worst {
             None | Some(Severity::Notice) => 0,
@@ -155,11 +193,7 @@ pub fn run(options: &Options) -> ExitCode {
 
 fn look(options: &Options) -> Result<Report, String> {
     let mut client = connect("doctor", &options.connection, PATIENCE)?;
-    let rows = client
-        .query(FINDINGS, &[])
-        .map_err(|error| explain(&error))?;
-    let findings: Result<Vec<Finding>, String> = rows.iter().map(Finding::of).collect();
-    Ok(Report::of(findings?))
+    Report::ask(&mut client)
 }
 
 fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -181,12 +215,7 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         }
         writeln!(out)?;
     }
-    let counts = Severity::ALL.map(|severity| match report.count(severity) {
-        1 => format!("1 {}", severity.name()),
-        count if severity == Severity::Critical => format!("{count} critical"),
-        count => format!("{count} {}s", severity.name()),
-    });
-    writeln!(out, "{}", counts.join(", "))
+    writeln!(out, "{}", report.counts())
 }
 
 #[cfg(test)]

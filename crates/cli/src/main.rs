@@ -14,10 +14,16 @@ mod escrow;
 mod harden;
 #[cfg(feature = "file")]
 mod keygen;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "pages")]
 mod pages;
 #[cfg(feature = "watch")]
 mod report;
+#[cfg(feature = "watch")]
+mod screen;
+#[cfg(feature = "watch")]
+mod status;
 #[cfg(feature = "watch")]
 mod watch;
 
@@ -29,7 +35,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, a doctor, reports, live bars.
+/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, doctor, metrics, reports, bars.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {
@@ -65,6 +71,12 @@ enum Command {
     /// something out, 4 for an audit log whose chain of hashes does not hold
     #[cfg(feature = "watch")]
     Report(report::Options),
+    /// Print or serve what a monitoring system scrapes
+    #[cfg(feature = "metrics")]
+    Metrics(metrics::Options),
+    /// Show keys, root keys, jobs and findings of a database on one screen; the exit status is that of doctor
+    #[cfg(feature = "watch")]
+    Status(status::Options),
     /// Show the re-encryption jobs of a database as live bars; fails if one did
     #[cfg(feature = "watch")]
     Watch(watch::Options),
@@ -89,6 +101,10 @@ fn main() -> ExitCode {
         Command::Escrow(command) => escrow::run(&command),
         #[cfg(feature = "watch")]
         Command::Doctor(options) => doctor::run(&options),
+        #[cfg(feature = "metrics")]
+        Command::Metrics(options) => metrics::run(&options),
+        #[cfg(feature = "watch")]
+        Command::Status(options) => status::run(&options),
         #[cfg(feature = "watch")]
         Command::Report(options) => report::run(&options),
         #[cfg(feature = "watch")]

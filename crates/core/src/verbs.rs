@@ -256,6 +256,7 @@ pub const ASKS: &[&str] = &[
     "doctor_checks",
     "export_catalog",
     "is_in_window",
+    "metric_names",
     "plaintext_left",
     "restore_grant",
     "restore_grants",

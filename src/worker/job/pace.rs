@@ -9,6 +9,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::error::Result;
 use crate::server::spi::safe_search_path;
+use crate::server::waiting::Waiting;
 use crate::server::{breath, process};
 use crate::settings;
 
@@ -111,7 +112,7 @@ pub fn has_rested(job: i64) -> bool {
     match PACE.with_borrow(|pace| pace.has_rested(job, Instant::now())) {
         Rested::Yes => true,
         Rested::After(left) => {
-            process::nap(left.as_millis() as i64);
+            process::nap(left.as_millis() as i64, Waiting::ForRest);
             true
         }
         Rested::No => false,

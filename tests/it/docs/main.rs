@@ -4,12 +4,14 @@
 
 mod compliance;
 mod doctor;
+mod drivers;
 mod escrow;
 mod four_eyes;
 mod front;
 mod guide;
 mod keys;
 mod links;
+mod monitoring;
 mod pages;
 mod reference;
 mod report;

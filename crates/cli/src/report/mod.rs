@@ -90,7 +90,7 @@ pub fn run(options: &Options) -> ExitCode {
     for (what, reason) in facts.left_out() {
         eprintln!(
             "colcrypt report: left out {what}: {}",
-            crate::connection::printable(reason)
+            crate::screen::printable(reason)
         );
     }
     if facts.chain_is_broken() {

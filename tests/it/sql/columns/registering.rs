@@ -96,3 +96,59 @@ fn the_owners_code_is_not_run() {
          SELECT 1 / (current_setting('row_security') = 'on')::int; COMMIT",
     );
 }
+
+#[test]
+fn registrations_are_listed_by_name_for_who_watches() {
+    let mut db = db();
+    let monitor = role(&mut db.client);
+    db.client.run(&format!(
+        "GRANT pg_monitor TO {monitor};
+         CREATE TYPE mood AS ENUM ('well'); CREATE TABLE \"a table\" (id int PRIMARY KEY, who text, v ciphertext, w ciphertext);
+         CREATE TABLE gone (v ciphertext);
+         SELECT register_column('\"a table\"', 'v', 'k', label => 'a.v', plaintext_type => 'date', readers => '{{{monitor}}}');
+         SELECT register_column('\"a table\"', 'w', NULL, 'none', key_expression => 'who', keyring => 'ring', plaintext_type => 'mood');
+         SELECT register_column('gone', 'v', 'k', 'none');
+         DROP TABLE gone"
+    ));
+    let seen = db.connect_as(&monitor).rows(
+        "SELECT concat_ws(' ', schema, \"table\", \"column\"), key, key_expression, keyring, plaintext_type, context, readers::text
+         FROM colcrypt.registered_columns ORDER BY \"table\", \"column\"",
+    );
+    let row = |cells: [Option<&str>; 7]| cells.map(|cell| cell.map(str::to_owned)).to_vec();
+    let readers = format!("{{{monitor}}}");
+    assert_eq!(
+        seen,
+        [
+            row([
+                Some("(dropped) v"),
+                Some("k"),
+                None,
+                Some("ring"),
+                Some("text"),
+                None,
+                None
+            ]),
+            row([
+                Some("public a table v"),
+                Some("k"),
+                None,
+                Some("ring"),
+                Some("date"),
+                Some("colcrypt.place_context('a.v', id)"),
+                Some(&readers),
+            ]),
+            row([
+                Some("public a table w"),
+                None,
+                Some("who"),
+                Some("ring"),
+                Some("mood"),
+                None,
+                None
+            ]),
+        ]
+    );
+    let stranger = role(&mut db.client);
+    db.connect_as(&stranger)
+        .fails("42501", "SELECT * FROM colcrypt.registered_columns");
+}

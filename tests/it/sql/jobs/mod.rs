@@ -8,6 +8,7 @@ mod moving;
 mod races;
 mod reencryption;
 mod rewriting;
+mod shown;
 mod turns;
 mod under_jobs;
 mod verify_column;

@@ -3,6 +3,7 @@
 mod copies;
 mod doctor;
 mod extension;
+mod metrics;
 mod newer;
 mod nodes;
 mod reading;
@@ -10,3 +11,4 @@ mod releases;
 mod replicas;
 mod report;
 mod report_layout;
+mod waits;
