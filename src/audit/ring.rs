@@ -230,7 +230,7 @@ pub fn post(event: &Event, patience: Patience) -> bool {
                 std::ptr::null_mut(),
                 (pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
                 STEP_MS as _,
-                Waiting::ForAuditRoom.event(),
+                Waiting::AuditRoom.event(),
             );
         }
     }

@@ -154,7 +154,7 @@ impl Wait {
             pg_sys::ConditionVariableTimedSleep(
                 self.control.done.get(),
                 left.min(LONGEST_MS),
-                Waiting::ForKey.event(),
+                Waiting::Key.event(),
             );
         }
         Ok(())

@@ -144,8 +144,8 @@ impl Broker {
         }
     }
 
-    /// On a standby only sessions hear of what is replayed (`catalog::epoch`), and there is no launcher to hear of dropped
-    /// databases: the keys of databases without a session, which may be suspended or gone, go.
+    /// On a standby only sessions hear of what is replayed (`catalog::epoch`), and there is no launcher to hear of
+    /// dropped databases: the keys of databases without a session, which may be suspended or gone, go.
     fn forget_unheard(&mut self, now: i64) {
         if !databases::are_replayed() {
             return;
@@ -492,7 +492,7 @@ impl Broker {
                 events as i32,
                 socket,
                 (until - now).max(0) as _,
-                Waiting::ForRequests.event(),
+                Waiting::Requests.event(),
             );
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }

@@ -10,15 +10,15 @@ use pgrx::pg_sys;
 #[derive(Clone, Copy)]
 pub enum Waiting {
     /// A session, for a key that is not in memory.
-    ForKey,
+    Key,
     /// Whoever has an event to record, for room on its way into the audit log.
-    ForAuditRoom,
+    AuditRoom,
     /// A session that encrypts, for counts to be written down.
-    ForUsageFlush,
+    UsageFlush,
     /// The key broker, for something to do.
-    ForRequests,
+    Requests,
     /// A worker, between two batches or for work.
-    ForRest,
+    Rest,
 }
 
 impl Waiting {
@@ -28,11 +28,11 @@ impl Waiting {
     )]
     const fn name(self) -> &'static CStr {
         match self {
-            Self::ForKey => c"ColcryptKey",
-            Self::ForAuditRoom => c"ColcryptAuditRoom",
-            Self::ForUsageFlush => c"ColcryptUsageFlush",
-            Self::ForRequests => c"ColcryptRequests",
-            Self::ForRest => c"ColcryptRest",
+            Self::Key => c"ColcryptKey",
+            Self::AuditRoom => c"ColcryptAuditRoom",
+            Self::UsageFlush => c"ColcryptUsageFlush",
+            Self::Requests => c"ColcryptRequests",
+            Self::Rest => c"ColcryptRest",
         }
     }
 

@@ -167,7 +167,7 @@ impl Counter {
             tell_all();
             shared::want_flush()?;
             wake::wake_now();
-            process::nap(PAUSE_MS, Waiting::ForUsageFlush);
+            process::nap(PAUSE_MS, Waiting::UsageFlush);
             self.touch();
             patience -= PAUSE_MS;
         }

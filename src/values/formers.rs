@@ -56,7 +56,7 @@ fn qualified(name: &[u8]) -> Option<&str> {
 }
 
 /// All ways to take for each thing what it is now, which is not written down, or one of what it was.
-fn choices<'a, T>(things: &'a [(T, Vec<String>)]) -> Vec<Vec<(&'a T, &'a str)>> {
+fn choices<T>(things: &[(T, Vec<String>)]) -> Vec<Vec<(&T, &str)>> {
     let mut choices = vec![Vec::new()];
     for (thing, formers) in things {
         let mut more = Vec::new();

@@ -71,7 +71,7 @@ fn work(lane: Lane) {
         };
         match stay.after(next, wake::others_wait(), clock::boottime_ms()) {
             Then::Step => {}
-            Then::Pause => process::nap(PAUSE_MS, Waiting::ForRest),
+            Then::Pause => process::nap(PAUSE_MS, Waiting::Rest),
             Then::MakeWay => {
                 wake::ask_for(lane);
                 break;

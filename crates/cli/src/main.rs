@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::{Parser, Subcommand};
 
-/// Column encryption for PostgreSQL: key agent, root key files, provider checks, escrow, doctor, metrics, reports, bars.
+/// Column encryption for PostgreSQL: key agent, root key files, escrow, doctor, metrics, reports, live bars.
 #[derive(Parser)]
 #[command(name = "colcrypt", version)]
 struct Cli {

@@ -134,8 +134,8 @@ impl Job {
         (self.blocks_done.max(0) as u64 * 100 / self.blocks_total.max(1) as u64).min(100)
     }
 
-    /// How far the job has come. Later passes are shorter than the first, or wait for others: nobody knows how much they
-    /// are, and no figure goes back.
+    /// How far the job has come. Later passes are shorter than the first, or wait for others: nobody knows how much
+    /// they are, and no figure goes back.
     pub fn percent(&self) -> u64 {
         let work = if self.verifies { "verifying" } else { "moving" };
         match (self.phase.as_str(), self.pass) {

@@ -112,7 +112,7 @@ pub fn has_rested(job: i64) -> bool {
     match PACE.with_borrow(|pace| pace.has_rested(job, Instant::now())) {
         Rested::Yes => true,
         Rested::After(left) => {
-            process::nap(left.as_millis() as i64, Waiting::ForRest);
+            process::nap(left.as_millis() as i64, Waiting::Rest);
             true
         }
         Rested::No => false,

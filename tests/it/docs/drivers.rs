@@ -146,7 +146,7 @@ fn a_pool_by_transaction_writes_and_reads_as_written() {
     // It refuses to run as root.
     let mut pool = cluster
         .server_user()
-        .command(&unpacked.join("usr/sbin/pgbouncer").display().to_string());
+        .command(unpacked.join("usr/sbin/pgbouncer").display().to_string());
     let _pool = Served::start(
         pool.arg(file)
             .env("LD_LIBRARY_PATH", unpacked.join("usr/lib/x86_64-linux-gnu")),

@@ -1,5 +1,5 @@
-//! The page of metrics over HTTP, for one who scrapes: on the loopback unless another address is given. There is neither
-//! TLS nor a password, as with other exporters: what must cross a network goes through a proxy that has both.
+//! The page of metrics over HTTP, for one who scrapes: on the loopback unless another address is given. There is
+//! neither TLS nor a password, as with other exporters: what must cross a network goes through a proxy that has both.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

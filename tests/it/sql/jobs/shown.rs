@@ -32,8 +32,8 @@ fn on_a_terminal(db: &Db, subcommand: &str, code: i32) -> String {
     sent
 }
 
-/// Cuts what was sent into the terminal's rows, since indicatif fills a row with spaces and leaves it to the terminal to
-/// begin the next one, and says how many columns of each row have text.
+/// Cuts what was sent into the terminal's rows, since indicatif fills a row with spaces and leaves it to the terminal
+/// to begin the next one, and says how many columns of each row have text.
 const ROWS: &str = "
 import re, sys, unicodedata
 def columns(c): return 0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in 'WF' else 1
