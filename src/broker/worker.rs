@@ -144,8 +144,8 @@ impl Broker {
         }
     }
 
-    /// On a standby only sessions hear of what is replayed (`catalog::epoch`), and there is no launcher to hear of
-    /// dropped databases: the keys of databases without a session, which may be suspended or gone, go.
+    /// On a standby only sessions hear of what is replayed (`catalog::epoch`), and no launcher hears of dropped
+    /// databases: the keys of databases without a session, which may be suspended or gone, go.
     fn forget_unheard(&mut self, now: i64) {
         if !databases::are_replayed() {
             return;

@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use colcrypt_core::EscrowKey;
 use colcrypt_tests::bed::{MOMENT, encrypt, wait_until_ok};
 use colcrypt_tests::problem::Problem;
 use colcrypt_tests::provider_bed::{ProviderBed, Trouble};
+use colcrypt_tests::wait_for;
 use serde_json::Value;
 
 use crate::table::{self, NOTHING};
@@ -12,7 +14,7 @@ use crate::world::{PROVIDER, World};
 
 on_every_bed!(crate::conformance::conforms);
 
-const ROWS: [&str; 12] = [
+const ROWS: [&str; 13] = [
     "`check_provider`: round trip, version",
     "`check_provider` without the rights",
     "`create_keyring`, `create_key`",
@@ -23,6 +25,7 @@ const ROWS: [&str; 12] = [
     "`move_keyring` to a file",
     "former root key switched off",
     "`move_keyring` back",
+    "`rotate_kek`, former KEK unused",
     "`colcrypt check`: same findings",
     "`colcrypt check`: same error",
 ];
@@ -43,7 +46,10 @@ fn conforms(bed: impl ProviderBed) {
     let [rotated, retired] = rotates(&world);
     let [moved, left, back] = moves(&world);
     let [found, refused] = checks_from_the_shell(&world);
-    let rest = [rotated, retired, moved, left, back, found, refused];
+    let rewrapped = rotates_kek(&world);
+    let rest = [
+        rotated, retired, moved, left, back, rewrapped, found, refused,
+    ];
     let cells = ROWS.into_iter().zip(cells.into_iter().chain(rest));
     let column = format!("`{}`", bed.kind());
     let cells: Vec<table::Cell> = cells
@@ -200,6 +206,41 @@ fn moves(world: &World) -> [String; 3] {
     world.cluster.restart();
     world.reads(&value);
     [YES.into(), "not missed".into(), YES.into()]
+}
+
+/// All keys of a keyring go under a new key encryption key, which the root key gives after a restart; with an escrow
+/// among the root keys, too, to which the new one is sealed.
+fn rotates_kek(world: &World) -> String {
+    let value = world.add_keyring("rewrapped", &world.provider.root_key());
+    world.run("SELECT colcrypt.rotate_key('rewrapped')::text", &[]);
+    let recipient = EscrowKey::generate().unwrap().recipient().unwrap();
+    let config = serde_json::json!({ "recipient": recipient.to_string() }).to_string();
+    world.run(
+        "SELECT colcrypt.add_provider('sealed', 'escrow', $1::text::jsonb)::text",
+        &[&config],
+    );
+    world.run("SELECT colcrypt.add_root('rewrapped', 'sealed')", &[]);
+    let newer = encrypt(&mut world.cluster.client(), "rewrapped").unwrap();
+    assert_eq!(
+        world.run("SELECT colcrypt.rotate_kek('rewrapped')::text", &[]),
+        "2"
+    );
+    let keks = "SELECT string_agg(concat_ws(' ', kek_version, state, keys), ', ' ORDER BY kek_version) \
+                FROM colcrypt.kek_status WHERE keyring = 'rewrapped'";
+    wait_for("nothing to be under the former one", 2 * MOMENT, || {
+        world.run(keks, &[]) == "1 deactivated 0, 2 active 2"
+    });
+    let copies = "SELECT count(*)::text FROM colcrypt.kek_copy JOIN colcrypt.keyring USING (keyring_id) \
+                  WHERE name = 'rewrapped' AND version = 2";
+    assert_eq!(world.run(copies, &[]), "2", "the root's and the escrow's");
+    world.cluster.restart();
+    for value in [&value, &newer] {
+        world.reads(value);
+    }
+    encrypt(&mut world.cluster.client(), "rewrapped").unwrap();
+    let asked = "SELECT string_agg(provider || ' ' || opens, ', ') FROM colcrypt.check_roots('rewrapped') WHERE kek_version = 2";
+    assert_eq!(world.run(asked, &[]), format!("{PROVIDER} true"));
+    YES.to_owned()
 }
 
 /// `colcrypt check` with the same settings says what check_provider says: to people, to programs, and when it fails.

@@ -367,6 +367,7 @@ fn a_renamed_label_is_the_same_label() {
         .run(&format!("CREATE DATABASE {restored}"));
     cluster().restore(&cluster().dump(&db.name), &restored);
     let mut client = cluster().client_db(&restored);
+    client.run("SET search_path = public, colcrypt");
     reads(&mut client, "blue", "glad");
 
     // A re-encryption writes and binds what is there now.
