@@ -176,8 +176,6 @@ fn any_dump_and_any_form_of_a_share_will_do() {
         let dump = directory.join(format!("dump-{form}"));
         run(cluster()
             .command("pg_dump")
-            // tar's pieces are temporary files where it runs.
-            .current_dir(&directory)
             .args(["--format", form, "-d", &name, "-f"])
             .arg(&dump));
         let (key, sql) = (
