@@ -1,24 +1,17 @@
 //! `colcrypt metrics`: what a monitoring system is told of a database, printed or served.
 
+mod asked;
 mod page;
 mod serve;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use postgres::Client;
 
-use crate::connection::{connect, explain};
-use page::{Format, Page};
-
-/// Whoever scrapes has less; on a busy machine the next one finds what this one came to.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The whole audit log is read.
-const PATIENCE_TO_VERIFY: Duration = Duration::from_secs(3600);
-
-const VERIFY: &str = "SELECT ok FROM colcrypt.verify_audit_log()";
+use crate::connection::connect;
+use asked::{PATIENCE, Verified, told};
+use page::Format;
 
 #[derive(Args)]
 pub struct Options {
@@ -66,54 +59,4 @@ fn print(options: &Options) -> Result<(), String> {
     io::stdout()
         .write_all(text.as_bytes())
         .map_err(|error| error.to_string())
-}
-
-/// What `verify_audit_log` said last.
-struct Verified {
-    database: String,
-    is_whole: bool,
-    at: SystemTime,
-}
-
-impl Verified {
-    fn now(connection: &str) -> Result<Self, String> {
-        let mut client = connect("metrics", connection, PATIENCE_TO_VERIFY)?;
-        let mut one = |sql: &str| client.query_one(sql, &[]).map_err(|error| explain(&error));
-        let (found, database) = (one(VERIFY)?, one("SELECT current_database()::text")?);
-        let read = || Ok::<_, postgres::Error>((found.try_get(0)?, database.try_get(0)?));
-        let (is_whole, database) = read().map_err(|error| explain(&error))?;
-        Ok(Self {
-            database,
-            is_whole,
-            at: SystemTime::now(),
-        })
-    }
-}
-
-fn told(
-    client: &mut Client,
-    verified: Option<&Verified>,
-    format: Format,
-) -> Result<String, String> {
-    let mut page = Page::of(client)?;
-    if let Some(Verified {
-        database,
-        is_whole,
-        at,
-    }) = verified
-    {
-        let at = at
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs_f64();
-        let whole = f64::from(u8::from(*is_whole));
-        page.tell(client, "colcrypt_audit_chain_whole", database, whole)?;
-        page.tell(
-            client,
-            "colcrypt_audit_chain_verified_timestamp_seconds",
-            database,
-            at,
-        )?;
-    }
-    page.text(format).map_err(|error| error.to_string())
 }

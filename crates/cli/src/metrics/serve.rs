@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
+use super::asked::{PATIENCE, Verified, told};
 use super::page::Format;
-use super::{PATIENCE, Verified, told};
 use crate::connection::connect;
 
 /// Whoever is connected beyond these waits.
