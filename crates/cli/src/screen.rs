@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn wide_letters_take_two_columns() {
         assert_eq!(fit("顧客.口座番号", 8), "顧客.口…");
-        assert_eq!(fit_name("public.顧客.口座番号", 10), "…口座番号");
-        assert_eq!(fit_name("public.顧客.口座番号", 11), "….口座番号");
+        assert_eq!(fit_name("public.顧客.口座番号", 9), "…口座番号");
+        assert_eq!(fit_name("public.顧客.口座番号", 10), "….口座番号");
         assert_eq!(fit_name("t.v", 11), "t.v");
         assert_eq!(cell("口座", 6), "口座  ");
         assert_eq!(cell("abcdefgh", 6), "abcde…");

@@ -262,6 +262,7 @@ pub const ROTATIONS: &[&str] = &[
     "cancel_job",
     "decrypt_column",
     "encrypt_column",
+    "import_catalog",
     "move_column",
     "move_keyring",
     "pause_job",
