@@ -23,7 +23,7 @@ const FINDINGS: usize = 6;
 const LABEL: usize = 10;
 
 const SERVER: &str = "
-    SELECT format('%s, release %s, PostgreSQL %s, %s', current_database(), e.extversion, current_setting('server_version'),
+    SELECT format('%s, release %s, PostgreSQL %s, %s', current_database(), e.extversion, split_part(current_setting('server_version'), ' ', 1),
                   CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END),
            format('%s, memory %s', CASE WHEN b.broker_pid IS NULL OR b.agent_pid IS NULL THEN 'DOWN' ELSE 'up' END,
                   CASE WHEN b.memory_locked THEN 'locked' ELSE 'not locked' END),
