@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -530,6 +530,9 @@ fn discard(install: &Installation, dir: &Path) {
         Command::new("rm")
             .arg("-rf")
             .arg(&gone)
+            // Whoever reads what the suite says waits until nobody can say more.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .process_group(0)
             .spawn()
     });
