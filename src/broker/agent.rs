@@ -2,7 +2,7 @@
 //! with backoff, and gone when the broker is.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use colcrypt_protocol::frame::{Decoder, FrameError};
 use colcrypt_protocol::{FromAgent, Numbered};
 use zeroize::Zeroizing;
 
-use crate::server::process;
+use crate::server::process::{self, Pipe};
 use crate::settings;
 
 const NAME: &str = "colcrypt";
@@ -43,7 +43,7 @@ pub struct Agent {
     child: Child,
     socket: UnixStream,
     decoder: Decoder,
-    /// Its standard error, which it is not kept from writing to: what is there is read whenever the broker wakes.
+    /// Its standard error, which it is not kept from writing to: the broker wakes for what is there.
     said: Option<ChildStderr>,
     /// The beginning of a line whose end has not come.
     unended: Vec<u8>,
@@ -109,12 +109,17 @@ impl Agent {
         self.child.id() as i32
     }
 
-    pub fn socket(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-
-    pub fn has_outgoing(&self) -> bool {
-        !self.outgoing.is_empty()
+    /// What to wake for.
+    pub fn pipes(&self) -> impl Iterator<Item = Pipe> {
+        let socket = Pipe {
+            file: self.socket.as_raw_fd(),
+            is_to_be_written: !self.outgoing.is_empty(),
+        };
+        let said = self.said.as_ref().map(|said| Pipe {
+            file: said.as_raw_fd(),
+            is_to_be_written: false,
+        });
+        std::iter::once(socket).chain(said)
     }
 
     /// Queues a request and writes what the socket takes.

@@ -476,26 +476,8 @@ impl Broker {
     fn sleep(&self, next_tick: i64) {
         let now = clock::boottime_ms();
         let until = self.life.wake_at(next_tick, self.requests.first_deadline());
-        let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-        let mut socket = pg_sys::PGINVALID_SOCKET;
-        if let Some(agent) = &self.agent {
-            socket = agent.socket();
-            events |= pg_sys::WL_SOCKET_READABLE;
-            if agent.has_outgoing() {
-                events |= pg_sys::WL_SOCKET_WRITEABLE;
-            }
-        }
-        // SAFETY: waits on this process's latch and a socket it owns.
-        unsafe {
-            pg_sys::WaitLatchOrSocket(
-                pg_sys::MyLatch,
-                events as i32,
-                socket,
-                (until - now).max(0) as _,
-                Waiting::Requests.event(),
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
+        let pipes = self.agent.iter().flat_map(Agent::pipes);
+        process::wait_for_any(pipes, (until - now).max(0), Waiting::Requests);
     }
 }
 

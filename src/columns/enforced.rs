@@ -137,6 +137,13 @@ impl Column {
     }
 }
 
+/// What each column of a table ($1) is registered with: a partition's or a child's own registration, or that of the
+/// nearest table above it.
+const NEAREST: &str = "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
+         SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid), \
+     nearest AS (SELECT DISTINCT ON (p.attribute) u.relid, p.* \
+         FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth)";
+
 fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
     let epoch = epoch::refresh(false);
     let generation = watched::generation();
@@ -151,14 +158,12 @@ fn known_table(oid: pg_sys::Oid) -> Result<Rc<KnownTable>> {
     let memory = unsafe {
         PgMemoryContexts::TopMemoryContext.switch_to(|_| PgMemoryContexts::new("colcrypt enforced"))
     };
-    // A partition's are its own, or those of what it is below.
     let registered = spi::query(
-        "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
-             SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
-         SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text, p.enforce, p.key_id, p.plaintext_type::oid, \
-                CASE WHEN p.becomes IS NULL THEN p.context IS NOT NULL END, p.context, p.follows, p.key_expression, r.name \
-         FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid LEFT JOIN colcrypt.keyring r USING (keyring_id) \
-         ORDER BY p.attribute, u.depth",
+        &format!(
+            "{NEAREST} SELECT n.relid, n.attribute::text, n.enforce, n.key_id, n.plaintext_type::oid, \
+                CASE WHEN n.becomes IS NULL THEN n.context IS NOT NULL END, n.context, n.follows, n.key_expression, r.name \
+             FROM nearest n LEFT JOIN colcrypt.keyring r USING (keyring_id) ORDER BY n.attribute"
+        ),
         &[oid.into()],
         |row| {
             Ok((
@@ -316,11 +321,10 @@ impl Binding {
 /// Of the look-ups.
 pub fn bound_to(oid: pg_sys::Oid) -> Result<Vec<Binding>> {
     let registered = spi::look(
-        "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
-             SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid), \
-         nearest AS (SELECT DISTINCT ON (p.attribute) u.relid, p.attribute::text AS attribute, p.context, p.enforce OR p.follows AS is_looked_after \
-             FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth) \
-         SELECT relid, attribute, context FROM nearest WHERE NOT is_looked_after AND context IS NOT NULL",
+        &format!(
+            "{NEAREST} SELECT relid, attribute::text, context FROM nearest \
+             WHERE NOT (enforce OR follows) AND context IS NOT NULL ORDER BY attribute"
+        ),
         &[oid.into()],
         |row| {
             Ok((

@@ -79,10 +79,10 @@ pub unsafe fn look(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the caller's promise; a list of the relations that are written to.
     unsafe {
         let state = (*query).estate;
-        if state.is_null() || (*state).es_opened_result_relations.is_null() {
+        if state.is_null() || !may_update(query) {
             return;
         }
-        for written in tree::items::<pg_sys::ResultRelInfo>((*state).es_opened_result_relations) {
+        for written in tree::each::<pg_sys::ResultRelInfo>((*state).es_opened_result_relations) {
             let relation = (*written).ri_RelationDesc;
             if (*relation).rd_id.to_u32() < pg_sys::FirstNormalObjectId
                 || !added_trigger::sets_any(written, state)
@@ -93,6 +93,30 @@ pub unsafe fn look(query: *mut pg_sys::QueryDesc) {
             if let Err(error) = outcome {
                 report::raise_native(error);
             }
+        }
+    }
+}
+
+/// Whether a statement may update rows: all others, an INSERT above all, cost this look and no more.
+///
+/// # Safety
+/// As [`look`].
+unsafe fn may_update(query: *mut pg_sys::QueryDesc) -> bool {
+    // SAFETY: the caller's promise; the plan of an INSERT writes at its top.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        if plan.is_null() || (*plan).hasModifyingCTE {
+            return true;
+        }
+        match (*query).operation {
+            pg_sys::CmdType::CMD_SELECT | pg_sys::CmdType::CMD_DELETE => false,
+            pg_sys::CmdType::CMD_INSERT => {
+                let top = (*plan).planTree;
+                !tree::is(top, pg_sys::NodeTag::T_ModifyTable)
+                    || (*top.cast::<pg_sys::ModifyTable>()).onConflictAction
+                        == pg_sys::OnConflictAction::ONCONFLICT_UPDATE
+            }
+            _ => true,
         }
     }
 }

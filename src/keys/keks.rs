@@ -10,7 +10,7 @@
 //! the catalog, under a lock that whoever makes a key holds against it (`version::new_version`); the window is for
 //! people who find out that they want a version back, and for servers that lag.
 
-use colcrypt_core::{Canary, KekId, KeyId, KeyVersion, KeyringId, Suite, VersionId};
+use colcrypt_core::{Canary, KekId, KeyVersion, KeyringId, VersionId};
 use colcrypt_domain::kek::{BATCH, fitting};
 use colcrypt_protocol::{KekRef, Reply, Request, WrappedDek};
 
@@ -19,8 +19,9 @@ use crate::broker::client::unexpected_reply;
 use crate::broker::shared::PAYLOAD;
 use crate::catalog::read::{self, Keyring};
 use crate::catalog::uuid::{keyring_id, uuid};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::keys::version::canary_bytes;
+use crate::keys::wrapped::{self, Stored, json_size};
 use crate::keys::{kek, wipe};
 use crate::server::{key_clock, spi};
 use crate::settings;
@@ -125,38 +126,17 @@ pub fn rewrap_some(former: &Former) -> Result<Done> {
     let keyring = read::keyring_by_id(former.keyring)?;
     let [id, version] = former.arguments();
     let deks = spi::query(
-        "SELECT v.key_id, v.version, k.suite, v.wrapped, v.kcv, v.canary FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
-         WHERE k.keyring_id = $1 AND v.kek_version = $2 AND v.destroyed_at IS NULL \
-         ORDER BY v.key_id, v.version LIMIT $3 FOR NO KEY UPDATE OF v SKIP LOCKED",
+        &format!(
+            "SELECT {} FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
+             WHERE k.keyring_id = $1 AND v.kek_version = $2 AND v.destroyed_at IS NULL \
+             ORDER BY v.key_id, v.version LIMIT $3 FOR NO KEY UPDATE OF v SKIP LOCKED",
+            wrapped::COLUMNS
+        ),
         &[id, version, (BATCH as i64).into()],
-        |row| {
-            Ok((
-                spi::at::<i64>(row, 1)?,
-                spi::at::<i32>(row, 2)?,
-                spi::at::<String>(row, 3)?,
-                spi::at::<Vec<u8>>(row, 4)?,
-                spi::at::<String>(row, 5)?,
-                row.get::<Vec<u8>>(6)?,
-            ))
-        },
+        Stored::read,
     )?
-    .into_iter()
-    .map(|(key, version, suite, wrapped, kcv, canary)| {
-        Ok(WrappedDek {
-            id: VersionId {
-                key: KeyId::of_bigint(key),
-                version: read::version(version)?,
-            },
-            suite: suite
-                .parse::<Suite>()
-                .map_err(|_| Error::CatalogCorrupt(format!("{suite:?} is no suite")))?,
-            wrapped,
-            kcv: kcv
-                .parse()
-                .map_err(|_| Error::CatalogCorrupt(format!("{kcv:?} is no key check value")))?,
-            canary: canary.map(Canary::stored),
-        })
-    })
+    .iter()
+    .map(Stored::dek)
     .collect::<Result<Vec<_>>>()?;
     if deks.is_empty() {
         return empty(former, &keyring);
@@ -222,11 +202,6 @@ fn largest(deks: &[WrappedDek]) -> Option<WrappedDek> {
 fn canary_len(dek: &WrappedDek) -> usize {
     let stored = dek.canary.as_ref();
     stored.map_or(Canary::MAX_LEN, |canary| canary.as_bytes().len())
-}
-
-/// What cannot be written down fills the room.
-fn json_size(value: &impl serde::Serialize) -> usize {
-    serde_json::to_vec(value).map_or(PAYLOAD, |json| json.len())
 }
 
 /// No session has to forget anything: what it remembers of a key is the same key.

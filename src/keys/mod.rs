@@ -31,3 +31,4 @@ pub mod verify;
 pub mod version;
 pub mod window;
 pub mod wipe;
+pub mod wrapped;

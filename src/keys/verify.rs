@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use colcrypt_core::{Canary, KeyId, KeyVersion, VersionId};
+use colcrypt_core::{KeyId, KeyVersion};
 use colcrypt_domain::kek::fitting;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::roots;
@@ -25,6 +25,7 @@ use crate::catalog::read::{self, Keyring};
 use crate::catalog::uuid::{keyring_id, uuid};
 use crate::error::{Error, Result};
 use crate::keys::kek;
+use crate::keys::wrapped::{self, Stored, json_size};
 use crate::rows::census;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
@@ -61,41 +62,18 @@ impl Finding {
     }
 }
 
-/// A version of a key as the catalog has it, of one keyring's key encryption key.
-struct Stored {
+/// A version of a key, of one keyring's key encryption key.
+struct OfKey {
     key: String,
-    id: i64,
-    version: i32,
-    suite: String,
-    wrapped: Vec<u8>,
-    kcv: String,
-    canary: Option<Vec<u8>>,
+    stored: Stored,
 }
 
-impl Stored {
-    fn dek(&self) -> Result<WrappedDek> {
-        Ok(WrappedDek {
-            id: VersionId {
-                key: KeyId::of_bigint(self.id),
-                version: read::version(self.version)?,
-            },
-            suite: self
-                .suite
-                .parse()
-                .map_err(|_| Error::CatalogCorrupt(format!("{:?} is no suite", self.suite)))?,
-            wrapped: self.wrapped.clone(),
-            kcv: self.kcv.parse().map_err(|_| {
-                Error::CatalogCorrupt(format!("{:?} is no key check value", self.kcv))
-            })?,
-            canary: self.canary.clone().map(Canary::stored),
-        })
-    }
-
+impl OfKey {
     fn found(&self, keyring: &str, problem: Option<String>) -> Finding {
         Finding {
             keyring: Some(keyring.into()),
             key: Some(self.key.clone()),
-            version: Some(self.version),
+            version: Some(self.stored.version),
             checked: OF_VERSION,
             problem,
             ..Finding::default()
@@ -183,7 +161,7 @@ fn check_kek(keyring: &Keyring, version: KeyVersion, found: &mut Vec<Finding>) -
     };
     let mut deks = Vec::with_capacity(stored.len());
     for one in &stored {
-        match one.dek() {
+        match one.stored.dek() {
             Ok(dek) => deks.push((one, dek)),
             Err(error) => found.push(one.found(&keyring.name, Some(in_words(&error)))),
         }
@@ -243,26 +221,18 @@ fn request(kek: &KekRef, deks: &[WrappedDek]) -> Request {
     }
 }
 
-/// What cannot be written down fills the room.
-fn json_size(value: &impl serde::Serialize) -> usize {
-    serde_json::to_vec(value).map_or(PAYLOAD, |json| json.len())
-}
-
-fn stored_under(keyring: &Keyring, version: KeyVersion) -> Result<Vec<Stored>> {
+fn stored_under(keyring: &Keyring, version: KeyVersion) -> Result<Vec<OfKey>> {
     spi::look(
-        "SELECT k.name, v.key_id, v.version, k.suite, v.wrapped, v.kcv, v.canary \
-         FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
-         WHERE k.keyring_id = $1 AND v.kek_version = $2 AND v.destroyed_at IS NULL ORDER BY k.name, v.version",
+        &format!(
+            "SELECT {}, k.name FROM colcrypt.key k JOIN colcrypt.key_version v USING (key_id) \
+             WHERE k.keyring_id = $1 AND v.kek_version = $2 AND v.destroyed_at IS NULL ORDER BY k.name, v.version",
+            wrapped::COLUMNS
+        ),
         &[uuid(keyring.id).into(), version.int().into()],
         |row| {
-            Ok(Stored {
-                key: spi::at(row, 1)?,
-                id: spi::at(row, 2)?,
-                version: spi::at(row, 3)?,
-                suite: spi::at(row, 4)?,
-                wrapped: spi::at(row, 5)?,
-                kcv: spi::at(row, 6)?,
-                canary: row.get(7)?,
+            Ok(OfKey {
+                stored: Stored::read(row)?,
+                key: spi::at(row, wrapped::COUNT + 1)?,
             })
         },
     )

@@ -1,6 +1,7 @@
 //! This process, its latch and its signals, and the files that it came from.
 
 use std::ffi::{CStr, OsStr};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -94,6 +95,42 @@ pub fn nap(ms: i64, why: Waiting) {
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     pgrx::check_for_interrupts!();
+}
+
+/// A socket or a pipe of this process's own: to be read from, and perhaps written to.
+pub struct Pipe {
+    pub file: RawFd,
+    pub is_to_be_written: bool,
+}
+
+/// Waits until one of the pipes is ready, the latch is set, or so many milliseconds are over.
+pub fn wait_for_any(pipes: impl Iterator<Item = Pipe>, ms: i64, why: Waiting) {
+    let pipes: Vec<Pipe> = pipes.collect();
+    let nobody = std::ptr::null_mut();
+    // SAFETY: a set of this process's latch and files that it owns, freed below. It is in memory, or with an owner, that
+    // outlives it; where an ERROR comes between, the process ends.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let owner = pg_sys::TopMemoryContext;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let owner = std::ptr::null_mut();
+        let set = pg_sys::CreateWaitEventSet(owner, pipes.len() as i32 + 2);
+        let none = pg_sys::PGINVALID_SOCKET;
+        pg_sys::AddWaitEventToSet(set, pg_sys::WL_LATCH_SET, none, pg_sys::MyLatch, nobody);
+        let dead = pg_sys::WL_EXIT_ON_PM_DEATH;
+        pg_sys::AddWaitEventToSet(set, dead, none, std::ptr::null_mut(), nobody);
+        for pipe in &pipes {
+            let mut events = pg_sys::WL_SOCKET_READABLE;
+            if pipe.is_to_be_written {
+                events |= pg_sys::WL_SOCKET_WRITEABLE;
+            }
+            pg_sys::AddWaitEventToSet(set, events, pipe.file, std::ptr::null_mut(), nobody);
+        }
+        let mut first = pg_sys::WaitEvent::default();
+        pg_sys::WaitEventSetWait(set, ms as _, &raw mut first, 1, why.event());
+        pg_sys::FreeWaitEventSet(set);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
 }
 
 /// Keeps memory that was freed for what comes next, some 64 MB of it: a batch needs as much as the one before, and

@@ -52,6 +52,17 @@ pub unsafe fn items<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
     unsafe { PgList::<T>::from_pg(list) }.iter_ptr().collect()
 }
 
+/// The same one after the other, without a list of our own. The list stays as it is meanwhile.
+///
+/// # Safety
+/// A list of pointers to `T`, or null, which outlives what is returned.
+pub unsafe fn each<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: the caller's promise; so many elements as the list says.
+    let count = unsafe { list.as_ref() }.map_or(0, |list| list.length.max(0) as usize);
+    // SAFETY: as above.
+    (0..count).map(move |at| unsafe { (*(*list).elements.add(at)).ptr_value.cast() })
+}
+
 /// A new list of them; null of none.
 pub fn list<T>(members: impl IntoIterator<Item = *mut T>) -> *mut pg_sys::List {
     let mut made = PgList::<T>::new();

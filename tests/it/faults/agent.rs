@@ -219,6 +219,32 @@ fn a_halted_agent_is_replaced() {
     assert_eq!(bed.pids(), pids, "broker and cluster stayed");
 }
 
+/// More than a pipe holds by so much that looks in between, once a second, would take longer than is waited for.
+#[test]
+fn an_agent_that_says_much_is_heard_as_it_speaks() {
+    let bed = Bed::on_file(&QUICK);
+    let real = bed.cluster.installation().bindir().join("colcrypt");
+    let over = bed.cluster.dir().join("over");
+    let script = format!(
+        "#!/bin/sh\n(yes $(head -c 8000 /dev/zero | tr '\\0' x) | head -n 4000 >&2; touch {}) &\nexec {} \"$@\"\n",
+        over.display(),
+        real.display()
+    );
+    let program = bed
+        .cluster
+        .write_file("talkative", script.as_bytes(), 0o755);
+    let former = agent(&bed);
+    bed.set(&format!("colcrypt.agent_path = '{}'", program.display()));
+    process::kill9(former);
+    wait_for("all of it", Duration::from_secs(300), || over.exists());
+    ask(&bed, "ring").unwrap();
+    assert_eq!(
+        starts(&bed),
+        2,
+        "it is the same agent, and had nothing to wait for"
+    );
+}
+
 #[test]
 fn the_agent_ends_with_the_cluster_and_shares_nothing_with_it() {
     let bed = Bed::on_file(&QUICK);

@@ -27,6 +27,8 @@ fn what_values_are_bound_to_does_not_change_in_silence() {
         "UPDATE flat SET house = NULL WHERE id = 3",
         "UPDATE flat SET (note, house) = (SELECT 'x', 7) WHERE id = 4",
         "WITH moved AS (UPDATE flat SET id = 99 WHERE id = 5 RETURNING 1) SELECT * FROM moved",
+        "WITH moved AS (UPDATE flat SET id = 99 WHERE id = 5 RETURNING 1) INSERT INTO house SELECT 900 FROM moved",
+        "WITH moved AS (UPDATE flat SET id = 99 WHERE id = 5) DELETE FROM flat WHERE id = 12",
         "INSERT INTO flat (id, house) VALUES (6, 6) ON CONFLICT (id) DO UPDATE SET house = 19",
         "MERGE INTO flat USING (VALUES (7)) AS n (id) ON flat.id = n.id WHEN MATCHED THEN UPDATE SET house = 18",
         "UPDATE flat SET v = v, house = 1 WHERE id = 8",
