@@ -114,6 +114,8 @@ CREATE TABLE colcrypt.key_version (
     shreds boolean NOT NULL DEFAULT false,
     -- A value of known text under this version, which checks and drills decrypt. Null in versions of a release that made none.
     canary bytea,
+    -- When it was prepared: from then on it decrypts, while it is pre-active, too. What another server writes under it is read here.
+    prepared_at timestamptz,
     PRIMARY KEY (key_id, version)
 )
 -- A destroyed version leaves a dead row with its wrapped key behind: autovacuum is not to wait for more.

@@ -95,7 +95,7 @@ COMMENT ON FUNCTION colcrypt.create_keys(text[], text, text) IS
 CREATE FUNCTION colcrypt.rotate_key(key text) RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_rotate_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.rotate_key(text) IS
-    'makes a new version for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';
+    'makes a new version, or takes the one that was prepared, for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';
 
 CREATE FUNCTION colcrypt.grant_key(
         key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text

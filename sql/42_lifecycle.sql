@@ -15,6 +15,11 @@ CREATE FUNCTION colcrypt.create_key_version(key text) RETURNS int
 COMMENT ON FUNCTION colcrypt.create_key_version(text) IS
     'makes a pre-active version, which does nothing until activate_key; returns the version';
 
+CREATE FUNCTION colcrypt.prepare_key_version(key text, reason text DEFAULT NULL) RETURNS int
+    AS 'MODULE_PATHNAME', 'colcrypt_prepare_key_version' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.prepare_key_version(text, text) IS
+    'makes the next version, which decrypts from commit on and encrypts nothing until rotate_key or activate_key switches to it, so that other servers have it before any row is under it; where one is prepared already, that one; returns the version';
+
 CREATE FUNCTION colcrypt.activate_key(key text, version int DEFAULT NULL, reason text DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_activate_key' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.activate_key(text, int, text) IS
@@ -75,7 +80,7 @@ DECLARE
     f regprocedure;
 BEGIN
     FOREACH f IN ARRAY ARRAY[
-        'colcrypt.create_key_version(text)', 'colcrypt.activate_key(text, int, text)',
+        'colcrypt.create_key_version(text)', 'colcrypt.prepare_key_version(text, text)', 'colcrypt.activate_key(text, int, text)',
         'colcrypt.suspend_key(text, int, text)', 'colcrypt.resume_key(text, int, text)',
         'colcrypt.deactivate_key(text, int, text)', 'colcrypt.mark_compromised(text, int, text)',
         'colcrypt.archive_key(text, int, text)', 'colcrypt.recover_key(text, int, text)',

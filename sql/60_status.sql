@@ -103,7 +103,8 @@ CREATE VIEW colcrypt.key_status AS
            v.state_reason,
            d.last_error AS destruction_problem,
            k.compression,
-           v.shreds
+           v.shreds,
+           v.prepared_at
     FROM colcrypt.key k
     JOIN colcrypt.key_version v ON v.key_id = k.key_id
     -- Outer joins are no fewer rows to the planner, which so reads a page of keys by their index.
@@ -111,7 +112,7 @@ CREATE VIEW colcrypt.key_status AS
     LEFT JOIN colcrypt.kek_status e ON e.keyring = r.name AND e.kek_version = v.kek_version
     LEFT JOIN colcrypt.destruction d ON d.key_id = v.key_id AND d.version = v.version;
 COMMENT ON VIEW colcrypt.key_status IS
-    'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail; shreds where it is destroyed, or will be, although rows need it';
+    'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail; shreds where it is destroyed, or will be, although rows need it; prepared_at where it was made to decrypt before it encrypts';
 GRANT SELECT ON colcrypt.key_status TO pg_monitor;
 
 CREATE FUNCTION colcrypt.cache_slots(

@@ -1938,3 +1938,50 @@ GRANT SELECT ON colcrypt.metrics TO pg_monitor;
 COMMENT ON VIEW colcrypt.metrics IS
     'what a monitoring system is told, a row a sample, by names and labels of OpenMetrics; no key is asked for and nothing decrypted; names of keys only for a reader who may select from key_status, others see the key''s number';
 REVOKE ALL ON FUNCTION colcrypt.metric_names() FROM PUBLIC;
+
+-- Versions that decrypt before they encrypt.
+ALTER TABLE colcrypt.key_version ADD COLUMN prepared_at timestamptz;
+CREATE OR REPLACE VIEW colcrypt.key_status AS
+    SELECT k.name AS key,
+           lpad(to_hex(k.key_id), 16, '0') AS key_id,
+           v.version,
+           v.version = k.current_version AS is_current,
+           v.state,
+           k.suite,
+           r.name AS keyring,
+           v.kek_version,
+           e.provider,
+           e.root_key,
+           e.root_key_version,
+           e.served_by,
+           e.root_problem,
+           v.kcv AS key_check_value,
+           v.created_at,
+           v.activated_at,
+           v.deactivated_at,
+           v.compromised_at,
+           v.destroy_at,
+           v.destroyed_at,
+           v.state_changed_at,
+           v.state_changed_by,
+           v.state_reason,
+           d.last_error AS destruction_problem,
+           k.compression,
+           v.shreds,
+           v.prepared_at
+    FROM colcrypt.key k
+    JOIN colcrypt.key_version v ON v.key_id = k.key_id
+    -- Outer joins are no fewer rows to the planner, which so reads a page of keys by their index.
+    LEFT JOIN colcrypt.keyring r USING (keyring_id)
+    LEFT JOIN colcrypt.kek_status e ON e.keyring = r.name AND e.kek_version = v.kek_version
+    LEFT JOIN colcrypt.destruction d ON d.key_id = v.key_id AND d.version = v.version;
+COMMENT ON VIEW colcrypt.key_status IS
+    'every key version, its state, who moved it there and why, and what protects it: the keyring''s first root key, which root key served last, and which of them fail; shreds where it is destroyed, or will be, although rows need it; prepared_at where it was made to decrypt before it encrypts';
+
+CREATE FUNCTION colcrypt.prepare_key_version(key text, reason text DEFAULT NULL) RETURNS int
+    AS 'MODULE_PATHNAME', 'colcrypt_prepare_key_version' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.prepare_key_version(text, text) IS
+    'makes the next version, which decrypts from commit on and encrypts nothing until rotate_key or activate_key switches to it, so that other servers have it before any row is under it; where one is prepared already, that one; returns the version';
+REVOKE ALL ON FUNCTION colcrypt.prepare_key_version(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.rotate_key(text) IS
+    'makes a new version, or takes the one that was prepared, for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';

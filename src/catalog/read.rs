@@ -39,6 +39,8 @@ pub struct KeyVersionRow {
     /// Where a suspended version, or one whose destruction is scheduled, came from.
     pub former: Option<KeyState>,
     pub compromised: bool,
+    /// Whether it decrypts although it is pre-active.
+    pub prepared: bool,
     /// Who moved it to its state, and when, as the server counts time.
     pub changed_by: String,
     pub changed_at: i64,
@@ -50,6 +52,13 @@ pub struct KeyVersionRow {
     /// The ends of its cryptoperiods, as TimestampTz; none is without end.
     pub encrypts_until: Option<i64>,
     pub decrypts_until: Option<i64>,
+}
+
+impl KeyVersionRow {
+    /// Whether values under it are opened.
+    pub fn may_decrypt(&self) -> bool {
+        self.state.may_decrypt() || self.prepared
+    }
 }
 
 /// What a role was granted on a key.
@@ -178,6 +187,8 @@ fn key_version_row(key: &Key, row: &Row) -> Result<KeyVersionRow> {
         compromised: marked
             || state == KeyState::Compromised
             || former == Some(KeyState::Compromised),
+        // Asked only there: a catalog of an earlier release has no such column.
+        prepared: state == KeyState::PreActive && row.optional::<i64>("prepared_at")?.is_some(),
         changed_by: row.get("state_changed_by")?,
         changed_at: row.get("state_changed_at")?,
         kek_version: version(row.get("kek_version")?)?,

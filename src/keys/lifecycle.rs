@@ -393,7 +393,7 @@ fn move_away(key: &Key, marked: &[&KeyVersionRow]) -> Result<()> {
         return queue_again(key);
     }
     // The mark must not wait for a provider that is down.
-    match version::add_version(key) {
+    match version::next_version(key) {
         Ok(version) => {
             let row = read::key_version(key, version)?;
             activate(key, &row, Some("its predecessor was marked as compromised"))?;

@@ -151,7 +151,7 @@ pub fn rotate_key(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(version.number() as usize))
 }
 
-/// Makes a version and activates it.
+/// Makes a version, or takes the one that is prepared, and activates it.
 ///
 /// # Errors
 /// Unknown key, no right to manage it, a suspended key, or no new key to be had.
@@ -167,7 +167,7 @@ pub fn rotate(name: &str, reason: &str) -> Result<KeyVersion> {
             at: crate::server::clock::timestamp(current.changed_at),
         });
     }
-    let version = version::add_version(&key)?;
+    let version = version::next_version(&key)?;
     Act::new("rotate_key")
         .key(&key)
         .version(version.number())

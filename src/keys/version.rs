@@ -3,6 +3,7 @@
 use colcrypt_core::{KeyState, KeyVersion, KeyringId, Suite, VersionId};
 use colcrypt_protocol::{Reply, Request, WrappedDek};
 
+use crate::audit::Act;
 use crate::broker::client::unexpected_reply;
 use crate::broker::shared::PAYLOAD;
 use crate::catalog::read::{self, Key};
@@ -155,6 +156,52 @@ pub fn add_version(key: &Key) -> Result<KeyVersion> {
     let row = new_version(key.keyring, id, key.suite)?;
     insert_version(id, &row, KeyState::PreActive)?;
     Ok(version)
+}
+
+/// Makes the next version, which decrypts before it is activated; or returns the one that is there.
+///
+/// # Errors
+/// Unknown key, no right to manage it, or no new key to be had.
+pub fn prepare(name: &str, reason: &str) -> Result<VersionId> {
+    let key = lock(name)?;
+    let of = |version| VersionId {
+        key: key.id,
+        version,
+    };
+    if let Some(version) = prepared(&key)? {
+        return Ok(of(version));
+    }
+    let id = of(add_version(&key)?);
+    spi::execute(
+        "UPDATE colcrypt.key_version SET prepared_at = clock_timestamp() WHERE key_id = $1 AND version = $2",
+        &[id.key.bigint().into(), id.version.int().into()],
+    )?;
+    let mut act = Act::new("prepare_key_version")
+        .key(&key)
+        .version(id.version.number());
+    if !reason.is_empty() {
+        act = act.detail(reason);
+    }
+    act.record()?;
+    Ok(id)
+}
+
+/// The version of a locked key that is prepared to follow the current one; the newest, where a destruction was cancelled.
+pub fn prepared(key: &Key) -> Result<Option<KeyVersion>> {
+    let versions = read::key_versions(key)?;
+    let next = versions
+        .iter()
+        .rev()
+        .find(|row| row.prepared && row.id.version > key.current);
+    Ok(next.map(|row| row.id.version))
+}
+
+/// The version of a locked key that takes the current one's place: the one that is prepared, or one made now.
+pub fn next_version(key: &Key) -> Result<KeyVersion> {
+    match prepared(key)? {
+        Some(version) => Ok(version),
+        None => add_version(key),
+    }
 }
 
 /// Queues a job for each registered column of the key, or sends an open one after the newer version.

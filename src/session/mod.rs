@@ -370,14 +370,14 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
 fn check_state(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<()> {
     let allowed = match privilege {
         Privilege::Encrypt => row.state.may_encrypt(),
-        Privilege::Decrypt => row.state.may_decrypt(),
+        Privilege::Decrypt => row.may_decrypt(),
         // Managing a key uses none of its versions.
         Privilege::Manage => false,
     };
     if allowed {
         return Ok(());
     }
-    if !row.state.may_decrypt() {
+    if !row.may_decrypt() {
         // On a standby nobody else tells the slab.
         table::forget(crate::slab::control()?, &[slot_key(row)]);
     }

@@ -12,7 +12,7 @@ use crate::rights;
 use crate::rows::holders;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
-use crate::server::spi;
+use crate::server::{report, spi};
 use crate::sql::entry::sql_functions;
 
 /// `(key, version, …)`, with the reason's place.
@@ -108,6 +108,19 @@ fn create_key_version(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(version as i32))
 }
 
+fn prepare_key_version(call: Call) -> Result<pg_sys::Datum> {
+    let name = call.text(0, "key")?;
+    // SAFETY: declared as text.
+    let reason: Option<String> = unsafe { call.long(1, "reason")? };
+    if let Some(version) = version::prepared(&version::lock(&name)?)? {
+        report::notice(format!(
+            "version {version} of key \"{name}\" is prepared already"
+        ));
+    }
+    let id = version::prepare(&name, reason.as_deref().unwrap_or_default().trim())?;
+    Ok(pg_sys::Datum::from(id.version.int()))
+}
+
 fn rows_needing_key(call: Call) -> Result<pg_sys::Datum> {
     let key = read::key_by_name(&call.text(0, "key")?)?;
     rights::require(&key, Privilege::Manage)?;
@@ -144,6 +157,7 @@ sql_functions! {
         create_key_version => create_key_version;
         deactivate_key => deactivate_key;
         mark_compromised => mark_compromised;
+        prepare_key_version => prepare_key_version;
         recover_key => recover_key;
         resume_key => resume_key;
         schedule_key_destruction => schedule_destruction;

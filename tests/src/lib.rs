@@ -35,6 +35,7 @@ pub mod of_jobs;
 pub mod of_keys;
 pub mod of_memory;
 pub mod of_metrics;
+pub mod of_nodes;
 pub mod of_reports;
 pub mod of_traps;
 pub mod of_views;

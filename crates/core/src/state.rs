@@ -11,7 +11,7 @@ use thiserror::Error;
 /// What a version may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyState {
-    /// Made, not yet in use.
+    /// Made, not yet in use. One that was prepared decrypts what other servers write under it already.
     PreActive,
     /// Encrypts and decrypts.
     Active,

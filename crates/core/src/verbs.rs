@@ -152,6 +152,10 @@ pub const VERBS: &[Verb] = &[
     ).local(),
     refused("register_column").local(),
     gated("register_escrow", Gate::WaitsToLoosen),
+    open(
+        "prepare_key_version",
+        "a version that is prepared encrypts nothing, and its activation waits",
+    ),
     approval("reject_request").local(),
     approval("require_four_eyes"),
     refused("resume_job").local(),

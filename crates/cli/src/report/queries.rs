@@ -254,6 +254,7 @@ pub const MOVES: &[&str] = &[
     "deactivate_key",
     "mark_compromised",
     "mark_kek_compromised",
+    "prepare_key_version",
     "recover_key",
     "resume_key",
     "suspend_key",

@@ -60,7 +60,7 @@ impl Error {
                 "42704",
                 format!("key \"{key}\" has no version {version}"),
                 None,
-                Some("The key catalog is older than the value: restore the tables of schema colcrypt from a newer backup.".into()),
+                Some("The key catalog is older than the value. On a follower, bring the primary's here (import_catalog); else restore the tables of schema colcrypt from a newer backup.".into()),
             ),
             Self::UnknownObject { what, name } => (
                 "42704",
@@ -135,6 +135,7 @@ impl Error {
                 format!("cannot {} with version {version} of key \"{key}\": it is {}", privilege.name(), state.in_words()),
                 Some(changed(*state, by, at)),
                 Some(match state {
+                    KeyState::PreActive if *privilege == Privilege::Decrypt => "An administrator can activate it with colcrypt.activate_key. To have one decrypt before: colcrypt.prepare_key_version. A follower has it from its primary.".into(),
                     KeyState::PreActive => "An administrator can activate it with colcrypt.activate_key.".into(),
                     KeyState::Suspended => "An administrator can bring it back with colcrypt.resume_key.".into(),
                     KeyState::Archived => "An administrator can bring it back with colcrypt.recover_key.".into(),

@@ -32,7 +32,7 @@ const VERBS: &str = "rotate_key(text), colcrypt.create_key(text, text, text), co
     colcrypt.suspend_key(text, int, text), colcrypt.resume_key(text, int, text), \
     colcrypt.mark_compromised(text, int, text), colcrypt.archive_key(text, int, text), \
     colcrypt.recover_key(text, int, text), colcrypt.deactivate_key(text, int, text), \
-    colcrypt.create_key_version(text)";
+    colcrypt.create_key_version(text), colcrypt.prepare_key_version(text, text)";
 
 /// With the verbs of the life cycle in the managers' hands.
 fn managers_of_life() -> Managers {
@@ -107,6 +107,21 @@ fn a_new_key_waits_before_it_is_used() {
         "active"
     );
     it.alice().run("SELECT encrypt_col('x', 'new')");
+}
+
+/// What is prepared encrypts nothing, and so waits for nobody; another role approves the switch to it.
+#[test]
+fn a_version_is_prepared_at_once_and_the_switch_to_it_waits() {
+    let mut it = managers_of_life();
+    let (mut alice, mut bob) = (it.alice(), it.bob());
+    assert_eq!(alice.one("SELECT prepare_key_version('k')"), "2");
+    assert_eq!(alice.one("SELECT rotate_key('k')"), "2");
+    assert_eq!(states(&mut it.db.client), "1 active, 2 pre-active");
+    let asked = requests(&mut it.db.client, "activate_key");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!(asked[0].1, "2");
+    bob.run(&format!("SELECT approve_request({})", asked[0].0));
+    assert_eq!(states(&mut it.db.client), "1 deactivated, 2 active");
 }
 
 #[test]

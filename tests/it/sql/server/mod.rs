@@ -6,6 +6,7 @@ mod extension;
 mod metrics;
 mod newer;
 mod nodes;
+mod nodes_prepared;
 mod reading;
 mod releases;
 mod replicas;
