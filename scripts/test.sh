@@ -18,6 +18,7 @@ scripts/install-shamir.sh >&2
 scripts/install-drivers.sh >&2
 scripts/install-chromium.sh >&2
 scripts/install-prometheus.sh >&2
+scripts/install-patroni.sh >&2
 
 # Every selection is the whole workspace with one set of features, and targets are chosen by name: with another selection
 # cargo would build the dependencies, the cloud vendors' SDKs among them, once more.
@@ -32,11 +33,12 @@ unit_targets() {
     for file in tests/it/*.rs; do echo "--test $(basename "$file" .rs)"; done
 }
 
-# The suites in tests/it that run servers; the one between two PostgreSQLs has a script of its own.
+# The suites in tests/it that run servers; the one between two PostgreSQLs, and that of Citus, have scripts of their own.
 suites() {
     local file
     for file in tests/it/*/main.rs; do
-        [ "$file" = tests/it/upgrade/main.rs ] || echo "--test $(basename "$(dirname "$file")")"
+        case "$file" in tests/it/upgrade/main.rs | tests/it/citus/main.rs) continue ;; esac
+        echo "--test $(basename "$(dirname "$file")")"
     done
 }
 

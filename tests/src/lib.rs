@@ -41,6 +41,7 @@ pub mod of_traps;
 pub mod of_views;
 pub mod openbao;
 pub mod openbao_bed;
+pub mod patroni;
 pub mod port;
 pub mod problem;
 pub mod process;

@@ -18,6 +18,7 @@ mod memory;
 mod nonces;
 mod out_of_reach;
 mod outage;
+mod patroni;
 mod pkcs11;
 mod provider;
 mod roots;
