@@ -130,10 +130,7 @@ fn followers_read_what_comes_under_a_version_before_they_hear_of_the_switch() {
 #[test]
 fn a_version_that_is_not_prepared_opens_nothing_on_a_follower() {
     let mut nodes = Nodes::new(1);
-    nodes
-        .primary
-        .client
-        .run("SELECT create_key_version('k')");
+    nodes.primary.client.run("SELECT create_key_version('k')");
     nodes.sync();
     nodes.primary.client.run("SELECT activate_key('k', 2)");
     let value = nodes.primary.encrypt("two");
@@ -192,12 +189,16 @@ fn a_subscriber_with_the_prepared_version_reads_rows_that_come_before_the_switch
     client.run("SELECT prepare_key_version('k')");
     // As it is waited for: the version is there when this is true.
     wait_for("the prepared version", LONG, || {
-        reader.yes("SELECT EXISTS (SELECT FROM key_version WHERE version = 2 AND prepared_at IS NOT NULL)")
+        reader.yes(
+            "SELECT EXISTS (SELECT FROM key_version WHERE version = 2 AND prepared_at IS NOT NULL)",
+        )
     });
     // Nothing more of the keys comes: rows overtake the switch.
     reader.run("ALTER SUBSCRIPTION keys DISABLE");
     client.run("SELECT rotate_key('k'); INSERT INTO t VALUES (2, encrypt_col('two', 'k'))");
-    wait_for("the row", LONG, || reader.one("SELECT count(*) FROM t") == "2");
+    wait_for("the row", LONG, || {
+        reader.one("SELECT count(*) FROM t") == "2"
+    });
     assert_eq!(versions(&mut reader, "t", "v"), "1:1 2:1");
     assert_eq!(states(&mut reader), "1 active, 2 pre-active");
     assert_eq!(analyst.one(all), "one two");

@@ -39,8 +39,7 @@ fn a_session_that_waits_for_a_key_says_so() {
         client.opt(&format!("SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE pid = {pid}")).as_deref() == Some(wanted)
     });
     if named {
-        let broker =
-            "SELECT max(wait_event) FROM pg_stat_activity WHERE backend_type = 'colcrypt key broker'";
+        let broker = "SELECT max(wait_event) FROM pg_stat_activity WHERE backend_type = 'colcrypt key broker'";
         wait_for("the broker's wait", LONG, || {
             client.opt(broker).as_deref() == Some("ColcryptRequests")
         });
