@@ -2,11 +2,11 @@
 
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text DEFAULT NULL, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
+        readers text[] DEFAULT NULL, plaintext_type text DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
         rotation text DEFAULT NULL, key_expression text DEFAULT NULL, keyring text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay); with key_expression instead of key each row''s values are under a key of its own, which the expression names from the row''s other columns: one of keyring, which may be left out where there is one only';
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], text, text, boolean, text, text, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view, which keeps a length or precision (varchar(20), numeric(10,2)); enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay); with key_expression instead of key each row''s values are under a key of its own, which the expression names from the row''s other columns: one of keyring, which may be left out where there is one only';
 
 -- Fired with the rights of whoever writes the table: it looks up by itself what the columns take.
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
@@ -84,7 +84,7 @@ COMMENT ON FUNCTION colcrypt.is_in_window(text, timestamptz) IS
 
 CREATE VIEW colcrypt.job_progress AS
     SELECT j.job_id,
-           j.relation,
+           CASE WHEN c.oid IS NOT NULL THEN j.relation END AS relation,
            coalesce(m.attribute, j.attribute) AS attribute,
            CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
            j.target_version,
@@ -104,10 +104,13 @@ CREATE VIEW colcrypt.job_progress AS
            j.started_at,
            j.finished_at,
            coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
-           j.passes AS pass
-    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
+           j.passes AS pass,
+           CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, c.relname) END AS "table"
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id)
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 COMMENT ON VIEW colcrypt.job_progress IS
-    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned';
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned; of a table that was dropped, relation is null and table (dropped)';
 GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
 
 -- In the manner of the server's own views of progress, for what reads those.
@@ -162,16 +165,19 @@ COMMENT ON VIEW colcrypt.registered_columns IS
 GRANT SELECT ON colcrypt.registered_columns TO pg_monitor;
 
 CREATE VIEW colcrypt.key_version_census AS
-    SELECT p.relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
+    SELECT CASE WHEN t.oid IS NOT NULL THEN p.relation END AS relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
            r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation,
-           coalesce(v.shreds, false) AS shredded
+           coalesce(v.shreds, false) AS shredded,
+           CASE WHEN t.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, t.relname) END AS "table"
     FROM colcrypt.protected_column p
     LEFT JOIN colcrypt.census c USING (relation, attribute)
     LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
     LEFT JOIN colcrypt.key k ON k.key_id = r.key_id
-    LEFT JOIN colcrypt.key_version v ON v.key_id = r.key_id AND v.version = r.version;
+    LEFT JOIN colcrypt.key_version v ON v.key_id = r.key_id AND v.version = r.version
+    LEFT JOIN pg_catalog.pg_class t ON t.oid = p.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace;
 COMMENT ON VIEW colcrypt.key_version_census IS
-    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions; shredded where the version is destroyed, or will be, although they need it';
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions; shredded where the version is destroyed, or will be, although they need it; of a table that was dropped, relation is null and table (dropped)';
 GRANT SELECT ON colcrypt.key_version_census TO pg_monitor;
 
 CREATE FUNCTION colcrypt.take_census(

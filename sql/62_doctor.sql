@@ -21,6 +21,12 @@ GRANT EXECUTE ON FUNCTION colcrypt.ask_provider(text, text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.ask_provider(text, text) IS
     'for doctor: check_provider, where a failure is an answer; the caller needs the right to call that';
 
+CREATE FUNCTION colcrypt.sample_columns(
+        most int, OUT relation text, OUT attribute text, OUT tried int, OUT closed int, OUT reason text) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_sample_columns' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.sample_columns(int) IS
+    'for doctor: opens a few values of each registered column, shows none, and says how many were tried and how many do not open as the column is registered; of columns with keys by row, with a context that may run code of others, of tables with expressions in an index or locked just now, and once a key cannot be had, none are tried: verify_column opens all';
+
 CREATE VIEW colcrypt.setting_places AS
     SELECT s.name, lower(s.reset_val) AS value, s.name || ' = ' || s.reset_val AS place FROM pg_catalog.pg_settings s
     UNION ALL
@@ -90,6 +96,12 @@ VALUES
  $q$ SELECT 'extension ' || e.extversion AS object, 'the library is ' || l.value AS detail
      FROM pg_extension e, colcrypt.server_facts() l
      WHERE e.extname = 'colcrypt' AND l.fact = 'library version' AND l.value <> e.extversion $q$),
+('server_out_of_support', 'warning',
+ 'This release of PostgreSQL gets no more security fixes from its makers.',
+ 'Go to a newer one with pg_upgrade; see docs/operations.md.',
+ $q$ SELECT 'PostgreSQL ' || current_setting('server_version') AS object, 'its last fixes came in ' || to_char(e.ends, 'FMMonth YYYY') AS detail
+     FROM (VALUES (15, date '2027-11-11'), (16, date '2028-11-09'), (17, date '2029-11-08'), (18, date '2030-11-14')) e(major, ends)
+     WHERE e.major = current_setting('server_version_num')::int / 10000 AND now() > e.ends $q$),
 ('clock_set', 'warning',
  'The server''s clock was set while it ran. Cryptoperiods and schedules go on by the former time for now.',
  'Set a wrong clock right. See colcrypt.clock_patience for when the new time is believed.',
@@ -240,6 +252,30 @@ VALUES
  'One person can do everything with the keyring''s keys: give rights away, move values out, destroy.',
  'Call colcrypt.require_four_eyes for the keyring: such acts then wait for a second role.',
  $q$ SELECT 'keyring ' || k.keyring AS object FROM colcrypt.keyring_status k WHERE NOT k.four_eyes $q$),
+('superuser_granted', 'notice',
+ 'A person''s role that is superuser was granted keys. It needs no grant, and with one the audit log has no superuser_override of what it does.',
+ 'Grant the keys to a role without that power for the daily work, and colcrypt.revoke_key them from the superuser.',
+ -- The server''s first role, which all maintenance is done with, makes keys, and has a grant on each that it made.
+ $q$ SELECT 'role ' || quote_ident(r.rolname) AS object, format('%s keys, %s among them', count(*), min(p.key)) AS detail
+     FROM colcrypt.key_privileges p JOIN pg_roles r ON r.rolname = p.grantee
+     WHERE r.rolsuper AND r.rolcanlogin AND r.oid <> 10 GROUP BY r.rolname $q$),
+('superuser_works', 'warning',
+ 'A superuser used a key on several days of the last week: daily work is done by a role that no grant and no policy holds back.',
+ 'Have the application connect as a role of its own, with colcrypt.grant_key for what it needs, and keep superusers for maintenance.',
+ $q$ SELECT 'role ' || quote_ident(u.role) AS object, format('%s days, keys: %s', count(DISTINCT u.day), string_agg(DISTINCT u.key, ', ')) AS detail
+     FROM colcrypt.usage u JOIN pg_roles r ON r.rolname = u.role
+     WHERE r.rolsuper AND r.rolcanlogin AND u.day > (now() AT TIME ZONE 'UTC')::date - 7
+     GROUP BY u.role HAVING count(DISTINCT u.day) >= 3 $q$),
+('one_role_decides', 'notice',
+ 'One role made every decision about keys in the last 90 days: keys, grants, columns and destruction. Nobody looks at what it does.',
+ 'Give keys, grants and destruction to different roles (docs/access.md), and ask for four eyes: colcrypt.require_four_eyes.',
+ $q$ SELECT 'role ' || quote_ident(min(a.session_role)) AS object, format('%s acts of %s kinds', count(*), count(DISTINCT a.event)) AS detail
+     FROM colcrypt.audit_log a
+     WHERE a.at > now() - interval '90 days' AND a.outcome = 'done' AND a.event = ANY (ARRAY['create_key', 'create_keys', 'activate_key',
+           'deactivate_key', 'suspend_key', 'resume_key', 'mark_compromised', 'schedule_key_destruction', 'drop_key', 'grant_key', 'revoke_key',
+           'grant_keyring', 'revoke_keyring', 'register_column', 'encrypt_column', 'decrypt_column', 'move_column', 'rebind_column',
+           'add_provider', 'alter_provider', 'add_root', 'drop_root', 'set_cryptoperiods', 'set_usage_bound', 'approve_request'])
+     HAVING count(DISTINCT a.session_role) = 1 AND count(*) >= 20 AND count(DISTINCT a.event) >= 3 $q$),
 ('public_may_decrypt', 'warning',
  'Every role of the server may decrypt with the key. It protects from none of them.',
  'Grant the key to the roles that need it, then colcrypt.revoke_key(key, ''PUBLIC'').',
@@ -268,7 +304,7 @@ VALUES
 ('job_failed', 'warning',
  'The last job of its kind on the column failed. Rows are left as they were: under an older key version, in plaintext, or bound to another context.',
  'Mend what the detail and table job_error say, then colcrypt.retry_job(job).',
- $q$ SELECT format('job %s on %s.%I', j.job_id, j.relation, j.attribute) AS object,
+ $q$ SELECT format('job %s on %s.%I', j.job_id, j."table", j.attribute) AS object,
             concat_ws(', ', j.kind, nullif(j.rows_failed, 0) || ' rows failed', j.last_error) AS detail
      FROM (SELECT DISTINCT ON (j.relation, j.attribute, j.key, j.kind) j.* FROM colcrypt.job_progress j
            ORDER BY j.relation, j.attribute, j.key, j.kind, j.job_id DESC) j
@@ -276,7 +312,7 @@ VALUES
 ('job_stuck', 'warning',
  'A job has been open for over an hour without moving rows: nobody takes it, or it waits for transactions that do not end.',
  'End old transactions, prepared ones and unused replication slots; see the server log for workers that do not start.',
- $q$ SELECT format('job %s on %s.%I', j.job_id, j.relation, j.attribute) AS object,
+ $q$ SELECT format('job %s on %s.%I', j.job_id, j."table", j.attribute) AS object,
             concat_ws(', ', j.phase || ' since ' || j.created_at::timestamptz(0), j.last_error) AS detail
      FROM colcrypt.job_progress j
      WHERE j.finished_at IS NULL AND j.held_by IS NULL AND j.created_at < now() - interval '1 hour'
@@ -284,10 +320,18 @@ VALUES
 ('job_held', 'notice',
  'A job does not move rows now: it is paused, a brake holds it, or a key cannot be had.',
  'colcrypt.resume_job where it is paused; else see the setting or the key that the detail names.',
- $q$ SELECT format('job %s on %s.%I', j.job_id, j.relation, j.attribute) AS object, j.held_by AS detail,
+ $q$ SELECT format('job %s on %s.%I', j.job_id, j."table", j.attribute) AS object, j.held_by AS detail,
             CASE WHEN j.held_by LIKE 'key:%' THEN 'warning' END AS severity
      FROM colcrypt.job_progress j WHERE j.held_by IS NOT NULL $q$),
 -- Columns.
+('rows_not_opening', 'warning',
+ 'Values of a column that were tried do not all open as it is registered: they are damaged, or bound to something else than the registration says.',
+ 'colcrypt.verify_column lists all that do not open. Where none do, register the column with the context that they were encrypted with.',
+ -- Without an agent it would wait for keys; agent_down says so.
+ $q$ SELECT format('%s.%I', c.relation, c.attribute) AS object,
+            format('%s of %s values that were tried: %s', c.closed, c.tried, c.reason) AS detail
+     FROM (SELECT b.agent_pid FROM colcrypt.broker_status() b WHERE b.agent_pid IS NOT NULL) b
+     CROSS JOIN LATERAL colcrypt.sample_columns(CASE WHEN b.agent_pid > 0 THEN 20 END) c WHERE c.closed > 0 $q$),
 ('column_not_registered', 'warning',
  'A column holds encrypted values and is not registered. No rotation moves them: they stay under their key version, compromised or not.',
  'Call colcrypt.register_column for it.',
@@ -304,8 +348,8 @@ VALUES
 ('registration_wrong', 'warning',
  'A registered column is not there any more, or is no ciphertext. Rotations do nothing for it, and its jobs fail.',
  'Register what took its place, and colcrypt.unregister_column the other.',
- $q$ SELECT format('%s.%I', p.relation::oid::regclass, p.attribute) AS object,
-            CASE WHEN c.oid IS NULL THEN 'the table was dropped' WHEN a.attnum IS NULL THEN 'the table has no such column'
+ $q$ SELECT format('%s.%I', CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE c.oid::regclass::text END, p.attribute) AS object,
+            CASE WHEN c.oid IS NULL THEN format('the table was dropped: colcrypt.unregister_column(%s, %L)', p.relation::oid, p.attribute) WHEN a.attnum IS NULL THEN 'the table has no such column'
                  ELSE 'the column is of type ' || format_type(a.atttypid, a.atttypmod) END AS detail,
             CASE WHEN c.oid IS NULL THEN 'notice' END AS severity
      FROM colcrypt.protected_column p
@@ -402,7 +446,7 @@ VALUES
      WHERE s.name = 'pg_stat_statements.track_utility' AND s.value IN ('on', 'true', 'yes', '1') $q$),
 ('not_checked', 'notice',
  'The check of this name could not be made, so it says nothing: the caller may not ask, or what was asked failed.',
- 'Call doctor as a member of pg_monitor that may execute verify_keys and check_provider, or mend what the detail says.', NULL)
+ 'Call doctor as a member of pg_monitor that may execute verify_keys, check_provider and sample_columns, or mend what the detail says.', NULL)
     $checks$;
 GRANT EXECUTE ON FUNCTION colcrypt.doctor_checks() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.doctor_checks() IS

@@ -85,10 +85,8 @@ CREATE VIEW colcrypt.metrics AS
         FROM colcrypt.keyring g, reader r),
     jobs AS MATERIALIZED (
         SELECT j.*, jsonb_build_object('database', r.database, 'job_id', j.job_id::text, 'kind', j.kind, 'column',
-                   format('%s.%I', coalesce(format('%I.%I', n.nspname, c.relname), j.relation::oid::text), j.attribute)) AS labels
+                   format('%s.%I', j."table", j.attribute)) AS labels
         FROM reader r CROSS JOIN colcrypt.job_progress j
-        LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
-        LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE j.finished_at IS NULL),
     told(name, labels, value) AS (
         SELECT 'colcrypt_build_info', jsonb_build_object('database', r.database, 'version', e.extversion), 1::float8
@@ -143,7 +141,8 @@ CREATE VIEW colcrypt.metrics AS
             ('colcrypt_destructions_waiting', (SELECT count(*) FROM colcrypt.destruction d WHERE d.last_error IS NOT NULL)),
             ('colcrypt_approval_requests_open',
              (SELECT count(*) FROM colcrypt.approval_request a WHERE a.outcome IS NULL AND a.expires_at > now())),
-            ('colcrypt_registered_columns', (SELECT count(*) FROM colcrypt.protected_column)),
+            ('colcrypt_registered_columns',
+             (SELECT count(*) FROM colcrypt.protected_column p JOIN pg_catalog.pg_class t ON t.oid = p.relation)),
             ('colcrypt_jobs_failed', (
                 SELECT count(*) FROM (SELECT DISTINCT ON (j.relation, j.attribute, j.key, j.kind) j.relation, j.phase FROM colcrypt.job_progress j
                                       ORDER BY j.relation, j.attribute, j.key, j.kind, j.job_id DESC) j

@@ -205,12 +205,12 @@ $$;
 DROP FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype);
 CREATE FUNCTION colcrypt.register_column(
         relation regclass, attribute name, key text DEFAULT NULL, context text DEFAULT NULL,
-        readers text[] DEFAULT NULL, plaintext_type regtype DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
+        readers text[] DEFAULT NULL, plaintext_type text DEFAULT 'text', label text DEFAULT NULL, enforce boolean DEFAULT NULL,
         rotation text DEFAULT NULL, key_expression text DEFAULT NULL, keyring text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME', 'colcrypt_register_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) FROM PUBLIC;
-COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) IS
-    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view; enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay); with key_expression instead of key each row''s values are under a key of its own, which the expression names from the row''s other columns: one of keyring, which may be left out where there is one only';
+REVOKE ALL ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], text, text, boolean, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], text, text, boolean, text, text, text) IS
+    'puts a ciphertext column under the care of rotation; context is the expression its values are bound to, by default place_context of the label and the primary key, and ''none'' for nothing; readers and plaintext_type are for create_access_view, which keeps a length or precision (varchar(20), numeric(10,2)); enforce has a trigger refuse values of another key or type than the column''s, or without a context; rotation is reencrypt (values move to each new key version), expire or keep (they stay); with key_expression instead of key each row''s values are under a key of its own, which the expression names from the row''s other columns: one of keyring, which may be left out where there is one only';
 CREATE FUNCTION colcrypt.check_encrypted_columns() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_check_encrypted_columns' LANGUAGE c VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.check_encrypted_columns() IS
@@ -1086,6 +1086,13 @@ GRANT EXECUTE ON FUNCTION colcrypt.ask_provider(text, text) TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.ask_provider(text, text) IS
     'for doctor: check_provider, where a failure is an answer; the caller needs the right to call that';
 
+CREATE FUNCTION colcrypt.sample_columns(
+        most int, OUT relation text, OUT attribute text, OUT tried int, OUT closed int, OUT reason text) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_sample_columns' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION colcrypt.sample_columns(int) FROM PUBLIC;
+COMMENT ON FUNCTION colcrypt.sample_columns(int) IS
+    'for doctor: opens a few values of each registered column, shows none, and says how many were tried and how many do not open as the column is registered; of columns with keys by row, with a context that may run code of others, of tables with expressions in an index or locked just now, and once a key cannot be had, none are tried: verify_column opens all';
+
 CREATE VIEW colcrypt.setting_places AS
     SELECT s.name, lower(s.reset_val) AS value, s.name || ' = ' || s.reset_val AS place FROM pg_catalog.pg_settings s
     UNION ALL
@@ -1155,6 +1162,12 @@ VALUES
  $q$ SELECT 'extension ' || e.extversion AS object, 'the library is ' || l.value AS detail
      FROM pg_extension e, colcrypt.server_facts() l
      WHERE e.extname = 'colcrypt' AND l.fact = 'library version' AND l.value <> e.extversion $q$),
+('server_out_of_support', 'warning',
+ 'This release of PostgreSQL gets no more security fixes from its makers.',
+ 'Go to a newer one with pg_upgrade; see docs/operations.md.',
+ $q$ SELECT 'PostgreSQL ' || current_setting('server_version') AS object, 'its last fixes came in ' || to_char(e.ends, 'FMMonth YYYY') AS detail
+     FROM (VALUES (15, date '2027-11-11'), (16, date '2028-11-09'), (17, date '2029-11-08'), (18, date '2030-11-14')) e(major, ends)
+     WHERE e.major = current_setting('server_version_num')::int / 10000 AND now() > e.ends $q$),
 ('clock_set', 'warning',
  'The server''s clock was set while it ran. Cryptoperiods and schedules go on by the former time for now.',
  'Set a wrong clock right. See colcrypt.clock_patience for when the new time is believed.',
@@ -1305,6 +1318,30 @@ VALUES
  'One person can do everything with the keyring''s keys: give rights away, move values out, destroy.',
  'Call colcrypt.require_four_eyes for the keyring: such acts then wait for a second role.',
  $q$ SELECT 'keyring ' || k.keyring AS object FROM colcrypt.keyring_status k WHERE NOT k.four_eyes $q$),
+('superuser_granted', 'notice',
+ 'A person''s role that is superuser was granted keys. It needs no grant, and with one the audit log has no superuser_override of what it does.',
+ 'Grant the keys to a role without that power for the daily work, and colcrypt.revoke_key them from the superuser.',
+ -- The server''s first role, which all maintenance is done with, makes keys, and has a grant on each that it made.
+ $q$ SELECT 'role ' || quote_ident(r.rolname) AS object, format('%s keys, %s among them', count(*), min(p.key)) AS detail
+     FROM colcrypt.key_privileges p JOIN pg_roles r ON r.rolname = p.grantee
+     WHERE r.rolsuper AND r.rolcanlogin AND r.oid <> 10 GROUP BY r.rolname $q$),
+('superuser_works', 'warning',
+ 'A superuser used a key on several days of the last week: daily work is done by a role that no grant and no policy holds back.',
+ 'Have the application connect as a role of its own, with colcrypt.grant_key for what it needs, and keep superusers for maintenance.',
+ $q$ SELECT 'role ' || quote_ident(u.role) AS object, format('%s days, keys: %s', count(DISTINCT u.day), string_agg(DISTINCT u.key, ', ')) AS detail
+     FROM colcrypt.usage u JOIN pg_roles r ON r.rolname = u.role
+     WHERE r.rolsuper AND r.rolcanlogin AND u.day > (now() AT TIME ZONE 'UTC')::date - 7
+     GROUP BY u.role HAVING count(DISTINCT u.day) >= 3 $q$),
+('one_role_decides', 'notice',
+ 'One role made every decision about keys in the last 90 days: keys, grants, columns and destruction. Nobody looks at what it does.',
+ 'Give keys, grants and destruction to different roles (docs/access.md), and ask for four eyes: colcrypt.require_four_eyes.',
+ $q$ SELECT 'role ' || quote_ident(min(a.session_role)) AS object, format('%s acts of %s kinds', count(*), count(DISTINCT a.event)) AS detail
+     FROM colcrypt.audit_log a
+     WHERE a.at > now() - interval '90 days' AND a.outcome = 'done' AND a.event = ANY (ARRAY['create_key', 'create_keys', 'activate_key',
+           'deactivate_key', 'suspend_key', 'resume_key', 'mark_compromised', 'schedule_key_destruction', 'drop_key', 'grant_key', 'revoke_key',
+           'grant_keyring', 'revoke_keyring', 'register_column', 'encrypt_column', 'decrypt_column', 'move_column', 'rebind_column',
+           'add_provider', 'alter_provider', 'add_root', 'drop_root', 'set_cryptoperiods', 'set_usage_bound', 'approve_request'])
+     HAVING count(DISTINCT a.session_role) = 1 AND count(*) >= 20 AND count(DISTINCT a.event) >= 3 $q$),
 ('public_may_decrypt', 'warning',
  'Every role of the server may decrypt with the key. It protects from none of them.',
  'Grant the key to the roles that need it, then colcrypt.revoke_key(key, ''PUBLIC'').',
@@ -1333,7 +1370,7 @@ VALUES
 ('job_failed', 'warning',
  'The last job of its kind on the column failed. Rows are left as they were: under an older key version, in plaintext, or bound to another context.',
  'Mend what the detail and table job_error say, then colcrypt.retry_job(job).',
- $q$ SELECT format('job %s on %s.%I', j.job_id, j.relation, j.attribute) AS object,
+ $q$ SELECT format('job %s on %s.%I', j.job_id, j."table", j.attribute) AS object,
             concat_ws(', ', j.kind, nullif(j.rows_failed, 0) || ' rows failed', j.last_error) AS detail
      FROM (SELECT DISTINCT ON (j.relation, j.attribute, j.key, j.kind) j.* FROM colcrypt.job_progress j
            ORDER BY j.relation, j.attribute, j.key, j.kind, j.job_id DESC) j
@@ -1341,7 +1378,7 @@ VALUES
 ('job_stuck', 'warning',
  'A job has been open for over an hour without moving rows: nobody takes it, or it waits for transactions that do not end.',
  'End old transactions, prepared ones and unused replication slots; see the server log for workers that do not start.',
- $q$ SELECT format('job %s on %s.%I', j.job_id, j.relation, j.attribute) AS object,
+ $q$ SELECT format('job %s on %s.%I', j.job_id, j."table", j.attribute) AS object,
             concat_ws(', ', j.phase || ' since ' || j.created_at::timestamptz(0), j.last_error) AS detail
      FROM colcrypt.job_progress j
      WHERE j.finished_at IS NULL AND j.held_by IS NULL AND j.created_at < now() - interval '1 hour'
@@ -1349,10 +1386,18 @@ VALUES
 ('job_held', 'notice',
  'A job does not move rows now: it is paused, a brake holds it, or a key cannot be had.',
  'colcrypt.resume_job where it is paused; else see the setting or the key that the detail names.',
- $q$ SELECT format('job %s on %s.%I', j.job_id, j.relation, j.attribute) AS object, j.held_by AS detail,
+ $q$ SELECT format('job %s on %s.%I', j.job_id, j."table", j.attribute) AS object, j.held_by AS detail,
             CASE WHEN j.held_by LIKE 'key:%' THEN 'warning' END AS severity
      FROM colcrypt.job_progress j WHERE j.held_by IS NOT NULL $q$),
 -- Columns.
+('rows_not_opening', 'warning',
+ 'Values of a column that were tried do not all open as it is registered: they are damaged, or bound to something else than the registration says.',
+ 'colcrypt.verify_column lists all that do not open. Where none do, register the column with the context that they were encrypted with.',
+ -- Without an agent it would wait for keys; agent_down says so.
+ $q$ SELECT format('%s.%I', c.relation, c.attribute) AS object,
+            format('%s of %s values that were tried: %s', c.closed, c.tried, c.reason) AS detail
+     FROM (SELECT b.agent_pid FROM colcrypt.broker_status() b WHERE b.agent_pid IS NOT NULL) b
+     CROSS JOIN LATERAL colcrypt.sample_columns(CASE WHEN b.agent_pid > 0 THEN 20 END) c WHERE c.closed > 0 $q$),
 ('column_not_registered', 'warning',
  'A column holds encrypted values and is not registered. No rotation moves them: they stay under their key version, compromised or not.',
  'Call colcrypt.register_column for it.',
@@ -1369,8 +1414,8 @@ VALUES
 ('registration_wrong', 'warning',
  'A registered column is not there any more, or is no ciphertext. Rotations do nothing for it, and its jobs fail.',
  'Register what took its place, and colcrypt.unregister_column the other.',
- $q$ SELECT format('%s.%I', p.relation::oid::regclass, p.attribute) AS object,
-            CASE WHEN c.oid IS NULL THEN 'the table was dropped' WHEN a.attnum IS NULL THEN 'the table has no such column'
+ $q$ SELECT format('%s.%I', CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE c.oid::regclass::text END, p.attribute) AS object,
+            CASE WHEN c.oid IS NULL THEN format('the table was dropped: colcrypt.unregister_column(%s, %L)', p.relation::oid, p.attribute) WHEN a.attnum IS NULL THEN 'the table has no such column'
                  ELSE 'the column is of type ' || format_type(a.atttypid, a.atttypmod) END AS detail,
             CASE WHEN c.oid IS NULL THEN 'notice' END AS severity
      FROM colcrypt.protected_column p
@@ -1467,7 +1512,7 @@ VALUES
      WHERE s.name = 'pg_stat_statements.track_utility' AND s.value IN ('on', 'true', 'yes', '1') $q$),
 ('not_checked', 'notice',
  'The check of this name could not be made, so it says nothing: the caller may not ask, or what was asked failed.',
- 'Call doctor as a member of pg_monitor that may execute verify_keys and check_provider, or mend what the detail says.', NULL)
+ 'Call doctor as a member of pg_monitor that may execute verify_keys, check_provider and sample_columns, or mend what the detail says.', NULL)
     $checks$;
 GRANT EXECUTE ON FUNCTION colcrypt.doctor_checks() TO pg_monitor;
 COMMENT ON FUNCTION colcrypt.doctor_checks() IS
@@ -1643,7 +1688,7 @@ COMMENT ON VIEW colcrypt.rotation_schedule IS
 -- For who watches.
 CREATE OR REPLACE VIEW colcrypt.job_progress AS
     SELECT j.job_id,
-           j.relation,
+           CASE WHEN c.oid IS NOT NULL THEN j.relation END AS relation,
            coalesce(m.attribute, j.attribute) AS attribute,
            CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
            j.target_version,
@@ -1663,10 +1708,27 @@ CREATE OR REPLACE VIEW colcrypt.job_progress AS
            j.started_at,
            j.finished_at,
            coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
-           j.passes AS pass
-    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id);
+           j.passes AS pass,
+           CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, c.relname) END AS "table"
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id)
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 COMMENT ON VIEW colcrypt.job_progress IS
-    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned';
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned; of a table that was dropped, relation is null and table (dropped)';
+CREATE OR REPLACE VIEW colcrypt.key_version_census AS
+    SELECT CASE WHEN t.oid IS NOT NULL THEN p.relation END AS relation, p.attribute, coalesce(k.name, CASE WHEN r.key_id IS NOT NULL THEN '(dropped)' END) AS key, r.version,
+           r.version = k.current_version AS is_current, r.rows, c.counted_at, c.counted_by, p.rotation,
+           coalesce(v.shreds, false) AS shredded,
+           CASE WHEN t.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, t.relname) END AS "table"
+    FROM colcrypt.protected_column p
+    LEFT JOIN colcrypt.census c USING (relation, attribute)
+    LEFT JOIN LATERAL jsonb_to_recordset(c.counts) AS r(key_id bigint, version int, rows bigint) ON true
+    LEFT JOIN colcrypt.key k ON k.key_id = r.key_id
+    LEFT JOIN colcrypt.key_version v ON v.key_id = r.key_id AND v.version = r.version
+    LEFT JOIN pg_catalog.pg_class t ON t.oid = p.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace;
+COMMENT ON VIEW colcrypt.key_version_census IS
+    'rows of each registered column by key version, exact as of counted_at: when the last job on it verified its work, or take_census counted; all null is never counted, or no rows; rotation is what becomes of rows under older versions; shredded where the version is destroyed, or will be, although they need it; of a table that was dropped, relation is null and table (dropped)';
 
 -- In the manner of the server's own views of progress, for what reads those.
 CREATE VIEW colcrypt.stat_progress AS
@@ -1806,10 +1868,8 @@ CREATE VIEW colcrypt.metrics AS
         FROM colcrypt.keyring g, reader r),
     jobs AS MATERIALIZED (
         SELECT j.*, jsonb_build_object('database', r.database, 'job_id', j.job_id::text, 'kind', j.kind, 'column',
-                   format('%s.%I', coalesce(format('%I.%I', n.nspname, c.relname), j.relation::oid::text), j.attribute)) AS labels
+                   format('%s.%I', j."table", j.attribute)) AS labels
         FROM reader r CROSS JOIN colcrypt.job_progress j
-        LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
-        LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE j.finished_at IS NULL),
     told(name, labels, value) AS (
         SELECT 'colcrypt_build_info', jsonb_build_object('database', r.database, 'version', e.extversion), 1::float8
@@ -1864,7 +1924,8 @@ CREATE VIEW colcrypt.metrics AS
             ('colcrypt_destructions_waiting', (SELECT count(*) FROM colcrypt.destruction d WHERE d.last_error IS NOT NULL)),
             ('colcrypt_approval_requests_open',
              (SELECT count(*) FROM colcrypt.approval_request a WHERE a.outcome IS NULL AND a.expires_at > now())),
-            ('colcrypt_registered_columns', (SELECT count(*) FROM colcrypt.protected_column)),
+            ('colcrypt_registered_columns',
+             (SELECT count(*) FROM colcrypt.protected_column p JOIN pg_catalog.pg_class t ON t.oid = p.relation)),
             ('colcrypt_jobs_failed', (
                 SELECT count(*) FROM (SELECT DISTINCT ON (j.relation, j.attribute, j.key, j.kind) j.relation, j.phase FROM colcrypt.job_progress j
                                       ORDER BY j.relation, j.attribute, j.key, j.kind, j.job_id DESC) j

@@ -15,5 +15,5 @@ pub mod registered;
 pub mod registration;
 pub mod renamed;
 pub mod row_key;
-mod sample;
+pub mod sample;
 pub mod view;

@@ -16,7 +16,7 @@ use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::varlena::varlena_from;
-use crate::server::{reads, spi};
+use crate::server::{reads, spi, types};
 use crate::values::codec::Codec;
 
 pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
@@ -33,15 +33,14 @@ pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
 
 pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = target(call)?;
-    // SAFETY: declared as text, text[] and regtype.
-    let (context, readers, plaintext_type) = unsafe {
+    // SAFETY: declared as text and text[].
+    let (context, readers) = unsafe {
         (
             call.long::<String>(3, "context")?,
             call.long::<Vec<Option<String>>>(4, "readers")?,
-            call.get::<pg_sys::Oid>(5),
         )
     };
-    let plaintext_type = plaintext_type.ok_or(Error::NullArgument("plaintext_type"))?;
+    let (plaintext_type, length) = plaintext_type(call)?;
     // SAFETY: declared as boolean and text, where they are declared.
     let (enforce, rotation) = unsafe { (call.get::<bool>(7), call.long::<String>(8, "rotation")?) };
     // SAFETY: declared as text, where they are declared.
@@ -87,14 +86,15 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: the memory of this call is the server's to name; the codec is not kept.
     Codec::for_type(plaintext_type, unsafe { pg_sys::CurrentMemoryContext })?;
     spi::execute(
-        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce, rotation, key_expression, keyring_id) \
-         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false), coalesce($9, 'reencrypt'), $10, $11) \
+        "INSERT INTO colcrypt.protected_column (relation, attribute, key_id, context, readers, plaintext_type, label, enforce, rotation, key_expression, keyring_id, declared) \
+         VALUES ($1::oid::regclass, $2::text::name, $3, $4, $5, $6::oid::regtype, $7, coalesce($8, false), coalesce($9, 'reencrypt'), $10, $11, \
+             CASE WHEN $12 <> -1 THEN format_type($6, $12) END) \
          ON CONFLICT (relation, attribute) DO UPDATE \
          SET key_id = EXCLUDED.key_id, context = EXCLUDED.context, label = EXCLUDED.label, readers = EXCLUDED.readers, \
              plaintext_type = EXCLUDED.plaintext_type, enforce = coalesce($8, protected_column.enforce), \
              rotation = coalesce($9, protected_column.rotation), \
              key_expression = EXCLUDED.key_expression, keyring_id = EXCLUDED.keyring_id, \
-             declared = CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END",
+             declared = coalesce(EXCLUDED.declared, CASE WHEN protected_column.plaintext_type = EXCLUDED.plaintext_type THEN protected_column.declared END)",
         &[
             table.into(),
             attribute.clone().into(),
@@ -107,6 +107,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
             rotation.into(),
             expression.clone().into(),
             under.keyring().map(|keyring| uuid(keyring.id)).into(),
+            length.into(),
         ],
     )?;
     enforced::settle(table)?;
@@ -142,6 +143,18 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
         .detail(detail)
         .record()?;
     Ok(pg_sys::Datum::from(0))
+}
+
+/// The type that values are shown in, and its length or precision; -1 where none is given. A catalog of release 0.1
+/// declares the argument as regtype, which has none.
+fn plaintext_type(call: Call) -> Result<(pg_sys::Oid, i32)> {
+    const NAME: &str = "plaintext_type";
+    if call.argument_type(5) == pg_sys::REGTYPEOID {
+        // SAFETY: the parser took it for a regtype.
+        let found = unsafe { call.get::<pg_sys::Oid>(5) };
+        return Ok((found.ok_or(Error::NullArgument(NAME))?, -1));
+    }
+    types::with_length(&call.text(5, NAME)?)
 }
 
 /// The key, or the keys, that a registration names.
@@ -237,6 +250,11 @@ fn check_column(table: &Named, attribute: &str) -> Result<()> {
         return Err(Error::Column {
             message: format!("{name} is not a table"),
             hint: "Register columns of tables and partitioned tables.".into(),
+        });
+    }
+    if table.held.is_temporary() {
+        return Err(Error::TemporaryTable {
+            table: name.clone(),
         });
     }
     let column = quote_identifier(attribute);

@@ -1,11 +1,13 @@
 //! What register_column says of the values that are there: of some of them the headers are read, and a few are
-//! opened.
+//! opened. Doctor has the same done for each column that is registered, and is told how many did not open.
 //!
 //! The context is computed by a statement that has no right on any key, as the table's owner, and what it did is
 //! taken back; then, while nobody's code runs, values are opened, as jobs do it for whoever may manage the key. A
 //! context that may call functions of others is not computed: whoever registers would wait for them, and run them.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::rc::Rc;
 
 use colcrypt_core::{KeyId, place};
 use colcrypt_domain::binding::LOOK;
@@ -14,15 +16,17 @@ use pgrx::pg_sys;
 
 use crate::catalog::read::{self, Key};
 use crate::columns::moved::BATCH_BYTES;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rows::reach;
+use crate::server::call::Call;
+use crate::server::record::{Record, return_set};
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::selected::{Rows, selected};
 use crate::server::spi::safe_search_path;
 use crate::server::undone::undone;
 use crate::server::varlena::Varlena;
-use crate::server::{relation, report, scan};
+use crate::server::{meant, relation, report, scan, spi};
 use crate::values::opens::{self, Wanted};
 
 /// Blocks of a table that are looked into, spread over it, and values that are opened.
@@ -46,7 +50,8 @@ struct Sample {
 /// # Errors
 /// When the table is gone or the column is no ciphertext's (any more).
 pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) -> Result<()> {
-    let sample = sample(table.held.oid, attribute, Some(key.id))?;
+    let table = &table.held;
+    let sample = sample(&reach::all_leaves(&[table.oid])?, attribute, Some(key.id))?;
     say_keys(&sample, attribute, key);
     if sample.rows.is_empty() {
         return Ok(());
@@ -58,30 +63,18 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
         ));
         return Ok(());
     }
-    let rows = spread(&sample.rows, OPENED);
-    let context = match context {
-        Some(expression) => format!("({expression})::pg_catalog.bytea"),
-        None => "NULL::pg_catalog.bytea".into(),
-    };
-    let (mut tried, mut closed, mut why, mut failed) = (0, 0, None, None);
-    each_beside(table, attribute, &context, &rows, |stored, bound| {
-        // SAFETY: a ciphertext, as was asked of the result's description.
-        let stored = unsafe { Varlena::from_datum(stored) };
-        let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
-        match opens::closed(stored.bytes(), Wanted::Key(key.id), bound, |_| false) {
-            Ok(None) => {}
-            Ok(Some(found)) => {
-                closed += 1;
-                why.get_or_insert(found.reason);
-            }
-            Err(error) => {
-                failed = Some(error);
-                return Ok(false);
-            }
-        }
-        tried += 1;
-        Ok(true)
-    })?;
+    let Opened {
+        tried,
+        closed,
+        why,
+        failed,
+    } = open_some(
+        table,
+        attribute,
+        key.id,
+        context,
+        &spread(&sample.rows, OPENED),
+    )?;
     if let Some(error) = failed {
         report::notice(format!(
             "whether values of column {} open was not looked at: {}",
@@ -109,7 +102,8 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
 /// # Errors
 /// As [`look`].
 pub fn look_by_row(table: &Named, attribute: &str, expression: &str) -> Result<()> {
-    let sample = sample(table.held.oid, attribute, None)?;
+    let table = &table.held;
+    let sample = sample(&reach::all_leaves(&[table.oid])?, attribute, None)?;
     let name = format!("({expression})::pg_catalog.text");
     let (mut all, mut others, mut example) = (0, 0, None);
     let rows = spread(&sample.rows, COMPARED);
@@ -147,11 +141,124 @@ pub fn look_by_row(table: &Named, attribute: &str, expression: &str) -> Result<(
     Ok(())
 }
 
+/// What came of opening some values.
+#[derive(Default)]
+struct Opened {
+    tried: i32,
+    closed: i32,
+    /// Why the first of these does not open.
+    why: Option<String>,
+    /// Why nothing more was tried: the key could not be had, which says nothing of a value.
+    failed: Option<Error>,
+}
+
+/// Opens these values for nobody, while nobody else's code runs.
+fn open_some(
+    table: &Held,
+    attribute: &str,
+    key: KeyId,
+    context: Option<&str>,
+    rows: &[(pg_sys::Oid, String)],
+) -> Result<Opened> {
+    let context = match context {
+        Some(expression) => format!("({expression})::pg_catalog.bytea"),
+        None => "NULL::pg_catalog.bytea".into(),
+    };
+    let mut opened = Opened::default();
+    each_beside(table, attribute, &context, rows, |stored, bound| {
+        // SAFETY: a ciphertext, as was asked of the result's description.
+        let stored = unsafe { Varlena::from_datum(stored) };
+        let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
+        match opens::closed(stored.bytes(), Wanted::Key(key), bound, |_| false) {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                opened.closed += 1;
+                opened.why.get_or_insert(found.reason);
+            }
+            Err(error) => {
+                opened.failed = Some(error);
+                return Ok(false);
+            }
+        }
+        opened.tried += 1;
+        Ok(true)
+    })?;
+    Ok(opened)
+}
+
+/// For doctor: of some values of each registered column, how many were tried and how many of them do not open. Who may
+/// call it is asked for no right on a key, as with `verify_keys`, and is shown no value. Nobody is waited for, and no
+/// code of a table's owner runs: a column with a context that may call some, or of a table that has some in an index,
+/// is passed over.
+///
+/// # Errors
+/// Of the catalog.
+pub fn sample_columns(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: declared as int, and strict.
+    let most = unsafe { call.get::<i32>(0) }.unwrap_or_default();
+    let most = usize::try_from(most).unwrap_or_default().clamp(1, COMPARED);
+    let columns = spi::look(
+        "SELECT c.oid, p.attribute::text, p.key_id, p.context FROM colcrypt.protected_column p JOIN pg_class c ON c.oid = p.relation \
+         WHERE p.key_id IS NOT NULL AND p.becomes IS NULL AND c.relkind IN ('r', 'p') ORDER BY c.oid, p.attribute",
+        &[],
+        |row| {
+            Ok((
+                spi::at::<pg_sys::Oid>(row, 1)?,
+                spi::at::<String>(row, 2)?,
+                KeyId::of_bigint(spi::at(row, 3)?),
+                row.get::<String>(4)?,
+            ))
+        },
+    )?;
+    let mut records = Vec::new();
+    for (table, attribute, key, context) in columns {
+        if !context.as_deref().is_none_or(place::is_plain) {
+            continue;
+        }
+        // Its locks go, too. A table that cannot be read just now is another finding's business.
+        let opened = undone(|| of_column(table, &attribute, key, context.as_deref(), most));
+        let Some(Some(opened)) = opened else { continue };
+        if opened.failed.is_some() {
+            break;
+        }
+        let mut record = Record::default();
+        record
+            .push(relation::shown(table)?)
+            .push(attribute)
+            .push(opened.tried)
+            .push(opened.closed)
+            .push(opened.why);
+        records.push(record);
+    }
+    Ok(return_set(call, records))
+}
+
+fn of_column(
+    table: pg_sys::Oid,
+    attribute: &str,
+    key: KeyId,
+    context: Option<&str>,
+    most: usize,
+) -> Result<Option<Opened>> {
+    let Some(held) = Held::take_at_once(table)? else {
+        return Ok(None);
+    };
+    let leaves = reach::leaves(&[table])?;
+    for leaf in &leaves {
+        if Held::take_at_once(*leaf)?.is_none() || reach::is_planned_with_expressions(*leaf)? {
+            return Ok(None);
+        }
+    }
+    let sample = sample(&leaves, attribute, Some(key))?;
+    let rows = spread(&sample.rows, most);
+    open_some(&held, attribute, key, context, &rows).map(Some)
+}
+
 /// The headers of values in some blocks, and the places of those of this key, or of all.
-fn sample(table: pg_sys::Oid, attribute: &str, key: Option<KeyId>) -> Result<Sample> {
+fn sample(leaves: &[pg_sys::Oid], attribute: &str, key: Option<KeyId>) -> Result<Sample> {
     let mut sample = Sample::default();
     let mut left = LOOK;
-    for oid in reach::all_leaves(&[table])? {
+    for &oid in leaves {
         let leaf = Held::take(oid, Lock::Read)?;
         let number = leaf.ciphertext_attribute(attribute)?.number;
         let blocks = u32::try_from(relation::blocks(&[oid])?).unwrap_or(u32::MAX);
@@ -224,7 +331,7 @@ fn leaves(rows: &[(pg_sys::Oid, String)]) -> Vec<pg_sys::Oid> {
 /// Visits these values, each with what an expression gives for its row, a text or a bytea, for as long as `visit` asks
 /// for more. Those of a table that cannot be read are passed over.
 fn each_beside(
-    table: &Named,
+    table: &Held,
     attribute: &str,
     beside: &str,
     rows: &[(pg_sys::Oid, String)],
@@ -252,32 +359,36 @@ fn each_beside(
 
 /// Values, each with what an expression gives for its row.
 fn values(
-    table: &Named,
+    table: &Held,
     leaf: pg_sys::Oid,
     attribute: &str,
     beside: &str,
     places: &[&str],
 ) -> Result<Rows> {
-    let leaf = Named::take(leaf, Lock::Read)?;
+    let leaf = Held::take(leaf, Lock::Read)?;
     // An expression may be code of the table's owner, and runs with nobody else's rights.
-    if leaf.owner() != table.owner() {
+    if leaf.owner != table.owner {
         return Ok(Rows::of(&[]));
     }
     // What an expression may qualify its columns with.
-    let alias = match leaf.held.oid == table.held.oid {
+    let alias = match leaf.oid == table.oid {
         true => String::new(),
-        false => format!(" AS {}", quote_identifier(table.held.bare_name())),
+        false => format!(" AS {}", quote_identifier(table.bare_name())),
     };
     let sql = format!(
         "SELECT {}, {beside} FROM ONLY {}{alias} WHERE ctid = ANY (ARRAY['{}']::pg_catalog.tid[])",
         quote_identifier(attribute),
-        leaf.sql,
+        leaf.shown(),
         places.join("', '")
     );
+    let text = CString::new(sql.as_str()).map_err(|_| Error::Spi("a name holds NUL".into()))?;
     let _path = safe_search_path();
-    let _role = AsRole::unfiltered(table.owner());
-    selected(&sql, true, BATCH_BYTES, |found| {
-        found.expect_ciphertext(1)?;
-        Ok(found)
-    })
+    let _role = AsRole::unfiltered(table.owner);
+    // Not by a lock on the schema's name: this is asked on standbys, too.
+    meant::relation(&Rc::new(text), leaf.oid, || {
+        selected(&sql, true, BATCH_BYTES, |found| {
+            found.expect_ciphertext(1)?;
+            Ok(found)
+        })
+    })?
 }

@@ -100,7 +100,10 @@ pub enum OwnersCode {
 }
 
 /// Whether the planner loads expressions of the owner's with the table, and so runs what is constant in them.
-fn is_planned_with_expressions(table: pg_sys::Oid) -> Result<bool> {
+///
+/// # Errors
+/// Of SPI.
+pub fn is_planned_with_expressions(table: pg_sys::Oid) -> Result<bool> {
     let found = spi::look(
         "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = $1 AND (indexprs IS NOT NULL OR indpred IS NOT NULL)) \
              OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = $1 AND stxexprs IS NOT NULL)",

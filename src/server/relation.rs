@@ -63,6 +63,7 @@ pub struct Held {
     pub oid: pg_sys::Oid,
     pub owner: pg_sys::Oid,
     kind: u8,
+    is_temporary: bool,
     is_partition: bool,
     has_children: bool,
     name: String,
@@ -89,6 +90,7 @@ impl Held {
                 oid,
                 owner: row.relowner,
                 kind: row.relkind as u8,
+                is_temporary: row.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
                 is_partition: row.relispartition,
                 has_children: row.relhassubclass,
                 name: pgrx::name_data_to_str(&row.relname).to_string(),
@@ -125,6 +127,16 @@ impl Held {
         Ok(())
     }
 
+    /// The same for reading, but for a relation that somebody holds: there is nobody to wait for it then.
+    ///
+    /// # Errors
+    /// As [`Held::take`].
+    pub fn take_at_once(oid: pg_sys::Oid) -> Result<Option<Self>> {
+        // SAFETY: takes a lock, or does not; it is kept.
+        let is_free = unsafe { pg_sys::ConditionalLockRelationOid(oid, Lock::Read.mode()) };
+        is_free.then(|| Self::take(oid, Lock::Read)).transpose()
+    }
+
     /// An ordinary or partitioned table.
     pub fn is_table(&self) -> bool {
         matches!(self.kind, b'r' | b'p')
@@ -133,6 +145,11 @@ impl Held {
     /// A table or a materialized view with rows of its own.
     pub fn holds_rows(&self) -> bool {
         matches!(self.kind, b'r' | b'm')
+    }
+
+    /// Whether it is one session's own, which no other process reaches.
+    pub fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 
     /// Whether it is a partition of another table.

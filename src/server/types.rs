@@ -1,7 +1,7 @@
 //! Types and functions by name and OID.
 
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -81,6 +81,37 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
             .into_owned();
         Ok(pgrx::spi::quote_qualified_identifier(schema, name))
     }
+}
+
+/// The type that a text names, with its length or precision as the server keeps it; -1 where none is given. `char` and
+/// `bit` are meant as the types of any length, as `regtype` takes them, and not as `char(1)`.
+///
+/// # Errors
+/// For what is no text. For what is no type the server's own ERROR is raised.
+pub fn with_length(name: &str) -> Result<(pg_sys::Oid, i32)> {
+    let text = CString::new(name).map_err(|_| Error::Spi("a name holds NUL".into()))?;
+    let (mut oid, mut length) = (pg_sys::Oid::INVALID, -1);
+    // SAFETY: a C string, parsed into two values of ours.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::parseTypeString(text.as_ptr(), &raw mut oid, &raw mut length, false);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::parseTypeString(
+            text.as_ptr(),
+            &raw mut oid,
+            &raw mut length,
+            std::ptr::null_mut(),
+        );
+    }
+    let is_implied = !name.contains('(')
+        && [
+            pg_sys::BPCHAROID,
+            pg_sys::BPCHARARRAYOID,
+            pg_sys::BITOID,
+            pg_sys::BITARRAYOID,
+        ]
+        .contains(&oid);
+    Ok((oid, if is_implied { -1 } else { length }))
 }
 
 /// Whether there is a type that SQL writes so now: a qualified name, quoted where needed.

@@ -1,7 +1,7 @@
 //! Columns under a key: registered, bound anew, encrypted and decrypted in place.
 
 use crate::columns::migration::{in_step, orders};
-use crate::columns::{enforced, rebind, registered};
+use crate::columns::{enforced, rebind, registered, sample};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -12,6 +12,9 @@ sql_functions! {
         rebind_column => rebind::rebind_column;
         register_column => registered::register_column;
         unregister_column => registered::unregister_column;
+    }
+    Asks {
+        sample_columns => sample::sample_columns;
     }
     UsesKeys {
         keep_in_step => in_step::keep_in_step;

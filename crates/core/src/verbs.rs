@@ -269,6 +269,7 @@ pub const ASKS: &[&str] = &[
     "rotation_time_until",
     "rotation_windows",
     "rows_needing_key",
+    "sample_columns",
     "server_facts",
     "suite_bound",
     "unflushed_uses",

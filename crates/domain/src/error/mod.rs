@@ -259,6 +259,9 @@ pub enum Error {
     NotTableOwner {
         table: String,
     },
+    TemporaryTable {
+        table: String,
+    },
     AuditAppendOnly,
     Column {
         message: String,

@@ -199,6 +199,7 @@ fn one_of_each() -> Vec<Error> {
             end: text(),
         },
         Error::NotTableOwner { table: text() },
+        Error::TemporaryTable { table: text() },
         Error::AuditAppendOnly,
         Error::Column {
             message: text(),

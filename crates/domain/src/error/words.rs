@@ -398,6 +398,12 @@ impl Error {
                 Some(hint.clone()),
             ),
             Self::Column { message, hint } => ("42809", message.clone(), None, Some(hint.clone())),
+            Self::TemporaryTable { table } => (
+                "42809",
+                format!("table {table} is temporary"),
+                Some("Only its own session reaches it: no job could move its values, and it is gone with the session, also from dumps.".into()),
+                Some("Register columns of permanent tables. Values of a temporary one need no registration: encrypt_col and decrypt_col do without.".into()),
+            ),
             Self::RowKey { message, hint } => ("KC043", message.clone(), None, Some(hint.clone())),
             Self::NoRowKey { table } => (
                 "KC042",

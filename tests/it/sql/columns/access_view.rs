@@ -321,7 +321,7 @@ fn who_may_make_a_view_of_what() {
     let name = role(&mut db.client);
     db.client.run(&format!(
         "GRANT ALL ON person TO {name}; GRANT CREATE ON SCHEMA public TO {name};
-         GRANT EXECUTE ON FUNCTION create_access_view(regclass, name), register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) TO {name};
+         GRANT EXECUTE ON FUNCTION create_access_view(regclass, name), register_column(regclass, name, text, text, text[], text, text, boolean, text, text, text) TO {name};
          SELECT grant_key('k', '{name}', '{{manage}}')"
     ));
     let mut user = db.connect_as(&name);

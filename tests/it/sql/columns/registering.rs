@@ -2,7 +2,7 @@
 
 use colcrypt_tests::of_columns::said;
 
-use crate::common::{Db, Sql, cluster, db, role};
+use crate::common::{Db, Sql, cluster, db, role, wait_for_jobs};
 
 fn tables() -> Db {
     let mut db = db();
@@ -151,4 +151,145 @@ fn registrations_are_listed_by_name_for_who_watches() {
     let stranger = role(&mut db.client);
     db.connect_as(&stranger)
         .fails("42501", "SELECT * FROM colcrypt.registered_columns");
+}
+
+#[test]
+fn temporary_tables_are_not_registered() {
+    let mut db = db();
+    let c = &mut db.client;
+    c.run(
+        "CREATE TEMP TABLE passing (id int PRIMARY KEY, v ciphertext, plain text);
+         CREATE TABLE stays (id int PRIMARY KEY, v ciphertext)",
+    );
+    for table in ["passing", "pg_temp.passing"] {
+        let refused = c.fails(
+            "42809",
+            &format!("SELECT register_column('{table}', 'v', 'k')"),
+        );
+        assert!(
+            refused.message.ends_with(".passing is temporary")
+                && refused.detail.contains("gone with the session")
+                && refused.hint.contains("permanent tables"),
+            "{refused:?}"
+        );
+    }
+    let refused = c.fails("KC060", "SELECT encrypt_column('passing', 'plain', 'k')");
+    assert!(refused.detail.contains("is temporary"), "{refused:?}");
+    let refused = c.fails("42809", "SELECT create_access_view('passing')");
+    assert!(
+        refused.message.contains("no registered column"),
+        "{refused:?}"
+    );
+    assert_eq!(c.number("SELECT count(*) FROM protected_column"), 0);
+    c.run("SELECT register_column('stays', 'v', 'k')");
+}
+
+/// As `encrypt_column` keeps what the column was declared with.
+#[test]
+fn a_length_that_is_given_is_kept() {
+    let mut db = db();
+    let c = &mut db.client;
+    c.run(
+        "CREATE TABLE t (id int PRIMARY KEY, a ciphertext, b ciphertext, c ciphertext, d ciphertext, e ciphertext);
+         SELECT register_column('t', 'a', 'k', plaintext_type => 'varchar(5)'), register_column('t', 'b', 'k', plaintext_type => 'numeric(10,2)'),
+                register_column('t', 'c', 'k', plaintext_type => 'timestamp(3)'), register_column('t', 'd', 'k', plaintext_type => 'varchar(3)[]'),
+                register_column('t', 'e', 'k', plaintext_type => 'char');
+         SELECT create_access_view('t')",
+    );
+    let shown = "SELECT string_agg(format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute
+                 WHERE attrelid = 't_access'::regclass AND attnum > 1";
+    let kept = "character varying(5), numeric(10,2), timestamp(3) without time zone, character varying(3)[], bpchar";
+    assert_eq!(c.one(shown), kept);
+    assert_eq!(
+        c.one(
+            "SELECT string_agg(plaintext_type, ', ' ORDER BY \"column\") FROM registered_columns"
+        ),
+        "character varying(5), numeric(10,2), timestamp(3) without time zone, character varying(3)[], character"
+    );
+    c.run("INSERT INTO t_access VALUES (1, 'abcde', 12.345, '2026-11-30 01:02:03.123456', '{abc}', 'longer')");
+    assert_eq!(
+        c.one("SELECT concat_ws('|', a, b, c, d, e) FROM t_access"),
+        "abcde|12.35|2026-11-30 01:02:03.123|{abc}|longer"
+    );
+    c.fails("22001", "UPDATE t_access SET a = 'abcdef'");
+    c.fails("22003", "UPDATE t_access SET b = 123456789");
+    // What becomes of the column in plaintext, too.
+    c.run("SELECT decrypt_column('t', 'a')");
+    wait_for_jobs(c);
+    assert_eq!(
+        c.one("SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'a'"),
+        "character varying(5)"
+    );
+    // Registered again with the type alone it keeps its length, and another replaces it.
+    c.run("SELECT register_column('t', 'd', 'k', plaintext_type => 'varchar[]'), register_column('t', 'b', 'k', plaintext_type => 'numeric(12,3)')");
+    assert_eq!(
+        c.one("SELECT string_agg(declared, ', ' ORDER BY attribute) FROM protected_column WHERE attribute IN ('b', 'd')"),
+        "numeric(12,3), character varying(3)[]"
+    );
+    for (code, name) in [
+        ("42704", "no_type_of_mine"),
+        ("22023", "varchar(0)"),
+        ("42601", "varchar(5"),
+        ("42601", ""),
+    ] {
+        c.fails(
+            code,
+            &format!("SELECT register_column('t', 'c', 'k', plaintext_type => '{name}')"),
+        );
+    }
+    c.fails(
+        "22004",
+        "SELECT register_column('t', 'c', 'k', plaintext_type => NULL)",
+    );
+}
+
+#[test]
+fn what_was_dropped_is_shown_as_dropped_and_by_no_number() {
+    let mut db = db();
+    let c = &mut db.client;
+    c.run(
+        "CREATE TABLE gone (id int PRIMARY KEY, v ciphertext); CREATE TABLE stays (LIKE gone INCLUDING ALL);
+         INSERT INTO gone SELECT g, encrypt_col('v' || g, 'k') FROM generate_series(1, 5) g; INSERT INTO stays SELECT * FROM gone;
+         SELECT register_column('gone', 'v', 'k', 'none'), register_column('stays', 'v', 'k', 'none');
+         SELECT rotate_key('k')",
+    );
+    wait_for_jobs(c);
+    c.run("DROP TABLE gone");
+    for (view, column) in [
+        ("job_progress", "attribute"),
+        ("key_version_census", "attribute"),
+    ] {
+        assert_eq!(
+            c.one(&format!(
+                "SELECT string_agg(DISTINCT concat_ws(' ', \"table\", {column}, coalesce(relation::text, 'none')), ', ') FROM {view}"
+            )),
+            "(dropped) v none, public.stays v stays",
+            "{view}"
+        );
+    }
+    let number = c.one(
+        "SELECT relation::oid FROM protected_column WHERE to_regclass(relation::text) IS NULL",
+    );
+    for view in [
+        "job_progress",
+        "key_version_census",
+        "registered_columns",
+        "stat_progress",
+        "metrics",
+    ] {
+        assert_eq!(
+            c.number(&format!(
+                "SELECT count(*) FROM {view} v WHERE v::text ~ '\\y{number}\\y'"
+            )),
+            0,
+            "{view}"
+        );
+    }
+    // Doctor says how to be rid of the registration.
+    assert_eq!(
+        c.one("SELECT object || ': ' || detail FROM doctor() WHERE finding = 'registration_wrong'"),
+        format!("(dropped).v: the table was dropped: colcrypt.unregister_column({number}, 'v')")
+    );
+    c.run(&format!("SELECT unregister_column({number}, 'v')"));
+    assert_eq!(c.number("SELECT count(*) FROM registered_columns"), 1);
 }

@@ -97,7 +97,7 @@ fn registering_needs_the_table() {
     let mut db = table_to_read();
     let name = role(&mut db.client);
     db.client.run(&format!(
-        "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], regtype, text, boolean, text, text, text) TO {name}"
+        "GRANT EXECUTE ON FUNCTION colcrypt.register_column(regclass, name, text, text, text[], text, text, boolean, text, text, text) TO {name}"
     ));
     db.connect_as(&name)
         .fails("42501", "SELECT register_column('t', 'v', 'k')")

@@ -12,6 +12,7 @@ use colcrypt_tests::wait_for;
 use postgres::Client;
 use serde_json::Value;
 
+use super::doctor_faults::{ESCROW, FAULTS, TABLE};
 use crate::common::{self, LONG, Sql, db, set_up, unique};
 
 /// What a server says of itself that is as the guide makes it.
@@ -26,110 +27,10 @@ const OF_EVERY_SERVER: &[&str] = &[
 /// What hangs on the machine that this runs on.
 const OF_THE_MACHINE: &[&str] = &["core_files", "swap_in_use"];
 
-/// A table with a column that is registered, and a function that gives its plaintext away.
-const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v ciphertext);
-    SELECT register_column('t', 'v', 'k', 'none');
-    INSERT INTO t VALUES (1, encrypt_col('secret', 'k'));
-    CREATE FUNCTION plain(c ciphertext) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT colcrypt.decrypt_col(c)'";
-
-/// An escrow that was registered so many days ago.
-const ESCROW: &str = "INSERT INTO provider (name, kind, config) VALUES ('escrow', 'escrow', '{}');
-    INSERT INTO escrow (provider_id, record, registered_at)
-        SELECT provider_id, 'a record', now() - interval 'DAYS days' FROM provider WHERE name = 'escrow'";
-
-/// A finding with a part of its object, and the statements that plant its fault. Where another finding comes with it,
-/// that one is named behind it.
-struct Fault {
-    severity: &'static str,
-    findings: &'static [&'static str],
-    object: &'static str,
-    plant: &'static [&'static str],
-}
-
-const fn fault(
-    severity: &'static str,
-    findings: &'static [&'static str],
-    object: &'static str,
-    plant: &'static [&'static str],
-) -> Fault {
-    Fault {
-        severity,
-        findings,
-        object,
-        plant,
-    }
-}
-
-/// Faults of one database.
-#[rustfmt::skip]
-const FAULTS: &[Fault] = &[
-    fault("warning", &["catalog_of_other_version"], "extension 0.1.9", &["UPDATE pg_extension SET extversion = '0.1.9' WHERE extname = 'colcrypt'"]),
-    fault("critical", &["root_closed", "key_closed"], "provider \"local\" of keyring ring, version 1",
-        &["UPDATE kek_copy SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"]),
-    fault("critical", &["key_closed"], "key k, version 1", &["UPDATE key_version SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"]),
-    fault("critical", &["rows_without_key"], "rows",
-        &["CREATE TABLE t (v int); INSERT INTO census (relation, attribute, counts, counted_by) VALUES ('t', 'v', '[{\"key_id\": 42, \"version\": 1, \"rows\": 3}]', 'me')"]),
-    fault("warning", &["role_missing"], "key k",
-        &["INSERT INTO restored_grant (grantee, key_id, can_encrypt, can_decrypt, can_manage) SELECT 'nobody_known', key_id, true, true, false FROM key"]),
-    fault("warning", &["provider_problem", "key_closed", "root_closed"], "local", &["UPDATE provider SET config = '{\"path\": \"/nowhere/root.key\"}'"]),
-    fault("critical", &["key_beside_data"], "inside.key of provider local", &["SELECT alter_provider('local', '{\"path\": \"DATA/inside.key\"}')"]),
-    fault("warning", &["key_without_period"], "key k", &["SELECT set_cryptoperiods('k', NULL, NULL)"]),
-    fault("warning", &["kek_without_period"], "keyring ring", &["SELECT set_kek_cryptoperiod('ring', NULL)"]),
-    fault("warning", &["rotation_failing"], "key k",
-        &["SELECT set_rotation_interval('k', '1 hour'); INSERT INTO rotation_try SELECT key_id, 1, 'the reason', 'infinity' FROM key",
-          "UPDATE key_version SET activated_at = now() - interval '1 day'"]),
-    fault("notice", &["rotation_due"], "key k", &["SELECT set_rotation_interval('k', '1 hour'); UPDATE key_version SET activated_at = now() - interval '1 day'"]),
-    fault("warning", &["usage_near_bound"], "key k, version 1", &["SELECT set_usage_bound('k', 100)", "SELECT count(encrypt_col('v' || g, 'k')::bytea) FROM generate_series(1, 60) g"]),
-    fault("critical", &["usage_near_bound", "rotation_failing"], "key k, version 1",
-        &["SELECT set_usage_bound('k', 100); INSERT INTO rotation_try SELECT key_id, 1, 'the reason', 'infinity' FROM key",
-          "SELECT count(encrypt_col('v' || g, 'k')::bytea) FROM generate_series(1, 85) g"]),
-    fault("warning", &["destruction_waits"], "key k, version 1",
-        &["INSERT INTO destruction (key_id, version, last_error, retry_at) SELECT key_id, 1, 'the reason', 'infinity' FROM key"]),
-    fault("warning", &["keyring_without_escrow", "never_drilled"], "escrow escrow", &["ESCROW 1"]),
-    fault("warning", &["drill_overdue", "keyring_without_escrow"], "escrow escrow", &["ESCROW 100"]),
-    fault("notice", &["never_drilled", "keyring_without_escrow"], "escrow escrow", &["ESCROW 1"]),
-    fault("warning", &["share_check_overdue", "keyring_without_escrow", "never_drilled"], "share of Ada, escrow escrow",
-        &["ESCROW 1", "INSERT INTO custodian (provider_id, holder, circle, since) SELECT provider_id, 'Ada', 'all', now() - interval '100 days' FROM escrow"]),
-    fault("warning", &["public_may_decrypt"], "key k", &["SELECT grant_key('k', 'PUBLIC')"]),
-    fault("notice", &["public_may_encrypt"], "key k", &["SELECT grant_key('k', 'PUBLIC', '{encrypt}')"]),
-    fault("notice", &["public_may_encrypt"], "keyring ring", &["SELECT grant_keyring('ring', 'PUBLIC', '{create}')"]),
-    fault("critical", &["public_on_catalog"], "relation colcrypt.key_version", &["GRANT SELECT ON colcrypt.key_version TO PUBLIC"]),
-    fault("critical", &["public_on_catalog"], "function colcrypt.rotate_key(text)", &["GRANT EXECUTE ON FUNCTION colcrypt.rotate_key(text) TO PUBLIC"]),
-    fault("warning", &["job_failed"], "on public.t.v",
-        &[TABLE, "UPDATE t SET v = set_byte(v::bytea, length(v::bytea) - 1, get_byte(v::bytea, length(v::bytea) - 1) # 1)::ciphertext", "SELECT verify_column('t', 'v')"]),
-    fault("warning", &["job_stuck"], "on public.t.v",
-        &[TABLE, "BEGIN; INSERT INTO t VALUES (2, encrypt_col('v', 'k')); PREPARE TRANSACTION 'open'", "SELECT rotate_key('k')",
-          "UPDATE job SET created_at = now() - interval '2 hours'"]),
-    fault("notice", &["job_held"], "on public.t.v", &[TABLE, "INSERT INTO job (relation, attribute, key_id, target_version, paused) SELECT 't'::regclass, 'v', key_id, 1, true FROM key"]),
-    fault("warning", &["column_not_registered"], "public.\"a table\".v", &["CREATE TABLE \"a table\" (v ciphertext)"]),
-    fault("warning", &["column_not_registered"], "public.p.v",
-        &["CREATE TABLE p (id int, v ciphertext) PARTITION BY LIST (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)"]),
-    fault("warning", &["registration_wrong"], "public.t.v", &[TABLE, "ALTER TABLE t DROP COLUMN v"]),
-    fault("notice", &["registration_wrong"], ".v", &["CREATE TABLE t (v ciphertext); SELECT register_column('t', 'v', 'k')", "DROP TABLE t"]),
-    fault("warning", &["view_stale"], "public.t_access.w",
-        &[TABLE, "ALTER TABLE t ADD COLUMN w ciphertext; SELECT create_access_view('t')", "SELECT register_column('t', 'w', 'k', 'none')"]),
-    fault("warning", &["plaintext_copy"], "materialized view public.m", &[TABLE, "CREATE MATERIALIZED VIEW m AS SELECT id, decrypt_col(v) FROM t"]),
-    fault("warning", &["plaintext_copy"], "materialized view public.m",
-        &[TABLE, "SELECT create_access_view('t')", "CREATE VIEW between AS SELECT * FROM t_access", "CREATE MATERIALIZED VIEW m AS SELECT * FROM between"]),
-    fault("warning", &["plaintext_index"], "index public.i", &[TABLE, "CREATE INDEX i ON t (plain(v))"]),
-    fault("warning", &["plaintext_index"], "statistics object public.s", &[TABLE, "CREATE STATISTICS s ON (plain(v)) FROM t"]),
-    fault("warning", &["plaintext_index"], "column g of table public.t", &[TABLE, "ALTER TABLE t ADD COLUMN g text GENERATED ALWAYS AS (plain(v)) STORED"]),
-    fault("critical", &["audit_broken"], "record 1000000",
-        &["INSERT INTO audit_log (seq, at, event, outcome, session_role, current_role_name, database, pid, repeats, previous_hash, hash)
-               VALUES (1000000, now(), 'rotate_key', 'done', 'me', 'me', 'db', 1, 1, '', '')"]),
-    fault("critical", &["honeytoken"], "key k", &[TABLE, "SELECT mark_honeytoken(v) FROM t", "SELECT decrypt_col(v) FROM t"]),
-    fault("warning", &["statements_logged"], "log_statement=all in database", &["SET log_statement = 'all'"]),
-    fault("warning", &["statements_logged"], "log_min_duration_statement=100 in database", &["SET log_min_duration_statement = 100"]),
-    fault("warning", &["parameters_logged"], "log_parameter_max_length_on_error=-1 in database", &["SET log_parameter_max_length_on_error = -1"]),
-    fault("warning", &["plans_logged"], "auto_explain.log_min_duration=0 in database", &["SET auto_explain.log_min_duration = 0"]),
-    fault("warning", &["trees_logged"], "debug_print_plan=on in database", &["SET debug_print_plan = on"]),
-    fault("warning", &["trees_logged"], "log_min_messages=debug2 in database", &["SET log_min_messages = debug2"]),
-    fault("notice", &["statements_kept"], "pg_stat_statements.track_utility=on in database", &["SET pg_stat_statements.track_utility = on"]),
-];
-
 /// Those of a server, which tests of their own plant.
 const OF_SERVERS: &[&str] = &[
     "agent_down",
+    "agent_of_other_version",
     "clock_set",
     "events_in_server_log",
     "events_only_counted",
@@ -142,10 +43,8 @@ const OF_SERVERS: &[&str] = &[
     "not_preloaded",
     "root_failing",
     "rust_backtrace",
+    "server_out_of_support",
 ];
-
-/// Not planted: there is no agent of another release that says so yet.
-const NOT_SHOWN: &[&str] = &["agent_of_other_version"];
 
 /// Severity, finding and object.
 type Found = BTreeSet<(String, String, String)>;
@@ -297,7 +196,6 @@ fn each_finding_is_planted_by_a_test() {
         .chain(OF_EVERY_SERVER)
         .chain(OF_THE_MACHINE)
         .chain(OF_SERVERS)
-        .chain(NOT_SHOWN)
         .map(|finding| (*finding).to_owned())
         .collect();
     assert_eq!(known, planted);
@@ -311,7 +209,7 @@ fn whoever_may_ask_is_told_what_was_not_checked_on_a_standby_too() {
     client.run(
         "CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE stranger LOGIN;
          CREATE ROLE keeper LOGIN IN ROLE pg_monitor;
-         GRANT EXECUTE ON FUNCTION colcrypt.verify_keys(boolean), colcrypt.check_provider(text, text) TO keeper",
+         GRANT EXECUTE ON FUNCTION colcrypt.verify_keys(boolean), colcrypt.check_provider(text, text), colcrypt.sample_columns(int) TO keeper",
     );
     let standby = cluster.base_backup(&["-R"]);
     start(&standby, Limit::Without).expect("a start");
@@ -334,7 +232,10 @@ fn whoever_may_ask_is_told_what_was_not_checked_on_a_standby_too() {
             .filter(|(severity, finding, _)| severity == "notice" && finding == "not_checked")
             .map(|(.., object)| &object[..])
             .collect();
-        assert_eq!(not_checked, ["provider_problem", "root_closed"]);
+        assert_eq!(
+            not_checked,
+            ["provider_problem", "root_closed", "rows_not_opening"]
+        );
         assert!(
             seen.iter().all(|(severity, ..)| severity == "notice"),
             "{seen:?}"
@@ -342,6 +243,18 @@ fn whoever_may_ask_is_told_what_was_not_checked_on_a_standby_too() {
         watcher.run("BEGIN READ ONLY; SELECT colcrypt.doctor(); COMMIT");
         connect("stranger").fails("42501", "SELECT * FROM colcrypt.doctor()");
     }
+    // Values are tried on a standby, and by who may write nothing.
+    client.run(TABLE);
+    client.run("SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)')");
+    cluster.wait_for_replay(&standby);
+    is_there(&mut open(&standby, "tpl"), "warning", "rows_not_opening");
+    let mut keeper = cluster.config();
+    keeper.dbname("tpl").user("keeper");
+    let mut keeper = keeper.connect(postgres::NoTls).unwrap();
+    keeper.run("SET default_transaction_read_only = on");
+    is_there(&mut keeper, "warning", "rows_not_opening");
+    client.run("DROP TABLE t CASCADE");
+
     // Who is shown no more than functions of his own is told so of every view.
     client.run("GRANT EXECUTE ON FUNCTION colcrypt.doctor(), colcrypt.doctor_checks() TO stranger");
     let mut stranger = cluster.config();
@@ -457,6 +370,43 @@ fn a_clock_that_was_set_is_found() {
     assert!(!names(&found(&mut client)).contains("clock_set"));
     clock.set(3600);
     wait_until_found(&mut client, "clock_set");
+    // Of the youngest release that there is, too.
+    assert!(!names(&found(&mut client)).contains("server_out_of_support"));
+    clock.set(2000 * 86_400);
+    wait_until_found(&mut client, "server_out_of_support");
+}
+
+/// The agent's own words pass through, but for the release that it says it is of.
+const OF_ANOTHER_RELEASE: &str = r#"#!/usr/bin/env python3
+import os, re, socket, subprocess, sys, threading
+broker = socket.socket(fileno=0)
+ours, theirs = socket.socketpair()
+agent = subprocess.Popen(["AGENT", *sys.argv[1:]], stdin=theirs)
+theirs.close()
+def pass_on(source, target, change):
+    while data := source.recv(65536):
+        target.sendall(change(data))
+    os._exit(0)
+def other(data):
+    return re.sub(rb'"version":"\d+(\.\d+\.\d+")', rb'"version":"9\1', data)
+threading.Thread(target=pass_on, args=(broker, ours, bytes)).start()
+pass_on(ours, broker, other)
+"#;
+
+#[test]
+fn an_agent_of_another_release_is_found() {
+    let cluster = well();
+    let mut client = open(&cluster, "tpl");
+    assert!(!names(&found(&mut client)).contains("agent_of_other_version"));
+    let real = cluster.installation().bindir().join("colcrypt");
+    let script = OF_ANOTHER_RELEASE.replace("AGENT", real.to_str().expect("UTF-8"));
+    let program = cluster.write_file("of-another-release", script.as_bytes(), 0o755);
+    cluster.append_conf(&format!("colcrypt.agent_path = '{}'", program.display()));
+    cluster.reload();
+    kill9(cluster.agent_pid().expect("an agent"));
+    wait_until_found(&mut client, "agent_of_other_version");
+    // It serves all the same.
+    client.run(TABLE);
 }
 
 #[test]

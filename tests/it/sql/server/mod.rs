@@ -2,6 +2,7 @@
 
 mod copies;
 mod doctor;
+mod doctor_faults;
 mod extension;
 mod metrics;
 mod newer;
