@@ -146,7 +146,7 @@ fn whole(mut body: &str) -> Option<String> {
 pub fn page(address: SocketAddr, path: &str) -> Option<(String, String)> {
     ask(
         address,
-        &format!("GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"),
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
     )
 }
 

@@ -184,6 +184,10 @@ pub fn run(options: &Options) -> ExitCode {
     };
     match written {
         Ok(()) => ExitCode::from(report.exit_status()),
+        // Whoever reads no further has seen what he wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::from(report.exit_status())
+        }
         Err(error) => {
             eprintln!("colcrypt doctor: {error}");
             ExitCode::from(UNKNOWN)

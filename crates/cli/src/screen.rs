@@ -2,17 +2,21 @@
 
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
 
+/// Whether a letter is not seen, or turns the direction of what stands around it: with one in it, a name reads as
+/// another.
+pub fn is_hidden(letter: char) -> bool {
+    matches!(letter,
+        '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// Names and messages come from whoever made the table: no control character of theirs reaches the terminal, and none
-/// that turns the direction of what stands around it or is not seen.
+/// that is hidden.
 pub fn printable(text: &str) -> String {
-    let is_hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
     text.chars()
-        .map(|c| {
-            if c.is_control() || is_hidden(c) {
-                '�'
-            } else {
-                c
-            }
+        .map(|c| match c {
+            c if c.is_control() || is_hidden(c) => '�',
+            c => c,
         })
         .collect()
 }
@@ -85,6 +89,7 @@ mod tests {
     #[test]
     fn nothing_of_a_tables_name_reaches_the_terminal_but_letters() {
         assert_eq!(printable("a\u{1b}[2Jb\n\u{202e}c"), "a�[2Jb��c");
+        assert_eq!(printable("a\u{9b}2J\u{61c}\u{206a}\u{e0041}ż"), "a�2J���ż");
     }
 
     #[test]

@@ -41,7 +41,7 @@ const KEYS: &str = "
 const COLUMNS_OF: &str = "
     SELECT count(*), count(*) FILTER (WHERE c.older > 0), coalesce(sum(c.older), 0)::int8
     FROM (SELECT coalesce(sum(v.rows) FILTER (WHERE v.is_current IS NOT TRUE AND v.rotation = 'reencrypt'), 0) AS older
-          FROM colcrypt.key_version_census v GROUP BY v.relation, v.attribute) c";
+          FROM colcrypt.key_version_census v WHERE v.relation IS NOT NULL GROUP BY v.relation, v.attribute) c";
 
 const ROOTS: &str = "
     SELECT r.keyring, concat_ws(', ', r.provider, nullif(r.root_key, '')), r.state,
@@ -125,7 +125,7 @@ fn look(connection: &str) -> Result<(Vec<String>, u8), String> {
     let older = match behind {
         0 => String::new(),
         _ => format!(
-            ", {} with {} under older versions",
+            ", {} with {} under older versions when last counted",
             count(behind),
             some(rows, "row")
         ),

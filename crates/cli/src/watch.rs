@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io::{IsTerminal, stderr},
+    io::{self, ErrorKind, IsTerminal, Write, stderr},
     process::ExitCode,
     thread,
     time::Duration,
@@ -27,7 +27,7 @@ const COLUMNS: usize = 80;
 
 /// Jobs that are open, and those that ended since the watch began.
 const JOBS: &str = "
-    SELECT j.job_id, coalesce(j.relation::text, '') || '.' || j.attribute::text, j.phase, j.held_by, j.rows_done, j.rows_failed,
+    SELECT j.job_id, j.\"table\" || '.' || j.attribute::text, j.phase, j.held_by, j.rows_done, j.rows_failed,
            coalesce(j.blocks_done, 0), coalesce(j.blocks_total, 0), coalesce(j.rows_per_second, 0)::float8,
            extract(epoch FROM j.time_left)::float8, j.last_error, j.finished_at IS NOT NULL, j.pass, j.rows_estimate, j.kind = 'verify_column'
     FROM colcrypt.job_progress j
@@ -64,7 +64,12 @@ fn watch(options: &Options) -> Result<bool, String> {
     loop {
         let jobs = jobs(&mut client, &seen)?;
         for job in &jobs {
-            screen.show(job);
+            match screen.show(job) {
+                Ok(()) => {}
+                // Whoever reads no further has seen what he wanted.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(true),
+                Err(error) => return Err(error.to_string()),
+            }
         }
         seen = jobs.iter().map(|job| job.id).collect();
         if !options.follow && jobs.iter().all(|job| job.finished) {
@@ -232,7 +237,7 @@ impl Screen {
         }
     }
 
-    fn show(&mut self, job: &Job) {
+    fn show(&mut self, job: &Job) -> io::Result<()> {
         match self {
             Self::Bars(screen, bars) => {
                 let bar = bars.entry(job.id).or_insert_with(|| {
@@ -242,7 +247,7 @@ impl Screen {
                     screen.add(ProgressBar::new(100).with_style(style))
                 });
                 if bar.is_finished() {
-                    return;
+                    return Ok(());
                 }
                 let columns = Term::stderr()
                     .size_checked()
@@ -259,11 +264,12 @@ impl Screen {
             Self::Lines(shown) => {
                 let told = job.told();
                 if shown.get(&job.id) != Some(&told) {
-                    println!("{} {}% {told}", job.column, job.percent());
+                    writeln!(io::stdout(), "{} {}% {told}", job.column, job.percent())?;
                     shown.insert(job.id, told);
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST};
+use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postgres::Client;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
@@ -25,6 +26,9 @@ use crate::connection::connect;
 const CLIENTS: usize = 8;
 /// From the connection to the end of a request's head.
 const PATIENCE_WITH_CLIENTS: Duration = Duration::from_secs(10);
+/// From the connection to its end: the page may wait for another one, and is then read. Whoever does not read it would
+/// hold his place for good.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(3 * PATIENCE.as_secs());
 
 const ROOT: &str = "<!doctype html><title>colcrypt</title><a href=\"/metrics\">metrics</a>\n";
 
@@ -150,26 +154,54 @@ async fn listen(address: SocketAddr, source: Arc<Source>) -> Result<(), String> 
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        };
+        let Ok(place) = place else {
             return Ok(());
         };
         let source = Arc::clone(&source);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, Arc::clone(&source)));
-            // Whoever leaves in the middle is nobody's fault.
-            let _ = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE_WITH_CLIENTS)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let answer = move |request| answer(request, bound, Arc::clone(&source));
+            talk(stream, LONGEST_CONNECTION, answer).await;
             drop(place);
         });
     }
 }
 
+/// One request and its answer, for no longer than that.
+async fn talk<F>(stream: TcpStream, longest: Duration, answer: impl Fn(Request<Incoming>) -> F)
+where
+    F: Future<Output = Result<Response<Full<Bytes>>, hyper::http::Error>>,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE_WITH_CLIENTS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    // Whoever leaves in the middle, or stays too long, is nobody's fault.
+    let _ = tokio::time::timeout(longest, connection).await;
+}
+
+/// Whether this server is meant by the name that a request gives it. On the loopback it has none but `localhost`: a
+/// page of somebody's, whose own name was made to mean this machine, would have a browser here read the metrics to it.
+fn is_meant(host: Option<&str>, bound: SocketAddr) -> bool {
+    let Some(host) = host.filter(|_| bound.ip().is_loopback()) else {
+        return true;
+    };
+    let Ok(place) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = place.host();
+    let number = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || number.parse::<IpAddr>().is_ok()
+}
+
 async fn answer(
     request: Request<Incoming>,
+    bound: SocketAddr,
     source: Arc<Source>,
 ) -> Result<Response<Full<Bytes>>, hyper::http::Error> {
     let reply = |status: StatusCode, kind: &str, body: String| {
@@ -179,6 +211,13 @@ async fn answer(
             .body(Full::new(Bytes::from(body)))
     };
     const TEXT: &str = "text/plain; charset=utf-8";
+    let named = request.headers().get(HOST);
+    let host = named.map(|host| host.to_str().unwrap_or_default());
+    if !is_meant(host, bound) {
+        let told =
+            "this server is on the loopback, and is asked for by its address or as localhost\n";
+        return reply(StatusCode::MISDIRECTED_REQUEST, TEXT, told.into());
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Response::builder()
             .status(StatusCode::METHOD_NOT_ALLOWED)
@@ -213,6 +252,54 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_the_loopback_no_name_but_its_own_is_answered_to() {
+        let here = address("9750").unwrap();
+        for host in [
+            "localhost:9750",
+            "LocalHost",
+            "127.0.0.1:9750",
+            "[::1]:9750",
+            "10.0.0.5",
+        ] {
+            assert!(is_meant(Some(host), here), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example:9750",
+            "127.0.0.1.evil.example",
+            "",
+            "a b",
+        ] {
+            assert!(!is_meant(Some(host), here), "{host}");
+            assert!(is_meant(Some(host), address("0.0.0.0:9750").unwrap()));
+        }
+        // HTTP/1.0, which no browser speaks.
+        assert!(is_meant(None, here));
+    }
+
+    #[test]
+    fn whoever_does_not_read_gives_his_place_back() {
+        use std::io::Write;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            // More than any socket takes.
+            let page = Bytes::from(vec![b'#'; 64 << 20]);
+            let answer = |_| std::future::ready(Response::builder().body(Full::new(page.clone())));
+            talk(stream, Duration::from_millis(200), answer).await;
+            drop(client);
+        });
+    }
 
     #[test]
     fn a_port_alone_is_on_the_loopback() {

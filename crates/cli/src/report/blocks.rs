@@ -104,7 +104,7 @@ pub fn table<T>(
             })
             .collect(),
         total: grouped(listed.total),
-        is_cut: listed.total > listed.shown.len() as i64,
+        is_cut: listed.is_cut(),
         empty,
     })
 }

@@ -2,26 +2,20 @@
 
 use super::{
     charts::grouped,
-    facts::{Exception, Facts},
+    facts::{Exception, Facts, Listed, Section},
 };
 
 /// The worst first.
 pub fn exceptions(facts: &Facts) -> Vec<Exception> {
-    let mut found = Vec::new();
-    let mut say = |chapter: &str, what: String| {
-        found.push(Exception {
-            what,
-            chapter: chapter.into(),
-        });
-    };
-    record(facts, &mut say);
-    keys(facts, &mut say);
-    rows(facts, &mut say);
-    people(facts, &mut say);
+    let mut found = Found(Vec::new());
+    record(facts, &mut found);
+    keys(facts, &mut found);
+    rows(facts, &mut found);
+    people(facts, &mut found);
     if let Some(findings) = facts.findings.facts()
         && findings.critical + findings.warnings > 0
     {
-        say(
+        found.say(
             "findings",
             format!(
                 "doctor finds {} and {}",
@@ -30,23 +24,58 @@ pub fn exceptions(facts: &Facts) -> Vec<Exception> {
             ),
         );
     }
-    let left_out = facts.left_out().len() as i64;
-    if left_out > 0 {
-        say(
-            "left-out",
-            format!(
-                "{} could not be read with the rights of this role",
-                count(left_out, "list", "lists")
-            ),
-        );
-    }
-    found
+    found.some(
+        "left-out",
+        facts.left_out().len() as i64,
+        ("list", "lists"),
+        "{} could not be read with the rights of this role",
+    );
+    found.0
 }
 
-fn record(facts: &Facts, say: &mut impl FnMut(&str, String)) {
+struct Found(Vec<Exception>);
+
+impl Found {
+    fn say(&mut self, chapter: &str, what: String) {
+        self.0.push(Exception {
+            what,
+            chapter: chapter.into(),
+        });
+    }
+
+    /// How many there are of something, in the place of `{}`; nothing of none.
+    fn some(&mut self, chapter: &str, number: i64, (one, more): (&str, &str), sentence: &str) {
+        if number > 0 {
+            let counted = count(number, one, more);
+            self.say(chapter, sentence.replacen("{}", &counted, 1));
+        }
+    }
+
+    /// What is counted here of a list's rows is not told of those that were left out of it.
+    fn cut<T>(&mut self, chapter: &str, what: &str, section: &Section<Listed<T>>) {
+        if let Some(listed) = section.facts().filter(|listed| listed.is_cut()) {
+            self.say(
+                chapter,
+                format!(
+                    "only {} of {} {what} were looked at for this list: --rows takes more",
+                    grouped(listed.shown.len() as i64),
+                    grouped(listed.total)
+                ),
+            );
+        }
+    }
+}
+
+fn of_rows<T>(section: &Section<Listed<T>>, is_it: impl Fn(&&T) -> bool) -> i64 {
+    section
+        .facts()
+        .map_or(0, |listed| listed.shown.iter().filter(is_it).count()) as i64
+}
+
+fn record(facts: &Facts, found: &mut Found) {
     if let Some(chain) = facts.chain.facts() {
         if !chain.ok {
-            say(
+            found.say(
                 "chain",
                 format!(
                     "the audit log was changed: its chain of hashes breaks at record {}: {}",
@@ -55,18 +84,15 @@ fn record(facts: &Facts, say: &mut impl FnMut(&str, String)) {
                 ),
             );
         }
-        if chain.not_recorded > 0 {
-            say(
-                "chain",
-                format!(
-                    "{} since the log began only counted, since they came too fast for a record each",
-                    count(chain.not_recorded, "event was", "events were")
-                ),
-            );
-        }
+        found.some(
+            "chain",
+            chain.not_recorded,
+            ("event was", "events were"),
+            "{} since the log began only counted, since they came too fast for a record each",
+        );
     }
     for anchor in facts.anchors.iter().filter(|anchor| !anchor.holds()) {
-        say(
+        found.say(
             "chain",
             format!(
                 "record {} has another hash than the one that was written down elsewhere, or is gone: the log was \
@@ -86,89 +112,66 @@ fn record(facts: &Facts, say: &mut impl FnMut(&str, String)) {
             .map(|kind| kind.happened)
             .sum()
     };
-    let alarms = happened(&|_, outcome| outcome == "alarm");
-    if alarms > 0 {
-        say(
-            "refusals",
-            format!(
-                "{}: a value that nobody has a reason to read was read",
-                count(alarms, "alarm", "alarms")
-            ),
-        );
-    }
-    let by_hand = happened(&|event, _| event == "changed_by_hand");
-    if by_hand > 0 {
-        say(
-            "unusual",
-            format!(
-                "{} made by hand, past the functions",
-                count(
-                    by_hand,
-                    "change of the key catalog was",
-                    "changes of the key catalog were"
-                )
-            ),
-        );
-    }
-    let overrides = happened(&|event, _| event == "superuser_override");
-    if overrides > 0 {
-        say(
-            "events",
-            format!(
-                "a superuser acted without a grant {}",
-                count(overrides, "time", "times")
-            ),
-        );
-    }
-    let refused = happened(&|_, outcome| outcome == "denied");
-    if refused > 0 {
-        say(
-            "refusals",
-            format!("{} refused", count(refused, "attempt was", "attempts were")),
-        );
-    }
+    found.some(
+        "refusals",
+        happened(&|_, outcome| outcome == "alarm"),
+        ("alarm", "alarms"),
+        "{}: a value that nobody has a reason to read was read",
+    );
+    found.some(
+        "unusual",
+        happened(&|event, _| event == "changed_by_hand"),
+        (
+            "change of the key catalog was",
+            "changes of the key catalog were",
+        ),
+        "{} made by hand, past the functions",
+    );
+    found.some(
+        "events",
+        happened(&|event, _| event == "superuser_override"),
+        ("time", "times"),
+        "a superuser acted without a grant {}",
+    );
+    found.some(
+        "refusals",
+        happened(&|_, outcome| outcome == "denied"),
+        ("attempt was", "attempts were"),
+        "{} refused",
+    );
 }
 
-fn keys(facts: &Facts, say: &mut impl FnMut(&str, String)) {
+fn keys(facts: &Facts, found: &mut Found) {
     if let Some(totals) = facts.period_totals.facts() {
-        if totals.overrun > 0 {
-            say(
-                "periods",
-                format!(
-                    "{} in use longer than its period allows",
-                    count(totals.overrun, "key version was", "key versions were")
-                ),
-            );
-        }
-        if totals.without_end > 0 {
-            say(
-                "periods",
-                format!(
-                    "{} no end of the time in which it encrypts",
-                    count(totals.without_end, "key version has", "key versions have")
-                ),
-            );
-        }
+        found.some(
+            "periods",
+            totals.overrun,
+            ("key version was", "key versions were"),
+            "{} in use longer than its period allows",
+        );
+        found.some(
+            "periods",
+            totals.without_end,
+            ("key version has", "key versions have"),
+            "{} no end of the time in which it encrypts",
+        );
     }
     if let Some(keyrings) = facts.keyrings.facts() {
         for keyring in keyrings.shown.iter().filter(|it| it.root_problem.is_some()) {
-            say(
+            found.say(
                 "keyrings",
                 format!("a root key of keyring {} fails", keyring.keyring),
             );
         }
-        let overdue = keyrings.shown.iter().filter(|it| it.overdue).count() as i64;
-        if overdue > 0 {
-            say(
-                "keyrings",
-                format!(
-                    "the key encryption key of {} is due for rotation",
-                    count(overdue, "keyring", "keyrings")
-                ),
-            );
-        }
     }
-    let compromised: i64 = facts.key_totals.facts().map_or(0, |totals| {
+    found.some(
+        "keyrings",
+        of_rows(&facts.keyrings, |it| it.overdue),
+        ("keyring", "keyrings"),
+        "the key encryption key of {} is due for rotation",
+    );
+    found.cut("keyrings", "keyrings", &facts.keyrings);
+    let compromised = facts.key_totals.facts().map_or(0, |totals| {
         totals
             .shown
             .iter()
@@ -176,124 +179,83 @@ fn keys(facts: &Facts, say: &mut impl FnMut(&str, String)) {
             .map(|total| total.versions)
             .sum()
     });
-    if compromised > 0 {
-        say(
-            "keys",
-            format!(
-                "{} marked as compromised",
-                count(compromised, "key version is", "key versions are")
-            ),
-        );
-    }
+    found.some(
+        "keys",
+        compromised,
+        ("key version is", "key versions are"),
+        "{} marked as compromised",
+    );
 }
 
-fn rows(facts: &Facts, say: &mut impl FnMut(&str, String)) {
+fn rows(facts: &Facts, found: &mut Found) {
     if let Some(totals) = facts.census_totals.facts() {
-        if totals.rows_compromised > 0 {
-            say(
-                "census",
-                format!(
-                    "{} under a compromised key version",
-                    count(totals.rows_compromised, "row is still", "rows are still")
-                ),
-            );
-        }
-        if totals.never_counted > 0 {
-            say(
-                "census",
-                format!(
-                    "the rows of {} were never counted",
-                    count(totals.never_counted, "column", "columns")
-                ),
-            );
-        }
-    }
-    let failed = facts.jobs.facts().map_or(0, |jobs| {
-        jobs.shown
-            .iter()
-            .filter(|job| job.phase == "failed")
-            .count()
-    }) as i64;
-    if failed > 0 {
-        say(
-            "rotations",
-            format!(
-                "{} failed",
-                count(failed, "re-encryption job", "re-encryption jobs")
-            ),
+        found.some(
+            "census",
+            totals.rows_compromised,
+            ("row is still", "rows are still"),
+            "{} under a compromised key version",
+        );
+        found.some(
+            "census",
+            totals.never_counted,
+            ("column", "columns"),
+            "the rows of {} were never counted",
         );
     }
+    found.some(
+        "rotations",
+        of_rows(&facts.jobs, |job| job.phase == "failed"),
+        ("re-encryption job", "re-encryption jobs"),
+        "{} failed",
+    );
+    found.cut("rotations", "jobs", &facts.jobs);
 }
 
-fn people(facts: &Facts, say: &mut impl FnMut(&str, String)) {
-    let alone = facts.keyrings.facts().map_or(0, |keyrings| {
-        keyrings
-            .shown
-            .iter()
-            .filter(|keyring| !keyring.four_eyes)
-            .count()
-    }) as i64;
-    if alone > 0 {
-        say(
-            "approvals",
-            format!(
-                "{}: one person alone may give rights away, move values out and destroy",
-                count(
-                    alone,
-                    "keyring asks for no second person",
-                    "keyrings ask for no second person"
-                )
-            ),
-        );
-    }
+fn people(facts: &Facts, found: &mut Found) {
+    found.some(
+        "approvals",
+        of_rows(&facts.keyrings, |keyring| !keyring.four_eyes),
+        (
+            "keyring asks for no second person",
+            "keyrings ask for no second person",
+        ),
+        "{}: one person alone may give rights away, move values out and destroy",
+    );
     for escrow in facts
         .escrows
         .facts()
         .map_or(&[][..], |escrows| &escrows.shown)
     {
+        let name = &escrow.escrow;
         if escrow.drill_overdue {
-            say(
+            found.say(
                 "escrow",
-                format!(
-                    "the rehearsal of recovery from escrow {} is overdue",
-                    escrow.escrow
-                ),
+                format!("the rehearsal of recovery from escrow {name} is overdue"),
             );
         }
-        if escrow.checks_overdue > 0 {
-            say(
-                "escrow",
-                format!(
-                    "{} of escrow {} for longer than it may be",
-                    count(
-                        escrow.checks_overdue,
-                        "share was not checked",
-                        "shares were not checked"
-                    ),
-                    escrow.escrow
-                ),
-            );
-        }
-        if escrow.keyrings_without > 0 && escrow.retired_at.is_none() {
-            say(
-                "escrow",
-                format!(
-                    "{} not sealed to escrow {}",
-                    count(escrow.keyrings_without, "keyring is", "keyrings are"),
-                    escrow.escrow
-                ),
-            );
-        }
-    }
-    let failed = facts.drills.facts().map_or(0, |drills| {
-        drills.shown.iter().filter(|drill| !drill.succeeded).count()
-    }) as i64;
-    if failed > 0 {
-        say(
+        found.some(
             "escrow",
-            format!("{} failed", count(failed, "drill", "drills")),
+            escrow.checks_overdue,
+            ("share was not checked", "shares were not checked"),
+            &format!("{{}} of escrow {name} for longer than it may be"),
         );
+        if escrow.retired_at.is_none() {
+            found.some(
+                "escrow",
+                escrow.keyrings_without,
+                ("keyring is", "keyrings are"),
+                &format!("{{}} not sealed to escrow {name}"),
+            );
+        }
     }
+    found.cut("escrow", "escrows", &facts.escrows);
+    found.some(
+        "escrow",
+        of_rows(&facts.drills, |drill| !drill.succeeded),
+        ("drill", "drills"),
+        "{} failed",
+    );
+    found.cut("escrow", "drills", &facts.drills);
 }
 
 fn count(number: i64, one: &str, more: &str) -> String {
@@ -337,6 +299,29 @@ mod tests {
             "{texts:?}"
         );
         assert!(facts.chain_is_broken());
+    }
+
+    #[test]
+    fn what_was_cut_off_a_list_is_said_to_be() {
+        let mut facts = samples::quiet();
+        facts.drills = Section::Facts(Listed {
+            total: 1200,
+            shown: Vec::new(),
+        });
+        assert_eq!(
+            texts(&facts),
+            ["only 0 of 1,200 drills were looked at for this list: --rows takes more"]
+        );
+    }
+
+    #[test]
+    fn numbers_agree_with_what_is_counted() {
+        let mut found = Found(Vec::new());
+        for number in [0, 1, 1234] {
+            found.some("c", number, ("share of {} was", "shares were"), "{} lost");
+        }
+        let texts: Vec<&str> = found.0.iter().map(|it| &it.what[..]).collect();
+        assert_eq!(texts, ["1 share of {} was lost", "1,234 shares were lost"]);
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub struct Listed<T> {
     pub shown: Vec<T>,
 }
 
+impl<T> Listed<T> {
+    /// Whether it has more rows than are shown.
+    pub fn is_cut(&self) -> bool {
+        self.total > self.shown.len() as i64
+    }
+}
+
 /// Moments are texts in ISO 8601 with zone, always UTC; intervals are as PostgreSQL writes them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Facts {

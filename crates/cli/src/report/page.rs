@@ -11,6 +11,7 @@ use super::{
     facts::Facts,
     standards,
 };
+use crate::screen::printable;
 
 #[derive(Template)]
 #[template(path = "report.html")]
@@ -110,17 +111,7 @@ fn clean_value(value: &mut Value) {
 }
 
 fn clean_text(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' => '\u{fffd}',
-            c => c,
-        })
-        .collect()
+    printable(&text.replace(['\n', '\t'], " "))
 }
 
 #[cfg(test)]

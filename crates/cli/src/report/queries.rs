@@ -96,11 +96,11 @@ pub const KEYS: &str = "
     LEFT JOIN colcrypt.key_usage u ON u.key = s.key AND u.is_current
     LEFT JOIN (
         SELECT w.key, (array_agg(w.place ORDER BY w.place))[1:4] AS columns, count(*) AS columns_total
-        FROM (SELECT c.key, format('%s.%I', c.relation::oid::regclass, c.attribute) AS place
+        FROM (SELECT c.key, format('%s.%I', c.\"table\", c.attribute) AS place
               FROM colcrypt.key_version_census c WHERE c.key IS NOT NULL
               UNION
-              SELECT k.name, format('%s.%I', p.relation::oid::regclass, p.attribute)
-              FROM colcrypt.protected_column p JOIN colcrypt.key k USING (key_id)) w
+              SELECT p.key, CASE WHEN p.schema IS NULL THEN format('(dropped).%I', p.\"column\") ELSE format('%I.%I.%I', p.schema, p.\"table\", p.\"column\") END
+              FROM colcrypt.registered_columns p WHERE p.key IS NOT NULL) w
         GROUP BY w.key) c ON c.key = s.key
     WHERE s.is_current";
 
@@ -151,15 +151,17 @@ pub fn period_totals() -> String {
 }
 
 pub const JOBS: &str = "
-    SELECT j.job_id AS job, j.kind, format('%s.%I', j.relation::oid::regclass, j.attribute) AS \"column\", j.key, j.target_version,
+    SELECT j.job_id AS job, j.kind, format('%s.%I', j.\"table\", j.attribute) AS \"column\", j.key, j.target_version,
            j.phase, j.rows_done, j.rows_failed, j.created_at, j.finished_at, left(j.last_error, 500) AS problem
     FROM colcrypt.job_progress j, period p
     WHERE j.created_at < p.until AND coalesce(j.finished_at, 'infinity') >= p.since";
 
+/// Of tables that are there.
 const ROWS: &str = "
-    SELECT format('%s.%I', c.relation::oid::regclass, c.attribute) AS \"column\", c.rotation, c.key, c.version,
+    SELECT format('%s.%I', c.\"table\", c.attribute) AS \"column\", c.rotation, c.key, c.version,
            coalesce(c.is_current, false) AS is_current, s.state, c.rows, c.counted_at, c.shredded
-    FROM colcrypt.key_version_census c LEFT JOIN colcrypt.key_status s ON s.key = c.key AND s.version = c.version";
+    FROM colcrypt.key_version_census c LEFT JOIN colcrypt.key_status s ON s.key = c.key AND s.version = c.version
+    WHERE c.relation IS NOT NULL";
 
 pub fn census() -> String {
     format!("SELECT r.* FROM ({ROWS}) r WHERE r.key IS NOT NULL AND r.rows > 0")

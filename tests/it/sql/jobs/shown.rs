@@ -183,3 +183,25 @@ fn the_state_of_a_database_is_one_screen() {
     let told = String::from_utf8(refused.stderr).expect("UTF-8");
     assert!(told.contains("members of pg_monitor may look"), "{told}");
 }
+
+#[test]
+fn whoever_reads_no_further_has_seen_what_he_wanted() {
+    let mut db = db();
+    slow_table(&mut db.client, 2000);
+    db.client.run("SELECT rotate_key('k')");
+    wait_until_under_way(&mut db.client);
+    let mut watch = cluster()
+        .command("colcrypt")
+        .args(["watch", "--follow", &format!("dbname={}", db.name)])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("a run");
+    // Closed before the first line, or after some: each line that comes then is one too many.
+    drop(watch.stdout.take());
+    let ended = watch.wait_with_output().expect("its end");
+    let told = String::from_utf8(ended.stderr).expect("UTF-8");
+    assert_eq!((ended.status.code(), &told[..]), (Some(0), ""));
+    db.client.run("SELECT cancel_job(job_id) FROM job_progress");
+    wait_for_jobs(&mut db.client);
+}

@@ -528,7 +528,7 @@ fn the_page_is_served_on_the_loopback_while_the_server_comes_and_goes() {
     assert!(body.contains("\ncolcrypt_agent_up "), "{body}");
     let (head, body) = ask(
         address,
-        "GET /metrics HTTP/1.1\r\nHost: here\r\nAccept: application/openmetrics-text;version=1.0.0\r\nConnection: close\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text;version=1.0.0\r\nConnection: close\r\n\r\n",
     )
     .expect("an answer");
     assert!(
@@ -539,10 +539,18 @@ fn the_page_is_served_on_the_loopback_while_the_server_comes_and_goes() {
     assert!(get("/elsewhere").0.starts_with("HTTP/1.1 404 "));
     let (head, _) = ask(
         address,
-        "POST /metrics HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
     )
     .expect("an answer");
     assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+    // A page whose name was made to mean this machine has a browser ask by that name.
+    let (head, body) = ask(
+        address,
+        "GET /metrics HTTP/1.1\r\nHost: metrics.example:9750\r\nConnection: close\r\n\r\n",
+    )
+    .expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 421 "), "{head}");
+    assert!(!body.contains("colcrypt_agent_up"), "{body}");
 
     primary.stop();
     let (head, body) = get("/metrics");
@@ -554,10 +562,15 @@ fn the_page_is_served_on_the_loopback_while_the_server_comes_and_goes() {
     assert!(get("/metrics").0.starts_with("HTTP/1.1 200 "));
 
     // One who says nothing keeps nobody from the page.
-    let _idle: Vec<_> = (0..7)
-        .map(|_| std::net::TcpStream::connect(address).expect("a connection"))
-        .collect();
+    let idle = |count: u8| -> Vec<_> {
+        (0..count)
+            .map(|_| std::net::TcpStream::connect(address).expect("a connection"))
+            .collect()
+    };
+    let _idle = idle(7);
     assert!(get("/metrics").0.starts_with("HTTP/1.1 200 "));
+    // Nor from ending it, where all places are taken.
+    let _more = idle(8);
     signal(served.pid(), "TERM");
     assert_eq!(served.wait(), Some(0));
 

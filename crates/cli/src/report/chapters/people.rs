@@ -257,11 +257,14 @@ pub fn approvals(facts: &Facts) -> Chapter {
     let mut blocks = Vec::new();
     if let Some(keyrings) = facts.keyrings.facts() {
         let asks = keyrings.shown.iter().filter(|it| it.four_eyes).count() as i64;
-        let of = keyrings.shown.len() as i64;
+        let of = grouped(keyrings.shown.len() as i64);
+        let of = match keyrings.is_cut() {
+            true => format!("the first {of} of {}", grouped(keyrings.total)),
+            false => of,
+        };
         blocks.push(Block::Text(format!(
-            "{} of {} keyrings ask for a second person.",
-            grouped(asks),
-            grouped(of)
+            "{} of {of} keyrings ask for a second person.",
+            grouped(asks)
         )));
     }
     blocks.push(table(
