@@ -12,6 +12,8 @@ use std::rc::Rc;
 use colcrypt_core::{KeyId, place};
 use colcrypt_domain::binding::LOOK;
 use colcrypt_domain::quote::quote_identifier;
+use colcrypt_domain::sqlstate;
+use colcrypt_domain::verdict::Verdict;
 use pgrx::pg_sys;
 
 use crate::catalog::read::{self, Key};
@@ -218,12 +220,20 @@ pub fn sample_columns(call: Call) -> Result<pg_sys::Datum> {
         // Its locks go, too. A table that cannot be read just now is another finding's business.
         let opened = undone(|| of_column(table, &attribute, key, context.as_deref(), most));
         let Some(Some(opened)) = opened else { continue };
-        if opened.failed.is_some() {
-            break;
+        if let Some(error) = &opened.failed {
+            // Whoever waited in vain once would wait for each.
+            let code = sqlstate::pack(error.report().sqlstate);
+            if Verdict::of(code, true) == Verdict::Outage {
+                break;
+            }
         }
+        // Dropped since.
+        let Ok(shown) = relation::shown(table) else {
+            continue;
+        };
         let mut record = Record::default();
         record
-            .push(relation::shown(table)?)
+            .push(shown)
             .push(attribute)
             .push(opened.tried)
             .push(opened.closed)
