@@ -81,6 +81,11 @@ pub const FAULTS: &[Fault] = &[
         &[TABLE, "BEGIN; INSERT INTO t VALUES (2, encrypt_col('v', 'k')); PREPARE TRANSACTION 'open'", "SELECT rotate_key('k')",
           "UPDATE job SET created_at = now() - interval '2 hours'"]),
     fault("notice", &["job_held"], "on public.t.v", &[TABLE, "INSERT INTO job (relation, attribute, key_id, target_version, paused) SELECT 't'::regclass, 'v', key_id, 1, true FROM key"]),
+    // A key that may not be used keeps nobody from the next column.
+    fault("warning", &["rows_not_opening"], "public.t.v",
+        &["SELECT create_key('held', 'ring')",
+          "CREATE TABLE held (v ciphertext); SELECT register_column('held', 'v', 'held', 'none'); INSERT INTO held VALUES (encrypt_col('v', 'held'))",
+          "SELECT suspend_key('held', reason => 'a look')", TABLE, "SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)')"]),
     fault("warning", &["rows_not_opening"], "public.t.v", &[TABLE, "SELECT register_column('t', 'v', 'k', 'colcrypt.row_context(id)')"]),
     fault("warning", &["column_not_registered"], "public.\"a table\".v", &["CREATE TABLE \"a table\" (v ciphertext)"]),
     fault("warning", &["column_not_registered"], "public.p.v",
