@@ -118,7 +118,7 @@ fn unknown(name: String) -> Error {
 pub fn node_report(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as boolean.
     let deep = unsafe { call.get::<bool>(0) }.unwrap_or_default();
-    let facts = spi::query(FACTS, &[FORMAT.into(), deep.into()], |row| {
+    let facts = spi::look(FACTS, &[FORMAT.into(), deep.into()], |row| {
         spi::at::<JsonB>(row, 1)
     })?;
     let Some(JsonB(Value::Object(mut told))) = facts.into_iter().next() else {
@@ -134,7 +134,7 @@ pub fn node_report(call: Call) -> Result<pg_sys::Datum> {
 
 /// What each root key answers now.
 fn asked_roots() -> Result<Value> {
-    let keyrings = spi::query(
+    let keyrings = spi::look(
         "SELECT name FROM colcrypt.keyring ORDER BY name",
         &[],
         |row| spi::at::<String>(row, 1),
@@ -152,7 +152,7 @@ fn asked_roots() -> Result<Value> {
 }
 
 fn needs() -> Result<Value> {
-    let listed = spi::query(OLD_VERSIONS, &[], |row| {
+    let listed = spi::look(OLD_VERSIONS, &[], |row| {
         Ok((
             spi::at::<i64>(row, 1)?,
             spi::at::<i32>(row, 2)?,
@@ -173,7 +173,7 @@ fn needs() -> Result<Value> {
 
 /// Counts the rows that need a version, in all tables. What cannot be looked into is told as well.
 fn count(key: &Key, version: i32, need: &mut Value) -> Result<()> {
-    let now = spi::query("SELECT to_jsonb(clock_timestamp())", &[], |row| {
+    let now = spi::look("SELECT to_jsonb(clock_timestamp())", &[], |row| {
         spi::at::<JsonB>(row, 1)
     })?;
     match holders::needing(key, &[version]) {

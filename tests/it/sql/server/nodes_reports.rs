@@ -1,5 +1,6 @@
 //! What a primary knows of its followers, and what waits for that: destructions, rotations by schedule, bounds of use.
 
+use colcrypt_tests::of_columns::said;
 use colcrypt_tests::of_keys::{encrypt, states};
 use colcrypt_tests::of_nodes::{Node, Nodes, read};
 use colcrypt_tests::wait_for;
@@ -110,6 +111,16 @@ fn a_report_says_how_far_a_follower_is_and_what_differs() {
     let deep: Value =
         serde_json::from_str(&follower.client.one("SELECT node_report(true)")).unwrap();
     assert_eq!(deep["roots"][0]["opens"], true);
+    // A standby of a follower says the same of itself.
+    let standby = follower.server.standby();
+    follower.server.wait_for_replay(&standby);
+    let told_there = standby
+        .client_db("work")
+        .one("SELECT colcrypt.node_report()");
+    let told_there: Value = serde_json::from_str(&told_there).unwrap();
+    assert_eq!(told_there["in_recovery"], true);
+    assert_eq!(told_there["epoch"], 1);
+    drop(standby);
     // What is its own is no drift: providers' settings, registrations, jobs.
     follower.client.run(
         "CREATE TABLE t (v ciphertext); SELECT register_column('t', 'v', 'k', 'none');
@@ -142,7 +153,13 @@ fn a_destruction_waits_for_every_registered_node() {
             "CREATE TABLE t AS SELECT encrypt_col('mine', 'k') AS v; SELECT register_column('t', 'v', 'k', 'none')",
         );
     }
-    nodes.primary.client.run("SELECT rotate_key('k')");
+    // By hand nobody is waited for; who may not read what comes is named.
+    let warned = said(
+        &nodes.primary.server,
+        "work",
+        "SELECT colcrypt.rotate_key('k')",
+    );
+    assert!(warned.contains("every server: db2, db3"), "{warned}");
     nodes.sync();
     for follower in &mut nodes.followers {
         follower.client.run("SELECT reencrypt_column('t', 'v')");
