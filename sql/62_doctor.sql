@@ -300,6 +300,49 @@ VALUES
          SELECT FROM pg_init_privs i CROSS JOIN LATERAL aclexplode(i.initprivs) b
          WHERE i.classoid = o.class AND i.objoid = o.oid AND i.objsubid = 0 AND b.grantee = 0 AND b.privilege_type = a.privilege_type)
      GROUP BY o.what $q$),
+-- Servers that follow this one, by what each reported last.
+('node_primary', 'critical',
+ 'A server that is registered as a follower of this one makes keys itself, or has another primary''s catalog: two that rotate the same key make two versions of one number.',
+ 'Set colcrypt.node = follower there and reload, or here, where the other is the primary by now; then bring it the catalog (docs/cluster.md).',
+ $q$ SELECT 'node ' || n.name AS object,
+            CASE WHEN n.is_of_another THEN 'its catalog is of another primary' ELSE 'colcrypt.node is ' || n.role || ' there' END AS detail
+     FROM colcrypt.node_status n
+     WHERE n.is_of_another OR n.role <> 'follower' AND n.report->>'follows' IS NULL $q$),
+('node_root', 'critical',
+ 'A root key does not give a server that follows this one its key encryption key. Keys that it has cached serve on for colcrypt.hard_ttl at most.',
+ 'Mend what the detail says there: the key file, the way to the provider, or its settings on that server (alter_provider).',
+ $q$ SELECT 'node ' || n.name AS object, n.root_problem AS detail FROM colcrypt.node_status n WHERE n.root_problem IS NOT NULL $q$),
+('node_drift', 'warning',
+ 'The key catalog of a server that follows this one is not what it imported: somebody changed it by hand, or it has a key encryption key of its own.',
+ 'See there what was changed, and import the catalog again: import_catalog(…, adopt => true) where nothing else is new.',
+ $q$ SELECT 'node ' || n.name AS object, 'changed there: ' || array_to_string(n.drift, ', ') AS detail, NULL AS severity
+     FROM colcrypt.node_status n WHERE n.drift <> '{}'
+     UNION ALL
+     SELECT 'node ' || n.name, format('version %s of the key encryption key of keyring %s has another check value there', r.version, r.keyring), 'critical'
+     FROM colcrypt.node_status n, jsonb_to_recordset(n.report->'keks') AS r(keyring text, version int, kcv text), colcrypt.kek_status e
+     WHERE e.keyring = r.keyring AND e.kek_version = r.version AND e.kek_check_value <> r.kcv $q$),
+('node_silent', 'warning',
+ 'Nothing was heard of a server that follows this one for a day or more. What was revoked since may not be so there, and no version that it may need is destroyed.',
+ 'Bring it the catalog and its report here (colcrypt nodes sync), or colcrypt.drop_node if it is gone.',
+ $q$ SELECT 'node ' || n.name AS object, coalesce('last report at ' || n.acknowledged_at::timestamptz(0), 'it has never reported') AS detail
+     FROM colcrypt.node_status n WHERE coalesce(n.acknowledged_at < now() - interval '1 day', true) $q$),
+('node_behind', 'warning',
+ 'A server that follows this one has an older key catalog than was exported: what was revoked, suspended or rotated since is not so there.',
+ 'Bring it the catalog (colcrypt nodes sync, or import_catalog).',
+ $q$ SELECT 'node ' || n.name AS object, format('%s epochs behind', n.behind) AS detail
+     FROM colcrypt.node_status n WHERE n.behind > 0 AND n.report IS NOT NULL AND NOT n.is_of_another IS TRUE $q$),
+('node_usage', 'warning',
+ 'A server that follows this one has encrypted a large part of the values that it may with a key version (its part of the bound: colcrypt.usage_nodes).',
+ 'Rotate the key here, and bring the catalog there.',
+ $q$ SELECT format('node %s, key %s, version %s', u.node, k.name, u.version) AS object,
+            format('%s of %s', u.encryptions, p.part) AS detail
+     FROM colcrypt.node_usage u JOIN colcrypt.key k ON k.key_id = u.key_id AND k.current_version = u.version
+     CROSS JOIN LATERAL (SELECT greatest(least(colcrypt.suite_bound(k.suite), k.usage_bound) / current_setting('colcrypt.usage_nodes')::int, 1) AS part) p
+     WHERE u.encryptions >= floor(p.part::numeric * current_setting('colcrypt.usage_warn')::int / 100) $q$),
+('node_not_prepared', 'notice',
+ 'A key version is prepared here, and a server that follows this one does not have it yet: a rotation by schedule waits for it.',
+ 'Bring it the catalog and its report here (colcrypt nodes sync).',
+ $q$ SELECT 'node ' || n.name AS object, array_to_string(n.not_prepared, ', ') AS detail FROM colcrypt.node_status n WHERE n.not_prepared <> '{}' $q$),
 -- Jobs.
 ('job_failed', 'warning',
  'The last job of its kind on the column failed. Rows are left as they were: under an older key version, in plaintext, or bound to another context.',

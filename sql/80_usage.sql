@@ -89,23 +89,36 @@ GRANT SELECT ON colcrypt.usage TO pg_monitor;
 
 CREATE VIEW colcrypt.key_usage AS
     -- Once, not once a key: it goes through all of them in shared memory.
-    WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions())
+    WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()),
+    others AS MATERIALIZED (SELECT o.key_id, o.version, sum(o.encryptions)::bigint AS encryptions FROM colcrypt.node_usage o GROUP BY 1, 2)
     SELECT n.key, n.version, n.is_current, n.encryptions, n.reserved, n.bound,
-           round(100 * (n.encryptions + n.reserved)::numeric / n.bound, 2) AS percent,
-           CASE WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_refuse')::int / 100) THEN 'refuse'
-                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_rotate')::int / 100) THEN 'rotate'
-                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * current_setting('colcrypt.usage_warn')::int / 100) THEN 'warn'
-                ELSE 'ok' END AS state
-    FROM (SELECT k.name AS key, v.version, v.version = k.current_version AS is_current,
+           round(100 * p.part, 2) AS percent,
+           CASE WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * s.refuse / 100)
+                  OR p.total >= floor(n.whole::numeric * s.refuse / 100) THEN 'refuse'
+                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * s.rotate / 100) OR p.total >= floor(n.whole::numeric * s.rotate / 100) THEN 'rotate'
+                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * s.warn / 100) OR p.total >= floor(n.whole::numeric * s.warn / 100) THEN 'warn'
+                ELSE 'ok' END AS state,
+           n.elsewhere
+    FROM (SELECT current_setting('colcrypt.usage_refuse')::int AS refuse, current_setting('colcrypt.usage_rotate')::int AS rotate,
+                 current_setting('colcrypt.usage_warn')::int AS warn, current_setting('colcrypt.usage_nodes')::int AS nodes OFFSET 0) s
+    CROSS JOIN LATERAL (
+          SELECT k.name AS key, v.version, v.version = k.current_version AS is_current,
                  coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) AS encryptions,
                  coalesce(f.reserved, 0) AS reserved,
-                 least(colcrypt.suite_bound(k.suite), k.usage_bound) AS bound
+                 -- This server's part of the bound, and the whole.
+                 greatest(least(colcrypt.suite_bound(k.suite), k.usage_bound) / s.nodes, 1) AS bound,
+                 least(colcrypt.suite_bound(k.suite), k.usage_bound) AS whole,
+                 coalesce(o.encryptions, 0) AS elsewhere
           FROM colcrypt.key k
           JOIN colcrypt.key_version v USING (key_id)
           LEFT JOIN colcrypt.version_usage u USING (key_id, version)
-          LEFT JOIN unflushed f USING (key_id, version)) n;
+          LEFT JOIN unflushed f USING (key_id, version)
+          LEFT JOIN others o USING (key_id, version)) n
+    CROSS JOIN LATERAL (SELECT n.encryptions + n.reserved + n.elsewhere AS total,
+                               greatest((n.encryptions + n.reserved)::numeric / n.bound,
+                                        (n.encryptions + n.reserved + n.elsewhere)::numeric / n.whole) AS part) p;
 COMMENT ON VIEW colcrypt.key_usage IS
-    'how many values each key version has encrypted of how many it may; state is ok, warn, rotate (the worker does) or refuse';
+    'how many values each key version has encrypted here of how many it may here (bound, a part of the whole where colcrypt.usage_nodes is more than 1), and how many other servers reported (elsewhere), which count against the whole; state is ok, warn, rotate (the worker does) or refuse';
 GRANT SELECT ON colcrypt.key_usage TO pg_monitor;
 
 CREATE FUNCTION colcrypt.clock_ahead() RETURNS interval
@@ -159,7 +172,10 @@ CREATE VIEW colcrypt.rotation_schedule AS
         SELECT colcrypt.rotation_time_from(now()) AS opens, colcrypt.clock_ahead() AS ahead,
                least(current_setting('colcrypt.usage_rotate')::int, current_setting('colcrypt.usage_refuse')::int) AS percent,
                -- Where keys come from another server, that one makes their versions: two would make two of one number.
-               colcrypt.follows() AS follows)
+               colcrypt.follows() AS follows, current_setting('colcrypt.usage_nodes')::int AS nodes),
+    -- What other servers reported: they do not rotate by themselves.
+    others AS MATERIALIZED (
+        SELECT o.key_id, o.version, sum(o.encryptions)::bigint AS encryptions, max(o.encryptions) AS most FROM colcrypt.node_usage o GROUP BY 1, 2)
     SELECT n.key, n.version, n.activated_at,
            -- By the server's clock as it is set. Whatever is asked, never more often than once a second.
            CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND n.follows IS NULL
@@ -178,13 +194,16 @@ CREATE VIEW colcrypt.rotation_schedule AS
                CASE WHEN l.latest IS NULL THEN NULL
                     WHEN b.best > greatest(a.began, now()) THEN b.best
                     ELSE least(CASE WHEN b.best > a.began THEN s.opens END, greatest(l.latest, now())) END AS by_period,
-               CASE WHEN coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0)
-                         >= floor(least(colcrypt.suite_bound(k.suite), k.usage_bound)::numeric * s.percent / 100)
+               CASE WHEN greatest(c.here, coalesce(o.most, 0)) >= floor(greatest(c.bound / s.nodes, 1)::numeric * s.percent / 100)
+                      OR c.here + coalesce(o.encryptions, 0) >= floor(c.bound::numeric * s.percent / 100)
                     THEN now() END AS by_use
         FROM once s CROSS JOIN colcrypt.key k
         JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
         LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version
         LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version
+        LEFT JOIN others o ON o.key_id = k.key_id AND o.version = k.current_version
+        CROSS JOIN LATERAL (SELECT coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0) AS here,
+                                   least(colcrypt.suite_bound(k.suite), k.usage_bound) AS bound) c
         CROSS JOIN LATERAL (SELECT coalesce(v.activated_at, v.created_at) + s.ahead AS began) a
         -- An interval that is over waits for the next time of day. A version must be relieved before its period ends: a
         -- tenth of it before, at most a day.

@@ -70,7 +70,7 @@ CREATE VIEW colcrypt.metrics AS
     reader AS MATERIALIZED (
         SELECT has_table_privilege('colcrypt.key_status', 'SELECT') AS sees_names, current_database() AS database),
     server AS MATERIALIZED (SELECT * FROM colcrypt.broker_status()),
-    used AS MATERIALIZED (SELECT * FROM colcrypt.key_usage WHERE is_current),
+    used AS MATERIALIZED (SELECT u.key, u.version, u.encryptions, u.reserved, u.bound, u.state FROM colcrypt.key_usage u WHERE u.is_current),
     planned AS MATERIALIZED (SELECT * FROM colcrypt.rotation_schedule),
     named AS MATERIALIZED (
         SELECT k.key_id, k.keyring_id, k.name AS key,

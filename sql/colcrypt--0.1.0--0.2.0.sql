@@ -1366,6 +1366,49 @@ VALUES
          SELECT FROM pg_init_privs i CROSS JOIN LATERAL aclexplode(i.initprivs) b
          WHERE i.classoid = o.class AND i.objoid = o.oid AND i.objsubid = 0 AND b.grantee = 0 AND b.privilege_type = a.privilege_type)
      GROUP BY o.what $q$),
+-- Servers that follow this one, by what each reported last.
+('node_primary', 'critical',
+ 'A server that is registered as a follower of this one makes keys itself, or has another primary''s catalog: two that rotate the same key make two versions of one number.',
+ 'Set colcrypt.node = follower there and reload, or here, where the other is the primary by now; then bring it the catalog (docs/cluster.md).',
+ $q$ SELECT 'node ' || n.name AS object,
+            CASE WHEN n.is_of_another THEN 'its catalog is of another primary' ELSE 'colcrypt.node is ' || n.role || ' there' END AS detail
+     FROM colcrypt.node_status n
+     WHERE n.is_of_another OR n.role <> 'follower' AND n.report->>'follows' IS NULL $q$),
+('node_root', 'critical',
+ 'A root key does not give a server that follows this one its key encryption key. Keys that it has cached serve on for colcrypt.hard_ttl at most.',
+ 'Mend what the detail says there: the key file, the way to the provider, or its settings on that server (alter_provider).',
+ $q$ SELECT 'node ' || n.name AS object, n.root_problem AS detail FROM colcrypt.node_status n WHERE n.root_problem IS NOT NULL $q$),
+('node_drift', 'warning',
+ 'The key catalog of a server that follows this one is not what it imported: somebody changed it by hand, or it has a key encryption key of its own.',
+ 'See there what was changed, and import the catalog again: import_catalog(…, adopt => true) where nothing else is new.',
+ $q$ SELECT 'node ' || n.name AS object, 'changed there: ' || array_to_string(n.drift, ', ') AS detail, NULL AS severity
+     FROM colcrypt.node_status n WHERE n.drift <> '{}'
+     UNION ALL
+     SELECT 'node ' || n.name, format('version %s of the key encryption key of keyring %s has another check value there', r.version, r.keyring), 'critical'
+     FROM colcrypt.node_status n, jsonb_to_recordset(n.report->'keks') AS r(keyring text, version int, kcv text), colcrypt.kek_status e
+     WHERE e.keyring = r.keyring AND e.kek_version = r.version AND e.kek_check_value <> r.kcv $q$),
+('node_silent', 'warning',
+ 'Nothing was heard of a server that follows this one for a day or more. What was revoked since may not be so there, and no version that it may need is destroyed.',
+ 'Bring it the catalog and its report here (colcrypt nodes sync), or colcrypt.drop_node if it is gone.',
+ $q$ SELECT 'node ' || n.name AS object, coalesce('last report at ' || n.acknowledged_at::timestamptz(0), 'it has never reported') AS detail
+     FROM colcrypt.node_status n WHERE coalesce(n.acknowledged_at < now() - interval '1 day', true) $q$),
+('node_behind', 'warning',
+ 'A server that follows this one has an older key catalog than was exported: what was revoked, suspended or rotated since is not so there.',
+ 'Bring it the catalog (colcrypt nodes sync, or import_catalog).',
+ $q$ SELECT 'node ' || n.name AS object, format('%s epochs behind', n.behind) AS detail
+     FROM colcrypt.node_status n WHERE n.behind > 0 AND n.report IS NOT NULL AND NOT n.is_of_another IS TRUE $q$),
+('node_usage', 'warning',
+ 'A server that follows this one has encrypted a large part of the values that it may with a key version (its part of the bound: colcrypt.usage_nodes).',
+ 'Rotate the key here, and bring the catalog there.',
+ $q$ SELECT format('node %s, key %s, version %s', u.node, k.name, u.version) AS object,
+            format('%s of %s', u.encryptions, p.part) AS detail
+     FROM colcrypt.node_usage u JOIN colcrypt.key k ON k.key_id = u.key_id AND k.current_version = u.version
+     CROSS JOIN LATERAL (SELECT greatest(least(colcrypt.suite_bound(k.suite), k.usage_bound) / current_setting('colcrypt.usage_nodes')::int, 1) AS part) p
+     WHERE u.encryptions >= floor(p.part::numeric * current_setting('colcrypt.usage_warn')::int / 100) $q$),
+('node_not_prepared', 'notice',
+ 'A key version is prepared here, and a server that follows this one does not have it yet: a rotation by schedule waits for it.',
+ 'Bring it the catalog and its report here (colcrypt nodes sync).',
+ $q$ SELECT 'node ' || n.name AS object, array_to_string(n.not_prepared, ', ') AS detail FROM colcrypt.node_status n WHERE n.not_prepared <> '{}' $q$),
 -- Jobs.
 ('job_failed', 'warning',
  'The last job of its kind on the column failed. Rows are left as they were: under an older key version, in plaintext, or bound to another context.',
@@ -1853,7 +1896,7 @@ CREATE VIEW colcrypt.metrics AS
     reader AS MATERIALIZED (
         SELECT has_table_privilege('colcrypt.key_status', 'SELECT') AS sees_names, current_database() AS database),
     server AS MATERIALIZED (SELECT * FROM colcrypt.broker_status()),
-    used AS MATERIALIZED (SELECT * FROM colcrypt.key_usage WHERE is_current),
+    used AS MATERIALIZED (SELECT u.key, u.version, u.encryptions, u.reserved, u.bound, u.state FROM colcrypt.key_usage u WHERE u.is_current),
     planned AS MATERIALIZED (SELECT * FROM colcrypt.rotation_schedule),
     named AS MATERIALIZED (
         SELECT k.key_id, k.keyring_id, k.name AS key,
@@ -2046,3 +2089,185 @@ COMMENT ON FUNCTION colcrypt.prepare_key_version(text, text) IS
 REVOKE ALL ON FUNCTION colcrypt.prepare_key_version(text, text) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.rotate_key(text) IS
     'makes a new version, or takes the one that was prepared, for all writes from commit on, and queues a re-encryption job for each registered column; returns the version';
+
+-- Servers that follow a primary, as it knows them.
+ALTER TABLE colcrypt.node_state ADD COLUMN parts jsonb;
+-- The servers that follow this one, as an operator registers them, and what each reported last. Dumped: a primary that was restored asks the same
+-- servers before it destroys what they need.
+CREATE TABLE colcrypt.node (
+    name text COLLATE "C" PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 200),
+    -- How the program reaches it, without a password; null where that is kept elsewhere.
+    connection text,
+    registered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    registered_by text NOT NULL DEFAULT session_user,
+    -- When its last report was taken down here, and that report.
+    acknowledged_at timestamptz,
+    report jsonb
+);
+REVOKE ALL ON colcrypt.node FROM PUBLIC;
+GRANT SELECT ON colcrypt.node TO pg_monitor;
+COMMENT ON TABLE colcrypt.node IS
+    'servers that follow this one, with the last report of each; see the view node_status';
+
+CREATE TABLE colcrypt.node_usage (
+    key_id bigint NOT NULL,
+    version int NOT NULL,
+    node text COLLATE "C" NOT NULL,
+    encryptions bigint NOT NULL,
+    PRIMARY KEY (key_id, version, node)
+);
+REVOKE ALL ON colcrypt.node_usage FROM PUBLIC;
+GRANT SELECT ON colcrypt.node_usage TO pg_monitor;
+COMMENT ON TABLE colcrypt.node_usage IS
+    'how many values other servers have encrypted with each key version, as each reported last: they count against the version''s bound here';
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.node', '');
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.node_usage', '');
+
+CREATE FUNCTION colcrypt.catalog_digests() RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET jit = off
+    AS $$
+        WITH c AS MATERIALIZED (SELECT colcrypt.catalog_content() AS content)
+        SELECT jsonb_object_agg(p.part, encode(sha256(convert_to(p.content::text, 'UTF8')), 'hex'))
+        FROM (SELECT e.key AS part, e.value AS content FROM c, jsonb_each(c.content) e
+              WHERE e.key IN ('keyrings', 'kek_versions', 'kek_copies', 'keys', 'grants', 'honeytokens')
+              UNION ALL
+              -- A follower goes its own way with what is to be destroyed: its rows decide when.
+              SELECT 'key_versions', (SELECT coalesce(jsonb_agg(v.value ORDER BY v.nr), '[]')
+                                      FROM jsonb_array_elements(c.content->'key_versions') WITH ORDINALITY v(value, nr)
+                                      WHERE v.value->>'state' NOT IN ('destruction scheduled', 'destroyed'))
+              FROM c) p
+    $$;
+COMMENT ON FUNCTION colcrypt.catalog_digests() IS
+    'digests of those parts of the key catalog that are the same on a primary and its followers; what is each server''s own is in none of them';
+
+CREATE FUNCTION colcrypt.register_node(name text, connection text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_register_node' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.register_node(text, text) IS
+    'registers a server that follows this one, or how it is reached; without a password: its key versions are destroyed here only once it has reported that no row there needs them, and its uses count; says registered, or changed';
+
+CREATE FUNCTION colcrypt.drop_node(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_node' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_node(text) IS
+    'forgets a server that follows this one no more, with what it reported: no destruction waits for it; says dropped';
+
+CREATE FUNCTION colcrypt.node_report(deep boolean DEFAULT false) RETURNS jsonb
+    AS 'MODULE_PATHNAME', 'colcrypt_node_report' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.node_report(boolean) IS
+    'what this server''s primary wants to know of it: its part, epoch and release, what differs from the catalog that was imported, root keys, uses, which versions are prepared and which its rows need; deep asks each root key anew; for acknowledge_node on the primary';
+
+CREATE FUNCTION colcrypt.acknowledge_node(name text, report jsonb) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_acknowledge_node' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.acknowledge_node(text, jsonb) IS
+    'takes down what node_report() says on a registered server; says acknowledged';
+
+CREATE VIEW colcrypt.node_status AS
+    SELECT n.name, n.connection, n.acknowledged_at, n.report->>'role' AS role,
+           (n.report->>'epoch')::bigint AS epoch,
+           -- Of one that subscribes to the keys nobody counts epochs.
+           s.epoch - CASE WHEN (n.report->>'origin')::uuid = s.origin THEN (n.report->>'epoch')::bigint
+                          WHEN n.report->>'role' = 'follower' THEN 0 END AS behind,
+           (n.report->>'origin')::uuid <> s.origin AS is_of_another,
+           ARRAY(SELECT jsonb_array_elements_text(CASE jsonb_typeof(n.report->'drift') WHEN 'array' THEN n.report->'drift' END)) AS drift,
+           (SELECT string_agg(format('%s of keyring %s: %s', concat_ws(', ', r->>'provider', nullif(r->>'root_key', '')), r->>'keyring',
+                                     coalesce(r->>'problem', 'not opened')), '; ')
+            FROM jsonb_array_elements(n.report->'roots') r WHERE r->>'problem' IS NOT NULL OR r->>'opens' = 'false') AS root_problem,
+           -- Versions that wait for it: prepared here, and not there.
+           ARRAY(SELECT format('%s version %s', k.name, v.version) FROM colcrypt.key_version v JOIN colcrypt.key k USING (key_id)
+                 WHERE v.state = 'pre-active' AND v.prepared_at IS NOT NULL AND v.version > k.current_version
+                   AND NOT coalesce(n.report->'prepared' @> jsonb_build_array(jsonb_build_object('key_id', v.key_id, 'version', v.version)), false)
+                 ORDER BY 1) AS not_prepared,
+           n.report->>'release' AS release, n.report->>'server_version' AS server_version, n.registered_at, n.registered_by, n.report
+    FROM colcrypt.node n LEFT JOIN colcrypt.node_state s ON true;
+COMMENT ON VIEW colcrypt.node_status IS
+    'servers that follow this one, as each reported last: its part, how many epochs it is behind, what was changed there by hand (drift), root keys that do not open there, and versions that are prepared here and not there';
+GRANT SELECT ON colcrypt.node_status TO pg_monitor;
+REVOKE ALL ON FUNCTION colcrypt.catalog_digests(), colcrypt.register_node(text, text), colcrypt.drop_node(text),
+    colcrypt.node_report(boolean), colcrypt.acknowledge_node(text, jsonb) FROM PUBLIC;
+CREATE OR REPLACE VIEW colcrypt.key_usage AS
+    -- Once, not once a key: it goes through all of them in shared memory.
+    WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()),
+    others AS MATERIALIZED (SELECT o.key_id, o.version, sum(o.encryptions)::bigint AS encryptions FROM colcrypt.node_usage o GROUP BY 1, 2)
+    SELECT n.key, n.version, n.is_current, n.encryptions, n.reserved, n.bound,
+           round(100 * p.part, 2) AS percent,
+           CASE WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * s.refuse / 100)
+                  OR p.total >= floor(n.whole::numeric * s.refuse / 100) THEN 'refuse'
+                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * s.rotate / 100) OR p.total >= floor(n.whole::numeric * s.rotate / 100) THEN 'rotate'
+                WHEN n.encryptions + n.reserved >= floor(n.bound::numeric * s.warn / 100) OR p.total >= floor(n.whole::numeric * s.warn / 100) THEN 'warn'
+                ELSE 'ok' END AS state,
+           n.elsewhere
+    FROM (SELECT current_setting('colcrypt.usage_refuse')::int AS refuse, current_setting('colcrypt.usage_rotate')::int AS rotate,
+                 current_setting('colcrypt.usage_warn')::int AS warn, current_setting('colcrypt.usage_nodes')::int AS nodes OFFSET 0) s
+    CROSS JOIN LATERAL (
+          SELECT k.name AS key, v.version, v.version = k.current_version AS is_current,
+                 coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) AS encryptions,
+                 coalesce(f.reserved, 0) AS reserved,
+                 -- This server's part of the bound, and the whole.
+                 greatest(least(colcrypt.suite_bound(k.suite), k.usage_bound) / s.nodes, 1) AS bound,
+                 least(colcrypt.suite_bound(k.suite), k.usage_bound) AS whole,
+                 coalesce(o.encryptions, 0) AS elsewhere
+          FROM colcrypt.key k
+          JOIN colcrypt.key_version v USING (key_id)
+          LEFT JOIN colcrypt.version_usage u USING (key_id, version)
+          LEFT JOIN unflushed f USING (key_id, version)
+          LEFT JOIN others o USING (key_id, version)) n
+    CROSS JOIN LATERAL (SELECT n.encryptions + n.reserved + n.elsewhere AS total,
+                               greatest((n.encryptions + n.reserved)::numeric / n.bound,
+                                        (n.encryptions + n.reserved + n.elsewhere)::numeric / n.whole) AS part) p;
+COMMENT ON VIEW colcrypt.key_usage IS
+    'how many values each key version has encrypted here of how many it may here (bound, a part of the whole where colcrypt.usage_nodes is more than 1), and how many other servers reported (elsewhere), which count against the whole; state is ok, warn, rotate (the worker does) or refuse';
+CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
+    -- Once, not once a key.
+    WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()),
+    once AS MATERIALIZED (
+        SELECT colcrypt.rotation_time_from(now()) AS opens, colcrypt.clock_ahead() AS ahead,
+               least(current_setting('colcrypt.usage_rotate')::int, current_setting('colcrypt.usage_refuse')::int) AS percent,
+               -- Where keys come from another server, that one makes their versions: two would make two of one number.
+               colcrypt.follows() AS follows, current_setting('colcrypt.usage_nodes')::int AS nodes),
+    -- What other servers reported: they do not rotate by themselves.
+    others AS MATERIALIZED (
+        SELECT o.key_id, o.version, sum(o.encryptions)::bigint AS encryptions, max(o.encryptions) AS most FROM colcrypt.node_usage o GROUP BY 1, 2)
+    SELECT n.key, n.version, n.activated_at,
+           -- By the server's clock as it is set. Whatever is asked, never more often than once a second.
+           CASE WHEN least(n.by_interval, n.by_period, n.by_use) IS NOT NULL AND n.follows IS NULL
+                THEN greatest(least(n.by_interval, n.by_period, n.by_use), n.began + interval '1 second') END AS next_rotation_at,
+           coalesce(n.follows || ': the primary rotates',
+                CASE least(n.by_interval, n.by_period, n.by_use)
+                     WHEN n.by_use THEN 'usage limit' WHEN n.by_interval THEN 'rotation interval'
+                     WHEN n.by_period THEN 'originator-usage period' END) AS why,
+           least(n.interval_ends, n.latest, n.by_use) <= now() AS overdue,
+           t.last_error, t.tries, t.retry_at
+    FROM (
+        SELECT k.key_id, k.name AS key, k.current_version AS version, coalesce(v.activated_at, v.created_at) AS activated_at,
+               s.follows, a.began, l.interval_ends, l.latest,
+               r.at AS by_interval,
+               -- The last time of day before that, unless it is over or was none; the period outranks the time of day.
+               CASE WHEN l.latest IS NULL THEN NULL
+                    WHEN b.best > greatest(a.began, now()) THEN b.best
+                    ELSE least(CASE WHEN b.best > a.began THEN s.opens END, greatest(l.latest, now())) END AS by_period,
+               CASE WHEN greatest(c.here, coalesce(o.most, 0)) >= floor(greatest(c.bound / s.nodes, 1)::numeric * s.percent / 100)
+                      OR c.here + coalesce(o.encryptions, 0) >= floor(c.bound::numeric * s.percent / 100)
+                    THEN now() END AS by_use
+        FROM once s CROSS JOIN colcrypt.key k
+        JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active'
+        LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version
+        LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version
+        LEFT JOIN others o ON o.key_id = k.key_id AND o.version = k.current_version
+        CROSS JOIN LATERAL (SELECT coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0) AS here,
+                                   least(colcrypt.suite_bound(k.suite), k.usage_bound) AS bound) c
+        CROSS JOIN LATERAL (SELECT coalesce(v.activated_at, v.created_at) + s.ahead AS began) a
+        -- An interval that is over waits for the next time of day. A version must be relieved before its period ends: a
+        -- tenth of it before, at most a day.
+        CROSS JOIN LATERAL (SELECT a.began + k.rotation_interval AS interval_ends,
+                                   a.began + k.originator_usage_period
+                                       - least(k.originator_usage_period / 10, interval '1 day') AS latest) l
+        CROSS JOIN LATERAL (SELECT CASE WHEN l.interval_ends IS NOT NULL THEN greatest(l.interval_ends, now()) END AS from_then) g
+        -- As rotation_time_from and rotation_time_until say, which cost more.
+        CROSS JOIN LATERAL (SELECT coalesce(min(greatest(w.opens, g.from_then)), g.from_then) AS at
+                            FROM colcrypt.rotation_windows(g.from_then) w WHERE w.closes > g.from_then) r
+        CROSS JOIN LATERAL (SELECT coalesce(max(CASE WHEN w.closes > l.latest THEN l.latest ELSE w.opens END), l.latest) AS best
+                            FROM colcrypt.rotation_windows(l.latest) w WHERE w.opens <= l.latest) b
+        OFFSET 0
+    ) n
+    LEFT JOIN colcrypt.rotation_try t USING (key_id);
+COMMENT ON VIEW colcrypt.rotation_schedule IS
+    'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at; of key encryption keys and root keys see kek_schedule and root_schedule';

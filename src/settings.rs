@@ -149,6 +149,9 @@ integers! {
     pub USAGE_REFUSE: c"colcrypt.usage_refuse" = 85, 1 to 95, GucFlags::empty(), Sighup,
         c"Part of a key version's bound, in percent, at which encryption is refused.",
         c"";
+    pub USAGE_NODES: c"colcrypt.usage_nodes" = 1, 1 to 1024, GucFlags::empty(), Sighup,
+        c"Number of servers that encrypt with the same keys: each may its part of a key version's bound.",
+        c"The same on all of them.";
     pub AUDIT_RING_EVENTS: c"colcrypt.audit_ring_events" = 1024, 1 to 1_000_000, GucFlags::empty(), Postmaster,
         c"Number of events that shared memory can hold until they are in the audit log.",
         c"Each takes about 1 kB. Where there is no room, an event goes to the server log.";

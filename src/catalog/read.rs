@@ -148,6 +148,31 @@ pub fn encryptions(id: VersionId) -> Result<i64> {
     Ok(recorded.unwrap_or(0))
 }
 
+/// How many encryptions of the version other servers have reported.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn elsewhere(id: VersionId) -> Result<i64> {
+    let mut all: i64 = 0;
+    let read = any(
+        "node_usage",
+        "node_usage_pkey",
+        &[
+            Equals::int8(1, id.key.bigint()),
+            Equals::int4(2, id.version.int()),
+        ],
+        |row| {
+            all = all.saturating_add(row.get::<i64>("encryptions")?);
+            Ok(())
+        },
+    );
+    match read {
+        // A catalog of an earlier release knows of no other servers.
+        Err(Error::CatalogOfOtherRelease(_)) => Ok(0),
+        read => read.map(|()| all),
+    }
+}
+
 fn keyring_id(row: &Row) -> Result<KeyringId> {
     Ok(uuid::keyring_id(row.get::<pgrx::Uuid>("keyring_id")?))
 }

@@ -179,6 +179,7 @@ pub fn drop_key(call: Call) -> Result<pg_sys::Datum> {
         "key_version",
         "key_grant",
         "version_usage",
+        "node_usage",
         "rotation_try",
         "destruction",
         "destruction_wait",

@@ -29,7 +29,7 @@ pub fn export_catalog(_call: Call) -> Result<pg_sys::Datum> {
          counted AS ( \
              INSERT INTO colcrypt.node_state AS n (origin, epoch, digest) SELECT gen_random_uuid(), 1, digest FROM read \
              ON CONFLICT (is_only) DO UPDATE SET epoch = n.epoch + (n.digest <> excluded.digest)::int, \
-                 digest = excluded.digest, at = clock_timestamp() \
+                 digest = excluded.digest, at = clock_timestamp(), parts = NULL \
              RETURNING origin, epoch, digest) \
          SELECT jsonb_build_object('format', $1::text, 'release', e.extversion, 'origin', counted.origin, 'epoch', counted.epoch, \
                                    'digest', counted.digest) || read.content, \

@@ -82,6 +82,11 @@ pub fn import_catalog(call: Call) -> Result<pg_sys::Datum> {
          VALUES (($1->>'origin')::uuid, ($1->>'epoch')::bigint, $1->>'digest') \
          ON CONFLICT (is_only) DO UPDATE SET origin = excluded.origin, epoch = excluded.epoch, digest = excluded.digest, at = clock_timestamp()",
     )?;
+    // What is other later was changed by hand.
+    spi::execute(
+        "UPDATE colcrypt.node_state SET parts = colcrypt.catalog_digests()",
+        &[],
+    )?;
     Act::new("import_catalog")
         .detail(format!("epoch {} of {}", header.epoch, header.origin))
         .record()?;

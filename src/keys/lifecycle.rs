@@ -13,7 +13,7 @@ use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
-use crate::keys::{version, window, wipe};
+use crate::keys::{nodes, version, window, wipe};
 use crate::rows::{exposure, holders, lost, unseen};
 use crate::server::{clock, key_clock, roles, spi};
 use crate::settings;
@@ -252,7 +252,7 @@ impl Order {
     /// What is lost with these versions, in words; nothing where nothing may be.
     ///
     /// # Errors
-    /// [`Error::RowsNeedVersion`] and [`Error::RowsOutOfReach`] where rows are not to be lost.
+    /// [`Error::RowsNeedVersion`], [`Error::NodesNeedVersion`] and [`Error::RowsOutOfReach`] where rows are not to be lost.
     fn losses(&self, key: &Key, targets: &[Target<'_>]) -> Result<Option<String>> {
         let numbers: Vec<i32> = targets
             .iter()
@@ -260,6 +260,9 @@ impl Order {
             .collect();
         if self.shred {
             return Ok(Some(lost::losses(key, &numbers)));
+        }
+        for target in targets {
+            nodes::refuse_needed(key, target.row.id.version)?;
         }
         // One look at all tables for all of them; which one it is, only where there is any.
         if holders::needing(key, &numbers)?.is_empty() {

@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod many;
 pub mod names;
 pub mod node;
+pub mod nodes;
 pub mod orders;
 pub mod policy;
 pub mod providers;

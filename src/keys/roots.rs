@@ -416,26 +416,52 @@ pub fn drop_escrow(keyring: KeyringId, provider: &str) -> Result<()> {
     DropRoot(way).perform().map(drop)
 }
 
-pub fn check_roots(call: Call) -> Result<pg_sys::Datum> {
-    let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
-    let mut rows = Vec::new();
-    for version in read::kek_versions(&keyring)? {
-        let answers = kek::ask(read::kek(&keyring, version)?)?;
-        for copy in read::kek_copies(&keyring, version)? {
+/// What a root key answered for a version of a key encryption key.
+pub struct Answer {
+    pub kek_version: i32,
+    pub preference: i32,
+    pub provider: String,
+    pub root_key: String,
+    pub problem: Option<String>,
+}
+
+/// Asks every root key of a keyring for each of its key encryption keys, whatever is cached.
+///
+/// # Errors
+/// Where the agent cannot be asked.
+pub fn ask_all(keyring: &Keyring) -> Result<Vec<Answer>> {
+    let mut all = Vec::new();
+    for version in read::kek_versions(keyring)? {
+        let answers = kek::ask(read::kek(keyring, version)?)?;
+        for copy in read::kek_copies(keyring, version)? {
             let id = copy.wrapped.id();
             let Some(answer) = answers.iter().find(|answer| answer.copy == id) else {
                 continue;
             };
             let problem = answer.result.as_ref().err();
-            let mut row = Record::default();
-            row.push(version.int())
-                .push(copy.preference)
-                .push(copy.wrapped.provider.name)
-                .push(copy.wrapped.root_key)
-                .push(problem.is_none())
-                .push(problem.map(|failure| failure.message.clone()));
-            rows.push(row);
+            all.push(Answer {
+                kek_version: version.int(),
+                preference: copy.preference,
+                provider: copy.wrapped.provider.name,
+                root_key: copy.wrapped.root_key,
+                problem: problem.map(|failure| failure.message.clone()),
+            });
         }
     }
-    Ok(return_set(call, rows))
+    Ok(all)
+}
+
+pub fn check_roots(call: Call) -> Result<pg_sys::Datum> {
+    let keyring = read::keyring_by_name(&call.text(0, "keyring")?)?;
+    let rows = ask_all(&keyring)?.into_iter().map(|answer| {
+        let mut row = Record::default();
+        row.push(answer.kek_version)
+            .push(answer.preference)
+            .push(answer.provider)
+            .push(answer.root_key)
+            .push(answer.problem.is_none())
+            .push(answer.problem);
+        row
+    });
+    Ok(return_set(call, rows.collect()))
 }

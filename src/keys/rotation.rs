@@ -6,7 +6,7 @@ use colcrypt_core::{
 };
 use colcrypt_domain::roots;
 use colcrypt_protocol::{Reply, Request};
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::{IntoDatum, PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
 use crate::audit::Act;
 use crate::broker::client;
@@ -16,7 +16,7 @@ use crate::error::{Error, KeyringPrivilege, Result};
 use crate::keys::grants::{self, Grant};
 use crate::keys::lifecycle::{self, Order};
 use crate::keys::roots::{Rewrapped, add_copy};
-use crate::keys::{approval, keyring_grants, names, providers, version};
+use crate::keys::{approval, keyring_grants, names, nodes, providers, version};
 use crate::rights;
 use crate::server::call::Call;
 use crate::server::{key_clock, report, spi};
@@ -147,8 +147,32 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
 }
 
 pub fn rotate_key(call: Call) -> Result<pg_sys::Datum> {
-    let version = rotate(&call.text(0, "key")?, "rotated")?;
+    let name = call.text(0, "key")?;
+    let version = rotate(&name, "rotated")?;
+    warn_of_missing(&read::key_by_name(&name)?, version)?;
     Ok(pg_sys::Datum::from(version.number() as usize))
+}
+
+/// Warns of servers that do not have the version, as far as is known: rows under it may reach them before it does.
+fn warn_of_missing(key: &Key, version: KeyVersion) -> Result<()> {
+    let id = VersionId {
+        key: key.id,
+        version,
+    };
+    let missing = nodes::without(id)?;
+    if !missing.is_empty() {
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "version {version} of key \"{}\" is not known to be on every server: {}",
+                key.name,
+                missing.join(", ")
+            ),
+            "They cannot read rows under it until they have this catalog. colcrypt.prepare_key_version, before, spares them that."
+        );
+    }
+    Ok(())
 }
 
 /// Makes a version, or takes the one that is prepared, and activates it.

@@ -1,13 +1,14 @@
 //! Providers, keyrings, keys and grants.
 
 use crate::keys::{
-    dropping, escrow, exported, grants, imported, kek_rotation, keyring_grants, many, policy,
-    providers, root_rotation, roots, rotation, verify,
+    dropping, escrow, exported, grants, imported, kek_rotation, keyring_grants, many, nodes,
+    policy, providers, root_rotation, roots, rotation, verify,
 };
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
     Decides {
+        acknowledge_node => nodes::acknowledge_node;
         add_provider => providers::add_provider;
         add_root => roots::add_root;
         alter_provider => providers::alter_provider;
@@ -16,6 +17,7 @@ sql_functions! {
         create_keyring => rotation::create_keyring;
         drop_key => dropping::drop_key;
         drop_keyring => dropping::drop_keyring;
+        drop_node => nodes::drop_node;
         drop_provider => dropping::drop_provider;
         drop_root => roots::drop_root;
         grant_key => grants::grant_key;
@@ -26,6 +28,7 @@ sql_functions! {
         record_drill => escrow::record_drill;
         record_escrow_check => escrow::record_escrow_check;
         register_escrow => escrow::register_escrow;
+        register_node => nodes::register_node;
         retire_escrow => escrow::retire_escrow;
         revoke_key => grants::revoke_key;
         revoke_keyring => keyring_grants::revoke_keyring;
@@ -44,6 +47,7 @@ sql_functions! {
         check_provider => providers::check_provider;
         check_roots => roots::check_roots;
         export_catalog => exported::export_catalog;
+        node_report => nodes::node_report;
         verify_keys => verify::verify_keys;
     }
     Harmless {

@@ -132,24 +132,27 @@ impl Counter {
                     block,
                     before,
                     after,
+                    elsewhere,
                 } => {
                     self.encrypt_granted.set(self.encrypt_granted.get() + block);
                     self.encrypt_left.set(block - 1);
-                    self.look_at_limits(&limits, before, after);
+                    self.look_at_limits(&limits, before, after, elsewhere);
                     return Ok(());
                 }
                 Reserved::TotalUnknown => {
                     let now = clock::boottime_us();
-                    if shared::learn(here, read::encryptions(self.id)?, now)? {
+                    let (total, elsewhere) =
+                        (read::encryptions(self.id)?, read::elsewhere(self.id)?);
+                    if shared::learn(here, total, elsewhere, now)? {
                         continue;
                     }
                 }
-                Reserved::Refused { total } => {
+                Reserved::Refused { total, limit } => {
                     return Err(Error::UsageLimit {
                         key: self.key_name(),
                         version: self.id.version,
                         total,
-                        limit: limits.refuse,
+                        limit,
                         bound: limits.bound,
                     });
                 }
@@ -181,8 +184,8 @@ impl Counter {
         read::key_name(self.id.key).unwrap_or_else(|| self.id.key.to_string())
     }
 
-    fn look_at_limits(&self, limits: &Limits, before: u64, after: u64) {
-        let crossed = Crossed::between(before, after, limits);
+    fn look_at_limits(&self, limits: &Limits, before: u64, after: u64, elsewhere: u64) {
+        let crossed = Crossed::between(before, after, elsewhere, limits);
         if crossed.rotates {
             // The worker rotates it; see wake::schedule.
             let _ = shared::want_flush();
@@ -242,12 +245,13 @@ impl Counter {
     }
 }
 
-/// The limits of a key with this suite and bound, as the settings have the shares.
+/// This server's limits of a key with this suite and bound, as the settings have the shares.
 pub fn limits(suite: Suite, bound: Option<i64>) -> Limits {
     let own = bound.and_then(|bound| u64::try_from(bound).ok());
     let share = |setting: &pgrx::GucSetting<i32>| setting.get() as u32;
-    Limits::new(
+    Limits::of_one(
         own.map_or(suite.bound(), |own| own.min(suite.bound())),
+        share(&settings::USAGE_NODES),
         share(&settings::USAGE_WARN),
         share(&settings::USAGE_ROTATE),
         share(&settings::USAGE_REFUSE),

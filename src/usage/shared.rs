@@ -288,7 +288,7 @@ pub fn reserve(id: VersionKey, limits: &Limits, read_after: i64) -> Result<Reser
 
 /// Notes the total that was read from the catalog; `false` when there is no place for it. A total only
 /// grows, so an older reading does no harm; but nothing is noted where versions were forgotten since: it is read anew.
-pub fn learn(id: VersionKey, total: i64, read_at: i64) -> Result<bool> {
+pub fn learn(id: VersionKey, total: i64, elsewhere: i64, read_at: i64) -> Result<bool> {
     let mut tables = Tables::change()?;
     if tables.version(id).is_none() && tables.header.forgotten.get().since(read_at) {
         return Ok(true);
@@ -296,7 +296,7 @@ pub fn learn(id: VersionKey, total: i64, read_at: i64) -> Result<bool> {
     let Some(version) = tables.enter_version(id) else {
         return Ok(false);
     };
-    version.count.learn(total, read_at);
+    version.count.learn_all(total, elsewhere, read_at);
     Ok(true)
 }
 

@@ -27,7 +27,7 @@ use pgrx::{Spi, log};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
-use crate::keys::{lifecycle, window};
+use crate::keys::{lifecycle, nodes, window};
 use crate::rows::holders::{self, CiphertextColumn};
 use crate::rows::lost;
 use crate::rows::recheck::{self, Counted};
@@ -125,6 +125,18 @@ pub fn step() -> Next {
 
 /// Those of these versions of a key that no row needs; the others are put off.
 fn check_and_destroy(mut ids: Vec<VersionId>, since: u64) -> Next {
+    match all_or_nothing(|| held_by_others(&ids)) {
+        Ok(Ok(held)) if held.is_empty() => {}
+        Ok(Ok(held)) => {
+            return held
+                .iter()
+                .fold(Next::Again, |_, (id, error)| put_off(&[*id], error));
+        }
+        Ok(Err(error)) => return put_off(&ids, &error),
+        Err(failed) => {
+            return put_off_for(&ids, &failed.message, backoff::of_destruction(false), false);
+        }
+    }
     let kept = COUNTED
         .take()
         .filter(|(of, from, _)| (of, *from) == (&ids, since));
@@ -157,6 +169,19 @@ fn check_and_destroy(mut ids: Vec<VersionId>, since: u64) -> Next {
         }
         Err(failed) => put_off_for(&ids, &failed.message, backoff::of_destruction(false), false),
     }
+}
+
+/// Those of these versions of a key that other servers need, or have not said that they do not.
+fn held_by_others(ids: &[VersionId]) -> Result<Vec<(VersionId, Error)>> {
+    let key = read::key_by_id(ids[0].key)?;
+    let mut held = Vec::new();
+    for id in ids {
+        match nodes::refuse_unanswered(&key, id.version) {
+            Err(error @ Error::NodesNeedVersion { .. }) => held.push((*id, error)),
+            other => other?,
+        }
+    }
+    Ok(held)
 }
 
 /// What a look for versions found.
@@ -233,7 +258,10 @@ fn forget(slots: &[SlotKey]) -> Next {
 }
 
 fn put_off(ids: &[VersionId], error: &Error) -> Next {
-    let rows_need_it = matches!(error, Error::RowsNeedVersion { .. });
+    let rows_need_it = matches!(
+        error,
+        Error::RowsNeedVersion { .. } | Error::NodesNeedVersion { .. }
+    );
     let pause = backoff::of_destruction(rows_need_it);
     put_off_for(ids, &one_line(error), pause, false)
 }

@@ -11,8 +11,8 @@ use colcrypt_core::KeyId;
 use colcrypt_domain::verdict::Verdict;
 
 use crate::error::Result;
-use crate::keys::rotation;
 use crate::keys::tries::{self, Tried};
+use crate::keys::{nodes, rotation, version};
 use crate::server::txn::{Next, attempt, transaction};
 use crate::server::{clock, report, spi};
 use crate::worker::pause::Pause;
@@ -112,6 +112,8 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
     spi::query(
         &format!(
             "WITH unflushed AS MATERIALIZED (SELECT * FROM colcrypt.unflushed_versions()), \
+             others AS MATERIALIZED (SELECT o.key_id, o.version, sum(o.encryptions) AS encryptions, max(o.encryptions) AS most \
+                                     FROM colcrypt.node_usage o GROUP BY 1, 2), \
              windows AS MATERIALIZED (SELECT * FROM colcrypt.rotation_windows(now())), \
              moment AS MATERIALIZED ( \
                  SELECT NOT EXISTS (SELECT FROM windows) OR w.opens IS NOT NULL AS is_time, w.opens, w.closes, \
@@ -126,11 +128,12 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
                           m.is_time AND t.activated_at + k.rotation_interval <= now() AS by_interval, \
                           t.latest <= now() OR (m.closes <= t.latest AND m.opens > t.activated_at \
                                                 AND t.latest < m.next_opens) AS by_period, \
-                          coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0) \
-                              >= floor(least(colcrypt.suite_bound(k.suite), k.usage_bound)::numeric * s.percent / 100) AS by_use \
+                          greatest(c.here, coalesce(o.most, 0)) >= floor(greatest(c.bound / s.nodes, 1)::numeric * s.percent / 100) \
+                              OR c.here + coalesce(o.encryptions, 0) >= floor(c.bound::numeric * s.percent / 100) AS by_use \
                    FROM moment m \
                    CROSS JOIN (SELECT least(current_setting('colcrypt.usage_rotate')::int, \
-                                            current_setting('colcrypt.usage_refuse')::int) AS percent) s \
+                                            current_setting('colcrypt.usage_refuse')::int) AS percent, \
+                                      current_setting('colcrypt.usage_nodes')::int AS nodes) s \
                    CROSS JOIN colcrypt.key k \
                    JOIN colcrypt.key_version v ON v.key_id = k.key_id AND v.version = k.current_version AND v.state = 'active' \
                    CROSS JOIN LATERAL (SELECT a.at AS activated_at, \
@@ -139,6 +142,9 @@ fn due(key: Option<KeyId>) -> Result<Vec<Due>> {
                                        FROM (SELECT coalesce(v.activated_at, v.created_at) + m.ahead AS at) a) t \
                    LEFT JOIN colcrypt.version_usage u ON u.key_id = k.key_id AND u.version = k.current_version \
                    LEFT JOIN unflushed f ON f.key_id = k.key_id AND f.version = k.current_version \
+                   LEFT JOIN others o ON o.key_id = k.key_id AND o.version = k.current_version \
+                   CROSS JOIN LATERAL (SELECT coalesce(u.encryptions, 0) + coalesce(f.encryptions, 0) + coalesce(f.reserved, 0) AS here, \
+                                              least(colcrypt.suite_bound(k.suite), k.usage_bound) AS bound) c \
                    WHERE {only}) d \
              LEFT JOIN colcrypt.rotation_try r USING (key_id) \
              WHERE (by_use OR by_interval OR by_period) AND d.activated_at + interval '1 second' <= now() AND {} \
@@ -177,19 +183,37 @@ fn rotate(wanted: &Due) {
             "SELECT FROM colcrypt.key WHERE key_id = $1 FOR NO KEY UPDATE",
             &[wanted.key.bigint().into()],
         )?;
-        let by_schedule = |due: &Due| {
-            let reason = format!("by schedule: {}", due.why);
-            rotation::rotate(&due.name, &reason).map(|_| ())
-        };
         if is_as_read(wanted)? {
             by_schedule(wanted)?;
         } else if let Some(due) = due(Some(wanted.key))?.first() {
             // Somebody changed it meanwhile, but did not rotate it.
             by_schedule(due)?;
+        } else {
+            Tried::Rotation(wanted.key).forget()?;
         }
-        Tried::Rotation(wanted.key).forget()
+        Ok(())
     })();
     if let Err(error) = rotated {
         report::raise(&error);
     }
+}
+
+/// Where other servers follow this one, each has the version before any row is under it.
+fn by_schedule(due: &Due) -> Result<()> {
+    let reason = format!("by schedule: {}", due.why);
+    if nodes::are_there()? {
+        let version = version::prepare(&due.name, &reason)?;
+        let missing = nodes::without(version)?;
+        if !missing.is_empty() {
+            // No error, which would undo the preparation.
+            let waits = format!(
+                "version {} is prepared, and not known to be on every server: {}",
+                version.version,
+                missing.join(", ")
+            );
+            return Tried::Rotation(due.key).postpone(&waits);
+        }
+    }
+    rotation::rotate(&due.name, &reason)?;
+    Tried::Rotation(due.key).forget()
 }

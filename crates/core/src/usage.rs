@@ -13,27 +13,42 @@ pub struct Limits {
     pub warn: u64,
     pub rotate: u64,
     pub refuse: u64,
+    /// The same shares of what all servers with the key may together.
+    pub all_rotate: u64,
+    pub all_refuse: u64,
 }
 
 impl Limits {
     /// The limits at these shares of the bound, in percent.
     pub fn new(bound: u64, warn: u32, rotate: u32, refuse: u32) -> Self {
-        let share = |percent: u32| {
-            let exact = u128::from(bound) * u128::from(percent.min(100)) / 100;
-            u64::try_from(exact).unwrap_or(bound)
+        Self::of_one(bound, 1, warn, rotate, refuse)
+    }
+
+    /// The limits of one of so many servers that use the key, each an equal part of the bound.
+    pub fn of_one(bound: u64, servers: u32, warn: u32, rotate: u32, refuse: u32) -> Self {
+        let part = (bound / u64::from(servers.max(1))).max(1);
+        let share = |of: u64, percent: u32| {
+            let exact = u128::from(of) * u128::from(percent.min(100)) / 100;
+            u64::try_from(exact).unwrap_or(of)
         };
         Self {
-            bound,
-            warn: share(warn),
-            rotate: share(rotate),
-            refuse: share(refuse),
+            bound: part,
+            warn: share(part, warn),
+            rotate: share(part, rotate),
+            refuse: share(part, refuse),
+            all_rotate: share(bound, rotate),
+            all_refuse: share(bound, refuse),
         }
     }
 
-    /// How many encryptions a process may take when `total` are taken already; 0 when none is left.
-    /// Taking them never leads beyond `refuse`.
-    pub fn block(&self, total: u64) -> u32 {
-        let left = self.refuse.saturating_sub(total);
+    /// How many encryptions a process may take when `total` are taken already here, and `elsewhere` by other servers as
+    /// far as is known; 0 when none is left. Taking them never leads beyond `refuse`, nor all together beyond `all_refuse`.
+    pub fn block(&self, total: u64, elsewhere: u64) -> u32 {
+        let all = total.saturating_add(elsewhere);
+        let left = self
+            .refuse
+            .saturating_sub(total)
+            .min(self.all_refuse.saturating_sub(all));
         let block = (left / PART).clamp(1, MOST_AT_ONCE).min(left);
         u32::try_from(block).unwrap_or(u32::MAX)
     }
@@ -59,7 +74,7 @@ mod tests {
             let mut total = 0;
             let mut blocks = 0;
             loop {
-                let block = limits.block(total);
+                let block = limits.block(total, 0);
                 if block == 0 {
                     break;
                 }
@@ -70,6 +85,24 @@ mod tests {
             }
             assert_eq!(total, limits.refuse, "all of it can be used");
         }
-        assert_eq!(Limits::new(100, 50, 70, 85).block(1_000), 0);
+        assert_eq!(Limits::new(100, 50, 70, 85).block(1_000, 0), 0);
+    }
+
+    #[test]
+    fn servers_that_share_a_bound_stay_within_it_together() {
+        for servers in 1..=7 {
+            let limits = Limits::of_one(1_000, servers, 50, 70, 100);
+            assert!(limits.refuse * u64::from(servers) <= 1_000);
+            assert_eq!(limits.all_refuse, 1_000);
+        }
+        let limits = Limits::of_one(100, 2, 50, 70, 85);
+        assert_eq!(
+            (limits.bound, limits.refuse, limits.all_refuse),
+            (50, 42, 85)
+        );
+        assert_eq!(limits.block(42, 0), 0, "its own part is used");
+        assert_eq!(limits.block(10, 75), 0, "all of it is used, whoever did");
+        assert!(limits.block(10, 74) == 1);
+        assert_eq!(Limits::of_one(1, 5, 50, 70, 100).bound, 1);
     }
 }

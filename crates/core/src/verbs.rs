@@ -84,6 +84,10 @@ const WORK: &str = "it moves work that was ordered; to whom the values are open 
 
 /// The functions that decide something.
 pub const VERBS: &[Verb] = &[
+    open(
+        "acknowledge_node",
+        "what another server reports holds up a destruction; none is done by it that was not ordered",
+    ),
     waits("activate_key"),
     open(
         "add_provider",
@@ -119,6 +123,10 @@ pub const VERBS: &[Verb] = &[
         "every version is destroyed by then, which waited for a second role",
     ),
     open("drop_keyring", "no key is under it, or it is refused"),
+    open(
+        "drop_node",
+        "a destruction that waited for that server was ordered, by two where they are asked for",
+    ),
     open("drop_provider", "no keyring stands on it, or it is refused"),
     gated("drop_root", Gate::WaitsToLoosen),
     open(
@@ -152,6 +160,10 @@ pub const VERBS: &[Verb] = &[
     ).local(),
     refused("register_column").local(),
     gated("register_escrow", Gate::WaitsToLoosen),
+    open(
+        "register_node",
+        "destructions wait for one server more, and nothing is opened",
+    ),
     open(
         "prepare_key_version",
         "a version that is prepared encrypts nothing, and its activation waits",
@@ -252,6 +264,7 @@ pub const ASKS: &[&str] = &[
     "cache_slots",
     "catalog_changed",
     "catalog_content",
+    "catalog_digests",
     "changed_by_hand",
     "check_provider",
     "check_roots",
@@ -261,6 +274,7 @@ pub const ASKS: &[&str] = &[
     "export_catalog",
     "is_in_window",
     "metric_names",
+    "node_report",
     "plaintext_left",
     "restore_grant",
     "restore_grants",

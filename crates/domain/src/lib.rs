@@ -18,6 +18,7 @@ pub mod lane;
 pub mod lifecycle;
 pub mod lost;
 pub mod migration;
+pub mod nodes;
 pub mod outcome;
 pub mod pace;
 pub mod phase;

@@ -23,17 +23,24 @@ pub struct Count {
     /// Used since, and reserved by processes that have not said how much they used.
     unflushed: i64,
     reserved: i64,
+    /// What other servers did with it, as the catalog says.
+    elsewhere: i64,
 }
 
 /// The answer to a process that asks for encryptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserved {
     /// So many are the caller's; so many are taken in all, before and after.
-    Granted { block: u32, before: u64, after: u64 },
+    Granted {
+        block: u32,
+        before: u64,
+        after: u64,
+        elsewhere: u64,
+    },
     /// The total is to be read from the catalog, and [learned](Count::learn).
     TotalUnknown,
-    /// The limit is reached.
-    Refused { total: u64 },
+    /// The limit is reached: this server's, or with what other servers did that of all.
+    Refused { total: u64, limit: u64 },
     /// Too much would be lost in a crash: a flush is to be waited for.
     Unflushed,
 }
@@ -79,9 +86,19 @@ impl Count {
             return Reserved::TotalUnknown;
         }
         let before = self.total() as u64;
-        let block = limits.block(before);
+        let elsewhere = self.elsewhere as u64;
+        let block = limits.block(before, elsewhere);
+        if block == 0 && before < limits.refuse {
+            return Reserved::Refused {
+                total: before.saturating_add(elsewhere),
+                limit: limits.all_refuse,
+            };
+        }
         if block == 0 {
-            return Reserved::Refused { total: before };
+            return Reserved::Refused {
+                total: before,
+                limit: limits.refuse,
+            };
         }
         let room = most_unflushed - self.unflushed - self.reserved;
         let block = i64::from(block).min(room);
@@ -93,6 +110,7 @@ impl Count {
             block: block as u32,
             before,
             after: before + block as u64,
+            elsewhere,
         }
     }
 
@@ -100,6 +118,14 @@ impl Count {
     pub fn learn(&mut self, total: i64, read_at: i64) {
         self.flushed = self.flushed.max(total);
         self.read_at = self.read_at.max(read_at);
+    }
+
+    /// The same, with what other servers did.
+    pub fn learn_all(&mut self, total: i64, elsewhere: i64, read_at: i64) {
+        if read_at >= self.read_at {
+            self.elsewhere = elsewhere.max(0);
+        }
+        self.learn(total, read_at);
     }
 
     /// A process gives up what it had reserved, and did so many. Tells whether a flush should not wait.
@@ -148,11 +174,13 @@ pub struct Crossed {
 }
 
 impl Crossed {
-    /// With so many taken before the grant and after it.
+    /// With so many taken before the grant and after it, and so many by other servers.
     #[must_use]
-    pub const fn between(before: u64, after: u64, limits: &Limits) -> Self {
+    pub const fn between(before: u64, after: u64, elsewhere: u64, limits: &Limits) -> Self {
+        let all = before.saturating_add(elsewhere) < limits.all_rotate
+            && after.saturating_add(elsewhere) >= limits.all_rotate;
         Self {
-            rotates: before < limits.rotate && after >= limits.rotate,
+            rotates: before < limits.rotate && after >= limits.rotate || all,
             warns: after >= limits.warn,
         }
     }
@@ -279,8 +307,30 @@ mod tests {
         count.learn(850, 1);
         assert_eq!(
             count.reserve(&limits(1_000), 1, 100),
-            Reserved::Refused { total: 850 }
+            Reserved::Refused {
+                total: 850,
+                limit: 850
+            }
         );
+        let mut count = Count::default();
+        count.learn_all(600, 250, 1);
+        assert_eq!(
+            count.reserve(&limits(1_000), 1, 100),
+            Reserved::Refused {
+                total: 850,
+                limit: 850
+            },
+            "with what others did"
+        );
+        count.learn_all(600, 200, 2);
+        assert!(matches!(
+            count.reserve(&limits(1_000), 1, 100),
+            Reserved::Granted {
+                before: 600,
+                elsewhere: 200,
+                ..
+            }
+        ));
         let mut count = Count::default();
         count.learn(0, 1);
         count.report(0, 100, 100);
@@ -320,7 +370,7 @@ mod tests {
 
     #[test]
     fn one_grant_alone_asks_for_the_rotation() {
-        let crossed = |before, after| Crossed::between(before, after, &limits(1_000));
+        let crossed = |before, after| Crossed::between(before, after, 0, &limits(1_000));
         let [warned, rotates, beyond] = [crossed(499, 500), crossed(699, 701), crossed(701, 710)];
         assert_eq!(
             (warned.warns, rotates.warns, beyond.warns),

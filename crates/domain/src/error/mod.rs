@@ -132,6 +132,13 @@ pub enum Error {
         /// One line a column: its name and how many rows.
         holders: String,
     },
+    /// Destroying the version would lose rows of other servers, or nobody knows whether it would.
+    NodesNeedVersion {
+        key: String,
+        version: KeyVersion,
+        /// One line a server: its name and what it says.
+        nodes: String,
+    },
     RowsOutOfReach {
         /// The table, qualified.
         relation: String,
@@ -474,6 +481,7 @@ impl Error {
             | Self::KeySuspended { key, version, .. }
             | Self::TransitionRefused { key, version, .. }
             | Self::RowsNeedVersion { key, version, .. }
+            | Self::NodesNeedVersion { key, version, .. }
             | Self::UsageLimit { key, version, .. }
             | Self::PeriodOver { key, version, .. }
             | Self::UnknownKeyVersion { key, version }

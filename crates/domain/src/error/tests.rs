@@ -86,6 +86,11 @@ fn one_of_each() -> Vec<Error> {
             version: version(),
             holders: text(),
         },
+        Error::NodesNeedVersion {
+            key: text(),
+            version: version(),
+            nodes: text(),
+        },
         Error::RowsOutOfReach {
             relation: text(),
             why: text(),

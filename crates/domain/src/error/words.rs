@@ -150,6 +150,12 @@ impl Error {
                 Some(holders.clone()),
                 Some("Move registered columns with colcrypt.reencrypt_column, others with UPDATE … SET column = colcrypt.reencrypt_col(column); colcrypt.rows_needing_key lists what is left. To lose them with it on purpose: rows => 'shred'.".into()),
             ),
+            Self::NodesNeedVersion { key, version, nodes } => (
+                "KC051",
+                format!("other servers need version {version} of key \"{key}\", or have not said that they do not"),
+                Some(nodes.clone()),
+                Some("Move the rows there; then bring this catalog there and its report here (colcrypt nodes sync). A server that is gone: colcrypt.drop_node. To lose its rows on purpose: rows => 'shred'.".into()),
+            ),
             Self::RowsOutOfReach { relation, why } => (
                 "KC036",
                 format!("rows of table {relation} are out of reach: {why}"),

@@ -11,6 +11,10 @@ pub const ESCROW: &str = "INSERT INTO provider (name, kind, config) VALUES ('esc
     INSERT INTO escrow (provider_id, record, registered_at)
         SELECT provider_id, 'a record', now() - interval 'DAYS days' FROM provider WHERE name = 'escrow'";
 
+/// A follower of which all is well.
+const NODE: &str = "SELECT export_catalog(); SELECT register_node('db2', 'host=db2');
+    SELECT acknowledge_node('db2', node_report() || '{\"role\": \"follower\"}')";
+
 /// A finding with a part of its object, and the statements that plant its fault. Where another finding comes with it,
 /// that one is named behind it.
 pub struct Fault {
@@ -104,6 +108,20 @@ pub const FAULTS: &[Fault] = &[
         &["INSERT INTO audit_log (seq, at, event, outcome, session_role, current_role_name, database, pid, repeats, previous_hash, hash)
                VALUES (1000000, now(), 'rotate_key', 'done', 'me', 'me', 'db', 1, 1, '', '')"]),
     fault("critical", &["honeytoken"], "key k", &[TABLE, "SELECT mark_honeytoken(v) FROM t", "SELECT decrypt_col(v) FROM t"]),
+    fault("critical", &["node_primary"], "node db2", &[NODE, "SELECT acknowledge_node('db2', node_report())"]),
+    fault("critical", &["node_primary"], "node db2", &[NODE, "SELECT acknowledge_node('db2', node_report() || '{\"role\": \"follower\", \"origin\": \"5c0b0c0e-0000-4000-8000-000000000001\"}')"]),
+    fault("critical", &["node_root"], "node db2",
+        &[NODE, "SELECT acknowledge_node('db2', node_report() || '{\"role\": \"follower\", \"roots\": [{\"keyring\": \"ring\", \"provider\": \"local\", \"opens\": false, \"problem\": \"no such file\"}]}')"]),
+    fault("warning", &["node_drift"], "node db2", &[NODE, "SELECT acknowledge_node('db2', node_report() || '{\"role\": \"follower\", \"drift\": [\"grants\"]}')"]),
+    fault("critical", &["node_drift"], "node db2",
+        &[NODE, "SELECT acknowledge_node('db2', node_report() || '{\"role\": \"follower\", \"keks\": [{\"keyring\": \"ring\", \"version\": 1, \"kcv\": \"0000000000\"}]}')"]),
+    fault("warning", &["node_silent"], "node db2", &["SELECT register_node('db2')"]),
+    fault("warning", &["node_silent"], "node db2", &[NODE, "UPDATE node SET acknowledged_at = now() - interval '2 days'"]),
+    fault("warning", &["node_behind"], "node db2", &[NODE, "SELECT create_key('more', 'ring')", "SELECT export_catalog()"]),
+    fault("warning", &["node_usage", "usage_near_bound"], "node db2, key k, version 1",
+        &[NODE, "SELECT set_usage_bound('k', 100); SELECT acknowledge_node('db2', node_report() || jsonb_build_object('role', 'follower', 'usage', (
+              SELECT jsonb_agg(jsonb_build_object('key_id', key_id, 'version', 1, 'encryptions', 60)) FROM key)))"]),
+    fault("notice", &["node_not_prepared"], "node db2", &[NODE, "SELECT prepare_key_version('k')"]),
     fault("warning", &["statements_logged"], "log_statement=all in database", &["SET log_statement = 'all'"]),
     fault("warning", &["statements_logged"], "log_min_duration_statement=100 in database", &["SET log_min_duration_statement = 100"]),
     fault("warning", &["parameters_logged"], "log_parameter_max_length_on_error=-1 in database", &["SET log_parameter_max_length_on_error = -1"]),

@@ -8,6 +8,7 @@ mod metrics;
 mod newer;
 mod nodes;
 mod nodes_prepared;
+mod nodes_reports;
 mod reading;
 mod releases;
 mod replicas;
