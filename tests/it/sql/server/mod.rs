@@ -13,4 +13,5 @@ mod releases;
 mod replicas;
 mod report;
 mod report_layout;
+mod tls;
 mod waits;
