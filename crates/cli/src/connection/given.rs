@@ -44,6 +44,18 @@ impl Given {
     }
 }
 
+/// The same words with another place in them.
+pub fn elsewhere(connection: &str, host: &str, port: i32) -> Option<String> {
+    let words = words(connection)?
+        .into_iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "host" | "hostaddr" | "port"))
+        .chain([
+            ("host".into(), host.into()),
+            ("port".into(), port.to_string()),
+        ]);
+    Some(words.map(|(name, value)| written(&name, &value)).collect())
+}
+
 fn written(name: &str, value: &str) -> String {
     let value = value.replace('\\', "\\\\").replace('\'', "\\'");
     format!("{name}='{value}' ")
@@ -150,6 +162,15 @@ mod tests {
             Given::of("postgres://h/d?sslmode=require").rest,
             "postgres://h/d"
         );
+    }
+
+    #[test]
+    fn the_same_words_lead_elsewhere() {
+        assert_eq!(
+            elsewhere("host=a port=1 dbname='d e' sslmode=require", "b", 2).unwrap(),
+            "dbname='d e' sslmode='require' host='b' port='2' "
+        );
+        assert_eq!(elsewhere("postgres://a/d", "b", 2), None);
     }
 
     #[test]

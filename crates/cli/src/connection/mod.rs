@@ -70,6 +70,23 @@ pub fn connect(command: &str, connection: &str, patience: Duration) -> Result<Cl
         .map_err(|error| format!("{}: {}", host(&config), explain(&error)))
 }
 
+/// Where a connection string leads to, without user and password: what a server is called where nobody named it.
+///
+/// # Errors
+/// In words for people.
+pub fn place(connection: &str) -> Result<String, String> {
+    let config = config(&Given::of(connection))?;
+    let port = config.get_ports().first().copied().unwrap_or(PORT);
+    let database = config.get_dbname().or(config.get_user());
+    let database = database.map_or_else(String::new, |database| format!("/{database}"));
+    Ok(format!("{}:{port}{database}", host(&config)))
+}
+
+/// The same connection to another server; none of one that is written as a URL.
+pub fn elsewhere(connection: &str, host: &str, port: i32) -> Option<String> {
+    given::elsewhere(connection, host, port)
+}
+
 /// What is given, and what the environment has of the rest.
 fn config(given: &Given) -> Result<Config, String> {
     let mut config: Config = (given.rest)
@@ -134,6 +151,17 @@ pub fn explain(error: &postgres::Error) -> String {
         },
     };
     printable(&message)
+}
+
+/// The same of an act, which may have been refused: with the details, and what to do.
+pub fn refusal(error: &postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) if !matches!(error.code().code(), "3F000" | "42P01" | "42703" | "42883") => {
+            let parts = [Some(error.message()), error.detail(), error.hint()];
+            printable(&parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+        }
+        _ => explain(error),
+    }
 }
 
 #[cfg(test)]
