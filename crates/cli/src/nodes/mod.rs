@@ -6,7 +6,9 @@ mod doctor;
 mod drift;
 mod each;
 mod findings;
+mod jobs;
 mod list;
+mod rotate;
 mod state;
 mod status;
 mod sync;
@@ -26,6 +28,9 @@ pub enum Command {
     Status(status::Options),
     /// Ask each server's doctor, and look at all of them together; the exit status is as that of doctor
     Doctor(doctor::Options),
+    /// Rotate a key: its next version is prepared and brought to every server, then encrypts, then every server's rows
+    /// are moved. Called again, it goes on where it was interrupted; 2 is for one that stopped, with nothing lost
+    Rotate(rotate::Options),
     /// Take rights on a key from a role on the primary, and on all followers at once; 2 is for followers not reached
     Revoke(acts::Revoke),
     /// Stop a key on the primary, and on all followers at once; 2 is for followers not reached
@@ -38,6 +43,7 @@ pub fn run(command: &Command) -> ExitCode {
     let (name, said) = match command {
         Command::Sync(options) => ("sync", sync::run(options)),
         Command::Status(options) => ("status", status::run(options)),
+        Command::Rotate(options) => ("rotate", rotate::run(options)),
         Command::Doctor(options) => ("doctor", doctor::run(options)),
         Command::Revoke(options) => ("revoke", acts::revoke(options)),
         Command::Suspend(options) => ("suspend", acts::suspend(options)),

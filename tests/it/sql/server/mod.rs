@@ -10,6 +10,7 @@ mod nodes;
 mod nodes_acts;
 mod nodes_doctor;
 mod nodes_prepared;
+mod nodes_rotate;
 mod nodes_status;
 mod nodes_sync;
 mod reading;
