@@ -89,7 +89,7 @@ is "what doctor notes" "$found" "$NOTICES"
 is "the program is on PATH" "$(command -v colcrypt)" /usr/bin/colcrypt
 agent="$(sql -c 'SELECT agent_pid FROM colcrypt.broker_status()')"
 is "the server started the packaged agent" "$(readlink "/proc/$agent/exe")" /usr/bin/colcrypt
-for page in colcrypt colcrypt-keygen colcrypt-doctor; do
+for page in colcrypt colcrypt-keygen colcrypt-doctor colcrypt-nodes-rotate; do
     [ -f "/usr/share/man/man1/$page.1.gz" ] || die "no man page $page"
 done
 # shellcheck disable=SC2016  # for the other shell

@@ -17,7 +17,7 @@ use crate::catalog::uuid::keyring_id;
 use crate::error::{Error, Result};
 use crate::jobs::wake;
 use crate::keys::exported::FORMAT;
-use crate::keys::{node, wipe};
+use crate::keys::{node, version, wipe};
 use crate::server::call::Call;
 use crate::server::spi;
 use crate::server::varlena::varlena_from;
@@ -74,8 +74,13 @@ pub fn import_catalog(call: Call) -> Result<pg_sys::Datum> {
     take_providers(&catalog, own)?;
     let wiped = keys_out_of_use(&catalog)?;
     take_keyrings(&catalog)?;
+    let rotated = rotated_keys(&catalog)?;
     take_keys(&catalog)?;
     take_grants(&catalog)?;
+    for (key, version) in rotated {
+        let key = read::key_by_id(colcrypt_core::KeyId::of_bigint(key))?;
+        version::queue_jobs(&key, version)?;
+    }
     wiped.into_iter().for_each(wipe::at_commit);
     catalog.execute(
         "INSERT INTO colcrypt.node_state AS n (origin, epoch, digest) \
@@ -261,6 +266,16 @@ fn keys_out_of_use(catalog: &Catalog) -> Result<Vec<colcrypt_core::slab_index::S
         }
     }
     Ok(keys)
+}
+
+/// Keys that have a later version than the one that encrypts here: this server's rows are to go there, too.
+fn rotated_keys(catalog: &Catalog) -> Result<Vec<(i64, i32)>> {
+    spi::query(
+        "SELECT k.key_id, n.current_version FROM jsonb_populate_recordset(NULL::colcrypt.key, $1->'keys') n \
+         JOIN colcrypt.key k USING (key_id) WHERE k.current_version < n.current_version",
+        &[catalog.argument()],
+        |row| Ok((spi::at::<i64>(row, 1)?, spi::at::<i32>(row, 2)?)),
+    )
 }
 
 /// Keyrings, their key encryption keys, and these under each root key.

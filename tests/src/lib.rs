@@ -31,6 +31,7 @@ pub mod of_audit;
 pub mod of_columns;
 pub mod of_drivers;
 pub mod of_escrow;
+pub mod of_fleet;
 pub mod of_jobs;
 pub mod of_keys;
 pub mod of_memory;

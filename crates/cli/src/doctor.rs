@@ -26,7 +26,7 @@ pub const UNKNOWN: u8 = 3;
 #[derive(Args)]
 pub struct Options {
     /// As libpq has it, without a password: "host=/run/postgresql dbname=app user=dba". What is missing
-    /// comes from PGHOST, PGPORT, PGUSER, PGDATABASE and PGPASSWORD. Without TLS: for this machine.
+    /// comes from PGHOST, PGPORT, PGUSER, PGDATABASE, PGPASSWORD and ~/.pgpass; sslmode says whether TLS has to be.
     #[arg(default_value = "")]
     connection: String,
     /// Print one JSON object

@@ -1,5 +1,5 @@
 //! The `colcrypt` binary: the KMS agent that PostgreSQL starts, root key files, provider checks, escrow, what is wrong
-//! with a database, a report on it for an auditor, live bars.
+//! with a database or with servers that share keys, a report for an auditor, live bars.
 //!
 //! No subcommand takes a secret by argument: arguments are visible to every user of the machine.
 
@@ -16,6 +16,8 @@ mod harden;
 mod keygen;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "watch")]
+mod nodes;
 #[cfg(feature = "pages")]
 mod pages;
 #[cfg(feature = "watch")]
@@ -74,6 +76,10 @@ enum Command {
     /// Print or serve what a monitoring system scrapes
     #[cfg(feature = "metrics")]
     Metrics(metrics::Options),
+    /// Look at a primary and its followers together, and bring keys and decisions to all of them
+    #[cfg(feature = "watch")]
+    #[command(subcommand)]
+    Nodes(nodes::Command),
     /// Show keys, root keys, jobs and findings of a database on one screen; the exit status is that of doctor
     #[cfg(feature = "watch")]
     Status(status::Options),
@@ -103,6 +109,8 @@ fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         #[cfg(feature = "metrics")]
         Command::Metrics(options) => metrics::run(&options),
+        #[cfg(feature = "watch")]
+        Command::Nodes(command) => nodes::run(&command),
         #[cfg(feature = "watch")]
         Command::Status(options) => status::run(&options),
         #[cfg(feature = "watch")]

@@ -2,6 +2,7 @@
 //! with the extension says of itself. `UPDATE_DOCS=1` writes the reference anew, and what a drill
 //! leaves.
 
+mod cluster;
 mod compliance;
 mod doctor;
 mod drivers;

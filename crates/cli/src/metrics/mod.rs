@@ -16,7 +16,7 @@ use page::Format;
 #[derive(Args)]
 pub struct Options {
     /// As libpq has it, without a password: "host=/run/postgresql dbname=app user=monitor". What is missing
-    /// comes from PGHOST, PGPORT, PGUSER, PGDATABASE and PGPASSWORD. Without TLS: for this machine.
+    /// comes from PGHOST, PGPORT, PGUSER, PGDATABASE, PGPASSWORD and ~/.pgpass; sslmode says whether TLS has to be.
     #[arg(default_value = "")]
     connection: String,
     /// Serve http://ADDRESS/metrics instead of printing once; a port alone is on the loopback

@@ -39,7 +39,7 @@ const BROKEN: u8 = 4;
 #[derive(Args)]
 pub struct Options {
     /// As libpq has it, without a password: "host=/run/postgresql dbname=app user=auditor". What is missing
-    /// comes from PGHOST, PGPORT, PGUSER, PGDATABASE and PGPASSWORD. Without TLS: for this machine.
+    /// comes from PGHOST, PGPORT, PGUSER, PGDATABASE, PGPASSWORD and ~/.pgpass; sslmode says whether TLS has to be.
     #[arg(default_value = "")]
     connection: String,
     /// The period's beginning: a date of UTC like 2026-11-01, or a moment with its zone like 2026-11-01T18:00:00+01:00
