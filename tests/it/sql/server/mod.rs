@@ -8,6 +8,7 @@ mod metrics;
 mod newer;
 mod nodes;
 mod nodes_prepared;
+mod pgbackrest;
 mod reading;
 mod releases;
 mod replicas;
