@@ -4,6 +4,7 @@ mod copies;
 mod doctor;
 mod doctor_faults;
 mod extension;
+mod foreign;
 mod metrics;
 mod newer;
 mod nodes;
