@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-pgrx install demo run cluster cluster-stop test test-all test-smoke test-unit test-pgrx test-integration \
-	test-upgrade package test-package torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
+	test-upgrade test-citus package test-package torture soak test-kryoptic fuzz test-fuzz test-models miri lint bench bench-instructions clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test-integration: install ## real clusters, a real key server
 
 test-upgrade: setup ## pg_upgrade from 15, 16 and 17 to 18, and from 15 to 16, with jobs under way (builds the extension for all)
 	@scripts/test-upgrade.sh
+
+test-citus: ## distributed tables, on the PostgreSQL of PG_CONFIG=…, which has Citus already; not part of make test
+	@scripts/test-citus.sh
 
 package: setup ## Debian packages of the extension and the program, into target/package
 	@scripts/package.sh

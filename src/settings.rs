@@ -172,6 +172,7 @@ pub enum Node {
 }
 
 static NODE: GucSetting<Node> = GucSetting::<Node>::new(Node::Single);
+static ROWS_ELSEWHERE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static PRIMARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 pub static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static VIEW_REWRITE: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -256,6 +257,14 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_string_guc(
+        c"colcrypt.rows_elsewhere",
+        c"Servers that have rows of tables of this one, and look after these rows themselves.",
+        c"Foreign servers by name, and citus for the other nodes' shards. Rotations and counts here leave such rows to them.",
+        &ROWS_ELSEWHERE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     for (name, short, setting) in WINDOWS {
         // SAFETY: the hook below has the signature of one and only reads its argument.
         unsafe {
@@ -301,6 +310,16 @@ unsafe extern "C-unwind" fn check_window(
 }
 
 /// The part of this server among those that share keys, as it is configured.
+pub fn rows_elsewhere() -> Vec<String> {
+    let names = ROWS_ELSEWHERE.get().unwrap_or_default();
+    let names = names.to_string_lossy().into_owned();
+    let names = names.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 pub fn node() -> Node {
     NODE.get()
 }

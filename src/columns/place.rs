@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use crate::columns::{own_words, registration};
 use crate::error::Result;
-use crate::rows::reach;
+use crate::rows::reach::{self, Elsewhere};
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::{report, scan, spi, types};
 use crate::values::codec::Codec;
@@ -205,10 +205,11 @@ pub fn choose_by_values(
 fn each_binding(
     table: pg_sys::Oid,
     attribute: &str,
+    elsewhere: Elsewhere,
     mut visit: impl FnMut(Option<(bool, bool)>) -> bool,
 ) -> Result<()> {
     let mut goes_on = true;
-    for leaf in reach::all_leaves(&[table])? {
+    for leaf in reach::all_leaves(&[table], elsewhere)? {
         let leaf = Held::take(leaf, Lock::Read)?;
         let number = leaf.ciphertext_attribute(attribute)?.number;
         if !goes_on {
@@ -228,7 +229,7 @@ fn each_binding(
 /// Of a column's first values: how many are bound to nothing, and how many to something.
 fn bindings(table: pg_sys::Oid, attribute: &str) -> Result<(i64, i64)> {
     let (mut unbound, mut bound) = (0, 0);
-    each_binding(table, attribute, |binding| {
+    each_binding(table, attribute, Elsewhere::Left, |binding| {
         match binding {
             Some((false, _)) => unbound += 1,
             Some(_) => bound += 1,
@@ -246,7 +247,7 @@ fn bindings(table: pg_sys::Oid, attribute: &str) -> Result<(i64, i64)> {
 /// When the table is gone or the column is no ciphertext's (any more).
 pub fn all_canonical(table: pg_sys::Oid, attribute: &str) -> Result<Option<bool>> {
     let mut all = None;
-    each_binding(table, attribute, |binding| {
+    each_binding(table, attribute, Elsewhere::Left, |binding| {
         if let Some((true, is_canonical)) = binding {
             all = Some(is_canonical);
         }
@@ -266,7 +267,7 @@ pub fn place_bound(context: Option<&str>) -> Option<Place> {
 /// When the table is gone or the column is no ciphertext's (any more).
 pub fn unplaced(table: pg_sys::Oid, attribute: &str, place: Option<&Place>) -> Result<i64> {
     let mut count = 0;
-    each_binding(table, attribute, |binding| {
+    each_binding(table, attribute, Elsewhere::Refused, |binding| {
         if place.is_none() || !matches!(binding, Some((_, true))) {
             count += 1;
         }

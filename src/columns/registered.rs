@@ -11,7 +11,8 @@ use crate::columns::registration::Under;
 use crate::columns::{cascades, enforced, own_words, place, registration, row_key, sample};
 use crate::error::{Error, Result};
 use crate::keys::grantee;
-use crate::rows::{keyed, reach};
+use crate::rows::keyed;
+use crate::rows::reach::{self, Elsewhere};
 use crate::server::call::Call;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
@@ -70,7 +71,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     if let Some(expression) = &expression {
         row_key::check(&held, expression)?;
     }
-    reach::all_leaves(&[table])?;
+    reach::all_leaves(&[table], Elsewhere::Left)?;
     let Bound { context, label } = bound_to(table, &attribute, asked)?;
     let context = context
         .map(|context| own_words::registered(&held, context))

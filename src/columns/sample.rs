@@ -19,7 +19,7 @@ use pgrx::pg_sys;
 use crate::catalog::read::{self, Key};
 use crate::columns::moved::BATCH_BYTES;
 use crate::error::{Error, Result};
-use crate::rows::reach;
+use crate::rows::reach::{self, Elsewhere};
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::server::relation::{Held, Lock, Named};
@@ -53,7 +53,11 @@ struct Sample {
 /// When the table is gone or the column is no ciphertext's (any more).
 pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) -> Result<()> {
     let table = &table.held;
-    let sample = sample(&reach::all_leaves(&[table.oid])?, attribute, Some(key.id))?;
+    let sample = sample(
+        &reach::all_leaves(&[table.oid], Elsewhere::Left)?,
+        attribute,
+        Some(key.id),
+    )?;
     say_keys(&sample, attribute, key);
     if sample.rows.is_empty() {
         return Ok(());
@@ -105,7 +109,11 @@ pub fn look(table: &Named, attribute: &str, key: &Key, context: Option<&str>) ->
 /// As [`look`].
 pub fn look_by_row(table: &Named, attribute: &str, expression: &str) -> Result<()> {
     let table = &table.held;
-    let sample = sample(&reach::all_leaves(&[table.oid])?, attribute, None)?;
+    let sample = sample(
+        &reach::all_leaves(&[table.oid], Elsewhere::Left)?,
+        attribute,
+        None,
+    )?;
     let name = format!("({expression})::pg_catalog.text");
     let (mut all, mut others, mut example) = (0, 0, None);
     let rows = spread(&sample.rows, COMPARED);
@@ -253,7 +261,7 @@ fn of_column(
     let Some(held) = Held::take_at_once(table)? else {
         return Ok(None);
     };
-    let leaves = reach::leaves(&[table])?;
+    let leaves = reach::leaves(&[table], Elsewhere::Left)?;
     for leaf in &leaves {
         if Held::take_at_once(*leaf)?.is_none() || reach::is_planned_with_expressions(*leaf)? {
             return Ok(None);

@@ -8,9 +8,9 @@
 //! sees is lost all the same.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use colcrypt_domain::quote::quote_identifier;
+use colcrypt_domain::quote::{quote_identifier, quote_literal};
 use colcrypt_domain::rotation::Rotation;
 use pgrx::{Spi, pg_sys};
 
@@ -18,10 +18,12 @@ use crate::catalog::read::Key;
 use crate::error::{Error, Result};
 use crate::rows::primary_key::{Listed, PrimaryKey};
 use crate::rows::reach::{self, OwnersCode};
+use crate::rows::shards::{self, Shards};
 use crate::server::relation::{Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::scan;
 use crate::server::spi::safe_search_path;
+use crate::settings;
 
 /// Rows that are listed at a time.
 const CHUNK: usize = 4096;
@@ -75,6 +77,8 @@ impl ForeignColumn {
 pub struct Columns {
     pub all: Vec<CiphertextColumn>,
     foreign: Vec<ForeignColumn>,
+    /// Tables whose rows lie in shards, those that are here among `all`.
+    sharded: HashSet<pg_sys::Oid>,
     shapes: HashMap<pg_sys::Oid, Holds>,
     /// Versions that a row was found to need, of those that were asked about; not always all of them.
     met: RefCell<BTreeSet<i32>>,
@@ -97,10 +101,15 @@ impl Columns {
     pub fn find() -> Result<Self> {
         let _path = safe_search_path();
         let _role = AsRole::owner();
+        let mut all = columns()?;
+        let shards = shards::of(None)?;
+        shown_as_their_tables(&mut all, &shards);
+        let sharded = shards.into_keys().collect();
         Ok(Self {
             shapes: shapes()?,
-            all: columns()?,
+            all,
             foreign: foreign_columns()?,
+            sharded,
             met: RefCell::default(),
         })
     }
@@ -167,7 +176,7 @@ impl Columns {
             count += i64::from(needs);
             Ok(())
         })?;
-        reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)?;
+        self.refuse_hidden_rows(&table)?;
         Ok(count)
     }
 
@@ -271,7 +280,35 @@ impl Columns {
             Ok(())
         })?;
         take(&primary_key, found)?;
-        reach::refuse_hidden_rows(&table, OwnersCode::MustNotRun)
+        self.refuse_hidden_rows(&table)
+    }
+
+    /// Those of a distributed table lie in shards, which are looked at one by one, each on its server.
+    fn refuse_hidden_rows(&self, table: &Held) -> Result<()> {
+        if self.sharded.contains(&table.oid) {
+            return Ok(());
+        }
+        reach::refuse_hidden_rows(table, OwnersCode::MustNotRun)
+    }
+}
+
+/// What is registered of a distributed table holds for its shards.
+fn shown_as_their_tables(all: &mut [CiphertextColumn], shards: &Shards) {
+    let mut rotations = HashMap::new();
+    for (table, here) in shards {
+        for column in all.iter().filter(|column| column.relation == *table) {
+            for shard in here {
+                let place = (*shard, column.attribute.clone());
+                rotations.insert(place, (column.registered, column.rotation));
+            }
+        }
+    }
+    for column in all {
+        let place = (column.relation, column.attribute.clone());
+        if let Some((registered, rotation)) = rotations.remove(&place) {
+            column.registered = registered;
+            column.rotation = rotation;
+        }
     }
 }
 
@@ -483,7 +520,19 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
         .collect()
 }
 
-/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair.
+/// A condition: whether a foreign table's rows are looked after on its server, as the operator has said.
+pub fn elsewhere(table: &str) -> String {
+    let servers = settings::rows_elsewhere();
+    let servers: Vec<String> = servers.iter().map(|name| quote_literal(name)).collect();
+    format!(
+        "EXISTS (SELECT FROM pg_foreign_table e JOIN pg_foreign_server s ON s.oid = e.ftserver \
+             WHERE e.ftrelid = {table} AND s.srvname::text = ANY (ARRAY[{}]::text[]))",
+        servers.join(", ")
+    )
+}
+
+/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair, as are those whose
+/// server looks after them.
 fn foreign_columns() -> Result<Vec<ForeignColumn>> {
     let rows = read_only(&format!(
         "{HOLDING} SELECT c.oid, (\
@@ -496,8 +545,9 @@ fn foreign_columns() -> Result<Vec<ForeignColumn>> {
              WHERE EXISTS (SELECT FROM own)) \
          FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
          WHERE c.relkind = 'f' AND a.attnum > 0 AND NOT a.attisdropped \
-           AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) \
-         ORDER BY c.oid, a.attnum"
+           AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AND NOT {} \
+         ORDER BY c.oid, a.attnum",
+        elsewhere("c.oid")
     ))?;
     let columns = rows.into_iter().map(|row| {
         let text = |at: usize| row.get(at).cloned().flatten();

@@ -11,4 +11,5 @@ pub mod lost;
 mod primary_key;
 pub mod reach;
 pub mod recheck;
+pub mod shards;
 pub mod unseen;

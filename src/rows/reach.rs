@@ -7,10 +7,12 @@ use std::rc::Rc;
 use pgrx::{Spi, pg_sys};
 
 use crate::error::{Error, Result};
+use crate::rows::shards;
 use crate::server::meant;
 use crate::server::relation::{self, Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, safe_search_path};
+use crate::settings;
 
 /// What the catalogs say of a relation that rows may lie in.
 struct Member {
@@ -18,35 +20,56 @@ struct Member {
     /// None where the catalogs have no such relation.
     kind: Option<String>,
     is_heap: bool,
+    /// Of a foreign table: its server.
+    server: Option<String>,
 }
 
-/// The tables themselves, their partitions and children: those that hold rows. One that is gone has none.
+/// What becomes of rows on another server that looks after them itself, as the operator has said of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// An error, since the order is about all rows.
+    Refused,
+    /// They are left to it.
+    Left,
+}
+
+/// The tables themselves, their partitions and children, and shards of theirs that lie here: those that hold rows. One
+/// that is gone has none.
 ///
 /// # Errors
 /// [`Error::RowsOutOfReach`] for a foreign table among them, another access method than heap, and a relation that is
 /// not among its own tables; of SPI.
-pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+pub fn leaves(tables: &[pg_sys::Oid], elsewhere: Elsewhere) -> Result<Vec<pg_sys::Oid>> {
     let members = spi::look(
         "WITH RECURSIVE tree(relid) AS (SELECT unnest($1) UNION \
              SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
-         SELECT t.relid, c.relkind::text, coalesce(m.amhandler = 'heap_tableam_handler'::regproc, false) \
-         FROM tree t LEFT JOIN pg_class c ON c.oid = t.relid LEFT JOIN pg_am m ON m.oid = c.relam ORDER BY 1",
+         SELECT t.relid, c.relkind::text, coalesce(m.amhandler = 'heap_tableam_handler'::regproc, false), s.srvname::text \
+         FROM tree t LEFT JOIN pg_class c ON c.oid = t.relid LEFT JOIN pg_am m ON m.oid = c.relam \
+         LEFT JOIN (pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver) ON f.ftrelid = t.relid ORDER BY 1",
         &[tables.to_vec().into()],
         |row| {
             Ok(Member {
                 oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
                 kind: row.get(2)?,
                 is_heap: row.get(3)?.unwrap_or_default(),
+                server: row.get(4)?,
             })
         },
     )?;
     let mut leaves = Vec::with_capacity(members.len());
+    let mut shards = shards::Shards::new();
+    if elsewhere == Elsewhere::Left {
+        let oids: Vec<pg_sys::Oid> = members.iter().map(|member| member.oid).collect();
+        shards = shards::of(Some(&oids))?;
+    }
     for member in members {
         match member.kind.as_deref() {
             Some("r") if member.is_heap => leaves.push(member.oid),
             Some("r") => {
                 let why = "its access method is another than heap";
                 return Err(out_of_reach(member.oid, why));
+            }
+            Some("f") if elsewhere == Elsewhere::Left && has_own_keeper(member.server.as_ref()) => {
             }
             Some("f") => return Err(out_of_reach(member.oid, FOREIGN)),
             None if relation::exists(member.oid) => {
@@ -57,7 +80,21 @@ pub fn leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
             _ => {}
         }
     }
+    // The shards of partitioned tables are those of their partitions.
+    for shard in shards.into_values().flatten() {
+        match relation::kind(shard) {
+            Some(b'r') => leaves.push(shard),
+            Some(b'p') => {}
+            _ => return Err(out_of_reach(shard, "it is a shard and no ordinary table")),
+        }
+    }
+    leaves.sort_unstable_by_key(|leaf| leaf.to_u32());
     Ok(leaves)
+}
+
+/// Whether the rows on a foreign server are looked after there.
+fn has_own_keeper(server: Option<&String>) -> bool {
+    server.is_some_and(|server| settings::rows_elsewhere().contains(server))
 }
 
 /// Why rows of a foreign table are out of reach.
@@ -67,9 +104,13 @@ pub const FOREIGN: &str = "it is a foreign table, and another server has its row
 ///
 /// # Errors
 /// As [`leaves`] and [`refuse_hidden_rows`].
-pub fn all_leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
-    let leaves = leaves(tables)?;
+pub fn all_leaves(tables: &[pg_sys::Oid], elsewhere: Elsewhere) -> Result<Vec<pg_sys::Oid>> {
+    let leaves = leaves(tables, elsewhere)?;
     for leaf in &leaves {
+        // Those of a distributed table are in its shards.
+        if elsewhere == Elsewhere::Left && shards::has(*leaf)? {
+            continue;
+        }
         match Held::take(*leaf, Lock::Read) {
             Ok(table) => refuse_hidden_rows(&table, OwnersCode::MayRun)?,
             // Dropped just now.
@@ -85,7 +126,7 @@ pub fn all_leaves(tables: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
 /// # Errors
 /// As [`refuse_hidden_rows`].
 pub fn refuse_hidden_rows_of(table: pg_sys::Oid) -> Result<()> {
-    match all_leaves(&[table]) {
+    match all_leaves(&[table], Elsewhere::Refused) {
         Err(Error::RowsOutOfReach { why, .. }) if why == FOREIGN => Ok(()),
         other => other.map(|_| ()),
     }

@@ -11,7 +11,8 @@ use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::rows::holders::{HOLDING, read_only};
+use crate::rows::holders::{HOLDING, elsewhere, read_only};
+use crate::rows::shards;
 use crate::server::relation::{self, Held, Lock};
 use crate::server::roles::AsRole;
 use crate::server::scan;
@@ -35,7 +36,7 @@ pub fn look(ids: &[VersionId]) -> Result<Unseen> {
     })
 }
 
-/// Temporary tables, and foreign tables that are no part of a table of ours, with a column that can hold ciphertexts:
+/// Temporary tables, foreign tables that are no part of a table of ours, or whose server looks after them, and other nodes' shards, with a column that can hold ciphertexts:
 /// in words, by name.
 fn tables() -> Result<Vec<String>> {
     let _path = safe_search_path();
@@ -46,7 +47,29 @@ fn tables() -> Result<Vec<String>> {
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid JOIN holding h ON h.type = a.atttypid \
          WHERE a.attnum > 0 AND NOT a.attisdropped \
            AND (c.relkind = 'r' AND c.relpersistence = 't' \
-                OR c.relkind = 'f' AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)) \
+                OR c.relkind = 'f' AND (NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) OR {})) \
+         ORDER BY 1",
+        elsewhere("c.oid")
+    ))?;
+    let mut tables: Vec<String> = rows
+        .into_iter()
+        .filter_map(|mut row| row.swap_remove(0))
+        .collect();
+    if shards::are_known() {
+        tables.extend(others_shards()?);
+    }
+    Ok(tables)
+}
+
+/// Distributed tables with a column that can hold ciphertexts, and shards on other nodes.
+fn others_shards() -> Result<Vec<String>> {
+    let rows = read_only(&format!(
+        "{HOLDING} SELECT DISTINCT 'shards on other nodes of table ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) \
+         FROM pg_catalog.pg_dist_shard s JOIN pg_catalog.pg_dist_placement p USING (shardid) \
+         JOIN pg_class c ON c.oid = s.logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE p.groupid NOT IN (SELECT groupid FROM pg_catalog.pg_dist_local_group) \
+           AND EXISTS (SELECT FROM pg_attribute a JOIN holding h ON h.type = a.atttypid \
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) \
          ORDER BY 1"
     ))?;
     Ok(rows

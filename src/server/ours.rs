@@ -19,6 +19,24 @@ pub unsafe fn is_member(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether an extension has this relation among its own, in the server's schema.
+///
+/// # Safety
+/// In a transaction.
+pub unsafe fn has_catalog(extension: &CStr, name: &CStr) -> bool {
+    // SAFETY: the caller's promise; look-ups by name.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(extension.as_ptr(), true);
+        if extension == pg_sys::Oid::INVALID {
+            return false;
+        }
+        let relation =
+            pg_sys::get_relname_relid(name.as_ptr(), pg_sys::PG_CATALOG_NAMESPACE.into());
+        relation != pg_sys::Oid::INVALID
+            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) == extension
+    }
+}
+
 /// The extension's relation of this name.
 ///
 /// # Safety

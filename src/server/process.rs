@@ -58,6 +58,13 @@ pub fn status_of(pid: i32, line: &str) -> Option<String> {
     rest.split_whitespace().next().map(str::to_owned)
 }
 
+/// Whether the postmaster that started this process is there. Who waits for nothing is not told when it dies, and a
+/// server is not started again while a process of the former one runs.
+pub fn has_postmaster() -> bool {
+    // SAFETY: asks the kernel, and reads a static that was set at process start.
+    unsafe { libc::getppid() == pg_sys::PostmasterPid }
+}
+
 pub fn my_database() -> pg_sys::Oid {
     // SAFETY: set at connection, never written again.
     unsafe { pg_sys::MyDatabaseId }

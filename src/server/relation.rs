@@ -267,6 +267,21 @@ pub fn owner(oid: pg_sys::Oid) -> Result<pg_sys::Oid> {
     }
 }
 
+/// The relation of a name in a schema, as it is now, whether queries of the catalogs show it or not.
+pub fn in_schema(name: &str, schema: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a look-up in the catalogs.
+    let found = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (found != pg_sys::Oid::INVALID).then_some(found)
+}
+
+/// A relation's kind as it is now, as pg_class has it; none of one that is gone.
+pub fn kind(oid: pg_sys::Oid) -> Option<u8> {
+    // SAFETY: a look-up in the catalogs.
+    let kind = unsafe { pg_sys::get_rel_relkind(oid) } as u8;
+    (kind != 0).then_some(kind)
+}
+
 /// Whether a relation is there now.
 pub fn exists(oid: pg_sys::Oid) -> bool {
     // SAFETY: a look-up in the catalogs.

@@ -70,6 +70,7 @@ pub fn safe_search_path() -> SafePath {
     SafePath { guc_level }
         .with(c"search_path", c"pg_catalog, pg_temp")
         .with(c"jit", c"off")
+        .with_shards()
 }
 
 impl SafePath {
@@ -77,6 +78,18 @@ impl SafePath {
     /// them.
     pub fn without_constraint_exclusion(self) -> Self {
         self.with(c"constraint_exclusion", c"off")
+    }
+
+    /// Citus keeps shards out of whatever a query finds in pg_class.
+    fn with_shards(self) -> Self {
+        const NAME: &std::ffi::CStr = c"citus.override_table_visibility";
+        // SAFETY: a look-up among the settings.
+        let is_there = unsafe { !pg_sys::GetConfigOption(NAME.as_ptr(), true, false).is_null() };
+        if is_there {
+            self.with(NAME, c"off")
+        } else {
+            self
+        }
     }
 
     fn with(self, name: &std::ffi::CStr, value: &std::ffi::CStr) -> Self {

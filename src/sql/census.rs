@@ -8,7 +8,7 @@ use crate::catalog::read;
 use crate::columns::{registered, registration};
 use crate::error::Result;
 use crate::rows::census::{self, Counts};
-use crate::rows::reach;
+use crate::rows::reach::{self, Elsewhere};
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::sql::entry::sql_functions;
@@ -18,7 +18,7 @@ fn take_census(call: Call) -> Result<pg_sys::Datum> {
     registration::managed(table, &attribute)?;
     let before = census::kept(table, &attribute)?;
     let mut counts = Counts::new();
-    for leaf in reach::all_leaves(&[table])? {
+    for leaf in reach::all_leaves(&[table], Elsewhere::Left)? {
         census::count(leaf, &attribute, &mut counts)?;
     }
     census::keep(table, &attribute, &counts, "take_census")?;

@@ -52,7 +52,7 @@ pub extern "C-unwind" fn colcrypt_maintenance_main(argument: pg_sys::Datum) {
 /// What there is to do in the lane, until nothing is left or others want the place.
 fn work(lane: Lane) {
     let mut stay = Stay::begin(lane, clock::boottime_ms());
-    while !database_is_wanted() {
+    while !database_is_wanted() && process::has_postmaster() {
         take_in_settings();
         // Somebody's code that it ran may have given it back.
         if !lane::lock_of(lane).take() {

@@ -15,7 +15,7 @@ use crate::columns::migration::tree::{self, Member};
 use crate::columns::migration::{Kind, Migration, survey};
 use crate::columns::{enforced, place, renamed, view};
 use crate::error::{Error, Result};
-use crate::rows::reach;
+use crate::rows::reach::{self, Elsewhere};
 use crate::server::relation::{self, Held, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::spi::{self, run_as, safe_search_path};
@@ -267,7 +267,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
         return Err(Error::OutOfStep { why });
     }
     survey::check(migration)?;
-    let leaves = reach::all_leaves(&[migration.table])?;
+    let leaves = reach::all_leaves(&[migration.table], Elsewhere::Refused)?;
     let is_counted = relation::blocks(&leaves)? <= COUNTED_BLOCKS;
     let values_before = values(&table, &migration.attribute, is_counted)?;
     let not_null = is_not_null(migration)?;
@@ -319,7 +319,9 @@ pub fn swap(migration: &Migration) -> Result<bool> {
 /// # Errors
 /// Of the lock, and of SPI.
 pub fn uneven(migration: &Migration) -> Result<Option<String>> {
-    if relation::blocks(&reach::all_leaves(&[migration.table])?)? <= COUNTED_BLOCKS {
+    if relation::blocks(&reach::all_leaves(&[migration.table], Elsewhere::Refused)?)?
+        <= COUNTED_BLOCKS
+    {
         return Ok(None);
     }
     let table = Named::take(migration.table, Lock::Read)?;

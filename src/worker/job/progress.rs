@@ -7,7 +7,8 @@ use pgrx::{Spi, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
-use crate::rows::{keyed, reach};
+use crate::rows::keyed;
+use crate::rows::reach::{self, Elsewhere};
 use crate::server::relation;
 use crate::server::spi::{self, safe_search_path};
 use crate::worker::job::pace;
@@ -21,7 +22,7 @@ const LISTED: usize = 500;
 /// # Errors
 /// As [`reach::leaves`].
 pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
-    reach::leaves(&tables(job)?)
+    reach::leaves(&tables(job)?, elsewhere(job))
 }
 
 /// The same, each looked at for rows that are out of reach: before a job begins, and before it ends.
@@ -29,7 +30,17 @@ pub fn leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
 /// # Errors
 /// As [`reach::all_leaves`].
 pub fn all_leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
-    reach::all_leaves(&tables(job)?)
+    reach::all_leaves(&tables(job)?, elsewhere(job))
+}
+
+/// What only renews or opens values is done on each server for its own rows; what changes the table, the key or what
+/// values are bound to is about all of them.
+fn elsewhere(job: &Job) -> Elsewhere {
+    if job.migrates || job.rebinds || !job.from_keys.is_empty() {
+        Elsewhere::Refused
+    } else {
+        Elsewhere::Left
+    }
 }
 
 fn tables(job: &Job) -> Result<Vec<pg_sys::Oid>> {

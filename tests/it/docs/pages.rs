@@ -1,4 +1,4 @@
-//! The SQL blocks of docs/access.md and docs/audit.md, after what the guide sets up first.
+//! The SQL blocks of docs/access.md, docs/audit.md, docs/tenants.md and docs/cluster.md, after what the guide sets up first.
 
 use colcrypt_tests::Cluster;
 use colcrypt_tests::db::LONG;
@@ -241,4 +241,21 @@ fn the_capacity_page_works_as_written() {
                 .is_some_and(|wal| wal.ends_with("kB"))
         );
     }
+}
+
+#[test]
+fn updates_of_shards_work_as_written() {
+    let (_cluster, mut client) = prepared();
+    run(&mut client, "docs/cluster.md");
+    let mut one = |sql: &str| -> String { client.query_one(sql, &[]).expect(sql).get(0) };
+    let read = "SELECT string_agg(id || ' ' || decrypt_col(iban, NULL::text, row_context(id)), ', ' ORDER BY id) FROM account";
+    assert_eq!(
+        one(read),
+        "1 GB33BUKB20201555555555, 2 NL02ABNA0123456789, 3 FR7630006000011234567890189"
+    );
+    // No two rows have the same value, nor a nonce.
+    assert_eq!(
+        one("SELECT count(DISTINCT iban::text)::text FROM account"),
+        "3"
+    );
 }

@@ -195,6 +195,40 @@ fn a_killed_worker_is_followed_by_another() {
     );
 }
 
+/// Nobody starts a server again while a process of the former one runs.
+#[test]
+fn a_worker_ends_with_its_postmaster() {
+    const MANY: u32 = 6000;
+    let cluster = crate::common::settings(colcrypt_tests::Cluster::builder())
+        .conf("colcrypt.batch_blocks = 1")
+        .start();
+    let mut client = cluster.create_database("work");
+    crate::common::make_key(&cluster, &mut client);
+    slow_table(&mut client, MANY);
+    client.run(
+        "CREATE OR REPLACE FUNCTION slow(id int) RETURNS bytea LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_catalog.pg_sleep(0.01); RETURN pg_catalog.int4send(id); END $$;
+         SELECT colcrypt.rotate_key('k')",
+    );
+    wait_until_under_way(&mut client);
+    let workers = cluster.pids_of("colcrypt maintenance worker");
+    assert!(!workers.is_empty());
+    process::kill9(cluster.postmaster_pid());
+    wait_for("the workers to end", LONG, || {
+        !workers.iter().any(|worker| process::is_alive(*worker))
+    });
+    wait_for("the server", LONG, || cluster.try_start().is_ok());
+    let mut client = cluster.client_db("work");
+    assert!(
+        client.yes("SELECT count(DISTINCT (colcrypt.ciphertext_info(v)).version) = 2 FROM t"),
+        "the worker went on to the end"
+    );
+    client.run("CREATE OR REPLACE FUNCTION slow(id int) RETURNS bytea LANGUAGE sql AS $$ SELECT pg_catalog.int4send(id) $$");
+    wait_for_jobs(&mut client);
+    assert_eq!(phases(&mut client), ["done"]);
+    assert_eq!(versions(&mut client, "t", "v"), format!("2:{MANY}"));
+}
+
 /// An upgrade script to a version that only this test knows, gone when dropped.
 struct NextVersion(PathBuf);
 
