@@ -123,6 +123,42 @@ fn rows_of_a_follower_go_to_the_version_that_came() {
     );
 }
 
+/// What a registered follower says of itself comes back with each sync, and with a rotation.
+#[test]
+fn registered_followers_report_to_the_primary() {
+    let mut fleet = Fleet::new(1);
+    assert_eq!(fleet.program(&["sync"]).status.code(), Some(0));
+    assert_eq!(fleet.primary().one("SELECT count(*) FROM node_status"), "0");
+    fleet.primary().run("SELECT prepare_key_version('k')");
+    let output = fleet.program(&["sync", "--register"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = "SELECT string_agg(concat_ws(' ', name, role, epoch, behind, not_prepared::text), ', ') FROM node_status";
+    assert_eq!(fleet.primary().one(told), "two follower 2 0 {}");
+    assert!(
+        fleet
+            .primary()
+            .yes("SELECT connection LIKE 'host=%' FROM node_status")
+    );
+    fleet.client(1).run(
+        "CREATE TABLE t AS SELECT encrypt_col('w', 'k') AS v FROM generate_series(1, 3); SELECT register_column('t', 'v', 'k', 'none', rotation => 'keep'); SELECT take_census('t', 'v')",
+    );
+    let output = fleet.program(&["rotate", "k"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // Its rows hold the former version on the primary, too.
+    let destroy = "SELECT schedule_key_destruction('k', 1, '7 days', 'old')";
+    wait_for("the primary's own rows", LONG, || {
+        fleet
+            .primary()
+            .yes("SELECT bool_and((ciphertext_info(v)).version = 2) FROM t")
+    });
+    fleet.primary().fails("KC051", destroy);
+
+    // One that is away is named, and what it reported stays.
+    fleet.stop(1);
+    let (code, told) = fleet.json(&["sync"]);
+    assert_eq!((code, outcomes(&told)), (1, "two failed".into()));
+}
+
 #[test]
 fn who_is_named_wrongly_is_refused_and_no_password_is_told() {
     let mut fleet = Fleet::new(1);
