@@ -531,8 +531,8 @@ pub fn elsewhere(table: &str) -> String {
     )
 }
 
-/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair, as are those whose
-/// server looks after them.
+/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair, and so are those
+/// whose server looks after them.
 fn foreign_columns() -> Result<Vec<ForeignColumn>> {
     let rows = read_only(&format!(
         "{HOLDING} SELECT c.oid, (\

@@ -41,7 +41,7 @@ pub fn are_known() -> bool {
 /// Those of these tables that are distributed, or all of them.
 ///
 /// # Errors
-/// [`Error::RowsOutOfReach`](crate::error::Error::RowsOutOfReach) where a shard that should be here is not found; of SPI.
+/// [`RowsOutOfReach`](crate::error::Error::RowsOutOfReach) where a shard that should be here is not found; of SPI.
 pub fn of(tables: Option<&[pg_sys::Oid]>) -> Result<Shards> {
     let mut shards = Shards::new();
     if !are_known() {
