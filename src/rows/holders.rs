@@ -523,7 +523,7 @@ fn columns() -> Result<Vec<CiphertextColumn>> {
 /// A condition: whether a foreign table's rows are looked after on its server, as the operator has said.
 pub fn elsewhere(table: &str) -> String {
     let servers = settings::rows_elsewhere();
-    let servers: Vec<String> = servers.iter().map(|name| quote_literal(name)).collect();
+    let servers: Vec<String> = servers.iter().map(quote_literal).collect();
     format!(
         "EXISTS (SELECT FROM pg_foreign_table e JOIN pg_foreign_server s ON s.oid = e.ftserver \
              WHERE e.ftrelid = {table} AND s.srvname::text = ANY (ARRAY[{}]::text[]))",
@@ -531,8 +531,8 @@ pub fn elsewhere(table: &str) -> String {
     )
 }
 
-/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair, as are those whose
-/// server looks after them.
+/// Foreign tables that are a part of one of ours. Those that stand alone are another server's affair, and so are those
+/// whose server looks after them.
 fn foreign_columns() -> Result<Vec<ForeignColumn>> {
     let rows = read_only(&format!(
         "{HOLDING} SELECT c.oid, (\

@@ -8,8 +8,7 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
-use crate::error::Result;
-use crate::rows::reach;
+use crate::error::{Error, Result};
 use crate::server::{ours, relation, spi};
 use crate::settings;
 
@@ -41,7 +40,7 @@ pub fn are_known() -> bool {
 /// Those of these tables that are distributed, or all of them.
 ///
 /// # Errors
-/// [`Error::RowsOutOfReach`](crate::error::Error::RowsOutOfReach) where a shard that should be here is not found; of SPI.
+/// [`Error::RowsOutOfReach`] where a shard that should be here is not found; of SPI.
 pub fn of(tables: Option<&[pg_sys::Oid]>) -> Result<Shards> {
     let mut shards = Shards::new();
     if !are_known() {
@@ -75,15 +74,17 @@ pub fn of(tables: Option<&[pg_sys::Oid]>) -> Result<Shards> {
         // Another's table under a shard's name is none.
         match found.filter(|found| relation::owner(*found).is_ok_and(|of| of == owner)) {
             Some(found) => here.push(found),
-            None => {
-                return Err(reach::out_of_reach(
-                    table,
-                    &format!("its shard {shard} is not found here"),
-                ));
-            }
+            None => return Err(missing(table, shard)),
         }
     }
     Ok(shards)
+}
+
+fn missing(table: pg_sys::Oid, shard: i64) -> Error {
+    Error::RowsOutOfReach {
+        relation: relation::shown(table).unwrap_or_else(|_| table.to_u32().to_string()),
+        why: format!("its shard {shard} is not found here"),
+    }
 }
 
 /// Whether a table's rows lie in shards, of which each node looks after its own.

@@ -36,8 +36,8 @@ pub fn look(ids: &[VersionId]) -> Result<Unseen> {
     })
 }
 
-/// Temporary tables, foreign tables that are no part of a table of ours, or whose server looks after them, and other nodes' shards, with a column that can hold ciphertexts:
-/// in words, by name.
+/// Temporary tables, foreign tables that are no part of a table of ours or whose server looks after them, and other
+/// nodes' shards, with a column that can hold ciphertexts: in words, by name.
 fn tables() -> Result<Vec<String>> {
     let _path = safe_search_path();
     let _role = AsRole::owner();

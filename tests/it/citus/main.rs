@@ -155,10 +155,9 @@ fn each_node_moves_and_counts_its_own_shards() {
     assert_eq!(before.iter().sum::<i64>(), rows);
 
     // A rotation, and the death of a worker's server in the middle of it.
+    nodes.set(1, "job_rows_per_second", "200");
     nodes.clients[0].run("SELECT rotate_key('k')");
     nodes.sync();
-    nodes.servers[1].append_conf("colcrypt.job_rows_per_second = 200");
-    nodes.servers[1].reload();
     for client in &mut nodes.clients {
         client.run("SELECT reencrypt_column('t', 'v')");
     }
@@ -167,14 +166,15 @@ fn each_node_moves_and_counts_its_own_shards() {
     });
     process::kill9(nodes.servers[1].postmaster_pid());
     nodes.servers[1].append_conf("colcrypt.job_rows_per_second = 0");
-    wait_for("the server to be gone", LONG, || {
+    wait_for("the former server to be gone", LONG, || {
         nodes.servers[1].try_start().is_ok()
     });
     nodes.clients[1] = nodes.servers[1].client_db("work");
     nodes.clients[1].run("SET search_path = public, colcrypt");
     for client in &mut nodes.clients {
         wait_for("the jobs to end", LONG, || client.yes(ENDED));
-        assert_eq!(phases(client), ["done"]);
+        let ends = phases(client);
+        assert!(ends.iter().all(|end| end == "done"), "{ends:?}");
     }
     let hub = &mut nodes.clients[0];
     wait_for("the coordinator to reach the worker", LONG, || {
@@ -191,7 +191,8 @@ fn each_node_moves_and_counts_its_own_shards() {
     for client in &mut nodes.clients {
         client.run("SELECT verify_column('t', 'v')");
         wait_for_jobs(client);
-        assert_eq!(phases(client), ["done", "done"]);
+        let ends = phases(client);
+        assert!(ends.iter().all(|end| end == "done"), "{ends:?}");
     }
 }
 
@@ -223,9 +224,6 @@ fn moved_and_split_shards_need_no_registration() {
     wait_for_jobs(&mut nodes.clients[2]);
     let late = moved.replace("LIMIT 3", "LIMIT 1");
     nodes.clients[0].run(&late);
-    assert!(
-        nodes.clients[2].number("SELECT coalesce(sum(rows), 0) FROM rows_needing_key('k', 1)") > 0
-    );
     nodes.move_all("t");
     assert_eq!(
         versions(&mut nodes.clients[0], "t", "v"),
@@ -242,6 +240,10 @@ fn moved_and_split_shards_need_no_registration() {
 #[test]
 fn a_destruction_looks_into_the_nodes_shards() {
     let mut nodes = Nodes::registered();
+    // What the import has the workers do takes longer than the test.
+    for worker in [1, 2] {
+        nodes.set(worker, "job_rows_per_second", "1");
+    }
     nodes.clients[0].run("SELECT rotate_key('k')");
     nodes.sync();
     let problem = nodes.clients[1].fails(

@@ -1,4 +1,4 @@
-//! The SQL blocks of docs/access.md, docs/audit.md, docs/tenants.md and docs/cluster.md, after what the guide sets up first.
+//! The SQL blocks of access.md, audit.md, tenants.md, cluster.md and others, after what the guide sets up first.
 
 use colcrypt_tests::Cluster;
 use colcrypt_tests::db::LONG;
