@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::rc::Rc;
 
-use colcrypt_core::{KeyId, place};
+use colcrypt_core::{KeyId, KeyState, VersionId, place};
 use colcrypt_domain::binding::LOOK;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::sqlstate;
@@ -162,6 +162,12 @@ struct Opened {
     failed: Option<Error>,
 }
 
+/// Whether somebody has put the version out of use for a time, on purpose: that says nothing of the values.
+fn is_put_away(id: VersionId) -> bool {
+    let row = read::key_by_id(id.key).and_then(|key| read::key_version(&key, id.version));
+    row.is_ok_and(|row| !row.may_decrypt() && row.state != KeyState::Destroyed)
+}
+
 /// Opens these values for nobody, while nobody else's code runs.
 fn open_some(
     table: &Held,
@@ -179,7 +185,7 @@ fn open_some(
         // SAFETY: a ciphertext, as was asked of the result's description.
         let stored = unsafe { Varlena::from_datum(stored) };
         let bound = bound.as_ref().map_or(&[][..], Varlena::bytes);
-        match opens::closed(stored.bytes(), Wanted::Key(key), bound, |_| false) {
+        match opens::closed(stored.bytes(), Wanted::Key(key), bound, is_put_away) {
             Ok(None) => {}
             Ok(Some(found)) => {
                 opened.closed += 1;

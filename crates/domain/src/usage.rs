@@ -487,12 +487,12 @@ mod tests {
             for (now, event) in (1i64..).zip(events) {
                 match event {
                     Event::Reserve(who) => match count.reserve(&limits, 1, most) {
-                        Reserved::Granted { block, before, after } => {
+                        Reserved::Granted { block, before, after, .. } => {
                             prop_assert!(after == before + u64::from(block) && after <= limits.refuse);
                             held[who] += block;
                         }
                         Reserved::TotalUnknown => count.learn(catalog, now),
-                        Reserved::Refused { total } => prop_assert!(total >= limits.refuse),
+                        Reserved::Refused { total, .. } => prop_assert!(total >= limits.refuse),
                         Reserved::Unflushed => prop_assert!(count.unflushed() + count.reserved() >= most),
                     },
                     Event::Report(who, part) => {
