@@ -186,7 +186,8 @@ pub fn prepare(name: &str, reason: &str) -> Result<VersionId> {
     Ok(id)
 }
 
-/// The version of a locked key that is prepared to follow the current one; the newest, where a destruction was cancelled.
+/// The version of a locked key that is prepared to follow the current one; the newest, where a destruction was
+/// cancelled.
 pub fn prepared(key: &Key) -> Result<Option<KeyVersion>> {
     let versions = read::key_versions(key)?;
     let next = versions

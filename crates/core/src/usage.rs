@@ -42,7 +42,8 @@ impl Limits {
     }
 
     /// How many encryptions a process may take when `total` are taken already here, and `elsewhere` by other servers as
-    /// far as is known; 0 when none is left. Taking them never leads beyond `refuse`, nor all together beyond `all_refuse`.
+    /// far as is known; 0 when none is left. Taking them never leads beyond `refuse`, nor all together beyond
+    /// `all_refuse`.
     pub fn block(&self, total: u64, elsewhere: u64) -> u32 {
         let all = total.saturating_add(elsewhere);
         let left = self

@@ -62,7 +62,8 @@ fn a_prepared_version_decrypts_and_does_not_encrypt() {
     db.client.fails("KC033", "SELECT activate_key('k', 6)");
 }
 
-/// What is compromised is left for the version that other servers have already; what was prepared is compromised with the whole key.
+/// What is compromised is left for the version that other servers have already; what was prepared is compromised with
+/// the whole key.
 #[test]
 fn a_compromised_key_takes_the_version_that_is_prepared() {
     let mut db = db();
@@ -77,7 +78,8 @@ fn a_compromised_key_takes_the_version_that_is_prepared() {
     );
 }
 
-/// A value that the primary wrote right after the switch is read by followers that have heard of the prepared version only.
+/// A value that the primary wrote right after the switch is read by followers that have heard of the prepared version
+/// only.
 #[test]
 fn followers_read_what_comes_under_a_version_before_they_hear_of_the_switch() {
     let mut nodes = Nodes::new(2);
