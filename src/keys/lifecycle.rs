@@ -252,7 +252,8 @@ impl Order {
     /// What is lost with these versions, in words; nothing where nothing may be.
     ///
     /// # Errors
-    /// [`Error::RowsNeedVersion`], [`Error::NodesNeedVersion`] and [`Error::RowsOutOfReach`] where rows are not to be lost.
+    /// [`Error::RowsNeedVersion`], [`Error::NodesNeedVersion`] and [`Error::RowsOutOfReach`] where rows are not to be
+    /// lost.
     fn losses(&self, key: &Key, targets: &[Target<'_>]) -> Result<Option<String>> {
         let numbers: Vec<i32> = targets
             .iter()

@@ -114,8 +114,8 @@ pub struct Pipe {
 pub fn wait_for_any(pipes: impl Iterator<Item = Pipe>, ms: i64, why: Waiting) {
     let pipes: Vec<Pipe> = pipes.collect();
     let nobody = std::ptr::null_mut();
-    // SAFETY: a set of this process's latch and files that it owns, freed below. It is in memory, or with an owner, that
-    // outlives it; where an ERROR comes between, the process ends.
+    // SAFETY: a set of this process's latch and files that it owns, freed below. It is in memory, or with an owner,
+    // that outlives it; where an ERROR comes between, the process ends.
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         let owner = pg_sys::TopMemoryContext;

@@ -1,7 +1,7 @@
 //! What a follower's key catalog has otherwise than the primary's, by name.
 //!
-//! Some of it is each server's own and no drift: how a provider is reached, which tables there are, marks that jobs made
-//! of marked values, and a destruction that waits for the server's own rows.
+//! Some of it is each server's own and no drift: how a provider is reached, which tables there are, marks that jobs
+//! made of marked values, and a destruction that waits for the server's own rows.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `colcrypt nodes rotate`: a key's next version, first to where it decrypts on every server, then to where it encrypts,
-//! then every server's rows.
+//! `colcrypt nodes rotate`: a key's next version, first to where it decrypts on every server, then to where it
+//! encrypts, then every server's rows.
 //!
 //! How far a rotation has come stands in the servers and nowhere else: whoever was interrupted calls again. A version
 //! that is prepared goes on from there; a follower that lags behind, or jobs that are open, are seen through.
