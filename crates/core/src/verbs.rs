@@ -150,6 +150,10 @@ pub const VERBS: &[Verb] = &[
     refused("move_column").local(),
     waits("move_keyring"),
     open("pause_job", WORK).local(),
+    open(
+        "prepare_key_version",
+        "a version that is prepared encrypts nothing, and its activation waits",
+    ),
     refused("rebind_column").local(),
     open("record_drill", SHOWN).local(),
     open("record_escrow_check", SHOWN).local(),
@@ -163,10 +167,6 @@ pub const VERBS: &[Verb] = &[
     open(
         "register_node",
         "destructions wait for one server more, and nothing is opened",
-    ),
-    open(
-        "prepare_key_version",
-        "a version that is prepared encrypts nothing, and its activation waits",
     ),
     approval("reject_request").local(),
     approval("require_four_eyes"),
