@@ -122,11 +122,17 @@ impl Node {
         Some((status, body.to_owned()))
     }
 
-    /// Whether it is the leader, by Patroni's word.
+    /// Whether it is the leader, by Patroni's word, and its server's: that of one that is being promoted is none yet.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.ask("GET", "/primary", "")
-            .is_some_and(|(status, _)| status == 200)
+        let is_leader = self
+            .ask("GET", "/primary", "")
+            .is_some_and(|(status, _)| status == 200);
+        is_leader
+            && self
+                .client("postgres")
+                .query_one("SELECT NOT pg_is_in_recovery()", &[])
+                .is_ok_and(|row| row.get(0))
     }
 
     /// Whether it runs as a standby and streams from its leader.

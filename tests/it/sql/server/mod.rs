@@ -1,6 +1,7 @@
 //! The extension in a server: installed, updated, copied, replicated.
 
 mod copies;
+mod dashboard;
 mod doctor;
 mod doctor_faults;
 mod extension;
