@@ -1,5 +1,5 @@
-//! The dashboard for Grafana on a server at work, with what a real Prometheus has of it: each panel shows something. The
-//! picture of it in the docs is taken here, with `UPDATE_DOCS=1`.
+//! The dashboard for Grafana on a server at work, with what a real Prometheus has of it: each panel shows something.
+//! The picture of it in the docs is taken here, with `UPDATE_DOCS=1`.
 
 use std::collections::BTreeMap;
 use std::fs;
