@@ -281,7 +281,7 @@ fn without_role() -> Result<Vec<Finding>> {
          FROM colcrypt.protected_column p LEFT JOIN colcrypt.key k USING (key_id) \
          LEFT JOIN colcrypt.keyring r ON r.keyring_id = coalesce(p.keyring_id, k.keyring_id), \
               unnest(p.readers) AS n \
-         WHERE to_regclass(p.relation::text) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles o WHERE o.rolname = n) \
+         WHERE EXISTS (SELECT FROM pg_class t WHERE t.oid = p.relation) AND NOT EXISTS (SELECT FROM pg_roles o WHERE o.rolname = n) \
          GROUP BY r.name, k.name, p.relation, p.attribute, p.readers \
          ORDER BY 1, 2, 3, 4",
         &[OF_GRANT.into(), OF_READERS.into()],
@@ -306,7 +306,7 @@ fn rows_as_counted() -> Result<Vec<Finding>> {
     let counted = spi::look(
         "SELECT c.relation::oid, c.attribute::text, n.key_id, n.version, n.rows \
          FROM colcrypt.census c, jsonb_to_recordset(c.counts) AS n(key_id bigint, version int, rows bigint) \
-         WHERE to_regclass(c.relation::text) IS NOT NULL ORDER BY 1, 2, 3, 4",
+         WHERE EXISTS (SELECT FROM pg_class t WHERE t.oid = c.relation) ORDER BY 1, 2, 3, 4",
         &[],
         |row| {
             Ok((

@@ -268,7 +268,7 @@ fn what_was_dropped_is_shown_as_dropped_and_by_no_number() {
         );
     }
     let number = c.one(
-        "SELECT relation::oid FROM protected_column WHERE to_regclass(relation::text) IS NULL",
+        "SELECT relation::oid FROM protected_column WHERE relation NOT IN (SELECT oid FROM pg_class)",
     );
     for view in [
         "job_progress",
