@@ -1,2 +1,14 @@
 //! What search needs that no server is needed for.
 #![forbid(unsafe_code)]
+
+pub mod canonical;
+mod decimal;
+pub mod kind;
+pub mod normalise;
+pub mod term;
+
+pub use canonical::{Canonical, Class, Value};
+pub use decimal::NotNumeric;
+pub use kind::{Kind, UnknownKind};
+pub use normalise::{NormaliseError, Normalised, Pipeline, Step, Unnormalisable, unicode_version};
+pub use term::{BadTermBits, Label, LabelError, Prepared, SearchKey, Term, TermBits};
