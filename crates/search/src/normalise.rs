@@ -263,3 +263,6 @@ impl Pipeline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
