@@ -270,3 +270,6 @@ fn first_eight(bytes: &[u8]) -> u64 {
     }
     u64::from_be_bytes(first)
 }
+
+#[cfg(test)]
+mod tests;

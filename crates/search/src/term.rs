@@ -163,13 +163,13 @@ impl Label {
     }
 }
 
-/// How many bits of an equality term are kept: 16 to 256.
+/// How many bits of an equality term are kept: 8 to 256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TermBits(u16);
 
 /// No term has so many bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a term has 16 to 256 bits, not {0}")]
+#[error("a term has 8 to 256 bits, not {0}")]
 pub struct BadTermBits(pub u16);
 
 impl TermBits {
@@ -177,9 +177,9 @@ impl TermBits {
     pub const FULL: Self = Self(256);
 
     /// # Errors
-    /// [`BadTermBits`] for fewer than 16 and more than 256.
+    /// [`BadTermBits`] for fewer than 8 and more than 256.
     pub const fn new(bits: u16) -> Result<Self, BadTermBits> {
-        if 16 <= bits && bits <= 256 {
+        if 8 <= bits && bits <= 256 {
             Ok(Self(bits))
         } else {
             Err(BadTermBits(bits))
@@ -308,3 +308,6 @@ fn first_eight(mac: &[u8; 32]) -> i64 {
     let [a, b, c, d, e, f, g, h, ..] = *mac;
     i64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
+
+#[cfg(test)]
+mod tests;
