@@ -14,6 +14,9 @@ fn is_better_large(name: &str) -> bool {
         "pgbench_select_vs_plain",
         "pgbench_mixed_vs_plain",
         "reencrypt_vs_update",
+        "search_build_eq_vs_reencrypt",
+        "search_build_range_vs_reencrypt",
+        "search_build_text_vs_reencrypt",
         "rotations_due_vs_by_hand",
     ]
     .contains(&name)
@@ -38,7 +41,19 @@ fn is_ratio(name: &str) -> bool {
 }
 
 /// What is promised whatever the machine, far below what any of these processors does.
-const AT_LEAST: [(&str, f64); 1] = [("rotations_due_per_second", 100.0)];
+const AT_LEAST: [(&str, f64); 4] = [
+    ("rotations_due_per_second", 100.0),
+    ("search_build_eq_vs_reencrypt", 0.5),
+    ("search_build_range_vs_reencrypt", 0.5),
+    ("search_build_text_vs_reencrypt", 0.5),
+];
+/// The same where less is better: what search may cost beside the server's own indexes.
+const AT_MOST: [(&str, f64); 4] = [
+    ("search_eq_vs_btree", 1.2),
+    ("search_insert_vs_unique", 1.5),
+    ("search_like_vs_trgm", 3.0),
+    ("search_range_vs_btree", 2.0),
+];
 
 /// Where the ratios are stored for processors of this kind: AES-GCM is several times as fast with AVX-512, and what it
 /// is compared with is not.
@@ -76,7 +91,11 @@ pub fn worse(path: &Path, results: &[(String, f64)]) -> Vec<String> {
         .collect();
     let below = AT_LEAST.iter().filter_map(|(name, least)| {
         let now = today.get(name)?;
-        (now < least).then(|| format!("{name} is {now:.3} and has to be {least:.0} at least"))
+        (now < least).then(|| format!("{name} is {now:.3} and has to be {least} at least"))
+    });
+    let above = AT_MOST.iter().filter_map(|(name, most)| {
+        let now = today.get(name)?;
+        (now > most).then(|| format!("{name} is {now:.3} and may be {most} at most"))
     });
     stored
         .iter()
@@ -92,6 +111,7 @@ pub fn worse(path: &Path, results: &[(String, f64)]) -> Vec<String> {
             (factor > TOLERANCE).then(|| format!("{name} was {before:.3} and is {now:.3}"))
         })
         .chain(below)
+        .chain(above)
         .collect()
 }
 

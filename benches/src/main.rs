@@ -17,6 +17,7 @@ mod pages;
 mod pgbench;
 mod plots;
 mod report;
+mod search;
 mod stalls;
 mod statements;
 mod storage;
@@ -69,6 +70,8 @@ enum Part {
     Statements,
     /// Transactions a second beside the same on plain tables
     Pgbench,
+    /// Look-ups by search indexes beside the server's indexes on plaintext
+    Search,
 }
 
 /// Everything that was measured.
@@ -163,6 +166,10 @@ fn only(part: Part, arguments: &Arguments) -> Vec<(String, f64)> {
             let (cluster, mut client) = with_keys();
             pgbench::ratios(&mut client, &cluster, 4 * rounds, 2)
         }
+        Part::Search => {
+            let (_cluster, mut client) = with_keys();
+            search::results(&mut client, rows, rounds)
+        }
         Part::Statements => {
             let (cluster, mut client) = with_keys();
             as_written::fill(&mut client);
@@ -199,6 +206,7 @@ fn run(arguments: &Arguments, repository: &Path) -> Measured {
     let stored = storage::by_type(&mut client);
     let text = storage::text(&mut client, repository, rounds);
     results.extend(as_written::results(&mut client, &cluster, rounds));
+    results.extend(search::results(&mut client, rows, rounds));
     results.extend(keys::results(&mut client, &cluster, rounds));
     results.extend(latency::beside_a_job(
         &mut client,
