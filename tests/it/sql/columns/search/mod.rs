@@ -1,0 +1,3 @@
+//! Search: encrypted columns that plain SQL finds, joins and keeps unique.
+
+mod orm;
