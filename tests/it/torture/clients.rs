@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use colcrypt_tests::wait_for;
+use postgres::error::SqlState;
 use postgres::{Client, Error, Transaction};
 
 use crate::plan::Random;
@@ -20,10 +21,11 @@ pub struct Writer {
     in_doubt: bool,
 }
 
-const INSERT: &str = "INSERT INTO t (id, owner, v, w) VALUES \
-    ($1, $2, colcrypt.encrypt_col($3::text, 'k', colcrypt.row_context($1::bigint)), colcrypt.encrypt_col($4::text, 'x'))";
+const INSERT: &str = "INSERT INTO t (id, owner, v, w, u) VALUES \
+    ($1, $2, colcrypt.encrypt_col($3::text, 'k', colcrypt.row_context($1::bigint)), colcrypt.encrypt_col($4::text, 'x'), colcrypt.encrypt_col($5::text, 'k'))";
 const UPDATE_V: &str =
     "UPDATE t SET v = colcrypt.encrypt_col($2::text, 'k', colcrypt.row_context(id)) WHERE id = $1";
+const UPDATE_U: &str = "UPDATE t SET u = colcrypt.encrypt_col($2::text, 'k') WHERE id = $1";
 const UPDATE_W: &str = "UPDATE t SET w = colcrypt.encrypt_col($2::text, 'x') WHERE id = $1";
 
 impl Writer {
@@ -121,7 +123,13 @@ impl Writer {
                 transaction.execute(UPDATE_W, &[&id, &text])?;
                 transaction.execute("UPDATE shadow SET w = $2 WHERE id = $1", &[&id, &text])?;
             }
-            65..75 => {
+            65..72 => {
+                let text = format!("{MARK}one-{}", self.random.next());
+                transaction.execute(UPDATE_U, &[&id, &text])?;
+                transaction.execute("UPDATE shadow SET u = $2 WHERE id = $1", &[&id, &text])?;
+            }
+            72..76 => self.be_refused_a_twin(transaction, id)?,
+            76..82 => {
                 transaction.execute("UPDATE t SET note = note + 1 WHERE id = $1", &[&id])?;
             }
             _ => {
@@ -136,9 +144,24 @@ impl Writer {
         let row = transaction.query_one("SELECT nextval('ids')", &[])?;
         let id: i64 = row.get(0);
         let (v, w) = (self.text(), self.text());
-        transaction.execute(INSERT, &[&id, &self.owner, &v, &w])?;
-        transaction.execute("INSERT INTO shadow VALUES ($1, $2, $3)", &[&id, &v, &w])?;
+        let u = format!("{MARK}one-{}", self.random.next());
+        transaction.execute(INSERT, &[&id, &self.owner, &v, &w, &u])?;
+        transaction.execute(
+            "INSERT INTO shadow VALUES ($1, $2, $3, $4)",
+            &[&id, &v, &w, &u],
+        )?;
         Ok(())
+    }
+
+    /// No second row may have a value of the column that is unique, whatever becomes of its search index meanwhile.
+    fn be_refused_a_twin(&self, transaction: &mut Transaction<'_>, id: i64) -> Result<(), Error> {
+        let mut attempt = transaction.transaction()?;
+        let twin = "INSERT INTO t (id, owner, u) SELECT nextval('ids'), owner, colcrypt.encrypt_col(colcrypt.decrypt_col(u), 'k') FROM t WHERE id = $1";
+        match attempt.execute(twin, &[&id]) {
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => attempt.rollback(),
+            Err(error) => Err(error),
+            Ok(_) => panic!("there are two rows of one value"),
+        }
     }
 
     /// Nothing, an empty text, a short one or one that is kept out of line.
@@ -165,7 +188,7 @@ pub fn rotate(world: &World, mut random: Random) {
                     Err(_) => {}
                 }
             }
-            let key = if random.percent(50) { "k" } else { "x" };
+            let key = ["k", "x", "s"][random.below(3) as usize];
             match rotate_once(&mut client, key) {
                 Ok(version) => {
                     let mut rotated = world.rotated.lock().expect("a list");
@@ -188,7 +211,8 @@ fn rotate_once(client: &mut Client, key: &str) -> Result<i32, Error> {
     let row = transaction.query_one("SELECT colcrypt.rotate_key($1)", &[&key])?;
     let version: i32 = row.get(0);
     transaction.execute(
-        "INSERT INTO witness SELECT $1::text, $2::int, colcrypt.encrypt_col('witness of ' || $1::text || $2::int, $1::text)",
+        // A search key encrypts nothing.
+        "INSERT INTO witness SELECT $1::text, $2::int, colcrypt.encrypt_col('witness of ' || $1::text || $2::int, CASE $1::text WHEN 's' THEN 'k' ELSE $1::text END)",
         &[&key, &version],
     )?;
     transaction.commit()?;

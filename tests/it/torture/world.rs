@@ -19,23 +19,36 @@ const OUTAGE: Duration = Duration::from_secs(120);
 /// How a value, its context and its shadow belong together: `n` is a column of `shadow`.
 pub const DIFFERENT: &str = "SELECT count(*) FROM t FULL JOIN shadow s USING (id) WHERE t.id IS NULL OR s.id IS NULL \
     OR colcrypt.decrypt_col(t.v, NULL::text, colcrypt.row_context(id)) IS DISTINCT FROM s.v \
-    OR colcrypt.decrypt_col(t.w) IS DISTINCT FROM s.w";
+    OR colcrypt.decrypt_col(t.w) IS DISTINCT FROM s.w OR colcrypt.decrypt_col(t.u) IS DISTINCT FROM s.u";
+
+/// Rows that a look-up of their own value does not find, and them alone.
+pub const NOT_FOUND: &str = "SELECT count(*) FROM shadow s WHERE NOT s.id = ALL (ARRAY(
+    SELECT t.id FROM t WHERE colcrypt.decrypt_col(t.u) = s.u)) OR NOT EXISTS (SELECT FROM t WHERE colcrypt.decrypt_col(t.u) = s.u)";
+
+/// Rows whose terms, in whichever companion there is, are not those of their values.
+pub const OTHER_TERMS: &str = "SELECT count(*) FROM t WHERE NOT (SELECT bool_and(to_jsonb(t) ->> c.attribute
+        IS NOT DISTINCT FROM colcrypt.search_term('t', i.attribute, CASE i.attribute WHEN 'u' THEN colcrypt.decrypt_col(t.u) ELSE colcrypt.decrypt_col(t.w) END, c.key_version)::text)
+    FROM colcrypt.search_index i JOIN colcrypt.search_companion c USING (search_index_id) WHERE c.state = 'ready')";
 
 const SETUP: &str = "CREATE EXTENSION colcrypt;
-    SELECT colcrypt.create_key('k', 'ring'), colcrypt.create_key('x', 'ring', 'xaes-256-gcm');
+    SELECT colcrypt.create_key('k', 'ring'), colcrypt.create_key('x', 'ring', 'xaes-256-gcm'),
+           colcrypt.create_key('s', 'ring', 'hmac-sha-256');
     CREATE SEQUENCE ids;
     CREATE TABLE t (id bigint PRIMARY KEY, owner int NOT NULL, note int NOT NULL DEFAULT 0,
-                    v colcrypt.ciphertext, w colcrypt.ciphertext);
+                    v colcrypt.ciphertext, w colcrypt.ciphertext, u colcrypt.ciphertext);
     CREATE INDEX ON t (owner);
-    CREATE TABLE shadow (id bigint PRIMARY KEY, v text, w text);
+    CREATE TABLE shadow (id bigint PRIMARY KEY, v text, w text, u text);
     CREATE TABLE ledger (owner int PRIMARY KEY, n bigint NOT NULL);
     -- One value under each version, on a column that no job moves: a version that is lost leaves one unreadable.
     CREATE TABLE witness (key text, version int, v colcrypt.ciphertext, PRIMARY KEY (key, version));
     INSERT INTO ledger SELECT g, 0 FROM generate_series(0, 3) g;
-    INSERT INTO shadow SELECT nextval('ids'), 'torture-plain-' || g, repeat('torture-plain-', g % 5 * 200)
+    INSERT INTO shadow SELECT nextval('ids'), 'torture-plain-' || g, repeat('torture-plain-', g % 5 * 200), 'torture-plain-one-' || g
         FROM generate_series(1, 1200) g;
-    INSERT INTO t SELECT id, id % 4, 0, colcrypt.encrypt_col(v, 'k', colcrypt.row_context(id)), colcrypt.encrypt_col(w, 'x') FROM shadow;
-    SELECT colcrypt.register_column('t', 'v', 'k', 'colcrypt.row_context(id)'), colcrypt.register_column('t', 'w', 'x')";
+    INSERT INTO t SELECT id, id % 4, 0, colcrypt.encrypt_col(v, 'k', colcrypt.row_context(id)), colcrypt.encrypt_col(w, 'x'),
+        colcrypt.encrypt_col(u, 'k') FROM shadow;
+    SELECT colcrypt.register_column('t', 'v', 'k', 'colcrypt.row_context(id)'), colcrypt.register_column('t', 'w', 'x'),
+        colcrypt.register_column('t', 'u', 'k', context => 'none');
+    SELECT colcrypt.create_search_index('t', 'u', key => 's', is_unique => true), colcrypt.create_search_index('t', 'w', key => 's')";
 
 pub struct World {
     pub cluster: Cluster,
