@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use colcrypt_tests::db::wait_for_jobs;
 use colcrypt_tests::{Cluster, process};
 use postgres::{Client, Error, NoTls};
 
@@ -92,6 +93,8 @@ impl World {
             ))
             .expect("set-up");
         client.batch_execute(rest).expect("set-up");
+        // Uniqueness is promised from then on.
+        wait_for_jobs(&mut client);
         Self {
             cluster,
             over: AtomicBool::new(false),

@@ -1,3 +1,4 @@
 //! Search: encrypted columns that plain SQL finds, joins and keeps unique.
 
 mod orm;
+mod thief;
