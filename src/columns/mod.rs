@@ -16,4 +16,5 @@ pub mod registration;
 pub mod renamed;
 pub mod row_key;
 pub mod sample;
+pub mod search;
 pub mod view;
