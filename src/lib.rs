@@ -83,6 +83,7 @@ pub extern "C-unwind" fn _PG_init() {
         sql::untyped::look,
         columns::view::rewrite::look,
     ]);
+    server::planned::register(&[columns::search::plan::look]);
     server::started::register(&[columns::loose::look]);
     columns::view::copied::register();
     columns::renamed::register();

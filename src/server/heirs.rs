@@ -1,12 +1,10 @@
 //! Tables whose rows are rows of another: partitions, and tables that inherit.
 
-use std::ffi::c_int;
-
 use pgrx::{PgList, PgTupleDesc, pg_sys};
 
 /// What pgrx does not bind.
 mod server {
-    use super::{c_int, pg_sys};
+    use super::pg_sys;
 
     unsafe extern "C-unwind" {
         #[link_name = "find_all_inheritors"]

@@ -88,11 +88,7 @@ unsafe fn each_list_below(
             for member in tree::items::<pg_sys::Node>((*from).fromlist) {
                 each_list_below(member, change);
             }
-            changed(
-                pg_sys::JoinType::JOIN_INNER,
-                &raw mut (*from).quals,
-                change,
-            );
+            changed(pg_sys::JoinType::JOIN_INNER, &raw mut (*from).quals, change);
         } else if tree::is(node, NodeTag::T_JoinExpr) {
             let join = node.cast::<pg_sys::JoinExpr>();
             each_list_below((*join).larg, change);
@@ -345,9 +341,7 @@ pub unsafe fn all_of(conditions: &[*mut pg_sys::Node]) -> *mut pg_sys::Node {
     match conditions {
         [one] => *one,
         // SAFETY: the caller's promise.
-        several => unsafe {
-            pg_sys::make_andclause(tree::list(several.iter().copied())).cast()
-        },
+        several => unsafe { pg_sys::make_andclause(tree::list(several.iter().copied())).cast() },
     }
 }
 
@@ -377,7 +371,12 @@ pub fn name(text: &str) -> *mut pg_sys::Node {
         name.copy_from_nonoverlapping(text.as_ptr(), text.len().min(room - 1));
         name
     };
-    constant(pg_sys::NAMEOID, room as c_int, pg_sys::Datum::from(name), false)
+    constant(
+        pg_sys::NAMEOID,
+        room as c_int,
+        pg_sys::Datum::from(name),
+        false,
+    )
 }
 
 /// A constant int.
@@ -409,7 +408,5 @@ fn constant(
         _ => pg_sys::Oid::INVALID,
     };
     // SAFETY: a datum of the type that is named, of which length and passing are as they are said.
-    unsafe {
-        pg_sys::makeConst(type_oid, -1, collation, length, value, false, by_value).cast()
-    }
+    unsafe { pg_sys::makeConst(type_oid, -1, collation, length, value, false, by_value).cast() }
 }

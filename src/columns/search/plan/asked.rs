@@ -87,9 +87,8 @@ pub unsafe fn asked(
             return Ok(None);
         };
         let (one, two) = (plaintext(names, left), plaintext(names, right));
-        let is_here = |side: &Option<Plaintext>| {
-            side.as_ref().is_some_and(|side| side.relation == relation)
-        };
+        let is_here =
+            |side: &Option<Plaintext>| side.as_ref().is_some_and(|side| side.relation == relation);
         let (of, other, with, is_turned) = match (is_here(&one), is_here(&two)) {
             (true, true) => return Err(Why::SameRow),
             (true, false) => (one, two, right, false),

@@ -46,7 +46,10 @@ impl fmt::Display for Why {
                 "the role has no right to search with the search key, or the key is not in use now"
             }
             Self::NotKept(table) => {
-                return write!(f, "the trigger that keeps terms does not fire on table {table}");
+                return write!(
+                    f,
+                    "the trigger that keeps terms does not fire on table {table}"
+                );
             }
             Self::NotHere(table) => {
                 return write!(f, "table {table} is foreign or unlogged");
@@ -62,7 +65,9 @@ impl fmt::Display for Why {
             }
             Self::OtherGuard => "the column is shown under a condition on its own row",
             Self::Collation => "it compares by a collation that is not deterministic",
-            Self::NotInOrder => "a search index of kind range has texts in the order of collation \"C\"",
+            Self::NotInOrder => {
+                "a search index of kind range has texts in the order of collation \"C\""
+            }
             Self::NoPiece => "the pattern has no piece that is as long as an n-gram",
             Self::NoCasefold => "ILIKE takes a search index with the normaliser casefold",
             Self::FullJoin => "a FULL JOIN takes no other conditions than its own",

@@ -20,7 +20,7 @@ use colcrypt_search::{Class, Kind};
 use pgrx::pg_sys::{self, NodeTag};
 
 use crate::catalog::epoch;
-use crate::columns::search::plan::asked::{Asked, Condition, asked, type_of};
+use crate::columns::search::plan::asked::{Asked, Condition, asked};
 use crate::columns::search::plan::decided::{Decision, Why};
 use crate::columns::search::plan::names::Names;
 use crate::columns::search::plan::plaintext::Plaintext;
@@ -195,9 +195,8 @@ impl Rewriter {
         condition: *mut pg_sys::Node,
     ) -> bool {
         // SAFETY: the caller's promise.
-        let is_of_others = |variable: &*mut pg_sys::Var| unsafe {
-            (**variable).varno as c_int != self.relation
-        };
+        let is_of_others =
+            |variable: &*mut pg_sys::Var| unsafe { (**variable).varno as c_int != self.relation };
         join == pg_sys::JoinType::JOIN_SEMI
             // SAFETY: the caller's promise.
             && unsafe { planned::variables(condition).iter().any(is_of_others) }
@@ -350,14 +349,19 @@ impl Rewriter {
             }
             let table = known((*entry).relid, self.names.ciphertext, self.epoch).ok()??;
             let other_column = table.column(other.number)?;
-            let is_declared = |length: &String| is_declared(other_column.declared.as_deref(), length);
+            let is_declared =
+                |length: &String| is_declared(other_column.declared.as_deref(), length);
             if !other.lengths.iter().all(is_declared) {
                 return None;
             }
             let ours = self.all_usable(column, condition, Kind::Equality).ok()?;
             let theirs = table.usable(other_column, Kind::Equality).ok()?;
-            let pairs = ours.iter().flat_map(|one| theirs.iter().map(move |two| (one, two)));
-            let (one, two) = pairs.into_iter().find(|(one, two)| one.is_comparable(two))?;
+            let pairs = ours
+                .iter()
+                .flat_map(|one| theirs.iter().map(move |two| (one, two)));
+            let (one, two) = pairs
+                .into_iter()
+                .find(|(one, two)| one.is_comparable(two))?;
             let here = self.terms(column, *one, &condition.of);
             let there = Terms {
                 names: &self.names,
@@ -389,7 +393,9 @@ impl Rewriter {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            if asked::constant_text(pattern).is_some_and(|text| !has_piece(&usable, &text, Some('\\'))) {
+            if asked::constant_text(pattern)
+                .is_some_and(|text| !has_piece(&usable, &text, Some('\\')))
+            {
                 return Err(Why::NoPiece);
             }
             let terms = self.terms(column, usable, &condition.of);
@@ -560,7 +566,7 @@ fn is_declared(declared: Option<&str>, length: &str) -> bool {
 
 /// Whether texts are compared in the order of a range index: by their bytes, in UTF-8.
 fn is_in_order(collation: pg_sys::Oid) -> bool {
-    collations::is_by_bytes(collation) && encoding::is_utf8()
+    collations::is_by_bytes(collation) && encoding::database_is_utf8()
 }
 
 /// Whether a pattern has a piece that is long enough for an n-gram.

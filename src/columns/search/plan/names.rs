@@ -62,7 +62,11 @@ fn look() -> Option<Names> {
             &[ciphertext, ANYELEMENTOID],
             &[ciphertext, ANYELEMENTOID, BYTEAOID],
         ];
-        decrypting.extend(overloads.iter().filter_map(|arguments| function(name, arguments)));
+        decrypting.extend(
+            overloads
+                .iter()
+                .filter_map(|arguments| function(name, arguments)),
+        );
     }
     let of_column = [REGCLASSOID, NAMEOID];
     let with = |more: &[pg_sys::Oid]| [of_column.as_slice(), more].concat();
@@ -86,7 +90,9 @@ fn look() -> Option<Names> {
 fn qualified(name: &CStr) -> *mut pg_sys::List {
     // SAFETY: C strings, which are copied.
     unsafe {
-        tree::list([c"colcrypt", name].map(|part| pg_sys::makeString(pg_sys::pstrdup(part.as_ptr()))))
+        tree::list(
+            [c"colcrypt", name].map(|part| pg_sys::makeString(pg_sys::pstrdup(part.as_ptr()))),
+        )
     }
 }
 

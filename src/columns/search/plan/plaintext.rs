@@ -62,8 +62,8 @@ pub unsafe fn plaintext(names: &Names, expression: *mut pg_sys::Node) -> Option<
                 }
                 NodeTag::T_CaseExpr => {
                     let (guard, shown) = guarded(at.cast())?;
-                    is_guarded_by_row |= planned::has_variables(guard)
-                        || planned::is_costly_or_volatile(guard);
+                    is_guarded_by_row |=
+                        planned::has_variables(guard) || planned::is_costly_or_volatile(guard);
                     guards.push(guard);
                     at = shown;
                 }
@@ -99,10 +99,7 @@ pub unsafe fn plaintext(names: &Names, expression: *mut pg_sys::Node) -> Option<
 ///
 /// # Safety
 /// An expression.
-unsafe fn column(
-    names: &Names,
-    expression: *mut pg_sys::Node,
-) -> Option<(c_int, i16, Nulling)> {
+unsafe fn column(names: &Names, expression: *mut pg_sys::Node) -> Option<(c_int, i16, Nulling)> {
     // SAFETY: the caller's promise; a node is what its tag says.
     unsafe {
         if !tree::is(expression, NodeTag::T_Var) {
@@ -110,8 +107,7 @@ unsafe fn column(
         }
         let variable = expression.cast::<pg_sys::Var>();
         let it = &*variable;
-        let is_column =
-            it.varlevelsup == 0 && it.varattno > 0 && it.vartype == names.ciphertext;
+        let is_column = it.varlevelsup == 0 && it.varattno > 0 && it.vartype == names.ciphertext;
         is_column.then(|| (it.varno as c_int, it.varattno, Nulling::of(variable)))
     }
 }
@@ -120,9 +116,7 @@ unsafe fn column(
 ///
 /// # Safety
 /// A CASE.
-unsafe fn guarded(
-    case: *mut pg_sys::CaseExpr,
-) -> Option<(*mut pg_sys::Node, *mut pg_sys::Node)> {
+unsafe fn guarded(case: *mut pg_sys::CaseExpr) -> Option<(*mut pg_sys::Node, *mut pg_sys::Node)> {
     // SAFETY: the caller's promise; its arguments are what they are named after.
     unsafe {
         let otherwise: *mut pg_sys::Node = (*case).defresult.cast();

@@ -111,7 +111,10 @@ impl Terms<'_> {
         unsafe {
             let version = self.usable.version.number() as i32;
             let all = [
-                &[planned::table(self.column.root), planned::name(&self.column.name)],
+                &[
+                    planned::table(self.column.root),
+                    planned::name(&self.column.name),
+                ],
                 of,
                 &[planned::integer(version)],
             ];
