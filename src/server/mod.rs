@@ -1,7 +1,7 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
-//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `planned`, `builtin`,
+//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `planned`, `explained`, `builtin`,
 //! `computed`, `accessed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and
 //! written without SQL
 //! (`relation`, `heirs`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
@@ -21,6 +21,7 @@ pub mod computed;
 pub mod databases;
 pub mod enclosure;
 pub mod encoding;
+pub mod explained;
 pub mod failed;
 pub mod heirs;
 pub mod hidden;

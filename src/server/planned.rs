@@ -410,3 +410,110 @@ fn constant(
     // SAFETY: a datum of the type that is named, of which length and passing are as they are said.
     unsafe { pg_sys::makeConst(type_oid, -1, collation, length, value, false, by_value).cast() }
 }
+
+/// The constant true.
+pub fn truth() -> *mut pg_sys::Node {
+    constant(pg_sys::BOOLOID, 1, pg_sys::Datum::from(true), true)
+}
+
+/// The members of an AND, or the one condition that it is.
+///
+/// # Safety
+/// A condition.
+pub unsafe fn list_of(condition: *mut pg_sys::Node) -> *mut pg_sys::List {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        match members(condition, pg_sys::BoolExprType::AND_EXPR) {
+            Some(list) => list,
+            None => tree::list([condition]),
+        }
+    }
+}
+
+/// The members of an AND or an OR; none of anything else.
+///
+/// # Safety
+/// A condition.
+pub unsafe fn members(
+    condition: *mut pg_sys::Node,
+    kind: pg_sys::BoolExprType::Type,
+) -> Option<*mut pg_sys::List> {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        if !tree::is(condition, NodeTag::T_BoolExpr) {
+            return None;
+        }
+        let it = &*condition.cast::<pg_sys::BoolExpr>();
+        (it.boolop == kind).then_some(it.args)
+    }
+}
+
+/// The one relation whose variables are in an expression.
+///
+/// # Safety
+/// As [`variables`].
+pub unsafe fn only_relation(expression: *mut pg_sys::Node) -> Option<c_int> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut found = variables(expression)
+            .into_iter()
+            .map(|it| (*it).varno as c_int);
+        let first = found.next()?;
+        found.all(|other| other == first).then_some(first)
+    }
+}
+
+/// The conditions that a relation is read under.
+///
+/// # Safety
+/// A relation whose conditions have their places.
+pub unsafe fn conditions(place: *mut pg_sys::RelOptInfo) -> Vec<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise: the list is one of such conditions.
+    unsafe {
+        let all = tree::items::<pg_sys::RestrictInfo>((*place).baserestrictinfo);
+        all.into_iter().map(|it| (*it).clause.cast()).collect()
+    }
+}
+
+/// An expression on the whole, with a member's columns in place of the whole's.
+///
+/// # Safety
+/// How the member's columns are those of the whole; an expression or a list of them.
+pub unsafe fn of_member(
+    root: *mut pg_sys::PlannerInfo,
+    part: *mut pg_sys::AppendRelInfo,
+    expression: *mut pg_sys::Node,
+) -> *mut pg_sys::Node {
+    let mut parts = [part];
+    // SAFETY: the caller's promise; it copies what it changes.
+    unsafe { pg_sys::adjust_appendrel_attrs(root, expression, 1, parts.as_mut_ptr()) }
+}
+
+/// Has a relation read under one more condition, at the level of those that are not of a policy.
+///
+/// # Safety
+/// A relation whose conditions have their places; a condition on it alone.
+pub unsafe fn add_condition(
+    root: *mut pg_sys::PlannerInfo,
+    place: *mut pg_sys::RelOptInfo,
+    condition: *mut pg_sys::Node,
+) {
+    let none = std::ptr::null_mut();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let made = pg_sys::make_restrictinfo(
+            root,
+            condition.cast(),
+            true,
+            false,
+            false,
+            #[cfg(not(feature = "pg15"))]
+            false,
+            (*root).qual_security_level,
+            none,
+            none,
+            none,
+        );
+        (*place).baserestrictinfo = pg_sys::lappend((*place).baserestrictinfo, made.cast());
+    }
+}

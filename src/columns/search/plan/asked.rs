@@ -20,10 +20,8 @@ pub enum Asked {
     /// With the end or without: the terms are the same.
     AtLeast(*mut pg_sys::Node),
     AtMost(*mut pg_sys::Node),
-    Like {
-        pattern: *mut pg_sys::Node,
-        ignores_case: bool,
-    },
+    /// Or ILIKE.
+    Like(*mut pg_sys::Node),
     Begins(*mut pg_sys::Node),
 }
 
@@ -35,8 +33,8 @@ impl Asked {
             | Self::EqualsAny(with)
             | Self::AtLeast(with)
             | Self::AtMost(with)
+            | Self::Like(with)
             | Self::Begins(with) => with,
-            Self::Like { pattern, .. } => pattern,
         }
     }
 }
@@ -146,7 +144,7 @@ unsafe fn strategy(class: Class, operator: pg_sys::Oid) -> Option<u32> {
 }
 
 /// The type whose operators a class has.
-pub const fn type_of(class: Class) -> pg_sys::Oid {
+const fn type_of(class: Class) -> pg_sys::Oid {
     match class {
         Class::Int => pg_sys::INT8OID,
         Class::Float => pg_sys::FLOAT8OID,
@@ -172,14 +170,7 @@ unsafe fn like(class: Class, operator: pg_sys::Oid, with: *mut pg_sys::Node) -> 
     // SAFETY: a look-up in the operator catalog.
     let function = unsafe { pg_sys::get_opcode(operator) }.to_u32();
     match function {
-        pg_sys::F_TEXTLIKE => Some(Asked::Like {
-            pattern: with,
-            ignores_case: false,
-        }),
-        pg_sys::F_TEXTICLIKE => Some(Asked::Like {
-            pattern: with,
-            ignores_case: true,
-        }),
+        pg_sys::F_TEXTLIKE | pg_sys::F_TEXTICLIKE => Some(Asked::Like(with)),
         pg_sys::F_STARTS_WITH => Some(Asked::Begins(with)),
         _ => None,
     }

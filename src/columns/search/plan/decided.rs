@@ -26,7 +26,6 @@ pub enum Why {
     Collation,
     NotInOrder,
     NoPiece,
-    NoCasefold,
     FullJoin,
     Shape,
 }
@@ -69,7 +68,6 @@ impl fmt::Display for Why {
                 "a search index of kind range has texts in the order of collation \"C\""
             }
             Self::NoPiece => "the pattern has no piece that is as long as an n-gram",
-            Self::NoCasefold => "ILIKE takes a search index with the normaliser casefold",
             Self::FullJoin => "a FULL JOIN takes no other conditions than its own",
             Self::Shape => "it is not a comparison of the decrypted column with a value",
         };

@@ -14,6 +14,7 @@ pub struct Names {
     /// decrypt_col and try_decrypt_col.
     decrypting: Vec<pg_sys::Oid>,
     pub recheck: pg_sys::Oid,
+    pub on_terms: pg_sys::Oid,
     pub search_term: pg_sys::Oid,
     pub search_terms: pg_sys::Oid,
     pub range_terms: pg_sys::Oid,
@@ -73,6 +74,7 @@ fn look() -> Option<Names> {
     Some(Names {
         decrypting,
         recheck: function(c"recheck", &[BOOLOID])?,
+        on_terms: function(c"on_terms", &[BOOLOID])?,
         search_term: function(c"search_term", &with(&[ANYELEMENTOID, INT4OID]))?,
         search_terms: function(c"search_terms", &with(&[ANYARRAYOID, INT4OID]))?,
         range_terms: function(

@@ -1,0 +1,5 @@
+//! Columns that are found by keyed terms.
+
+mod bed;
+mod differential;
+mod plans;
