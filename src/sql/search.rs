@@ -6,6 +6,8 @@ use crate::sql::entry::sql_functions;
 
 sql_functions! {
     UsesKeys {
+        pattern_terms => lookups::pattern_terms;
+        range_terms => lookups::range_terms;
         search_term => lookups::search_term;
         search_terms => lookups::search_terms;
     }
