@@ -30,22 +30,24 @@ impl Names {
     }
 }
 
+type Kept = Option<Rc<Names>>;
+
 thread_local! {
-    static KNOWN: RefCell<Option<(u64, Rc<Names>)>> = const { RefCell::new(None) };
+    static KNOWN: RefCell<Option<(u64, Kept)>> = const { RefCell::new(None) };
 }
 
-/// As they are now; none where the extension is not installed, or is of a release without search.
+/// As they are in this epoch; none where the extension is not installed, or is of a release without search.
 pub fn known(epoch: u64) -> Option<Rc<Names>> {
-    let known = KNOWN.with_borrow(|known| known.clone());
+    let known = KNOWN.with_borrow(Clone::clone);
     if let Some((of, names)) = known
         && of == epoch
     {
-        return Some(names);
+        return names;
     }
-    let names = Rc::new(look()?);
+    let names = look().map(Rc::new);
     // What was looked up may have ended an epoch.
     KNOWN.set(Some((epoch::current(), names.clone())));
-    Some(names)
+    names
 }
 
 fn look() -> Option<Names> {

@@ -333,7 +333,9 @@ impl Rewriter {
                 return None;
             }
             let ours = self.all_usable(column, condition, Kind::Equality).ok()?;
-            let theirs = table.usable(other_column, Kind::Equality).ok()?;
+            let theirs = table.usable(other_column, Kind::Equality);
+            self.depend(&theirs);
+            let theirs = theirs.ok()?;
             let pairs = ours
                 .iter()
                 .flat_map(|one| theirs.iter().map(move |two| (one, two)));
@@ -430,22 +432,26 @@ impl Rewriter {
         condition: &Condition,
         kind: Kind,
     ) -> Outcome<Vec<Usable<'a>>> {
-        let outcome = self.table.usable(column, kind);
-        // SAFETY: a query that is being planned.
-        unsafe {
-            let global = (*self.root).glob;
-            if !matches!(outcome, Err(Why::NoIndex(_))) {
-                (*global).dependsOnRole = true;
-                planned::depend_on(self.root, epoch::marker());
-            }
-            if matches!(outcome, Err(Why::OlderSnapshot)) {
-                (*global).transientPlan = true;
-            }
-        }
-        let usable = outcome?;
+        let usable = self.table.usable(column, kind);
+        self.depend(&usable);
+        let usable = usable?;
         match usable.iter().all(|it| it.index.class == condition.class) {
             true => Ok(usable),
             false => Err(Why::OtherType),
+        }
+    }
+
+    /// Tells the plan what it depends on, where a column has an index.
+    fn depend(&self, usable: &Outcome<Vec<Usable<'_>>>) {
+        if matches!(usable, Err(Why::NoIndex(_))) {
+            return;
+        }
+        // SAFETY: a query that is being planned.
+        unsafe {
+            let global = (*self.root).glob;
+            (*global).dependsOnRole = true;
+            (*global).transientPlan |= matches!(usable, Err(Why::OlderSnapshot));
+            planned::depend_on(self.root, epoch::marker());
         }
     }
 
