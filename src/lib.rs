@@ -107,6 +107,7 @@ unsafe extern "C-unwind" fn shmem_request() {
     jobs::wake::request();
     slab::layout::request();
     catalog::known::request();
+    columns::search::plan::unserved::request();
     broker::shared::request();
     usage::shared::request();
     audit::ring::request();
@@ -124,6 +125,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     jobs::wake::startup();
     slab::startup();
     catalog::known::startup();
+    columns::search::plan::unserved::startup();
     broker::shared::startup();
     usage::shared::startup();
     usage::kept::startup();

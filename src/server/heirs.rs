@@ -1,5 +1,7 @@
 //! Tables whose rows are rows of another: partitions, and tables that inherit.
 
+use std::ffi::CStr;
+
 use pgrx::{PgList, PgTupleDesc, pg_sys};
 
 /// What pgrx does not bind.
@@ -39,6 +41,15 @@ pub fn ancestors(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         }
         let found = pg_sys::ffi::pg_guard_ffi_boundary(|| server::get_partition_ancestors(table));
         PgList::<pg_sys::Oid>::from_pg(found).iter_oid().collect()
+    }
+}
+
+/// The name of a column that is there.
+pub fn column_name(table: pg_sys::Oid, number: i16) -> Option<String> {
+    // SAFETY: a look-up in the attribute catalog; a C string, or null.
+    unsafe {
+        let name = pg_sys::get_attname(table, number, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
     }
 }
 

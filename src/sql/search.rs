@@ -1,7 +1,7 @@
 //! Search: the terms that rows are looked up by.
 
 use crate::columns::search::lookups;
-use crate::columns::search::plan::calls;
+use crate::columns::search::plan::{calls, unserved};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -15,6 +15,7 @@ sql_functions! {
         explain_search => calls::explain_search;
         on_terms => calls::on_terms;
         on_terms_support => calls::on_terms_support;
+        unserved_searches => unserved::unserved_searches;
         recheck => lookups::recheck;
         recheck_support => lookups::recheck_support;
     }

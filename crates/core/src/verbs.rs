@@ -299,6 +299,7 @@ pub const ASKS: &[&str] = &[
     "suite_bound",
     "unflushed_uses",
     "unflushed_versions",
+    "unserved_searches",
     "verify_audit_log",
     "verify_keys",
 ];

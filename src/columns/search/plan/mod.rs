@@ -16,6 +16,7 @@ mod shown;
 mod tables;
 mod terms;
 mod unions;
+pub mod unserved;
 
 use std::ffi::c_int;
 

@@ -11,9 +11,9 @@ use crate::columns::search::plan::asked::{self, Asked, Condition, asked};
 use crate::columns::search::plan::decided::{self, Decision, Why};
 use crate::columns::search::plan::names::{self, Names};
 use crate::columns::search::plan::plaintext::Plaintext;
-use crate::columns::search::plan::shown;
 use crate::columns::search::plan::tables::{KnownColumn, KnownTable, Usable, known};
 use crate::columns::search::plan::terms::{Terms, recheck};
+use crate::columns::search::plan::{shown, unserved};
 use crate::error::Result;
 use crate::server::{collations, encoding, planned, tree};
 use crate::settings;
@@ -210,6 +210,11 @@ impl Rewriter {
             let outcome = self.served(join, column, found, spans);
             let kind = outcome.as_ref().ok().map(|(kind, _)| *kind);
             let why = outcome.as_ref().err().cloned();
+            if let Some(Why::NoIndex(kind)) = why
+                && !decided::is_asked()
+            {
+                unserved::count(column.root, column.number_in_root, kind);
+            }
             self.tell(condition, column, kind, why);
             outcome.ok().map(|(_, beside)| beside)
         }

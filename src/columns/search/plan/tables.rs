@@ -31,8 +31,9 @@ pub struct KnownColumn {
     /// Its number in this table, which may be a partition.
     pub number: i16,
     pub name: String,
-    /// The table that it is registered of.
+    /// The table that it is registered of, and its number there.
     pub root: pg_sys::Oid,
+    pub number_in_root: i16,
     /// Its type with a length, as it is registered.
     pub declared: Option<String>,
     indexes: Vec<KnownIndex>,
@@ -207,17 +208,15 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
             }
         }
     }
+    // Watched before it is looked at, each: what changes afterwards is heard of.
+    watched::watch([table, root]);
     let below = if indexes.is_empty() {
-        vec![table]
+        Vec::new()
     } else {
         heirs::with_heirs(table)
     };
-    watched::watch(below.iter().copied().chain([root]));
-    let unkept = if indexes.is_empty() {
-        None
-    } else {
-        below.into_iter().find_map(why_unkept)
-    };
+    watched::watch(below.iter().copied());
+    let unkept = below.into_iter().find_map(why_unkept);
     let mut all = Vec::new();
     for (number, name) in columns {
         let of_column = indexes.iter().filter(|index| index.attribute == name);
@@ -228,6 +227,7 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
         };
         all.push(KnownColumn {
             number,
+            number_in_root: number_of(root, &name),
             name,
             root,
             declared,
@@ -247,12 +247,9 @@ fn in_table(table: pg_sys::Oid, index: &SearchIndex) -> KnownIndex {
         Kind::Range | Kind::Text => pg_sys::INT8ARRAYOID,
     };
     let companions = index.companions.iter().filter_map(|companion| {
-        let name = CString::new(companion.attribute.as_str()).ok()?;
-        // SAFETY: look-ups in the attribute catalog.
-        let (number, type_oid) = unsafe {
-            let number = pg_sys::get_attnum(table, name.as_ptr());
-            (number, pg_sys::get_atttype(table, number))
-        };
+        let number = number_of(table, &companion.attribute);
+        // SAFETY: a look-up in the attribute catalog.
+        let type_oid = unsafe { pg_sys::get_atttype(table, number) };
         (number > 0 && type_oid == holds).then_some(KnownCompanion {
             number,
             version: companion.version,
@@ -264,6 +261,14 @@ fn in_table(table: pg_sys::Oid, index: &SearchIndex) -> KnownIndex {
         companions: companions.collect(),
         index: index.clone(),
     }
+}
+
+/// The number of a table's column; 0 where it has none of this name.
+fn number_of(table: pg_sys::Oid, column: &str) -> i16 {
+    // SAFETY: a look-up in the attribute catalog.
+    CString::new(column).map_or(0, |name| unsafe {
+        pg_sys::get_attnum(table, name.as_ptr())
+    })
 }
 
 /// The type that a column is registered with, if that has a length.
