@@ -416,6 +416,24 @@ pub fn truth() -> *mut pg_sys::Node {
     constant(pg_sys::BOOLOID, 1, pg_sys::Datum::from(true), true)
 }
 
+/// What `CASE WHEN … THEN value END` shows; any other expression is itself.
+///
+/// # Safety
+/// An expression.
+pub unsafe fn shown_by(expression: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        if !tree::is(expression, NodeTag::T_CaseExpr) {
+            return expression;
+        }
+        let whens = tree::items::<pg_sys::CaseWhen>((*expression.cast::<pg_sys::CaseExpr>()).args);
+        match whens[..] {
+            [when] => (*when).result.cast(),
+            _ => expression,
+        }
+    }
+}
+
 /// The members of an AND, or the one condition that it is.
 ///
 /// # Safety

@@ -30,6 +30,16 @@ pub enum Why {
     Shape,
 }
 
+impl Why {
+    /// The kind of index that would serve, where that is what is missing.
+    pub const fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::NoIndex(kind) | Self::NotReady(kind) => Some(*kind),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let said = match self {
@@ -114,10 +124,10 @@ pub fn during(plan: impl FnOnce()) -> Vec<Decision> {
 }
 
 /// Tells who asks.
-pub fn tell(decision: impl FnOnce() -> Decision) {
+pub fn tell(decision: Decision) {
     ASKED.with_borrow_mut(|asked| {
         if let Some(all) = asked {
-            all.push(decision());
+            all.push(decision);
         }
     });
 }

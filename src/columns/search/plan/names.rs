@@ -28,6 +28,19 @@ impl Names {
     pub fn is_decrypting(&self, function: pg_sys::Oid) -> bool {
         self.decrypting.contains(&function)
     }
+
+    /// Whether a function is one of those that conditions on terms are made of.
+    pub fn is_of_terms(&self, function: pg_sys::Oid) -> bool {
+        [
+            self.recheck,
+            self.on_terms,
+            self.search_term,
+            self.search_terms,
+            self.range_terms,
+            self.pattern_terms,
+        ]
+        .contains(&function)
+    }
 }
 
 type Kept = Option<Rc<Names>>;

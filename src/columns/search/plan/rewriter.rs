@@ -53,6 +53,8 @@ pub struct Rewriter {
     pub names: Rc<Names>,
     /// That what is known is of.
     epoch: u64,
+    /// Whether what is decided is nobody's business yet.
+    pub is_trial: bool,
 }
 
 impl Rewriter {
@@ -76,6 +78,7 @@ impl Rewriter {
             table,
             names,
             epoch,
+            is_trial: false,
         }))
     }
 
@@ -210,11 +213,6 @@ impl Rewriter {
             let outcome = self.served(join, column, found, spans);
             let kind = outcome.as_ref().ok().map(|(kind, _)| *kind);
             let why = outcome.as_ref().err().cloned();
-            if let Some(Why::NoIndex(kind)) = why
-                && !decided::is_asked()
-            {
-                unserved::count(column.root, column.number_in_root, kind);
-            }
             self.tell(condition, column, kind, why);
             outcome.ok().map(|(_, beside)| beside)
         }
@@ -466,7 +464,7 @@ impl Rewriter {
     /// A condition of the query.
     unsafe fn tell_unknown(&self, condition: *mut pg_sys::Node, why: &Why) {
         // SAFETY: the caller's promise.
-        if !decided::is_asked() || unsafe { self.is_rechecked(condition) } {
+        if !decided::is_asked() || unsafe { self.is_ours(condition) } {
             return;
         }
         // SAFETY: the caller's promise.
@@ -483,15 +481,28 @@ impl Rewriter {
         }
     }
 
-    /// Whether the condition was served when another relation of the query was looked at.
+    /// Whether the condition is one that was put there, or served, when another relation of the query was looked at.
     ///
     /// # Safety
     /// A condition of the query.
-    unsafe fn is_rechecked(&self, condition: *mut pg_sys::Node) -> bool {
+    unsafe fn is_ours(&self, condition: *mut pg_sys::Node) -> bool {
         // SAFETY: the caller's promise; a node is what its tag says.
         unsafe {
-            tree::is(condition, NodeTag::T_FuncExpr)
-                && (*condition.cast::<pg_sys::FuncExpr>()).funcid == self.names.recheck
+            let compared = match (*condition).type_ {
+                NodeTag::T_OpExpr => (*condition.cast::<pg_sys::OpExpr>()).args,
+                NodeTag::T_ScalarArrayOpExpr => {
+                    (*condition.cast::<pg_sys::ScalarArrayOpExpr>()).args
+                }
+                _ => tree::list([condition]),
+            };
+            tree::items::<pg_sys::Node>(compared)
+                .into_iter()
+                .map(|side| planned::shown_by(side))
+                .filter(|&side| tree::is(side, NodeTag::T_FuncExpr))
+                .any(|call| {
+                    self.names
+                        .is_of_terms((*call.cast::<pg_sys::FuncExpr>()).funcid)
+                })
         }
     }
 
@@ -504,12 +515,21 @@ impl Rewriter {
         kind: Option<Kind>,
         why: Option<Why>,
     ) {
-        decided::tell(|| Decision {
+        if self.is_trial {
+            return;
+        }
+        if !decided::is_asked() {
+            if let Some(Why::NoIndex(kind)) = why {
+                unserved::count(column.root, column.number_in_root, kind);
+            }
+            return;
+        }
+        decided::tell(Decision {
             // SAFETY: the caller's promise.
             condition: unsafe { shown::condition(self.root, &self.names, condition, &column.name) },
             relation: column.root,
             attribute: column.name.clone(),
-            kind,
+            kind: kind.or(why.as_ref().and_then(Why::kind)),
             why,
         });
     }

@@ -36,7 +36,7 @@ pub unsafe fn look(
             // Partitions and heirs: the conditions of the whole have been looked at.
             return Ok(());
         }
-        let Some(rewriter) = Rewriter::of(root, table, member)? else {
+        let Some(mut rewriter) = Rewriter::of(root, table, member)? else {
             return Ok(());
         };
         let whole = *(*root).simple_rel_array.add(whole);
@@ -49,7 +49,11 @@ pub unsafe fn look(
         }
         let list = tree::list(conditions.iter().copied());
         let here: *mut pg_sys::List = planned::of_member(root, part, list.cast()).cast();
+        // What is decided is told when the call is simplified, and here where that will not be.
+        rewriter.is_trial = true;
         if rewriter.terms(here).is_empty() {
+            rewriter.is_trial = false;
+            rewriter.terms(here);
             return Ok(());
         }
         let all = planned::all_of(&conditions);
