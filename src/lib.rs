@@ -83,6 +83,7 @@ pub extern "C-unwind" fn _PG_init() {
         sql::untyped::look,
         columns::view::rewrite::look,
     ]);
+    server::planned::register(&[columns::search::plan::look]);
     server::started::register(&[columns::loose::look]);
     columns::view::copied::register();
     columns::renamed::register();
@@ -106,6 +107,7 @@ unsafe extern "C-unwind" fn shmem_request() {
     jobs::wake::request();
     slab::layout::request();
     catalog::known::request();
+    columns::search::plan::unserved::request();
     broker::shared::request();
     usage::shared::request();
     audit::ring::request();
@@ -123,6 +125,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     jobs::wake::startup();
     slab::startup();
     catalog::known::startup();
+    columns::search::plan::unserved::startup();
     broker::shared::startup();
     usage::shared::startup();
     usage::kept::startup();

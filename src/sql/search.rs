@@ -1,6 +1,7 @@
 //! Search: the terms that rows are looked up by.
 
 use crate::columns::search::lookups;
+use crate::columns::search::plan::{calls, unserved};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -11,6 +12,10 @@ sql_functions! {
         search_terms => lookups::search_terms;
     }
     Harmless {
+        explain_search => calls::explain_search;
+        on_terms => calls::on_terms;
+        on_terms_support => calls::on_terms_support;
+        unserved_searches => unserved::unserved_searches;
         recheck => lookups::recheck;
         recheck_support => lookups::recheck_support;
     }

@@ -14,8 +14,8 @@ use crate::columns::search::term::Maker;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::encoding::with_utf8;
-use crate::server::relation;
 use crate::server::varlena::Varlena;
+use crate::server::{enclosure, relation};
 use crate::session::{self, Permit};
 
 /// What a look-up names, and the type of what it looks for.
@@ -43,13 +43,14 @@ thread_local! {
     static FOUND: RefCell<(u64, HashMap<Asked, Rc<Found>>)> = RefCell::default();
 }
 
-/// The index that a call names with its first two arguments, and leave to look up by it.
+/// The index that a call names with its first two arguments, and leave to look up by it. None where the planner asks for an
+/// estimate and the key is not at hand: planning waits for nobody.
 fn found(
     call: Call,
     kind: Kind,
     type_oid: pg_sys::Oid,
     version: Option<usize>,
-) -> Result<(Rc<Found>, Permit)> {
+) -> Result<Option<(Rc<Found>, Permit)>> {
     // SAFETY: declared as regclass.
     let relation = unsafe { call.get::<pg_sys::Oid>(0) }.ok_or(Error::NullArgument("relation"))?;
     let attribute = call.datum(1).ok_or(Error::NullArgument("attribute"))?;
@@ -69,6 +70,7 @@ fn found(
         type_oid: type_oid.to_u32(),
         version,
     };
+    let asked_version = asked.version;
     let now = epoch::refresh(false);
     let known = FOUND.with_borrow_mut(|(epoch, found)| {
         if *epoch != now {
@@ -96,10 +98,16 @@ fn found(
             made
         }
     };
+    let is_estimate = asked_version.is_some() && enclosure::is_planning();
+    if is_estimate && !session::is_at_hand(found.id) {
+        return Ok(None);
+    }
     let permit = session::permit_search(found.id)?;
-    // Beside what it costs to make a term: who looks up, and how often.
-    permit.counter.decryption();
-    Ok((found, permit))
+    if !is_estimate {
+        // Beside what it costs to make a term: who looks up, and how often.
+        permit.counter.decryption();
+    }
+    Ok(Some((found, permit)))
 }
 
 fn look(
@@ -139,7 +147,9 @@ fn look(
 
 /// search_term(relation, attribute, value [, key_version]).
 pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
-    let (found, permit) = found(call, Kind::Equality, call.argument_type(2), Some(3))?;
+    let Some((found, permit)) = found(call, Kind::Equality, call.argument_type(2), Some(3))? else {
+        return Ok(call.null());
+    };
     let value = call.datum(2).ok_or(Error::NullArgument("value"))?;
     permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
@@ -152,7 +162,9 @@ pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
 pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: a look-up in the type catalog.
     let element = unsafe { pg_sys::get_base_element_type(call.argument_type(2)) };
-    let (found, permit) = found(call, Kind::Equality, element, Some(3))?;
+    let Some((found, permit)) = found(call, Kind::Equality, element, Some(3))? else {
+        return Ok(call.null());
+    };
     let values = call.datum(2).ok_or(Error::NullArgument("values"))?;
     let terms = permit.with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
         let prepared = found.maker.prepare(key);
@@ -208,7 +220,9 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
     if call.len() > 4 && call.datum(4).is_none() {
         return Err(Error::NullArgument("key_version"));
     }
-    let (found, permit) = found(call, Kind::Range, call.argument_type(2), Some(4))?;
+    let Some((found, permit)) = found(call, Kind::Range, call.argument_type(2), Some(4))? else {
+        return Ok(call.null());
+    };
     permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: both are of the type that the parser resolved, which the maker was made for.
@@ -218,7 +232,9 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
 
 /// pattern_terms(relation, attribute, pattern, escape [, key_version]).
 pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
-    let (found, permit) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))?;
+    let Some((found, permit)) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))? else {
+        return Ok(call.null());
+    };
     let pattern = call.datum(2).ok_or(Error::NullArgument("pattern"))?;
     let escape = call.text(3, "escape")?;
     let mut letters = escape.chars();

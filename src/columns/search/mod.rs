@@ -1,4 +1,5 @@
-//! Columns that are found by keyed terms: how terms are made, kept in step, and looked up.
+//! Columns that are found by keyed terms: how terms are made, looked up, and put into plans.
 
 pub mod lookups;
+pub mod plan;
 pub mod term;
