@@ -81,7 +81,7 @@ CREATE TABLE colcrypt.key (
     -- How often the worker rotates by itself; null is only when the cryptoperiod or a limit asks for it.
     rotation_interval interval CHECK (rotation_interval > '0'),
     -- How many values a version may encrypt, where an administrator wants fewer than the suite allows.
-    usage_bound bigint CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 ELSE 1::bigint << 56 END),
+    usage_bound bigint CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 WHEN 'xaes-256-gcm' THEN 1::bigint << 56 ELSE 1::bigint << 62 END),
     -- What is done to plaintexts before encryption; null is nothing.
     compression text CHECK (compression IN ('lz4')),
     created_at timestamptz NOT NULL DEFAULT now()
@@ -130,9 +130,11 @@ CREATE TABLE colcrypt.key_grant (
     can_encrypt boolean NOT NULL,
     can_decrypt boolean NOT NULL,
     can_manage boolean NOT NULL DEFAULT false,
+    -- Of search keys: to make the terms by which values are found.
+    can_search boolean NOT NULL DEFAULT false,
     PRIMARY KEY (key_id, grantee)
 );
-COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt with, decrypt with or manage a key; role 0 is PUBLIC';
+COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt with, decrypt with, search by or manage a key; role 0 is PUBLIC';
 
 CREATE TABLE colcrypt.keyring_grant (
     keyring_id uuid NOT NULL,
@@ -153,7 +155,8 @@ CREATE TABLE colcrypt.restored_grant (
     can_decrypt boolean,
     keyring_id uuid,
     can_create boolean,
-    can_manage boolean NOT NULL
+    can_manage boolean NOT NULL,
+    can_search boolean
 );
 COMMENT ON TABLE colcrypt.restored_grant IS
     'grants of a restored dump to roles that there are none of; colcrypt.restore_grants() tries them again';
@@ -170,8 +173,8 @@ BEGIN
         RETURN NEW;
     END IF;
     IF NEW.key_id IS NOT NULL THEN
-        INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage)
-        VALUES (NEW.key_id, role::regrole, NEW.can_encrypt, NEW.can_decrypt, NEW.can_manage) ON CONFLICT DO NOTHING;
+        INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage, can_search)
+        VALUES (NEW.key_id, role::regrole, NEW.can_encrypt, NEW.can_decrypt, NEW.can_manage, coalesce(NEW.can_search, false)) ON CONFLICT DO NOTHING;
     ELSE
         INSERT INTO colcrypt.keyring_grant (keyring_id, grantee, can_create, can_manage)
         VALUES (NEW.keyring_id, role::regrole, NEW.can_create, NEW.can_manage) ON CONFLICT DO NOTHING;
@@ -428,9 +431,9 @@ BEGIN
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant', 'WHERE false');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant', 'WHERE false');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.restored_grant', $filter$WHERE true
-        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), g.key_id, g.can_encrypt, g.can_decrypt, NULL, NULL, g.can_manage
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), g.key_id, g.can_encrypt, g.can_decrypt, NULL, NULL, g.can_manage, g.can_search
         FROM colcrypt.key_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
-        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage, NULL
         FROM colcrypt.keyring_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL$filter$);
     -- What was dropped leaves a bare number behind, which elsewhere may be another table's.
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.former_type_name',

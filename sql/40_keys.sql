@@ -85,7 +85,7 @@ COMMENT ON FUNCTION colcrypt.set_kek_cryptoperiod(text, interval) IS
 CREATE FUNCTION colcrypt.create_key(name text, keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_create_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
-    'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm; returns the key id';
+    'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm, and hmac-sha-256 for a search key; returns the key id';
 
 CREATE FUNCTION colcrypt.create_keys(names text[], keyring text, suite text DEFAULT 'aes-256-gcm') RETURNS int
     AS 'MODULE_PATHNAME', 'colcrypt_create_keys' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -101,7 +101,7 @@ CREATE FUNCTION colcrypt.grant_key(
         key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_grant_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
-    'lets a role encrypt with, decrypt with or manage a key; PUBLIC may be given the first two; says granted';
+    'lets a role encrypt with, decrypt with or manage a key, or search by a search key; PUBLIC may be given all but manage; says granted';
 
 CREATE FUNCTION colcrypt.revoke_key(
         key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text

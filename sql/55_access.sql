@@ -5,7 +5,8 @@ CREATE VIEW colcrypt.key_privileges AS
            CASE WHEN g.grantee::oid = 0 THEN 'PUBLIC' ELSE r.rolname END AS grantee,
            g.can_encrypt AS encrypt,
            g.can_decrypt AS decrypt,
-           g.can_manage AS manage
+           g.can_manage AS manage,
+           g.can_search AS search
     FROM colcrypt.key_grant g
     JOIN colcrypt.key k USING (key_id)
     LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee
@@ -30,11 +31,11 @@ GRANT SELECT ON colcrypt.keyring_privileges TO pg_monitor;
 CREATE FUNCTION colcrypt.has_key_privilege(role text, key text, privilege text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_has_key_privilege' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION colcrypt.has_key_privilege(text, text, text) IS
-    'whether a role (or PUBLIC) may encrypt, decrypt or manage; of a list with commas, any';
+    'whether a role (or PUBLIC) may encrypt, decrypt, search or manage; of a list with commas, any';
 CREATE FUNCTION colcrypt.has_key_privilege(key text, privilege text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_has_key_privilege' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION colcrypt.has_key_privilege(text, text) IS
-    'whether the current role may encrypt, decrypt or manage; of a list with commas, any';
+    'whether the current role may encrypt, decrypt, search or manage; of a list with commas, any';
 
 CREATE FUNCTION colcrypt.may_read_column(relation regclass, attribute name) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_may_read_column' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;

@@ -46,13 +46,13 @@ CREATE FUNCTION colcrypt.catalog_content() RETURNS jsonb
             -- Roles by name: by number they are others on another server.
             'grants', (SELECT coalesce(jsonb_agg(to_jsonb(g) ORDER BY g.grantee, g.key_id, g.keyring_id), '[]') FROM (
                 SELECT coalesce(r.rolname, 'PUBLIC') AS grantee, g.key_id, g.can_encrypt, g.can_decrypt, NULL::uuid AS keyring_id,
-                       NULL::boolean AS can_create, g.can_manage
+                       NULL::boolean AS can_create, g.can_manage, g.can_search
                 FROM colcrypt.key_grant g LEFT JOIN pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
                 UNION ALL
-                SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+                SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage, NULL
                 FROM colcrypt.keyring_grant g LEFT JOIN pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
                 UNION ALL
-                SELECT w.grantee, w.key_id, w.can_encrypt, w.can_decrypt, w.keyring_id, w.can_create, w.can_manage FROM colcrypt.restored_grant w) g),
+                SELECT w.grantee, w.key_id, w.can_encrypt, w.can_decrypt, w.keyring_id, w.can_create, w.can_manage, w.can_search FROM colcrypt.restored_grant w) g),
             'honeytokens', (SELECT coalesce(jsonb_agg(to_jsonb(h) ORDER BY h.key_id, h.tag), '[]') FROM colcrypt.honeytoken h),
             'columns', (SELECT coalesce(jsonb_agg(to_jsonb(o) ORDER BY o.schema, o.relation, o.attribute), '[]') FROM (
                 SELECT n.nspname AS schema, c.relname AS relation, p.attribute, k.name AS key, p.context, p.readers,

@@ -567,6 +567,8 @@ COMMENT ON FUNCTION colcrypt.encrypt_col("char", text, bytea) IS
     'encrypts a "char" under the named key, bound to a context that decrypt_col will need again';
 GRANT EXECUTE ON FUNCTION colcrypt.encrypt_col("char", text), colcrypt.encrypt_col("char", text, bytea) TO PUBLIC;
 
+-- A right to search, of search keys.
+ALTER TABLE colcrypt.key_grant ADD COLUMN can_search boolean NOT NULL DEFAULT false;
 -- Grants are dumped by name.
 CREATE TABLE colcrypt.restored_grant (
     grantee text COLLATE "C" NOT NULL,
@@ -575,7 +577,8 @@ CREATE TABLE colcrypt.restored_grant (
     can_decrypt boolean,
     keyring_id uuid,
     can_create boolean,
-    can_manage boolean NOT NULL
+    can_manage boolean NOT NULL,
+    can_search boolean
 );
 COMMENT ON TABLE colcrypt.restored_grant IS
     'grants of a restored dump to roles that there are none of; colcrypt.restore_grants() tries them again';
@@ -592,8 +595,8 @@ BEGIN
         RETURN NEW;
     END IF;
     IF NEW.key_id IS NOT NULL THEN
-        INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage)
-        VALUES (NEW.key_id, role::regrole, NEW.can_encrypt, NEW.can_decrypt, NEW.can_manage) ON CONFLICT DO NOTHING;
+        INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage, can_search)
+        VALUES (NEW.key_id, role::regrole, NEW.can_encrypt, NEW.can_decrypt, NEW.can_manage, coalesce(NEW.can_search, false)) ON CONFLICT DO NOTHING;
     ELSE
         INSERT INTO colcrypt.keyring_grant (keyring_id, grantee, can_create, can_manage)
         VALUES (NEW.keyring_id, role::regrole, NEW.can_create, NEW.can_manage) ON CONFLICT DO NOTHING;
@@ -624,9 +627,9 @@ BEGIN
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.key_grant', 'WHERE false');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.keyring_grant', 'WHERE false');
     PERFORM pg_catalog.pg_extension_config_dump('colcrypt.restored_grant', $filter$WHERE true
-        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), g.key_id, g.can_encrypt, g.can_decrypt, NULL, NULL, g.can_manage
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), g.key_id, g.can_encrypt, g.can_decrypt, NULL, NULL, g.can_manage, g.can_search
         FROM colcrypt.key_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
-        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+        UNION ALL SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage, NULL
         FROM colcrypt.keyring_grant g LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL$filter$);
 END
 $$;
@@ -1631,13 +1634,13 @@ CREATE FUNCTION colcrypt.catalog_content() RETURNS jsonb
             -- Roles by name: by number they are others on another server.
             'grants', (SELECT coalesce(jsonb_agg(to_jsonb(g) ORDER BY g.grantee, g.key_id, g.keyring_id), '[]') FROM (
                 SELECT coalesce(r.rolname, 'PUBLIC') AS grantee, g.key_id, g.can_encrypt, g.can_decrypt, NULL::uuid AS keyring_id,
-                       NULL::boolean AS can_create, g.can_manage
+                       NULL::boolean AS can_create, g.can_manage, g.can_search
                 FROM colcrypt.key_grant g LEFT JOIN pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
                 UNION ALL
-                SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage
+                SELECT coalesce(r.rolname, 'PUBLIC'), NULL, NULL, NULL, g.keyring_id, g.can_create, g.can_manage, NULL
                 FROM colcrypt.keyring_grant g LEFT JOIN pg_roles r ON r.oid = g.grantee WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL
                 UNION ALL
-                SELECT w.grantee, w.key_id, w.can_encrypt, w.can_decrypt, w.keyring_id, w.can_create, w.can_manage FROM colcrypt.restored_grant w) g),
+                SELECT w.grantee, w.key_id, w.can_encrypt, w.can_decrypt, w.keyring_id, w.can_create, w.can_manage, w.can_search FROM colcrypt.restored_grant w) g),
             'honeytokens', (SELECT coalesce(jsonb_agg(to_jsonb(h) ORDER BY h.key_id, h.tag), '[]') FROM colcrypt.honeytoken h),
             'columns', (SELECT coalesce(jsonb_agg(to_jsonb(o) ORDER BY o.schema, o.relation, o.attribute), '[]') FROM (
                 SELECT n.nspname AS schema, c.relname AS relation, p.attribute, k.name AS key, p.context, p.readers,
@@ -2271,3 +2274,27 @@ CREATE OR REPLACE VIEW colcrypt.rotation_schedule AS
     LEFT JOIN colcrypt.rotation_try t USING (key_id);
 COMMENT ON VIEW colcrypt.rotation_schedule IS
     'which active key the worker will rotate when and why, and what went wrong when it tried; a retry waits for retry_at; of key encryption keys and root keys see kek_schedule and root_schedule';
+
+-- Search keys: a suite, a right, and what is made of them.
+ALTER TABLE colcrypt.key DROP CONSTRAINT key_check,
+    ADD CONSTRAINT key_check CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 WHEN 'xaes-256-gcm' THEN 1::bigint << 56 ELSE 1::bigint << 62 END);
+COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt with, decrypt with, search by or manage a key; role 0 is PUBLIC';
+CREATE OR REPLACE VIEW colcrypt.key_privileges AS
+    SELECT k.name AS key,
+           CASE WHEN g.grantee::oid = 0 THEN 'PUBLIC' ELSE r.rolname END AS grantee,
+           g.can_encrypt AS encrypt,
+           g.can_decrypt AS decrypt,
+           g.can_manage AS manage,
+           g.can_search AS search
+    FROM colcrypt.key_grant g
+    JOIN colcrypt.key k USING (key_id)
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = g.grantee
+    WHERE g.grantee::oid = 0 OR r.oid IS NOT NULL;
+COMMENT ON FUNCTION colcrypt.has_key_privilege(text, text, text) IS
+    'whether a role (or PUBLIC) may encrypt, decrypt, search or manage; of a list with commas, any';
+COMMENT ON FUNCTION colcrypt.has_key_privilege(text, text) IS
+    'whether the current role may encrypt, decrypt, search or manage; of a list with commas, any';
+COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
+    'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm, and hmac-sha-256 for a search key; returns the key id';
+COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
+    'lets a role encrypt with, decrypt with or manage a key, or search by a search key; PUBLIC may be given all but manage; says granted';

@@ -46,6 +46,7 @@ fn claim(user: pg_sys::Oid, privilege: Privilege, grants: &[Grant]) -> Claim {
     let gives = |grant: &&Grant| match privilege {
         Privilege::Encrypt => grant.encrypt,
         Privilege::Decrypt => grant.decrypt,
+        Privilege::Search => grant.search,
         Privilege::Manage => grant.manage,
     };
     claim_of(user, grants.iter().filter(gives).map(|grant| grant.grantee))

@@ -319,7 +319,7 @@ struct Stored {
     created_at: i64,
     encrypts_until: Option<i64>,
     decrypts_until: Option<i64>,
-    grants: Vec<(u32, bool, bool, bool)>,
+    grants: Vec<(u32, bool, bool, bool, bool)>,
     guarded: Option<bool>,
 }
 
@@ -372,6 +372,7 @@ impl Stored {
                         grant.grantee.to_u32(),
                         grant.encrypt,
                         grant.decrypt,
+                        grant.search,
                         grant.manage,
                     )
                 })
@@ -415,10 +416,11 @@ impl Stored {
             grants: self
                 .grants
                 .into_iter()
-                .map(|(grantee, encrypt, decrypt, manage)| Grant {
+                .map(|(grantee, encrypt, decrypt, search, manage)| Grant {
                     grantee: pg_sys::Oid::from(grantee),
                     encrypt,
                     decrypt,
+                    search,
                     manage,
                 })
                 .collect(),

@@ -9,5 +9,6 @@ pub mod epoch;
 pub mod known;
 pub mod read;
 pub mod scan;
+pub mod search;
 pub mod type_names;
 pub mod uuid;

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use colcrypt_core::compression::Method;
+use colcrypt_core::suite::Purpose;
 use colcrypt_core::{
     KekId, KeyCheckValue, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId,
     WrapMethod,
@@ -29,6 +30,35 @@ pub struct Key {
     pub usage_bound: Option<i64>,
     /// How plaintexts are compressed before encryption, if at all.
     pub compression: Option<Method>,
+}
+
+impl Key {
+    /// Refuses a key whose suite is for something else.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`].
+    pub fn require(&self, purpose: Purpose) -> Result<()> {
+        if self.suite.purpose() == purpose {
+            return Ok(());
+        }
+        let (message, hint) = match purpose {
+            Purpose::Values => (
+                format!(
+                    "key \"{}\" is a search key, which encrypts nothing",
+                    self.name
+                ),
+                "For values use a key of suite aes-256-gcm or xaes-256-gcm.",
+            ),
+            Purpose::Search => (
+                format!("key \"{}\" is for values, and not a search key", self.name),
+                "Make one: SELECT colcrypt.create_key(name, keyring, suite => 'hmac-sha-256').",
+            ),
+        };
+        Err(Error::InvalidParameter {
+            message,
+            hint: hint.into(),
+        })
+    }
 }
 
 /// A version of a key, its DEK wrapped.
@@ -68,6 +98,7 @@ pub struct Grant {
     pub grantee: pg_sys::Oid,
     pub encrypt: bool,
     pub decrypt: bool,
+    pub search: bool,
     pub manage: bool,
 }
 
@@ -278,6 +309,11 @@ pub fn key_grants(key: KeyId) -> Result<Vec<Grant>> {
                 grantee: row.get("grantee")?,
                 encrypt: row.get("can_encrypt")?,
                 decrypt: row.get("can_decrypt")?,
+                // A catalog of an earlier release has no search keys.
+                search: match row.get("can_search") {
+                    Err(Error::CatalogOfOtherRelease(_)) => false,
+                    read => read?,
+                },
                 manage: row.get("can_manage")?,
             });
             Ok(())

@@ -17,4 +17,5 @@ pub mod renamed;
 mod row_context;
 pub mod row_key;
 pub mod sample;
+pub mod search;
 pub mod view;

@@ -1,5 +1,6 @@
 //! Registered columns.
 
+use colcrypt_core::suite::Purpose;
 use colcrypt_domain::binding::{Bound, Wanted};
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::rotation::Rotation;
@@ -181,7 +182,11 @@ impl Asked {
                 "a key's name says its keyring already",
                 "keyring goes with key_expression.",
             )),
-            (Some(key), None) => Ok(Under::Key(read::key_by_name(key)?)),
+            (Some(key), None) => {
+                let key = read::key_by_name(key)?;
+                key.require(Purpose::Values)?;
+                Ok(Under::Key(key))
+            }
             (None, Some(_)) => Ok(Under::Rows(row_key::keyring(self.keyring.as_deref())?)),
         }
     }

@@ -30,9 +30,7 @@ impl Object {
     /// The privileges on it. The table has a column for each: `can_` and the name.
     fn privileges(self) -> Vec<&'static str> {
         match self {
-            Self::Key(_) => [Privilege::Encrypt, Privilege::Decrypt, Privilege::Manage]
-                .map(Privilege::name)
-                .into(),
+            Self::Key(_) => Privilege::ALL.map(Privilege::name).into(),
             Self::Keyring(_) => [KeyringPrivilege::Create, KeyringPrivilege::Manage]
                 .map(KeyringPrivilege::name)
                 .into(),

@@ -1,6 +1,7 @@
-//! Who may encrypt with, decrypt with and manage a key.
+//! Who may encrypt with, decrypt with, search by and manage a key.
 
 use colcrypt_core::KeyId;
+use colcrypt_core::suite::Purpose;
 use colcrypt_domain::grants;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use crate::keys::approval::{self, Gated, Target};
 use crate::keys::grantee::{Given, Object, named_or_public, role_named, show_requests};
 use crate::rights;
 use crate::server::call::Call;
+use crate::server::roles;
 use crate::server::varlena::varlena_from;
 
 /// A privilege list and a role as GRANT would take them.
@@ -21,14 +23,29 @@ pub struct Grant {
     pub role: pg_sys::Oid,
     pub encrypt: bool,
     pub decrypt: bool,
+    pub search: bool,
     pub manage: bool,
 }
 
 impl Grant {
+    /// All that a key of its purpose can be used for, and the right to manage it: for who made it.
+    pub fn of_maker(key: Key) -> Self {
+        let values = key.suite.purpose() == Purpose::Values;
+        Self {
+            role: roles::current_user(),
+            encrypt: values,
+            decrypt: values,
+            search: !values,
+            manage: true,
+            key,
+        }
+    }
+
     fn privileges(&self) -> Vec<&'static str> {
         [
             (self.encrypt, Privilege::Encrypt),
             (self.decrypt, Privilege::Decrypt),
+            (self.search, Privilege::Search),
             (self.manage, Privilege::Manage),
         ]
         .into_iter()
@@ -59,6 +76,7 @@ fn grant_arguments(call: Call) -> Result<Grant> {
         role: role_named(&role_name)?,
         encrypt: privileges.contains(&Privilege::Encrypt),
         decrypt: privileges.contains(&Privilege::Decrypt),
+        search: privileges.contains(&Privilege::Search),
         manage: privileges.contains(&Privilege::Manage),
     })
 }
@@ -67,6 +85,12 @@ pub fn grant_key(call: Call) -> Result<pg_sys::Datum> {
     let grant = grant_arguments(call)?;
     let is_everybody = grant.role == pg_sys::Oid::INVALID;
     grants::refuse_public_manager(is_everybody, grant.manage, "key", &grant.key.name)?;
+    if grant.encrypt || grant.decrypt {
+        grant.key.require(Purpose::Values)?;
+    }
+    if grant.search {
+        grant.key.require(Purpose::Search)?;
+    }
     varlena_from(approval::gate(&GrantKey::of(&grant))?.as_bytes())
 }
 
@@ -101,7 +125,7 @@ pub fn has_key_privilege(call: Call) -> Result<pg_sys::Datum> {
     let role = if named {
         role_named(&call.text(0, "role")?)?
     } else {
-        crate::server::roles::current_user()
+        roles::current_user()
     };
     let at = usize::from(named);
     let key = read::key_by_name(&call.text(at, "key")?)?;
@@ -155,6 +179,7 @@ impl Gated for GrantKey {
             role: self.given.role(),
             encrypt: has(Privilege::Encrypt),
             decrypt: has(Privilege::Decrypt),
+            search: has(Privilege::Search),
             manage: has(Privilege::Manage),
         })?;
         Ok("granted".into())

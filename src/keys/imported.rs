@@ -362,8 +362,8 @@ fn take_grants(catalog: &Catalog) -> Result<()> {
         "DELETE FROM colcrypt.restored_grant g WHERE {of_imported} OR {of_keyrings}"
     ))?;
     catalog.execute(
-        "INSERT INTO colcrypt.restored_grant (grantee, key_id, can_encrypt, can_decrypt, keyring_id, can_create, can_manage) \
-         SELECT n.grantee, n.key_id, n.can_encrypt, n.can_decrypt, n.keyring_id, n.can_create, n.can_manage \
+        "INSERT INTO colcrypt.restored_grant (grantee, key_id, can_encrypt, can_decrypt, keyring_id, can_create, can_manage, can_search) \
+         SELECT n.grantee, n.key_id, n.can_encrypt, n.can_decrypt, n.keyring_id, n.can_create, n.can_manage, n.can_search \
          FROM jsonb_populate_recordset(NULL::colcrypt.restored_grant, $1->'grants') n",
     )?;
     Ok(())

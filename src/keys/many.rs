@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use colcrypt_core::suite::Purpose;
 use colcrypt_core::{KeyId, KeyState, KeyVersion, VersionId};
 use pgrx::pg_sys;
 
@@ -58,11 +59,12 @@ pub fn create_keys(call: Call) -> Result<pg_sys::Datum> {
     version::insert_first_versions(&ids, &rows, state)?;
     // As of each that create_key makes.
     spi::execute(
-        "INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_manage) \
-         SELECT unnest($1::bigint[]), $2::bigint::oid::regrole, true, true, true",
+        "INSERT INTO colcrypt.key_grant (key_id, grantee, can_encrypt, can_decrypt, can_search, can_manage) \
+         SELECT unnest($1::bigint[]), $2::bigint::oid::regrole, $3, $3, NOT $3, true",
         &[
             keys().into(),
             i64::from(roles::current_user().to_u32()).into(),
+            (suite.purpose() == Purpose::Values).into(),
         ],
     )?;
     show_requests(keyring.id)?;

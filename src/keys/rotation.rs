@@ -132,13 +132,7 @@ pub fn create_key(call: Call) -> Result<pg_sys::Datum> {
     version::insert_version(id, &row, state)?;
     // Who made it may use it, and may be revoked like anybody: there is no owner beyond the grants.
     let key = read::key_by_id(id.key)?;
-    grants::add(&Grant {
-        key: key.clone(),
-        role: crate::server::roles::current_user(),
-        encrypt: true,
-        decrypt: true,
-        manage: true,
-    })?;
+    grants::add(&Grant::of_maker(key.clone()))?;
     Act::new("create_key").key(&key).version(1).record()?;
     if waits {
         ask_for_activation(&key, KeyVersion::FIRST, "created")?;
@@ -225,7 +219,11 @@ pub fn ask_for_activation(key: &Key, version: KeyVersion, reason: &str) -> Resul
 
 /// A suite, by its name.
 pub fn suite_named(name: &str) -> Result<Suite> {
-    one_of(name, "suite", "aes-256-gcm, xaes-256-gcm")
+    one_of(
+        name,
+        "suite",
+        "aes-256-gcm, xaes-256-gcm, and for search keys hmac-sha-256",
+    )
 }
 
 fn one_of<T: std::str::FromStr>(text: &str, what: &str, choices: &str) -> Result<T> {

@@ -125,6 +125,11 @@ impl Knowledge {
         Ok(guarded)
     }
 
+    /// Whether the role at hand has the privilege; nothing is recorded.
+    pub fn may(&mut self, key: &Key, privilege: Privilege) -> Result<bool> {
+        rights::may(roles::current_user(), key, privilege)
+    }
+
     /// Refuses a role without the privilege.
     pub fn check(&mut self, key: &Key, privilege: Privilege) -> Result<()> {
         let user = roles::current_user();

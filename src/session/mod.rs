@@ -21,7 +21,9 @@ use std::collections::HashMap;
 use colcrypt_core::compression::Method;
 use colcrypt_core::nonce::NoncePool;
 use colcrypt_core::slab_index::SlotKey;
+use colcrypt_core::suite::Purpose;
 use colcrypt_core::{DataCipher, KeyId, KeyVersion, Suite, VersionId, wipe_dead_stack};
+use colcrypt_search::SearchKey;
 use knowledge::Knowledge;
 use pgrx::pg_sys;
 use place::{Cipher, Identity, fill};
@@ -101,6 +103,22 @@ impl Permit {
         }
     }
 
+    /// As [`with`](Self::with), of a search key.
+    ///
+    /// # Errors
+    /// What is in the way of the key then.
+    pub fn with_terms<R>(&self, mut body: impl FnMut(&SearchKey) -> R) -> Result<R> {
+        let (mut place, mut serial) = (self.place, self.serial);
+        let mut is_first = true;
+        loop {
+            if let Some(done) = place.searching(serial, &mut body) {
+                return Ok(done);
+            }
+            (place, serial) = self.once_more(is_first)?;
+            is_first = false;
+        }
+    }
+
     /// The cipher as it is now; an error for one that was wiped twice.
     #[cold]
     #[inline(never)]
@@ -127,6 +145,7 @@ struct Session {
     /// Permits that were given out, for a query that meets many keys and for the next statement.
     encrypting: HashMap<String, Permit>,
     decrypting: HashMap<VersionId, Permit>,
+    searching: HashMap<VersionId, Permit>,
     places: Vec<&'static Cipher>,
     by_version: HashMap<Identity, usize>,
     next_place: usize,
@@ -324,6 +343,56 @@ pub fn branch(id: VersionId) -> Option<Branch> {
     })
 }
 
+/// A version of a search key, for a look-up by the role at hand.
+///
+/// # Errors
+/// As [`permit_decrypt`].
+pub fn permit_search(id: VersionId) -> Result<Permit> {
+    let epoch = refresh();
+    let given = SESSION.with_borrow_mut(|session| renew(session.searching.get_mut(&id), epoch));
+    if let Some(permit) = given {
+        return Ok(permit);
+    }
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
+    let permit = permit(epoch, &key, id.version, Privilege::Search)?;
+    SESSION.with_borrow_mut(|session| {
+        if session.searching.len() >= CIPHERS {
+            session.searching.clear();
+        }
+        session.searching.insert(id, permit);
+    });
+    Ok(permit)
+}
+
+/// Whether the role at hand may look up by a version of a search key now, with that key in reach without a call to the
+/// provider or anybody's wait. Nothing is loaded, and nothing recorded: for plans.
+pub fn may_search(id: VersionId) -> bool {
+    let epoch = refresh();
+    let asked = || -> Result<bool> {
+        let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
+        let row = SESSION.with_borrow_mut(|session| session.catalog.version(&key, id.version))?;
+        if key.suite.purpose() != Purpose::Search || !row.may_decrypt() {
+            return Ok(false);
+        }
+        let until = by_wall_clock(row.decrypts_until);
+        Ok(within(until, &key, id.version, Privilege::Search).is_ok()
+            && SESSION.with_borrow_mut(|session| session.catalog.may(&key, Privilege::Search))?)
+    };
+    let _ = epoch;
+    asked().unwrap_or(false)
+}
+
+/// A version of a search key for the terms of values that are written, whoever writes them. The caller lets nobody
+/// else's code run while it has the permit, and shows nobody the terms.
+///
+/// # Errors
+/// Unknown key, a state in which it is not used, or no key to be had.
+pub fn permit_terms(id: VersionId) -> Result<Permit> {
+    let epoch = refresh();
+    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
+    unchecked(epoch, &key, id.version, Privilege::Search)
+}
+
 fn permit(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -> Result<Permit> {
     SESSION.with_borrow_mut(|session| session.catalog.check(key, privilege))?;
     if privilege == Privilege::Encrypt {
@@ -342,7 +411,7 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
     check_state(key, &row, privilege)?;
     let until = match privilege {
         Privilege::Encrypt => by_wall_clock(row.encrypts_until),
-        Privilege::Decrypt | Privilege::Manage => None,
+        Privilege::Decrypt | Privilege::Search | Privilege::Manage => None,
     };
     within(until, key, version, privilege)?;
     let guarded = privilege == Privilege::Decrypt
@@ -369,9 +438,15 @@ fn unchecked(epoch: u64, key: &Key, version: KeyVersion, privilege: Privilege) -
 }
 
 fn check_state(key: &Key, row: &KeyVersionRow, privilege: Privilege) -> Result<()> {
+    match privilege {
+        Privilege::Encrypt | Privilege::Decrypt => key.require(Purpose::Values)?,
+        Privilege::Search => key.require(Purpose::Search)?,
+        Privilege::Manage => {}
+    }
     let allowed = match privilege {
         Privilege::Encrypt => row.state.may_encrypt(),
-        Privilege::Decrypt => row.may_decrypt(),
+        // Terms of rows that are there are asked for under the version that made them, which may have been relieved.
+        Privilege::Decrypt | Privilege::Search => row.may_decrypt(),
         // Managing a key uses none of its versions.
         Privilege::Manage => false,
     };
@@ -555,6 +630,7 @@ fn refresh() -> u64 {
             session.met.clear();
             session.encrypting.clear();
             session.decrypting.clear();
+            session.searching.clear();
             session.sweep();
         });
     }

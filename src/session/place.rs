@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::Relaxed;
 
+use colcrypt_core::suite::Purpose;
 use colcrypt_core::{DataCipher, DataKey, KeyCheckValue, Suite, VersionId};
+use colcrypt_search::SearchKey;
 
 use crate::server::clock;
 use crate::server::hidden::{self, Blocks, Hold};
@@ -12,12 +14,18 @@ use crate::slab::SlotMeta;
 /// A key version and which key it is: see [`SlotKey`].
 pub type Identity = (VersionId, KeyCheckValue);
 
+/// A key, expanded for what its suite is for.
+pub enum Ready {
+    Values(DataCipher),
+    Search(SearchKey),
+}
+
 /// A cipher and the slab slot it stands for. Places are never freed, only refilled, so a pointer to
 /// one stays valid for the life of the process; `serial` tells whether it still is the same cipher.
 pub struct Cipher {
     pub serial: Cell<u64>,
     pub version: Cell<Option<Identity>>,
-    pub cipher: RefCell<Option<DataCipher>>,
+    pub cipher: RefCell<Option<Ready>>,
     pub meta: Cell<Option<&'static SlotMeta>>,
     pub generation: Cell<u64>,
     pub hard_expiry_ms: Cell<i64>,
@@ -42,14 +50,34 @@ impl Cipher {
         }
     }
 
-    /// Uses the cipher; none when it was wiped since, by the watch.
+    /// Uses the cipher; none when it was wiped since, by the watch, or is a search key.
     #[inline(always)]
     pub fn using<R>(&'static self, serial: u64, body: impl FnOnce(&DataCipher) -> R) -> Option<R> {
+        self.held(serial, |ready| match ready {
+            Ready::Values(cipher) => Some(body(cipher)),
+            Ready::Search(_) => None,
+        })
+    }
+
+    /// Uses the search key; none when it was wiped since, or is a cipher.
+    pub fn searching<R>(
+        &'static self,
+        serial: u64,
+        body: impl FnOnce(&SearchKey) -> R,
+    ) -> Option<R> {
+        self.held(serial, |ready| match ready {
+            Ready::Search(key) => Some(body(key)),
+            Ready::Values(_) => None,
+        })
+    }
+
+    #[inline(always)]
+    fn held<R>(&'static self, serial: u64, body: impl FnOnce(&Ready) -> Option<R>) -> Option<R> {
         let _hold = Hold::new(&self.memory);
         if self.serial.get() != serial {
             return None;
         }
-        let done = self.cipher.borrow().as_ref().map(body);
+        let done = self.cipher.borrow().as_ref().and_then(body);
         // Round keys left there would go to memory with the next signal, and stay until something else needs the place.
         hidden::wipe_registers();
         done
@@ -120,5 +148,8 @@ impl Cipher {
 /// In a frame of its own, so that what it leaves on the stack can be wiped by whoever calls it.
 #[inline(never)]
 pub fn fill(place: &Cipher, suite: Suite, data_key: &DataKey) {
-    *place.cipher.borrow_mut() = Some(DataCipher::new(suite, data_key));
+    *place.cipher.borrow_mut() = Some(match suite.purpose() {
+        Purpose::Values => Ready::Values(DataCipher::new(suite, data_key)),
+        Purpose::Search => Ready::Search(SearchKey::new(data_key.expose())),
+    });
 }

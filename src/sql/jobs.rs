@@ -1,6 +1,7 @@
 //! Jobs: re-encryptions asked for by hand; any job paused, resumed, cancelled and tried again.
 
 use colcrypt_core::KeyId;
+use colcrypt_core::suite::Purpose;
 use colcrypt_domain::binding;
 use pgrx::{IntoDatum, pg_sys};
 
@@ -82,6 +83,7 @@ fn verify_column(call: Call) -> Result<pg_sys::Datum> {
 fn move_column(call: Call) -> Result<pg_sys::Datum> {
     let (table, attribute) = registered::target(call)?;
     let to = read::key_by_name(&call.text(2, "key")?)?;
+    to.require(Purpose::Values)?;
     // SAFETY: declared as boolean.
     let fire_triggers = unsafe { call.get::<bool>(3) }.unwrap_or(false);
     // SAFETY: as above.

@@ -2,15 +2,18 @@
 //!
 //! A key check value says that a key is the one that it was. A canary says that what it sealed can be read: the whole
 //! way from the wrapped key to a plaintext, in the format that rows are in, without a row of anybody's. A check of the
-//! keys reads it, and so does a rehearsal of recovery, with nothing but a backup.
+//! keys reads it, and so does a rehearsal of recovery, with nothing but a backup. A search key encrypts nothing: its canary is the
+//! HMAC of the same text with the version's identity.
 
 use std::fmt;
+
+use aws_lc_rs::hmac;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     CryptoError, DataCipher, DataKey, Header, PlaintextType, Suite, Value, VersionId,
-    secret::fill_random,
+    secret::fill_random, suite::Purpose,
 };
 
 /// What every canary says.
@@ -43,6 +46,11 @@ impl Canary {
     /// # Errors
     /// [`CryptoError::Random`] when no nonce can be drawn.
     pub fn seal(id: VersionId, suite: Suite, key: &DataKey) -> Result<Self, CryptoError> {
+        if suite.purpose() == Purpose::Search {
+            return Ok(Self(
+                hmac::sign(&mac_key(key), &mac_text(id)).as_ref().to_vec(),
+            ));
+        }
         let header = Header {
             suite,
             key: id.key,
@@ -68,6 +76,11 @@ impl Canary {
     /// [`CryptoError::Mismatch`] for what is no value of this version, or says something else;
     /// [`CryptoError::Authentication`] for one that was altered or sealed with another key.
     pub fn verify(&self, id: VersionId, suite: Suite, key: &DataKey) -> Result<(), CryptoError> {
+        if suite.purpose() == Purpose::Search {
+            // In constant time.
+            return hmac::verify(&mac_key(key), &mac_text(id), &self.0)
+                .map_err(|_| CryptoError::Authentication);
+        }
         let value = Value::parse(&self.0).map_err(|_| CryptoError::Mismatch)?;
         if (value.header.key, value.header.version) != (id.key, id.version) {
             return Err(CryptoError::Mismatch);
@@ -80,6 +93,18 @@ impl Canary {
             Err(CryptoError::Mismatch)
         }
     }
+}
+
+fn mac_key(key: &DataKey) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, key.expose())
+}
+
+/// No term is made of such bytes: those begin with a label of their own (`colcrypt-search`).
+fn mac_text(id: VersionId) -> Vec<u8> {
+    let mut text = CANARY_TEXT.to_vec();
+    text.extend(id.key.0.to_be_bytes());
+    text.extend(id.version.number().to_be_bytes());
+    text
 }
 
 impl fmt::Debug for Canary {
@@ -138,6 +163,21 @@ mod tests {
                 assert!(cut.verify(id(3), suite, &key).is_err(), "cut at {at}");
             }
         }
+    }
+
+    #[test]
+    fn a_search_keys_canary_is_a_mac() {
+        let (key, other) = (DataKey::generate().unwrap(), DataKey::generate().unwrap());
+        let suite = Suite::HmacSha256;
+        let canary = Canary::seal(id(3), suite, &key).unwrap();
+        canary.verify(id(3), suite, &key).unwrap();
+        for (id, key) in [(id(3), &other), (id(4), &key)] {
+            assert_eq!(
+                canary.verify(id, suite, key),
+                Err(CryptoError::Authentication)
+            );
+        }
+        assert!(canary.verify(id(3), Suite::Aes256Gcm, &key).is_err());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct DataCipher(Aead);
 enum Aead {
     Aes256Gcm(LessSafeKey),
     Xaes256Gcm(Xaes),
+    /// Of a suite that encrypts nothing: whatever is asked of it is refused.
+    None,
 }
 
 impl Aead {
@@ -38,6 +40,7 @@ impl Aead {
         match suite {
             Suite::Aes256Gcm => Self::Aes256Gcm(gcm(key)),
             Suite::Xaes256Gcm => Self::Xaes256Gcm(Xaes::new(key)),
+            Suite::HmacSha256 => Self::None,
         }
     }
 
@@ -57,6 +60,7 @@ impl Aead {
             Self::Xaes256Gcm(xaes) => xaes.with_derived(nonce, |key, nonce| {
                 seal_with(key, nonce, aad, plaintext, out, tag)
             }),
+            Self::None => Err(Unspecified),
         }
     }
 
@@ -77,6 +81,7 @@ impl Aead {
             Self::Xaes256Gcm(xaes) => xaes.with_derived(nonce, |key, nonce| {
                 key.open_separate_gather(nonce, aad, ciphertext, tag, out)
             }),
+            Self::None => Err(Unspecified),
         }
     }
 }
@@ -90,6 +95,7 @@ impl DataCipher {
         match self.0 {
             Aead::Aes256Gcm(_) => Suite::Aes256Gcm,
             Aead::Xaes256Gcm(_) => Suite::Xaes256Gcm,
+            Aead::None => Suite::HmacSha256,
         }
     }
 

@@ -58,10 +58,10 @@ impl Grantee<'_> {
 /// # Errors
 /// [`Error::InvalidParameter`] for none.
 pub fn privilege_named(name: &str) -> Result<Privilege> {
-    [Privilege::Encrypt, Privilege::Decrypt, Privilege::Manage]
+    Privilege::ALL
         .into_iter()
         .find(|privilege| privilege.name() == name)
-        .ok_or_else(|| unknown(name, "Privileges are encrypt, decrypt and manage."))
+        .ok_or_else(|| unknown(name, "Privileges are encrypt, decrypt, search and manage."))
 }
 
 /// The privileges on a key with these names. A null is none.

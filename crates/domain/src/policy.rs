@@ -109,7 +109,7 @@ mod tests {
     const DAY: Interval = [0, 1, 0];
 
     fn suites() -> Vec<Suite> {
-        (0..=u8::MAX).filter_map(Suite::from_number).collect()
+        vec![Suite::Aes256Gcm, Suite::Xaes256Gcm, Suite::HmacSha256]
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! encrypt_column and decrypt_column: who may order a migration, what it would do, and the order itself.
 
+use colcrypt_core::suite::Purpose;
 use colcrypt_domain::binding::{Bound, Wanted, accepted};
 use colcrypt_domain::migration::effects::{self, TakeOver};
 use colcrypt_domain::migration::survey::{Line, losses, refuse};
@@ -86,6 +87,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     registration::refuse_foreign_table(table)?;
     reach::refuse_hidden_rows_of(table)?;
     let key = read::key_by_name(&call.text(2, "key")?)?;
+    key.require(Purpose::Values)?;
     rights::require(&key, Privilege::Manage)?;
     rights::require(&key, Privilege::Encrypt)?;
     // SAFETY: declared as text, text[], boolean and name.

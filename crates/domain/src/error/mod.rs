@@ -50,14 +50,19 @@ impl KeyringPrivilege {
 pub enum Privilege {
     Encrypt,
     Decrypt,
+    /// To make the terms by which encrypted values are found.
+    Search,
     Manage,
 }
 
 impl Privilege {
+    pub const ALL: [Self; 4] = [Self::Encrypt, Self::Decrypt, Self::Search, Self::Manage];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
+            Self::Search => "search",
             Self::Manage => "manage",
         }
     }

@@ -1,0 +1,227 @@
+//! The terms that a query looks rows up by: search_term and its relatives. Each asks for the right to search and counts the look-up.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_void};
+use std::rc::Rc;
+
+use colcrypt_core::VersionId;
+use colcrypt_search::Kind;
+use pgrx::pg_sys;
+
+use crate::catalog::{epoch, read, search};
+use crate::columns::search::term::Maker;
+use crate::error::{Error, Result};
+use crate::server::call::Call;
+use crate::server::relation;
+use crate::session::{self, Permit};
+
+/// What a look-up names, and the type of what it looks for.
+#[derive(PartialEq, Eq, Hash)]
+struct Asked {
+    relation: u32,
+    attribute: Vec<u8>,
+    kind: Kind,
+    type_oid: u32,
+    /// None for the one that look-ups use.
+    version: Option<i32>,
+}
+
+/// What it comes to.
+struct Found {
+    maker: Maker,
+    id: VersionId,
+}
+
+/// More of them than a query has conditions.
+const KEPT: usize = 1024;
+
+thread_local! {
+    /// Good in this epoch.
+    static FOUND: RefCell<(u64, HashMap<Asked, Rc<Found>>)> = RefCell::default();
+}
+
+/// The index that a call names with its first two arguments, and leave to look up by it.
+fn found(
+    call: Call,
+    kind: Kind,
+    type_oid: pg_sys::Oid,
+    version: Option<usize>,
+) -> Result<(Rc<Found>, Permit)> {
+    // SAFETY: declared as regclass.
+    let relation = unsafe { call.get::<pg_sys::Oid>(0) }.ok_or(Error::NullArgument("relation"))?;
+    let attribute = call.datum(1).ok_or(Error::NullArgument("attribute"))?;
+    // SAFETY: declared as name, which ends with NUL.
+    let attribute = unsafe { CStr::from_ptr(attribute.cast_mut_ptr()) };
+    let version = match version {
+        // SAFETY: declared as int.
+        Some(at) if at < call.len() => {
+            Some(unsafe { call.get::<i32>(at) }.ok_or(Error::NullArgument("key_version"))?)
+        }
+        _ => None,
+    };
+    let asked = Asked {
+        relation: relation.to_u32(),
+        attribute: attribute.to_bytes().to_vec(),
+        kind,
+        type_oid: type_oid.to_u32(),
+        version,
+    };
+    let now = epoch::refresh(false);
+    let known = FOUND.with_borrow_mut(|(epoch, found)| {
+        if *epoch != now {
+            *epoch = now;
+            found.clear();
+        }
+        found.get(&asked).cloned()
+    });
+    let found = match known {
+        Some(found) => found,
+        None => {
+            let made = Rc::new(look(
+                relation,
+                &attribute.to_string_lossy(),
+                kind,
+                type_oid,
+                version,
+            )?);
+            FOUND.with_borrow_mut(|(_, found)| {
+                if found.len() >= KEPT {
+                    found.clear();
+                }
+                found.insert(asked, made.clone());
+            });
+            made
+        }
+    };
+    let permit = session::permit_search(found.id)?;
+    // Beside what it costs to make a term: who looks up, and how often.
+    permit.counter.decryption();
+    Ok((found, permit))
+}
+
+fn look(
+    relation: pg_sys::Oid,
+    attribute: &str,
+    kind: Kind,
+    type_oid: pg_sys::Oid,
+    version: Option<i32>,
+) -> Result<Found> {
+    let shown = relation::shown(relation)?;
+    let refused = |what: &str| {
+        Error::Column {
+        message: format!(
+            "column {} of table {shown} has no search index of kind {kind}{what}",
+            pgrx::spi::quote_identifier(attribute),
+        ),
+        hint: "Make one with colcrypt.create_search_index, and name the table that the column is registered of.".into(),
+    }
+    };
+    let index = search::index_of(relation, attribute, kind)?.ok_or_else(|| refused(""))?;
+    let companion = match version.map(read::version).transpose()? {
+        Some(version) => index.under(version),
+        None => index.usable(),
+    };
+    let Some(companion) = companion else {
+        return Err(refused(match version {
+            Some(_) => " under that version of its key",
+            None => " that is ready",
+        }));
+    };
+    let id = index.version_of(companion);
+    Ok(Found {
+        maker: Maker::new(&index, type_oid)?,
+        id,
+    })
+}
+
+/// search_term(relation, attribute, value [, key_version]).
+pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
+    let (found, permit) = found(call, Kind::Equality, call.argument_type(2), Some(3))?;
+    let value = call.datum(2).ok_or(Error::NullArgument("value"))?;
+    permit.with_terms(|key| {
+        let prepared = found.maker.prepare(key);
+        // SAFETY: the type that the parser resolved, which the maker was made for.
+        unsafe { found.maker.term(&prepared, value) }
+    })?
+}
+
+/// search_terms(relation, attribute, values [, key_version]).
+pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: a look-up in the type catalog.
+    let element = unsafe { pg_sys::get_base_element_type(call.argument_type(2)) };
+    let (found, permit) = found(call, Kind::Equality, element, Some(3))?;
+    let values = call.datum(2).ok_or(Error::NullArgument("values"))?;
+    let terms = permit.with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
+        let prepared = found.maker.prepare(key);
+        let mut terms = Vec::new();
+        for value in elements(values, element).into_iter().flatten() {
+            // SAFETY: an element of the array, whose type the maker was made for.
+            terms.push(unsafe { found.maker.term(&prepared, value)? });
+        }
+        Ok(terms)
+    })??;
+    let mut terms = terms;
+    // SAFETY: an array of bytea, a varlena of int alignment, of as many elements.
+    let array = unsafe {
+        pg_sys::construct_array(
+            terms.as_mut_ptr(),
+            terms.len() as i32,
+            pg_sys::BYTEAOID,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as std::ffi::c_char,
+        )
+    };
+    Ok(pg_sys::Datum::from(array))
+}
+
+/// The elements of an array of this type; none for a null.
+fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Datum>> {
+    let (mut length, mut by_value, mut align) = (0, false, 0);
+    let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: the array is one of this element type, by the call's declaration; what is made of it is the server's memory, which
+    // lives as long as the call's.
+    unsafe {
+        pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
+        let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            i32::from(length),
+            by_value,
+            align,
+            &raw mut values,
+            &raw mut nulls,
+            &raw mut count,
+        );
+        (0..count as usize)
+            .map(|at| (!*nulls.add(at)).then(|| *values.add(at)))
+            .collect()
+    }
+}
+
+/// recheck(condition): the condition itself.
+pub fn recheck(call: Call) -> Result<pg_sys::Datum> {
+    Ok(match call.datum(0) {
+        Some(condition) => condition,
+        None => call.null(),
+    })
+}
+
+/// recheck's support function: the condition on terms beside it says how many rows there are, so it lets all of them pass.
+pub fn recheck_support(call: Call) -> Result<pg_sys::Datum> {
+    let nothing = pg_sys::Datum::from(std::ptr::null_mut::<c_void>());
+    let Some(request) = call.datum(0) else {
+        return Ok(nothing);
+    };
+    let node = request.cast_mut_ptr::<pg_sys::Node>();
+    // SAFETY: the planner passes a node of one of its requests, whose tag says which.
+    unsafe {
+        if (*node).type_ != pg_sys::NodeTag::T_SupportRequestSelectivity {
+            return Ok(nothing);
+        }
+        (*node.cast::<pg_sys::SupportRequestSelectivity>()).selectivity = 1.0;
+    }
+    Ok(request)
+}

@@ -1,0 +1,180 @@
+//! Terms of SQL values: from a datum of a known type to what a companion holds.
+
+use std::ffi::CStr;
+
+use colcrypt_search::{Class, Label, Pipeline, Prepared, SearchKey, TermBits, Value};
+use pgrx::pg_sys;
+use zeroize::Zeroize;
+
+use crate::catalog::search::SearchIndex;
+use crate::error::{Error, Result};
+use crate::server::encoding::with_utf8;
+use crate::server::types;
+use crate::server::varlena::{Varlena, varlena_from};
+
+/// What equality and order mean for the values of a type; none for a type that is not searched by terms. Of a domain, those of
+/// the type under it.
+pub fn class_of(type_oid: pg_sys::Oid) -> Option<Class> {
+    // SAFETY: a look-up in the type catalog.
+    let base = unsafe { pg_sys::getBaseType(type_oid) };
+    Some(match base {
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Class::Int,
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Class::Float,
+        pg_sys::NUMERICOID => Class::Numeric,
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => Class::Text,
+        pg_sys::BPCHAROID => Class::Bpchar,
+        pg_sys::BYTEAOID => Class::Bytea,
+        pg_sys::UUIDOID => Class::Uuid,
+        pg_sys::DATEOID => Class::Date,
+        pg_sys::TIMESTAMPOID => Class::Timestamp,
+        pg_sys::TIMESTAMPTZOID => Class::Timestamptz,
+        pg_sys::TIMEOID => Class::Time,
+        pg_sys::INTERVALOID => Class::Interval,
+        _ => return None,
+    })
+}
+
+/// Makes the terms of an index of values of one type. It holds no key: who has one lends it for as long as the making takes.
+pub struct Maker {
+    base_type: pg_sys::Oid,
+    label: Label,
+    bits: TermBits,
+}
+
+/// What a value is to an index.
+fn corrupt(what: impl ToString) -> Error {
+    Error::CatalogCorrupt(format!("a search index: {}", what.to_string()))
+}
+
+impl Maker {
+    /// # Errors
+    /// For a type whose values are not of the index's class, and an index that this release does not know how to make.
+    pub fn new(index: &SearchIndex, type_oid: pg_sys::Oid) -> Result<Self> {
+        if class_of(type_oid) != Some(index.class) {
+            return Err(Error::InvalidParameter {
+                message: format!(
+                    "values of type {} are not compared with those of column {}, which are of class {}",
+                    types::type_name(type_oid),
+                    index.attribute,
+                    index.class
+                ),
+                hint: "Cast the value to the type that the column was registered with.".into(),
+            });
+        }
+        let pipeline = Pipeline::parse(&index.normalise).map_err(corrupt)?;
+        let label = Label::new(
+            index.terms_of(),
+            index.kind,
+            index.class,
+            pipeline,
+            index.normaliser_version,
+        )
+        .map_err(corrupt)?;
+        Ok(Self {
+            // SAFETY: a look-up in the type catalog.
+            base_type: unsafe { pg_sys::getBaseType(type_oid) },
+            label,
+            bits: TermBits::new(index.bits).map_err(corrupt)?,
+        })
+    }
+
+    /// The key with what this index's terms have in common taken in: for many values in a row.
+    pub fn prepare(&self, key: &SearchKey) -> Prepared {
+        key.prepare(&self.label)
+    }
+
+    /// What the companion holds of a value: a bytea, or an array of numbers.
+    ///
+    /// # Errors
+    /// Of the value's conversion to UTF-8, and of memory.
+    ///
+    /// # Safety
+    /// `value` is a datum of the type that this was made for.
+    pub unsafe fn term(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
+        // SAFETY: the caller's promise.
+        unsafe { self.equality(prepared, value) }
+    }
+
+    /// # Safety
+    /// As [`term`](Self::term).
+    unsafe fn equality(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            with_value(self.base_type, value, |value| {
+                let term = prepared.equality_of(value, self.bits).map_err(corrupt)?;
+                varlena_from(term.as_bytes())
+            })
+        }
+    }
+}
+
+/// Gives `body` a value as the library has it, in UTF-8.
+///
+/// # Safety
+/// `datum` is of the base type.
+unsafe fn with_value<R>(
+    base_type: pg_sys::Oid,
+    datum: pg_sys::Datum,
+    body: impl FnOnce(Value<'_>) -> Result<R>,
+) -> Result<R> {
+    let word = datum.value();
+    // SAFETY: the caller vouches for the type.
+    unsafe {
+        match base_type {
+            pg_sys::INT2OID => body(Value::Int(i64::from(word as i16))),
+            pg_sys::INT4OID => body(Value::Int(i64::from(word as i32))),
+            pg_sys::INT8OID => body(Value::Int(word as i64)),
+            pg_sys::FLOAT4OID => body(Value::Float(f64::from(f32::from_bits(word as u32)))),
+            pg_sys::FLOAT8OID => body(Value::Float(f64::from_bits(word as u64))),
+            pg_sys::DATEOID => body(Value::Date(word as i32)),
+            pg_sys::TIMESTAMPOID => body(Value::Timestamp(word as i64)),
+            pg_sys::TIMESTAMPTZOID => body(Value::Timestamptz(word as i64)),
+            pg_sys::TIMEOID => body(Value::Time(word as i64)),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => {
+                with_text(datum, |text| body(Value::Text(text)))
+            }
+            pg_sys::BPCHAROID => with_text(datum, |text| body(Value::Bpchar(text))),
+            pg_sys::BYTEAOID => body(Value::Bytea(Varlena::from_datum(datum).bytes())),
+            pg_sys::UUIDOID => body(Value::Uuid(*datum.cast_mut_ptr::<[u8; 16]>())),
+            pg_sys::INTERVALOID => {
+                let interval = *datum.cast_mut_ptr::<pg_sys::Interval>();
+                body(Value::Interval {
+                    months: interval.month,
+                    days: interval.day,
+                    micros: interval.time,
+                })
+            }
+            pg_sys::NUMERICOID => {
+                let written = pg_sys::OidOutputFunctionCall(pg_sys::F_NUMERIC_OUT.into(), datum);
+                let outcome = match CStr::from_ptr(written).to_str() {
+                    Ok(text) => body(Value::Numeric(text)),
+                    Err(_) => Err(corrupt("a number")),
+                };
+                std::slice::from_raw_parts_mut(
+                    written.cast::<u8>(),
+                    CStr::from_ptr(written).count_bytes(),
+                )
+                .zeroize();
+                pg_sys::pfree(written.cast());
+                outcome
+            }
+            other => Err(Error::NoBinaryIo(format!(
+                "by which values of type {} are searched",
+                types::type_name(other)
+            ))),
+        }
+    }
+}
+
+/// # Safety
+/// `datum` is text-like.
+unsafe fn with_text<R>(datum: pg_sys::Datum, body: impl FnOnce(&str) -> Result<R>) -> Result<R> {
+    // SAFETY: the caller's promise.
+    let text = unsafe { Varlena::from_datum(datum) };
+    with_utf8(text.bytes(), |bytes| match std::str::from_utf8(bytes) {
+        Ok(text) => body(text),
+        Err(_) => Err(Error::PlaintextInvalid {
+            type_name: "text".into(),
+        }),
+    })
+}
