@@ -1,21 +1,5 @@
 -- Search indexes made, kept and dropped. What look-ups are made of is in 57_search.sql.
 
--- Beside a job what it has to do with a search index: its attribute is the companion's. Not dumped, as jobs are not.
-CREATE TABLE colcrypt.search_job (
-    job_id bigint PRIMARY KEY,
-    search_index_id uuid NOT NULL,
-    -- The version whose companion is made.
-    key_version int,
-    -- Whether companions that are retired go.
-    drops boolean NOT NULL DEFAULT false,
-    -- Whether terms that are there are made anew, since they may be another table's; and the rows of a pass that had others.
-    remakes boolean NOT NULL DEFAULT false,
-    strays bigint NOT NULL DEFAULT 0
-);
-COMMENT ON TABLE colcrypt.search_job IS 'what the jobs on search indexes have to do';
-REVOKE ALL ON colcrypt.search_job FROM PUBLIC;
-GRANT SELECT ON colcrypt.search_job TO pg_monitor;
-
 CREATE FUNCTION colcrypt.create_search_index(
         relation regclass, attribute name, kind text DEFAULT 'equality', key text DEFAULT NULL, normalise text[] DEFAULT '{}',
         is_unique boolean DEFAULT false, bits int DEFAULT NULL, domain text DEFAULT NULL,

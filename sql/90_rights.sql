@@ -38,6 +38,7 @@ GRANT EXECUTE ON FUNCTION
     colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext),
     colcrypt.is_settled(transaction xid),
     colcrypt.keep_in_step(),
+    colcrypt.keep_terms(),
     colcrypt.may_read_column(relation regclass, attribute name),
     colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text),
     colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text, key_version int),

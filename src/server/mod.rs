@@ -17,6 +17,7 @@ pub mod call;
 pub mod call_site;
 pub mod clock;
 pub mod computed;
+pub mod concurrently;
 pub mod databases;
 pub mod enclosure;
 pub mod encoding;

@@ -77,6 +77,7 @@ pub fn retire(id: [u8; 16]) -> Result<()> {
 /// A job that is to be queued.
 pub struct Order<'a> {
     pub relation: pg_sys::Oid,
+    pub attribute: &'a str,
     /// The companion that it is about first: two jobs on one are none.
     pub companion: &'a str,
     pub key: i64,
@@ -98,8 +99,8 @@ pub fn queue(order: &Order<'_>) -> Result<i64> {
              ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row \
              DO UPDATE SET phase = 'queued', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL, \
                  paused = false RETURNING job_id) \
-         INSERT INTO colcrypt.search_job (job_id, search_index_id, key_version, drops, remakes) \
-         SELECT job_id, $5, $4, $6, $7 FROM queued \
+         INSERT INTO colcrypt.search_job (job_id, search_index_id, key_version, drops, remakes, attribute) \
+         SELECT job_id, $5, $4, $6, $7, $8::text::name FROM queued \
          ON CONFLICT (job_id) DO UPDATE SET drops = EXCLUDED.drops, remakes = search_job.remakes OR EXCLUDED.remakes \
          RETURNING job_id",
         &[
@@ -110,6 +111,7 @@ pub fn queue(order: &Order<'_>) -> Result<i64> {
             uuid(order.index).into(),
             order.drops.into(),
             order.remakes.into(),
+            order.attribute.into(),
         ],
         |row| spi::at::<i64>(row, 1),
     )?;

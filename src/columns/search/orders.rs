@@ -544,6 +544,7 @@ fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
     wake::wake_at_commit();
     catalog::queue(&Order {
         relation: table,
+        attribute,
         companion: &companion,
         key: plan.key.id.bigint(),
         version: plan.key.current.int(),
@@ -576,6 +577,7 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
     };
     let job = catalog::queue(&Order {
         relation: table,
+        attribute: &attribute,
         companion: &first.attribute,
         key: index.key.bigint(),
         version: first.version.int(),

@@ -9,7 +9,6 @@ use crate::error::Result;
 
 /// What there is to do with a search index of a table.
 pub struct Work {
-    pub job: i64,
     pub index: SearchIndex,
     /// The companion that is made; none where all of them go.
     pub makes: Option<Companion>,
@@ -61,7 +60,6 @@ impl Work {
             }
         };
         Ok(Some(Self {
-            job,
             makes,
             remakes: row.remakes,
             index,
