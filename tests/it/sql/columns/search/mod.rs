@@ -1,0 +1,4 @@
+//! Search indexes: built, written through, guarded, rotated and copied.
+
+mod build;
+mod writes;
