@@ -359,6 +359,23 @@ def escrow():
     ]).encode())
 
 
+def search():
+    """Patterns with a value, values for each step of a normaliser, pairs of numbers, ranges."""
+    patterns = [("%nan%", "banana"), ("ban_na", "BANANA"), ("%i%stan_ul", "İstanbul"), ("100\\%", "100%"), ("%ΑΣ", "Οδυσσέας ΑΣ"), ("", "")]
+    for number, (pattern, value) in enumerate(patterns):
+        for settings in (1, 4):
+            pattern_bytes = pattern.encode()
+            keep("search", f"pattern {number} {settings}", bytes([0, settings, len(pattern_bytes)]) + pattern_bytes + value.encode())
+    for step, value in enumerate(["ﬁ ＡＢ①", "Straße ΣΑΣ", "Él Niño", "\u3000 a ", "+49 (0) ٣", "DE89 é!", " Ada@EXAMPLE.org "]):
+        keep("search", f"step {step}", bytes([1, step]) + value.encode())
+    # Not in normal form before a space that compatibility makes was trimmed.
+    keep("search", "found email space", bytes([1, 6]) + "\ufe70a@b".encode())
+    for number, (one, other) in enumerate([("1.50", "1.5"), ("-0.001", "NaN"), ("Infinity", "1" + "0" * 90)]):
+        keep("search", f"numbers {number}", bytes([2, len(one)]) + one.encode() + other.encode())
+    for number, spec in enumerate([(7, 0, 4, 5), (9, 32, 4, 6), (0, 0, 4, 16), (3, 24, 4, 10), (10, 25, 4, 3)]):
+        keep("search", f"range {number}", bytes([3, *spec]) + struct.pack(">QQQ", 2**63 - 9, 2**63 + 77, 2**63 + 5))
+
+
 golden()
 documents()
 frames()
@@ -366,3 +383,4 @@ kmip()
 web()
 configurations()
 escrow()
+search()

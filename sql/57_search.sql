@@ -12,7 +12,7 @@ CREATE TABLE colcrypt.search_domain (
     -- Of our rules, and of the Unicode data that they go by.
     normaliser_version int NOT NULL,
     unicode_version text NOT NULL,
-    bits int NOT NULL CHECK (bits BETWEEN 16 AND 256),
+    bits int NOT NULL CHECK (bits BETWEEN 8 AND 256),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE colcrypt.search_domain IS 'what columns share, on purpose, that can be joined by their terms';
@@ -29,7 +29,7 @@ CREATE TABLE colcrypt.search_index (
     key_id bigint NOT NULL,
     domain_id uuid,
     -- Equality: how long terms are, and whether two rows may have the same.
-    bits int NOT NULL DEFAULT 256 CHECK (bits BETWEEN 16 AND 256),
+    bits int NOT NULL DEFAULT 256 CHECK (bits BETWEEN 8 AND 256),
     is_unique boolean NOT NULL DEFAULT false,
     -- Range: low bits of a value's place in the order that are dropped, bits a level, levels.
     granularity int,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use colcrypt_core::{KeyId, KeyVersion, VersionId};
-use colcrypt_search::{Class, Kind};
+use colcrypt_search::{Class, Kind, RangeSpec};
 use pgrx::pg_sys;
 
 use crate::catalog::scan::{Equals, Row, any, each};
@@ -52,6 +52,8 @@ pub struct SearchIndex {
     pub domain: Option<[u8; 16]>,
     pub bits: u16,
     pub is_unique: bool,
+    /// Of kind range.
+    pub range: Option<RangeSpec>,
     /// Of kind text.
     pub gram: Option<u8>,
     pub companions: Vec<Companion>,
@@ -211,6 +213,15 @@ fn index(row: &Row) -> Result<SearchIndex> {
     let needed = |what: &str| Error::CatalogCorrupt(format!("{what} of a search index is null"));
     let kind: String = row.get("kind")?;
     let class: String = row.get("class")?;
+    let class = Class::parse(&class).ok_or_else(|| is_no("class of values", &class))?;
+    let granularity = small(row, "granularity")?;
+    let range = match (granularity, small(row, "sparsity")?, small(row, "levels")?) {
+        (Some(granularity), Some(sparsity), Some(levels)) => Some(
+            RangeSpec::new(class, granularity, sparsity, levels)
+                .map_err(|why| Error::CatalogCorrupt(why.to_string()))?,
+        ),
+        _ => None,
+    };
     Ok(SearchIndex {
         id: uuid(row, "search_index_id")?.ok_or_else(|| needed("identity"))?,
         relation: row.get("relation")?,
@@ -221,7 +232,7 @@ fn index(row: &Row) -> Result<SearchIndex> {
         kind: kind
             .parse()
             .map_err(|_| is_no("kind of search index", &kind))?,
-        class: Class::parse(&class).ok_or_else(|| is_no("class of values", &class))?,
+        class,
         normalise: row.get::<Vec<String>>("normalise")?,
         normaliser_version: small(row, "normaliser_version")?
             .ok_or_else(|| needed("normaliser's version"))?,
@@ -230,6 +241,7 @@ fn index(row: &Row) -> Result<SearchIndex> {
         domain: uuid(row, "domain_id")?,
         bits: small(row, "bits")?.ok_or_else(|| needed("bits"))?,
         is_unique: row.get("is_unique")?,
+        range,
         gram: small(row, "gram")?,
         companions: Vec::new(),
     })

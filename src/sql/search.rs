@@ -12,6 +12,8 @@ sql_functions! {
     }
     UsesKeys {
         keep_terms => keep::keep_terms;
+        pattern_terms => lookups::pattern_terms;
+        range_terms => lookups::range_terms;
         search_term => lookups::search_term;
         search_terms => lookups::search_terms;
     }

@@ -1,8 +1,8 @@
 //! Values as bytes that are equal where SQL's `=` says so, and as numbers in the order of SQL's `<`.
 //!
 //! A term is made of the bytes, so what SQL holds for equal must give the same bytes; a range index is made of the
-//! numbers, which may merge neighbours but never swap them. Every answer is rechecked by decrypting: merging costs time, swapping
-//! would cost rows. `boolean` has no class, since a term of a boolean tells the value.
+//! numbers, which may merge neighbours but never swap them. Every answer is rechecked by decrypting: merging costs
+//! time, swapping would cost rows. `boolean` has no class, since a term of a boolean tells the value.
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::decimal::{Decimal, NotNumeric};
 
-/// Types whose values are compared alike. The SQL type is the caller's to map: `int2`, `int4` and `int8` are one class, so are
-/// `text`, `varchar` and enum labels.
+/// Types whose values are compared alike. The SQL type is the caller's to map: `int2`, `int4` and `int8` are one class,
+/// so are `text`, `varchar` and enum labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
     Int,
@@ -176,7 +176,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Bytes that two values of one class share exactly where SQL's `=` holds (a deterministic collation taken for granted).
+    /// Bytes that two values of one class share exactly where SQL's `=` holds (a deterministic collation taken for
+    /// granted).
     ///
     /// # Errors
     /// [`NotNumeric`] for a numeric that `numeric_out` did not write.
@@ -233,8 +234,8 @@ impl<'a> Value<'a> {
 /// Bits that are dropped of an interval's span, which has 74 with its sign, for a number of 64: about a millisecond.
 const SPAN_DROPPED: u32 = 10;
 
-/// What `interval_cmp` compares (`src/backend/utils/adt/timestamp.c`): microseconds, with months of 30 days and days of 24 hours.
-/// PostgreSQL 17's infinite intervals have the extremes of all three fields, and so of this.
+/// What `interval_cmp` compares (`src/backend/utils/adt/timestamp.c`): microseconds, with months of 30 days and days of
+/// 24 hours. PostgreSQL 17's infinite intervals have the extremes of all three fields, and so of this.
 fn span(months: i32, days: i32, micros: i64) -> i128 {
     const DAY: i128 = 24 * 60 * 60 * 1_000_000;
     (i128::from(months) * 30 + i128::from(days)) * DAY + i128::from(micros)
@@ -245,8 +246,8 @@ fn without_blanks(text: &str) -> &str {
     text.trim_end_matches(' ')
 }
 
-/// SQL has one zero and one NaN (`float8_cmp_internal`). The NaN is the one that PostgreSQL's `float8in` makes; the bits of Rust's
-/// are not specified.
+/// SQL has one zero and one NaN (`float8_cmp_internal`). The NaN is the one that PostgreSQL's `float8in` makes; the
+/// bits of Rust's are not specified.
 fn one_zero_one_nan(number: f64) -> f64 {
     if number.is_nan() {
         f64::from_bits(0x7ff8_0000_0000_0000)
@@ -256,7 +257,8 @@ fn one_zero_one_nan(number: f64) -> f64 {
     }
 }
 
-/// IEEE 754's numbers in their order (its totalOrder, clause 5.10, of which one zero and one NaN are left), NaN greatest, as in SQL.
+/// IEEE 754's numbers in their order (its totalOrder, clause 5.10, of which one zero and one NaN are left), NaN
+/// greatest, as in SQL.
 fn float_order(number: f64) -> u64 {
     let bits = one_zero_one_nan(number).to_bits();
     if bits & SIGN == 0 { bits | SIGN } else { !bits }

@@ -78,8 +78,8 @@ impl<'a> Decimal<'a> {
         bytes
     }
 
-    /// The nearest number of IEEE 754's binary64. Rounding to nearest never swaps two numbers; those beyond the largest become
-    /// infinite.
+    /// The nearest number of IEEE 754's binary64. Rounding to nearest never swaps two numbers; those beyond the largest
+    /// become infinite.
     pub fn nearest(self) -> f64 {
         match self {
             Self::NotANumber => f64::NAN,

@@ -122,7 +122,8 @@ impl fmt::Display for Verdict {
             }
             Self::Warn(Warning::LargestShare { percent, limit }) => write!(
                 f,
-                "one value is in {percent:.1} per cent of the rows, more than {limit:.1}: who knows that it is the commonest knows these rows"
+                "one value is in {percent:.1} per cent of the rows, more than {limit:.1}: \
+                 who knows that it is the commonest knows these rows"
             ),
             Self::Good => f.write_str("no value stands out"),
         }
@@ -189,7 +190,8 @@ fn same_value(counts: &[u64]) -> f64 {
     pairs / (all * (all - 1.0))
 }
 
-/// Haas and Stokes' Duj1, which ANALYZE uses (`compute_distinct_stats`): n·d / (n − f₁ + f₁·n/N), with f₁ values that occur once.
+/// Haas and Stokes' Duj1, which ANALYZE uses (`compute_distinct_stats`): n·d / (n − f₁ + f₁·n/N), with f₁ values that
+/// occur once.
 fn estimated_distinct(counts: &[u64], rows: f64) -> f64 {
     let sampled: f64 = counts.iter().map(|count| *count as f64).sum();
     let distinct = counts.len() as f64;
@@ -272,7 +274,8 @@ pub fn range(spec: RangeSpec, keys: &[u64]) -> Vec<Level> {
 pub struct Text {
     /// Different n-grams in the sample.
     pub grams: u64,
-    /// The shares of rows that have the commonest n-grams, from 0 to 1, the largest first. Not which they are: that is plaintext.
+    /// The shares of rows that have the commonest n-grams, from 0 to 1, the largest first. Not which they are: that is
+    /// plaintext.
     pub largest: Vec<f64>,
     /// N-grams that a value has on average.
     pub per_value: f64,

@@ -1,12 +1,12 @@
 //! Normalisers: ordered steps that make one form of values that mean the same.
 //!
-//! With none, equality is SQL's `=`. With some, an index serves `=` all the same, since equal values have one normal form and the
-//! answer is rechecked; what UNIQUE compares is the normal form.
+//! With none, equality is SQL's `=`. With some, an index serves `=` all the same, since equal values have one normal
+//! form and the answer is rechecked; what UNIQUE compares is the normal form.
 //!
 //! The rules have a version, [`Pipeline::VERSION`], which is part of every term. The Unicode data has one, too
-//! ([`unicode_version`]), which is not: case folding and normal forms of letters that a version has never change in later ones
-//! (Unicode's stability policies), so only values with letters that the older version did not have can differ. An index
-//! keeps the version that it was built with, and such values are found again once it is rebuilt.
+//! ([`unicode_version`]), which is not: case folding and normal forms of letters that a version has never change in
+//! later ones (Unicode's stability policies), so only values with letters that the older version did not have can
+//! differ. An index keeps the version that it was built with, and such values are found again once it is rebuilt.
 
 use std::fmt;
 
@@ -25,8 +25,8 @@ const NFKC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfkc
 const NFD: DecomposingNormalizerBorrowed<'static> = DecomposingNormalizer::new_nfd();
 const CATEGORY: CodePointMapDataBorrowed<'static, GeneralCategory> = CodePointMapData::new();
 
-/// The version of the Unicode data that is compiled in. The libraries tell it in their README only; a test counts the letters that
-/// they know, so that an update cannot come unnoticed.
+/// The version of the Unicode data that is compiled in. The libraries tell it in their README only; a test counts the
+/// letters that they know, so that an update cannot come unnoticed.
 #[must_use]
 pub const fn unicode_version() -> &'static str {
     "18.0.0"
@@ -39,8 +39,9 @@ pub enum Step {
     Nfkc,
     /// Full case folding (the Unicode Standard, 3.13.3; `CaseFolding.txt`, status C and F), of no language.
     Casefold,
-    /// Letters without their marks: decomposed (NFD), nonspacing marks (general category Mn) dropped, composed again (NFC).
-    /// Letters that Unicode does not take apart, such as ø and ł, stay. Scripts whose vowels are such marks lose them.
+    /// Letters without their marks: decomposed (NFD), nonspacing marks (general category Mn) dropped, composed again
+    /// (NFC). Letters that Unicode does not take apart, such as ø and ł, stay. Scripts whose vowels are such marks lose
+    /// them.
     Unaccent,
     /// No white space (property `White_Space`) at either end.
     Trim,
@@ -48,8 +49,8 @@ pub enum Step {
     Digits,
     /// Only letters and digits: class `alnum` of UTS #18, annex C, the properties Alphabetic and Nd.
     Alnum,
-    /// An address of RFC 5321: trimmed, in NFKC, and its domain, after the last `@`, case-folded. The part before is case-sensitive by
-    /// section 2.4 and stays; `{email,casefold}` folds it, too.
+    /// An address of RFC 5321: in NFKC, trimmed, and its domain, after the last `@`, case-folded. The part before is
+    /// case-sensitive by section 2.4 and stays; `{email,casefold}` folds it, too.
     Email,
 }
 
@@ -120,7 +121,9 @@ impl fmt::Display for Step {
 }
 
 fn email(value: &str) -> Result<Zeroizing<String>, Unnormalisable> {
-    let mut address = Zeroizing::new(NFKC.normalize(value.trim_matches(is_space)).into_owned());
+    // First the normal form: it makes spaces of what is none (U+FE70).
+    let normal = Zeroizing::new(NFKC.normalize(value).into_owned());
+    let mut address = Zeroizing::new(normal.trim_matches(is_space).to_owned());
     let at = address.rfind('@').ok_or(Unnormalisable::NoAt)?;
     if at == 0 {
         return Err(Unnormalisable::NoLocalPart);
@@ -146,8 +149,8 @@ fn is_alnum(letter: char) -> bool {
     CodePointSetData::new::<Alnum>().contains(letter)
 }
 
-/// The ASCII digit of a decimal digit. Decimal digits stand in runs of ten from zero to nine (the Unicode Standard, 4.6); runs may
-/// follow each other without a gap.
+/// The ASCII digit of a decimal digit. Decimal digits stand in runs of ten from zero to nine (the Unicode Standard,
+/// 4.6); runs may follow each other without a gap.
 fn digit(letter: char) -> Option<char> {
     if letter.is_ascii() {
         return letter.is_ascii_digit().then_some(letter);
@@ -206,7 +209,8 @@ impl Pipeline {
     /// Reads the names of steps, in their order.
     ///
     /// # Errors
-    /// [`NormaliseError`] for a name that no step has, a step that stands twice, and steps of which one leaves nothing for the other.
+    /// [`NormaliseError`] for a name that no step has, a step that stands twice, and steps of which one leaves nothing
+    /// for the other.
     pub fn parse<S: AsRef<str>>(names: &[S]) -> Result<Self, NormaliseError> {
         let mut steps = Vec::new();
         for name in names.iter().map(S::as_ref) {

@@ -1,8 +1,9 @@
 //! Terms: what an index holds in a value's place.
 //!
-//! A term is HMAC-SHA-256 (FIPS 198-1, RFC 2104) of a label and what the index enters of a value, under a search key. The label
-//! names the index (or the search domain that several share), the kind, the class and the normaliser, so that no term of one means
-//! anything in another. `docs/search_term.py` makes the same terms from the standard library of Python alone.
+//! A term is HMAC-SHA-256 (FIPS 198-1, RFC 2104) of a label and what the index enters of a value, under a search key.
+//! The label names the index (or the search domain that several share), the kind, the class and the normaliser, so that
+//! no term of one means anything in another. `docs/search_term.py` makes the same terms from the standard library of
+//! Python alone.
 //!
 //! ```text
 //! message := "CCST" layout:1 domain:16 name(kind) name(class) rules:2 steps:1 name(step)… tag:1 payload
@@ -44,7 +45,8 @@ impl fmt::Debug for SearchKey {
 }
 
 impl SearchKey {
-    /// The key of 32 secret bytes; the caller's copy stays the caller's to wipe. aws-lc wipes its own when this is dropped.
+    /// The key of 32 secret bytes; the caller's copy stays the caller's to wipe. aws-lc wipes its own when this is
+    /// dropped.
     #[must_use]
     pub fn new(secret: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
@@ -81,13 +83,13 @@ pub enum LabelError {
     NoGrams(Class),
     #[error("an index of kind {0} takes no step \"{1}\" of a normaliser")]
     Step(Kind, Step),
-    #[error("version {0} of the normalisers' rules is unknown here: the newest is {newest}", newest = Pipeline::VERSION)]
+    #[error("version {0} of the normalisers' rules is unknown: the newest is {newest}", newest = Pipeline::VERSION)]
     Version(u16),
 }
 
 impl Label {
-    /// The label of an index. `domain` is the index's own identity or that of the search domain that it is in, `version` that of the
-    /// normalisers' rules that it was made with.
+    /// The label of an index. `domain` is the index's own identity or that of the search domain that it is in,
+    /// `version` that of the normalisers' rules that it was made with.
     ///
     /// # Errors
     /// [`LabelError`] where kind, class and normaliser do not go together.
@@ -269,7 +271,8 @@ impl Prepared {
         Term::new(&self.mac(Tag::Itself, canonical), bits)
     }
 
-    /// The equality term of a value: normalised where the label has a normaliser, by itself where it has no normal form.
+    /// The equality term of a value: normalised where the label has a normaliser, by itself where it has no normal
+    /// form.
     ///
     /// # Errors
     /// [`NotNumeric`] for a numeric that `numeric_out` did not write.

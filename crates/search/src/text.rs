@@ -1,13 +1,15 @@
 //! LIKE and ILIKE by keyed n-grams.
 //!
-//! A value is *folded* letter by letter and cut into pieces of n letters, which overlap; a mark stands before its first letter and after its
-//! last. What a pattern says literally is folded and cut likewise, and a row that matches holds all of these grams.
+//! A value is *folded* letter by letter and cut into pieces of n letters, which overlap; a mark stands before its first
+//! letter and after its last. What a pattern says literally is folded and cut likewise, and a row that matches holds
+//! all of these grams.
 //!
-//! That holds because the fold is of letters, not of texts: what a text's part becomes does not depend on what stands around it. And it holds
-//! for ILIKE, which compares what the server's `lower()` makes of both sides, because the fold of a text is that of any lower
-//! case of it, in whatever language: case is folded (of Σ, σ and ς one is left), letters are taken apart (in Lithuanian, the lower case of Ì has one mark
-//! more than ì), and I, İ, ı and i are one letter, with the dot above dropped wherever it stands (Turkish, Azeri, Lithuanian:
-//! `SpecialCasing.txt`). Letters that are newer than [`unicode_version`](crate::unicode_version) are exempt.
+//! That holds because the fold is of letters, not of texts: what a text's part becomes does not depend on what stands
+//! around it. And it holds for ILIKE, which compares what the server's `lower()` makes of both sides, because the fold
+//! of a text is that of any lower case of it, in whatever language: case is folded (of Σ, σ and ς one is left), letters
+//! are taken apart (in Lithuanian, the lower case of Ì has one mark more than ì), and I, İ, ı and i are one letter,
+//! with the dot above dropped wherever it stands (Turkish, Azeri, Lithuanian: `SpecialCasing.txt`). Letters that are
+//! newer than [`unicode_version`](crate::unicode_version) are exempt.
 
 use icu_casemap::{CaseMapper, CaseMapperBorrowed};
 use icu_normalizer::properties::{
@@ -41,7 +43,8 @@ pub enum TextError {
     #[error("n-grams have 2 to {MAX_LETTERS} letters, not {0}")]
     Letters(u8),
     #[error(
-        "an index of kind text takes no step \"{0}\" of a normaliser: what it makes of a letter depends on the letters around"
+        "an index of kind text takes no step \"{0}\" of a normaliser: \
+         what it makes of a letter depends on the letters around"
     )]
     Step(Step),
 }
@@ -144,8 +147,8 @@ impl TextSpec {
     /// Grams that a query looks up at most: more would find no fewer rows, only later.
     pub const MAX_NEEDLE: usize = 32;
 
-    /// Grams of so many letters. Case is always folded, so that LIKE and ILIKE have one index; marks are dropped if the normaliser
-    /// has `unaccent`.
+    /// Grams of so many letters. Case is always folded, so that LIKE and ILIKE have one index; marks are dropped if the
+    /// normaliser has `unaccent`.
     ///
     /// # Errors
     /// [`TextError`] for fewer than 2 letters or more than 5, and for steps that are not a fold of letters.
@@ -190,8 +193,8 @@ impl TextSpec {
 
     /// A value's grams. A value that is too short for one has a shorter one: all of it.
     ///
-    /// There are no more than letters in the folded value, and one; a gram that stands in a value twice is one gram. So a value's terms take
-    /// 8 bytes a letter at most.
+    /// There are no more than letters in the folded value, and one; a gram that stands in a value twice is one gram. So
+    /// a value's terms take 8 bytes a letter at most.
     #[must_use]
     pub fn grams_of(self, value: &str) -> Grams {
         let mut pieces = Pieces::new(self, value.len());
@@ -207,11 +210,11 @@ impl TextSpec {
         grams
     }
 
-    /// The grams that each value has which is LIKE the pattern, or ILIKE it. `escape` as SQL has it: a backslash by default, none
-    /// with `ESCAPE ''`.
+    /// The grams that each value has which is LIKE the pattern, or ILIKE it. `escape` as SQL has it: a backslash by
+    /// default, none with `ESCAPE ''`.
     ///
-    /// `None`, for a scan, where nothing literal is long enough for a gram, and for a pattern that ends with its escape character, which is an error
-    /// of SQL's.
+    /// `None`, for a scan, where nothing literal is long enough for a gram, and for a pattern that ends with its escape
+    /// character, which is an error of SQL's.
     #[must_use]
     pub fn like_grams(self, pattern: &str, escape: Option<char>) -> Option<Grams> {
         let mut pieces = Pieces::new(self, pattern.len());

@@ -53,7 +53,8 @@ macro_rules! told {
     };
 }
 
-/// What an index of a kind tells, with a UNIQUE index and with truncated terms (both of which only kind `equality` has, and not at once).
+/// What an index of a kind tells, with a UNIQUE index and with truncated terms: only kind `equality` has either, and not
+/// both.
 #[must_use]
 pub const fn told(kind: Kind, unique: bool, truncated: bool) -> &'static [Told] {
     match kind {
@@ -62,35 +63,47 @@ pub const fn told(kind: Kind, unique: bool, truncated: bool) -> &'static [Told] 
             Replica: "the same, and which rows change, and whether one takes a value that another had",
             NoRights: "the same as the thief, where he may read the term's column",
             Writer: "whether a value of his choice is there already: the constraint refuses it",
-            Searcher: "whether a value of his choice is there, and in which row: a guess a look-up, counted and limited",
+            Searcher: "whether a value of his choice is there, and in which row: a guess a look-up, counted and \
+                limited",
         },
         Kind::Equality if truncated => told! {
-            Thief: "which rows may have equal values: those with equal terms, among which other values are mixed; how often each term occurs",
+            Thief: "which rows may have equal values: those with equal terms, among which other values are mixed; \
+                how often each term occurs",
             Replica: "the same, and which rows change, and whether to a term that was there before",
             NoRights: "the same as the thief, where he may read the term's column",
             Writer: "nothing but the term of a value that he writes himself, where he may read the column",
-            Searcher: "whether a value of his choice may be there, and in which rows: exactly where a row is rechecked for him; counted and limited",
+            Searcher: "whether a value of his choice may be there, and in which rows: exactly where a row is \
+                rechecked for him; counted and limited",
         },
         Kind::Equality => told! {
-            Thief: "which rows have equal values and how often each value occurs, so that a value known to be common can be guessed; which are NULL; no order",
+            Thief: "which rows have equal values and how often each value occurs, so that a value known to be \
+                common can be guessed; which are NULL; no order",
             Replica: "the same, and which rows change, and whether to a value that was there before",
             NoRights: "the same as the thief, where he may read the term's column",
             Writer: "which rows have the value that he writes himself, where he may read the term's column",
-            Searcher: "whether a value of his choice is there, and in which rows: a guess a look-up, counted and limited",
+            Searcher: "whether a value of his choice is there, and in which rows: a guess a look-up, counted and \
+                limited",
         },
         Kind::Range => told! {
-            Thief: "which rows lie in the same interval, at each size of intervals, and how many do: so which values are near each other and how they cluster; not which of two is the greater, nor where an interval lies",
-            Replica: "the same, and which rows change, and into which intervals that were there before; a row that is written near its own date tells where its interval lies",
+            Thief: "which rows lie in the same interval, at each size of intervals, and how many do: so which \
+                values are near each other and how they cluster; not which of two is the greater, nor where an \
+                interval lies",
+            Replica: "the same, and which rows change, and into which intervals that were there before; a row that \
+                is written near its own date tells where its interval lies",
             NoRights: "the same as the thief, where he may read the terms' column",
-            Writer: "which rows lie in the intervals of a value that he writes himself, where he may read the terms' column: value by value, all",
+            Writer: "which rows lie in the intervals of a value that he writes himself, where he may read the \
+                terms' column: value by value, all",
             Searcher: "each value as exactly as he asks: by halving a range, one bit a look-up, counted and limited",
         },
         Kind::Text => told! {
-            Thief: "which rows have an n-gram in common, how many n-grams each has, so about how long it is, and how often each n-gram occurs: with a language's statistics words of short texts can be guessed",
+            Thief: "which rows have an n-gram in common, how many n-grams each has, so about how long it is, and \
+                how often each n-gram occurs: with a language's statistics words of short texts can be guessed",
             Replica: "the same, and which n-grams come and go when a row changes",
             NoRights: "the same as the thief, where he may read the terms' column",
-            Writer: "which rows have the n-grams of a value that he writes himself, where he may read the terms' column",
-            Searcher: "which rows have a piece of text of his choice: letter by letter all of it, counted and limited",
+            Writer: "which rows have the n-grams of a value that he writes himself, where he may read the terms' \
+                column",
+            Searcher: "which rows have a piece of text of his choice: letter by letter all of it, counted and \
+                limited",
         },
     }
 }

@@ -13,7 +13,9 @@ use crate::catalog::{epoch, read, search};
 use crate::columns::search::term::Maker;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::encoding::with_utf8;
 use crate::server::relation;
+use crate::server::varlena::Varlena;
 use crate::session::{self, Permit};
 
 /// What a look-up names, and the type of what it looks for.
@@ -199,6 +201,45 @@ fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Da
             .map(|at| (!*nulls.add(at)).then(|| *values.add(at)))
             .collect()
     }
+}
+
+/// range_terms(relation, attribute, low, high [, key_version]).
+pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
+    if call.len() > 4 && call.datum(4).is_none() {
+        return Err(Error::NullArgument("key_version"));
+    }
+    let (found, permit) = found(call, Kind::Range, call.argument_type(2), Some(4))?;
+    permit.with_terms(|key| {
+        let prepared = found.maker.prepare(key);
+        // SAFETY: both are of the type that the parser resolved, which the maker was made for.
+        unsafe { found.maker.between(&prepared, call.datum(2), call.datum(3)) }
+    })?
+}
+
+/// pattern_terms(relation, attribute, pattern, escape [, key_version]).
+pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
+    let (found, permit) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))?;
+    let pattern = call.datum(2).ok_or(Error::NullArgument("pattern"))?;
+    let escape = call.text(3, "escape")?;
+    let mut letters = escape.chars();
+    let escape = letters.next();
+    if letters.next().is_some() {
+        return Err(Error::InvalidParameter {
+            message: "the escape is one letter, or none".into(),
+            hint: "As in LIKE … ESCAPE: an empty text is no escape.".into(),
+        });
+    }
+    // SAFETY: declared as text.
+    let pattern = unsafe { Varlena::from_datum(pattern) };
+    with_utf8(pattern.bytes(), |bytes| {
+        let pattern = std::str::from_utf8(bytes).map_err(|_| Error::PlaintextInvalid {
+            type_name: "text".into(),
+        })?;
+        permit.with_terms(|key| {
+            let prepared = found.maker.prepare(key);
+            found.maker.pattern(&prepared, pattern, escape)
+        })?
+    })
 }
 
 /// recheck(condition): the condition itself.

@@ -2,15 +2,17 @@
 
 use std::ffi::CStr;
 
-use colcrypt_search::{Class, Label, Pipeline, Prepared, SearchKey, TermBits, Value};
-use pgrx::pg_sys;
+use colcrypt_search::{
+    Class, Kind, Label, Pipeline, Prepared, RangeSpec, SearchKey, TermBits, TextSpec, Value,
+};
+use pgrx::{IntoDatum, pg_sys};
 use zeroize::Zeroize;
 
 use crate::catalog::search::SearchIndex;
 use crate::error::{Error, Result};
 use crate::server::encoding::with_utf8;
 use crate::server::types;
-use crate::server::varlena::{Varlena, varlena_from};
+use crate::server::varlena::{MAX_VARLENA, Varlena, varlena_from};
 
 /// What equality and order mean for the values of a type; none for a type that is not searched by terms. Of a domain, those of
 /// the type under it.
@@ -39,6 +41,8 @@ pub struct Maker {
     base_type: pg_sys::Oid,
     label: Label,
     bits: TermBits,
+    range: Option<RangeSpec>,
+    grams: Option<TextSpec>,
 }
 
 /// What a value is to an index.
@@ -66,15 +70,22 @@ impl Maker {
             index.terms_of(),
             index.kind,
             index.class,
-            pipeline,
+            pipeline.clone(),
             index.normaliser_version,
         )
         .map_err(corrupt)?;
+        let grams = index
+            .gram
+            .map(|length| TextSpec::new(length, &pipeline))
+            .transpose()
+            .map_err(corrupt)?;
         Ok(Self {
             // SAFETY: a look-up in the type catalog.
             base_type: unsafe { pg_sys::getBaseType(type_oid) },
             label,
             bits: TermBits::new(index.bits).map_err(corrupt)?,
+            range: index.range,
+            grams,
         })
     }
 
@@ -92,7 +103,30 @@ impl Maker {
     /// `value` is a datum of the type that this was made for.
     pub unsafe fn term(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
         // SAFETY: the caller's promise.
-        unsafe { self.equality(prepared, value) }
+        unsafe {
+            match self.label.kind() {
+                Kind::Equality => self.equality(prepared, value),
+                Kind::Range => {
+                    let spec = self.range()?;
+                    let key = place_of(self.base_type, value)?;
+                    array(spec.terms(prepared, key))
+                }
+                Kind::Text => {
+                    let grams = self.grams()?;
+                    with_value(self.base_type, value, |value| {
+                        array(grams.terms(prepared, value.letters().unwrap_or_default()))
+                    })
+                }
+            }
+        }
+    }
+
+    fn range(&self) -> Result<RangeSpec> {
+        self.range.ok_or_else(|| corrupt("no intervals"))
+    }
+
+    fn grams(&self) -> Result<TextSpec> {
+        self.grams.ok_or_else(|| corrupt("no n-grams"))
     }
 
     /// # Safety
@@ -106,6 +140,79 @@ impl Maker {
             })
         }
     }
+
+    /// The intervals that hold all values from `low` to `high`; none is an open end. A range of everything, or one that would take too many, is
+    /// covered by the largest.
+    ///
+    /// # Errors
+    /// As [`term`](Self::term).
+    ///
+    /// # Safety
+    /// As [`term`](Self::term), of both.
+    pub unsafe fn between(
+        &self,
+        prepared: &Prepared,
+        low: Option<pg_sys::Datum>,
+        high: Option<pg_sys::Datum>,
+    ) -> Result<pg_sys::Datum> {
+        let spec = self.range()?;
+        // SAFETY: the caller's promise.
+        let place = |end: pg_sys::Datum| unsafe { place_of(self.base_type, end) };
+        let (low, high) = (low.map(place).transpose()?, high.map(place).transpose()?);
+        let terms = spec
+            .cover_terms(prepared, low, high, RangeSpec::MAX_COVER)
+            .or_else(|| spec.cover_terms(prepared, Some(u64::MIN), None, usize::MAX));
+        array(terms.unwrap_or_default())
+    }
+
+    /// The n-grams that every text has which is LIKE the pattern, or ILIKE it; none where no piece of it is long enough.
+    ///
+    /// # Errors
+    /// Of memory.
+    pub fn pattern(
+        &self,
+        prepared: &Prepared,
+        pattern: &str,
+        escape: Option<char>,
+    ) -> Result<pg_sys::Datum> {
+        let terms = self.grams()?.like_terms(prepared, pattern, escape);
+        array(terms.unwrap_or_default())
+    }
+
+    /// The n-grams that every text has which is equal to this one.
+    ///
+    /// # Errors
+    /// As [`term`](Self::term).
+    ///
+    /// # Safety
+    /// As [`term`](Self::term).
+    pub unsafe fn whole(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
+        let grams = self.grams()?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            with_value(self.base_type, value, |value| {
+                array(grams.equal_terms(prepared, value.letters().unwrap_or_default()))
+            })
+        }
+    }
+}
+
+/// An int8[].
+fn array(terms: Vec<i64>) -> Result<pg_sys::Datum> {
+    let bytes = terms.len().saturating_mul(8);
+    if bytes > MAX_VARLENA {
+        return Err(Error::ValueTooLarge { bytes });
+    }
+    Ok(terms.into_datum().expect("an array has a datum"))
+}
+
+/// A value's place in its type's order.
+///
+/// # Safety
+/// `datum` is of the base type.
+unsafe fn place_of(base_type: pg_sys::Oid, datum: pg_sys::Datum) -> Result<u64> {
+    // SAFETY: the caller's promise.
+    unsafe { with_value(base_type, datum, |value| value.order().map_err(corrupt)) }
 }
 
 /// Gives `body` a value as the library has it, in UTF-8.

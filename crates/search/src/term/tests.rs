@@ -18,7 +18,8 @@ fn label(domain: u8, kind: Kind, class: Class, steps: &[&str]) -> Label {
 
 #[test]
 fn hmac_is_the_standards() {
-    // RFC 4231 has no key of 32 bytes: case 1 and 2 by their shorter ones, which HMAC fills with zeros (FIPS 198-1, table 1).
+    // RFC 4231 has no key of 32 bytes: case 1 and 2 by their shorter ones, which HMAC fills with zeros (FIPS 198-1,
+    // table 1).
     let mac = |key: &[u8], text: &[u8]| {
         let mut secret = [0; 32];
         secret[..key.len()].copy_from_slice(key);
