@@ -39,6 +39,7 @@ GRANT EXECUTE ON FUNCTION
     colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext),
     colcrypt.is_settled(transaction xid),
     colcrypt.keep_in_step(),
+    colcrypt.keep_terms(),
     colcrypt.may_read_column(relation regclass, attribute name),
     colcrypt.on_terms(condition boolean),
     colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text),

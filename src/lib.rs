@@ -48,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
             server::enclosure::at_end,
             columns::view::copied::at_end,
             columns::renamed::at_end,
+            columns::search::keep::at_end,
             jobs::wake::at_end,
             audit::pending::at_end,
             usage::at_end,

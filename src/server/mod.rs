@@ -18,6 +18,7 @@ pub mod call_site;
 pub mod clock;
 pub mod collations;
 pub mod computed;
+pub mod concurrently;
 pub mod databases;
 pub mod enclosure;
 pub mod encoding;

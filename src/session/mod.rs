@@ -11,6 +11,7 @@
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
 mod knowledge;
+pub mod made;
 mod place;
 mod watch;
 

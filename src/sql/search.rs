@@ -1,11 +1,18 @@
-//! Search: the terms that rows are looked up by.
+//! Search: indexes ordered and kept, and the terms that rows are looked up by.
 
-use crate::columns::search::lookups;
 use crate::columns::search::plan::{calls, unserved};
+use crate::columns::search::{keep, lookups, orders};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
+    Decides {
+        create_search_domain => orders::create_search_domain;
+        create_search_index => orders::create_search_index;
+        drop_search_domain => orders::drop_search_domain;
+        drop_search_index => orders::drop_search_index;
+    }
     UsesKeys {
+        keep_terms => keep::keep_terms;
         pattern_terms => lookups::pattern_terms;
         range_terms => lookups::range_terms;
         search_term => lookups::search_term;

@@ -116,6 +116,14 @@ pub const VERBS: &[Verb] = &[
         "it is empty, and asks for four eyes only when somebody says so",
     ),
     gated("create_keys", Gate::WaitsToActivate),
+    open(
+        "create_search_domain",
+        "no column is in a domain that is new, and who may search by its key waits for a second role",
+    ),
+    open(
+        "create_search_index",
+        "terms are under a search key, and who may search by it waits for a second role where the column's keyring asks for one",
+    ).local(),
     open("deactivate_key", PROTECTS),
     refused("decrypt_column").local(),
     open(
@@ -129,6 +137,11 @@ pub const VERBS: &[Verb] = &[
     ),
     open("drop_provider", "no keyring stands on it, or it is refused"),
     gated("drop_root", Gate::WaitsToLoosen),
+    open("drop_search_domain", "no search index is in it, or it is refused"),
+    open(
+        "drop_search_index",
+        "terms go, and with them what they tell; the values stay as they are",
+    ).local(),
     open(
         "encrypt_column",
         "plaintext comes under the key, and nothing comes out from under it",
@@ -247,6 +260,7 @@ pub const EVERYBODYS: &[&str] = &[
     "is_in_batch",
     "is_settled",
     "keep_in_step",
+    "keep_terms",
     "may_read_column",
     "on_terms",
     "pattern_terms",

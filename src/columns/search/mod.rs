@@ -1,5 +1,13 @@
 //! Columns that are found by keyed terms: how terms are made, looked up, and put into plans.
 
+pub mod catalog;
+pub mod column;
+pub mod ddl;
+pub mod keep;
 pub mod lookups;
+pub mod making;
+pub mod opened;
+pub mod orders;
 pub mod plan;
 pub mod term;
+pub mod work;

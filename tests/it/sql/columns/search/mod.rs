@@ -1,5 +1,7 @@
-//! Columns that are found by keyed terms.
+//! Search indexes: built, written through, guarded, rotated and copied, and used in plans.
 
 mod bed;
+mod build;
 mod differential;
 mod plans;
+mod writes;
