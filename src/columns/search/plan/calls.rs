@@ -18,7 +18,7 @@ pub fn explain_search(call: Call) -> Result<pg_sys::Datum> {
         let mut row = Record::default();
         row.push(decision.condition)
             .push(decision.relation)
-            .push(decision.attribute)
+            .push_name(&decision.attribute)
             .push(decision.kind.map(|kind| kind.name()))
             .push(decision.why.is_none())
             .push(decision.why.map(|why| why.to_string()));

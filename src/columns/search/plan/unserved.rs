@@ -103,7 +103,7 @@ pub fn unserved_searches(call: Call) -> Result<pg_sys::Datum> {
             .find(|kind| *kind as u16 == place.kind)?;
         let mut row = Record::default();
         row.push(table)
-            .push(name)
+            .push_name(&name)
             .push(kind.name())
             .push(place.times as i64)
             .push(TimestampWithTimeZone::try_from(place.latest).ok());

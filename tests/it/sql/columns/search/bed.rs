@@ -132,15 +132,15 @@ pub fn shop() -> Db {
                 register_column('customer', 'note', 'k', 'none');
          SELECT create_access_view('customer');
          INSERT INTO customer_access (id, city, boss, email, born, score, tag, note)
-         SELECT n, (ARRAY['Rome', 'Oslo', 'Bern', NULL])[n % 4 + 1], n / 3, CASE WHEN n % 11 > 0 THEN 'user' || n % 150 || '@example.org' END,
+         SELECT n, (ARRAY['Rome', 'Oslo', 'Bern', NULL])[n % 4 + 1], n / 3, CASE WHEN n % 11 > 0 THEN 'user' || n % 50 || '@example.org' END,
                 date '1990-01-01' + n % 90, CASE WHEN n % 7 > 0 THEN (n % 60) * 1.5 END, 't' || n % 40, 'note ' || n % 25
-         FROM generate_series(1, 300) n;
+         FROM generate_series(1, 100) n;
          CREATE TABLE letter (id int PRIMARY KEY, sender ciphertext, plain text, sent date);
          SELECT register_column('letter', 'sender', 'k', 'none');
          SELECT create_access_view('letter');
          INSERT INTO letter_access (id, sender, plain, sent)
          SELECT n, CASE WHEN n % 5 > 0 THEN 'user' || n % 200 || '@example.org' END, CASE WHEN n % 6 > 0 THEN 'user' || n % 170 || '@example.org' END, date '1990-01-01' + n % 100
-         FROM generate_series(1, 200) n",
+         FROM generate_series(1, 60) n",
     );
     for index in INDEXES {
         add(&mut db.client, index);

@@ -1,7 +1,9 @@
 //! Search: encrypted columns that plain SQL finds, joins and keeps unique.
 
 mod bed;
+mod build;
 mod differential;
 mod orm;
 mod plans;
 mod thief;
+mod writes;

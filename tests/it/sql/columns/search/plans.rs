@@ -127,23 +127,23 @@ fn prepared_statements_look_up_too() {
     db.client.run(
         "SET enable_seqscan = off;
          PREPARE one(text) AS SELECT id FROM customer_access WHERE email = $1 ORDER BY id;
-         PREPARE some(text[]) AS SELECT id FROM customer_access WHERE email = ANY ($1) ORDER BY id",
+         PREPARE several(text[]) AS SELECT id FROM customer_access WHERE email = ANY ($1) ORDER BY id",
     );
     for mode in ["force_custom_plan", "force_generic_plan"] {
         db.client.run(&format!("SET plan_cache_mode = {mode}"));
         assert_looks_up(&mut db.client, "EXECUTE one('user7@example.org')");
         assert_looks_up(
             &mut db.client,
-            "EXECUTE some('{user7@example.org,user8@example.org}')",
+            "EXECUTE several('{user7@example.org,user8@example.org}')",
         );
         for (call, expected) in [
             ("one('user7@example.org')", 2),
             ("one('user8@example.org')", 2),
             ("one('nobody')", 0),
             ("one(NULL)", 0),
-            ("some('{user7@example.org,user8@example.org,NULL}')", 4),
-            ("some('{}')", 0),
-            ("some(NULL)", 0),
+            ("several('{user7@example.org,user8@example.org,NULL}')", 4),
+            ("several('{}')", 0),
+            ("several(NULL)", 0),
         ] {
             assert_eq!(
                 db.client.rows(&format!("EXECUTE {call}")).len(),
@@ -205,10 +205,10 @@ fn a_search_key_out_of_use_leaves_the_scan() {
     let sql = "SELECT id FROM customer_access WHERE email = 'user7@example.org'";
     db.client.run("SET enable_seqscan = off");
     assert_looks_up(&mut db.client, sql);
-    db.client.run("SELECT suspend_key('s', 'test')");
+    db.client.run("SELECT suspend_key('s', reason => 'test')");
     assert_does_not(&mut db.client, sql);
     assert_eq!(db.client.rows(sql).len(), 2);
-    db.client.run("SELECT activate_key('s')");
+    db.client.run("SELECT resume_key('s')");
     assert_looks_up(&mut db.client, sql);
 }
 
@@ -368,8 +368,147 @@ fn code_of_the_databases_own_looks_up_too() {
 #[test]
 fn parallel_workers_look_up_too() {
     let mut db = shop();
-    db.client.run(
-        "SET debug_parallel_query = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
-         SET min_parallel_index_scan_size = 0",
+    let force = match db.client.server() {
+        15 => "force_parallel_mode",
+        _ => "debug_parallel_query",
+    };
+    db.client.run(&format!(
+        "SET {force} = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+         SET min_parallel_index_scan_size = 0; SET enable_seqscan = off"
+    ));
+    for (sql, rows) in [
+        (
+            "SELECT id FROM customer_access WHERE email = 'user7@example.org'",
+            2,
+        ),
+        (
+            "SELECT l.id, c.id FROM letter_access l JOIN customer_access c ON c.email = l.plain WHERE l.id BETWEEN 7 AND 8",
+            4,
+        ),
+    ] {
+        assert_looks_up(&mut db.client, sql);
+        let plan = plan(&mut db.client, sql);
+        assert!(plan.contains("Gather"), "{sql}\n{plan}");
+        assert_eq!(db.client.rows(sql).len(), rows, "{sql}");
+    }
+}
+
+/// Members of a UNION ALL that is part of the query are looked up each by its own index.
+#[test]
+fn members_of_a_union_are_looked_up() {
+    let mut db = shop();
+    db.client.run("SET enable_seqscan = off; CREATE VIEW everyone AS SELECT id, email::text FROM customer_access UNION ALL SELECT id, sender FROM letter_access");
+    for (sql, lookups, rows) in [
+        (
+            "SELECT * FROM everyone WHERE email = 'user7@example.org'",
+            2,
+            3,
+        ),
+        (
+            "SELECT * FROM everyone WHERE email IN ('user7@example.org', 'user8@example.org') AND id < 100",
+            2,
+            4,
+        ),
+        (
+            "SELECT * FROM (SELECT id, email::text FROM customer_access UNION ALL SELECT id, plain FROM letter) u WHERE email = 'user7@example.org'",
+            1,
+            4,
+        ),
+    ] {
+        let plan = plan(&mut db.client, sql);
+        assert_eq!(plan.matches("Index Cond").count(), lookups, "{sql}\n{plan}");
+        assert!(looks_up(&plan), "{sql}\n{plan}");
+        assert!(!plan.contains("on_terms"), "{sql}\n{plan}");
+        assert_eq!(db.client.rows(sql).len(), rows, "{sql}");
+    }
+}
+
+/// What explain_search says of a statement's conditions: attribute, kind, whether one is served, and why not.
+fn explained(client: &mut Client, sql: &str) -> Vec<String> {
+    let sql = sql.replace('\'', "''");
+    let rows = client.rows(&format!(
+        "SELECT concat_ws(' | ', condition, relation, attribute, kind, served, why) FROM explain_search('{sql}')"
+    ));
+    rows.into_iter()
+        .filter_map(|mut row| row.remove(0))
+        .collect()
+}
+
+#[test]
+fn explain_search_says_what_serves_each_condition_and_why_not() {
+    let mut db = shop();
+    for (sql, said) in [
+        (
+            "SELECT id FROM customer_access WHERE email = 'user7@example.org'",
+            &["email = 'user7@example.org' | customer | email | equality | t"][..],
+        ),
+        (
+            "SELECT id FROM customer_access WHERE email = $1 AND note = $2 AND city = 'Rome'",
+            &[
+                "email = $1 | customer | email | equality | t",
+                "note = $2 | customer | note | equality | f | the column has no search index of kind equality",
+            ],
+        ),
+        (
+            "UPDATE customer_access SET city = 'x' WHERE upper(email) = 'X' OR born IN ('1990-01-01', '1990-01-02')",
+            &[
+                "… = 'X' | customer | email | f | it is not a comparison of the decrypted column with a value",
+                "born = ANY ('{1990-01-01,1990-01-02}') | customer | born | equality | t",
+            ],
+        ),
+        (
+            "SELECT c.id FROM customer_access c JOIN letter_access l ON c.email = l.sender",
+            &["email = sender | customer | email | equality | t"],
+        ),
+        (
+            "SELECT * FROM (SELECT id, email::text FROM customer_access UNION ALL SELECT id, sender FROM letter_access) u WHERE email = 'x'",
+            &[
+                "email = 'x' | customer | email | equality | t",
+                "sender = 'x' | letter | sender | equality | t",
+            ],
+        ),
+        ("SELECT id FROM customer_access WHERE city = 'Rome'", &[]),
+    ] {
+        assert_eq!(explained(&mut db.client, sql), said, "{sql}");
+    }
+    for sql in ["SELECT 1; SELECT 2", "VACUUM", ""] {
+        db.client
+            .fails("22023", &format!("SELECT * FROM explain_search('{sql}')"));
+    }
+    db.client.run("SET colcrypt.search_rewrite = off");
+    assert_eq!(
+        explained(
+            &mut db.client,
+            "SELECT id FROM customer_access WHERE email = 'x'"
+        ),
+        ["email = 'x' | customer | email | f | colcrypt.search_rewrite is off"]
+    );
+    let other = role(&mut db.client);
+    db.client.run(&format!("SET ROLE {other}"));
+    db.client.fails(
+        "42501",
+        "SELECT * FROM explain_search('SELECT id FROM customer')",
+    );
+}
+
+/// What would have been served is counted, by column and kind.
+#[test]
+fn scans_that_an_index_would_have_spared_are_counted() {
+    let mut db = shop();
+    let counted = "SELECT string_agg(concat_ws(' ', relation, attribute, kind, statements), ', ' ORDER BY attribute, kind) FROM unserved_search";
+    assert_eq!(db.client.opt(counted), None);
+    for _ in 0..3 {
+        db.client
+            .rows("SELECT id FROM customer_access WHERE note = 'note 7'");
+    }
+    db.client
+        .rows("SELECT id FROM customer_access WHERE note LIKE '%7%' AND email = 'x'");
+    explained(
+        &mut db.client,
+        "SELECT id FROM customer_access WHERE note = 'x'",
+    );
+    assert_eq!(
+        db.client.one(counted),
+        "customer note equality 3, customer note text 1"
     );
 }
