@@ -12,19 +12,20 @@ use crate::catalog::search;
 use crate::catalog::uuid::uuid;
 use crate::columns::migration::orders::refuse_second;
 use crate::columns::registration::Under;
-use crate::columns::search::catalog::{self, Order};
+use crate::columns::search::catalog;
 use crate::columns::search::ddl;
 use crate::columns::search::term::class_of;
 use crate::columns::{registered, registration, view};
 use crate::error::{Error, Privilege, Result};
+use crate::jobs::search::{Order, end_jobs, queue as queue_job, taken_names};
 use crate::jobs::wake;
 use crate::keys::approval;
 use crate::rights;
 use crate::rows::reach::{self, Elsewhere};
 use crate::server::call::Call;
-use crate::server::relation::{Held, Lock};
+use crate::server::relation::{Held, Lock, Named};
 use crate::server::varlena::varlena_from;
-use crate::server::{spi, types};
+use crate::server::{reads, spi, types};
 
 /// Letters of an n-gram, where nobody says otherwise.
 const LETTERS: i32 = 3;
@@ -344,7 +345,7 @@ fn check_label(
         .ok_or_else(|| {
             column.unfit(
                 format!("terms of {bits} bits"),
-                "A term has 16 to 256 bits.",
+                "A term has 8 to 256 bits.",
             )
         })?;
     Ok(())
@@ -427,6 +428,29 @@ fn check_table(table: pg_sys::Oid, held: &Held, is_unique: bool) -> Result<()> {
     Ok(())
 }
 
+/// A companion would be a part of what values are bound to that are bound to the whole row.
+fn refuse_whole_row(table: pg_sys::Oid) -> Result<()> {
+    let contexts = spi::query(
+        "SELECT attribute::text, context FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND context IS NOT NULL",
+        &[table.into()],
+        |row| Ok((spi::at::<String>(row, 1)?, spi::at::<String>(row, 2)?)),
+    )?;
+    for (attribute, context) in contexts {
+        let named = Named::take(table, Lock::Read)?;
+        if reads::columns(&named, &context)?.is_none_or(|numbers| numbers.contains(&0)) {
+            return Err(Error::Column {
+                message: format!(
+                    "values of column {}.{} are bound to the whole row, which a column for terms would change",
+                    named.held.shown(),
+                    quote_identifier(&attribute)
+                ),
+                hint: "Bind them to columns that are named: colcrypt.rebind_column.".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// On a keyring with four eyes grants wait for a second role; so must those of who may look up.
 fn refuse_way_out(under: &Under, key: &Key) -> Result<()> {
     let keyring = match under {
@@ -445,20 +469,6 @@ fn refuse_way_out(under: &Under, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Every name of a column that the table or one below it has.
-fn taken(table: pg_sys::Oid) -> Result<Vec<String>> {
-    spi::query(
-        &format!(
-            "{} SELECT a.attname::text FROM pg_attribute a JOIN tree t ON t.relid = a.attrelid \
-             UNION SELECT c.attribute::text FROM colcrypt.search_companion c JOIN colcrypt.search_index i USING (search_index_id) \
-                 WHERE i.relation = $1::oid::regclass",
-            crate::columns::migration::tree::TREE
-        ),
-        &[table.into()],
-        |row| spi::at::<String>(row, 1),
-    )
-}
-
 pub fn create_search_index(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
     let table = view::table_behind(relation)?;
@@ -473,6 +483,7 @@ pub fn create_search_index(call: Call) -> Result<pg_sys::Datum> {
         });
     }
     check_table(table, &held, asked.is_unique)?;
+    refuse_whole_row(table)?;
     let plan = plan(asked, &column)?;
     if plan.key.suite.purpose() != colcrypt_core::suite::Purpose::Search {
         return Err(Error::InvalidParameter {
@@ -507,7 +518,7 @@ fn described(plan: &Plan) -> String {
 }
 
 fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
-    let companion = companion_name(attribute, ddl::form(plan.kind), &taken(table)?);
+    let companion = companion_name(attribute, ddl::form(plan.kind), &taken_names(table)?);
     let range = plan.range;
     let number = |of: fn(RangeSpec) -> u8| range.map(|range| i32::from(of(range)));
     let made = spi::query(
@@ -542,7 +553,7 @@ fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
         .next()
         .ok_or_else(|| Error::CatalogCorrupt("a search index was not made".into()))?;
     wake::wake_at_commit();
-    catalog::queue(&Order {
+    queue_job(&Order {
         relation: table,
         attribute,
         companion: &companion,
@@ -570,12 +581,12 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
         });
     };
     catalog::retire(index.id)?;
-    catalog::end_jobs(index.id, "the search index was dropped")?;
+    end_jobs(index.id, "the search index was dropped")?;
     let Some(first) = index.companions.first() else {
         catalog::forget(&index, &[])?;
         return Ok(call.null());
     };
-    let job = catalog::queue(&Order {
+    let job = queue_job(&Order {
         relation: table,
         attribute: &attribute,
         companion: &first.attribute,

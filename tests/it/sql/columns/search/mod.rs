@@ -3,6 +3,8 @@
 mod bed;
 mod build;
 mod differential;
+mod guards;
+mod keys;
 mod orm;
 mod plans;
 mod thief;

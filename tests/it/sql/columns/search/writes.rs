@@ -15,7 +15,7 @@ fn with_clerk(rows: u32) -> (Db, String) {
     c.run("SELECT create_access_view('t')");
     index(c, "");
     c.run(&format!(
-        "CREATE ROLE {clerk} LOGIN; GRANT ALL ON t, t_access TO {clerk}; SELECT grant_key('k', '{clerk}', 'encrypt')"
+        "CREATE ROLE {clerk} LOGIN; GRANT ALL ON t, t_access TO {clerk}; SELECT grant_key('k', '{clerk}', '{{encrypt}}')"
     ));
     (db, clerk)
 }
@@ -105,8 +105,10 @@ fn a_value_from_elsewhere_needs_the_right_to_decrypt() {
         "INSERT INTO t SELECT id + 1000, email FROM t WHERE id = 2",
     );
     let c = &mut db.client;
-    c.run(&format!("SELECT grant_key('k', '{clerk}', 'decrypt')"));
-    o.run(&brought.replace("600,", "602,").replace("(600", "(602").replace("602, '", "602, '"));
+    c.run(&format!("SELECT grant_key('k', '{clerk}', '{{decrypt}}')"));
+    let value = o.one(&format!("SELECT {}", sealed("'elsewhere, too'", "602")));
+    o.run(&format!("INSERT INTO t VALUES (602, '{value}')"));
+    terms_are_right(&mut db.client);
 }
 
 #[test]
@@ -127,7 +129,7 @@ fn anothers_encryption_is_not_lent() {
     let (mut db, clerk) = with_clerk(20);
     let (helper, c) = (unique("helper"), &mut db.client);
     c.run(&format!(
-        "CREATE ROLE {helper}; SELECT grant_key('k', '{helper}', 'encrypt');
+        "CREATE ROLE {helper}; SELECT grant_key('k', '{helper}', '{{encrypt}}');
          CREATE FUNCTION lend(id int) RETURNS ciphertext LANGUAGE sql SECURITY DEFINER SET search_path = public, colcrypt AS
              $$ SELECT encrypt_col('secret of the helper'::text, 'k', place_context('t.email', id)) $$;
          CREATE FUNCTION own(id int) RETURNS ciphertext LANGUAGE sql SECURITY DEFINER SET search_path = public, colcrypt AS
@@ -159,7 +161,7 @@ fn rows_keep_their_terms_on_the_way_to_another_part() {
     ));
     index(c, "");
     c.run(&format!(
-        "CREATE ROLE {clerk} LOGIN; GRANT ALL ON t TO {clerk}; SELECT grant_key('k', '{clerk}', 'encrypt')"
+        "CREATE ROLE {clerk} LOGIN; GRANT ALL ON t TO {clerk}; SELECT grant_key('k', '{clerk}', '{{encrypt}}')"
     ));
     let mut o = db.connect_as(&clerk);
     o.run("UPDATE t SET part = 2 WHERE id < 30");
