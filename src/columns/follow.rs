@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use crate::audit::Act;
 use crate::catalog::enum_labels::Given;
+use crate::columns::search::guards;
 use crate::columns::{cascades, labels, place, row_key, sample, view};
 use crate::error::{Error, Result};
 use crate::server::relation::{Lock, Named};
@@ -71,6 +72,12 @@ pub enum Change {
         type_oid: pg_sys::Oid,
         given: Given,
     },
+    /// A table is gone.
+    TableDropped(pg_sys::Oid),
+    /// A table is a partition or a child.
+    Attached(pg_sys::Oid),
+    /// A trigger of the table's, ours, was altered or dropped.
+    Trigger(pg_sys::Oid),
 }
 
 /// # Errors
@@ -82,14 +89,20 @@ pub fn change(change: &Change) -> Result<()> {
             number,
             from,
             to,
-        } => column(*table, *number, from, to),
+        } => {
+            guards::renamed(*table, from, to)?;
+            column(*table, *number, from, to)
+        }
         Change::Type {
             table,
             column,
             number,
             from,
             to,
-        } => retyped(*table, column, *number, *from, *to),
+        } => {
+            guards::retyped(*table, column)?;
+            retyped(*table, column, *number, *from, *to)
+        }
         Change::Table { table, from, to } => renamed_table(*table, from, to),
         Change::Schema { from, to } => schema(from, to),
         Change::TableMoved { table, from, to } => moved_table(*table, from, to),
@@ -109,8 +122,17 @@ pub fn change(change: &Change) -> Result<()> {
             from,
             name,
         ),
-        Change::Computed { table, column } => computed(*table, column),
-        Change::Dropped { table, column } => dropped(*table, column),
+        Change::Computed { table, column } => {
+            guards::computed(*table, column)?;
+            computed(*table, column)
+        }
+        Change::Dropped { table, column } => {
+            guards::dropped(*table, column)?;
+            dropped(*table, column)
+        }
+        Change::TableDropped(table) => guards::table_dropped(*table),
+        Change::Attached(table) => guards::attached(*table),
+        Change::Trigger(table) => guards::trigger_changed(*table),
         Change::Constraint(constraint) => cascades::made(*constraint),
         Change::Label { type_oid, given } => labels::given(*type_oid, given),
     }

@@ -9,6 +9,7 @@ use pgrx::{Spi, pg_sys};
 use crate::catalog::read;
 use crate::catalog::uuid::uuid;
 use crate::columns::registration::Under;
+use crate::columns::search::guards;
 use crate::columns::{cascades, enforced, own_words, place, registration, row_key, sample};
 use crate::error::{Error, Result};
 use crate::keys::grantee;
@@ -62,6 +63,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let asked = Wanted::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
     registration::refuse_foreign_table(table)?;
+    guards::refuse_other_class(table, &attribute, plaintext_type)?;
     under.require_manage()?;
     let expression = keys
         .expression
@@ -389,6 +391,11 @@ pub fn unregister_column(call: Call) -> Result<pg_sys::Datum> {
     } else {
         registration::managed(table, &attribute)?
     };
+    if is_dropped {
+        guards::forget_table(table)?;
+    } else {
+        guards::refuse_searched(table, &attribute, "it cannot be unregistered")?;
+    }
     spi::execute(
         "DELETE FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         &[table.into(), attribute.clone().into()],

@@ -13,9 +13,9 @@ use pgrx::{PgList, name_data_to_str, pg_sys};
 use crate::catalog::enum_labels;
 use crate::columns::follow::{self, Change};
 use crate::error::Result;
-use crate::server::accessed::{Accessed, CONSTRAINTS, Done};
+use crate::server::accessed::{Accessed, CONSTRAINTS, Done, INHERITANCE};
 use crate::server::xact::{End, PartEnd};
-use crate::server::{altered, enclosure, ours, report, rethrow, scan, tree};
+use crate::server::{altered, enclosure, ours, report, rethrow, scan, tree, types};
 
 struct Note {
     change: Change,
@@ -80,10 +80,16 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
     } = *accessed;
     let change = if matches!(done, Done::Made) {
         (class == CONSTRAINTS).then_some(Change::Constraint(object))
+    } else if class == pg_sys::TriggerRelationId {
+        trigger(object)
     } else if matches!(done, Done::Dropped) {
-        (class == pg_sys::RelationRelationId && part > 0)
-            .then(|| dropped(object, part))
-            .flatten()
+        match class == pg_sys::RelationRelationId {
+            true if part > 0 => dropped(object, part),
+            true => is_table(object).then_some(Change::TableDropped(object)),
+            false => None,
+        }
+    } else if class == INHERITANCE {
+        Some(Change::Attached(object))
     } else if class == pg_sys::RelationRelationId && part > 0 {
         column(object, part)
     } else if class == pg_sys::RelationRelationId {
@@ -102,6 +108,23 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
         NOTES.with_borrow_mut(|notes| notes.push(Note { change, level }));
     }
     Ok(())
+}
+
+/// The table of a trigger, where that is the one that keeps terms. It is there still, if it is about to go.
+fn trigger(trigger: pg_sys::Oid) -> Option<Change> {
+    // SAFETY: a system catalog's own columns by their layout; a look-up of the function's name.
+    unsafe {
+        altered::row(
+            pg_sys::TriggerRelationId,
+            pg_sys::TriggerOidIndexId,
+            &[altered::is_oid(pg_sys::Anum_pg_trigger_oid, trigger)],
+            |row: &pg_sys::FormData_pg_trigger| {
+                types::is_function(row.tgfoid, &[c"keep_terms"]).then_some(row.tgrelid)
+            },
+        )
+        .flatten()
+        .map(Change::Trigger)
+    }
 }
 
 /// A name that a look-up made, or none.

@@ -2,4 +2,5 @@
 
 pub mod job;
 pub mod lane;
+pub mod search;
 pub mod wake;

@@ -164,6 +164,21 @@ pub fn drop_key(call: Call) -> Result<pg_sys::Datum> {
             "Register the columns for another key, or unregister them, and let their jobs end.",
         ));
     }
+    let searched = names(
+        "SELECT string_agg(what, ', ' ORDER BY 1) FROM ( \
+             SELECT format('the search index on column %s of %s', attribute, relation) AS what FROM colcrypt.search_index WHERE key_id = $1 \
+                AND EXISTS (SELECT FROM pg_class t WHERE t.oid = relation) \
+             UNION SELECT format('search domain \"%s\"', name) FROM colcrypt.search_domain WHERE key_id = $1) c",
+        &[id.into()],
+    )?;
+    if let Some(searched) = searched {
+        return Err(needed(
+            "key",
+            &key.name,
+            searched,
+            "Drop the search indexes (drop_search_index) and domains (drop_search_domain) first.",
+        ));
+    }
     Act::new("drop_key").key(&key).record()?;
     // In order, as everywhere.
     spi::execute_quietly(

@@ -14,7 +14,7 @@ use crate::catalog::read::{self, Key, KeyVersionRow};
 use crate::error::{Error, Result};
 use crate::jobs::wake;
 use crate::keys::{nodes, version, window, wipe};
-use crate::rows::{exposure, holders, lost, unseen};
+use crate::rows::{exposure, holders, lost, terms, unseen};
 use crate::server::{clock, key_clock, roles, spi};
 use crate::settings;
 
@@ -265,6 +265,7 @@ impl Order {
         for target in targets {
             nodes::refuse_needed(key, target.row.id.version)?;
         }
+        terms::refuse_needed(key, &numbers)?;
         // One look at all tables for all of them; which one it is, only where there is any.
         if holders::needing(key, &numbers)?.is_empty() {
             return Ok(None);

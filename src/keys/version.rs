@@ -1,5 +1,6 @@
 //! Versions of a key: made by the agent, written down, and rows sent after them.
 
+use colcrypt_core::suite::Purpose;
 use colcrypt_core::{KeyState, KeyVersion, KeyringId, Suite, VersionId};
 use colcrypt_protocol::{Reply, Request, WrappedDek};
 
@@ -9,7 +10,7 @@ use crate::broker::shared::PAYLOAD;
 use crate::catalog::read::{self, Key};
 use crate::catalog::uuid::uuid;
 use crate::error::{Error, Privilege, Result};
-use crate::jobs::wake;
+use crate::jobs::{self, wake};
 use crate::keys::kek;
 use crate::rights;
 use crate::server::{key_clock, spi};
@@ -228,6 +229,9 @@ pub fn queue_jobs(key: &Key, version: i32) -> Result<()> {
         &[key.id.bigint().into(), version.into()],
     )?;
     queue_jobs_by_row(key, version)?;
+    if key.suite.purpose() == Purpose::Search {
+        jobs::search::queue_rotation(key.id.bigint(), version)?;
+    }
     wake::wake_at_commit();
     Ok(())
 }

@@ -12,4 +12,5 @@ mod primary_key;
 pub mod reach;
 pub mod recheck;
 pub mod shards;
+pub mod terms;
 pub mod unseen;

@@ -13,6 +13,9 @@ use crate::server::{report, rethrow};
 /// The system catalog of constraints, which pgrx does not name.
 pub const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 
+/// The system catalog of which table is a partition or child of which, likewise.
+pub const INHERITANCE: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
+
 /// What is done to an object that is none of the server's own, in the middle of the statement.
 #[derive(Clone, Copy)]
 pub enum Done {

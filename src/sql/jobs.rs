@@ -160,6 +160,9 @@ struct Managed {
     open: bool,
     /// Whether it only opens values.
     verifies: bool,
+    /// Whether it is about a search index, and only drops it.
+    searches: bool,
+    drops: bool,
     /// What it does, when it is no re-encryption.
     migration: Option<Migration>,
 }
@@ -169,9 +172,9 @@ impl Managed {
         // SAFETY: declared as bigint.
         let id = unsafe { call.get::<i64>(0) }.ok_or(Error::NullArgument("job"))?;
         let found = spi::query(
-            "SELECT relation::oid, attribute::text, phase, paused, finished_at IS NULL, verifies, \
-                    CASE WHEN by_row THEN key_id END, keyring_id \
-             FROM colcrypt.job WHERE job_id = $1 FOR NO KEY UPDATE",
+            "SELECT relation::oid, j.attribute::text, phase, paused, finished_at IS NULL, verifies, \
+                    CASE WHEN by_row OR s.job_id IS NOT NULL THEN key_id END, keyring_id, s.job_id IS NOT NULL, coalesce(s.drops, false) \
+             FROM colcrypt.job j LEFT JOIN colcrypt.search_job s USING (job_id) WHERE job_id = $1 FOR NO KEY UPDATE OF j",
             &[id.into()],
             |row| {
                 Ok((
@@ -183,10 +186,14 @@ impl Managed {
                     row.get::<bool>(6)?.unwrap_or_default(),
                     row.get::<i64>(7)?,
                     row.get::<pgrx::Uuid>(8)?,
+                    (
+                        row.get::<bool>(9)?.unwrap_or_default(),
+                        row.get::<bool>(10)?.unwrap_or_default(),
+                    ),
                 ))
             },
         )?;
-        let Some((table, attribute, phase, paused, open, verifies, of_rows, keyring)) =
+        let Some((table, attribute, phase, paused, open, verifies, of_rows, keyring, of_search)) =
             found.into_iter().next()
         else {
             return Err(Error::UnknownObject {
@@ -217,6 +224,8 @@ impl Managed {
             paused,
             open,
             verifies,
+            searches: of_search.0,
+            drops: of_search.1,
             migration,
         })
     }
@@ -227,6 +236,8 @@ impl Managed {
         }
         let function = match &self.migration {
             None if self.verifies => "verify_column",
+            None if self.drops => "drop_search_index",
+            None if self.searches => "create_search_index",
             None => "reencrypt_column",
             Some(migration) => migration.kind.function(),
         };
@@ -299,6 +310,9 @@ fn cancel_job(call: Call) -> Result<pg_sys::Datum> {
     if let Some(migration) = &job.migration {
         return cancel_migration(&job, migration);
     }
+    if job.searches {
+        return cancel_search(&job);
+    }
     job.must_be_open()?;
     job.update(
         "phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp()",
@@ -329,6 +343,20 @@ fn cancel_migration(job: &Managed, migration: &Migration) -> Result<pg_sys::Datu
     varlena::varlena_from(b"cancelled")
 }
 
+/// The same of a search index that is being made. What is dropped is not used any more.
+fn cancel_search(job: &Managed) -> Result<pg_sys::Datum> {
+    if job.phase != "failed" {
+        job.must_be_open()?;
+    }
+    if job.drops {
+        return Err(job.refused("No query uses what it drops; colcrypt.create_search_index makes another."));
+    }
+    job.update("phase = 'cancelling', paused = false, held_by = NULL, finished_at = NULL, tries = 0, retry_at = NULL")?;
+    wake::wake_at_commit();
+    job.record("cancel_job")?;
+    varlena::varlena_from(b"cancelled")
+}
+
 fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     let job = Managed::find(call)?;
     if job.open || job.phase != "failed" {
@@ -344,8 +372,8 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
     if let Some(Some(other)) = others.first() {
         return Err(job.refused(&format!("Job {other} is at this column already.")));
     }
-    if job.verifies {
-        // Nothing was written: it begins anew.
+    if job.verifies || job.searches {
+        // Nothing was written, or what was is found: it begins anew.
         job.update("phase = 'queued', finished_at = NULL, retried_at = clock_timestamp(), tries = 0, retry_at = NULL")?;
         wake::wake_at_commit();
         job.record("retry_job")?;

@@ -31,7 +31,7 @@ use crate::keys::{lifecycle, nodes, window};
 use crate::rows::holders::{self, CiphertextColumn};
 use crate::rows::lost;
 use crate::rows::recheck::{self, Counted};
-use crate::rows::unseen;
+use crate::rows::{terms, unseen};
 use crate::server::clock;
 use crate::server::report::one_line;
 use crate::server::spi::{self, safe_search_path};
@@ -194,6 +194,7 @@ enum Looked {
 /// The first look at all rows, for versions of one key.
 fn count(ids: &[VersionId]) -> Result<Looked> {
     let key = read::key_by_id(ids[0].key)?; // First, while this transaction has one snapshot for all tables.
+    terms::refuse_needed(&key, &numbers(ids))?;
     let first = recheck::count(&key, &numbers(ids))?;
     if first.holders.is_empty() {
         return Ok(Looked::NoneNeeded(first.counted));

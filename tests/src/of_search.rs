@@ -17,7 +17,7 @@ pub fn with_search_key() -> Db {
 pub fn people(client: &mut Client, rows: u32) {
     client.run(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, email ciphertext, n int DEFAULT 0);
-         SELECT register_column('t', 'email', 'k');
+         SELECT register_column('t', 'email', 'k', label => 't.email');
          INSERT INTO t SELECT g, CASE WHEN g % 10 > 0 THEN {} END FROM generate_series(1, {rows}) g",
         sealed("'p' || g || '@example.org'", "g")
     ));

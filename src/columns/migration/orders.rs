@@ -14,6 +14,7 @@ use crate::catalog::type_names;
 use crate::columns::migration::Kind;
 use crate::columns::migration::survey::{self, Question};
 use crate::columns::migration::tree::{self, TREE};
+use crate::columns::search::guards;
 use crate::columns::view::known::key_of;
 use crate::columns::view::{self, relation_name};
 use crate::columns::{cascades, place, registered, registration};
@@ -147,6 +148,7 @@ pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
         "Fill a plain column through the access view, which decrypts under each row's key for who may.",
     )?;
     rights::require(&key, Privilege::Decrypt)?;
+    guards::refuse_searched(table, &attribute, "it cannot be decrypted in place")?;
     // Whoever reads the table will read the values.
     for former in registration::keys_of_values(table, &attribute)? {
         registration::refuse_way_out(&former)?;

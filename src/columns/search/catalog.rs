@@ -1,7 +1,5 @@
 //! What is written down of search indexes.
 
-use pgrx::pg_sys;
-
 use crate::catalog::search::{Companion, SearchIndex};
 use crate::error::Result;
 use crate::server::spi;
@@ -70,66 +68,6 @@ pub fn retire(id: [u8; 16]) -> Result<()> {
     spi::execute(
         "UPDATE colcrypt.search_companion SET state = 'retired' WHERE search_index_id = $1",
         &[uuid(id).into()],
-    )?;
-    Ok(())
-}
-
-/// A job that is to be queued.
-pub struct Order<'a> {
-    pub relation: pg_sys::Oid,
-    pub attribute: &'a str,
-    /// The companion that it is about first: two jobs on one are none.
-    pub companion: &'a str,
-    pub key: i64,
-    pub version: i32,
-    pub index: [u8; 16],
-    /// Whether companions that are retired go; else one is made.
-    pub drops: bool,
-    pub remakes: bool,
-}
-
-/// Queues a job; its number.
-///
-/// # Errors
-/// Of SPI.
-pub fn queue(order: &Order<'_>) -> Result<i64> {
-    let queued = spi::query(
-        "WITH queued AS (INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
-             VALUES ($1::oid::regclass, $2::text::name, $3, $4) \
-             ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row \
-             DO UPDATE SET phase = 'queued', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL, \
-                 paused = false RETURNING job_id) \
-         INSERT INTO colcrypt.search_job (job_id, search_index_id, key_version, drops, remakes, attribute) \
-         SELECT job_id, $5, $4, $6, $7, $8::text::name FROM queued \
-         ON CONFLICT (job_id) DO UPDATE SET drops = EXCLUDED.drops, remakes = search_job.remakes OR EXCLUDED.remakes \
-         RETURNING job_id",
-        &[
-            order.relation.into(),
-            order.companion.into(),
-            order.key.into(),
-            order.version.into(),
-            uuid(order.index).into(),
-            order.drops.into(),
-            order.remakes.into(),
-            order.attribute.into(),
-        ],
-        |row| spi::at::<i64>(row, 1),
-    )?;
-    queued
-        .into_iter()
-        .next()
-        .ok_or_else(|| crate::error::Error::CatalogCorrupt("a job was not queued".into()))
-}
-
-/// Ends the open jobs of a search index.
-///
-/// # Errors
-/// Of SPI.
-pub fn end_jobs(id: [u8; 16], why: &str) -> Result<()> {
-    spi::execute(
-        "UPDATE colcrypt.job SET phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp(), last_error = $2 \
-         WHERE finished_at IS NULL AND job_id IN (SELECT job_id FROM colcrypt.search_job WHERE search_index_id = $1)",
-        &[uuid(id).into(), why.into()],
     )?;
     Ok(())
 }

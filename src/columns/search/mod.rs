@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod column;
 pub mod ddl;
+pub mod guards;
 pub mod keep;
 pub mod lookups;
 pub mod making;

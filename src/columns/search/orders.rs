@@ -3,9 +3,7 @@
 use colcrypt_domain::error::SearchError;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::search::companion_name;
-use colcrypt_search::{
-    Class, Kind, Label, Pipeline, RangeSpec, TermBits, TextSpec, unicode_version,
-};
+use colcrypt_search::{Class, Kind, Label, Pipeline, RangeSpec, TermBits, TextSpec, unicode_version};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
@@ -14,19 +12,20 @@ use crate::catalog::search;
 use crate::catalog::uuid::uuid;
 use crate::columns::migration::orders::refuse_second;
 use crate::columns::registration::Under;
-use crate::columns::search::catalog::{self, Order};
+use crate::columns::search::catalog;
 use crate::columns::search::ddl;
 use crate::columns::search::term::class_of;
 use crate::columns::{registered, registration, view};
 use crate::error::{Error, Privilege, Result};
+use crate::jobs::search::{Order, end_jobs, queue as queue_job, taken_names};
 use crate::jobs::wake;
 use crate::keys::approval;
 use crate::rights;
 use crate::rows::reach::{self, Elsewhere};
 use crate::server::call::Call;
-use crate::server::relation::{Held, Lock};
+use crate::server::relation::{Held, Lock, Named};
 use crate::server::varlena::varlena_from;
-use crate::server::{spi, types};
+use crate::server::{reads, spi, types};
 
 /// Letters of an n-gram, where nobody says otherwise.
 const LETTERS: i32 = 3;
@@ -244,17 +243,16 @@ fn plan(asked: Asked, column: &Column) -> Result<Plan> {
     let class = column.class()?;
     let domain = asked.domain.as_deref().map(domain).transpose()?;
     if domain.is_some() && asked.kind != Kind::Equality {
-        return Err(column.unfit("a search domain is for equality", "Leave domain out."));
+        return Err(column.unfit(
+            "a search domain is for equality",
+            "Leave domain out.",
+        ));
     }
     let wrong = |what: &str| column.unfit(what, "Leave it out, or choose another search domain.");
     let key = match &domain {
         None => search_key(asked.key.as_deref(), &column.under)?,
         Some(domain) => {
-            if asked
-                .key
-                .as_ref()
-                .is_some_and(|key| *key != domain.key.name)
-            {
+            if asked.key.as_ref().is_some_and(|key| *key != domain.key.name) {
                 return Err(wrong("its search domain has another key"));
             }
             if !asked.normalise.is_empty() && asked.normalise != domain.normalise {
@@ -264,9 +262,7 @@ fn plan(asked: Asked, column: &Column) -> Result<Plan> {
                 return Err(wrong("its search domain has terms of another length"));
             }
             if class != domain.class {
-                return Err(wrong(
-                    "its values are of another class than its search domain's",
-                ));
+                return Err(wrong("its values are of another class than its search domain's"));
             }
             domain.key.clone()
         }
@@ -284,10 +280,7 @@ fn plan(asked: Asked, column: &Column) -> Result<Plan> {
     check_label(asked.kind, class, &normalise, bits, column)?;
     if asked.kind != Kind::Equality && (asked.is_unique || asked.bits.is_some()) {
         return Err(column.unfit(
-            format!(
-                "kind {} has neither uniqueness nor a length of terms",
-                asked.kind
-            ),
+            format!("kind {} has neither uniqueness nor a length of terms", asked.kind),
             "Make an equality index for it, beside this one.",
         ));
     }
@@ -352,7 +345,7 @@ fn check_label(
         .ok_or_else(|| {
             column.unfit(
                 format!("terms of {bits} bits"),
-                "A term has 16 to 256 bits.",
+                "A term has 8 to 256 bits.",
             )
         })?;
     Ok(())
@@ -428,12 +421,32 @@ fn check_table(table: pg_sys::Oid, held: &Held, is_unique: bool) -> Result<()> {
     reach::all_leaves(&[table], Elsewhere::Refused)?;
     if is_unique && ddl::members(table)?.len() > 1 {
         return Err(Error::Column {
-            message: format!(
-                "uniqueness would hold in each part of table {} alone",
-                held.shown()
-            ),
+            message: format!("uniqueness would hold in each part of table {} alone", held.shown()),
             hint: "A unique search index needs a table without partitions and children.".into(),
         });
+    }
+    Ok(())
+}
+
+/// A companion would be a part of what values are bound to that are bound to the whole row.
+fn refuse_whole_row(table: pg_sys::Oid) -> Result<()> {
+    let contexts = spi::query(
+        "SELECT attribute::text, context FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND context IS NOT NULL",
+        &[table.into()],
+        |row| Ok((spi::at::<String>(row, 1)?, spi::at::<String>(row, 2)?)),
+    )?;
+    for (attribute, context) in contexts {
+        let named = Named::take(table, Lock::Read)?;
+        if reads::columns(&named, &context)?.is_none_or(|numbers| numbers.contains(&0)) {
+            return Err(Error::Column {
+                message: format!(
+                    "values of column {}.{} are bound to the whole row, which a column for terms would change",
+                    named.held.shown(),
+                    quote_identifier(&attribute)
+                ),
+                hint: "Bind them to columns that are named: colcrypt.rebind_column.".into(),
+            });
+        }
     }
     Ok(())
 }
@@ -456,20 +469,6 @@ fn refuse_way_out(under: &Under, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Every name of a column that the table or one below it has.
-fn taken(table: pg_sys::Oid) -> Result<Vec<String>> {
-    spi::query(
-        &format!(
-            "{} SELECT a.attname::text FROM pg_attribute a JOIN tree t ON t.relid = a.attrelid \
-             UNION SELECT c.attribute::text FROM colcrypt.search_companion c JOIN colcrypt.search_index i USING (search_index_id) \
-                 WHERE i.relation = $1::oid::regclass",
-            crate::columns::migration::tree::TREE
-        ),
-        &[table.into()],
-        |row| spi::at::<String>(row, 1),
-    )
-}
-
 pub fn create_search_index(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
     let table = view::table_behind(relation)?;
@@ -484,6 +483,7 @@ pub fn create_search_index(call: Call) -> Result<pg_sys::Datum> {
         });
     }
     check_table(table, &held, asked.is_unique)?;
+    refuse_whole_row(table)?;
     let plan = plan(asked, &column)?;
     if plan.key.suite.purpose() != colcrypt_core::suite::Purpose::Search {
         return Err(Error::InvalidParameter {
@@ -518,7 +518,7 @@ fn described(plan: &Plan) -> String {
 }
 
 fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
-    let companion = companion_name(attribute, ddl::form(plan.kind), &taken(table)?);
+    let companion = companion_name(attribute, ddl::form(plan.kind), &taken_names(table)?);
     let range = plan.range;
     let number = |of: fn(RangeSpec) -> u8| range.map(|range| i32::from(of(range)));
     let made = spi::query(
@@ -553,7 +553,7 @@ fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
         .next()
         .ok_or_else(|| Error::CatalogCorrupt("a search index was not made".into()))?;
     wake::wake_at_commit();
-    catalog::queue(&Order {
+    queue_job(&Order {
         relation: table,
         attribute,
         companion: &companion,
@@ -581,12 +581,12 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
         });
     };
     catalog::retire(index.id)?;
-    catalog::end_jobs(index.id, "the search index was dropped")?;
+    end_jobs(index.id, "the search index was dropped")?;
     let Some(first) = index.companions.first() else {
         catalog::forget(&index, &[])?;
         return Ok(call.null());
     };
-    let job = catalog::queue(&Order {
+    let job = queue_job(&Order {
         relation: table,
         attribute: &attribute,
         companion: &first.attribute,
@@ -615,8 +615,7 @@ pub fn create_search_domain(call: Call) -> Result<pg_sys::Datum> {
     let (normalise, bits) = unsafe {
         (
             names(call, 2)?,
-            call.get::<i32>(4)
-                .unwrap_or(i32::from(TermBits::FULL.get())),
+            call.get::<i32>(4).unwrap_or(i32::from(TermBits::FULL.get())),
         )
     };
     let (plaintext_type, _) = types::with_length(&call.text(3, "plaintext_type")?)?;

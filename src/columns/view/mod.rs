@@ -31,7 +31,7 @@ use crate::server::call::Call;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::{relation, roles, spi};
 
-/// The table's columns in order.
+/// The table's columns in order, but for those that hold search terms.
 ///
 /// # Errors
 /// Of SPI; for an expression of keys that does not do as such (any more).
@@ -48,7 +48,9 @@ pub fn columns_of(table: pg_sys::Oid) -> Result<Vec<ViewColumn>> {
          LEFT JOIN colcrypt.key k USING (key_id) \
          LEFT JOIN colcrypt.keyring r ON r.keyring_id = p.keyring_id \
          LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped \
+           AND NOT EXISTS (SELECT FROM colcrypt.search_index i JOIN colcrypt.search_companion c USING (search_index_id) \
+               WHERE i.relation = $1::oid::regclass AND c.attribute = a.attname) ORDER BY a.attnum",
             type_names::declared_now("p")
         ),
         &[table.into()],

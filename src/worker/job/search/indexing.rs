@@ -14,7 +14,7 @@ use crate::columns::search::work::Work;
 use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
 use crate::server::concurrently::{self, Wanted};
-use crate::server::relation::{Lock, Named};
+use crate::server::relation::{self, Lock, Named};
 use crate::server::spi::{self, run_as};
 use crate::server::txn::{Next, attempt, set_local};
 use crate::worker::job::search::{from_the_start, shortly, still};
@@ -224,20 +224,22 @@ fn make(
 
 /// Two rows have the same value, and the index was to be unique. Which, their terms tell to whoever may read them.
 fn duplicates(job: &Job, work: &Work, companion: &Companion, table: pg_sys::Oid) -> Next {
-    let shown = crate::server::relation::shown(table).unwrap_or_default();
     let column = quote_identifier(&companion.attribute);
-    let dropped = attempt(|| match next_lack(job, work, companion)? {
-        Some(Lack {
+    let dropped = attempt(|| {
+        if let Some(Lack {
             table,
             what: What::BrokenOff(name),
             ..
-        }) => drop_index(table, &name),
-        _ => Ok(Next::Again),
+        }) = next_lack(job, work, companion)?
+        {
+            drop_index(table, &name)?;
+        }
+        relation::shown(table)
     });
-    if dropped.is_err() {
+    let Ok(shown) = dropped else {
         // It is made again, and fails again.
         return Next::Soon;
-    }
+    };
     finish(
         job,
         Phase::Failed,

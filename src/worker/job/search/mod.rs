@@ -23,11 +23,12 @@ use colcrypt_domain::verdict::Verdict;
 use pgrx::pg_sys;
 
 use crate::catalog::search::{Companion, CompanionState};
-use crate::columns::search::catalog::{self, Order};
+use crate::columns::search::catalog;
 use crate::columns::search::ddl;
 use crate::columns::search::work::Work;
 use crate::error::{Error, Result};
 use crate::jobs::job::{Job, lock_jobs};
+use crate::jobs::search::{Order, queue};
 use crate::server::failed::Failed;
 use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
 use crate::server::{limit, relation, spi};
@@ -36,10 +37,13 @@ use crate::worker::job::progress;
 use crate::worker::job::step::{finish, has_settled, paced, postpone};
 
 pub fn step(job: &Job) -> Next {
-    let known = attempt(|| Work::of_job(job.id, job.table));
+    let known = attempt(|| {
+        let work = Work::of_job(job.id, job.table)?;
+        Ok(work.filter(|_| relation::exists(job.table)))
+    });
     let work = match known {
-        Ok(Some(work)) if relation::exists(job.table) => work,
-        Ok(_) => return without_index(job),
+        Ok(Some(work)) => work,
+        Ok(None) => return without_index(job),
         Err(failed) => return postpone(job, &failed),
     };
     let Some(companion) = &work.makes else {
@@ -51,13 +55,10 @@ pub fn step(job: &Job) -> Next {
     match job.phase {
         Phase::Queued => shortly(job, || prepare(job, &work, companion)),
         Phase::Filling => paced(job, |job| fill::fill(job, &work, companion)),
-        Phase::WaitingForOld => {
-            attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed))
-        }
+        Phase::WaitingForOld => attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed)),
         Phase::Indexing => indexing::index(job, &work, companion),
-        Phase::Checking => {
-            attempt(|| check(job, &work, companion)).unwrap_or_else(|failed| postpone(job, &failed))
-        }
+        Phase::Checking => attempt(|| check(job, &work, companion))
+            .unwrap_or_else(|failed| postpone(job, &failed)),
         Phase::Cancelling => shortly(job, || cancel(job, &work, companion)),
         _ => Next::Nothing,
     }
@@ -221,7 +222,7 @@ fn queue_drop(work: &Work) -> Result<()> {
             .is_some_and(|made| former.version < made.version)
     });
     let Some(former) = former else { return Ok(()) };
-    catalog::queue(&Order {
+    queue(&Order {
         relation: work.index.relation,
         attribute: &work.index.attribute,
         companion: &former.attribute,

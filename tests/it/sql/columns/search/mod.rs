@@ -3,5 +3,7 @@
 mod bed;
 mod build;
 mod differential;
+mod guards;
+mod keys;
 mod plans;
 mod writes;

@@ -1,0 +1,226 @@
+//! What search indexes rest on is altered or dropped: they follow, or the statement is refused; or their terms are made anew, and until then
+//! nobody looks up by them. Called when the statement is over.
+
+use colcrypt_domain::error::SearchError;
+use colcrypt_domain::quote::{quote_identifier, quote_literal};
+use pgrx::pg_sys;
+
+use crate::catalog::search;
+use crate::columns::search::term::class_of;
+use crate::error::Result;
+use crate::jobs::search::{end_jobs, queue_remaking};
+use crate::jobs::wake;
+use crate::server::{relation, report, spi};
+
+/// A search index that has to do with a column of a table: its kind, and whether the column is its companion.
+struct Concerned {
+    attribute: String,
+    kind: String,
+    is_companion: bool,
+}
+
+fn concerned(table: pg_sys::Oid, column: &str) -> Result<Option<Concerned>> {
+    if !search::are_any()? {
+        return Ok(None);
+    }
+    let found = spi::query(
+        "SELECT i.attribute::text, i.kind, i.attribute <> $2::text::name FROM colcrypt.search_index i \
+         WHERE i.relation = $1::oid::regclass AND (i.attribute = $2::text::name OR EXISTS (SELECT FROM colcrypt.search_companion c \
+             WHERE c.search_index_id = i.search_index_id AND c.attribute = $2::text::name)) ORDER BY i.kind LIMIT 1",
+        &[table.into(), column.into()],
+        |row| {
+            Ok(Concerned {
+                attribute: spi::at(row, 1)?,
+                kind: spi::at(row, 2)?,
+                is_companion: spi::at(row, 3)?,
+            })
+        },
+    )?;
+    Ok(found.into_iter().next())
+}
+
+fn stands(table: pg_sys::Oid, what: String, index: &Concerned) -> Result<()> {
+    let shown = relation::shown(table)?;
+    Err(SearchError::Stands {
+        what,
+        column: format!("{shown}.{}", quote_identifier(&index.attribute)),
+        hint: format!(
+            "Drop it first: colcrypt.drop_search_index({}, {}, {}).",
+            quote_literal(&shown),
+            quote_literal(&index.attribute),
+            quote_literal(&index.kind)
+        ),
+    }
+    .into())
+}
+
+/// Refuses to have a column go, or its values changed otherwise than by writing rows.
+fn refuse(table: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
+    match concerned(table, column)? {
+        None => Ok(()),
+        Some(index) => {
+            let what = format!("column {} cannot be {what}", quote_identifier(column));
+            stands(table, what, &index)
+        }
+    }
+}
+
+/// # Errors
+/// For a column that is searched, and for a companion.
+pub fn dropped(table: pg_sys::Oid, column: &str) -> Result<()> {
+    refuse(table, column, "dropped")
+}
+
+/// # Errors
+/// As [`dropped`].
+pub fn retyped(table: pg_sys::Oid, column: &str) -> Result<()> {
+    refuse(table, column, "given another type")
+}
+
+/// # Errors
+/// As [`dropped`].
+pub fn computed(table: pg_sys::Oid, column: &str) -> Result<()> {
+    refuse(table, column, "computed anew")
+}
+
+/// Refuses what needs a column without search indexes.
+///
+/// # Errors
+/// For a column that is searched.
+pub fn refuse_searched(table: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
+    match concerned(table, column)? {
+        Some(index) if !index.is_companion => stands(table, what.into(), &index),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses another type of a searched column's values, where they compare otherwise.
+///
+/// # Errors
+/// As [`refuse_searched`].
+pub fn refuse_other_class(
+    table: pg_sys::Oid,
+    column: &str,
+    plaintext_type: pg_sys::Oid,
+) -> Result<()> {
+    let others = search::indexes_of(table)?
+        .iter()
+        .any(|index| index.attribute == column && class_of(plaintext_type) != Some(index.class));
+    match others {
+        true => refuse_searched(table, column, "the column's type cannot be another"),
+        false => Ok(()),
+    }
+}
+
+/// The search indexes of a column, or a companion, have another name.
+///
+/// # Errors
+/// Of SPI.
+pub fn renamed(table: pg_sys::Oid, from: &str, to: &str) -> Result<()> {
+    if concerned(table, from)?.is_none() {
+        return Ok(());
+    }
+    for statement in [
+        "UPDATE colcrypt.search_index SET attribute = $3::text::name WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
+        "UPDATE colcrypt.search_companion c SET attribute = $3::text::name FROM colcrypt.search_index i \
+         WHERE i.search_index_id = c.search_index_id AND i.relation = $1::oid::regclass AND c.attribute = $2::text::name",
+        "UPDATE colcrypt.search_job s SET attribute = $3::text::name FROM colcrypt.job j \
+         WHERE j.job_id = s.job_id AND j.relation = $1::oid::regclass AND s.attribute = $2::text::name",
+    ] {
+        spi::execute(statement, &[table.into(), from.into(), to.into()])?;
+    }
+    Ok(())
+}
+
+/// A table was dropped: nothing is searched there.
+///
+/// # Errors
+/// Of SPI.
+pub fn table_dropped(table: pg_sys::Oid) -> Result<()> {
+    if !search::are_any()? || relation::exists(table) {
+        return Ok(());
+    }
+    forget_table(table)
+}
+
+/// Forgets what was searched of a table that is gone.
+///
+/// # Errors
+/// Of SPI.
+pub fn forget_table(table: pg_sys::Oid) -> Result<()> {
+    let gone = spi::query(
+        "WITH gone AS (DELETE FROM colcrypt.search_index WHERE relation = $1::oid::regclass RETURNING search_index_id), \
+              companions AS (DELETE FROM colcrypt.search_companion c USING gone g WHERE g.search_index_id = c.search_index_id) \
+         SELECT search_index_id FROM gone",
+        &[table.into()],
+        |row| spi::at::<pgrx::Uuid>(row, 1),
+    )?;
+    gone.iter()
+        .try_for_each(|id| end_jobs(*id.as_bytes(), "the table was dropped"))
+}
+
+/// The tables above this one, itself among them, whose columns are searched.
+fn searched_above(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    spi::query(
+        "WITH RECURSIVE up(relid) AS (SELECT $1::oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) \
+         SELECT DISTINCT i.relation::oid FROM colcrypt.search_index i JOIN up u ON u.relid = i.relation",
+        &[table.into()],
+        |row| spi::at::<pg_sys::Oid>(row, 1),
+    )
+}
+
+/// A table has become a partition or child of another: its rows have no terms, or those of another search index.
+///
+/// # Errors
+/// Of SPI.
+pub fn attached(table: pg_sys::Oid) -> Result<()> {
+    if !search::are_any()? || !relation::exists(table) || is_empty(table)? {
+        return Ok(());
+    }
+    remake(table, "rows have come to it that it has not been kept for")
+}
+
+/// Whether nothing was ever stored in a table and those below it.
+fn is_empty(table: pg_sys::Oid) -> Result<bool> {
+    let tree = spi::query(
+        "WITH RECURSIVE tree(relid) AS (SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
+         SELECT t.relid FROM tree t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r'",
+        &[table.into()],
+        |row| spi::at::<pg_sys::Oid>(row, 1),
+    )?;
+    Ok(relation::blocks(&tree)? == 0)
+}
+
+/// A trigger of a table that is searched was dropped or switched off, or on again: rows may have been written past ours.
+///
+/// # Errors
+/// Of SPI.
+pub fn trigger_changed(table: pg_sys::Oid) -> Result<()> {
+    if !search::are_any()? || !relation::exists(table) {
+        return Ok(());
+    }
+    let stands = spi::query(
+        "SELECT 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = 'colcrypt.keep_terms()'::regprocedure AND tgenabled = 'A'",
+        &[table.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    match stands.is_empty() {
+        true => remake(table, "the trigger that keeps it was switched off or dropped"),
+        false => Ok(()),
+    }
+}
+
+fn remake(table: pg_sys::Oid, why: &str) -> Result<()> {
+    for relation in searched_above(table)? {
+        queue_remaking(relation)?;
+        wake::wake_at_commit();
+        report::warning(
+            format!(
+                "no query looks up by the search indexes of {} until their terms are made anew: {why}",
+                relation::shown(relation)?
+            ),
+            "A job is queued for each: see colcrypt.job_progress.",
+        );
+    }
+    Ok(())
+}
