@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::rc::Rc;
 
 use colcrypt_core::{KeyVersion, VersionId};
+use colcrypt_domain::search::TRIGGER;
 use colcrypt_search::Kind;
 use pgrx::pg_sys;
 
@@ -17,8 +18,7 @@ use crate::error::Result;
 use crate::server::{heirs, relation, types, watched};
 use crate::session;
 
-/// The trigger that keeps terms, and its function.
-const TRIGGER: &CStr = c"~colcrypt:terms";
+/// The function of the trigger that keeps terms.
 const FUNCTION: &CStr = c"keep_terms";
 
 pub struct KnownTable {
@@ -320,7 +320,7 @@ unsafe fn has_trigger(triggers: *mut pg_sys::TriggerDesc) -> bool {
         (0..all.numtriggers.max(0) as usize)
             .map(|at| &*all.triggers.add(at))
             .any(|trigger| {
-                CStr::from_ptr(trigger.tgname) == TRIGGER
+                CStr::from_ptr(trigger.tgname).to_bytes() == TRIGGER.as_bytes()
                     && trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as c_char
                     && types::is_function(trigger.tgfoid, &[FUNCTION])
             })

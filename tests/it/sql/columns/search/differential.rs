@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, SimpleQueryMessage};
 
-use super::bed::shop;
+use super::bed::{OF_OTHER_KINDS, add, shop};
 use crate::common::{Db, Sql, role};
 
 /// No longer than that for the random ones; a quiet machine does more of them.
@@ -784,7 +784,7 @@ fn everybody() -> (Db, Vec<Who>) {
          CREATE POLICY local ON customer TO {clerk} USING (city IN ('Rome', 'Oslo')); CREATE POLICY part ON letter TO {clerk} USING (id % 3 > 0)",
         everyone = roles.join(",")
     ));
-    db.client.run("ANALYZE");
+    add(&mut db.client, OF_OTHER_KINDS);
     let who = vec![
         Who::new(&db, "superuser", None),
         Who::new(&db, "reader", Some(reader)),

@@ -19,7 +19,7 @@ fn a_searched_column_and_its_terms_are_not_dropped_or_given_another_type() {
         "ALTER TABLE t ALTER email TYPE bytea USING NULL",
         "ALTER TABLE t ALTER email_term TYPE text USING 'x'",
         "ALTER TABLE t ALTER email_term TYPE bytea USING 'x'::bytea",
-        "ALTER TABLE t ALTER email TYPE ciphertext USING (SELECT NULL::ciphertext)",
+        "ALTER TABLE t ALTER email TYPE ciphertext USING coalesce(NULL::ciphertext, email)",
         "SELECT unregister_column('t', 'email')",
         "SELECT decrypt_column('t', 'email', accept_losses => true)",
         "SELECT register_column('t', 'email', 'k', label => 't.email', plaintext_type => 'int')",
@@ -122,7 +122,7 @@ fn what_was_written_while_the_trigger_was_off_is_made_good() {
         wait_for_good_jobs(c);
         terms_are_right(c);
         assert_eq!(
-            c.one("SELECT state || ' ' || tgenabled FROM search_companion, pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"),
+            c.one("SELECT state || ' ' || tgenabled::text FROM search_companion, pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"),
             "ready A"
         );
     }
@@ -172,7 +172,7 @@ fn domains_are_shared_on_purpose_and_kept_while_they_are() {
     wait_for_good_jobs(c);
     assert_eq!(c.number("SELECT count(*) FROM t JOIN orders o ON o.mail_term = t.email_term AND o.id = t.id"), 9);
     let said = c.fails("2BP01", "SELECT drop_search_domain('mails')");
-    assert!(format!("{said:?}").contains("column mail of orders"), "{said:?}");
+    assert!(format!("{said:?}").contains("column mail of public.orders"), "{said:?}");
     c.run("SELECT drop_search_index('t', 'email'); SELECT drop_search_index('orders', 'mail')");
     wait_for_good_jobs(c);
     assert_eq!(c.one("SELECT drop_search_domain('mails')"), "dropped");
@@ -199,7 +199,7 @@ fn whoever_sees_an_old_snapshot_does_not_see_it_ready() {
     let mut db = with_search_key();
     people(&mut db.client, 50);
     let mut old = db.connect();
-    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t");
+    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class");
     let c = &mut db.client;
     c.run("SELECT create_search_index('t', 'email')");
     let name = unique("x");

@@ -32,8 +32,7 @@ fn a_rotation_makes_a_second_companion_and_drops_the_first() {
     assert_eq!(c.number("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"), 1);
     writer.fails("23505", &format!("INSERT INTO t VALUES (0, {})", sealed("'p7@example.org'", "0")));
     // The former version is of no use any more.
-    c.run("SET colcrypt.destruction_window_floor = '1s'");
-    c.run("SELECT schedule_key_destruction('s', 1, '1 s')");
+    c.run("SELECT schedule_key_destruction('s', 1, reason => 'test')");
 }
 
 #[test]
@@ -68,7 +67,7 @@ fn a_version_that_terms_are_made_with_is_needed() {
     let c = &mut db.client;
     people(c, 20);
     index(c, "");
-    let said = c.fails("KC034", "SELECT schedule_key_destruction('s')");
+    let said = c.fails("KC031", "SELECT schedule_key_destruction('s', reason => 'test')");
     assert!(format!("{said:?}").contains("t.email: search terms (equality)"), "{said:?}");
     c.fails("2BP01", "SELECT drop_key('s')");
 }
@@ -79,12 +78,12 @@ fn who_writes_is_told_when_the_search_key_is_out_of_use() {
     let c = &mut db.client;
     people(c, 20);
     index(c, "");
-    c.run("SELECT suspend_key('s')");
+    c.run("SELECT suspend_key('s', reason => 'test')");
     let said = c.fails("KC030", &format!("INSERT INTO t VALUES (100, {})", sealed("'x'", "100")));
     assert!(said.message.contains("\"s\""), "{said:?}");
     // What needs no new term goes on.
     c.run("UPDATE t SET n = 1; UPDATE t SET email = NULL WHERE id = 1; DELETE FROM t WHERE id = 2");
-    c.run("SELECT resume_key('s')");
+    c.run("SELECT resume_key('s', reason => 'test')");
     c.run(&format!("INSERT INTO t VALUES (100, {})", sealed("'x'", "100")));
     terms_are_right(c);
 }
@@ -94,12 +93,12 @@ fn a_build_waits_for_a_key_that_is_away() {
     let mut db = with_search_key();
     let c = &mut db.client;
     people(c, 20);
-    c.run("SELECT suspend_key('s')");
+    c.run("SELECT suspend_key('s', reason => 'test')");
     c.run("SELECT create_search_index('t', 'email')");
     wait_for("it to be put off", LONG, || {
         c.yes("SELECT coalesce(bool_or(last_error IS NOT NULL), false) FROM job_progress")
     });
-    c.run("SELECT resume_key('s')");
+    c.run("SELECT resume_key('s', reason => 'test')");
     wait_for_good_jobs(c);
     terms_are_right(c);
 }
