@@ -108,6 +108,7 @@ unsafe extern "C-unwind" fn shmem_request() {
     catalog::known::request();
     broker::shared::request();
     usage::shared::request();
+    usage::look_ups::request();
     audit::ring::request();
 }
 
@@ -125,6 +126,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     catalog::known::startup();
     broker::shared::startup();
     usage::shared::startup();
+    usage::look_ups::startup();
     usage::kept::startup();
     audit::ring::startup();
 }

@@ -1,9 +1,15 @@
 //! Search: the terms that rows are looked up by.
 
-use crate::columns::search::lookups;
+use crate::columns::search::{leakage, lookups};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
+    Decides {
+        search_leakage => leakage::search_leakage;
+    }
+    Asks {
+        plan_search_index => leakage::plan_search_index;
+    }
     UsesKeys {
         pattern_terms => lookups::pattern_terms;
         range_terms => lookups::range_terms;
@@ -13,5 +19,6 @@ sql_functions! {
     Harmless {
         recheck => lookups::recheck;
         recheck_support => lookups::recheck_support;
+        search_told => leakage::search_told;
     }
 }

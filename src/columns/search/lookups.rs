@@ -10,6 +10,7 @@ use colcrypt_search::Kind;
 use pgrx::pg_sys;
 
 use crate::catalog::{epoch, read, search};
+use crate::columns::search::marked::{self, Mark};
 use crate::columns::search::term::Maker;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
@@ -33,6 +34,28 @@ struct Asked {
 struct Found {
     maker: Maker,
     id: VersionId,
+    bits: u16,
+    /// Where it is, for the record.
+    shown: String,
+    /// Terms of honeytokens.
+    marked: HashMap<Vec<u8>, Mark>,
+}
+
+impl Found {
+    /// Raises the alarm where the term is that of a honeytoken. Changes nothing that the caller could see.
+    ///
+    /// # Safety
+    /// The term is a bytea.
+    unsafe fn watch(&self, function: &str, term: pg_sys::Datum) {
+        if self.marked.is_empty() {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let term = unsafe { Varlena::from_datum(term) };
+        if let Some(&mark) = self.marked.get(term.bytes()) {
+            marked::alarm(function, mark, &self.shown, self.bits);
+        }
+    }
 }
 
 /// More of them than a query has conditions.
@@ -97,8 +120,6 @@ fn found(
         }
     };
     let permit = session::permit_search(found.id)?;
-    // Beside what it costs to make a term: who looks up, and how often.
-    permit.counter.decryption();
     Ok((found, permit))
 }
 
@@ -131,9 +152,16 @@ fn look(
         }));
     };
     let id = index.version_of(companion);
+    let marked = match kind {
+        Kind::Equality => marked::terms_of(index.id, companion.version)?,
+        Kind::Range | Kind::Text => HashMap::new(),
+    };
     Ok(Found {
         maker: Maker::new(&index, type_oid)?,
         id,
+        bits: index.bits,
+        shown: format!("the {kind} index of {shown}.{}", pgrx::spi::quote_identifier(attribute)),
+        marked,
     })
 }
 
@@ -141,11 +169,15 @@ fn look(
 pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
     let (found, permit) = found(call, Kind::Equality, call.argument_type(2), Some(3))?;
     let value = call.datum(2).ok_or(Error::NullArgument("value"))?;
-    permit.with_terms(|key| {
+    permit.counter.look_ups(1)?;
+    let term = permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: the type that the parser resolved, which the maker was made for.
         unsafe { found.maker.term(&prepared, value) }
-    })?
+    })??;
+    // SAFETY: a term of an equality index, just made.
+    unsafe { found.watch("search_term", term) };
+    Ok(term)
 }
 
 /// search_terms(relation, attribute, values [, key_version]).
@@ -154,16 +186,22 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
     let element = unsafe { pg_sys::get_base_element_type(call.argument_type(2)) };
     let (found, permit) = found(call, Kind::Equality, element, Some(3))?;
     let values = call.datum(2).ok_or(Error::NullArgument("values"))?;
-    let terms = permit.with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
+    let values: Vec<pg_sys::Datum> = elements(values, element).into_iter().flatten().collect();
+    let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+    permit.counter.look_ups(count)?;
+    let mut terms = permit.with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
         let prepared = found.maker.prepare(key);
-        let mut terms = Vec::new();
-        for value in elements(values, element).into_iter().flatten() {
+        let mut terms = Vec::with_capacity(values.len());
+        for &value in &values {
             // SAFETY: an element of the array, whose type the maker was made for.
             terms.push(unsafe { found.maker.term(&prepared, value)? });
         }
         Ok(terms)
     })??;
-    let mut terms = terms;
+    for &term in &terms {
+        // SAFETY: as in search_term.
+        unsafe { found.watch("search_terms", term) };
+    }
     // SAFETY: an array of bytea, a varlena of int alignment, of as many elements.
     let array = unsafe {
         pg_sys::construct_array(
@@ -179,7 +217,7 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
 }
 
 /// The elements of an array of this type; none for a null.
-fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Datum>> {
+pub fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Datum>> {
     let (mut length, mut by_value, mut align) = (0, false, 0);
     let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
     // SAFETY: the array is one of this element type, by the call's declaration; what is made of it is the server's memory, which
@@ -209,6 +247,7 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
         return Err(Error::NullArgument("key_version"));
     }
     let (found, permit) = found(call, Kind::Range, call.argument_type(2), Some(4))?;
+    permit.counter.look_ups(1)?;
     permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: both are of the type that the parser resolved, which the maker was made for.
@@ -235,6 +274,7 @@ pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
         let pattern = std::str::from_utf8(bytes).map_err(|_| Error::PlaintextInvalid {
             type_name: "text".into(),
         })?;
+        permit.counter.look_ups(1)?;
         permit.with_terms(|key| {
             let prepared = found.maker.prepare(key);
             found.maker.pattern(&prepared, pattern, escape)
