@@ -390,6 +390,23 @@ CREATE TABLE colcrypt.migration (
 );
 COMMENT ON TABLE colcrypt.migration IS
     'what the jobs of encrypt_column and decrypt_column have to do; not dumped, as jobs are not';
+
+-- Beside a job, whose attribute is the companion's, what it has to do with a search index.
+CREATE TABLE colcrypt.search_job (
+    job_id bigint PRIMARY KEY,
+    search_index_id uuid NOT NULL,
+    -- The column that is searched, and the version of the search key whose companion is made.
+    attribute name NOT NULL,
+    key_version int,
+    -- Whether companions that are retired go.
+    drops boolean NOT NULL DEFAULT false,
+    -- Whether terms that are there are made anew, since they may be another table's; and the rows of a pass that had others.
+    remakes boolean NOT NULL DEFAULT false,
+    strays bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE colcrypt.search_job IS
+    'what the jobs on search indexes have to do; not dumped, as jobs are not';
+GRANT SELECT ON colcrypt.search_job TO pg_monitor;
 CREATE TABLE colcrypt.audit_outbox (
     event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),

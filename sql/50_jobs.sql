@@ -85,7 +85,7 @@ COMMENT ON FUNCTION colcrypt.is_in_window(text, timestamptz) IS
 CREATE VIEW colcrypt.job_progress AS
     SELECT j.job_id,
            CASE WHEN c.oid IS NOT NULL THEN j.relation END AS relation,
-           coalesce(m.attribute, j.attribute) AS attribute,
+           coalesce(m.attribute, s.attribute, j.attribute) AS attribute,
            CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
            j.target_version,
            j.phase,
@@ -97,20 +97,21 @@ CREATE VIEW colcrypt.job_progress AS
            j.blocks_total,
            j.rows_done / nullif(extract(epoch FROM j.worked)::float8, 0) AS rows_per_second,
            j.wal_bytes,
-           CASE WHEN j.phase = 'moving' AND j.passes = 1 AND j.blocks_done > 0
+           CASE WHEN j.phase IN ('moving', 'filling') AND j.passes = 1 AND j.blocks_done > 0
                 THEN j.worked * ((j.blocks_total - j.blocks_done)::float8 / j.blocks_done) END AS time_left,
            j.last_error,
            j.created_at,
            j.started_at,
            j.finished_at,
-           coalesce(m.kind || '_column', CASE WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
+           coalesce(m.kind || '_column', CASE WHEN s.drops THEN 'drop_search_index' WHEN s.job_id IS NOT NULL THEN 'create_search_index' WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
            j.passes AS pass,
            CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, c.relname) END AS "table"
     FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id)
+    LEFT JOIN colcrypt.search_job s USING (job_id)
     LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 COMMENT ON VIEW colcrypt.job_progress IS
-    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, and of migrations also swapping, scrubbing, vacuuming and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned; of a table that was dropped, relation is null and table (dropped)';
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, of migrations also swapping, scrubbing, vacuuming and cancelling, of search indexes filling, indexing, checking and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned; of a table that was dropped, relation is null and table (dropped)';
 GRANT SELECT ON colcrypt.job_progress TO pg_monitor;
 
 -- In the manner of the server's own views of progress, for what reads those.

@@ -48,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
             server::enclosure::at_end,
             columns::view::copied::at_end,
             columns::renamed::at_end,
+            columns::search::keep::at_end,
             jobs::wake::at_end,
             audit::pending::at_end,
             usage::at_end,
@@ -83,6 +84,7 @@ pub extern "C-unwind" fn _PG_init() {
         sql::untyped::look,
         columns::view::rewrite::look,
     ]);
+    server::planned::register(&[columns::search::plan::look]);
     server::started::register(&[columns::loose::look]);
     columns::view::copied::register();
     columns::renamed::register();
@@ -106,6 +108,7 @@ unsafe extern "C-unwind" fn shmem_request() {
     jobs::wake::request();
     slab::layout::request();
     catalog::known::request();
+    columns::search::plan::unserved::request();
     broker::shared::request();
     usage::shared::request();
     usage::look_ups::request();
@@ -124,6 +127,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     jobs::wake::startup();
     slab::startup();
     catalog::known::startup();
+    columns::search::plan::unserved::startup();
     broker::shared::startup();
     usage::shared::startup();
     usage::look_ups::startup();

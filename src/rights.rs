@@ -82,7 +82,12 @@ fn keyring_claim(
 /// # Errors
 /// Of the catalog scan.
 pub fn may(user: pg_sys::Oid, key: &Key, privilege: Privilege) -> Result<bool> {
-    Ok(claim(user, privilege, &read::key_grants(key.id)?) != Claim::None)
+    Ok(has(user, privilege, &read::key_grants(key.id)?))
+}
+
+/// As [`may`], by the key's grants.
+pub fn has(user: pg_sys::Oid, privilege: Privilege, grants: &[Grant]) -> bool {
+    claim(user, privilege, grants) != Claim::None
 }
 
 /// As [`may`], for the session's user who is about to, by the key's grants: a superuser without one leaves a record.

@@ -176,6 +176,7 @@ static ROWS_ELSEWHERE: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static PRIMARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 pub static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static VIEW_REWRITE: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub static SEARCH_REWRITE: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static REQUIRE_MLOCK: GucSetting<bool> = GucSetting::<bool>::new(false);
 static JOB_WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ROTATION_TIME: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -241,6 +242,20 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    // SAFETY: the hook below has the signature of one and looks at no argument.
+    unsafe {
+        GucRegistry::define_bool_guc_with_hooks(
+            c"colcrypt.search_rewrite",
+            c"Let queries find rows by search indexes where they compare a decrypted column.",
+            c"When off, such a query decrypts each row. Plans that were made before are made anew.",
+            &SEARCH_REWRITE,
+            GucContext::Userset,
+            GucFlags::default(),
+            None,
+            Some(plans_are_over),
+            None,
+        );
+    }
     GucRegistry::define_enum_guc(
         c"colcrypt.node",
         c"The part of this server among those that share keys.",
@@ -291,6 +306,13 @@ pub fn define() {
     );
     // SAFETY: the name is a C string; unknown colcrypt.* settings become errors from here on.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"colcrypt".as_ptr()) };
+}
+
+/// What plans are made by has changed.
+#[pg_guard]
+unsafe extern "C-unwind" fn plans_are_over(_value: bool, _extra: *mut std::ffi::c_void) {
+    // SAFETY: marks the session's plans, if there are any.
+    unsafe { pg_sys::ResetPlanCache() };
 }
 
 #[pg_guard]

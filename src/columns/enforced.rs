@@ -25,6 +25,7 @@ use crate::server::computed::Computed;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::scan::head_of;
 use crate::server::trigger::{self, Rows};
+use crate::server::varlena::image_of;
 use crate::server::{reads, spi, types, watched};
 use crate::values::codec::Codec;
 use crate::values::seal::described;
@@ -139,7 +140,7 @@ impl Column {
 
 /// What each column of a table ($1) is registered with: a partition's or a child's own registration, or that of the
 /// nearest table above it.
-const NEAREST: &str = "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
+pub const NEAREST: &str = "WITH RECURSIVE up(relid, depth) AS (SELECT $1::oid, 0 UNION \
          SELECT i.inhparent, u.depth + 1 FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid), \
      nearest AS (SELECT DISTINCT ON (p.attribute) u.relid, p.* \
          FROM up u JOIN colcrypt.protected_column p ON p.relation = u.relid ORDER BY p.attribute, u.depth)";
@@ -427,18 +428,6 @@ pub fn check_encrypted_columns(call: Call) -> Result<pg_sys::Datum> {
         Rows { new, ..rows }.with(number, Some(value))
     });
     Ok(pg_sys::Datum::from(new))
-}
-
-/// A value as it lies in its row: one that was not assigned is the same, out of line too.
-///
-/// # Safety
-/// The value is of a type of variable length, and outlives what is returned.
-unsafe fn image_of<'a>(value: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let start = value.cast_mut_ptr::<pg_sys::varlena>();
-        std::slice::from_raw_parts(start.cast::<u8>(), pgrx::varsize_any(start))
-    }
 }
 
 /// Gives the table, its partitions and its children the trigger, or takes it from them, as its registrations ask now.

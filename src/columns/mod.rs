@@ -14,6 +14,7 @@ pub mod rebind;
 pub mod registered;
 pub mod registration;
 pub mod renamed;
+mod row_context;
 pub mod row_key;
 pub mod sample;
 pub mod search;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::server::breath;
 use crate::server::call::Call;
 use crate::server::selected::Rows;
+use crate::server::varlena::image_of;
 
 /// Bytes that a batch holds, of what is read and of new values; one value at least.
 pub const BATCH_BYTES: usize = 32 << 20;
@@ -49,18 +50,6 @@ impl Address {
     }
 }
 
-/// The bytes of a varlena as they are stored, be it inline, compressed or a pointer to somewhere else.
-///
-/// # Safety
-/// The datum is a varlena.
-unsafe fn image<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the caller vouches for a varlena, whose header says how long it is.
-    unsafe {
-        let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
-        std::slice::from_raw_parts(pointer.cast(), pgrx::varlena::varsize_any(pointer))
-    }
-}
-
 /// A new value of a row.
 pub struct New {
     /// Which of the batch's columns it is for.
@@ -76,7 +65,7 @@ impl New {
     /// `value` is a varlena.
     pub unsafe fn replaces(&self, value: pg_sys::Datum) -> bool {
         // SAFETY: the caller vouches for a varlena, and whoever added the entry for what was read.
-        unsafe { image(self.read) == image(value) }
+        unsafe { image_of(self.read) == image_of(value) }
     }
 }
 
@@ -113,10 +102,19 @@ impl MovedColumn {
     }
 }
 
+/// The companion that terms are for: its search index, and the version of the search key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Of {
+    pub index: [u8; 16],
+    pub version: i32,
+}
+
 #[derive(Default)]
 struct Known {
     /// The job that a trigger must be of to ask; 0 is none.
     job: i64,
+    /// The companion that the values are for, where they are terms.
+    terms_of: Option<Of>,
     columns: Vec<MovedColumn>,
     rows: Rc<Rows>,
 }
@@ -211,8 +209,18 @@ impl Batch {
 
     /// Lets [`look_up`] know them for as long as what is returned lives.
     pub fn publish(&mut self, job: i64) -> Published<'_> {
+        self.publish_for(job, None)
+    }
+
+    /// Lets [`look_up_term`] know them, which are terms for this companion, likewise.
+    pub fn publish_terms(&mut self, job: i64, of: Of) -> Published<'_> {
+        self.publish_for(job, Some(of))
+    }
+
+    fn publish_for(&mut self, job: i64, terms_of: Option<Of>) -> Published<'_> {
         KNOWN.set(Known {
             job,
+            terms_of,
             columns: std::mem::take(&mut self.columns),
             rows: Rc::clone(&self.rows),
         });
@@ -243,7 +251,7 @@ unsafe fn look_up(
     let entry = &entries.entries[entries.find(row)?];
     let read = known.rows.value(entry.at, value_of(column))?;
     // SAFETY: the caller vouches for a varlena, and whoever added the entry for what was read.
-    unsafe { image(read) == image(value) }.then_some(entry.becomes)
+    unsafe { image_of(read) == image_of(value) }.then_some(entry.becomes)
 }
 
 /// The same, for a trigger of the job whose batch is at hand.
@@ -253,6 +261,20 @@ unsafe fn look_up(
 pub unsafe fn look_up_for(job: i64, row: Address, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
     KNOWN.with_borrow(|known| {
         if known.job != job {
+            return None;
+        }
+        // SAFETY: the caller vouches for a varlena.
+        unsafe { look_up(known, 0, row, value) }
+    })
+}
+
+/// The term that the batch at hand has for a value, if it is for this companion.
+///
+/// # Safety
+/// As [`look_up`].
+pub unsafe fn look_up_term(of: Of, row: Address, value: pg_sys::Datum) -> Option<pg_sys::Datum> {
+    KNOWN.with_borrow(|known| {
+        if known.terms_of != Some(of) {
             return None;
         }
         // SAFETY: the caller vouches for a varlena.

@@ -43,6 +43,8 @@ pub struct Job {
     pub due: bool,
     /// Whether it encrypts or decrypts a column in place.
     pub migrates: bool,
+    /// Whether it makes or drops the terms of a search index: its attribute is their companion.
+    pub searches: bool,
     /// Whether it binds values to another context.
     pub rebinds: bool,
     /// Whether it only opens values.
@@ -138,7 +140,8 @@ impl Job {
                                 AND NOT (j.job_id = ANY ($4) AND j.phase = ANY ($5)) AS due, \
                             EXISTS (SELECT FROM colcrypt.migration m WHERE m.job_id = j.job_id), j.passes, j.from_keys, \
                             j.rebinds, j.label, j.accept_unplaced, o.relowner, {}, j.verifies, j.by_row, \
-                            j.keyring_id, c.key_expression \
+                            j.keyring_id, c.key_expression, \
+                            EXISTS (SELECT FROM colcrypt.search_job s WHERE s.job_id = j.job_id) \
                      FROM colcrypt.job j \
                      LEFT JOIN pg_class o ON o.oid = j.relation \
                      LEFT JOIN colcrypt.protected_column c USING (relation, attribute) \
@@ -199,6 +202,7 @@ impl Job {
                         .get::<pgrx::Uuid>(28)?
                         .map(|id| KeyringId(*id.as_bytes())),
                     key_expression: row.get(29)?,
+                    searches: row.get(30)?.unwrap_or_default(),
                 }))
             },
         )?;

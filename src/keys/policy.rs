@@ -166,7 +166,9 @@ impl Gated for SetPolicy {
                 "search_limit = $2, search_limit_per = $3::interval",
                 [(*look_ups).into(), per.clone().into()],
                 match (look_ups, per) {
-                    (Some(look_ups), Some(per)) => format!("{look_ups} look-ups of a role in {per}"),
+                    (Some(look_ups), Some(per)) => {
+                        format!("{look_ups} look-ups of a role in {per}")
+                    }
                     _ => "none".into(),
                 },
             )?,

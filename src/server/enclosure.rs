@@ -284,6 +284,15 @@ pub fn utility_under_way() -> Option<*mut pg_sys::PlannedStmt> {
     })
 }
 
+/// Whether a statement is being planned, and nothing runs for that: what is called then by itself is called for an
+/// estimate.
+pub fn is_planning() -> bool {
+    STACK.with_borrow(|stack| {
+        let innermost = stack.last();
+        innermost.is_some_and(|frame| matches!(frame.statement, Statement::Planning))
+    })
+}
+
 /// The queries that run or are set up, the innermost first.
 pub fn queries() -> Vec<*mut pg_sys::QueryDesc> {
     STACK.with_borrow(|stack| {

@@ -19,10 +19,17 @@ use crate::server::{limit, report};
 pub struct Failed {
     pub message: String,
     detail: Option<String>,
+    /// The SQLSTATE, packed.
+    code: i32,
     pub verdict: Verdict,
 }
 
 impl Failed {
+    /// Whether it is an error of this SQLSTATE.
+    pub fn is(&self, sqlstate: &str) -> bool {
+        self.code == sqlstate::pack(sqlstate)
+    }
+
     /// A caught ERROR or panic.
     pub fn caught(error: &CaughtError) -> Self {
         let (CaughtError::PostgresError(report)
@@ -39,6 +46,7 @@ impl Failed {
         Self {
             message: report.message().to_string(),
             detail: None,
+            code: packed,
             verdict: Verdict::of(packed, is_ours),
         }
         .in_time()
@@ -49,6 +57,7 @@ impl Failed {
         let report = error.report();
         Self {
             verdict: Verdict::of(sqlstate::pack(report.sqlstate), true),
+            code: sqlstate::pack(report.sqlstate),
             message: report.message,
             detail: report.detail,
         }
@@ -60,6 +69,7 @@ impl Failed {
         Self {
             message: limit::message(),
             detail: None,
+            code: 0,
             verdict: Verdict::OwnersCode,
         }
     }

@@ -1,10 +1,10 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
-//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `builtin`,
+//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `planned`, `explained`, `builtin`,
 //! `computed`, `accessed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and
 //! written without SQL
-//! (`relation`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
+//! (`relation`, `heirs`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system
 //! (`process`, `waiting`, `priority`, `breath`, `hidden`, `memory`, `databases`).
 
 pub mod accessed;
@@ -16,11 +16,15 @@ pub mod builtin;
 pub mod call;
 pub mod call_site;
 pub mod clock;
+pub mod collations;
 pub mod computed;
+pub mod concurrently;
 pub mod databases;
 pub mod enclosure;
 pub mod encoding;
+pub mod explained;
 pub mod failed;
+pub mod heirs;
 pub mod hidden;
 pub mod horizon;
 pub mod key_clock;
@@ -31,6 +35,7 @@ pub mod meant;
 #[cfg(not(test))]
 pub mod memory;
 pub mod ours;
+pub mod planned;
 pub mod priority;
 pub mod process;
 pub mod prune;

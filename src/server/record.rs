@@ -21,6 +21,20 @@ impl Record {
         self
     }
 
+    /// Adds the next column, of type name. One that is too long is cut, as the server cuts it.
+    pub fn push_name(&mut self, name: &str) -> &mut Self {
+        let room = pg_sys::NAMEDATALEN as usize;
+        // SAFETY: palloc0 gives as many zero bytes, of which at least the last stays one.
+        let datum = unsafe {
+            let made = pg_sys::palloc0(room).cast::<u8>();
+            made.copy_from_nonoverlapping(name.as_ptr(), name.len().min(room - 1));
+            pg_sys::Datum::from(made)
+        };
+        self.nulls.push(false);
+        self.values.push(datum);
+        self
+    }
+
     /// The row as the result of a function with OUT parameters.
     ///
     /// # Errors

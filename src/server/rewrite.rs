@@ -272,8 +272,11 @@ unsafe fn fires_triggers(triggers: *const pg_sys::TriggerDesc) -> bool {
         std::slice::from_raw_parts((*triggers).triggers, count)
             .iter()
             .filter(|trigger| u32::from(trigger.tgtype as u16) & pg_sys::TRIGGER_TYPE_UPDATE != 0)
-            // Ours only looks at what others write.
-            .filter(|trigger| !types::is_function(trigger.tgfoid, &[c"check_encrypted_columns"]))
+            // Ours only look at what others write.
+            .filter(|trigger| {
+                let ours = [c"check_encrypted_columns", c"keep_terms"];
+                !types::is_function(trigger.tgfoid, &ours)
+            })
             .any(|trigger| match trigger.tgenabled as u8 {
                 b'D' => false,
                 b'O' => !is_replica,
@@ -312,8 +315,12 @@ unsafe fn has_plain_indexes(relation: pg_sys::Relation) -> bool {
         list.iter_oid().all(|oid| {
             let index = pg_sys::index_open(oid, lock);
             let described = &*(*index).rd_index;
-            let is_known_kind =
-                [pg_sys::BTREE_AM_OID, pg_sys::HASH_AM_OID].contains(&(*(*index).rd_rel).relam);
+            let known = [
+                pg_sys::BTREE_AM_OID,
+                pg_sys::HASH_AM_OID,
+                pg_sys::GIN_AM_OID,
+            ];
+            let is_known_kind = known.contains(&(*(*index).rd_rel).relam);
             let is_plain = is_known_kind
                 && described.indimmediate
                 && !described.indisexclusion

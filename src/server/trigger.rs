@@ -1,9 +1,12 @@
 //! What the server tells a function that it calls as a trigger.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::server::call::Call;
-use crate::server::varlena::Varlena;
+use crate::server::types;
+use crate::server::varlena::{Varlena, image_of};
 
 /// The call's trigger data; none where the function was called otherwise.
 pub fn data<'a>(call: Call) -> Option<&'a pg_sys::TriggerData> {
@@ -77,6 +80,26 @@ impl Rows {
         }
     }
 
+    /// The new row with other values in some columns.
+    pub fn with_all(&self, changed: &[(i32, Option<pg_sys::Datum>)]) -> pg_sys::HeapTuple {
+        let mut numbers: Vec<i32> = changed.iter().map(|(number, _)| *number).collect();
+        let mut nulls: Vec<bool> = changed.iter().map(|(_, value)| value.is_none()).collect();
+        let none = pg_sys::Datum::from(0);
+        let values = changed.iter().map(|(_, value)| value.unwrap_or(none));
+        let mut values: Vec<pg_sys::Datum> = values.collect();
+        // SAFETY: a tuple of the table, some of its columns, values of these columns' types.
+        unsafe {
+            pg_sys::heap_modify_tuple_by_cols(
+                self.new,
+                self.descriptor,
+                numbers.len() as i32,
+                numbers.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            )
+        }
+    }
+
     /// The new row with another value in a column.
     pub fn with(&self, number: i32, value: Option<pg_sys::Datum>) -> pg_sys::HeapTuple {
         let (mut number, mut is_null) = (number, value.is_none());
@@ -123,6 +146,9 @@ unsafe fn same_image(
     }
     // SAFETY: the caller's promise: a fixed number of bytes, or a varlena.
     unsafe {
+        if length == -1 && image_of(left) == image_of(right) {
+            return true;
+        }
         match usize::try_from(length) {
             Ok(length) => {
                 std::slice::from_raw_parts(left.cast_mut_ptr::<u8>(), length)
@@ -130,5 +156,28 @@ unsafe fn same_image(
             }
             Err(_) => Varlena::from_datum(left).bytes() == Varlena::from_datum(right).bytes(),
         }
+    }
+}
+
+/// The name of a trigger that fires on the same rows after this one, and is none of these functions of ours.
+pub fn later(trigger: &pg_sys::TriggerData, but: &[&CStr]) -> Option<String> {
+    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT,
+        _ => pg_sys::TRIGGER_TYPE_UPDATE,
+    };
+    let fires = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | event) as i16;
+    // SAFETY: the relation is open, and has this trigger at least; they are in the order in which they fire. Names are C strings.
+    unsafe {
+        let all = &*(*trigger.tg_relation).trigdesc;
+        std::slice::from_raw_parts(all.triggers, all.numtriggers as usize)
+            .iter()
+            .skip_while(|it| it.tgoid != (*trigger.tg_trigger).tgoid)
+            .skip(1)
+            .find(|it| {
+                it.tgtype & fires == fires
+                    && it.tgenabled as u8 != b'D'
+                    && !types::is_function(it.tgfoid, but)
+            })
+            .map(|it| CStr::from_ptr(it.tgname).to_string_lossy().into_owned())
     }
 }

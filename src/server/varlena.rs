@@ -64,6 +64,18 @@ impl Drop for Varlena {
     }
 }
 
+/// A value as it is stored, be it inline, compressed or a pointer to somewhere else: of one that was not assigned the same.
+///
+/// # Safety
+/// The datum is a varlena, and outlives what is returned.
+pub unsafe fn image_of<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the caller vouches for a varlena, whose header says how long it is.
+    unsafe {
+        let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+        std::slice::from_raw_parts(pointer.cast(), pgrx::varlena::varsize_any(pointer))
+    }
+}
+
 /// Without pgrx's guard, which costs as much as the memory: this raises no error.
 mod server {
     use std::ffi::c_int;

@@ -125,9 +125,23 @@ impl Knowledge {
         Ok(guarded)
     }
 
+    /// The key's grants.
+    fn grants(&mut self, key: &Key) -> Result<&Vec<Grant>> {
+        if !self.grants.contains_key(&key.id) {
+            let grants = read::key_grants(key.id)?;
+            self.is_news = true;
+            self.grants.insert(key.id, grants);
+        }
+        Ok(&self.grants[&key.id])
+    }
+
     /// Whether the role at hand has the privilege; nothing is recorded.
     pub fn may(&mut self, key: &Key, privilege: Privilege) -> Result<bool> {
-        rights::may(roles::current_user(), key, privilege)
+        Ok(rights::has(
+            roles::current_user(),
+            privilege,
+            self.grants(key)?,
+        ))
     }
 
     /// Refuses a role without the privilege.
@@ -137,15 +151,7 @@ impl Knowledge {
         let allowed = match self.privileges.get(&question) {
             Some(&allowed) => allowed,
             None => {
-                let grants = match self.grants.get(&key.id) {
-                    Some(grants) => grants,
-                    None => {
-                        self.is_news = true;
-                        let grants = read::key_grants(key.id)?;
-                        self.grants.entry(key.id).or_insert(grants)
-                    }
-                };
-                let allowed = rights::exercise(user, key, privilege, grants);
+                let allowed = rights::exercise(user, key, privilege, self.grants(key)?);
                 self.privileges.insert(question, allowed);
                 allowed
             }

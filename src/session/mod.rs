@@ -11,6 +11,7 @@
 //! * The catalog part (names, versions, grants) is forgotten whenever any key catalog changes.
 
 mod knowledge;
+pub mod made;
 mod place;
 mod watch;
 
@@ -363,10 +364,10 @@ pub fn permit_search(id: VersionId) -> Result<Permit> {
     Ok(permit)
 }
 
-/// Whether the role at hand may look up by a version of a search key now, with that key in reach without a call to the
-/// provider or anybody's wait. Nothing is loaded, and nothing recorded: for plans.
+/// Whether the role at hand may look up by a version of a search key now. Nothing is loaded, and nothing recorded: for
+/// plans.
 pub fn may_search(id: VersionId) -> bool {
-    let epoch = refresh();
+    refresh();
     let asked = || -> Result<bool> {
         let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
         let row = SESSION.with_borrow_mut(|session| session.catalog.version(&key, id.version))?;
@@ -377,7 +378,25 @@ pub fn may_search(id: VersionId) -> bool {
         Ok(within(until, &key, id.version, Privilege::Search).is_ok()
             && SESSION.with_borrow_mut(|session| session.catalog.may(&key, Privilege::Search))?)
     };
-    let _ = epoch;
+    asked().unwrap_or(false)
+}
+
+/// Whether a version's key is in this process or in shared memory, so that it is had without a call to the provider or
+/// anybody's wait.
+pub fn is_at_hand(id: VersionId) -> bool {
+    let asked = || -> Result<bool> {
+        let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
+        let row = SESSION.with_borrow_mut(|session| session.catalog.version(&key, id.version))?;
+        let is_kept = SESSION.with_borrow(|session| {
+            let place = session.by_version.get(&(row.id, row.kcv));
+            place.is_some_and(|&at| session.places[at].serves(session.places[at].serial.get()))
+        });
+        Ok(is_kept
+            || matches!(
+                table::find(crate::slab::control()?, slot_key(&row)),
+                Found::Ready { .. }
+            ))
+    };
     asked().unwrap_or(false)
 }
 
@@ -492,6 +511,14 @@ fn within(end: Option<i64>, key: &Key, version: KeyVersion, privilege: Privilege
         }),
         _ => Ok(()),
     }
+}
+
+/// Whether any value of a key is a honeytoken, as [`Permit::guarded`] says it.
+pub fn is_guarded(key: KeyId) -> bool {
+    // Rather looked for in vain.
+    SESSION
+        .with_borrow_mut(|session| session.catalog.has_honeytokens(key))
+        .unwrap_or(true)
 }
 
 /// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since

@@ -16,7 +16,7 @@ use crate::server::call::Call;
 use crate::server::call_site::{Short, kept_text, site};
 use crate::server::types;
 use crate::server::varlena::Varlena;
-use crate::session::{self, Permit};
+use crate::session::{self, Permit, made};
 use crate::sql::entry::sql_functions;
 use crate::values::codec::Codec;
 use crate::values::seal::{self, Form, check_domain, open, seal, unpack, unpack_into};
@@ -43,6 +43,8 @@ struct Prepared {
     context: Form,
     permit: Permit,
     header: EncodedHeader,
+    /// Whether what is made is kept in mind for the statement's triggers.
+    is_kept: bool,
 }
 
 /// What a decrypting call site remembers.
@@ -166,9 +168,14 @@ fn seal_under(
             site.current.insert(prepared)
         }
     };
-    site.codec.with_written(value, |plaintext| {
+    let sealed = site.codec.with_written(value, |plaintext| {
         seal(&prepared.permit, &prepared.header, context, plaintext)
-    })
+    })?;
+    if prepared.is_kept {
+        // SAFETY: a ciphertext that was just made.
+        unsafe { made::keep(sealed, context)? };
+    }
+    Ok(sealed)
 }
 
 #[cold]
@@ -194,6 +201,7 @@ fn prepare(site: &EncryptSite, key_name: &[u8], context: Form) -> Result<Prepare
         context,
         header: header.encode()?,
         permit,
+        is_kept: made::is_kept()?,
     })
 }
 

@@ -111,6 +111,11 @@ impl Counter {
         self.decrypt_left.set(left - 1);
     }
 
+    /// Whether look-ups by this key are limited.
+    pub fn has_limit(&self) -> bool {
+        self.search_limit.get().is_some()
+    }
+
     /// Counts look-ups by a search key, before they happen. They are counted where decryptions are.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::audit::honeytoken;
 use crate::error::{Error, Result};
 use crate::server::varlena::{self, Varlena};
-use crate::session::{self, Permit};
+use crate::session::{self, Permit, made};
 use crate::values::seal::{Form, open_with, seal_as_is, seal_in_place, text_in};
 
 /// A value under another key version, bound to the same context. `header` is kept from one value to the next.
@@ -32,13 +32,16 @@ pub fn reseal(
         + to.suite.tag_len();
     to.counter.encryption()?;
     // Opened where it is sealed again: a large value is in memory twice, as it was and as it becomes.
+    let mut bound: &[u8] = &[];
     let sealed = varlena::new_varlena(length, |out| {
         let text = text_in(to, header.of(value, expected)?, out)?;
-        let bound = open_with(from, value, context, text)?;
+        bound = open_with(from, value, context, text)?;
         let becomes = header.of(value, renewal(to, bound, is_canonical))?;
         seal_in_place(to, becomes, bound, out).inspect_err(|_| out.zeroize())
     })?;
     follow(from, value, sealed)?;
+    // SAFETY: a ciphertext that was just made.
+    unsafe { made::keep_again(value.tag, sealed, bound)? };
     Ok(sealed)
 }
 
@@ -111,6 +114,8 @@ fn resealed(
     let header = renewal(to, context, canonical_context).header_of(value)?;
     let sealed = seal_as_is(to, &header, context, plaintext)?;
     follow(from, value, sealed)?;
+    // SAFETY: a ciphertext that was just made.
+    unsafe { made::keep_again(value.tag, sealed, context)? };
     Ok(sealed)
 }
 

@@ -38,6 +38,7 @@ pub mod of_memory;
 pub mod of_metrics;
 pub mod of_nodes;
 pub mod of_reports;
+pub mod of_search;
 pub mod of_traps;
 pub mod of_views;
 pub mod openbao;

@@ -54,7 +54,11 @@ impl Rolling {
         let piece_us = (per_us / PIECES).max(1);
         if self.piece_us != piece_us {
             // Another limit: what counted counts as done now.
-            let counted = if self.is_over(now_us) { 0 } else { self.counted() };
+            let counted = if self.is_over(now_us) {
+                0
+            } else {
+                self.counted()
+            };
             *self = Self {
                 piece: now_us / piece_us,
                 piece_us,

@@ -116,6 +116,14 @@ pub const VERBS: &[Verb] = &[
         "it is empty, and asks for four eyes only when somebody says so",
     ),
     gated("create_keys", Gate::WaitsToActivate),
+    open(
+        "create_search_domain",
+        "no column is in a domain that is new, and who may search by its key waits for a second role",
+    ),
+    open(
+        "create_search_index",
+        "terms are under a search key, and who may search by it waits for a second role where the column's keyring asks for one",
+    ).local(),
     open("deactivate_key", PROTECTS),
     refused("decrypt_column").local(),
     open(
@@ -129,6 +137,11 @@ pub const VERBS: &[Verb] = &[
     ),
     open("drop_provider", "no keyring stands on it, or it is refused"),
     gated("drop_root", Gate::WaitsToLoosen),
+    open("drop_search_domain", "no search index is in it, or it is refused"),
+    open(
+        "drop_search_index",
+        "terms go, and with them what they tell; the values stay as they are",
+    ).local(),
     open(
         "encrypt_column",
         "plaintext comes under the key, and nothing comes out from under it",
@@ -247,12 +260,15 @@ pub const EVERYBODYS: &[&str] = &[
     "either_context",
     "encrypt_col",
     "encrypt_for_row",
+    "explain_search",
     "follows",
     "has_key_privilege",
     "is_in_batch",
     "is_settled",
     "keep_in_step",
+    "keep_terms",
     "may_read_column",
+    "on_terms",
     "pattern_terms",
     "place_context",
     "range_terms",
@@ -288,6 +304,7 @@ pub const ASKS: &[&str] = &[
     "is_in_window",
     "metric_names",
     "node_report",
+    "on_terms_support",
     "plaintext_left",
     "plan_search_index",
     "recheck_support",
@@ -304,6 +321,7 @@ pub const ASKS: &[&str] = &[
     "suite_bound",
     "unflushed_uses",
     "unflushed_versions",
+    "unserved_searches",
     "verify_audit_log",
     "verify_keys",
 ];

@@ -30,6 +30,7 @@ pub mod ring;
 pub mod room;
 pub mod roots;
 pub mod rotation;
+pub mod search;
 pub mod sqlstate;
 pub mod text;
 pub mod thrash;

@@ -9,6 +9,8 @@
 //!
 //! A migration goes from verifying on to swapping; one that encrypts scrubs, waits and vacuums after it. What is
 //! cancelled before the swap takes its changes of the table back first.
+//!
+//! A search index goes from filling to waiting for old transactions, to indexing, checking and done.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +27,12 @@ pub enum Phase {
     Swapping,
     Scrubbing,
     Vacuuming,
+    /// Terms of a search index are made.
+    Filling,
+    /// The index on them is built, while the table is written to.
+    Indexing,
+    /// Rows without terms are counted.
+    Checking,
     Cancelling,
     Done,
     Failed,
@@ -36,7 +44,7 @@ pub enum Phase {
 pub struct UnknownPhase;
 
 impl Phase {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Queued,
         Self::Moving,
         Self::Retrying,
@@ -45,6 +53,9 @@ impl Phase {
         Self::Swapping,
         Self::Scrubbing,
         Self::Vacuuming,
+        Self::Filling,
+        Self::Indexing,
+        Self::Checking,
         Self::Cancelling,
         Self::Done,
         Self::Failed,
@@ -62,6 +73,9 @@ impl Phase {
             Self::Swapping => "swapping",
             Self::Scrubbing => "scrubbing",
             Self::Vacuuming => "vacuuming",
+            Self::Filling => "filling",
+            Self::Indexing => "indexing",
+            Self::Checking => "checking",
             Self::Cancelling => "cancelling",
             Self::Done => "done",
             Self::Failed => "failed",
@@ -72,7 +86,10 @@ impl Phase {
     /// Whether the job goes through the table's blocks and writes rows, which the brakes and the pace hold back.
     #[must_use]
     pub const fn moves_rows(self) -> bool {
-        matches!(self, Self::Moving | Self::Retrying | Self::Scrubbing)
+        matches!(
+            self,
+            Self::Moving | Self::Retrying | Self::Scrubbing | Self::Filling
+        )
     }
 
     /// Whether nothing of the table is touched, however long it takes.

@@ -6,12 +6,11 @@
 //! is decrypted with his own right, or refused. A twin that somebody else writes is put right. The context expression
 //! is the table owner's code and runs with his rights, and nothing else does.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
-use colcrypt_core::memory;
 use colcrypt_domain::migration::statements::context_of_row;
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -20,13 +19,12 @@ use crate::catalog::epoch;
 use crate::columns::migration::values::{Right, Values};
 use crate::columns::migration::{Kind, Migration, tree};
 use crate::columns::moved::{Address, look_up_for};
+use crate::columns::row_context::RowContext;
 use crate::columns::view::relation_name;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::relation::{Held, Lock};
-use crate::server::roles::AsRole;
 use crate::server::trigger::{self, Rows};
-use crate::server::varlena::Varlena;
 use crate::server::{spi, types, watched};
 
 thread_local! {
@@ -48,27 +46,9 @@ struct Work {
     source: i32,
     twin: i32,
     values: Values,
-    context: Option<Context>,
+    context: Option<RowContext>,
     /// Holds what the codec looked up.
     _memory: PgMemoryContexts,
-}
-
-/// The context expression over a row of the table.
-struct Context {
-    sql: CString,
-    row_type: pg_sys::Oid,
-    owner: pg_sys::Oid,
-    plan: Cell<pg_sys::SPIPlanPtr>,
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        let plan = self.plan.get();
-        if !plan.is_null() && !std::thread::panicking() {
-            // SAFETY: made by SPI_prepare and SPI_keepplan, and nobody else's.
-            unsafe { pg_sys::SPI_freeplan(plan) };
-        }
-    }
 }
 
 fn known_table(relation: pg_sys::Relation, job: i64) -> Result<Rc<KnownTable>> {
@@ -152,13 +132,13 @@ impl Work {
         };
         let context = match &migration.context {
             None => None,
-            Some(expression) => Some(Context {
-                sql: CString::new(context_query(migration, expression)?).unwrap_or_default(),
+            Some(expression) => {
+                let owner = Held::take(migration.table, Lock::Read)?.owner;
                 // SAFETY: as above.
-                row_type: unsafe { (*descriptor).tdtypeid },
-                owner: Held::take(migration.table, Lock::Read)?.owner,
-                plan: Cell::new(std::ptr::null_mut()),
-            }),
+                Some(unsafe {
+                    RowContext::new(context_query(migration, expression)?, descriptor, owner)
+                })
+            }
         };
         Ok(Some(Self {
             job: migration.job,
@@ -182,49 +162,15 @@ fn context_query(migration: &Migration, expression: &str) -> Result<String> {
     ))
 }
 
-impl Context {
-    /// The context of a row; empty is as none at all, as it is to encrypt_col.
-    fn of(&self, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Result<Vec<u8>> {
-        let _path = spi::safe_search_path();
-        let _role = AsRole::restricted(self.owner);
-        // SAFETY: a tuple of the table; the connection is closed before the result is used, which is a copy. An
-        // ERROR before that leaves it to the transaction's abort.
-        unsafe {
-            let mut row = pg_sys::heap_copy_tuple_as_datum(tuple, descriptor);
-            pg_sys::SPI_connect();
-            let bytes = self.run(&mut row);
-            pg_sys::SPI_finish();
-            bytes?.ok_or(Error::NullArgument("context"))
-        }
-    }
-
-    /// # Safety
-    /// Connected to SPI, with a row of the table.
-    unsafe fn run(&self, row: &mut pg_sys::Datum) -> Result<Option<Vec<u8>>> {
-        // SAFETY: the caller's promise; the statement gives one bytea.
-        unsafe {
-            if self.plan.get().is_null() {
-                let mut row_type = self.row_type;
-                let plan = pg_sys::SPI_prepare(self.sql.as_ptr(), 1, &mut row_type);
-                if plan.is_null() {
-                    return Err(Error::Spi("a context was not prepared".into()));
-                }
-                pg_sys::SPI_keepplan(plan);
-                self.plan.set(plan);
-            }
-            let code = pg_sys::SPI_execute_plan(self.plan.get(), row, c" ".as_ptr(), false, 1);
-            if code < 0 || pg_sys::SPI_processed != 1 {
-                return Err(Error::Spi("a context was not computed".into()));
-            }
-            let table = pg_sys::SPI_tuptable;
-            let mut is_null = false;
-            let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut is_null);
-            if is_null {
-                return Ok(None);
-            }
-            Ok(Some(memory::copied(Varlena::from_datum(datum).bytes())?))
-        }
-    }
+/// The context of a row; empty is as none at all, as it is to encrypt_col.
+fn context_of(
+    context: &RowContext,
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+) -> Result<Vec<u8>> {
+    // SAFETY: a row of the table that the trigger was fired for.
+    let bytes = unsafe { context.of(tuple, descriptor)? };
+    bytes.ok_or(Error::NullArgument("context"))
 }
 
 fn stepped(work: &Work, rows: &Rows) -> Result<pg_sys::HeapTuple> {
@@ -238,13 +184,13 @@ fn stepped(work: &Work, rows: &Rows) -> Result<pg_sys::HeapTuple> {
         return Ok(rows.with(work.twin, Some(twin)));
     }
     let context = match &work.context {
-        Some(context) => context.of(rows.new, rows.descriptor)?,
+        Some(context) => context_of(context, rows.new, rows.descriptor)?,
         None => Vec::new(),
     };
     if let Some(old) = rows.old
         && rows.keeps(work.source)
         && match &work.context {
-            Some(of) => of.of(old, rows.descriptor)? == context,
+            Some(of) => context_of(of, old, rows.descriptor)? == context,
             None => true,
         }
     {
@@ -273,37 +219,6 @@ fn filled(work: &Work, rows: &Rows, value: pg_sys::Datum) -> Option<pg_sys::Datu
     unsafe { look_up_for(work.job, Address::of(&raw const (*old).t_self), value) }
 }
 
-/// Refuses a row that another trigger may still change: what it put there nobody would have looked at.
-///
-/// # Safety
-/// The call's trigger data.
-unsafe fn refuse_later_triggers(trigger: &pg_sys::TriggerData) -> Result<()> {
-    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-        pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT,
-        _ => pg_sys::TRIGGER_TYPE_UPDATE,
-    };
-    let fires = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | event) as i16;
-    // SAFETY: the relation is open, and has this trigger at least; they are in the order in which they fire.
-    let later = unsafe {
-        let all = &*(*trigger.tg_relation).trigdesc;
-        std::slice::from_raw_parts(all.triggers, all.numtriggers as usize)
-            .iter()
-            .skip_while(|it| it.tgoid != (*trigger.tg_trigger).tgoid)
-            .skip(1)
-            .find(|it| it.tgtype & fires == fires && it.tgenabled as u8 != b'D')
-            .map(|it| CStr::from_ptr(it.tgname).to_string_lossy().into_owned())
-    };
-    match later {
-        None => Ok(()),
-        Some(name) => Err(Error::OutOfStep {
-            why: format!(
-                "trigger {} fires after the migration's",
-                quote_identifier(name)
-            ),
-        }),
-    }
-}
-
 pub fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
     let misuse = || Error::InvalidParameter {
         message: "keep_in_step is a trigger BEFORE INSERT OR UPDATE, for each row".into(),
@@ -326,7 +241,14 @@ pub fn keep_in_step(call: Call) -> Result<pg_sys::Datum> {
     let Some(work) = &table.work else {
         return Ok(pg_sys::Datum::from(rows.new));
     };
-    // SAFETY: the relation that the trigger was fired for, and the trigger.
-    unsafe { refuse_later_triggers(trigger)? };
+    // What another trigger puts there nobody would have looked at.
+    if let Some(name) = trigger::later(trigger, &[]) {
+        return Err(Error::OutOfStep {
+            why: format!(
+                "trigger {} fires after the migration's",
+                quote_identifier(name)
+            ),
+        });
+    }
     Ok(pg_sys::Datum::from(stepped(work, &rows)?))
 }

@@ -3,15 +3,14 @@
 
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_search::leakage::{self, GramOccurrences, Occurrences, Sample, Verdict, WARN_PERCENT};
-use colcrypt_search::{
-    Class, Kind, Label, Pipeline, RangeSpec, TermBits, TextSpec, Value, told,
-};
+use colcrypt_search::{Class, Kind, Label, Pipeline, RangeSpec, TermBits, TextSpec, Value, told};
 use pgrx::pg_sys;
 use zeroize::Zeroizing;
 
 use crate::catalog::search::{self, SearchIndex};
+use crate::columns::search::column;
 use crate::columns::search::lookups::elements;
-use crate::columns::search::sampled::{self, Column, Sampled};
+use crate::columns::search::sampled::{self, Sampled};
 use crate::columns::search::term::class_of;
 use crate::columns::{registered, registration};
 use crate::error::{Error, Result};
@@ -77,15 +76,11 @@ pub fn plan_search_index(call: Call) -> Result<pg_sys::Datum> {
     registration::managed(table, &attribute)?;
     let held = Held::take(table, Lock::Read)?;
     held.ciphertext_attribute(&attribute)?;
-    let (bound, _) = registration::registered(table, &attribute)?
+    let registered = column::registered(table, &attribute)?
         .ok_or_else(|| Error::CatalogCorrupt("a registered column".into()))?;
-    let column = Column {
-        plaintext_type: plaintext_type(table, &attribute)?,
-        context: bound.context,
-        attribute,
-    };
-    // SAFETY: a look-up in the type catalog.
-    let base_type = unsafe { pg_sys::getBaseType(column.plaintext_type) };
+    // SAFETY: the memory of this call is the server's to name; the opener is not kept.
+    let opener = registered.opener(&held, &attribute, unsafe { pg_sys::CurrentMemoryContext })?;
+    let base_type = opener.type_oid();
     let is_boolean = base_type == pg_sys::BOOLOID;
     let class = match class_of(base_type) {
         Some(class) => class,
@@ -93,7 +88,7 @@ pub fn plan_search_index(call: Call) -> Result<pg_sys::Datum> {
         None => {
             return Err(wrong(format!(
                 "values of type {} are not searched by terms",
-                types::type_name(column.plaintext_type)
+                types::type_name(base_type)
             )));
         }
     };
@@ -110,7 +105,8 @@ pub fn plan_search_index(call: Call) -> Result<pg_sys::Datum> {
             .transpose()
             .map_err(wrong)?,
     };
-    let looked = sampled::each_value(&held, &column, size, |value| {
+    let context = registered.context.as_ref();
+    let looked = sampled::each_value(&held, &attribute, context, &opener, size, |value| {
         planned.add(kind, &pipeline, value)
     })?;
     let mut lines = Lines::default();
@@ -122,10 +118,23 @@ pub fn plan_search_index(call: Call) -> Result<pg_sys::Datum> {
     };
     let equality = leakage::equality(sample, WARN_PERCENT);
     lines
-        .add("distinct values", None, Some(equality.distinct as f64), "in the sample")
-        .add("distinct values", None, Some(equality.estimated_distinct.round()), "in the table, estimated");
+        .add(
+            "distinct values",
+            None,
+            Some(equality.distinct as f64),
+            "in the sample",
+        )
+        .add(
+            "distinct values",
+            None,
+            Some(equality.estimated_distinct.round()),
+            "in the table, estimated",
+        );
     for (nth, share) in equality.largest.iter().enumerate() {
-        let note = format!("of the rows have the value that is number {} in frequency", nth + 1);
+        let note = format!(
+            "of the rows have the value that is number {} in frequency",
+            nth + 1
+        );
         lines.add("largest share", None, Some(*share), note);
     }
     match kind {
@@ -140,17 +149,35 @@ pub fn plan_search_index(call: Call) -> Result<pg_sys::Datum> {
                     "of the rows lie in the fullest interval of 2^{} values; {} intervals have rows",
                     level.shift, level.intervals
                 );
-                lines.add("fullest interval", Some(level.shift.into()), Some(level.largest), note);
+                lines.add(
+                    "fullest interval",
+                    Some(level.shift.into()),
+                    Some(level.largest),
+                    note,
+                );
             }
         }
         Kind::Text => {
             if let Some(grams) = &planned.grams {
                 let told = grams.told();
                 lines
-                    .add("distinct n-grams", None, Some(told.grams as f64), "in the sample")
-                    .add("n-grams of a value", None, Some(told.per_value), "on average, which tells how long it is");
+                    .add(
+                        "distinct n-grams",
+                        None,
+                        Some(told.grams as f64),
+                        "in the sample",
+                    )
+                    .add(
+                        "n-grams of a value",
+                        None,
+                        Some(told.per_value),
+                        "on average, which tells how long it is",
+                    );
                 for (nth, share) in told.largest.iter().enumerate() {
-                    let note = format!("of the rows have the n-gram that is number {} in frequency", nth + 1);
+                    let note = format!(
+                        "of the rows have the n-gram that is number {} in frequency",
+                        nth + 1
+                    );
                     lines.add("commonest n-gram", None, Some(*share), note);
                 }
             }
@@ -159,16 +186,6 @@ pub fn plan_search_index(call: Call) -> Result<pg_sys::Datum> {
     let note = format!("{}: {}", equality.verdict.name(), equality.verdict);
     lines.add("verdict", None, None, note);
     Ok(return_set(call, lines.0))
-}
-
-fn plaintext_type(table: pg_sys::Oid, attribute: &str) -> Result<pg_sys::Oid> {
-    let found = spi::look(
-        "SELECT plaintext_type::oid FROM colcrypt.protected_column WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
-        &[table.into(), attribute.into()],
-        |row| spi::at::<pg_sys::Oid>(row, 1),
-    )?;
-    let first = found.into_iter().next();
-    first.ok_or_else(|| Error::CatalogCorrupt("a registered column".into()))
 }
 
 /// What is kept of values: how often each occurs, and where they lie in their order.
@@ -196,29 +213,60 @@ impl Planned {
 
 fn said_of_sample(lines: &mut Lines, looked: &Sampled, values: &Occurrences) {
     lines
-        .add("rows", None, Some(looked.rows as f64), "of the table, by the blocks that were read")
-        .add("sampled", None, Some(looked.opened as f64), "values were opened, and none is kept")
-        .add("share of NULL", None, Some(looked.nulls), "of the rows have no value, and no term: that is seen");
+        .add(
+            "rows",
+            None,
+            Some(looked.rows as f64),
+            "of the table, by the blocks that were read",
+        )
+        .add(
+            "sampled",
+            None,
+            Some(looked.opened as f64),
+            "values were opened, and none is kept",
+        )
+        .add(
+            "share of NULL",
+            None,
+            Some(looked.nulls),
+            "of the rows have no value, and no term: that is seen",
+        );
     if looked.closed > 0 {
         let why = looked.why.clone().unwrap_or_default();
         lines.add("not opened", None, Some(looked.closed as f64), why);
     }
     if values.without_form > 0 {
         let note = "values have no normal form, and are found by themselves only";
-        lines.add("without a normal form", None, Some(values.without_form as f64), note);
+        lines.add(
+            "without a normal form",
+            None,
+            Some(values.without_form as f64),
+            note,
+        );
     }
 }
 
 fn said_of_lengths(lines: &mut Lines, told: &leakage::Equality) {
     let between = |bits: TermBits| {
-        let within = |it: leakage::Truncation| it.least.get() == bits.get() || it.most.get() == bits.get();
+        let within =
+            |it: leakage::Truncation| it.least.get() == bits.get() || it.most.get() == bits.get();
         SHOWN.contains(&bits.get()) || bits.is_full() || told.truncation.is_some_and(within)
     };
     for length in told.lengths.iter().filter(|length| between(length.bits)) {
         let bits = Some(length.bits.get());
         lines
-            .add("rows rechecked", bits, Some(length.rechecked), "are decrypted by a look-up, on average")
-            .add("distinct terms", bits, Some(length.terms), "are seen in the table");
+            .add(
+                "rows rechecked",
+                bits,
+                Some(length.rechecked),
+                "are decrypted by a look-up, on average",
+            )
+            .add(
+                "distinct terms",
+                bits,
+                Some(length.terms),
+                "are seen in the table",
+            );
     }
     match (told.verdict, told.truncation) {
         (Verdict::Refuse(_), _) => {}
@@ -264,11 +312,16 @@ fn measured(index: &SearchIndex) -> Result<Option<Measured>> {
     let mut terms = Sorted::begin();
     for leaf in reach::all_leaves(&[index.relation], Elsewhere::Left)? {
         let table = Held::take(leaf, Lock::Read)?;
-        let attribute = table.attribute(&companion.attribute).ok_or_else(|| {
-            Error::ColumnChanged {
-                column: format!("{}.{}", table.shown(), quote_identifier(&companion.attribute)),
-            }
-        })?;
+        let attribute =
+            table
+                .attribute(&companion.attribute)
+                .ok_or_else(|| Error::ColumnChanged {
+                    column: format!(
+                        "{}.{}",
+                        table.shown(),
+                        quote_identifier(&companion.attribute)
+                    ),
+                })?;
         let number = attribute.number;
         scan::each_row(&table, |row| {
             found.rows += 1;
@@ -334,7 +387,12 @@ pub fn search_leakage(call: Call) -> Result<pg_sys::Datum> {
                 keep(index, found)?;
                 let detail = format!(
                     "{} index of {}: {} rows, {} of them NULL, {} terms, the commonest in {} rows",
-                    index.kind, index.attribute, found.rows, found.nulls, found.distinct_terms, found.largest_group
+                    index.kind,
+                    index.attribute,
+                    found.rows,
+                    found.nulls,
+                    found.distinct_terms,
+                    found.largest_group
                 );
                 under
                     .act("search_leakage")
@@ -360,7 +418,10 @@ pub fn search_leakage(call: Call) -> Result<pg_sys::Datum> {
         }
     }
     if let (Some(table), true) = (asked, records.is_empty()) {
-        report::notice(format!("no column of table {} has a search index", relation::shown(table)?));
+        report::notice(format!(
+            "no column of table {} has a search index",
+            relation::shown(table)?
+        ));
     }
     Ok(return_set(call, records))
 }

@@ -15,8 +15,8 @@ use crate::columns::search::term::Maker;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::encoding::with_utf8;
-use crate::server::relation;
 use crate::server::varlena::Varlena;
+use crate::server::{enclosure, relation};
 use crate::session::{self, Permit};
 
 /// What a look-up names, and the type of what it looks for.
@@ -58,6 +58,24 @@ impl Found {
     }
 }
 
+/// A call that may make terms.
+struct LookUp {
+    found: Rc<Found>,
+    permit: Permit,
+    /// The planner asks, and nobody is shown what it finds.
+    is_estimate: bool,
+}
+
+impl LookUp {
+    /// Counts what is looked up: who does it, and how often.
+    fn count(&self, look_ups: u32) -> Result<()> {
+        if self.is_estimate {
+            return Ok(());
+        }
+        self.permit.counter.look_ups(look_ups)
+    }
+}
+
 /// More of them than a query has conditions.
 const KEPT: usize = 1024;
 
@@ -66,13 +84,14 @@ thread_local! {
     static FOUND: RefCell<(u64, HashMap<Asked, Rc<Found>>)> = RefCell::default();
 }
 
-/// The index that a call names with its first two arguments, and leave to look up by it.
+/// The index that a call names with its first two arguments, and leave to look up by it. None where the planner asks for an
+/// estimate and the key is not at hand: planning waits for nobody.
 fn found(
     call: Call,
     kind: Kind,
     type_oid: pg_sys::Oid,
     version: Option<usize>,
-) -> Result<(Rc<Found>, Permit)> {
+) -> Result<Option<LookUp>> {
     // SAFETY: declared as regclass.
     let relation = unsafe { call.get::<pg_sys::Oid>(0) }.ok_or(Error::NullArgument("relation"))?;
     let attribute = call.datum(1).ok_or(Error::NullArgument("attribute"))?;
@@ -92,6 +111,7 @@ fn found(
         type_oid: type_oid.to_u32(),
         version,
     };
+    let asked_version = asked.version;
     let now = epoch::refresh(false);
     let known = FOUND.with_borrow_mut(|(epoch, found)| {
         if *epoch != now {
@@ -119,8 +139,20 @@ fn found(
             made
         }
     };
+    let is_estimate = asked_version.is_some() && enclosure::is_planning();
+    if is_estimate && !session::is_at_hand(found.id) {
+        return Ok(None);
+    }
     let permit = session::permit_search(found.id)?;
-    Ok((found, permit))
+    // An estimate is no look-up, but its rows tell something of the value: where look-ups are limited, or watched, there is none.
+    if is_estimate && (permit.counter.has_limit() || !found.marked.is_empty()) {
+        return Ok(None);
+    }
+    Ok(Some(LookUp {
+        found,
+        permit,
+        is_estimate,
+    }))
 }
 
 fn look(
@@ -160,17 +192,23 @@ fn look(
         maker: Maker::new(&index, type_oid)?,
         id,
         bits: index.bits,
-        shown: format!("the {kind} index of {shown}.{}", pgrx::spi::quote_identifier(attribute)),
+        shown: format!(
+            "the {kind} index of {shown}.{}",
+            pgrx::spi::quote_identifier(attribute)
+        ),
         marked,
     })
 }
 
 /// search_term(relation, attribute, value [, key_version]).
 pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
-    let (found, permit) = found(call, Kind::Equality, call.argument_type(2), Some(3))?;
+    let Some(look_up) = found(call, Kind::Equality, call.argument_type(2), Some(3))? else {
+        return Ok(call.null());
+    };
     let value = call.datum(2).ok_or(Error::NullArgument("value"))?;
-    permit.counter.look_ups(1)?;
-    let term = permit.with_terms(|key| {
+    look_up.count(1)?;
+    let found = &look_up.found;
+    let term = look_up.permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: the type that the parser resolved, which the maker was made for.
         unsafe { found.maker.term(&prepared, value) }
@@ -184,20 +222,25 @@ pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
 pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: a look-up in the type catalog.
     let element = unsafe { pg_sys::get_base_element_type(call.argument_type(2)) };
-    let (found, permit) = found(call, Kind::Equality, element, Some(3))?;
+    let Some(look_up) = found(call, Kind::Equality, element, Some(3))? else {
+        return Ok(call.null());
+    };
     let values = call.datum(2).ok_or(Error::NullArgument("values"))?;
     let values: Vec<pg_sys::Datum> = elements(values, element).into_iter().flatten().collect();
     let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
-    permit.counter.look_ups(count)?;
-    let mut terms = permit.with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
-        let prepared = found.maker.prepare(key);
-        let mut terms = Vec::with_capacity(values.len());
-        for &value in &values {
-            // SAFETY: an element of the array, whose type the maker was made for.
-            terms.push(unsafe { found.maker.term(&prepared, value)? });
-        }
-        Ok(terms)
-    })??;
+    look_up.count(count)?;
+    let found = &look_up.found;
+    let mut terms = look_up
+        .permit
+        .with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
+            let prepared = found.maker.prepare(key);
+            let mut terms = Vec::with_capacity(values.len());
+            for &value in &values {
+                // SAFETY: an element of the array, whose type the maker was made for.
+                terms.push(unsafe { found.maker.term(&prepared, value)? });
+            }
+            Ok(terms)
+        })??;
     for &term in &terms {
         // SAFETY: as in search_term.
         unsafe { found.watch("search_terms", term) };
@@ -246,9 +289,12 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
     if call.len() > 4 && call.datum(4).is_none() {
         return Err(Error::NullArgument("key_version"));
     }
-    let (found, permit) = found(call, Kind::Range, call.argument_type(2), Some(4))?;
-    permit.counter.look_ups(1)?;
-    permit.with_terms(|key| {
+    let Some(look_up) = found(call, Kind::Range, call.argument_type(2), Some(4))? else {
+        return Ok(call.null());
+    };
+    look_up.count(1)?;
+    let found = &look_up.found;
+    look_up.permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: both are of the type that the parser resolved, which the maker was made for.
         unsafe { found.maker.between(&prepared, call.datum(2), call.datum(3)) }
@@ -257,7 +303,9 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
 
 /// pattern_terms(relation, attribute, pattern, escape [, key_version]).
 pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
-    let (found, permit) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))?;
+    let Some(look_up) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))? else {
+        return Ok(call.null());
+    };
     let pattern = call.datum(2).ok_or(Error::NullArgument("pattern"))?;
     let escape = call.text(3, "escape")?;
     let mut letters = escape.chars();
@@ -274,8 +322,9 @@ pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
         let pattern = std::str::from_utf8(bytes).map_err(|_| Error::PlaintextInvalid {
             type_name: "text".into(),
         })?;
-        permit.counter.look_ups(1)?;
-        permit.with_terms(|key| {
+        look_up.count(1)?;
+        let found = &look_up.found;
+        look_up.permit.with_terms(|key| {
             let prepared = found.maker.prepare(key);
             found.maker.pattern(&prepared, pattern, escape)
         })?

@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 
-use colcrypt_core::format::parse_header;
-use colcrypt_core::{KeyId, KeyVersion};
+use colcrypt_core::{KeyId, KeyVersion, Value};
 use colcrypt_search::Kind;
 use pgrx::pg_sys;
 
@@ -20,6 +19,7 @@ use crate::rows::reach::{self, Elsewhere};
 use crate::server::relation::{Held, Lock};
 use crate::server::varlena::Varlena;
 use crate::server::{scan, spi};
+use crate::session;
 
 /// A marked value: its key, and the tag that it was marked by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,28 +78,25 @@ fn keep(index: [u8; 16], version: KeyVersion, term: &[u8], mark: Mark) -> Result
 ///
 /// # Errors
 /// Of the catalog.
-pub fn remember_written(
-    index: &SearchIndex,
+///
+/// # Safety
+/// The term is a bytea.
+pub unsafe fn remember_written(
+    index: [u8; 16],
     version: KeyVersion,
-    value: &[u8],
-    term: &[u8],
+    value: &Value<'_>,
+    term: pg_sys::Datum,
 ) -> Result<()> {
-    let (Kind::Equality, Some(tag)) = (index.kind, tag_of(value)) else {
+    let key = value.header.key;
+    if !session::is_guarded(key) || !session::is_honeytoken(key, value.tag) {
+        return Ok(());
+    }
+    let Some(origin) = honeytoken::origin_of(key, value.tag)? else {
         return Ok(());
     };
-    let (header, _) = parse_header(value)?;
-    match honeytoken::origin_of(header.key, &tag)? {
-        Some(origin) => keep(
-            index.id,
-            version,
-            term,
-            Mark {
-                key: header.key,
-                origin,
-            },
-        ),
-        None => Ok(()),
-    }
+    // SAFETY: the caller's promise.
+    let term = unsafe { Varlena::from_datum(term) };
+    keep(index, version, term.bytes(), Mark { key, origin })
 }
 
 /// Remembers the terms that a companion has of all marked values: for one that was filled, in the transaction that makes it

@@ -3,21 +3,19 @@
 //! As where a column is registered: its context is computed by a statement that has no right on any key, as the table's
 //! owner, restricted; then, while nobody's code runs, values are opened, counted and wiped.
 
-use colcrypt_core::{Value, VersionId};
+use colcrypt_core::Value;
 use colcrypt_search::Value as Plain;
 use pgrx::pg_sys;
-use zeroize::Zeroize;
 
 use crate::columns::sample::{each_beside, spread};
+use crate::columns::search::opened::{Opener, Right};
 use crate::columns::search::term::with_value;
 use crate::error::{Error, Result};
 use crate::rows::reach::{self, Elsewhere};
 use crate::server::relation::{self, Held, Lock};
 use crate::server::varlena::Varlena;
-use crate::server::{report, scan, types};
-use crate::session;
-use crate::values::codec::Codec;
-use crate::values::{opens, seal};
+use crate::server::{report, scan};
+use crate::values::opens;
 
 /// Values that one statement reads.
 const AT_ONCE: usize = 500;
@@ -36,47 +34,39 @@ pub struct Sampled {
     pub why: Option<String>,
 }
 
-/// A column, as it is registered.
-pub struct Column {
-    pub attribute: String,
-    pub context: Option<String>,
-    pub plaintext_type: pg_sys::Oid,
-}
-
 /// Opens about so many values, spread over the table.
 ///
 /// # Errors
 /// Without the right to decrypt; of the key; when rows are out of reach.
 pub fn each_value(
     table: &Held,
-    column: &Column,
+    attribute: &str,
+    context: Option<&String>,
+    opener: &Opener,
     most: usize,
     mut visit: impl FnMut(Plain<'_>) -> Result<()>,
 ) -> Result<Sampled> {
-    let (mut sampled, places) = places(table, &column.attribute, most)?;
-    let context = match &column.context {
+    let (mut sampled, places) = places(table, attribute, most)?;
+    let context = match context {
         Some(expression) => format!("({expression})::pg_catalog.bytea"),
         None => "NULL::pg_catalog.bytea".into(),
     };
-    // SAFETY: the memory of this call is the server's to name; the codec is not kept.
-    let codec = Codec::for_type(column.plaintext_type, unsafe {
-        pg_sys::CurrentMemoryContext
-    })?;
-    let opener = Opener::of(codec)?;
     for some in places.chunks(AT_ONCE) {
-        each_beside(table, &column.attribute, &context, some, |stored, bound| {
+        each_beside(table, attribute, &context, some, |stored, bound| {
             pgrx::check_for_interrupts!();
             // SAFETY: a ciphertext, as was asked of the result's description.
             let stored = unsafe { Varlena::from_datum(stored) };
             let context = bound.as_ref().map_or(&[][..], Varlena::bytes);
-            match opener.open(stored.bytes(), context) {
-                Ok(datum) => {
+            let opened = Value::parse(stored.bytes())
+                .map_err(Error::from)
+                .and_then(|value| opener.open(&value, context, Right::Sample));
+            match opened {
+                Ok(plain) => {
                     sampled.opened += 1;
-                    let visited = opener.with(&datum, &mut visit);
-                    opener.wipe(datum);
-                    visited?;
+                    // SAFETY: the opener gives values of its type.
+                    unsafe { visited(opener.type_oid(), plain.datum, &mut visit)? };
                 }
-                Err(error) if opens::is_of_the_value(&error) => {
+                Err(error) if is_of_the_value(&error) => {
                     sampled.closed += 1;
                     sampled.why.get_or_insert_with(|| report::one_line(&error));
                 }
@@ -86,6 +76,24 @@ pub fn each_value(
         })?;
     }
     Ok(sampled)
+}
+
+fn is_of_the_value(error: &Error) -> bool {
+    matches!(error, Error::OtherKey { .. }) || opens::is_of_the_value(error)
+}
+
+/// # Safety
+/// `datum` is of the type.
+unsafe fn visited(
+    type_oid: pg_sys::Oid,
+    datum: pg_sys::Datum,
+    visit: impl FnOnce(Plain<'_>) -> Result<()>,
+) -> Result<()> {
+    if type_oid == pg_sys::BOOLOID {
+        return visit(Plain::Int((datum.value() & 1) as i64));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { with_value(type_oid, datum, visit) }
 }
 
 /// The places of about so many values, and what was met on the way.
@@ -131,87 +139,6 @@ fn places(
         ..Sampled::default()
     };
     Ok((sampled, spread(&found, most)))
-}
-
-struct Opener {
-    codec: Codec,
-    type_name: String,
-    length: i16,
-    by_value: bool,
-}
-
-impl Opener {
-    fn of(codec: Codec) -> Result<Self> {
-        let type_name = if codec.is_built_in() {
-            String::new()
-        } else {
-            types::canonical_type_name(codec.base_type)?
-        };
-        let (mut length, mut by_value) = (0, false);
-        // SAFETY: a look-up in the type catalog.
-        unsafe { pg_sys::get_typlenbyval(codec.base_type, &mut length, &mut by_value) };
-        Ok(Self {
-            codec,
-            type_name,
-            length,
-            by_value,
-        })
-    }
-
-    /// A value of the column's type, by the caller's right.
-    fn open(&self, stored: &[u8], context: &[u8]) -> Result<pg_sys::Datum> {
-        let value = Value::parse(stored)?;
-        let written = value.header.plaintext_type;
-        if !self.codec.reads(written, self.type_name.as_bytes()) && !self.codec.had_name(written)? {
-            return Err(seal::wrong_type(written, self.codec.base_type));
-        }
-        let permit = session::permit_decrypt(VersionId {
-            key: value.header.key,
-            version: value.header.version,
-        })?;
-        // What is bound to nothing opens with nothing.
-        let context = if value.header.has_context {
-            context
-        } else {
-            &[]
-        };
-        let plaintext = seal::plaintext_of(&permit, &value, context)?;
-        permit.counter.decryption();
-        self.codec.value_of(written, plaintext.len(), |out| {
-            out.copy_from_slice(&plaintext);
-            Ok(())
-        })
-    }
-
-    fn with(
-        &self,
-        datum: &pg_sys::Datum,
-        visit: impl FnOnce(Plain<'_>) -> Result<()>,
-    ) -> Result<()> {
-        if self.codec.base_type == pg_sys::BOOLOID {
-            return visit(Plain::Int((datum.value() & 1) as i64));
-        }
-        // SAFETY: the codec gives values of its type.
-        unsafe { with_value(self.codec.base_type, *datum, visit) }
-    }
-
-    fn wipe(&self, datum: pg_sys::Datum) {
-        if self.by_value {
-            return;
-        }
-        let start = datum.cast_mut_ptr::<u8>();
-        // SAFETY: the value was made for us, and nobody else has it: a varlena with its header of four bytes, or of this
-        // length.
-        unsafe {
-            let length = match usize::try_from(self.length) {
-                Ok(length) => length,
-                Err(_) => pgrx::varlena::varsize_any(start.cast()),
-            };
-            let header = if self.length == -1 { 4.min(length) } else { 0 };
-            std::slice::from_raw_parts_mut(start.add(header), length - header).zeroize();
-            pg_sys::pfree(start.cast());
-        }
-    }
 }
 
 /// Refuses a sample that is none, or larger than is needed to say anything.

@@ -16,6 +16,7 @@ mod one_by_one;
 mod pace;
 mod progress;
 mod rebind;
+mod search;
 mod statement;
 mod step;
 mod verify;
@@ -99,6 +100,9 @@ fn step_of(job: &Job) -> Next {
     if job.migrates {
         return migrate::step(job);
     }
+    if job.searches {
+        return search::step(job);
+    }
     let outcome = match job.phase {
         Phase::Queued => attempt(|| begin(job)),
         Phase::Moving => return paced(job, batch::move_batch),
@@ -107,10 +111,13 @@ fn step_of(job: &Job) -> Next {
         Phase::Verifying if job.verifies => return paced(job, verify::open_batch),
         Phase::Verifying if job.rebinds => return paced(job, rebind::verify),
         Phase::Verifying => attempt(|| verify(job)),
-        // Those of migrations, and those in which a job is over.
+        // Those of migrations and search indexes, and those in which a job is over.
         Phase::Swapping
         | Phase::Scrubbing
         | Phase::Vacuuming
+        | Phase::Filling
+        | Phase::Indexing
+        | Phase::Checking
         | Phase::Cancelling
         | Phase::Done
         | Phase::Failed

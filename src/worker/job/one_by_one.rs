@@ -79,8 +79,8 @@ pub fn move_row(job: &Job, moves: impl FnOnce() -> Result<i64>) -> Moved {
 /// Puts a row on the list of those that could not be moved, with the key and version it is under where its
 /// header can be read.
 pub fn list(job: &Job, leaf: pg_sys::Oid, row: &str, reason: &str) -> bool {
-    // A migration's value may be no ciphertext.
-    let known = if job.migrates {
+    // A migration's value may be no ciphertext, and a companion's is none.
+    let known = if job.migrates || job.searches {
         None
     } else {
         attempt(|| Statement::new(job, leaf)?.key_of(row))

@@ -36,7 +36,7 @@ pub fn all_leaves(job: &Job) -> Result<Vec<pg_sys::Oid>> {
 /// What only renews or opens values is done on each server for its own rows; what changes the table, the key or what
 /// values are bound to is about all of them.
 fn elsewhere(job: &Job) -> Elsewhere {
-    if job.migrates || job.rebinds || !job.from_keys.is_empty() {
+    if job.migrates || job.searches || job.rebinds || !job.from_keys.is_empty() {
         Elsewhere::Refused
     } else {
         Elsewhere::Left

@@ -2,6 +2,7 @@
 //! plaintext or a credential.
 
 mod report;
+mod search;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -12,6 +13,7 @@ use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::Failure;
 
 pub use report::Report;
+pub use search::SearchError;
 
 /// Longest argument that is no value and no context, in bytes.
 pub const LONGEST_ARGUMENT: usize = 64 * 1024;
@@ -278,6 +280,7 @@ pub enum Error {
     NotTableOwner {
         table: String,
     },
+    Search(SearchError),
     TemporaryTable {
         table: String,
     },
@@ -388,6 +391,12 @@ pub enum Error {
     },
     Random,
     Spi(String),
+}
+
+impl From<SearchError> for Error {
+    fn from(error: SearchError) -> Self {
+        Self::Search(error)
+    }
 }
 
 impl From<FormatError> for Error {

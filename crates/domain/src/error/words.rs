@@ -295,6 +295,7 @@ impl Error {
                 Some("A value takes several times its length while it is encrypted or decrypted. Split it, or give the server more memory.".into()),
             ),
             Self::Kms { keyring, failure } => return kms_report(keyring.as_deref(), failure),
+            Self::Search(error) => return error.report(),
             Self::SlabFull { slots } => (
                 "KC021",
                 "the key slab is full of keys that are being loaded".into(),

@@ -67,7 +67,13 @@ pub fn step(job: &Job) -> Next {
             forget_errors(job)?;
             job.finish(Phase::Cancelled, None)
         }),
-        Phase::Retrying | Phase::Done | Phase::Failed | Phase::Cancelled => Next::Nothing,
+        Phase::Retrying
+        | Phase::Filling
+        | Phase::Indexing
+        | Phase::Checking
+        | Phase::Done
+        | Phase::Failed
+        | Phase::Cancelled => Next::Nothing,
     }
 }
 

@@ -21,6 +21,7 @@ mod own_words;
 mod registering;
 mod renamed;
 mod row_of_error;
+mod search;
 mod shapes;
 mod tenants;
 mod tenants_jobs;

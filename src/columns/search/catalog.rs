@@ -1,0 +1,142 @@
+//! What is written down of search indexes.
+
+use pgrx::pg_sys;
+
+use crate::catalog::search::{Companion, SearchIndex};
+use crate::columns::search::marked;
+use crate::error::Result;
+use crate::server::spi;
+
+fn uuid(id: [u8; 16]) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(id)
+}
+
+/// Forgets companions under these versions, and a search index that has none left; how many companions the table has left.
+///
+/// # Errors
+/// Of SPI.
+pub fn forget(index: &SearchIndex, versions: &[i32]) -> Result<i64> {
+    spi::execute(
+        "DELETE FROM colcrypt.search_companion WHERE search_index_id = $1 AND key_version = ANY ($2)",
+        &[uuid(index.id).into(), versions.to_vec().into()],
+    )?;
+    spi::execute(
+        "DELETE FROM colcrypt.search_index i WHERE search_index_id = $1 \
+           AND NOT EXISTS (SELECT FROM colcrypt.search_companion c WHERE c.search_index_id = i.search_index_id)",
+        &[uuid(index.id).into()],
+    )?;
+    marked::forget()?;
+    spi::execute(
+        "DELETE FROM colcrypt.search_measure m \
+         WHERE NOT EXISTS (SELECT FROM colcrypt.search_index i WHERE i.search_index_id = m.search_index_id)",
+        &[],
+    )?;
+    let left = spi::query(
+        "SELECT count(*) FROM colcrypt.search_companion JOIN colcrypt.search_index USING (search_index_id) \
+         WHERE relation = $1::oid::regclass",
+        &[index.relation.into()],
+        |row| spi::at::<i64>(row, 1),
+    )?;
+    Ok(left.into_iter().next().unwrap_or_default())
+}
+
+/// Has look-ups use a companion from here on, and no former one. Whoever sees this transaction sees all its terms.
+///
+/// # Errors
+/// Of SPI.
+pub fn make_ready(index: &SearchIndex, companion: &Companion, index_name: &str) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.search_companion SET state = 'ready', ready_xid = pg_current_xact_id(), ready_at = clock_timestamp(), \
+             index_name = $3::text::name WHERE search_index_id = $1 AND key_version = $2",
+        &[
+            uuid(index.id).into(),
+            companion.version.int().into(),
+            index_name.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// The companions of a search index that another takes the place of, which nobody looks up by from here on.
+///
+/// # Errors
+/// Of SPI.
+pub fn retire_former(index: &SearchIndex, companion: &Companion) -> Result<i64> {
+    let retired = spi::execute(
+        "UPDATE colcrypt.search_companion SET state = 'retired' WHERE search_index_id = $1 AND key_version < $2",
+        &[uuid(index.id).into(), companion.version.int().into()],
+    )?;
+    Ok(retired as i64)
+}
+
+/// Nobody looks up by any companion of the search index from here on.
+///
+/// # Errors
+/// Of SPI.
+pub fn retire(id: [u8; 16]) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.search_companion SET state = 'retired' WHERE search_index_id = $1",
+        &[uuid(id).into()],
+    )?;
+    Ok(())
+}
+
+/// A job that is to be queued.
+pub struct Order<'a> {
+    pub relation: pg_sys::Oid,
+    pub attribute: &'a str,
+    /// The companion that it is about first: two jobs on one are none.
+    pub companion: &'a str,
+    pub key: i64,
+    pub version: i32,
+    pub index: [u8; 16],
+    /// Whether companions that are retired go; else one is made.
+    pub drops: bool,
+    pub remakes: bool,
+}
+
+/// Queues a job; its number.
+///
+/// # Errors
+/// Of SPI.
+pub fn queue(order: &Order<'_>) -> Result<i64> {
+    let queued = spi::query(
+        "WITH queued AS (INSERT INTO colcrypt.job (relation, attribute, key_id, target_version) \
+             VALUES ($1::oid::regclass, $2::text::name, $3, $4) \
+             ON CONFLICT (relation, attribute) WHERE finished_at IS NULL AND NOT verifies AND NOT by_row \
+             DO UPDATE SET phase = 'queued', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL, \
+                 paused = false RETURNING job_id) \
+         INSERT INTO colcrypt.search_job (job_id, search_index_id, key_version, drops, remakes, attribute) \
+         SELECT job_id, $5, $4, $6, $7, $8::text::name FROM queued \
+         ON CONFLICT (job_id) DO UPDATE SET drops = EXCLUDED.drops, remakes = search_job.remakes OR EXCLUDED.remakes \
+         RETURNING job_id",
+        &[
+            order.relation.into(),
+            order.companion.into(),
+            order.key.into(),
+            order.version.into(),
+            uuid(order.index).into(),
+            order.drops.into(),
+            order.remakes.into(),
+            order.attribute.into(),
+        ],
+        |row| spi::at::<i64>(row, 1),
+    )?;
+    queued
+        .into_iter()
+        .next()
+        .ok_or_else(|| crate::error::Error::CatalogCorrupt("a job was not queued".into()))
+}
+
+/// Ends the open jobs of a search index.
+///
+/// # Errors
+/// Of SPI.
+pub fn end_jobs(id: [u8; 16], why: &str) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.job SET phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp(), last_error = $2 \
+         WHERE finished_at IS NULL AND job_id IN (SELECT job_id FROM colcrypt.search_job WHERE search_index_id = $1)",
+        &[uuid(id).into(), why.into()],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! A searched column as it is registered, for a table, or a partition or child of it.
+
+use colcrypt_core::KeyId;
+use colcrypt_domain::quote::quote_identifier;
+use pgrx::pg_sys;
+
+use crate::catalog::search::{self, SearchIndex};
+use crate::catalog::uuid::keyring_id;
+use crate::columns::enforced::NEAREST;
+use crate::columns::search::opened::{Keys, Opener};
+use crate::error::Result;
+use crate::server::relation::Held;
+use crate::server::{spi, watched};
+
+/// A column's registration, as it holds for a table: its own, or that of the nearest table above it.
+pub struct Registered {
+    /// The table that it is registered of.
+    pub relation: pg_sys::Oid,
+    pub context: Option<String>,
+    keys: Keys,
+    plaintext_type: pg_sys::Oid,
+}
+
+/// # Errors
+/// Of SPI.
+pub fn registered(table: pg_sys::Oid, attribute: &str) -> Result<Option<Registered>> {
+    let found = spi::look(
+        &format!(
+            "{NEAREST} SELECT relid, key_id, keyring_id, plaintext_type::oid, context FROM nearest WHERE attribute = $2::text::name"
+        ),
+        &[table.into(), attribute.into()],
+        |row| {
+            Ok((
+                spi::at::<pg_sys::Oid>(row, 1)?,
+                row.get::<i64>(2)?,
+                row.get::<pgrx::Uuid>(3)?,
+                spi::at::<pg_sys::Oid>(row, 4)?,
+                row.get::<String>(5)?,
+            ))
+        },
+    )?;
+    let first = found.into_iter().next();
+    Ok(first.map(
+        |(relation, key, keyring, plaintext_type, context)| Registered {
+            relation,
+            keys: match keyring {
+                Some(keyring) if key.is_none() => Keys::Of(keyring_id(keyring)),
+                _ => Keys::One(KeyId::of_bigint(key.unwrap_or_default())),
+            },
+            plaintext_type,
+            context,
+        },
+    ))
+}
+
+impl Registered {
+    /// What opens the column's values in this table, as long as `memory` is.
+    ///
+    /// # Errors
+    /// For a type that cannot be encrypted.
+    pub fn opener(
+        &self,
+        held: &Held,
+        attribute: &str,
+        memory: pg_sys::MemoryContext,
+    ) -> Result<Opener> {
+        let shown = format!("{}.{}", held.shown(), quote_identifier(attribute));
+        Opener::new(shown, self.keys, self.plaintext_type, memory)
+    }
+}
+
+/// The search indexes of a table, those of the tables above it among them. These are watched.
+///
+/// # Errors
+/// Of the catalog.
+pub fn indexes_above(table: pg_sys::Oid) -> Result<Vec<SearchIndex>> {
+    let mut found: Vec<SearchIndex> = search::indexes_of(table)?.to_vec();
+    let above = spi::look(
+        "WITH RECURSIVE up(relid) AS (SELECT inhparent FROM pg_inherits WHERE inhrelid = $1 UNION \
+             SELECT i.inhparent FROM pg_inherits i JOIN up u ON i.inhrelid = u.relid) SELECT relid FROM up",
+        &[table.into()],
+        |row| spi::at::<pg_sys::Oid>(row, 1),
+    )?;
+    for relation in above {
+        watched::watch([relation]);
+        found.extend(search::indexes_of(relation)?.iter().cloned());
+    }
+    Ok(found)
+}

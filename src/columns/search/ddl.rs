@@ -1,0 +1,146 @@
+//! The changes of a table's definition that a search index makes, each in one short transaction: a companion comes, with the trigger that
+//! keeps it, and goes again.
+//!
+//! They run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is not waited for:
+//! sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
+
+use colcrypt_domain::search::{self as names, Branch, Form, TRIGGER};
+use colcrypt_search::Kind;
+use pgrx::pg_sys;
+
+use crate::catalog::search::{Companion, SearchIndex};
+use crate::columns::migration::tree::TREE;
+use crate::columns::renamed;
+use crate::columns::search::catalog;
+use crate::error::{Error, Result};
+use crate::server::relation::{Lock, Named};
+use crate::server::spi::{self, run_as};
+use crate::server::txn::set_local;
+
+/// How an index of this kind holds its terms.
+pub fn form(kind: Kind) -> Form {
+    match kind {
+        Kind::Equality => Form::Term,
+        Kind::Range => Form::Range,
+        Kind::Text => Form::Grams,
+    }
+}
+
+/// A table of the tree.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Member {
+    pub oid: pg_sys::Oid,
+    is_partition: bool,
+    pub is_leaf: bool,
+    has_trigger: bool,
+}
+
+/// The table and all below it, the table first.
+///
+/// # Errors
+/// Of SPI.
+pub fn members(table: pg_sys::Oid) -> Result<Vec<Member>> {
+    spi::query(
+        &format!(
+            "{TREE} SELECT c.oid, c.relispartition, c.relkind = 'r', \
+                    EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = $2::text::name \
+                            AND g.tgfoid = 'colcrypt.keep_terms()'::regprocedure) \
+             FROM tree t JOIN pg_class c ON c.oid = t.relid ORDER BY c.oid <> $1, c.oid"
+        ),
+        &[table.into(), TRIGGER.into()],
+        |row| {
+            Ok(Member {
+                oid: spi::at(row, 1)?,
+                is_partition: spi::at(row, 2)?,
+                is_leaf: spi::at(row, 3)?,
+                has_trigger: spi::at(row, 4)?,
+            })
+        },
+    )
+}
+
+/// The same, each of them held against everybody. Between the look and the locks a table may have come or gone: then it is an error, and
+/// comes again.
+fn locked_out(table: pg_sys::Oid) -> Result<Vec<(Member, Named)>> {
+    set_local(c"lock_timeout", c"100ms");
+    set_local(c"deadlock_timeout", c"20ms");
+    // The top of the tree first, as whoever reads through it does.
+    let before = members(table)?;
+    let held = before
+        .iter()
+        .map(|member| Named::take(member.oid, Lock::Exclusive))
+        .collect::<Result<Vec<Named>>>()?;
+    if members(table)? != before {
+        return Err(Error::OutOfStep {
+            why: "a partition or child has come or gone just now".into(),
+        });
+    }
+    Ok(before.into_iter().zip(held).collect())
+}
+
+fn branches(members: &[(Member, Named)]) -> Vec<Branch<'_>> {
+    members
+        .iter()
+        .map(|(member, table)| Branch {
+            table: &table.sql,
+            is_partition: member.is_partition,
+            has_trigger: member.has_trigger,
+        })
+        .collect()
+}
+
+fn owner(members: &[(Member, Named)]) -> Result<pg_sys::Oid> {
+    let top = members.first().map(|(_, table)| table.owner());
+    top.ok_or_else(|| Error::CatalogCorrupt("a table is not in its own tree".into()))
+}
+
+/// Adds a companion and the trigger, or the trigger alone where a table of the tree has come to lack it.
+///
+/// # Errors
+/// Of DDL; the lock's among them.
+pub fn prepare(index: &SearchIndex, companion: &Companion) -> Result<()> {
+    let members = locked_out(index.relation)?;
+    let mut statements = names::add_companion(
+        &branches(&members),
+        &index.attribute,
+        &companion.attribute,
+        form(index.kind),
+    );
+    let is_there = members
+        .first()
+        .is_some_and(|(_, table)| table.held.attribute(&companion.attribute).is_some());
+    if is_there {
+        // The column and its comment are there.
+        statements.drain(..2);
+    }
+    let _names = renamed::Unheeded::begin();
+    run_as(owner(&members)?, &statements)
+}
+
+/// Whether a table of the tree lacks the trigger: a child that came later has none.
+///
+/// # Errors
+/// Of SPI.
+pub fn lacks_trigger(table: pg_sys::Oid) -> Result<bool> {
+    Ok(members(table)?.iter().any(|member| !member.has_trigger))
+}
+
+/// Takes companions of a search index away, and what the catalog has of them. With the last of them goes the search index.
+///
+/// # Errors
+/// Of DDL; the lock's among them.
+pub fn undo(index: &SearchIndex, companions: &[Companion]) -> Result<()> {
+    let members = locked_out(index.relation)?;
+    let versions: Vec<i32> = companions
+        .iter()
+        .map(|companion| companion.version.int())
+        .collect();
+    let left = catalog::forget(index, &versions)?;
+    let columns: Vec<String> = companions
+        .iter()
+        .map(|companion| companion.attribute.clone())
+        .collect();
+    let statements = names::drop_companions(&branches(&members), &columns, left == 0);
+    let _names = renamed::Unheeded::begin();
+    run_as(owner(&members)?, &statements)
+}

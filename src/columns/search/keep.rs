@@ -1,0 +1,405 @@
+//! The trigger that keeps terms in step with the values they are of, BEFORE each row is written, behind all triggers that people give.
+//!
+//! Nobody brings a term: whatever a statement puts into a companion, the trigger overwrites. A value that stays keeps its terms, and so
+//! does one that was only encrypted again in this statement. Of a value that this process encrypted in the client's statement terms are
+//! made whoever writes the row, since its plaintext was there; one that comes from elsewhere is opened with the writer's own right, or
+//! refused. The context expression is the table owner's code: it runs before anything is opened, with his rights, and only where the
+//! statement's own encryption has not told the context.
+//!
+//! Rows that logical replication applies bring their terms along, since the publisher's trigger made them.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use colcrypt_core::{KeyVersion, Value};
+use colcrypt_domain::context::{BYTES, over};
+use colcrypt_domain::error::SearchError;
+use colcrypt_domain::quote::quote_identifier;
+use colcrypt_search::Kind;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use crate::catalog::epoch;
+use crate::catalog::search::CompanionState;
+use crate::columns::moved::{self, Address, Of};
+use crate::columns::row_context::RowContext;
+use crate::columns::search::column::{Registered, indexes_above, registered};
+use crate::columns::search::making::Making;
+use crate::columns::search::marked;
+use crate::columns::search::opened::{Opener, Plain, Right};
+use crate::error::{Error, Result};
+use crate::server::call::Call;
+use crate::server::relation::{Held, Lock};
+use crate::server::trigger::{self, Rows};
+use crate::server::varlena::{Varlena, image_of, varlena_from};
+use crate::server::xact::End;
+use crate::server::{roles, watched};
+use crate::session::made::{self, Made, Tag, tag_of};
+
+/// Rows on their way from one partition to another that are remembered: a row is put into the other right after it was taken out.
+const ON_THE_WAY: usize = 16;
+
+/// The terms of one value, as stored; none where a companion has none yet.
+type Terms = Vec<(Of, Option<Vec<u8>>)>;
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<KnownTable>>> = RefCell::default();
+    static ON_THEIR_WAY: RefCell<VecDeque<(Tag, Terms)>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// What of a table is searched, until the catalog or the table changes.
+struct KnownTable {
+    columns: Vec<Column>,
+    owner: pg_sys::Oid,
+    is_partition: bool,
+    epoch: u64,
+    generation: u64,
+    /// Holds what the codecs looked up.
+    _memory: PgMemoryContexts,
+}
+
+struct Column {
+    number: i32,
+    opener: Opener,
+    /// What values that come from elsewhere are bound to.
+    context: Option<RowContext>,
+    companions: Vec<Kept>,
+}
+
+struct Kept {
+    number: i32,
+    of: Of,
+    version: KeyVersion,
+    is_equality: bool,
+    making: Making,
+}
+
+/// What becomes of a companion.
+type Change = (i32, Option<pg_sys::Datum>);
+
+fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
+    let epoch = epoch::refresh(false);
+    let generation = watched::generation();
+    // SAFETY: the relation that the trigger was fired for.
+    let oid = unsafe { (*relation).rd_id };
+    let known = KNOWN.with_borrow(|known| known.get(&oid).cloned());
+    if let Some(table) =
+        known.filter(|table| table.epoch == epoch && table.generation == generation)
+    {
+        return Ok(table);
+    }
+    let held = Held::take(oid, Lock::Read)?;
+    watched::watch([oid]);
+    // SAFETY: a new context lies below the one that is current: this one outlives the statement.
+    let memory = unsafe {
+        PgMemoryContexts::TopMemoryContext.switch_to(|_| PgMemoryContexts::new("colcrypt terms"))
+    };
+    let mut columns: Vec<Column> = Vec::new();
+    for index in indexes_above(oid)? {
+        // A column that is no ciphertext any more is read as none.
+        let Some(attribute) = held
+            .attribute(&index.attribute)
+            .filter(|attribute| attribute.holds_ciphertext())
+        else {
+            continue;
+        };
+        let number = i32::from(attribute.number);
+        let at = match columns.iter().position(|column| column.number == number) {
+            Some(at) => at,
+            None => {
+                let Some(registered) = registered(oid, &index.attribute)? else {
+                    continue;
+                };
+                watched::watch([registered.relation]);
+                let opener = registered.opener(&held, &index.attribute, memory.value())?;
+                columns.push(Column {
+                    number,
+                    opener,
+                    context: context_of(&held, relation, &registered)?,
+                    companions: Vec::new(),
+                });
+                columns.len() - 1
+            }
+        };
+        let column = &mut columns[at];
+        for companion in &index.companions {
+            // One that is not there yet, or about to go, has nothing to be kept.
+            let Some(place) = held
+                .attribute(&companion.attribute)
+                .filter(|_| companion.state != CompanionState::Retired)
+            else {
+                continue;
+            };
+            column.companions.push(Kept {
+                number: place.number.into(),
+                of: Of {
+                    index: index.id,
+                    version: companion.version.int(),
+                },
+                version: companion.version,
+                is_equality: index.kind == Kind::Equality,
+                making: Making::new(&index, companion, column.opener.type_oid())?,
+            });
+        }
+    }
+    let table = Rc::new(KnownTable {
+        columns,
+        owner: held.owner,
+        is_partition: held.is_partition(),
+        epoch,
+        generation,
+        _memory: memory,
+    });
+    KNOWN.with_borrow_mut(|known| known.insert(oid, table.clone()));
+    Ok(table)
+}
+
+/// The context of the table's rows.
+fn context_of(
+    held: &Held,
+    relation: pg_sys::Relation,
+    registered: &Registered,
+) -> Result<Option<RowContext>> {
+    let Some(expression) = &registered.context else {
+        return Ok(None);
+    };
+    let above = Held::take(registered.relation, Lock::Read)?;
+    let columns = held.attributes().iter().map(|column| {
+        let name = quote_identifier(&column.name);
+        format!("($1).{name} AS {name}")
+    });
+    let sql = over(
+        expression,
+        BYTES,
+        &columns.collect::<Vec<_>>(),
+        None,
+        &quote_identifier(above.bare_name()),
+    );
+    // SAFETY: the relation that the trigger was fired for.
+    Ok(Some(unsafe {
+        RowContext::new(sql, (*relation).rd_att, above.owner)
+    }))
+}
+
+impl Column {
+    fn keep(&self, table: &KnownTable, rows: &Rows, changes: &mut Vec<Change>) -> Result<()> {
+        let Some(stored) = rows.value(self.number) else {
+            for companion in &self.companions {
+                if rows.value(companion.number).is_some() {
+                    changes.push((companion.number, None));
+                }
+            }
+            return Ok(());
+        };
+        let is_kept = rows.keeps(self.number);
+        if is_kept && !table.is_partition {
+            self.keep_former(rows, stored, changes);
+            return Ok(());
+        }
+        // SAFETY: the column is a ciphertext.
+        let bytes = unsafe { Varlena::from_datum(stored) };
+        let value = Value::parse(bytes.bytes())?;
+        let tag = tag_of(bytes.bytes());
+        let made = tag.as_ref().and_then(made::made);
+        if is_kept || self.is_of_former(rows, &made) {
+            self.keep_former(rows, stored, changes);
+            if table.is_partition
+                && let Some(tag) = tag
+            {
+                self.remember(tag, rows, changes);
+            }
+            return Ok(());
+        }
+        // SAFETY: asks what this process is.
+        if unsafe { pg_sys::IsLogicalWorker() } {
+            return self.keep_applied(rows, &value, changes);
+        }
+        if rows.old.is_none()
+            && let Some(tag) = tag
+            && self.put_remembered(&tag, changes)?
+        {
+            return Ok(());
+        }
+        let plain = match made {
+            Some(Made::Encrypted { role, context })
+                if role == roles::current_user() || role == table.owner =>
+            {
+                self.opener.open(&value, &context, Right::Order)?
+            }
+            _ => self.brought(rows, &value, Right::Writer)?,
+        };
+        self.make(&value, &plain, changes)
+    }
+
+    fn make(&self, value: &Value<'_>, plain: &Plain, changes: &mut Vec<Change>) -> Result<()> {
+        for companion in &self.companions {
+            // SAFETY: the opener gives values of the type that the making is for.
+            let term = unsafe { companion.making.term(plain)? };
+            if companion.is_equality {
+                // SAFETY: such a term is a bytea.
+                unsafe {
+                    marked::remember_written(companion.of.index, companion.version, value, term)?
+                };
+            }
+            changes.push((companion.number, Some(term)));
+        }
+        Ok(())
+    }
+
+    /// Whether a value was only made anew of the one that the row had.
+    fn is_of_former(&self, rows: &Rows, made: &Option<Made>) -> bool {
+        let (Some(Made::Again { from }), Some(former)) = (made, rows.former(self.number)) else {
+            return false;
+        };
+        // SAFETY: the column is a ciphertext.
+        let former = unsafe { Varlena::from_datum(former) };
+        tag_of(former.bytes()) == Some(*from)
+    }
+
+    /// The row keeps the terms that it has, or gets those which the job that is at it has made.
+    fn keep_former(&self, rows: &Rows, stored: pg_sys::Datum, changes: &mut Vec<Change>) {
+        for companion in &self.companions {
+            let filled = rows.old.and_then(|old| {
+                // SAFETY: a tuple with its address, and a value of a column that holds ciphertexts.
+                unsafe {
+                    let address = Address::of(&raw const (*old).t_self);
+                    moved::look_up_term(companion.of, address, stored)
+                }
+            });
+            let wanted = filled.or_else(|| rows.former(companion.number));
+            let is_there = match (wanted, rows.value(companion.number)) {
+                (None, None) => true,
+                // SAFETY: companions are varlenas.
+                (Some(wanted), Some(now)) => unsafe { image_of(wanted) == image_of(now) },
+                _ => false,
+            };
+            if !is_there {
+                changes.push((companion.number, wanted));
+            }
+        }
+    }
+
+    /// Terms that come by logical replication are the publisher's. Where none come, or those of the value before, they are made here: the
+    /// publisher has asked who wrote it.
+    fn keep_applied(
+        &self,
+        rows: &Rows,
+        value: &Value<'_>,
+        changes: &mut Vec<Change>,
+    ) -> Result<()> {
+        let come = self.companions.iter().all(|companion| {
+            rows.value(companion.number).is_some() && !rows.keeps(companion.number)
+        });
+        if come {
+            return Ok(());
+        }
+        let plain = self.brought(rows, value, Right::Order)?;
+        self.make(value, &plain, changes)
+    }
+
+    /// Opens a value that comes from elsewhere.
+    fn brought(&self, rows: &Rows, value: &Value<'_>, right: Right) -> Result<Plain> {
+        let context = match &self.context {
+            Some(context) if value.header.has_context => {
+                // SAFETY: a row of the table that the trigger was fired for.
+                let bytes = unsafe { context.of(rows.new, rows.descriptor)? };
+                bytes.ok_or(Error::NullArgument("context"))?
+            }
+            _ => Vec::new(),
+        };
+        // From here on nothing runs but what is ours.
+        self.opener
+            .open(value, &context, right)
+            .map_err(|error| match error {
+                Error::KeyDenied { key, role, .. } => SearchError::Brought {
+                    column: self.opener.shown.clone(),
+                    key,
+                    role,
+                }
+                .into(),
+                other => other,
+            })
+    }
+
+    /// Remembers the terms of a row that may be put into another partition next.
+    fn remember(&self, tag: Tag, rows: &Rows, changes: &[Change]) {
+        let terms = self.companions.iter().map(|companion| {
+            let changed = changes
+                .iter()
+                .find(|(number, _)| *number == companion.number);
+            let term = match changed {
+                Some((_, term)) => *term,
+                None => rows.value(companion.number),
+            };
+            // SAFETY: companions are varlenas.
+            let bytes = term.map(|term| unsafe { Varlena::from_datum(term) }.bytes().to_vec());
+            (companion.of, bytes)
+        });
+        let terms = terms.collect();
+        ON_THEIR_WAY.with_borrow_mut(|rows| {
+            if rows.len() >= ON_THE_WAY {
+                rows.pop_front();
+            }
+            rows.push_back((tag, terms));
+        });
+    }
+
+    /// Gives a row the terms that it had in the partition which it comes from; whether it comes from one.
+    fn put_remembered(&self, tag: &Tag, changes: &mut Vec<Change>) -> Result<bool> {
+        let found = ON_THEIR_WAY.with_borrow(|rows| {
+            let found = rows.iter().rev().find(|(of, _)| of == tag);
+            found.map(|(_, terms)| terms.clone())
+        });
+        let Some(terms) = found else { return Ok(false) };
+        let is_whole = self
+            .companions
+            .iter()
+            .all(|companion| terms.iter().any(|(of, _)| *of == companion.of));
+        if !is_whole {
+            return Ok(false);
+        }
+        for companion in &self.companions {
+            let term = terms.iter().find(|(of, _)| *of == companion.of);
+            let term = term.and_then(|(_, term)| term.as_deref());
+            changes.push((companion.number, term.map(varlena_from).transpose()?));
+        }
+        Ok(true)
+    }
+}
+
+/// The trigger's function.
+///
+/// # Errors
+/// For a value whose terms nobody here may make; of the keys.
+pub fn keep_terms(call: Call) -> Result<pg_sys::Datum> {
+    let misuse = || Error::InvalidParameter {
+        message: "keep_terms is a trigger BEFORE INSERT OR UPDATE, for each row".into(),
+        hint: "colcrypt.create_search_index makes it.".into(),
+    };
+    let (trigger, rows) = trigger::before_row(call).ok_or_else(misuse)?;
+    let table = known_table(trigger.tg_relation)?;
+    if table.columns.is_empty() {
+        return Ok(pg_sys::Datum::from(rows.new));
+    }
+    // What another trigger puts there nobody would have looked at.
+    if let Some(name) = trigger::later(trigger, &[c"keep_in_step"]) {
+        return Err(SearchError::LaterTrigger {
+            trigger: quote_identifier(name),
+        }
+        .into());
+    }
+    let mut changes = Vec::new();
+    for column in &table.columns {
+        column.keep(&table, &rows, &mut changes)?;
+    }
+    let new = match changes.is_empty() {
+        true => rows.new,
+        false => rows.with_all(&changes),
+    };
+    Ok(pg_sys::Datum::from(new))
+}
+
+/// What was on its way stays there no longer than its transaction.
+pub fn at_end(_end: End) {
+    ON_THEIR_WAY.with_borrow_mut(VecDeque::clear);
+}

@@ -1,0 +1,56 @@
+//! Terms of one companion, made with leave to use the search key that lasts as long as nothing changes.
+
+use std::cell::Cell;
+
+use colcrypt_core::VersionId;
+use pgrx::pg_sys;
+
+use crate::catalog::search::{Companion, SearchIndex};
+use crate::columns::search::opened::Plain;
+use crate::columns::search::term::Maker;
+use crate::error::Result;
+use crate::session::{self, Permit};
+
+pub struct Making {
+    maker: Maker,
+    id: VersionId,
+    permit: Cell<Option<Permit>>,
+}
+
+impl Making {
+    /// For values of this type.
+    ///
+    /// # Errors
+    /// For a type whose values are not of the index's class.
+    pub fn new(index: &SearchIndex, companion: &Companion, type_oid: pg_sys::Oid) -> Result<Self> {
+        Ok(Self {
+            maker: Maker::new(index, type_oid)?,
+            id: index.version_of(companion),
+            permit: Cell::new(None),
+        })
+    }
+
+    /// What the companion holds of a value, in the current memory context. No role is asked for a right; the caller lets nobody else's
+    /// code run meanwhile.
+    ///
+    /// # Errors
+    /// Of the search key, and of a value that does not normalise.
+    ///
+    /// # Safety
+    /// The value is of the type that this was made for.
+    pub unsafe fn term(&self, value: &Plain) -> Result<pg_sys::Datum> {
+        let permit = match self.permit.get().filter(Permit::is_good) {
+            Some(permit) => permit,
+            None => {
+                let permit = session::permit_terms(self.id)?;
+                self.permit.set(Some(permit));
+                permit
+            }
+        };
+        permit.with_terms(|key| {
+            let prepared = self.maker.prepare(key);
+            // SAFETY: the caller's promise.
+            unsafe { self.maker.term(&prepared, value.datum) }
+        })?
+    }
+}

@@ -1,0 +1,266 @@
+//! Jobs on search indexes, one step at a time.
+//!
+//! ```text
+//! queued → filling → waiting for old transactions → indexing → checking → done
+//!             ↑                                                    │
+//!             └────────────────── rows without terms ──────────────┘        cancelling → cancelled
+//! ```
+//!
+//! In *queued* the companion comes, and the trigger that has whoever writes a row make its terms (`columns::search::keep`). *Filling* goes
+//! through the rows that were there, batch by batch, as re-encryption does. The index on the companion is then made while the table is
+//! written to; first transactions are waited for that are under way, since the making waits for them too, and would hold up other jobs.
+//! *Checking* counts the rows that have a value and no term. Where there is none, look-ups use the companion from the next snapshot on,
+//! and a former one, under an older version of the search key, goes.
+//!
+//! A job that drops takes the companions away that are retired.
+
+mod fill;
+mod indexing;
+
+use colcrypt_domain::backoff;
+use colcrypt_domain::phase::Phase;
+use colcrypt_domain::verdict::Verdict;
+use pgrx::pg_sys;
+
+use crate::catalog::search::{Companion, CompanionState};
+use crate::columns::search::catalog::{self, Order};
+use crate::columns::search::ddl;
+use crate::columns::search::work::Work;
+use crate::error::{Error, Result};
+use crate::jobs::job::{Job, lock_jobs};
+use crate::server::failed::Failed;
+use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
+use crate::server::{limit, relation, spi};
+use crate::worker::job::one_by_one::forget_errors;
+use crate::worker::job::progress;
+use crate::worker::job::step::{finish, has_settled, paced, postpone};
+
+pub fn step(job: &Job) -> Next {
+    let known = attempt(|| Work::of_job(job.id, job.table));
+    let work = match known {
+        Ok(Some(work)) if relation::exists(job.table) => work,
+        Ok(_) => return without_index(job),
+        Err(failed) => return postpone(job, &failed),
+    };
+    let Some(companion) = &work.makes else {
+        return match job.phase {
+            Phase::Queued => shortly(job, || drop_retired(job, &work)),
+            _ => Next::Nothing,
+        };
+    };
+    match job.phase {
+        Phase::Queued => shortly(job, || prepare(job, &work, companion)),
+        Phase::Filling => paced(job, |job| fill::fill(job, &work, companion)),
+        Phase::WaitingForOld => {
+            attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed))
+        }
+        Phase::Indexing => indexing::index(job, &work, companion),
+        Phase::Checking => {
+            attempt(|| check(job, &work, companion)).unwrap_or_else(|failed| postpone(job, &failed))
+        }
+        Phase::Cancelling => shortly(job, || cancel(job, &work, companion)),
+        _ => Next::Nothing,
+    }
+}
+
+/// What it was to make, or to drop, is not there any more.
+fn without_index(job: &Job) -> Next {
+    match job.phase {
+        Phase::Cancelling => finish(job, Phase::Cancelled, None),
+        _ => finish(
+            job,
+            Phase::Failed,
+            Some("the search index, its column or its table was dropped".into()),
+        ),
+    }
+}
+
+/// Locks the job's row and says whether it still is in the phase that it was read in.
+fn still(job: &Job) -> Result<bool> {
+    lock_jobs()?;
+    let found = spi::query(
+        "SELECT 1 FROM colcrypt.job WHERE job_id = $1 AND phase = $2 FOR NO KEY UPDATE",
+        &[job.id.into(), job.phase.name().into()],
+        |row| row.get::<i32>(1),
+    )?;
+    Ok(!found.is_empty())
+}
+
+/// A step that needs a lock for a moment. If it does not get the lock, it tries again soon, at odd intervals.
+fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
+    let outcome = attempt(|| {
+        if !still(job)? {
+            return Ok(Next::Again);
+        }
+        step()
+    });
+    let message = match outcome {
+        Ok(next) => return next,
+        Err(failed) if failed.verdict == Verdict::OutOfReach => return postpone(job, &failed),
+        Err(_) if limit::has_struck() => return postpone(job, &Failed::for_time()),
+        Err(failed) => failed.with_detail().message,
+    };
+    let recorded = attempt(|| {
+        job.record(
+            "last_error = $2, tries = tries + 1, \
+             retry_at = clock_timestamp() + $3 * (0.5 + random()) * interval '1 second'",
+            [
+                message.into(),
+                backoff::MOMENT.seconds_after(job.tries).into(),
+            ],
+        )
+    });
+    recorded.map_or(Next::Nothing, |()| Next::Soon)
+}
+
+fn from_the_start(phase: Phase) -> String {
+    format!(
+        "phase = '{phase}', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL"
+    )
+}
+
+fn prepare(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
+    // Before anything is changed.
+    let size = progress::size(job)?;
+    ddl::prepare(&work.index, companion)?;
+    forget_errors(job)?;
+    job.record(
+        &format!(
+            "{}, started_at = coalesce(started_at, clock_timestamp()), passes = 1, worked = '0', rows_done = 0, wal_bytes = 0, \
+             rows_failed = 0, last_error = NULL, held_by = NULL, blocks_total = $2, rows_estimate = $3",
+            from_the_start(Phase::Filling)
+        ),
+        [size.blocks.into(), size.rows.into()],
+    )?;
+    Ok(Next::Again)
+}
+
+/// The end of a pass: what comes next.
+fn end_of_pass(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
+    // A child that came meanwhile has no trigger yet; its rows are the next pass's.
+    if ddl::lacks_trigger(work.index.relation)? {
+        ddl::prepare(&work.index, companion)?;
+        return once_more(job, 0);
+    }
+    let left = match work.remakes {
+        true => fill::take_strays(job)?,
+        false => fill::without_terms(job, work, companion)?,
+    };
+    if left == 0 {
+        forget_errors(job)?;
+        job.record(
+            &format!(
+                "{}, rows_failed = 0, settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL",
+                from_the_start(Phase::WaitingForOld)
+            ),
+            [],
+        )?;
+        return Ok(Next::Again);
+    }
+    if left <= job.rows_failed {
+        return job.finish(
+            Phase::Failed,
+            Some(format!(
+                "{left} rows have no terms: colcrypt.job_error lists them; mend their values and have colcrypt.retry_job try again"
+            )),
+        );
+    }
+    once_more(job, job.passes)
+}
+
+/// Rows that were locked, or came otherwise.
+fn once_more(job: &Job, passes: i32) -> Result<Next> {
+    forget_errors(job)?;
+    job.record(
+        &format!(
+            "{}, rows_failed = 0, passes = passes + 1, retry_at = clock_timestamp() + $2 * interval '1 second'",
+            from_the_start(Phase::Filling).replace(", retry_at = NULL", "")
+        ),
+        [backoff::PASS.seconds_after(passes.saturating_sub(1)).into()],
+    )?;
+    Ok(Next::Again)
+}
+
+fn wait_for_old(job: &Job) -> Result<Next> {
+    if !has_settled(job)? {
+        return Ok(Next::Soon);
+    }
+    job.record(&from_the_start(Phase::Indexing), [])?;
+    Ok(Next::Again)
+}
+
+/// Whether every row has its terms: then look-ups may use them.
+fn check(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
+    if !still(job)? {
+        return Ok(Next::Again);
+    }
+    if ddl::lacks_trigger(work.index.relation)? || fill::without_terms(job, work, companion)? > 0 {
+        return once_more(job, 1);
+    }
+    let Some(index) = indexing::is_whole(work, companion)? else {
+        job.record(&from_the_start(Phase::Indexing), [])?;
+        return Ok(Next::Again);
+    };
+    catalog::make_ready(&work.index, companion, &index)?;
+    marked::remember_all(&work.index, companion)?;
+    if catalog::retire_former(&work.index, companion)? > 0 {
+        queue_drop(work)?;
+    }
+    // Plans that were made without it are made again.
+    for member in ddl::members(work.index.relation)? {
+        // SAFETY: a message to every process, sent at commit.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(member.oid) };
+    }
+    job.record("last_error = NULL, rows_failed = 0", [])?;
+    job.finish(Phase::Done, None)
+}
+
+fn queue_drop(work: &Work) -> Result<()> {
+    let former = work.index.companions.iter().find(|former| {
+        work.makes
+            .as_ref()
+            .is_some_and(|made| former.version < made.version)
+    });
+    let Some(former) = former else { return Ok(()) };
+    catalog::queue(&Order {
+        relation: work.index.relation,
+        attribute: &work.index.attribute,
+        companion: &former.attribute,
+        key: work.index.key.bigint(),
+        version: former.version.int(),
+        index: work.index.id,
+        drops: true,
+        remakes: false,
+    })?;
+    Ok(())
+}
+
+/// Takes the companions away that nobody looks up by.
+fn drop_retired(job: &Job, work: &Work) -> Result<Next> {
+    let retired: Vec<Companion> = work
+        .index
+        .companions
+        .iter()
+        .filter(|companion| companion.state == CompanionState::Retired)
+        .cloned()
+        .collect();
+    ddl::undo(&work.index, &retired)?;
+    job.record("last_error = NULL", [])?;
+    job.finish(Phase::Done, None)
+}
+
+/// Takes back what was made. A companion that look-ups use already stays.
+fn cancel(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
+    if companion.state == CompanionState::Building {
+        ddl::undo(&work.index, std::slice::from_ref(companion))?;
+    }
+    forget_errors(job)?;
+    job.finish(Phase::Cancelled, None)
+}
+
+/// The column that the terms are of is not there as it was.
+fn changed(what: &str) -> Error {
+    Error::OutOfStep {
+        why: format!("{what} was dropped or has another type"),
+    }
+}

@@ -1,0 +1,231 @@
+//! Terms follow their values by whatever way a row is written, and nobody brings his own.
+
+use colcrypt_tests::of_search::{OPENED, index, people, sealed, terms_are_right, with_search_key};
+
+use crate::common::{Db, Sql, unique};
+
+/// Table `t` with an index, and a role that may encrypt and write, but neither decrypt nor search.
+fn with_clerk(rows: u32) -> (Db, String) {
+    let mut db = with_search_key();
+    let clerk = unique("clerk");
+    let c = &mut db.client;
+    people(c, rows);
+    c.run("SELECT create_access_view('t')");
+    index(c, "");
+    c.run(&format!(
+        "CREATE ROLE {clerk} LOGIN; GRANT ALL ON t, t_access TO {clerk}; SELECT grant_key('k', '{clerk}', 'encrypt')"
+    ));
+    (db, clerk)
+}
+
+#[test]
+fn who_may_only_encrypt_writes_every_way() {
+    let (mut db, clerk) = with_clerk(20);
+    let mut o = db.connect_as(&clerk);
+    o.run(&format!(
+        "INSERT INTO t VALUES (100, {});
+         UPDATE t SET email = {} WHERE id = 1;
+         INSERT INTO t VALUES (2, {}) ON CONFLICT (id) DO UPDATE SET email = EXCLUDED.email;
+         INSERT INTO t_access (id, email) VALUES (101, 'view@example.org');
+         UPDATE t_access SET email = 'seen@example.org' WHERE id = 101;
+         INSERT INTO t SELECT g, {} FROM generate_series(200, 700) g ORDER BY random();
+         UPDATE t SET email = reencrypt_col(email, place_context('t.email', id));
+         UPDATE t SET n = n + 1; UPDATE t SET email = NULL WHERE id = 3; DELETE FROM t WHERE id = 4",
+        sealed("'a@example.org'", "100"),
+        sealed("'b@example.org'", "1"),
+        sealed("'c@example.org'", "2"),
+        sealed("'many' || g", "g"),
+    ));
+    o.run(
+        "DO $$ DECLARE v colcrypt.ciphertext; BEGIN
+             v := encrypt_col('later@example.org'::text, 'k', place_context('t.email', 102));
+             INSERT INTO t VALUES (102, v);
+         END $$",
+    );
+    let c = &mut db.client;
+    terms_are_right(c);
+    assert_eq!(
+        c.number("SELECT count(email_term) FROM t WHERE id >= 100"),
+        504
+    );
+    assert_eq!(
+        c.one("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t WHERE email_term = ANY (search_terms('t', 'email', '{a@example.org,b@example.org,c@example.org,seen@example.org,later@example.org}'::text[]))"),
+        "1 2 100 101 102"
+    );
+}
+
+#[test]
+fn a_merge_and_a_copy_are_ways_too() {
+    let (mut db, clerk) = with_clerk(20);
+    let mut o = db.connect_as(&clerk);
+    o.run(
+        "MERGE INTO t USING (VALUES (1), (300)) AS n(id) ON t.id = n.id
+         WHEN MATCHED THEN UPDATE SET email = encrypt_col('m' || n.id, 'k', place_context('t.email', n.id))
+         WHEN NOT MATCHED THEN INSERT (id, email) VALUES (n.id, encrypt_col('m' || n.id, 'k', place_context('t.email', n.id)))",
+    );
+    let mut writer = o.copy_in("COPY t_access (id, email) FROM STDIN").unwrap();
+    std::io::Write::write_all(&mut writer, b"400\tcopied\n401\t\\N\n").unwrap();
+    writer.finish().unwrap();
+    let c = &mut db.client;
+    terms_are_right(c);
+    assert_eq!(
+        c.one("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t WHERE email_term = ANY (search_terms('t', 'email', '{m1,m300,copied}'::text[]))"),
+        "1 300 400"
+    );
+}
+
+#[test]
+fn a_term_that_somebody_writes_is_put_right() {
+    let (mut db, clerk) = with_clerk(20);
+    let mut o = db.connect_as(&clerk);
+    o.run(&format!(
+        "UPDATE t SET email_term = (SELECT email_term FROM t WHERE id = 2) WHERE id = 1;
+         UPDATE t SET email_term = NULL; UPDATE t SET email_term = 'x'::bytea;
+         INSERT INTO t (id, email, email_term) VALUES (500, {}, 'mine'), (501, NULL, 'mine')",
+        sealed("'e'", "500")
+    ));
+    terms_are_right(&mut db.client);
+}
+
+#[test]
+fn a_value_from_elsewhere_needs_the_right_to_decrypt() {
+    let (mut db, clerk) = with_clerk(20);
+    let mut o = db.connect_as(&clerk);
+    let value = o.one(&format!("SELECT {}", sealed("'elsewhere'", "600")));
+    let brought = format!("INSERT INTO t VALUES (600, '{value}')");
+    let said = o.fails("KC066", &brought);
+    assert!(
+        said.detail.contains("may not decrypt with key \"k\""),
+        "{said:?}"
+    );
+    assert!(said.hint.contains("encrypt_col"), "{said:?}");
+    o.fails(
+        "KC066",
+        "UPDATE t SET email = (SELECT email FROM t WHERE id = 2) WHERE id = 1",
+    );
+    o.fails(
+        "KC066",
+        "INSERT INTO t SELECT id + 1000, email FROM t WHERE id = 2",
+    );
+    db.client.run(&brought);
+    terms_are_right(&mut db.client);
+    // A term of a value that opens nowhere is not made.
+    db.client.fails(
+        "KC003",
+        "INSERT INTO t SELECT id + 1000, email FROM t WHERE id = 2",
+    );
+    let c = &mut db.client;
+    c.run(&format!("SELECT grant_key('k', '{clerk}', 'decrypt')"));
+    o.run(
+        &brought
+            .replace("600,", "602,")
+            .replace("(600", "(602")
+            .replace("602, '", "602, '"),
+    );
+}
+
+#[test]
+fn a_value_of_another_key_is_none_of_the_columns() {
+    let (mut db, _) = with_clerk(20);
+    let c = &mut db.client;
+    c.run("SELECT create_key('other', 'ring')");
+    c.fails(
+        "KC063",
+        "INSERT INTO t VALUES (700, encrypt_col('x'::text, 'other', place_context('t.email', 700)))",
+    );
+    terms_are_right(c);
+}
+
+/// What another role encrypted in the same statement is not the writer's: only the table's owner may have it done so.
+#[test]
+fn anothers_encryption_is_not_lent() {
+    let (mut db, clerk) = with_clerk(20);
+    let (helper, c) = (unique("helper"), &mut db.client);
+    c.run(&format!(
+        "CREATE ROLE {helper}; SELECT grant_key('k', '{helper}', 'encrypt');
+         CREATE FUNCTION lend(id int) RETURNS ciphertext LANGUAGE sql SECURITY DEFINER SET search_path = public, colcrypt AS
+             $$ SELECT encrypt_col('secret of the helper'::text, 'k', place_context('t.email', id)) $$;
+         CREATE FUNCTION own(id int) RETURNS ciphertext LANGUAGE sql SECURITY DEFINER SET search_path = public, colcrypt AS
+             $$ SELECT encrypt_col('the owner''s'::text, 'k', place_context('t.email', id)) $$;
+         GRANT USAGE ON SCHEMA public TO {helper};
+         ALTER FUNCTION lend OWNER TO {helper}"
+    ));
+    let mut o = db.connect_as(&clerk);
+    o.fails("KC066", "INSERT INTO t VALUES (800, lend(800))");
+    o.run("INSERT INTO t VALUES (801, own(801))");
+    terms_are_right(&mut db.client);
+}
+
+#[test]
+fn rows_keep_their_terms_on_the_way_to_another_part() {
+    let mut db = with_search_key();
+    let clerk = unique("clerk");
+    let c = &mut db.client;
+    c.run(
+        "CREATE TABLE t (id int, part int, email ciphertext, n int) PARTITION BY LIST (part);
+         CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1);
+         CREATE TABLE t2 (n int, email ciphertext, part int, id int);
+         ALTER TABLE t ATTACH PARTITION t2 FOR VALUES IN (2);
+         SELECT register_column('t', 'email', 'k', $$colcrypt.place_context('t.email', id)$$)",
+    );
+    c.run(&format!(
+        "INSERT INTO t SELECT g, 1, {} FROM generate_series(1, 50) g",
+        sealed("'p' || g", "g")
+    ));
+    index(c, "");
+    c.run(&format!(
+        "CREATE ROLE {clerk} LOGIN; GRANT ALL ON t TO {clerk}; SELECT grant_key('k', '{clerk}', 'encrypt')"
+    ));
+    let mut o = db.connect_as(&clerk);
+    o.run("UPDATE t SET part = 2 WHERE id < 30");
+    o.run("UPDATE t SET part = 2, email_term = 'mine' WHERE id = 30");
+    o.run("UPDATE t SET part = 1, email = reencrypt_col(email, place_context('t.email', id)) WHERE id < 10");
+    o.run(&format!(
+        "UPDATE t SET part = 2, email = {} WHERE id = 5",
+        sealed("'moved'", "5")
+    ));
+    let c = &mut db.client;
+    terms_are_right(c);
+    assert_eq!(c.number("SELECT count(*) FROM t2"), 30 - 9 + 1);
+    assert_eq!(
+        c.number(&format!(
+            "SELECT count(*) FROM t WHERE {OPENED} = 'moved' AND part = 2"
+        )),
+        1
+    );
+}
+
+#[test]
+fn triggers_of_people_come_before_and_later_ones_are_refused() {
+    let (mut db, _) = with_clerk(5);
+    let c = &mut db.client;
+    c.run(
+        "CREATE FUNCTION swap() RETURNS trigger LANGUAGE plpgsql SET search_path = public, colcrypt AS $$ BEGIN
+             NEW.email := encrypt_col('swapped ' || NEW.id, 'k', place_context('t.email', NEW.id)); NEW.email_term := 'mine'; RETURN NEW; END $$;
+         CREATE TRIGGER swap BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION swap();
+         INSERT INTO t VALUES (900)",
+    );
+    terms_are_right(c);
+    assert_eq!(
+        c.one(&format!("SELECT {OPENED} FROM t WHERE id = 900")),
+        "swapped 900"
+    );
+    c.run("ALTER TRIGGER swap ON t RENAME TO \"~z\"");
+    let said = c.fails("KC066", "UPDATE t SET n = 1");
+    assert!(said.message.contains("~z"), "{said:?}");
+}
+
+#[test]
+fn values_that_follow_what_they_are_bound_to_keep_their_terms() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    people(c, 20);
+    c.run("SELECT follow_context('t', 'email')");
+    index(c, "");
+    c.run("UPDATE t SET id = id + 1000");
+    terms_are_right(c);
+    c.run("SELECT reencrypt_column('t', 'email')");
+    colcrypt_tests::of_jobs::rotate(c);
+    terms_are_right(c);
+    assert_eq!(c.number("SELECT count(email_term) FROM t"), 18);
+}
