@@ -24,7 +24,7 @@ use pgrx::pg_sys;
 
 use crate::catalog::search::{Companion, CompanionState};
 use crate::columns::search::catalog::{self, Order};
-use crate::columns::search::ddl;
+use crate::columns::search::{ddl, marked};
 use crate::columns::search::work::Work;
 use crate::error::{Error, Result};
 use crate::jobs::job::{Job, lock_jobs};

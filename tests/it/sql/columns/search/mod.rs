@@ -3,5 +3,6 @@
 mod bed;
 mod build;
 mod differential;
+mod leakage;
 mod plans;
 mod writes;
