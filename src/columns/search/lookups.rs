@@ -41,23 +41,6 @@ struct Found {
     marked: HashMap<Vec<u8>, Mark>,
 }
 
-impl Found {
-    /// Raises the alarm where the term is that of a honeytoken. Changes nothing that the caller could see.
-    ///
-    /// # Safety
-    /// The term is a bytea.
-    unsafe fn watch(&self, function: &str, term: pg_sys::Datum) {
-        if self.marked.is_empty() {
-            return;
-        }
-        // SAFETY: the caller's promise.
-        let term = unsafe { Varlena::from_datum(term) };
-        if let Some(&mark) = self.marked.get(term.bytes()) {
-            marked::alarm(function, mark, &self.shown, self.bits);
-        }
-    }
-}
-
 /// A call that may make terms.
 struct LookUp {
     found: Rc<Found>,
@@ -73,6 +56,22 @@ impl LookUp {
             return Ok(());
         }
         self.permit.counter.look_ups(look_ups)
+    }
+
+    /// Raises the alarm where the term is that of a honeytoken. Changes nothing that the caller could see.
+    ///
+    /// # Safety
+    /// The term is a bytea.
+    unsafe fn watch(&self, function: &str, term: pg_sys::Datum) {
+        let found = &self.found;
+        if found.marked.is_empty() || self.is_estimate {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let term = unsafe { Varlena::from_datum(term) };
+        if let Some(&mark) = found.marked.get(term.bytes()) {
+            marked::alarm(function, mark, &found.shown, found.bits);
+        }
     }
 }
 
@@ -144,8 +143,9 @@ fn found(
         return Ok(None);
     }
     let permit = session::permit_search(found.id)?;
-    // An estimate is no look-up, but its rows tell something of the value: where look-ups are limited, or watched, there is none.
-    if is_estimate && (permit.counter.has_limit() || !found.marked.is_empty()) {
+    // An estimate is no look-up, but the rows that it expects tell whether the value is a common one: where look-ups are limited
+    // there is none.
+    if is_estimate && permit.counter.has_limit() {
         return Ok(None);
     }
     Ok(Some(LookUp {
@@ -214,7 +214,7 @@ pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
         unsafe { found.maker.term(&prepared, value) }
     })??;
     // SAFETY: a term of an equality index, just made.
-    unsafe { found.watch("search_term", term) };
+    unsafe { look_up.watch("search_term", term) };
     Ok(term)
 }
 
@@ -243,7 +243,7 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
         })??;
     for &term in &terms {
         // SAFETY: as in search_term.
-        unsafe { found.watch("search_terms", term) };
+        unsafe { look_up.watch("search_terms", term) };
     }
     // SAFETY: an array of bytea, a varlena of int alignment, of as many elements.
     let array = unsafe {

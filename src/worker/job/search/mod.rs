@@ -24,8 +24,8 @@ use pgrx::pg_sys;
 
 use crate::catalog::search::{Companion, CompanionState};
 use crate::columns::search::catalog::{self, Order};
-use crate::columns::search::{ddl, marked};
 use crate::columns::search::work::Work;
+use crate::columns::search::{ddl, marked};
 use crate::error::{Error, Result};
 use crate::jobs::job::{Job, lock_jobs};
 use crate::server::failed::Failed;

@@ -1,7 +1,9 @@
 //! What search indexes tell is planned and measured; look-ups are counted and limited; honeytokens are heard of.
 
 use colcrypt_tests::of_audit::{count, event, settle};
-use colcrypt_tests::of_search::{OPENED, index, people, sealed, wait_for_good_jobs, with_search_key};
+use colcrypt_tests::of_search::{
+    OPENED, index, people, sealed, wait_for_good_jobs, with_search_key,
+};
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
@@ -129,7 +131,8 @@ fn a_plan_takes_the_callers_own_right() {
     ));
     let said = user.fails("42501", ask);
     assert!(format!("{said:?}").contains("decrypt"), "{said:?}");
-    db.client.run(&format!("SELECT grant_key('k', '{name}', '{{decrypt}}')"));
+    db.client
+        .run(&format!("SELECT grant_key('k', '{name}', '{{decrypt}}')"));
     assert!(user.yes(ask));
     // It is his own use of the key.
     wait_for("the count", LONG, || {
@@ -165,7 +168,10 @@ fn what_is_told_is_counted_of_the_terms() {
     let mut db = with_search_key();
     let c = &mut db.client;
     people(c, 100);
-    c.run(&format!("UPDATE t SET email = {} WHERE id < 21 AND id % 10 > 0", sealed("'same@example.org'", "id")));
+    c.run(&format!(
+        "UPDATE t SET email = {} WHERE id < 21 AND id % 10 > 0",
+        sealed("'same@example.org'", "id")
+    ));
     index(c, "");
     index(c, ", 'text'");
     let numbers = "SELECT DISTINCT concat_ws(' ', rows, nulls, distinct_terms, largest_group, largest_share) FROM search_leakage('t') WHERE kind = 'equality'";
@@ -178,7 +184,9 @@ fn what_is_told_is_counted_of_the_terms() {
     assert!(c.yes("SELECT learns LIKE 'which rows have equal values%' FROM search_leakage() WHERE kind = 'equality' AND viewer = 'thief of the disk'"));
     // As whoever has the table could count them.
     assert_eq!(
-        c.one("SELECT concat_ws(' ', count(DISTINCT email_term), count(*) - count(email_term)) FROM t"),
+        c.one(
+            "SELECT concat_ws(' ', count(DISTINCT email_term), count(*) - count(email_term)) FROM t"
+        ),
         "73 10"
     );
     // The overview has what was counted last.
@@ -187,7 +195,10 @@ fn what_is_told_is_counted_of_the_terms() {
         "t.email equality 256 s 1 ready, t.email text 256 s 1 ready"
     );
     assert!(c.yes("SELECT bool_and(measured_at IS NOT NULL AND rows = 100 AND thief_learns <> '') FROM search_overview"));
-    event(c, "event = 'search_leakage' AND key = 'k' AND detail LIKE 'equality index of email: 100 rows, 10 of them NULL, 73 terms%'");
+    event(
+        c,
+        "event = 'search_leakage' AND key = 'k' AND detail LIKE 'equality index of email: 100 rows, 10 of them NULL, 73 terms%'",
+    );
     c.run("SELECT drop_search_index('t', 'email'), drop_search_index('t', 'email', 'text')");
     wait_for_good_jobs(c);
     assert_eq!(c.number("SELECT count(*) FROM colcrypt.search_measure"), 0);
@@ -205,7 +216,11 @@ fn it_is_measured_by_who_may_manage_the_column() {
     ));
     let mut user = db.connect_as(&name);
     user.fails("42501", "SELECT * FROM search_leakage('t')");
-    assert_eq!(user.number("SELECT count(*) FROM search_leakage()"), 0, "others' are left out");
+    assert_eq!(
+        user.number("SELECT count(*) FROM search_leakage()"),
+        0,
+        "others' are left out"
+    );
     assert_eq!(
         user.one("SELECT concat_ws(' ', rows, thief_learns) FROM search_overview"),
         "that all values differ, and which are NULL; no value, no order"
@@ -248,11 +263,23 @@ fn a_limit_holds_for_all_sessions_of_a_role_and_for_superusers() {
     db.client.run(&format!(
         "GRANT ALL ON SCHEMA public TO PUBLIC; SELECT grant_key('s', r, '{{search}}') FROM unnest('{{{one},{other}}}'::text[]) r"
     ));
-    for bad in ["0, '1 hour'", "10, '0'", "10, '32 days'", "10, NULL", "NULL, '1 hour'", "-1, '1 hour'"] {
-        db.client.fails("22023", &format!("SELECT set_search_limit('s', {bad})"));
+    for bad in [
+        "0, '1 hour'",
+        "10, '0'",
+        "10, '32 days'",
+        "10, NULL",
+        "NULL, '1 hour'",
+        "-1, '1 hour'",
+    ] {
+        db.client
+            .fails("22023", &format!("SELECT set_search_limit('s', {bad})"));
     }
-    db.client.fails("22023", "SELECT set_search_limit('k', 10, '1 hour')");
-    assert_eq!(db.client.one("SELECT set_search_limit('s', 10, '1 hour')"), "set");
+    db.client
+        .fails("22023", "SELECT set_search_limit('k', 10, '1 hour')");
+    assert_eq!(
+        db.client.one("SELECT set_search_limit('s', 10, '1 hour')"),
+        "set"
+    );
     let ask = "SELECT search_term('t', 'email', 'a'::text)";
     let (mut first, mut second) = (db.connect_as(&one), db.connect_as(&one));
     for _ in 0..3 {
@@ -262,17 +289,25 @@ fn a_limit_holds_for_all_sessions_of_a_role_and_for_superusers() {
     // Rolled back or not.
     first.run(&format!("BEGIN; {ask}; ROLLBACK"));
     // More at once than are left are none.
-    second.fails("KC052", "SELECT search_terms('t', 'email', '{a,b,c,d}'::text[])");
+    second.fails(
+        "KC052",
+        "SELECT search_terms('t', 'email', '{a,b,c,d}'::text[])",
+    );
     second.run("SELECT search_terms('t', 'email', '{a,b,c}'::text[])");
     let said = second.fails("KC052", ask);
-    assert!(format!("{said:?}").contains("10 values by it in 01:00:00"), "{said:?}");
+    assert!(
+        format!("{said:?}").contains("10 values by it in 01:00:00"),
+        "{said:?}"
+    );
     first.fails("KC052", ask);
     // A new session has no new start, and other roles have their own.
     db.connect_as(&one).fails("KC052", ask);
     db.connect_as(&other).run(ask);
     event(
         &mut db.client,
-        &format!("event = 'search_term' AND outcome = 'denied' AND sqlstate = 'KC052' AND session_role = '{one}' AND key = 's'"),
+        &format!(
+            "event = 'search_term' AND outcome = 'denied' AND sqlstate = 'KC052' AND session_role = '{one}' AND key = 's'"
+        ),
     );
     // A planned look-up is one, and so is a superuser's.
     let planned = format!("SELECT count(*) FROM t WHERE {OPENED} = 'p1@example.org'");
@@ -285,7 +320,10 @@ fn a_limit_holds_for_all_sessions_of_a_role_and_for_superusers() {
     assert_eq!(db.client.number(&planned), 1, "a scan is no look-up");
     db.client.run("RESET colcrypt.search_rewrite");
     // Writing is none either.
-    db.client.run(&format!("INSERT INTO t VALUES (100, {})", sealed("'new@example.org'", "100")));
+    db.client.run(&format!(
+        "INSERT INTO t VALUES (100, {})",
+        sealed("'new@example.org'", "100")
+    ));
     // What was done counts under another limit, too; without one, nothing does.
     db.client.run("SELECT set_search_limit('s', 12, '2 hours')");
     first.run(ask);
@@ -293,7 +331,10 @@ fn a_limit_holds_for_all_sessions_of_a_role_and_for_superusers() {
     first.fails("KC052", ask);
     db.client.run("SELECT set_search_limit('s', NULL, NULL)");
     first.run("SELECT search_term('t', 'email', 'p' || g) FROM generate_series(1, 50) g");
-    event(&mut db.client, "event = 'set_search_limit' AND key = 's' AND detail = '12 look-ups of a role in 02:00:00'");
+    event(
+        &mut db.client,
+        "event = 'set_search_limit' AND key = 's' AND detail = '12 look-ups of a role in 02:00:00'",
+    );
 }
 
 /// A trap in `t`, and a role that may search and read.
@@ -311,7 +352,10 @@ fn trapped(more: &str) -> (Db, String) {
 
 fn alarms(db: &mut Db, role: &str) -> i64 {
     settle(&mut db.client);
-    count(&mut db.client, &format!("outcome = 'alarm' AND session_role = '{role}'"))
+    count(
+        &mut db.client,
+        &format!("outcome = 'alarm' AND session_role = '{role}'"),
+    )
 }
 
 #[test]
@@ -323,20 +367,44 @@ fn a_look_up_of_a_honeytoken_raises_the_alarm() {
     user.run("SELECT search_term('t', 'email', 'p7@example.org'::text)");
     event(
         &mut db.client,
-        &format!("outcome = 'alarm' AND event = 'search_term' AND session_role = '{name}' AND key = 'k' AND detail LIKE 'honeytoken %: bait, looked up by its term in the equality index of %t.email'"),
+        &format!(
+            "outcome = 'alarm' AND event = 'search_term' AND session_role = '{name}' AND key = 'k' AND detail LIKE 'honeytoken %: bait, looked up by its term in the equality index of %t.email'"
+        ),
     );
     assert_eq!(alarms(&mut db, &name), 1);
     user.run("SELECT search_terms('t', 'email', '{p6@example.org,p7@example.org}'::text[])");
     assert_eq!(alarms(&mut db, &name), 2);
     // A condition that the planner serves: whoever finds the row opens it as well.
-    let before = count(&mut db.client, "outcome = 'alarm' AND event = 'search_term'");
-    assert_eq!(user.number(&format!("SELECT count(*) FROM t WHERE {OPENED} = 'p7@example.org'")), 1);
+    let before = count(
+        &mut db.client,
+        "outcome = 'alarm' AND event = 'search_term'",
+    );
+    assert_eq!(
+        user.number(&format!(
+            "SELECT count(*) FROM t WHERE {OPENED} = 'p7@example.org'"
+        )),
+        1
+    );
     settle(&mut db.client);
-    assert_eq!(count(&mut db.client, "outcome = 'alarm' AND event = 'search_term'"), before + 1);
+    assert_eq!(
+        count(
+            &mut db.client,
+            "outcome = 'alarm' AND event = 'search_term'"
+        ),
+        before + 1
+    );
     // Planning alone is none.
-    user.run(&format!("EXPLAIN SELECT count(*) FROM t WHERE {OPENED} = 'p7@example.org'"));
+    user.run(&format!(
+        "EXPLAIN SELECT count(*) FROM t WHERE {OPENED} = 'p7@example.org'"
+    ));
     settle(&mut db.client);
-    assert_eq!(count(&mut db.client, "outcome = 'alarm' AND event = 'search_term'"), before + 1);
+    assert_eq!(
+        count(
+            &mut db.client,
+            "outcome = 'alarm' AND event = 'search_term'"
+        ),
+        before + 1
+    );
     // It is about the value: whoever asks for it where it is no more is heard as well.
     db.client.run("DELETE FROM t WHERE id = 7");
     let before = alarms(&mut db, &name);
@@ -357,17 +425,25 @@ fn honeytokens_are_known_wherever_their_terms_come_from() {
     db.client.run("SELECT rotate_key('s')");
     wait_for_good_jobs(&mut db.client);
     wait_for("the second companion", LONG, || {
-        db.client.yes("SELECT max(key_version) = 2 FROM colcrypt.search_companion WHERE state = 'ready'")
+        db.client
+            .yes("SELECT max(key_version) = 2 FROM colcrypt.search_companion WHERE state = 'ready'")
     });
     user.run(ask);
     assert_eq!(alarms(&mut db, &name), 2);
     // An index that is made later.
     db.client.run("SELECT drop_search_index('t', 'email')");
     wait_for_good_jobs(&mut db.client);
-    assert_eq!(db.client.number("SELECT count(*) FROM colcrypt.search_honeytoken"), 0);
+    assert_eq!(
+        db.client
+            .number("SELECT count(*) FROM colcrypt.search_honeytoken"),
+        0
+    );
     index(&mut db.client, ", bits => 32");
     user.run(ask);
-    event(&mut db.client, "outcome = 'alarm' AND detail LIKE '%, or of another value with the same 32 bits'");
+    event(
+        &mut db.client,
+        "outcome = 'alarm' AND detail LIKE '%, or of another value with the same 32 bits'",
+    );
     assert_eq!(alarms(&mut db, &name), 3);
     // One that is marked before it is stored.
     db.client.run(&format!(
@@ -377,8 +453,13 @@ fn honeytokens_are_known_wherever_their_terms_come_from() {
     user.run("SELECT search_term('t', 'email', 'trap@example.org'::text)");
     assert_eq!(alarms(&mut db, &name), 4);
     // A mark that is taken away.
-    db.client.run("SELECT unmark_honeytoken(email) FROM t WHERE id IN (7, 50)");
-    assert_eq!(db.client.number("SELECT count(*) FROM colcrypt.search_honeytoken"), 0);
+    db.client
+        .run("SELECT unmark_honeytoken(email) FROM t WHERE id IN (7, 50)");
+    assert_eq!(
+        db.client
+            .number("SELECT count(*) FROM colcrypt.search_honeytoken"),
+        0
+    );
     user.run(ask);
     assert_eq!(alarms(&mut db, &name), 4);
 }
