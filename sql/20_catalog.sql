@@ -84,7 +84,11 @@ CREATE TABLE colcrypt.key (
     usage_bound bigint CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 WHEN 'xaes-256-gcm' THEN 1::bigint << 56 ELSE 1::bigint << 62 END),
     -- What is done to plaintexts before encryption; null is nothing.
     compression text CHECK (compression IN ('lz4')),
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- Of a search key: so many look-ups of one role in so much time; null is no limit.
+    search_limit int CHECK (search_limit > 0),
+    search_limit_per interval,
+    CONSTRAINT key_search_limit CHECK (num_nulls(search_limit, search_limit_per) IN (0, 2))
 );
 COMMENT ON TABLE colcrypt.key IS 'keys that values are encrypted with, by name';
 

@@ -2277,7 +2277,10 @@ COMMENT ON VIEW colcrypt.rotation_schedule IS
 
 -- Search keys: a suite, a right, and what is made of them.
 ALTER TABLE colcrypt.key DROP CONSTRAINT key_check,
-    ADD CONSTRAINT key_check CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 WHEN 'xaes-256-gcm' THEN 1::bigint << 56 ELSE 1::bigint << 62 END);
+    ADD CONSTRAINT key_check CHECK (usage_bound >= 100 AND usage_bound <= CASE suite WHEN 'aes-256-gcm' THEN 1::bigint << 32 WHEN 'xaes-256-gcm' THEN 1::bigint << 56 ELSE 1::bigint << 62 END),
+    ADD COLUMN search_limit int CHECK (search_limit > 0),
+    ADD COLUMN search_limit_per interval,
+    ADD CONSTRAINT key_search_limit CHECK (num_nulls(search_limit, search_limit_per) IN (0, 2));
 COMMENT ON TABLE colcrypt.key_grant IS 'which roles may encrypt with, decrypt with, search by or manage a key; role 0 is PUBLIC';
 CREATE OR REPLACE VIEW colcrypt.key_privileges AS
     SELECT k.name AS key,

@@ -111,6 +111,7 @@ unsafe extern "C-unwind" fn shmem_request() {
     columns::search::plan::unserved::request();
     broker::shared::request();
     usage::shared::request();
+    usage::look_ups::request();
     audit::ring::request();
 }
 
@@ -129,6 +130,7 @@ unsafe extern "C-unwind" fn shmem_startup() {
     columns::search::plan::unserved::startup();
     broker::shared::startup();
     usage::shared::startup();
+    usage::look_ups::startup();
     usage::kept::startup();
     audit::ring::startup();
 }

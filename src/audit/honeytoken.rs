@@ -2,6 +2,8 @@
 //! and raises an alarm. A value is known by its authentication tag, which re-encryption carries over to
 //! a new one; the old stays marked, since old copies of the value may turn up.
 
+use std::collections::HashMap;
+
 use colcrypt_core::{KeyId, Value};
 use pgrx::pg_sys;
 
@@ -56,22 +58,68 @@ pub fn is_marked(key: KeyId, tag: &[u8]) -> Result<bool> {
     Ok(found)
 }
 
+/// The tag by which a value was marked, or the one that it was made from; none for a value that is not marked.
+pub fn origin_of(key: KeyId, tag: &[u8]) -> Result<Option<Tag>> {
+    let mut origin = None;
+    each(
+        "honeytoken",
+        "honeytoken_pkey",
+        &[Equals::int8(1, key.bigint()), Equals::bytea(2, tag)],
+        |row| {
+            origin = tag_of(&row.get::<Vec<u8>>("origin")?);
+            Ok(())
+        },
+    )?;
+    Ok(origin)
+}
+
+/// All marked values, each with the tag by which it was marked.
+pub fn all() -> Result<HashMap<(KeyId, Tag), Tag>> {
+    let mut found = HashMap::new();
+    any("honeytoken", "honeytoken_pkey", &[], |row| {
+        let tag = tag_of(&row.get::<Vec<u8>>("tag")?);
+        let origin = tag_of(&row.get::<Vec<u8>>("origin")?);
+        if let Some((tag, origin)) = tag.zip(origin) {
+            found.insert((KeyId::of_bigint(row.get("key_id")?), tag), origin);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// Somebody decrypted a marked value. Changes nothing that the caller could see.
 #[cold]
 pub fn alarm(function: &str, value: &Value<'_>) {
     let id = value.header.key;
-    let mut event = Event::now(function, Outcome::Alarm);
     let name = read::key_by_id(id).ok().map(|key| key.name);
+    let mut event = Event::now(function, Outcome::Alarm);
     event.set_key(Some(id.0), name.as_deref());
     event.version = value.header.version.number();
-    let note = note_of(id, value.tag).unwrap_or_default();
-    let tag = hex::encode(value.tag);
-    event.set_detail(Some(&match note {
+    event.set_detail(Some(&said(id, value.tag)));
+    raise(&event);
+}
+
+/// Somebody looked up a marked value. As [`alarm`].
+#[cold]
+pub fn alarm_of_term(function: &str, key: KeyId, name: Option<&str>, tag: &[u8], how: &str) {
+    let mut event = Event::now(function, Outcome::Alarm);
+    event.set_key(Some(key.0), name);
+    event.set_detail(Some(&format!("{}, {how}", said(key, tag))));
+    raise(&event);
+}
+
+fn said(key: KeyId, tag: &[u8]) -> String {
+    let note = note_of(key, tag).unwrap_or_default();
+    let tag = hex::encode(tag);
+    match note {
         Some(note) => format!("honeytoken {tag}: {note}"),
         None => format!("honeytoken {tag}"),
-    }));
+    }
+}
+
+fn raise(event: &Event) {
     // SAFETY: reads a flag in shared memory. On a standby the ring itself writes to the server log.
-    if ring::post(&event, Patience::Wait) && !unsafe { pg_sys::RecoveryInProgress() } {
+    if ring::post(event, Patience::Wait) && !unsafe { pg_sys::RecoveryInProgress() } {
         report::server_log(&format!("colcrypt: alarm {}", event.json()));
     }
 }

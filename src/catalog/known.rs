@@ -16,6 +16,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
+use colcrypt_core::rolling::Limit;
 use colcrypt_core::{KeyCheckValue, KeyId, KeyVersion, KeyringId, Suite, VersionId};
 use pgrx::datum::Interval;
 use pgrx::pg_sys;
@@ -306,6 +307,7 @@ struct Stored {
     originator_usage_period: Option<(i32, i32, i64)>,
     recipient_usage_period: Option<(i32, i32, i64)>,
     usage_bound: Option<i64>,
+    search_limit: Option<(u32, i64)>,
     compression: Option<String>,
     version: KeyVersion,
     state: String,
@@ -352,6 +354,7 @@ impl Stored {
             originator_usage_period: key.originator_usage_period.as_ref().map(parts),
             recipient_usage_period: key.recipient_usage_period.as_ref().map(parts),
             usage_bound: key.usage_bound,
+            search_limit: key.search_limit.map(|limit| (limit.most, limit.per_us)),
             compression: key.compression.map(|method| method.to_string()),
             version: version.id.version,
             state: version.state.to_string(),
@@ -392,6 +395,9 @@ impl Stored {
                 originator_usage_period: interval(self.originator_usage_period)?,
                 recipient_usage_period: interval(self.recipient_usage_period)?,
                 usage_bound: self.usage_bound,
+                search_limit: self
+                    .search_limit
+                    .map(|(most, per_us)| Limit { most, per_us }),
                 compression: self.compression.map(|name| name.parse()).transpose().ok()?,
             },
             version: KeyVersionRow {

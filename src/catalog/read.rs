@@ -3,11 +3,13 @@
 use std::str::FromStr;
 
 use colcrypt_core::compression::Method;
+use colcrypt_core::rolling::Limit;
 use colcrypt_core::suite::Purpose;
 use colcrypt_core::{
     KekId, KeyCheckValue, KeyId, KeySource, KeyState, KeyVersion, KeyringId, Suite, VersionId,
     WrapMethod,
 };
+use colcrypt_domain::policy;
 use colcrypt_protocol::{KekCopy, KekRef, ProviderConfig, Request};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys;
@@ -15,6 +17,7 @@ use pgrx::pg_sys;
 use crate::catalog::scan::{Equals, Row, any, each, one};
 use crate::catalog::uuid;
 use crate::error::{Error, Result};
+use crate::server::clock;
 
 /// A key, without its versions.
 #[derive(Clone)]
@@ -28,6 +31,8 @@ pub struct Key {
     pub recipient_usage_period: Option<Interval>,
     /// A lower bound on encryptions a version than the suite's.
     pub usage_bound: Option<i64>,
+    /// Of a search key: how often a role may look up by it.
+    pub search_limit: Option<Limit>,
     /// How plaintexts are compressed before encryption, if at all.
     pub compression: Option<Method>,
 }
@@ -126,6 +131,15 @@ pub fn version(number: i32) -> Result<KeyVersion> {
     KeyVersion::of_int(number).ok_or_else(|| Error::CatalogCorrupt(format!("version {number}")))
 }
 
+fn search_limit(row: &Row) -> Result<Option<Limit>> {
+    let per = row.optional::<Interval>("search_limit_per")?;
+    let look_ups = row.optional::<i32>("search_limit")?;
+    look_ups
+        .zip(per)
+        .map(|(look_ups, per)| policy::search_limit(look_ups, clock::add_interval(0, per)))
+        .transpose()
+}
+
 fn key(row: &Row) -> Result<Key> {
     Ok(Key {
         id: KeyId::of_bigint(row.get("key_id")?),
@@ -136,6 +150,7 @@ fn key(row: &Row) -> Result<Key> {
         originator_usage_period: row.optional("originator_usage_period")?,
         recipient_usage_period: row.optional("recipient_usage_period")?,
         usage_bound: row.optional("usage_bound")?,
+        search_limit: search_limit(row)?,
         compression: row
             .optional::<String>("compression")?
             .map(|name| parse("compression method", &name))

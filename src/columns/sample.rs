@@ -339,7 +339,7 @@ fn say_keys(sample: &Sample, attribute: &str, key: &Key) {
 }
 
 /// So many of them, from the first to the last.
-fn spread<T: Clone>(all: &[T], most: usize) -> Vec<T> {
+pub fn spread<T: Clone>(all: &[T], most: usize) -> Vec<T> {
     let count = all.len().min(most);
     (0..count)
         .map(|nth| all[nth * all.len() / count].clone())
@@ -354,7 +354,7 @@ fn leaves(rows: &[(pg_sys::Oid, String)]) -> Vec<pg_sys::Oid> {
 
 /// Visits these values, each with what an expression gives for its row, a text or a bytea, for as long as `visit` asks
 /// for more. Those of a table that cannot be read are passed over.
-fn each_beside(
+pub fn each_beside(
     table: &Held,
     attribute: &str,
     beside: &str,

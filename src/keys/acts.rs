@@ -30,7 +30,9 @@ pub fn kept(function: &str, arguments: Value) -> Result<Box<dyn Gated>> {
         "register_escrow" => act::<RegisterEscrow>(arguments)?,
         "require_four_eyes" => act::<RequireFourEyes>(arguments)?,
         "retire_escrow" => act::<RetireEscrow>(arguments)?,
-        "set_compression" | "set_cryptoperiods" | "set_usage_bound" => act::<SetPolicy>(arguments)?,
+        "set_compression" | "set_cryptoperiods" | "set_search_limit" | "set_usage_bound" => {
+            act::<SetPolicy>(arguments)?
+        }
         "set_kek_cryptoperiod" => act::<SetKekCryptoperiod>(arguments)?,
         "activate_key" => Box::new(parsed::<Arguments>(arguments)?.of(Verb::Activate)),
         "resume_key" => Box::new(parsed::<Arguments>(arguments)?.of(Verb::Resume)),

@@ -2,6 +2,7 @@
 //! compresses.
 
 use colcrypt_core::KeyId;
+use colcrypt_core::suite::Purpose;
 use colcrypt_domain::policy;
 use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys;
@@ -101,6 +102,10 @@ enum Policy {
     Compression {
         method: Option<String>,
     },
+    SearchLimit {
+        look_ups: Option<i32>,
+        per: Option<String>,
+    },
 }
 
 impl Gated for SetPolicy {
@@ -109,6 +114,7 @@ impl Gated for SetPolicy {
             Policy::Cryptoperiods { .. } => "set_cryptoperiods",
             Policy::UsageBound { .. } => "set_usage_bound",
             Policy::Compression { .. } => "set_compression",
+            Policy::SearchLimit { .. } => "set_search_limit",
         }
     }
 
@@ -153,6 +159,18 @@ impl Gated for SetPolicy {
                 "compression = $2",
                 [method.clone().into()],
                 shown(method),
+            )?,
+            Policy::SearchLimit { look_ups, per } => change(
+                &key,
+                self.function(),
+                "search_limit = $2, search_limit_per = $3::interval",
+                [(*look_ups).into(), per.clone().into()],
+                match (look_ups, per) {
+                    (Some(look_ups), Some(per)) => {
+                        format!("{look_ups} look-ups of a role in {per}")
+                    }
+                    _ => "none".into(),
+                },
             )?,
         }
         Ok("set".into())
@@ -231,6 +249,27 @@ pub fn set_compression(call: Call) -> Result<pg_sys::Datum> {
     let loosens = policy::tells_more(method, key.compression);
     let policy = Policy::Compression {
         method: method.map(|method| method.name().to_owned()),
+    };
+    set(key, policy, loosens)
+}
+
+pub fn set_search_limit(call: Call) -> Result<pg_sys::Datum> {
+    let key = locked(call)?;
+    key.require(Purpose::Search)?;
+    // SAFETY: declared as int.
+    let (look_ups, per) = (unsafe { call.get::<i32>(1) }, interval(call, 2));
+    let limit = match (look_ups, per) {
+        (None, None) => None,
+        // Half a limit is none, and is refused as such.
+        _ => Some(policy::search_limit(
+            look_ups.unwrap_or_default(),
+            per.map_or(0, |per| crate::server::clock::add_interval(0, per)),
+        )?),
+    };
+    let loosens = policy::may_look_up_more(limit, key.search_limit);
+    let policy = Policy::SearchLimit {
+        look_ups,
+        per: per.map(crate::server::clock::interval_text),
     };
     set(key, policy, loosens)
 }

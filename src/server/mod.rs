@@ -51,6 +51,7 @@ pub mod scanned;
 pub mod selected;
 pub mod session_lock;
 pub mod shmem;
+pub mod sorted;
 pub mod spi;
 pub mod started;
 pub mod tree;

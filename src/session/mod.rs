@@ -513,6 +513,14 @@ fn within(end: Option<i64>, key: &Key, version: KeyVersion, privilege: Privilege
     }
 }
 
+/// Whether any value of a key is a honeytoken, as [`Permit::guarded`] says it.
+pub fn is_guarded(key: KeyId) -> bool {
+    // Rather looked for in vain.
+    SESSION
+        .with_borrow_mut(|session| session.catalog.has_honeytokens(key))
+        .unwrap_or(true)
+}
+
 /// Whether a value of a guarded key is a honeytoken. Right after its permit was found good. Asked of the table, since
 /// what a marked value is re-encrypted to is marked without a word to anybody; what is known of a tag stays so until
 /// the catalog changes, as nobody met a value before it was made.

@@ -4,7 +4,9 @@ use colcrypt_core::Value;
 use pgrx::pg_sys;
 
 use crate::audit::Act;
+use crate::audit::honeytoken::tag_of;
 use crate::catalog::read;
+use crate::columns::search::marked;
 use crate::error::{Error, Privilege, Result};
 use crate::rights;
 use crate::server::call::Call;
@@ -35,6 +37,9 @@ fn mark(call: Call) -> Result<pg_sys::Datum> {
                 note.into(),
             ],
         )?;
+        if let Some(tag) = tag_of(value.tag) {
+            marked::remember_marked(key, &tag)?;
+        }
         record_mark("mark_honeytoken", value, key)
     })
 }
@@ -57,6 +62,7 @@ fn unmark(call: Call) -> Result<pg_sys::Datum> {
                 name: hex::encode(value.tag),
             });
         }
+        marked::forget()?;
         record_mark("unmark_honeytoken", value, key)
     })
 }

@@ -41,6 +41,7 @@ sql_functions! {
         set_kek_cryptoperiod => kek_rotation::set_kek_cryptoperiod;
         set_root_interval => root_rotation::set_root_interval;
         set_rotation_interval => policy::set_rotation_interval;
+        set_search_limit => policy::set_search_limit;
         set_usage_bound => policy::set_usage_bound;
     }
     Asks {

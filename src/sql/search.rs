@@ -1,7 +1,7 @@
 //! Search: indexes ordered and kept, and the terms that rows are looked up by.
 
 use crate::columns::search::plan::{calls, unserved};
-use crate::columns::search::{keep, lookups, orders};
+use crate::columns::search::{keep, leakage, lookups, orders};
 use crate::sql::entry::sql_functions;
 
 sql_functions! {
@@ -10,6 +10,10 @@ sql_functions! {
         create_search_index => orders::create_search_index;
         drop_search_domain => orders::drop_search_domain;
         drop_search_index => orders::drop_search_index;
+        search_leakage => leakage::search_leakage;
+    }
+    Asks {
+        plan_search_index => leakage::plan_search_index;
     }
     UsesKeys {
         keep_terms => keep::keep_terms;
@@ -25,5 +29,6 @@ sql_functions! {
         unserved_searches => unserved::unserved_searches;
         recheck => lookups::recheck;
         recheck_support => lookups::recheck_support;
+        search_told => leakage::search_told;
     }
 }

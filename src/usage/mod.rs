@@ -9,15 +9,18 @@
 
 pub mod flush;
 pub mod kept;
+pub mod look_ups;
 pub mod shared;
 mod version_key;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
+use colcrypt_core::rolling::Limit;
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{Suite, VersionId};
 use colcrypt_domain::usage::{Crossed, Reserved};
+use pgrx::datum::Interval;
 use pgrx::{PgLogLevel, ereport, pg_sys};
 
 use crate::catalog::read::{self, Key};
@@ -25,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::jobs::wake;
 use crate::server::waiting::Waiting;
 use crate::server::xact::End;
-use crate::server::{clock, hidden, process};
+use crate::server::{clock, hidden, process, roles};
 use crate::settings;
 use crate::usage::shared::Report;
 use crate::usage::version_key::VersionKey;
@@ -41,6 +44,8 @@ pub struct Counter {
     suite: Suite,
     /// The key's own bound, which may be lower than the suite's.
     bound: Cell<Option<i64>>,
+    /// Of a search key: how often a role may look up by it.
+    search_limit: Cell<Option<Limit>>,
     /// Encryptions that may be done before asking again, of how many.
     encrypt_left: Cell<u32>,
     encrypt_granted: Cell<u32>,
@@ -66,6 +71,7 @@ pub fn counter(key: &Key, id: VersionId, role: pg_sys::Oid) -> &'static Counter 
                 role,
                 suite: key.suite,
                 bound: Cell::new(None),
+                search_limit: Cell::new(None),
                 encrypt_left: Cell::new(0),
                 encrypt_granted: Cell::new(0),
                 decrypt_left: Cell::new(0),
@@ -76,6 +82,7 @@ pub fn counter(key: &Key, id: VersionId, role: pg_sys::Oid) -> &'static Counter 
         })
     });
     counter.bound.set(key.usage_bound);
+    counter.search_limit.set(key.search_limit);
     counter
 }
 
@@ -102,6 +109,33 @@ impl Counter {
             return self.begin_decrypting();
         }
         self.decrypt_left.set(left - 1);
+    }
+
+    /// Whether look-ups by this key are limited.
+    pub fn has_limit(&self) -> bool {
+        self.search_limit.get().is_some()
+    }
+
+    /// Counts look-ups by a search key, before they happen. They are counted where decryptions are.
+    ///
+    /// # Errors
+    /// The role has looked up as often as it may.
+    pub fn look_ups(&'static self, count: u32) -> Result<()> {
+        if let Some(limit) = self.search_limit.get()
+            && count > 0
+            && !look_ups::take(self.id.key, self.role, limit, count)?
+        {
+            return Err(Error::SearchLimit {
+                key: self.key_name(),
+                role: roles::role_name(self.role),
+                most: limit.most,
+                per: clock::interval_text(Interval::from_micros(limit.per_us)),
+            });
+        }
+        for _ in 0..count {
+            self.decryption();
+        }
+        Ok(())
     }
 
     #[cold]

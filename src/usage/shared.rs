@@ -220,7 +220,7 @@ impl Tables {
 
 /// # Safety
 /// `K` and `E` are the table's key and entry types, and its lock is held.
-unsafe fn search<'a, K, E>(
+pub(super) unsafe fn search<'a, K, E>(
     table: *mut pg_sys::HTAB,
     key: &K,
     action: pg_sys::HASHACTION::Type,
@@ -241,7 +241,7 @@ unsafe fn search<'a, K, E>(
 
 /// # Safety
 /// As [`search`], and the lock is held exclusively.
-unsafe fn enter<'a, K: Copy, E>(
+pub(super) unsafe fn enter<'a, K: Copy, E>(
     table: *mut pg_sys::HTAB,
     key: &K,
     new: impl FnOnce(K) -> E,
@@ -265,7 +265,7 @@ unsafe fn enter<'a, K: Copy, E>(
 
 /// # Safety
 /// As [`search`].
-unsafe fn each<E>(table: *mut pg_sys::HTAB, mut visit: impl FnMut(&mut E)) {
+pub(super) unsafe fn each<E>(table: *mut pg_sys::HTAB, mut visit: impl FnMut(&mut E)) {
     let mut walk = pg_sys::HASH_SEQ_STATUS::default();
     // SAFETY: as above; the walk goes to its end, which closes it.
     unsafe {

@@ -160,7 +160,7 @@ pub fn closed(
 }
 
 /// Whether the error says something of the value, or of its key as it will stay.
-fn is_of_the_value(error: &Error) -> bool {
+pub fn is_of_the_value(error: &Error) -> bool {
     let code = colcrypt_domain::sqlstate::pack(error.report().sqlstate);
     colcrypt_domain::verdict::Verdict::of(code, true) == colcrypt_domain::verdict::Verdict::TheValue
 }

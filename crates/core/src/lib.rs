@@ -27,6 +27,7 @@ pub mod period;
 pub mod place;
 pub mod rate;
 pub mod record;
+pub mod rolling;
 pub mod secret;
 pub mod slab_index;
 pub mod slab_life;

@@ -199,6 +199,11 @@ pub const VERBS: &[Verb] = &[
         "the root key stays the one it is; only its newest version is taken",
     ),
     waits("schedule_key_destruction"),
+    open(
+        "search_leakage",
+        "it counts terms, with no key, and shows none",
+    )
+    .local(),
     gated("set_compression", Gate::WaitsToLoosen),
     gated("set_cryptoperiods", Gate::WaitsToLoosen),
     open(
@@ -214,6 +219,7 @@ pub const VERBS: &[Verb] = &[
         "set_rotation_interval",
         "a version that the schedule makes waits for its activation like another",
     ),
+    gated("set_search_limit", Gate::WaitsToLoosen),
     gated("set_usage_bound", Gate::WaitsToLoosen),
     open("suspend_key", PROTECTS),
     open("take_census", "it counts values and shows none").local(),
@@ -300,6 +306,7 @@ pub const ASKS: &[&str] = &[
     "node_report",
     "on_terms_support",
     "plaintext_left",
+    "plan_search_index",
     "recheck_support",
     "restore_grant",
     "restore_grants",
@@ -309,6 +316,7 @@ pub const ASKS: &[&str] = &[
     "rotation_windows",
     "rows_needing_key",
     "sample_columns",
+    "search_told",
     "server_facts",
     "suite_bound",
     "unflushed_uses",

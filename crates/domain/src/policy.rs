@@ -2,6 +2,7 @@
 
 use colcrypt_core::compression::Method;
 use colcrypt_core::period;
+use colcrypt_core::rolling::Limit;
 use colcrypt_core::suite::Suite;
 
 use crate::error::{Error, Result};
@@ -89,6 +90,35 @@ pub fn refuse_bound(suite: Suite, bound: i64) -> Result<()> {
     })
 }
 
+/// The longest time that look-ups are limited for: what was done is kept in memory.
+const LONGEST_LIMIT_US: i64 = 31 * 24 * 3_600_000_000;
+
+/// A limit on look-ups: so many in so many microseconds.
+///
+/// # Errors
+/// [`Error::InvalidParameter`].
+pub fn search_limit(look_ups: i32, per_us: i64) -> Result<Limit> {
+    match u32::try_from(look_ups) {
+        Ok(most @ 1..) if (1_000_000..=LONGEST_LIMIT_US).contains(&per_us) => {
+            Ok(Limit { most, per_us })
+        }
+        _ => Err(Error::InvalidParameter {
+            message: "a limit is one look-up or more, in a time of a second to 31 days".into(),
+            hint: "Pass null for both to have none; to have no look-ups at all, revoke the right to search.".into(),
+        }),
+    }
+}
+
+/// Whether there may be more look-ups than before. None is no limit.
+#[must_use]
+pub fn may_look_up_more(new: Option<Limit>, old: Option<Limit>) -> bool {
+    match (new, old) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(new), Some(old)) => new.most > old.most || new.per_us < old.per_us,
+    }
+}
+
 /// The compression method of this name.
 ///
 /// # Errors
@@ -132,6 +162,22 @@ mod tests {
             assert!(!may_encrypt_more(suite, Some(100), None));
             assert!(!may_encrypt_more(suite, None, None));
         }
+    }
+
+    #[test]
+    fn fewer_look_ups_or_a_longer_time_never_wait() {
+        let hour = 3_600_000_000;
+        let limit = |look_ups, per_us| search_limit(look_ups, per_us).ok();
+        assert!(limit(0, hour).is_none() && limit(-1, hour).is_none());
+        assert!(limit(1, 999_999).is_none() && limit(1, 32 * 24 * hour).is_none());
+        let ten = limit(10, hour);
+        assert!(ten.is_some());
+        assert!(!may_look_up_more(ten, None) && !may_look_up_more(None, None));
+        assert!(!may_look_up_more(ten, ten) && !may_look_up_more(limit(9, 2 * hour), ten));
+        assert!(may_look_up_more(None, ten));
+        assert!(may_look_up_more(limit(11, hour), ten));
+        // Fewer, but the same may soon be done again.
+        assert!(may_look_up_more(limit(9, hour / 2), ten));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
+use crate::canonical::Value;
+use crate::decimal::NotNumeric;
+use crate::normalise::{Normalised, Pipeline};
 use crate::range::RangeSpec;
 use crate::term::TermBits;
 use crate::text::TextSpec;
@@ -127,6 +130,42 @@ impl fmt::Display for Verdict {
             ),
             Self::Good => f.write_str("no value stands out"),
         }
+    }
+}
+
+/// How often each different value occurs, by a hash under a key of its own, so that no plaintext is kept.
+#[derive(Default)]
+pub struct Occurrences {
+    hash: RandomState,
+    rows: HashMap<u64, u64>,
+    /// Values without a normal form, which are found by themselves only.
+    pub without_form: u64,
+}
+
+impl Occurrences {
+    /// Counts a value as an index with this normaliser tells it from others.
+    ///
+    /// # Errors
+    /// [`NotNumeric`] for a numeric that `numeric_out` did not write.
+    pub fn add(&mut self, pipeline: &Pipeline, value: Value<'_>) -> Result<(), NotNumeric> {
+        let canonical = value.canonical()?;
+        let text = value.letters().filter(|_| !pipeline.is_empty());
+        let hash = match text.map(|text| pipeline.apply_or_self(text)) {
+            Some(Normalised::Form(form)) => self.hash.hash_one((true, form.as_bytes())),
+            Some(Normalised::Itself(_)) => {
+                self.without_form += 1;
+                self.hash.hash_one((false, &canonical[..]))
+            }
+            None => self.hash.hash_one((true, &canonical[..])),
+        };
+        *self.rows.entry(hash).or_default() += 1;
+        Ok(())
+    }
+
+    /// For [`Sample::counts`].
+    #[must_use]
+    pub fn counts(&self) -> Vec<u64> {
+        self.rows.values().copied().collect()
     }
 }
 
@@ -281,32 +320,60 @@ pub struct Text {
     pub per_value: f64,
 }
 
+/// How often each n-gram occurs, by a hash under a key of its own, so that no plaintext is kept.
+pub struct GramOccurrences {
+    spec: TextSpec,
+    hash: RandomState,
+    rows: HashMap<u64, u64>,
+    values: u64,
+    grams: u64,
+}
+
+impl GramOccurrences {
+    #[must_use]
+    pub fn new(spec: TextSpec) -> Self {
+        Self {
+            spec,
+            hash: RandomState::new(),
+            rows: HashMap::new(),
+            values: 0,
+            grams: 0,
+        }
+    }
+
+    /// Counts a value's n-grams.
+    pub fn add(&mut self, value: &str) {
+        self.values += 1;
+        for gram in self.spec.grams_of(value).iter() {
+            self.grams += 1;
+            *self.rows.entry(self.hash.hash_one(gram)).or_default() += 1;
+        }
+    }
+
+    /// How common the commonest are.
+    #[must_use]
+    pub fn told(&self) -> Text {
+        let mut counts: Vec<_> = self.rows.values().copied().collect();
+        counts.sort_unstable_by(|one, other| other.cmp(one));
+        let part = |count: u64| count as f64 / self.values.max(1) as f64;
+        Text {
+            grams: counts.len() as u64,
+            largest: counts
+                .iter()
+                .take(LARGEST)
+                .map(|count| part(*count))
+                .collect(),
+            per_value: part(self.grams),
+        }
+    }
+}
+
 /// How common the commonest n-grams are.
 #[must_use]
 pub fn text<'a>(spec: TextSpec, values: impl IntoIterator<Item = &'a str>) -> Text {
-    // By a hash under a key of its own, so that no plaintext is kept.
-    let hash = RandomState::new();
-    let mut rows: HashMap<u64, u64> = HashMap::new();
-    let (mut all, mut grams) = (0u64, 0u64);
-    for value in values {
-        all += 1;
-        for gram in spec.grams_of(value).iter() {
-            grams += 1;
-            *rows.entry(hash.hash_one(gram)).or_default() += 1;
-        }
-    }
-    let mut counts: Vec<_> = rows.into_values().collect();
-    counts.sort_unstable_by(|one, other| other.cmp(one));
-    let part = |count: u64| count as f64 / all.max(1) as f64;
-    Text {
-        grams: counts.len() as u64,
-        largest: counts
-            .iter()
-            .take(LARGEST)
-            .map(|count| part(*count))
-            .collect(),
-        per_value: part(grams),
-    }
+    let mut occurrences = GramOccurrences::new(spec);
+    values.into_iter().for_each(|value| occurrences.add(value));
+    occurrences.told()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is written down of search indexes.
 
 use crate::catalog::search::{Companion, SearchIndex};
+use crate::columns::search::marked;
 use crate::error::Result;
 use crate::server::spi;
 
@@ -21,6 +22,12 @@ pub fn forget(index: &SearchIndex, versions: &[i32]) -> Result<i64> {
         "DELETE FROM colcrypt.search_index i WHERE search_index_id = $1 \
            AND NOT EXISTS (SELECT FROM colcrypt.search_companion c WHERE c.search_index_id = i.search_index_id)",
         &[uuid(index.id).into()],
+    )?;
+    marked::forget()?;
+    spi::execute(
+        "DELETE FROM colcrypt.search_measure m \
+         WHERE NOT EXISTS (SELECT FROM colcrypt.search_index i WHERE i.search_index_id = m.search_index_id)",
+        &[],
     )?;
     let left = spi::query(
         "SELECT count(*) FROM colcrypt.search_companion JOIN colcrypt.search_index USING (search_index_id) \

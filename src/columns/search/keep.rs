@@ -12,10 +12,11 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use colcrypt_core::Value;
+use colcrypt_core::{KeyVersion, Value};
 use colcrypt_domain::context::{BYTES, over};
 use colcrypt_domain::error::SearchError;
 use colcrypt_domain::quote::quote_identifier;
+use colcrypt_search::Kind;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::catalog::epoch;
@@ -24,6 +25,7 @@ use crate::columns::moved::{self, Address, Of};
 use crate::columns::row_context::RowContext;
 use crate::columns::search::column::{Registered, indexes_above, registered};
 use crate::columns::search::making::Making;
+use crate::columns::search::marked;
 use crate::columns::search::opened::{Opener, Plain, Right};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
@@ -67,6 +69,8 @@ struct Column {
 struct Kept {
     number: i32,
     of: Of,
+    version: KeyVersion,
+    is_equality: bool,
     making: Making,
 }
 
@@ -132,6 +136,8 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
                     index: index.id,
                     version: companion.version.int(),
                 },
+                version: companion.version,
+                is_equality: index.kind == Kind::Equality,
                 making: Making::new(&index, companion, column.opener.type_oid())?,
             });
         }
@@ -222,13 +228,19 @@ impl Column {
             }
             _ => self.brought(rows, &value, Right::Writer)?,
         };
-        self.make(&plain, changes)
+        self.make(&value, &plain, changes)
     }
 
-    fn make(&self, plain: &Plain, changes: &mut Vec<Change>) -> Result<()> {
+    fn make(&self, value: &Value<'_>, plain: &Plain, changes: &mut Vec<Change>) -> Result<()> {
         for companion in &self.companions {
             // SAFETY: the opener gives values of the type that the making is for.
             let term = unsafe { companion.making.term(plain)? };
+            if companion.is_equality {
+                // SAFETY: such a term is a bytea.
+                unsafe {
+                    marked::remember_written(companion.of.index, companion.version, value, term)?
+                };
+            }
             changes.push((companion.number, Some(term)));
         }
         Ok(())
@@ -282,7 +294,7 @@ impl Column {
             return Ok(());
         }
         let plain = self.brought(rows, value, Right::Order)?;
-        self.make(&plain, changes)
+        self.make(value, &plain, changes)
     }
 
     /// Opens a value that comes from elsewhere.

@@ -10,6 +10,7 @@ use colcrypt_search::Kind;
 use pgrx::pg_sys;
 
 use crate::catalog::{epoch, read, search};
+use crate::columns::search::marked::{self, Mark};
 use crate::columns::search::term::Maker;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
@@ -33,6 +34,45 @@ struct Asked {
 struct Found {
     maker: Maker,
     id: VersionId,
+    bits: u16,
+    /// Where it is, for the record.
+    shown: String,
+    /// Terms of honeytokens.
+    marked: HashMap<Vec<u8>, Mark>,
+}
+
+/// A call that may make terms.
+struct LookUp {
+    found: Rc<Found>,
+    permit: Permit,
+    /// The planner asks, and nobody is shown what it finds.
+    is_estimate: bool,
+}
+
+impl LookUp {
+    /// Counts what is looked up: who does it, and how often.
+    fn count(&self, look_ups: u32) -> Result<()> {
+        if self.is_estimate {
+            return Ok(());
+        }
+        self.permit.counter.look_ups(look_ups)
+    }
+
+    /// Raises the alarm where the term is that of a honeytoken. Changes nothing that the caller could see.
+    ///
+    /// # Safety
+    /// The term is a bytea.
+    unsafe fn watch(&self, function: &str, term: pg_sys::Datum) {
+        let found = &self.found;
+        if found.marked.is_empty() || self.is_estimate {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let term = unsafe { Varlena::from_datum(term) };
+        if let Some(&mark) = found.marked.get(term.bytes()) {
+            marked::alarm(function, mark, &found.shown, found.bits);
+        }
+    }
 }
 
 /// More of them than a query has conditions.
@@ -50,7 +90,7 @@ fn found(
     kind: Kind,
     type_oid: pg_sys::Oid,
     version: Option<usize>,
-) -> Result<Option<(Rc<Found>, Permit)>> {
+) -> Result<Option<LookUp>> {
     // SAFETY: declared as regclass.
     let relation = unsafe { call.get::<pg_sys::Oid>(0) }.ok_or(Error::NullArgument("relation"))?;
     let attribute = call.datum(1).ok_or(Error::NullArgument("attribute"))?;
@@ -103,11 +143,16 @@ fn found(
         return Ok(None);
     }
     let permit = session::permit_search(found.id)?;
-    if !is_estimate {
-        // Beside what it costs to make a term: who looks up, and how often.
-        permit.counter.decryption();
+    // An estimate is no look-up, but the rows that it expects tell whether the value is a common one: where look-ups are limited
+    // there is none.
+    if is_estimate && permit.counter.has_limit() {
+        return Ok(None);
     }
-    Ok(Some((found, permit)))
+    Ok(Some(LookUp {
+        found,
+        permit,
+        is_estimate,
+    }))
 }
 
 fn look(
@@ -139,43 +184,67 @@ fn look(
         }));
     };
     let id = index.version_of(companion);
+    let marked = match kind {
+        Kind::Equality => marked::terms_of(index.id, companion.version)?,
+        Kind::Range | Kind::Text => HashMap::new(),
+    };
     Ok(Found {
         maker: Maker::new(&index, type_oid)?,
         id,
+        bits: index.bits,
+        shown: format!(
+            "the {kind} index of {shown}.{}",
+            pgrx::spi::quote_identifier(attribute)
+        ),
+        marked,
     })
 }
 
 /// search_term(relation, attribute, value [, key_version]).
 pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
-    let Some((found, permit)) = found(call, Kind::Equality, call.argument_type(2), Some(3))? else {
+    let Some(look_up) = found(call, Kind::Equality, call.argument_type(2), Some(3))? else {
         return Ok(call.null());
     };
     let value = call.datum(2).ok_or(Error::NullArgument("value"))?;
-    permit.with_terms(|key| {
+    look_up.count(1)?;
+    let found = &look_up.found;
+    let term = look_up.permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: the type that the parser resolved, which the maker was made for.
         unsafe { found.maker.term(&prepared, value) }
-    })?
+    })??;
+    // SAFETY: a term of an equality index, just made.
+    unsafe { look_up.watch("search_term", term) };
+    Ok(term)
 }
 
 /// search_terms(relation, attribute, values [, key_version]).
 pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: a look-up in the type catalog.
     let element = unsafe { pg_sys::get_base_element_type(call.argument_type(2)) };
-    let Some((found, permit)) = found(call, Kind::Equality, element, Some(3))? else {
+    let Some(look_up) = found(call, Kind::Equality, element, Some(3))? else {
         return Ok(call.null());
     };
     let values = call.datum(2).ok_or(Error::NullArgument("values"))?;
-    let terms = permit.with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
-        let prepared = found.maker.prepare(key);
-        let mut terms = Vec::new();
-        for value in elements(values, element).into_iter().flatten() {
-            // SAFETY: an element of the array, whose type the maker was made for.
-            terms.push(unsafe { found.maker.term(&prepared, value)? });
-        }
-        Ok(terms)
-    })??;
-    let mut terms = terms;
+    let values: Vec<pg_sys::Datum> = elements(values, element).into_iter().flatten().collect();
+    let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+    look_up.count(count)?;
+    let found = &look_up.found;
+    let mut terms = look_up
+        .permit
+        .with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
+            let prepared = found.maker.prepare(key);
+            let mut terms = Vec::with_capacity(values.len());
+            for &value in &values {
+                // SAFETY: an element of the array, whose type the maker was made for.
+                terms.push(unsafe { found.maker.term(&prepared, value)? });
+            }
+            Ok(terms)
+        })??;
+    for &term in &terms {
+        // SAFETY: as in search_term.
+        unsafe { look_up.watch("search_terms", term) };
+    }
     // SAFETY: an array of bytea, a varlena of int alignment, of as many elements.
     let array = unsafe {
         pg_sys::construct_array(
@@ -191,7 +260,7 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
 }
 
 /// The elements of an array of this type; none for a null.
-fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Datum>> {
+pub fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Datum>> {
     let (mut length, mut by_value, mut align) = (0, false, 0);
     let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
     // SAFETY: the array is one of this element type, by the call's declaration; what is made of it is the server's memory, which
@@ -220,10 +289,12 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
     if call.len() > 4 && call.datum(4).is_none() {
         return Err(Error::NullArgument("key_version"));
     }
-    let Some((found, permit)) = found(call, Kind::Range, call.argument_type(2), Some(4))? else {
+    let Some(look_up) = found(call, Kind::Range, call.argument_type(2), Some(4))? else {
         return Ok(call.null());
     };
-    permit.with_terms(|key| {
+    look_up.count(1)?;
+    let found = &look_up.found;
+    look_up.permit.with_terms(|key| {
         let prepared = found.maker.prepare(key);
         // SAFETY: both are of the type that the parser resolved, which the maker was made for.
         unsafe { found.maker.between(&prepared, call.datum(2), call.datum(3)) }
@@ -232,7 +303,7 @@ pub fn range_terms(call: Call) -> Result<pg_sys::Datum> {
 
 /// pattern_terms(relation, attribute, pattern, escape [, key_version]).
 pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
-    let Some((found, permit)) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))? else {
+    let Some(look_up) = found(call, Kind::Text, pg_sys::TEXTOID, Some(4))? else {
         return Ok(call.null());
     };
     let pattern = call.datum(2).ok_or(Error::NullArgument("pattern"))?;
@@ -251,7 +322,9 @@ pub fn pattern_terms(call: Call) -> Result<pg_sys::Datum> {
         let pattern = std::str::from_utf8(bytes).map_err(|_| Error::PlaintextInvalid {
             type_name: "text".into(),
         })?;
-        permit.with_terms(|key| {
+        look_up.count(1)?;
+        let found = &look_up.found;
+        look_up.permit.with_terms(|key| {
             let prepared = found.maker.prepare(key);
             found.maker.pattern(&prepared, pattern, escape)
         })?

@@ -19,6 +19,8 @@ use crate::values::seal;
 pub enum Right {
     /// That of whoever ordered the index, or had the value encrypted just now: no role is asked. Only while nobody else's code runs.
     Order,
+    /// That of the current role, who is shown what the values have in common and none of them.
+    Sample,
     /// That of the current role, who brings the value. A honeytoken raises its alarm.
     Writer,
 }
@@ -123,7 +125,7 @@ impl Opener {
             version: value.header.version,
         };
         let permit = match right {
-            Right::Writer => session::permit_decrypt(id)?,
+            Right::Sample | Right::Writer => session::permit_decrypt(id)?,
             Right::Order => self.ordered(id)?,
         };
         // What is bound to nothing opens with nothing.
@@ -133,11 +135,14 @@ impl Opener {
             &[]
         };
         let plaintext = seal::plaintext_of(&permit, value, context)?;
-        if right == Right::Writer {
+        if right != Right::Order {
             permit.counter.decryption();
-            if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
-                honeytoken::alarm("create_search_index", value);
-            }
+        }
+        if right == Right::Writer
+            && permit.guarded
+            && session::is_honeytoken(value.header.key, value.tag)
+        {
+            honeytoken::alarm("create_search_index", value);
         }
         let datum = self.codec.value_of(written, plaintext.len(), |out| {
             out.copy_from_slice(&plaintext);

@@ -3,7 +3,9 @@
 use colcrypt_domain::error::SearchError;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::search::companion_name;
-use colcrypt_search::{Class, Kind, Label, Pipeline, RangeSpec, TermBits, TextSpec, unicode_version};
+use colcrypt_search::{
+    Class, Kind, Label, Pipeline, RangeSpec, TermBits, TextSpec, unicode_version,
+};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::audit::Act;
@@ -243,16 +245,17 @@ fn plan(asked: Asked, column: &Column) -> Result<Plan> {
     let class = column.class()?;
     let domain = asked.domain.as_deref().map(domain).transpose()?;
     if domain.is_some() && asked.kind != Kind::Equality {
-        return Err(column.unfit(
-            "a search domain is for equality",
-            "Leave domain out.",
-        ));
+        return Err(column.unfit("a search domain is for equality", "Leave domain out."));
     }
     let wrong = |what: &str| column.unfit(what, "Leave it out, or choose another search domain.");
     let key = match &domain {
         None => search_key(asked.key.as_deref(), &column.under)?,
         Some(domain) => {
-            if asked.key.as_ref().is_some_and(|key| *key != domain.key.name) {
+            if asked
+                .key
+                .as_ref()
+                .is_some_and(|key| *key != domain.key.name)
+            {
                 return Err(wrong("its search domain has another key"));
             }
             if !asked.normalise.is_empty() && asked.normalise != domain.normalise {
@@ -262,7 +265,9 @@ fn plan(asked: Asked, column: &Column) -> Result<Plan> {
                 return Err(wrong("its search domain has terms of another length"));
             }
             if class != domain.class {
-                return Err(wrong("its values are of another class than its search domain's"));
+                return Err(wrong(
+                    "its values are of another class than its search domain's",
+                ));
             }
             domain.key.clone()
         }
@@ -280,7 +285,10 @@ fn plan(asked: Asked, column: &Column) -> Result<Plan> {
     check_label(asked.kind, class, &normalise, bits, column)?;
     if asked.kind != Kind::Equality && (asked.is_unique || asked.bits.is_some()) {
         return Err(column.unfit(
-            format!("kind {} has neither uniqueness nor a length of terms", asked.kind),
+            format!(
+                "kind {} has neither uniqueness nor a length of terms",
+                asked.kind
+            ),
             "Make an equality index for it, beside this one.",
         ));
     }
@@ -343,10 +351,7 @@ fn check_label(
         .ok()
         .and_then(|bits| TermBits::new(bits).ok())
         .ok_or_else(|| {
-            column.unfit(
-                format!("terms of {bits} bits"),
-                "A term has 8 to 256 bits.",
-            )
+            column.unfit(format!("terms of {bits} bits"), "A term has 8 to 256 bits.")
         })?;
     Ok(())
 }
@@ -421,7 +426,10 @@ fn check_table(table: pg_sys::Oid, held: &Held, is_unique: bool) -> Result<()> {
     reach::all_leaves(&[table], Elsewhere::Refused)?;
     if is_unique && ddl::members(table)?.len() > 1 {
         return Err(Error::Column {
-            message: format!("uniqueness would hold in each part of table {} alone", held.shown()),
+            message: format!(
+                "uniqueness would hold in each part of table {} alone",
+                held.shown()
+            ),
             hint: "A unique search index needs a table without partitions and children.".into(),
         });
     }
@@ -615,7 +623,8 @@ pub fn create_search_domain(call: Call) -> Result<pg_sys::Datum> {
     let (normalise, bits) = unsafe {
         (
             names(call, 2)?,
-            call.get::<i32>(4).unwrap_or(i32::from(TermBits::FULL.get())),
+            call.get::<i32>(4)
+                .unwrap_or(i32::from(TermBits::FULL.get())),
         )
     };
     let (plaintext_type, _) = types::with_length(&call.text(3, "plaintext_type")?)?;

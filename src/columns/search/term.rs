@@ -210,7 +210,7 @@ fn array(terms: Vec<i64>) -> Result<pg_sys::Datum> {
 ///
 /// # Safety
 /// `datum` is of the base type.
-unsafe fn place_of(base_type: pg_sys::Oid, datum: pg_sys::Datum) -> Result<u64> {
+pub unsafe fn place_of(base_type: pg_sys::Oid, datum: pg_sys::Datum) -> Result<u64> {
     // SAFETY: the caller's promise.
     unsafe { with_value(base_type, datum, |value| value.order().map_err(corrupt)) }
 }
@@ -219,7 +219,7 @@ unsafe fn place_of(base_type: pg_sys::Oid, datum: pg_sys::Datum) -> Result<u64> 
 ///
 /// # Safety
 /// `datum` is of the base type.
-unsafe fn with_value<R>(
+pub unsafe fn with_value<R>(
     base_type: pg_sys::Oid,
     datum: pg_sys::Datum,
     body: impl FnOnce(Value<'_>) -> Result<R>,

@@ -16,6 +16,7 @@ mod monitoring;
 mod pages;
 mod reference;
 mod report;
+mod search;
 
 /// A file of the repository.
 fn repository(path: &str) -> std::path::PathBuf {

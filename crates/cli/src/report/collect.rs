@@ -83,6 +83,7 @@ impl Reader<'_> {
             &q::usage_by_key(),
             "q.encryptions + q.decryptions DESC, q.role, q.key",
         )?;
+        let look_ups = self.list(&q::look_ups(), "q.look_ups DESC, q.role, q.key")?;
         let is_there = self
             .transaction
             .query_opt(q::EXTENSION, &[])
@@ -164,6 +165,10 @@ impl Reader<'_> {
         let jobs = self.list(q::JOBS, "q.job DESC")?;
         let census_totals = self.one(&q::census_totals())?;
         let census = self.list(&q::census(), "q.rows DESC, q.\"column\", q.key, q.version")?;
+        let searched = self.list(
+            q::SEARCHED,
+            "q.largest_share DESC NULLS LAST, q.\"column\", q.kind",
+        )?;
         step("reading who did what");
         let grants = self.list(q::GRANTS, "q.decrypt DESC, q.keys DESC, q.grantee")?;
         let approvals = self.list(q::APPROVALS, "q.request DESC")?;
@@ -198,6 +203,8 @@ impl Reader<'_> {
             jobs,
             census_totals,
             census,
+            searched,
+            look_ups,
             usage,
             usage_by_key,
             grants,

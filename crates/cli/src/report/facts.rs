@@ -70,6 +70,8 @@ pub struct Facts {
     pub jobs: Section<Listed<Job>>,
     pub census_totals: Section<CensusTotals>,
     pub census: Section<Listed<Census>>,
+    pub searched: Section<Listed<Searched>>,
+    pub look_ups: Section<Listed<LookUps>>,
     pub usage: Section<Listed<Usage>>,
     pub usage_by_key: Section<Listed<KeyUsage>>,
     pub grants: Section<Listed<Grant>>,
@@ -102,7 +104,7 @@ impl Facts {
         }
         let all = reasons!(
             chain chain_of_period anchored events event_kinds keyrings keyring_versions key_totals keys moves
-            period_totals periods rotations jobs census_totals census usage usage_by_key grants access_acts refusals
+            period_totals periods rotations jobs census_totals census searched look_ups usage usage_by_key grants access_acts refusals
             unusual approvals destructions destruction_acts escrows custodians drills escrow_acts findings
         );
         all.into_iter()
@@ -358,6 +360,36 @@ pub struct Census {
     pub rows: i64,
     pub counted_at: String,
     pub shredded: bool,
+}
+
+/// A search index.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Searched {
+    pub column: String,
+    pub kind: String,
+    pub is_unique: bool,
+    pub bits: i32,
+    pub key: Option<String>,
+    pub domain: Option<String>,
+    pub versions: Option<String>,
+    pub thief_learns: Option<String>,
+    pub rows: Option<i64>,
+    pub nulls: Option<i64>,
+    pub distinct_terms: Option<i64>,
+    pub largest_group: Option<i64>,
+    pub largest_share: Option<f64>,
+    pub measured_at: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LookUps {
+    pub role: String,
+    pub key: String,
+    pub look_ups: i64,
+    pub limit: Option<i32>,
+    pub limit_per: Option<String>,
+    pub first_day: String,
+    pub last_day: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

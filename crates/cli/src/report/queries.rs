@@ -181,6 +181,11 @@ pub fn census_totals() -> String {
     )
 }
 
+pub const SEARCHED: &str = "
+    SELECT format('%s.%I', s.\"table\", s.\"column\") AS \"column\", s.kind, s.is_unique, s.bits, s.key, s.domain, s.versions,
+           s.thief_learns, s.rows, s.nulls, s.distinct_terms, s.largest_group, s.largest_share, s.measured_at
+    FROM colcrypt.search_overview s";
+
 /// Use is counted by whole days of UTC in the end: those that the period touches.
 const USED: &str = "
     FROM colcrypt.usage u, period p
@@ -198,6 +203,16 @@ pub fn usage_by_key() -> String {
     format!(
         "SELECT u.role, u.key, sum(u.encryptions)::bigint AS encryptions, sum(u.decryptions)::bigint AS decryptions
          {USED} GROUP BY u.role, u.key"
+    )
+}
+
+pub fn look_ups() -> String {
+    format!(
+        "SELECT u.role, u.key, sum(u.decryptions)::bigint AS look_ups, k.search_limit AS limit, k.search_limit_per AS limit_per,
+                min(u.day) AS first_day, max(u.day) AS last_day
+         FROM (SELECT u.* {USED}) u JOIN colcrypt.key k ON k.name = u.key
+         WHERE k.suite = 'hmac-sha-256' AND u.decryptions > 0
+         GROUP BY u.role, u.key, k.search_limit, k.search_limit_per"
     )
 }
 
@@ -277,11 +292,13 @@ pub const ROTATIONS: &[&str] = &[
     "rotate_kek",
     "rotate_key",
     "rotate_root",
+    "search_leakage",
     "set_compression",
     "set_cryptoperiods",
     "set_kek_cryptoperiod",
     "set_root_interval",
     "set_rotation_interval",
+    "set_search_limit",
     "set_usage_bound",
     "take_census",
     "verify_column",

@@ -79,6 +79,8 @@ pub fn quiet() -> Facts {
             oldest_count: None,
         }),
         census: none(),
+        searched: none(),
+        look_ups: none(),
         usage: none(),
         usage_by_key: none(),
         grants: none(),

@@ -260,6 +260,13 @@ pub enum Error {
         limit: u64,
         bound: u64,
     },
+    /// A role looked up by a search key as often as it may.
+    SearchLimit {
+        key: String,
+        role: String,
+        most: u32,
+        per: String,
+    },
     UsageUnrecorded {
         key: String,
         standby: bool,
@@ -435,6 +442,7 @@ impl Error {
                 | Self::NotTableOwner { .. }
                 | Self::OwnRequest { .. }
                 | Self::Enclosed { .. }
+                | Self::SearchLimit { .. }
         )
     }
 
@@ -487,6 +495,7 @@ impl Error {
         match self {
             Self::KeyDenied { key, .. }
             | Self::NothingToDo { key, .. }
+            | Self::SearchLimit { key, .. }
             | Self::UsageUnrecorded { key, .. } => Subject {
                 key: Some(key),
                 version: None,

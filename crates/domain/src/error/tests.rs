@@ -193,6 +193,12 @@ fn one_of_each() -> Vec<Error> {
             limit: 1,
             bound: 1,
         },
+        Error::SearchLimit {
+            key: text(),
+            role: text(),
+            most: 1,
+            per: text(),
+        },
         Error::UsageUnrecorded {
             key: text(),
             standby: false,

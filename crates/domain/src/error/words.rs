@@ -360,6 +360,12 @@ impl Error {
                 Some(format!("{total} are used or reserved, the limit is {limit}, and its bound {bound}.")),
                 Some(format!("Rotate it: SELECT colcrypt.rotate_key({}). The worker does so by itself before: see colcrypt.rotation_schedule for what hindered it.", quote_literal(key))),
             ),
+            Self::SearchLimit { key, role, most, per } => (
+                "KC052",
+                format!("role \"{role}\" has looked up by key \"{key}\" as often as it may"),
+                Some(format!("A role may look up {most} values by it in {per}, and each term that is made counts.")),
+                Some("Wait until the first of them are that long ago. Who may manage the key sets the limit, with colcrypt.set_search_limit; colcrypt.search_usage has who looks up how often.".into()),
+            ),
             Self::PeriodOver { key, version, privilege: Privilege::Encrypt, end } => (
                 "KC039",
                 format!("the originator-usage period of version {version} of key \"{key}\" is over"),

@@ -229,3 +229,37 @@ fn common_grams_are_counted_once_a_row() {
         }
     );
 }
+
+#[test]
+fn values_are_counted_as_the_normaliser_tells_them_apart() {
+    let count = |steps: &[&str], values: &[&str]| {
+        let pipeline = Pipeline::parse(steps).unwrap();
+        let mut all = Occurrences::default();
+        for value in values {
+            all.add(&pipeline, Value::Text(value)).unwrap();
+        }
+        let mut counts = all.counts();
+        counts.sort_unstable();
+        (counts, all.without_form)
+    };
+    let values = ["Ada", "ada", " ada", "Bob"];
+    assert_eq!(count(&[], &values), (vec![1, 1, 1, 1], 0));
+    assert_eq!(count(&["trim", "casefold"], &values), (vec![1, 3], 0));
+    // What has no normal form is not what has one of the same letters.
+    assert_eq!(
+        count(&["digits"], &["1", "a1", "x", "x", "y"]),
+        (vec![1, 2, 2], 3)
+    );
+    let mut numbers = Occurrences::default();
+    for number in ["1.0", "1.00", "2"] {
+        numbers
+            .add(&Pipeline::default(), Value::Numeric(number))
+            .unwrap();
+    }
+    assert_eq!(numbers.counts().iter().max(), Some(&2));
+    assert!(
+        numbers
+            .add(&Pipeline::default(), Value::Numeric("x"))
+            .is_err()
+    );
+}

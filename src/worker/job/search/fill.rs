@@ -28,7 +28,9 @@ use crate::worker::job::one_by_one::one_by_one;
 use crate::worker::job::pace;
 use crate::worker::job::progress::{self, BlockRange, advance, in_blocks, place};
 use crate::worker::job::search::{changed, end_of_pass, still};
-use crate::worker::job::statement::{LITTLE_PATIENCE, Outcome, Taking, context_at, refuse_lent_context};
+use crate::worker::job::statement::{
+    LITTLE_PATIENCE, Outcome, Taking, context_at, refuse_lent_context,
+};
 use crate::worker::job::step::{fate_of_batch, postpone};
 use crate::worker::vacuum;
 
@@ -435,8 +437,7 @@ impl<'a> Filling<'a> {
                 // SAFETY: both are of the ciphertext's attribute; the row is of the table that the rewriter writes, and the term of the
                 // companion's type.
                 let is_written = unsafe {
-                    new.replaces(now)
-                        && rewriter.write(&row, &[(self.terms.number, new.becomes)])
+                    new.replaces(now) && rewriter.write(&row, &[(self.terms.number, new.becomes)])
                 };
                 moved += i64::from(is_written);
             }
@@ -454,8 +455,9 @@ impl<'a> Filling<'a> {
             quote_identifier(&self.terms.name),
             rows.join(",")
         );
-        let count = Spi::connect_mut(|client| client.update(&sql, None, &[]).map(|rows| rows.len()))
-            .map_err(crate::error::of_spi)?;
+        let count =
+            Spi::connect_mut(|client| client.update(&sql, None, &[]).map(|rows| rows.len()))
+                .map_err(crate::error::of_spi)?;
         Ok(count as i64)
     }
 

@@ -24,8 +24,8 @@ use pgrx::pg_sys;
 
 use crate::catalog::search::{Companion, CompanionState};
 use crate::columns::search::catalog;
-use crate::columns::search::ddl;
 use crate::columns::search::work::Work;
+use crate::columns::search::{ddl, marked};
 use crate::error::{Error, Result};
 use crate::jobs::job::{Job, lock_jobs};
 use crate::jobs::search::{Order, queue};
@@ -55,10 +55,13 @@ pub fn step(job: &Job) -> Next {
     match job.phase {
         Phase::Queued => shortly(job, || prepare(job, &work, companion)),
         Phase::Filling => paced(job, |job| fill::fill(job, &work, companion)),
-        Phase::WaitingForOld => attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed)),
+        Phase::WaitingForOld => {
+            attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed))
+        }
         Phase::Indexing => indexing::index(job, &work, companion),
-        Phase::Checking => attempt(|| check(job, &work, companion))
-            .unwrap_or_else(|failed| postpone(job, &failed)),
+        Phase::Checking => {
+            attempt(|| check(job, &work, companion)).unwrap_or_else(|failed| postpone(job, &failed))
+        }
         Phase::Cancelling => shortly(job, || cancel(job, &work, companion)),
         _ => Next::Nothing,
     }
@@ -203,6 +206,7 @@ fn check(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
         return Ok(Next::Again);
     };
     catalog::make_ready(&work.index, companion, &index)?;
+    marked::remember_all(&work.index, companion)?;
     if catalog::retire_former(&work.index, companion)? > 0 {
         queue_drop(work)?;
     }

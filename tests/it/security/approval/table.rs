@@ -146,6 +146,11 @@ const LOOSENING: &[(&str, &str, &str)] = &[
         "set_kek_cryptoperiod('ring', '80 days')",
     ),
     (
+        "set_search_limit",
+        "set_search_limit('s', NULL, NULL)",
+        "set_search_limit('s', 50, '2 hours')",
+    ),
+    (
         "set_usage_bound",
         "set_usage_bound('k', NULL)",
         "set_usage_bound('k', 500)",
@@ -202,7 +207,7 @@ fn furnished() -> Managers {
     it.alice().run(
         "SELECT create_key('off', 'ring'), create_key('old', 'ring');
          SELECT suspend_key('off', NULL, 'why'), rotate_key('old'), rotate_key('old'), archive_key('old', 1, 'why');
-         SELECT create_key_version('k'), set_usage_bound('k', 1000);
+         SELECT create_key_version('k'), set_usage_bound('k', 1000), create_key('s', 'ring', 'hmac-sha-256'), set_search_limit('s', 100, '1 hour');
          CREATE TABLE t AS SELECT 1 AS id, colcrypt.encrypt_col('x', 'k') AS v;
          CREATE TABLE paused AS TABLE t; CREATE TABLE failed AS TABLE t;
          SELECT register_column(r, 'v', 'k') FROM unnest('{t,paused,failed}'::regclass[]) r;
@@ -256,7 +261,7 @@ fn what_waits_leaves_a_request_and_changes_nothing() {
 fn what_was_asked_for_is_done_when_another_approves() {
     let mut it = furnished();
     let (mut alice, mut bob) = (it.alice(), it.bob());
-    for key in ["off", "old"] {
+    for key in ["off", "old", "s"] {
         // Of those bob is no manager.
         let request = request_number(&alice.one(&format!(
             "SELECT grant_key('{key}', '{}', '{{manage}}')",

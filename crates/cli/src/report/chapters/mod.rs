@@ -3,6 +3,7 @@
 mod keys;
 mod people;
 mod record;
+mod search;
 
 use super::{blocks::Chapter, facts::Facts};
 
@@ -16,6 +17,7 @@ pub fn all(facts: &Facts) -> Vec<Chapter> {
         keys::periods(facts),
         people::rotations(facts),
         people::census(facts),
+        search::searched(facts),
         people::access(facts),
         record::refusals(facts),
         people::approvals(facts),

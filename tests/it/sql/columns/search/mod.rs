@@ -5,6 +5,7 @@ mod build;
 mod differential;
 mod guards;
 mod keys;
+mod leakage;
 mod orm;
 mod plans;
 mod thief;
