@@ -2301,3 +2301,429 @@ COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
     'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm, and hmac-sha-256 for a search key; returns the key id';
 COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
     'lets a role encrypt with, decrypt with or manage a key, or search by a search key; PUBLIC may be given all but manage; says granted';
+
+-- What search indexes are made of, as sql/57_search.sql and those after it have it.
+-- Beside a job, whose attribute is the companion's, what it has to do with a search index.
+CREATE TABLE colcrypt.search_job (
+    job_id bigint PRIMARY KEY,
+    search_index_id uuid NOT NULL,
+    -- The column that is searched, and the version of the search key whose companion is made.
+    attribute name NOT NULL,
+    key_version int,
+    -- Whether companions that are retired go.
+    drops boolean NOT NULL DEFAULT false,
+    -- Whether terms that are there are made anew, since they may be another table's; and the rows of a pass that had others.
+    remakes boolean NOT NULL DEFAULT false,
+    strays bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE colcrypt.search_job IS
+    'what the jobs on search indexes have to do; not dumped, as jobs are not';
+GRANT SELECT ON colcrypt.search_job TO pg_monitor;
+REVOKE ALL ON colcrypt.search_job FROM PUBLIC;
+CREATE OR REPLACE VIEW colcrypt.job_progress AS
+    SELECT j.job_id,
+           CASE WHEN c.oid IS NOT NULL THEN j.relation END AS relation,
+           coalesce(m.attribute, s.attribute, j.attribute) AS attribute,
+           CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
+           j.target_version,
+           j.phase,
+           CASE WHEN j.finished_at IS NULL THEN CASE WHEN j.paused THEN 'paused' ELSE j.held_by END END AS held_by,
+           j.rows_done,
+           j.rows_failed,
+           j.rows_estimate,
+           j.blocks_done,
+           j.blocks_total,
+           j.rows_done / nullif(extract(epoch FROM j.worked)::float8, 0) AS rows_per_second,
+           j.wal_bytes,
+           CASE WHEN j.phase IN ('moving', 'filling') AND j.passes = 1 AND j.blocks_done > 0
+                THEN j.worked * ((j.blocks_total - j.blocks_done)::float8 / j.blocks_done) END AS time_left,
+           j.last_error,
+           j.created_at,
+           j.started_at,
+           j.finished_at,
+           coalesce(m.kind || '_column', CASE WHEN s.drops THEN 'drop_search_index' WHEN s.job_id IS NOT NULL THEN 'create_search_index' WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
+           j.passes AS pass,
+           CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, c.relname) END AS "table"
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id)
+    LEFT JOIN colcrypt.search_job s USING (job_id)
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
+COMMENT ON VIEW colcrypt.job_progress IS
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, of migrations also swapping, scrubbing, vacuuming and cancelling, of search indexes filling, indexing, checking and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned; of a table that was dropped, relation is null and table (dropped)';
+-- Search: columns that are found by keyed terms. A search index keeps its terms in a companion column of the user's table, with an
+-- index of the server's own kinds on it; a trigger of ours writes them.
+
+-- Columns that are meant to be compared share a key, a normaliser and what their values are.
+CREATE TABLE colcrypt.search_domain (
+    domain_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    name text COLLATE "C" NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 200),
+    key_id bigint NOT NULL,
+    -- What equality means for the values: see crates/search.
+    class text NOT NULL,
+    normalise text[] NOT NULL DEFAULT '{}',
+    -- Of our rules, and of the Unicode data that they go by.
+    normaliser_version int NOT NULL,
+    unicode_version text NOT NULL,
+    bits int NOT NULL CHECK (bits BETWEEN 8 AND 256),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE colcrypt.search_domain IS 'what columns share, on purpose, that can be joined by their terms';
+
+CREATE TABLE colcrypt.search_index (
+    search_index_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    relation regclass NOT NULL,
+    attribute name NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('equality', 'range', 'text')),
+    class text NOT NULL,
+    normalise text[] NOT NULL DEFAULT '{}',
+    normaliser_version int NOT NULL,
+    unicode_version text NOT NULL,
+    key_id bigint NOT NULL,
+    domain_id uuid,
+    -- Equality: how long terms are, and whether two rows may have the same.
+    bits int NOT NULL DEFAULT 256 CHECK (bits BETWEEN 8 AND 256),
+    is_unique boolean NOT NULL DEFAULT false,
+    -- Range: low bits of a value's place in the order that are dropped, bits a level, levels.
+    granularity int,
+    sparsity int,
+    levels int,
+    -- Text: letters of an n-gram.
+    gram int,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT search_index_column UNIQUE (relation, attribute, kind),
+    CONSTRAINT search_index_kind CHECK (CASE kind WHEN 'range' THEN num_nulls(granularity, sparsity, levels) = 0 WHEN 'text' THEN gram IS NOT NULL ELSE true END)
+);
+COMMENT ON TABLE colcrypt.search_index IS 'encrypted columns that are found by keyed terms';
+
+-- One for each version of the search key that terms are made with: two while the key is rotated.
+CREATE TABLE colcrypt.search_companion (
+    search_index_id uuid NOT NULL,
+    key_version int NOT NULL CHECK (key_version > 0),
+    -- The column of the table that holds the terms, and the index on it.
+    attribute name NOT NULL,
+    index_name name,
+    state text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'ready', 'retired')),
+    -- A snapshot that sees this transaction sees all terms. One of the future is of the server that this was restored from.
+    ready_xid xid8,
+    ready_at timestamptz,
+    PRIMARY KEY (search_index_id, key_version)
+);
+COMMENT ON TABLE colcrypt.search_companion IS 'the columns of users'' tables that hold terms, one for each version of the search key that is in use';
+
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['search_domain', 'search_index', 'search_companion'] LOOP
+        EXECUTE format('CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
+        EXECUTE format('CREATE TRIGGER catalog_changes BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE ALWAYS TRIGGER catalog_changes', t);
+        EXECUTE format('CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed()', t);
+        EXECUTE format('ALTER TABLE colcrypt.%I ENABLE REPLICA TRIGGER catalog_changed_row', t);
+    END LOOP;
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.search_domain', '');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.search_index',
+        'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+    PERFORM pg_catalog.pg_extension_config_dump('colcrypt.search_companion',
+        'WHERE EXISTS (SELECT FROM colcrypt.search_index i JOIN pg_catalog.pg_class c ON c.oid = i.relation WHERE i.search_index_id = search_companion.search_index_id)');
+END
+$$;
+REVOKE ALL ON colcrypt.search_domain, colcrypt.search_index, colcrypt.search_companion FROM PUBLIC;
+GRANT SELECT ON colcrypt.search_domain, colcrypt.search_index, colcrypt.search_companion TO pg_monitor;
+
+-- Terms of ranges and of texts are arrays, under a GIN index. The operators are the server's own functions; declared by us they may be said not to leak,
+-- which an index needs under a row policy: what they compare are terms.
+CREATE FUNCTION colcrypt.terms_overlap(bigint[], bigint[]) RETURNS boolean
+    AS 'arrayoverlap' LANGUAGE internal IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION colcrypt.terms_overlap(bigint[], bigint[]) IS 'whether two arrays of terms have one in common';
+CREATE FUNCTION colcrypt.terms_contain(bigint[], bigint[]) RETURNS boolean
+    AS 'arraycontains' LANGUAGE internal IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION colcrypt.terms_contain(bigint[], bigint[]) IS 'whether the first array of terms has all of the second';
+CREATE OPERATOR colcrypt.&& (
+    LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = colcrypt.terms_overlap, COMMUTATOR = OPERATOR(colcrypt.&&),
+    RESTRICT = arraycontsel, JOIN = arraycontjoinsel);
+CREATE OPERATOR colcrypt.@> (
+    LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = colcrypt.terms_contain, RESTRICT = arraycontsel, JOIN = arraycontjoinsel);
+CREATE OPERATOR FAMILY colcrypt.term_ops USING gin;
+CREATE OPERATOR CLASS colcrypt.term_ops FOR TYPE bigint[] USING gin FAMILY colcrypt.term_ops AS
+    OPERATOR 1 colcrypt.&& (bigint[], bigint[]),
+    OPERATOR 2 colcrypt.@> (bigint[], bigint[]),
+    FUNCTION 1 pg_catalog.btint8cmp(bigint, bigint),
+    FUNCTION 2 pg_catalog.ginarrayextract(anyarray, internal, internal),
+    FUNCTION 3 pg_catalog.ginqueryarrayextract(anyarray, internal, smallint, internal, internal, internal, internal),
+    FUNCTION 4 pg_catalog.ginarrayconsistent(internal, smallint, anyarray, integer, internal, internal, internal, internal),
+    FUNCTION 6 pg_catalog.ginarraytriconsistent(internal, smallint, anyarray, integer, internal, internal, internal),
+    STORAGE bigint;
+
+-- What a query looks rows up by. Each asks the right to search.
+CREATE FUNCTION colcrypt.search_term(relation regclass, attribute name, value anyelement) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'colcrypt_search_term' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;
+-- A literal without a type is a text.
+CREATE FUNCTION colcrypt.search_term(relation regclass, attribute name, value text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'colcrypt_search_term' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;
+CREATE FUNCTION colcrypt.search_term(relation regclass, attribute name, value anyelement, key_version int) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'colcrypt_search_term' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;
+COMMENT ON FUNCTION colcrypt.search_term(regclass, name, anyelement) IS
+    'the term by which rows are found whose encrypted column equals the value, as the companion of its equality index holds it; needs the right to search';
+COMMENT ON FUNCTION colcrypt.search_term(regclass, name, text) IS
+    'the same of a text';
+COMMENT ON FUNCTION colcrypt.search_term(regclass, name, anyelement, int) IS
+    'the same under a version of the search key, while two are in use';
+CREATE FUNCTION colcrypt.search_terms(relation regclass, attribute name, "values" anyarray) RETURNS bytea[]
+    AS 'MODULE_PATHNAME', 'colcrypt_search_terms' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 200;
+CREATE FUNCTION colcrypt.search_terms(relation regclass, attribute name, "values" anyarray, key_version int) RETURNS bytea[]
+    AS 'MODULE_PATHNAME', 'colcrypt_search_terms' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 200;
+COMMENT ON FUNCTION colcrypt.search_terms(regclass, name, anyarray) IS
+    'the terms of several values, for = ANY; one that is null has none; needs the right to search';
+COMMENT ON FUNCTION colcrypt.search_terms(regclass, name, anyarray, int) IS
+    'the same under a version of the search key, while two are in use';
+CREATE FUNCTION colcrypt.range_terms(relation regclass, attribute name, low anyelement, high anyelement) RETURNS bigint[]
+    AS 'MODULE_PATHNAME', 'colcrypt_range_terms' LANGUAGE c STABLE PARALLEL SAFE COST 400;
+CREATE FUNCTION colcrypt.range_terms(relation regclass, attribute name, low anyelement, high anyelement, key_version int) RETURNS bigint[]
+    AS 'MODULE_PATHNAME', 'colcrypt_range_terms' LANGUAGE c STABLE PARALLEL SAFE COST 400;
+COMMENT ON FUNCTION colcrypt.range_terms(regclass, name, anyelement, anyelement) IS
+    'terms of which each row has one whose encrypted column is in the range, both ends with it, null for an open one; others may have one, too: compare the decrypted values; needs the right to search';
+COMMENT ON FUNCTION colcrypt.range_terms(regclass, name, anyelement, anyelement, int) IS
+    'the same under a version of the search key, while two are in use';
+CREATE FUNCTION colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text DEFAULT '\') RETURNS bigint[]
+    AS 'MODULE_PATHNAME', 'colcrypt_pattern_terms' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 400;
+CREATE FUNCTION colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text, key_version int) RETURNS bigint[]
+    AS 'MODULE_PATHNAME', 'colcrypt_pattern_terms' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 400;
+COMMENT ON FUNCTION colcrypt.pattern_terms(regclass, name, text, text) IS
+    'terms that each row has whose encrypted column is LIKE the pattern, or ILIKE it; others may have them, too; none for a pattern without a piece that is long enough; needs the right to search';
+COMMENT ON FUNCTION colcrypt.pattern_terms(regclass, name, text, text, int) IS
+    'the same under a version of the search key, while two are in use';
+
+CREATE FUNCTION colcrypt.recheck_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'colcrypt_recheck_support' LANGUAGE c IMMUTABLE STRICT;
+COMMENT ON FUNCTION colcrypt.recheck_support(internal) IS 'planner support of recheck';
+CREATE FUNCTION colcrypt.recheck(condition boolean) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_recheck' LANGUAGE c IMMUTABLE PARALLEL SAFE COST 1 SUPPORT colcrypt.recheck_support;
+COMMENT ON FUNCTION colcrypt.recheck(boolean) IS
+    'the condition itself, for plans: beside a condition on terms, which says how many rows there are, it is a filter that lets all of them pass';
+-- Search indexes made, kept and dropped. What look-ups are made of is in 57_search.sql.
+
+CREATE FUNCTION colcrypt.create_search_index(
+        relation regclass, attribute name, kind text DEFAULT 'equality', key text DEFAULT NULL, normalise text[] DEFAULT '{}',
+        is_unique boolean DEFAULT false, bits int DEFAULT NULL, domain text DEFAULT NULL,
+        granularity int DEFAULT NULL, sparsity int DEFAULT NULL, gram int DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_create_search_index' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.create_search_index(regclass, name, text, text, text[], boolean, int, text, int, int, int) IS
+    'queues a job that makes a registered column searchable, by equality, range or text (LIKE), while the application runs: keyed terms in a companion column, which a trigger keeps, and an index on it; key is a search key, by default the only one of the column''s keyring; a search domain lets columns be joined; needs the right to manage the column''s key and the search key; returns the job';
+
+CREATE FUNCTION colcrypt.drop_search_index(relation regclass, attribute name, kind text DEFAULT 'equality') RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_search_index' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_search_index(regclass, name, text) IS
+    'has no query look up by a search index any more, and queues a job that drops its terms and its index; returns the job';
+
+CREATE FUNCTION colcrypt.create_search_domain(
+        name text, key text, normalise text[] DEFAULT '{}', plaintext_type text DEFAULT 'text', bits int DEFAULT 256) RETURNS uuid
+    AS 'MODULE_PATHNAME', 'colcrypt_create_search_domain' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.create_search_domain(text, text, text[], text, int) IS
+    'makes a search domain: columns whose equality indexes are in it share a search key and a normaliser, so that they can be joined, and whoever sees their terms sees which values are the same';
+
+CREATE FUNCTION colcrypt.drop_search_domain(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_search_domain' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_search_domain(text) IS
+    'drops a search domain that no search index is in; says dropped';
+
+-- Fired with the rights of whoever writes the table: it looks up by itself what is searched.
+CREATE FUNCTION colcrypt.keep_terms() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_keep_terms' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.keep_terms() IS
+    'trigger: keeps the terms of searched columns in step with their values';
+-- Search indexes in plans.
+
+CREATE FUNCTION colcrypt.on_terms_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'colcrypt_on_terms_support' LANGUAGE c IMMUTABLE STRICT;
+COMMENT ON FUNCTION colcrypt.on_terms_support(internal) IS 'planner support of on_terms';
+CREATE FUNCTION colcrypt.on_terms(condition boolean) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_on_terms' LANGUAGE c IMMUTABLE PARALLEL SAFE COST 1 SUPPORT colcrypt.on_terms_support;
+COMMENT ON FUNCTION colcrypt.on_terms(boolean) IS
+    'for plans: what stands beside a condition on all members of a UNION ALL until it becomes the condition on terms of each';
+
+CREATE FUNCTION colcrypt.explain_search(
+        query text,
+        OUT condition text, OUT relation regclass, OUT attribute name, OUT kind text, OUT served boolean, OUT why text)
+    RETURNS SETOF record AS 'MODULE_PATHNAME', 'colcrypt_explain_search' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.explain_search(text) IS
+    'plans one statement for the current role, without running it, and says of each condition on an encrypted column whether a search index serves it, and why not';
+
+CREATE FUNCTION colcrypt.unserved_searches(
+        OUT relation regclass, OUT attribute name, OUT kind text, OUT statements bigint, OUT latest timestamptz)
+    RETURNS SETOF record AS 'MODULE_PATHNAME', 'colcrypt_unserved_searches' LANGUAGE c VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION colcrypt.unserved_searches() IS 'for the view unserved_search';
+CREATE VIEW colcrypt.unserved_search AS
+    SELECT relation, attribute, kind, statements, latest FROM colcrypt.unserved_searches();
+COMMENT ON VIEW colcrypt.unserved_search IS
+    'encrypted columns that statements compared and no search index served, how many were planned since the server started, and the kind of index that would have: what such a statement meets it decrypts row by row';
+GRANT EXECUTE ON FUNCTION colcrypt.unserved_searches() TO pg_monitor;
+GRANT SELECT ON colcrypt.unserved_search TO pg_monitor;
+-- What search indexes tell: planned, measured, and of marked values; who looks up how often, and how often he may.
+
+CREATE FUNCTION colcrypt.plan_search_index(
+        relation regclass, attribute name, kind text DEFAULT 'equality', normalise text[] DEFAULT '{}', sample int DEFAULT 10000,
+        OUT item text, OUT bits int, OUT value double precision, OUT note text)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_plan_search_index' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.plan_search_index(regclass, name, text, text[], int) IS
+    'what a search index of a registered column would tell whoever has the disk, and what look-ups would cost, by a sample that is opened with the caller''s own right to decrypt: shares, never a value; bits is a length of terms, or of intervals';
+
+CREATE FUNCTION colcrypt.search_told(kind text, is_unique boolean, bits int, OUT viewer text, OUT learns text)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_search_told' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+GRANT EXECUTE ON FUNCTION colcrypt.search_told(text, boolean, int) TO pg_monitor;
+COMMENT ON FUNCTION colcrypt.search_told(text, boolean, int) IS 'what a search index of this kind tells, and whom';
+
+-- As last counted. Not dumped: a restored table has rows of its own.
+CREATE TABLE colcrypt.search_measure (
+    search_index_id uuid PRIMARY KEY,
+    rows bigint NOT NULL,
+    nulls bigint NOT NULL,
+    distinct_terms bigint NOT NULL,
+    -- Rows that have the commonest term.
+    largest_group bigint NOT NULL,
+    measured_at timestamptz NOT NULL DEFAULT now(),
+    measured_by text NOT NULL DEFAULT session_user
+);
+REVOKE ALL ON colcrypt.search_measure FROM PUBLIC;
+COMMENT ON TABLE colcrypt.search_measure IS 'what was counted of search indexes'' terms; see the view search_overview';
+
+CREATE FUNCTION colcrypt.search_leakage(
+        relation regclass DEFAULT NULL,
+        OUT "table" regclass, OUT "column" text, OUT kind text, OUT viewer text, OUT learns text,
+        OUT rows bigint, OUT nulls bigint, OUT distinct_terms bigint, OUT largest_group bigint, OUT largest_share double precision)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'colcrypt_search_leakage' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.search_leakage(regclass) IS
+    'counts the terms of a table''s search indexes now, of all tables where none is named, as whoever has the disk could, and says who learns what from each index';
+
+CREATE VIEW colcrypt.search_overview AS
+    SELECT i.relation::regclass AS "table", i.attribute::text AS "column", i.kind, i.is_unique, i.bits, i.normalise, k.name AS key, d.name AS domain,
+           (SELECT string_agg(format('%s %s', c.key_version, c.state), ', ' ORDER BY c.key_version)
+            FROM colcrypt.search_companion c WHERE c.search_index_id = i.search_index_id) AS versions,
+           t.learns AS thief_learns,
+           m.rows, m.nulls, m.distinct_terms, m.largest_group,
+           m.largest_group / nullif(m.rows - m.nulls, 0)::float8 AS largest_share,
+           m.measured_at
+    FROM colcrypt.search_index i
+    JOIN pg_catalog.pg_class r ON r.oid = i.relation
+    LEFT JOIN colcrypt.key k ON k.key_id = i.key_id
+    LEFT JOIN colcrypt.search_domain d ON d.domain_id = i.domain_id
+    LEFT JOIN colcrypt.search_measure m ON m.search_index_id = i.search_index_id
+    LEFT JOIN LATERAL colcrypt.search_told(i.kind, i.is_unique, i.bits) t ON t.viewer = 'thief of the disk';
+COMMENT ON VIEW colcrypt.search_overview IS
+    'search indexes, what each tells a thief of the disk, and what search_leakage last counted of its terms; versions are those of the search key whose terms there are';
+GRANT SELECT ON colcrypt.search_overview TO pg_monitor;
+
+CREATE VIEW colcrypt.search_usage AS
+    SELECT u.key, u.role, u.day, sum(u.decryptions)::bigint AS look_ups
+    FROM colcrypt.usage u JOIN colcrypt.key k ON k.name = u.key
+    WHERE k.suite = 'hmac-sha-256' AND u.decryptions > 0
+    GROUP BY u.key, u.role, u.day;
+COMMENT ON VIEW colcrypt.search_usage IS
+    'how often each role looked up by each search key on which day (of UTC), finished transactions only: each term of equality, each range and each pattern is one; a join that makes terms for rows counts each';
+GRANT SELECT ON colcrypt.search_usage TO pg_monitor;
+
+CREATE FUNCTION colcrypt.set_search_limit(key text, look_ups int, per interval) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_set_search_limit' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.set_search_limit(text, int, interval) IS
+    'how often each role may look up by a search key in any stretch of so much time, superusers too, counted in memory by each server; null and null is no limit; on a four-eyes keyring more look-ups wait; says set';
+
+-- The terms of marked values, by which a look-up raises the alarm.
+CREATE TABLE colcrypt.search_honeytoken (
+    search_index_id uuid NOT NULL,
+    key_version int NOT NULL,
+    term bytea NOT NULL,
+    -- The tag by which the value was marked, and its key.
+    origin bytea NOT NULL,
+    key_id bigint NOT NULL,
+    PRIMARY KEY (search_index_id, key_version, term, origin)
+);
+REVOKE ALL ON colcrypt.search_honeytoken FROM PUBLIC;
+COMMENT ON TABLE colcrypt.search_honeytoken IS 'terms of equality indexes whose look-up raises an alarm, since they are those of honeytokens';
+SELECT pg_catalog.pg_extension_config_dump('colcrypt.search_honeytoken', '');
+CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.search_honeytoken
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.search_honeytoken ENABLE ALWAYS TRIGGER catalog_changed;
+CREATE TRIGGER catalog_changes BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.search_honeytoken
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.search_honeytoken ENABLE ALWAYS TRIGGER catalog_changes;
+CREATE TRIGGER catalog_changed_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.search_honeytoken
+    FOR EACH ROW EXECUTE FUNCTION colcrypt.catalog_changed();
+ALTER TABLE colcrypt.search_honeytoken ENABLE REPLICA TRIGGER catalog_changed_row;
+CREATE TRIGGER by_hand_row AFTER INSERT OR UPDATE OR DELETE ON colcrypt.search_honeytoken
+    FOR EACH ROW EXECUTE FUNCTION colcrypt.changed_by_hand();
+ALTER TABLE colcrypt.search_honeytoken ENABLE ALWAYS TRIGGER by_hand_row;
+CREATE TRIGGER by_hand AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON colcrypt.search_honeytoken
+    FOR EACH STATEMENT EXECUTE FUNCTION colcrypt.changed_by_hand();
+ALTER TABLE colcrypt.search_honeytoken ENABLE ALWAYS TRIGGER by_hand;
+-- As 90_rights.sql says.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA colcrypt FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION
+    colcrypt.batch_value(row_address tid, column_number smallint, value colcrypt.ciphertext),
+    colcrypt.check_encrypted_columns(),
+    colcrypt.ciphertext(bytea),
+    colcrypt.ciphertext_in(cstring),
+    colcrypt.ciphertext_info(value colcrypt.ciphertext, OUT key text, OUT version int, OUT suite text, OUT type text, OUT bytes int, OUT has_context boolean, OUT key_id text, OUT compressed boolean),
+    colcrypt.ciphertext_is_stale(value colcrypt.ciphertext, key_id bigint, current_version int),
+    colcrypt.ciphertext_key(value colcrypt.ciphertext),
+    colcrypt.ciphertext_out(colcrypt.ciphertext),
+    colcrypt.ciphertext_recv(internal),
+    colcrypt.ciphertext_send(colcrypt.ciphertext),
+    colcrypt.ciphertext_version(value colcrypt.ciphertext, key_id bigint),
+    colcrypt.context_in(cstring),
+    colcrypt.context_out(colcrypt.context),
+    colcrypt.context_recv(internal),
+    colcrypt.context_send(colcrypt.context),
+    colcrypt.decrypt_col(value colcrypt.ciphertext),
+    colcrypt.decrypt_col(value colcrypt.ciphertext, context colcrypt.context),
+    colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement),
+    colcrypt.decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea),
+    colcrypt.either_context(context bytea, former bytea),
+    colcrypt.encrypt_col(value "char", key text),
+    colcrypt.encrypt_col(value "char", key text, context bytea),
+    colcrypt.encrypt_col(value anyelement, key text),
+    colcrypt.encrypt_col(value anyelement, key text, context bytea),
+    colcrypt.encrypt_col(value text, key text),
+    colcrypt.encrypt_col(value text, key text, context bytea),
+    colcrypt.encrypt_for_row(value anyelement, key text, keyring text),
+    colcrypt.encrypt_for_row(value anyelement, key text, keyring text, context bytea),
+    colcrypt.explain_search(query text, OUT condition text, OUT relation regclass, OUT attribute name, OUT kind text, OUT served boolean, OUT why text),
+    colcrypt.follows(),
+    colcrypt.has_key_privilege(key text, privilege text),
+    colcrypt.has_key_privilege(role text, key text, privilege text),
+    colcrypt.is_in_batch(row_address tid, column_number smallint, value colcrypt.ciphertext),
+    colcrypt.is_settled(transaction xid),
+    colcrypt.keep_in_step(),
+    colcrypt.keep_terms(),
+    colcrypt.may_read_column(relation regclass, attribute name),
+    colcrypt.on_terms(condition boolean),
+    colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text),
+    colcrypt.pattern_terms(relation regclass, attribute name, pattern text, "escape" text, key_version int),
+    colcrypt.place_context(label text),
+    colcrypt.place_context(label text, VARIADIC "any"),
+    colcrypt.range_terms(relation regclass, attribute name, low anyelement, high anyelement),
+    colcrypt.range_terms(relation regclass, attribute name, low anyelement, high anyelement, key_version int),
+    colcrypt.recheck(condition boolean),
+    colcrypt.reencrypt_col(value colcrypt.ciphertext),
+    colcrypt.reencrypt_col(value colcrypt.ciphertext, context bytea),
+    colcrypt.row_context(VARIADIC "any"),
+    colcrypt.search_term(relation regclass, attribute name, value anyelement),
+    colcrypt.search_term(relation regclass, attribute name, value anyelement, key_version int),
+    colcrypt.search_term(relation regclass, attribute name, value text),
+    colcrypt.search_terms(relation regclass, attribute name, "values" anyarray),
+    colcrypt.search_terms(relation regclass, attribute name, "values" anyarray, key_version int),
+    colcrypt.terms_contain(bigint[], bigint[]),
+    colcrypt.terms_overlap(bigint[], bigint[]),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext, context colcrypt.context),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement),
+    colcrypt.try_decrypt_col(value colcrypt.ciphertext, type anyelement, context bytea),
+    colcrypt.write_access_view()
+TO PUBLIC;
