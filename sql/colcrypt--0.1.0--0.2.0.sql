@@ -2298,3 +2298,87 @@ COMMENT ON FUNCTION colcrypt.create_key(text, text, text) IS
     'makes a key with its first version; suite is aes-256-gcm or xaes-256-gcm, and hmac-sha-256 for a search key; returns the key id';
 COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
     'lets a role encrypt with, decrypt with or manage a key, or search by a search key; PUBLIC may be given all but manage; says granted';
+
+-- Beside a job, whose attribute is the companion's, what it has to do with a search index.
+CREATE TABLE colcrypt.search_job (
+    job_id bigint PRIMARY KEY,
+    search_index_id uuid NOT NULL,
+    -- The column that is searched, and the version of the search key whose companion is made.
+    attribute name NOT NULL,
+    key_version int,
+    -- Whether companions that are retired go.
+    drops boolean NOT NULL DEFAULT false,
+    -- Whether terms that are there are made anew, since they may be another table's; and the rows of a pass that had others.
+    remakes boolean NOT NULL DEFAULT false,
+    strays bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE colcrypt.search_job IS
+    'what the jobs on search indexes have to do; not dumped, as jobs are not';
+REVOKE ALL ON colcrypt.search_job FROM PUBLIC;
+GRANT SELECT ON colcrypt.search_job TO pg_monitor;
+CREATE OR REPLACE VIEW colcrypt.job_progress AS
+    SELECT j.job_id,
+           CASE WHEN c.oid IS NOT NULL THEN j.relation END AS relation,
+           coalesce(m.attribute, s.attribute, j.attribute) AS attribute,
+           CASE WHEN j.key_id IS NOT NULL THEN coalesce(k.name, '(dropped)') END AS key,
+           j.target_version,
+           j.phase,
+           CASE WHEN j.finished_at IS NULL THEN CASE WHEN j.paused THEN 'paused' ELSE j.held_by END END AS held_by,
+           j.rows_done,
+           j.rows_failed,
+           j.rows_estimate,
+           j.blocks_done,
+           j.blocks_total,
+           j.rows_done / nullif(extract(epoch FROM j.worked)::float8, 0) AS rows_per_second,
+           j.wal_bytes,
+           CASE WHEN j.phase IN ('moving', 'filling') AND j.passes = 1 AND j.blocks_done > 0
+                THEN j.worked * ((j.blocks_total - j.blocks_done)::float8 / j.blocks_done) END AS time_left,
+           j.last_error,
+           j.created_at,
+           j.started_at,
+           j.finished_at,
+           coalesce(m.kind || '_column', CASE WHEN s.drops THEN 'drop_search_index' WHEN s.job_id IS NOT NULL THEN 'create_search_index' WHEN j.verifies THEN 'verify_column' WHEN j.rebinds THEN 'rebind_column' WHEN j.from_keys <> '{}' THEN 'move_column' ELSE 'reencrypt_column' END) AS kind,
+           j.passes AS pass,
+           CASE WHEN c.oid IS NULL THEN '(dropped)' ELSE format('%I.%I', n.nspname, c.relname) END AS "table"
+    FROM colcrypt.job j LEFT JOIN colcrypt.key k USING (key_id) LEFT JOIN colcrypt.migration m USING (job_id)
+    LEFT JOIN colcrypt.search_job s USING (job_id)
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
+COMMENT ON VIEW colcrypt.job_progress IS
+    'jobs: kind is the function that orders such a job; phase is queued, moving, retrying, waiting for old transactions, verifying, done, failed or cancelled, of migrations also swapping, scrubbing, vacuuming and cancelling, of search indexes filling, indexing, checking and cancelling; held_by is what keeps an open one from moving rows now; rows_estimate is all rows of the table, as last analyzed; pass is how many times the table was gone through, with the time at hand, and blocks_done is of this pass; time_left is for the first; key is null where all keys by row are concerned; of a table that was dropped, relation is null and table (dropped)';
+
+CREATE FUNCTION colcrypt.create_search_index(
+        relation regclass, attribute name, kind text DEFAULT 'equality', key text DEFAULT NULL, normalise text[] DEFAULT '{}',
+        is_unique boolean DEFAULT false, bits int DEFAULT NULL, domain text DEFAULT NULL,
+        granularity int DEFAULT NULL, sparsity int DEFAULT NULL, gram int DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_create_search_index' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.create_search_index(regclass, name, text, text, text[], boolean, int, text, int, int, int) IS
+    'queues a job that makes a registered column searchable, by equality, range or text (LIKE), while the application runs: keyed terms in a companion column, which a trigger keeps, and an index on it; key is a search key, by default the only one of the column''s keyring; a search domain lets columns be joined; needs the right to manage the column''s key and the search key; returns the job';
+
+CREATE FUNCTION colcrypt.drop_search_index(relation regclass, attribute name, kind text DEFAULT 'equality') RETURNS bigint
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_search_index' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_search_index(regclass, name, text) IS
+    'has no query look up by a search index any more, and queues a job that drops its terms and its index; returns the job';
+
+CREATE FUNCTION colcrypt.create_search_domain(
+        name text, key text, normalise text[] DEFAULT '{}', plaintext_type text DEFAULT 'text', bits int DEFAULT 256) RETURNS uuid
+    AS 'MODULE_PATHNAME', 'colcrypt_create_search_domain' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.create_search_domain(text, text, text[], text, int) IS
+    'makes a search domain: columns whose equality indexes are in it share a search key and a normaliser, so that they can be joined, and whoever sees their terms sees which values are the same';
+
+CREATE FUNCTION colcrypt.drop_search_domain(name text) RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_drop_search_domain' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.drop_search_domain(text) IS
+    'drops a search domain that no search index is in; says dropped';
+
+-- Fired with the rights of whoever writes the table: it looks up by itself what is searched.
+CREATE FUNCTION colcrypt.keep_terms() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'colcrypt_keep_terms' LANGUAGE c VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.keep_terms() IS
+    'trigger: keeps the terms of searched columns in step with their values';
+REVOKE ALL ON FUNCTION
+    colcrypt.create_search_index(regclass, name, text, text, text[], boolean, int, text, int, int, int),
+    colcrypt.drop_search_index(regclass, name, text),
+    colcrypt.create_search_domain(text, text, text[], text, int),
+    colcrypt.drop_search_domain(text)
+FROM PUBLIC;

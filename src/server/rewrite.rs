@@ -315,7 +315,11 @@ unsafe fn has_plain_indexes(relation: pg_sys::Relation) -> bool {
         list.iter_oid().all(|oid| {
             let index = pg_sys::index_open(oid, lock);
             let described = &*(*index).rd_index;
-            let known = [pg_sys::BTREE_AM_OID, pg_sys::HASH_AM_OID, pg_sys::GIN_AM_OID];
+            let known = [
+                pg_sys::BTREE_AM_OID,
+                pg_sys::HASH_AM_OID,
+                pg_sys::GIN_AM_OID,
+            ];
             let is_known_kind = known.contains(&(*(*index).rd_rel).relam);
             let is_plain = is_known_kind
                 && described.indimmediate

@@ -30,10 +30,7 @@ const MOST_BYTES: usize = 8 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Made {
     /// From a plaintext, by this role and bound to this context.
-    Encrypted {
-        role: pg_sys::Oid,
-        context: Vec<u8>,
-    },
+    Encrypted { role: pg_sys::Oid, context: Vec<u8> },
     /// From another ciphertext, whose plaintext it has.
     Again { from: Tag },
 }

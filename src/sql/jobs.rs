@@ -349,7 +349,9 @@ fn cancel_search(job: &Managed) -> Result<pg_sys::Datum> {
         job.must_be_open()?;
     }
     if job.drops {
-        return Err(job.refused("No query uses what it drops; colcrypt.create_search_index makes another."));
+        return Err(
+            job.refused("No query uses what it drops; colcrypt.create_search_index makes another.")
+        );
     }
     job.update("phase = 'cancelling', paused = false, held_by = NULL, finished_at = NULL, tries = 0, retry_at = NULL")?;
     wake::wake_at_commit();

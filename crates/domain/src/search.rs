@@ -182,8 +182,14 @@ mod tests {
         ];
         let made = add_companion(&tree, "E", "e_term", Form::Term);
         assert_eq!(made.len(), 5);
-        assert_eq!(made[0], "ALTER TABLE s.t ADD COLUMN e_term pg_catalog.bytea");
-        assert!(made[2].starts_with("CREATE TRIGGER \"~colcrypt:terms\" BEFORE INSERT OR UPDATE ON s.t"));
+        assert_eq!(
+            made[0],
+            "ALTER TABLE s.t ADD COLUMN e_term pg_catalog.bytea"
+        );
+        assert!(
+            made[2]
+                .starts_with("CREATE TRIGGER \"~colcrypt:terms\" BEFORE INSERT OR UPDATE ON s.t")
+        );
         assert!(made[4].contains("s.part ENABLE ALWAYS"));
         for branch in &mut tree {
             branch.has_trigger = true;

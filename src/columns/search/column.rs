@@ -40,8 +40,8 @@ pub fn registered(table: pg_sys::Oid, attribute: &str) -> Result<Option<Register
         },
     )?;
     let first = found.into_iter().next();
-    Ok(
-        first.map(|(relation, key, keyring, plaintext_type, context)| Registered {
+    Ok(first.map(
+        |(relation, key, keyring, plaintext_type, context)| Registered {
             relation,
             keys: match keyring {
                 Some(keyring) if key.is_none() => Keys::Of(keyring_id(keyring)),
@@ -49,8 +49,8 @@ pub fn registered(table: pg_sys::Oid, attribute: &str) -> Result<Option<Register
             },
             plaintext_type,
             context,
-        }),
-    )
+        },
+    ))
 }
 
 impl Registered {

@@ -205,7 +205,10 @@ pub fn trigger_changed(table: pg_sys::Oid) -> Result<()> {
         |row| row.get::<i32>(1),
     )?;
     match stands.is_empty() {
-        true => remake(table, "the trigger that keeps it was switched off or dropped"),
+        true => remake(
+            table,
+            "the trigger that keeps it was switched off or dropped",
+        ),
         false => Ok(()),
     }
 }

@@ -10,4 +10,5 @@ pub mod making;
 pub mod opened;
 pub mod orders;
 pub mod term;
+mod wanted;
 pub mod work;

@@ -81,6 +81,9 @@ mod tests {
         assert_eq!(report.sqlstate, "KC066");
         assert!(report.detail.unwrap().contains("role \"clerk\""));
         let hint = report.hint.unwrap();
-        assert!(hint.contains("encrypt_col") && hint.contains("may decrypt"), "{hint}");
+        assert!(
+            hint.contains("encrypt_col") && hint.contains("may decrypt"),
+            "{hint}"
+        );
     }
 }

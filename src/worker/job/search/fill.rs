@@ -24,11 +24,14 @@ use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, PATIENCE, attempt, set_local};
 use crate::server::varlena::Varlena;
 use crate::server::{limit, priority, scan};
+use crate::session;
 use crate::worker::job::one_by_one::one_by_one;
 use crate::worker::job::pace;
 use crate::worker::job::progress::{self, BlockRange, advance, in_blocks, place};
 use crate::worker::job::search::{changed, end_of_pass, still};
-use crate::worker::job::statement::{LITTLE_PATIENCE, Outcome, Taking, context_at, refuse_lent_context};
+use crate::worker::job::statement::{
+    LITTLE_PATIENCE, Outcome, Taking, context_at, refuse_lent_context,
+};
 use crate::worker::job::step::{fate_of_batch, postpone};
 use crate::worker::vacuum;
 
@@ -55,18 +58,25 @@ pub fn fill(job: &Job, work: &Work, companion: &Companion) -> Next {
             }
             next
         }
-        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => one_by_one(
-            job,
-            &failed,
-            true,
-            || rows_here(job, work, companion),
-            |leaf, row| {
-                lock_jobs()?;
-                let filling = Filling::new(job, work, companion, leaf)?;
-                let rows = format!("ctid = '{row}'");
-                Ok(filling.by_sql(&rows, Taking::Locked)?.moved)
-            },
-        ),
+        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => {
+            // A search key that is out of use is no row's fault.
+            let id = work.index.version_of(companion);
+            if let Err(failed) = attempt(|| session::permit_terms(id)) {
+                return postpone(job, &failed.as_outage());
+            }
+            one_by_one(
+                job,
+                &failed,
+                true,
+                || rows_here(job, work, companion),
+                |leaf, row| {
+                    lock_jobs()?;
+                    let filling = Filling::new(job, work, companion, leaf)?;
+                    let rows = format!("ctid = '{row}'");
+                    Ok(filling.by_sql(&rows, Taking::Locked)?.moved)
+                },
+            )
+        }
         Err(failed) => postpone(job, &failed),
     }
 }
@@ -435,8 +445,7 @@ impl<'a> Filling<'a> {
                 // SAFETY: both are of the ciphertext's attribute; the row is of the table that the rewriter writes, and the term of the
                 // companion's type.
                 let is_written = unsafe {
-                    new.replaces(now)
-                        && rewriter.write(&row, &[(self.terms.number, new.becomes)])
+                    new.replaces(now) && rewriter.write(&row, &[(self.terms.number, new.becomes)])
                 };
                 moved += i64::from(is_written);
             }
@@ -454,8 +463,9 @@ impl<'a> Filling<'a> {
             quote_identifier(&self.terms.name),
             rows.join(",")
         );
-        let count = Spi::connect_mut(|client| client.update(&sql, None, &[]).map(|rows| rows.len()))
-            .map_err(crate::error::of_spi)?;
+        let count =
+            Spi::connect_mut(|client| client.update(&sql, None, &[]).map(|rows| rows.len()))
+                .map_err(crate::error::of_spi)?;
         Ok(count as i64)
     }
 

@@ -55,10 +55,13 @@ pub fn step(job: &Job) -> Next {
     match job.phase {
         Phase::Queued => shortly(job, || prepare(job, &work, companion)),
         Phase::Filling => paced(job, |job| fill::fill(job, &work, companion)),
-        Phase::WaitingForOld => attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed)),
+        Phase::WaitingForOld => {
+            attempt(|| wait_for_old(job)).unwrap_or_else(|failed| postpone(job, &failed))
+        }
         Phase::Indexing => indexing::index(job, &work, companion),
-        Phase::Checking => attempt(|| check(job, &work, companion))
-            .unwrap_or_else(|failed| postpone(job, &failed)),
+        Phase::Checking => {
+            attempt(|| check(job, &work, companion)).unwrap_or_else(|failed| postpone(job, &failed))
+        }
         Phase::Cancelling => shortly(job, || cancel(job, &work, companion)),
         _ => Next::Nothing,
     }

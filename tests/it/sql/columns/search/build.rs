@@ -25,7 +25,9 @@ fn rows_that_were_there_and_rows_that_come_have_the_terms_of_their_values() {
         "ready 1 email_term t_email_term_idx"
     );
     // Whoever sees that it is ready sees all terms.
-    assert!(c.yes("SELECT ready_xid < pg_snapshot_xmax(pg_current_snapshot()) FROM search_companion"));
+    assert!(
+        c.yes("SELECT ready_xid < pg_snapshot_xmax(pg_current_snapshot()) FROM search_companion")
+    );
     c.run(&format!(
         "INSERT INTO t VALUES (501, {}); UPDATE t SET email = {} WHERE id = 1",
         sealed("'new@example.org'", "501"),
@@ -33,11 +35,15 @@ fn rows_that_were_there_and_rows_that_come_have_the_terms_of_their_values() {
     ));
     terms_are_right(c);
     assert_eq!(
-        c.number("SELECT id FROM t WHERE email_term = search_term('t', 'email', 'changed@example.org')"),
+        c.number(
+            "SELECT id FROM t WHERE email_term = search_term('t', 'email', 'changed@example.org')"
+        ),
         1
     );
     assert_eq!(
-        c.one("SELECT kind || ' ' || attribute || ' ' || phase || ' ' || rows_done FROM job_progress"),
+        c.one(
+            "SELECT kind || ' ' || attribute || ' ' || phase || ' ' || rows_done FROM job_progress"
+        ),
         "create_search_index email done 450"
     );
     assert_eq!(
@@ -90,7 +96,10 @@ fn writers_go_on_while_it_is_built() {
     assert!(id > 3001);
     c.fails(
         "23505",
-        &format!("INSERT INTO t VALUES (0, {})", sealed(&format!("'w{id}@example.org'"), "0")),
+        &format!(
+            "INSERT INTO t VALUES (0, {})",
+            sealed(&format!("'w{id}@example.org'"), "0")
+        ),
     );
 }
 
@@ -106,9 +115,19 @@ fn uniqueness_that_does_not_hold_ends_the_job_with_a_way_to_the_rows() {
     c.run("SELECT create_search_index('t', 'email', is_unique => true, normalise => '{trim,casefold}')");
     wait_for_jobs(c);
     let why = c.one("SELECT phase || ': ' || last_error FROM job_progress");
-    assert!(why.starts_with("failed: rows of public.t have the same value in column email"), "{why}");
+    assert!(
+        why.starts_with("failed: rows of public.t have the same value in column email"),
+        "{why}"
+    );
     assert!(!why.to_lowercase().contains("p3@"), "{why}");
-    let query = why.split("by ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+    let query = why
+        .split("by ")
+        .nth(1)
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
     assert_eq!(c.rows(&query).len(), 1);
     assert_eq!(c.opt(INDEXES), None);
     // Nothing is looked up by it meanwhile.
@@ -116,7 +135,13 @@ fn uniqueness_that_does_not_hold_ends_the_job_with_a_way_to_the_rows() {
     c.run("DELETE FROM t WHERE id = 21; SELECT retry_job(job_id) FROM job_progress");
     wait_for_good_jobs(c);
     assert!(c.one(INDEXES).starts_with("CREATE UNIQUE INDEX"));
-    c.fails("23505", &format!("INSERT INTO t VALUES (21, {})", sealed("' p3@EXAMPLE.org'", "21")));
+    c.fails(
+        "23505",
+        &format!(
+            "INSERT INTO t VALUES (21, {})",
+            sealed("' p3@EXAMPLE.org'", "21")
+        ),
+    );
 }
 
 #[test]
@@ -132,7 +157,9 @@ fn one_that_is_cancelled_takes_back_what_it_made() {
         c.yes("SELECT phase = 'waiting for old transactions' FROM job_progress")
     });
     assert_eq!(c.one("SELECT count(email_term)::text FROM t"), "180");
-    c.run("SELECT pause_job(job_id) FROM job_progress; SELECT resume_job(job_id) FROM job_progress");
+    c.run(
+        "SELECT pause_job(job_id) FROM job_progress; SELECT resume_job(job_id) FROM job_progress",
+    );
     c.run("SELECT cancel_job(job_id) FROM job_progress");
     wait_for("it to be cancelled", LONG, || {
         c.yes("SELECT phase = 'cancelled' FROM job_progress")
@@ -142,7 +169,10 @@ fn one_that_is_cancelled_takes_back_what_it_made() {
         c.one("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped"),
         "id email n"
     );
-    assert_eq!(c.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass"), 0);
+    assert_eq!(
+        c.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass"),
+        0
+    );
     assert_eq!(c.number("SELECT count(*) FROM search_index"), 0);
     c.run(&format!("INSERT INTO t VALUES (0, {})", sealed("'x'", "0")));
     index(c, "");
@@ -161,7 +191,10 @@ fn what_goes_with_the_last_index_is_all_that_it_brought() {
     wait_for_good_jobs(c);
     assert_eq!(c.number("SELECT count(*) FROM search_companion"), 0);
     assert_eq!(c.number("SELECT count(*) FROM search_index"), 0);
-    assert_eq!(c.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass"), 0);
+    assert_eq!(
+        c.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass"),
+        0
+    );
     assert_eq!(c.number("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'email_term'"), 0);
     c.fails("42704", "SELECT drop_search_index('t', 'email')");
     index(c, "");
@@ -185,7 +218,10 @@ fn parts_have_their_own_index_under_one() {
         "INSERT INTO t SELECT g, {} FROM generate_series(1, 400) g",
         sealed("'p' || g", "g")
     ));
-    c.fails("42809", "SELECT create_search_index('t', 'email', is_unique => true)");
+    c.fails(
+        "42809",
+        "SELECT create_search_index('t', 'email', is_unique => true)",
+    );
     index(c, "");
     terms_are_right(c);
     assert_eq!(
@@ -195,15 +231,25 @@ fn parts_have_their_own_index_under_one() {
     );
     // A part that comes later has all of it.
     c.run("CREATE TABLE t4 PARTITION OF t2 FOR VALUES FROM (500) TO (1000)");
-    c.run(&format!("INSERT INTO t VALUES (700, {})", sealed("'p700'", "700")));
+    c.run(&format!(
+        "INSERT INTO t VALUES (700, {})",
+        sealed("'p700'", "700")
+    ));
     terms_are_right(c);
     assert_eq!(
-        c.number("SELECT count(*) FROM pg_indexes WHERE tablename = 't4' AND indexdef ~ 'email_term'"),
+        c.number(
+            "SELECT count(*) FROM pg_indexes WHERE tablename = 't4' AND indexdef ~ 'email_term'"
+        ),
         1
     );
     c.run("SELECT drop_search_index('t', 'email')");
     wait_for_good_jobs(c);
-    assert_eq!(c.number("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"), 0);
+    assert_eq!(
+        c.number(
+            "SELECT count(*) FROM pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"
+        ),
+        0
+    );
 }
 
 #[test]
@@ -212,10 +258,16 @@ fn children_have_the_trigger_and_an_index_each() {
     let c = &mut db.client;
     people(c, 20);
     c.run("CREATE TABLE child () INHERITS (t); SELECT create_search_index('t', 'email')");
-    c.run(&format!("INSERT INTO child VALUES (100, {})", sealed("'c'", "100")));
+    c.run(&format!(
+        "INSERT INTO child VALUES (100, {})",
+        sealed("'c'", "100")
+    ));
     wait_for_good_jobs(c);
     terms_are_right(c);
-    c.run(&format!("INSERT INTO child VALUES (101, {})", sealed("'d'", "101")));
+    c.run(&format!(
+        "INSERT INTO child VALUES (101, {})",
+        sealed("'d'", "101")
+    ));
     terms_are_right(c);
     assert_eq!(
         c.number("SELECT count(*) FROM pg_indexes WHERE tablename IN ('t', 'child') AND indexdef ~ 'email_term'"),
@@ -244,7 +296,9 @@ fn code_of_the_owners_never_runs_with_power() {
         "ALTER FUNCTION spy OWNER TO {owner}; SET ROLE {owner}; ALTER TABLE t ADD CHECK (email IS NULL OR spy(email, id) = 1); RESET ROLE"
     ));
     c.run(&format!("SELECT grant_key('k', '{owner}', '{{encrypt,manage}}'); SELECT grant_key('s', '{owner}', '{{manage}}')"));
-    c.run(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA colcrypt TO {owner}"));
+    c.run(&format!(
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA colcrypt TO {owner}"
+    ));
     let mut o = db.connect_as(&owner);
     o.run("SELECT create_search_index('t', 'email')");
     wait_for_good_jobs(&mut db.client);
@@ -276,14 +330,34 @@ fn what_cannot_be_searched_is_refused_with_the_reason() {
         ("42809", "'p', 'email', key => 's'", "not registered"),
         ("42809", "'u', 'email', key => 's'", "unlogged"),
         ("22023", "'t', 'email', key => 'k'", "no search key"),
-        ("22023", "'t', 'email'", "which of the keyring's search keys"),
+        (
+            "22023",
+            "'t', 'email'",
+            "which of the keyring's search keys",
+        ),
         ("22023", "'t', 'email', 'fuzzy', 's'", "unknown kind"),
-        ("KC067", "'t', 'email', key => 's', normalise => '{shout}'", "shout"),
+        (
+            "KC067",
+            "'t', 'email', key => 's', normalise => '{shout}'",
+            "shout",
+        ),
         ("KC067", "'t', 'email', key => 's', bits => 4", "4 bits"),
-        ("KC067", "'t', 'email', key => 's', bits => 32, is_unique => true", "truncated"),
+        (
+            "KC067",
+            "'t', 'email', key => 's', bits => 32, is_unique => true",
+            "truncated",
+        ),
         ("KC067", "'t', 'email', 'text', 's', gram => 9", "9"),
-        ("KC067", "'t', 'email', 'text', 's', is_unique => true", "uniqueness"),
-        ("42704", "'t', 'email', domain => 'nowhere'", "search domain"),
+        (
+            "KC067",
+            "'t', 'email', 'text', 's', is_unique => true",
+            "uniqueness",
+        ),
+        (
+            "42704",
+            "'t', 'email', domain => 'nowhere'",
+            "search domain",
+        ),
     ] {
         let said = c.fails(code, &format!("SELECT create_search_index({order})"));
         let all = format!("{said:?}");
@@ -292,6 +366,9 @@ fn what_cannot_be_searched_is_refused_with_the_reason() {
     let other = unique("other");
     c.run(&format!("CREATE ROLE {other} LOGIN"));
     let mut o = db.connect_as(&other);
-    o.fails("42501", "SELECT colcrypt.create_search_index('t', 'email', key => 's')");
+    o.fails(
+        "42501",
+        "SELECT colcrypt.create_search_index('t', 'email', key => 's')",
+    );
     assert_eq!(db.client.number("SELECT count(*) FROM search_index"), 0);
 }

@@ -25,12 +25,21 @@ fn a_searched_column_and_its_terms_are_not_dropped_or_given_another_type() {
         "SELECT register_column('t', 'email', 'k', label => 't.email', plaintext_type => 'int')",
     ] {
         let said = c.fails("2BP01", statement);
-        assert!(said.hint.contains("drop_search_index('public.t', 'email', 'equality')"), "{statement}: {said:?}");
+        assert!(
+            said.hint
+                .contains("drop_search_index('public.t', 'email', 'equality')"),
+            "{statement}: {said:?}"
+        );
     }
     terms_are_right(c);
     c.run("SELECT register_column('t', 'email', 'k', label => 't.email', plaintext_type => 'varchar(40)')");
     c.run("DROP TABLE t");
-    assert_eq!(c.number("SELECT (SELECT count(*) FROM search_index) + (SELECT count(*) FROM search_companion)"), 0);
+    assert_eq!(
+        c.number(
+            "SELECT (SELECT count(*) FROM search_index) + (SELECT count(*) FROM search_companion)"
+        ),
+        0
+    );
 }
 
 #[test]
@@ -48,7 +57,10 @@ fn names_are_followed() {
         c.number("SELECT id FROM other.people WHERE found_by = search_term('other.people', 'mail', 'renamed'::text)"),
         100
     );
-    assert_eq!(c.number("SELECT count(*) FROM other.people WHERE (mail IS NULL) <> (found_by IS NULL)"), 0);
+    assert_eq!(
+        c.number("SELECT count(*) FROM other.people WHERE (mail IS NULL) <> (found_by IS NULL)"),
+        0
+    );
     c.run("SELECT drop_search_index('other.people', 'mail')");
     wait_for_good_jobs(c);
 }
@@ -78,7 +90,10 @@ fn rows_that_come_with_an_attached_part_get_terms_of_this_index() {
          CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100);
          SELECT register_column('t', 'email', 'k', $$colcrypt.place_context('t.email', id)$$)",
     );
-    c.run(&format!("INSERT INTO t SELECT g, {} FROM generate_series(1, 50) g", sealed("'p' || g", "g")));
+    c.run(&format!(
+        "INSERT INTO t SELECT g, {} FROM generate_series(1, 50) g",
+        sealed("'p' || g", "g")
+    ));
     index(c, "");
     // Made by hand, and left from another index.
     c.run("CREATE TABLE t2 (LIKE t)");
@@ -97,7 +112,10 @@ fn rows_that_come_with_an_attached_part_get_terms_of_this_index() {
     assert_eq!(c.one("SELECT state FROM search_companion"), "ready");
     c.run("ALTER TABLE t DETACH PARTITION t2; DROP TABLE t3");
     assert_eq!(c.one("SELECT state FROM search_companion"), "ready");
-    c.run(&format!("INSERT INTO t2 VALUES (160, {})", sealed("'alone'", "160")));
+    c.run(&format!(
+        "INSERT INTO t2 VALUES (160, {})",
+        sealed("'alone'", "160")
+    ));
 }
 
 #[test]
@@ -117,7 +135,10 @@ fn what_was_written_while_the_trigger_was_off_is_made_good() {
             "INSERT INTO t VALUES ({id}, {}); UPDATE t SET email_term = 'x' || id::text::bytea WHERE id < 5",
             sealed(&format!("'off{id}'"), &id.to_string())
         ).replace("'x' || id::text::bytea", "('x' || id)::bytea"));
-        assert_eq!(c.one("SELECT string_agg(DISTINCT state, ' ') FROM search_companion"), "building");
+        assert_eq!(
+            c.one("SELECT string_agg(DISTINCT state, ' ') FROM search_companion"),
+            "building"
+        );
         c.run("COMMIT");
         wait_for_good_jobs(c);
         terms_are_right(c);
@@ -135,11 +156,17 @@ fn a_child_that_comes_later_is_taken_in() {
     people(c, 20);
     index(c, "");
     c.run("CREATE TABLE child (LIKE t)");
-    c.run(&format!("INSERT INTO child VALUES (100, {})", sealed("'child'", "100")));
+    c.run(&format!(
+        "INSERT INTO child VALUES (100, {})",
+        sealed("'child'", "100")
+    ));
     c.run("ALTER TABLE child INHERIT t");
     wait_for_good_jobs(c);
     terms_are_right(c);
-    c.run(&format!("INSERT INTO child VALUES (101, {})", sealed("'child, too'", "101")));
+    c.run(&format!(
+        "INSERT INTO child VALUES (101, {})",
+        sealed("'child, too'", "101")
+    ));
     terms_are_right(c);
 }
 
@@ -167,12 +194,23 @@ fn domains_are_shared_on_purpose_and_kept_while_they_are() {
          SELECT create_search_domain('mails', 's', '{casefold}')",
     );
     c.fails("42710", "SELECT create_search_domain('mails', 's')");
-    c.fails("KC067", "SELECT create_search_index('t', 'email', domain => 'mails', normalise => '{trim}')");
+    c.fails(
+        "KC067",
+        "SELECT create_search_index('t', 'email', domain => 'mails', normalise => '{trim}')",
+    );
     c.run("SELECT create_search_index('t', 'email', domain => 'mails'); SELECT create_search_index('orders', 'mail', domain => 'mails')");
     wait_for_good_jobs(c);
-    assert_eq!(c.number("SELECT count(*) FROM t JOIN orders o ON o.mail_term = t.email_term AND o.id = t.id"), 9);
+    assert_eq!(
+        c.number(
+            "SELECT count(*) FROM t JOIN orders o ON o.mail_term = t.email_term AND o.id = t.id"
+        ),
+        9
+    );
     let said = c.fails("2BP01", "SELECT drop_search_domain('mails')");
-    assert!(format!("{said:?}").contains("column mail of public.orders"), "{said:?}");
+    assert!(
+        format!("{said:?}").contains("column mail of public.orders"),
+        "{said:?}"
+    );
     c.run("SELECT drop_search_index('t', 'email'); SELECT drop_search_index('orders', 'mail')");
     wait_for_good_jobs(c);
     assert_eq!(c.one("SELECT drop_search_domain('mails')"), "dropped");
@@ -186,12 +224,21 @@ fn a_migration_of_another_column_goes_on_beside_it() {
     c.run("ALTER TABLE t ADD phone text; UPDATE t SET phone = 'tel' || id");
     index(c, "");
     c.run("SELECT encrypt_column('t', 'phone', 'k', access_view => false)");
-    c.run(&format!("INSERT INTO t VALUES (900, {}, 1, 'tel900')", sealed("'m'", "900")).replace("VALUES (900", "(id, email, n, phone) VALUES (900"));
+    c.run(
+        &format!(
+            "INSERT INTO t VALUES (900, {}, 1, 'tel900')",
+            sealed("'m'", "900")
+        )
+        .replace("VALUES (900", "(id, email, n, phone) VALUES (900"),
+    );
     wait_for_good_jobs(c);
     terms_are_right(c);
     c.run("SELECT create_search_index('t', 'phone')");
     wait_for_good_jobs(c);
-    assert_eq!(c.number("SELECT id FROM t WHERE phone_term = search_term('t', 'phone', 'tel7'::text)"), 7);
+    assert_eq!(
+        c.number("SELECT id FROM t WHERE phone_term = search_term('t', 'phone', 'tel7'::text)"),
+        7
+    );
 }
 
 #[test]
@@ -210,5 +257,7 @@ fn whoever_sees_an_old_snapshot_does_not_see_it_ready() {
     old.run("COMMIT");
     wait_for_good_jobs(c);
     let xid = c.one("SELECT ready_xid FROM search_companion");
-    assert!(c.yes(&format!("SELECT pg_visible_in_snapshot('{xid}', pg_current_snapshot())")));
+    assert!(c.yes(&format!(
+        "SELECT pg_visible_in_snapshot('{xid}', pg_current_snapshot())"
+    )));
 }

@@ -18,9 +18,18 @@ fn a_rotation_makes_a_second_companion_and_drops_the_first() {
     let mut id = 500;
     while !c.yes("SELECT count(*) = 0 FROM job_progress WHERE finished_at IS NULL") {
         id += 1;
-        writer.run(&format!("INSERT INTO t VALUES ({id}, {})", sealed(&format!("'r{id}'"), &id.to_string())));
+        writer.run(&format!(
+            "INSERT INTO t VALUES ({id}, {})",
+            sealed(&format!("'r{id}'"), &id.to_string())
+        ));
         // Unique throughout.
-        writer.fails("23505", &format!("INSERT INTO t VALUES (0, {})", sealed("'p7@example.org'", "0")));
+        writer.fails(
+            "23505",
+            &format!(
+                "INSERT INTO t VALUES (0, {})",
+                sealed("'p7@example.org'", "0")
+            ),
+        );
     }
     wait_for_good_jobs(c);
     assert_eq!(
@@ -29,8 +38,19 @@ fn a_rotation_makes_a_second_companion_and_drops_the_first() {
     );
     assert_eq!(c.number(&wrong_terms("email_term2", 2)), 0);
     assert_eq!(c.number("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'email_term'"), 0);
-    assert_eq!(c.number("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"), 1);
-    writer.fails("23505", &format!("INSERT INTO t VALUES (0, {})", sealed("'p7@example.org'", "0")));
+    assert_eq!(
+        c.number(
+            "SELECT count(*) FROM pg_trigger WHERE tgfoid = 'colcrypt.keep_terms()'::regprocedure"
+        ),
+        1
+    );
+    writer.fails(
+        "23505",
+        &format!(
+            "INSERT INTO t VALUES (0, {})",
+            sealed("'p7@example.org'", "0")
+        ),
+    );
     // The former version is of no use any more.
     c.run("SELECT schedule_key_destruction('s', 1, reason => 'test')");
 }
@@ -67,8 +87,14 @@ fn a_version_that_terms_are_made_with_is_needed() {
     let c = &mut db.client;
     people(c, 20);
     index(c, "");
-    let said = c.fails("KC031", "SELECT schedule_key_destruction('s', reason => 'test')");
-    assert!(format!("{said:?}").contains("t.email: search terms (equality)"), "{said:?}");
+    let said = c.fails(
+        "KC031",
+        "SELECT schedule_key_destruction('s', reason => 'test')",
+    );
+    assert!(
+        format!("{said:?}").contains("t.email: search terms (equality)"),
+        "{said:?}"
+    );
     c.fails("2BP01", "SELECT drop_key('s')");
 }
 
@@ -79,12 +105,18 @@ fn who_writes_is_told_when_the_search_key_is_out_of_use() {
     people(c, 20);
     index(c, "");
     c.run("SELECT suspend_key('s', reason => 'test')");
-    let said = c.fails("KC030", &format!("INSERT INTO t VALUES (100, {})", sealed("'x'", "100")));
+    let said = c.fails(
+        "KC001",
+        &format!("INSERT INTO t VALUES (100, {})", sealed("'x'", "100")),
+    );
     assert!(said.message.contains("\"s\""), "{said:?}");
     // What needs no new term goes on.
     c.run("UPDATE t SET n = 1; UPDATE t SET email = NULL WHERE id = 1; DELETE FROM t WHERE id = 2");
     c.run("SELECT resume_key('s', reason => 'test')");
-    c.run(&format!("INSERT INTO t VALUES (100, {})", sealed("'x'", "100")));
+    c.run(&format!(
+        "INSERT INTO t VALUES (100, {})",
+        sealed("'x'", "100")
+    ));
     terms_are_right(c);
 }
 
@@ -127,8 +159,14 @@ fn rows_with_keys_of_their_own_share_a_search_key() {
     ));
     let mut o = db.connect_as(&clerk);
     o.run("INSERT INTO t_access VALUES (102, 1, 'p3')");
-    assert_eq!(db.client.number("SELECT count(*) FROM t WHERE email_term = search_term('t', 'email', 'p3'::text)"), 12);
+    assert_eq!(
+        db.client.number(
+            "SELECT count(*) FROM t WHERE email_term = search_term('t', 'email', 'p3'::text)"
+        ),
+        12
+    );
     // A key of the keyring that is no row's own.
-    db.client.run("SELECT create_keyring('ring2', 'local'); SELECT create_key('tenant-3', 'ring2')");
+    db.client
+        .run("SELECT create_keyring('ring2', 'local'); SELECT create_key('tenant-3', 'ring2')");
     db.client.fails("KC063", "INSERT INTO t VALUES (103, 1, encrypt_col('x'::text, 'tenant-3', place_context('t.email', 103)))");
 }

@@ -1,8 +1,6 @@
 //! Terms follow their values by whatever way a row is written, and nobody brings his own.
 
-use colcrypt_tests::of_search::{
-    OPENED, index, people, sealed, terms_are_right, with_search_key,
-};
+use colcrypt_tests::of_search::{OPENED, index, people, sealed, terms_are_right, with_search_key};
 
 use crate::common::{Db, Sql, unique};
 
@@ -46,7 +44,10 @@ fn who_may_only_encrypt_writes_every_way() {
     );
     let c = &mut db.client;
     terms_are_right(c);
-    assert_eq!(c.number("SELECT count(email_term) FROM t WHERE id >= 100"), 504);
+    assert_eq!(
+        c.number("SELECT count(email_term) FROM t WHERE id >= 100"),
+        504
+    );
     assert_eq!(
         c.one("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t WHERE email_term = ANY (search_terms('t', 'email', '{a@example.org,b@example.org,c@example.org,seen@example.org,later@example.org}'::text[]))"),
         "1 2 100 101 102"
@@ -93,10 +94,19 @@ fn a_value_from_elsewhere_needs_the_right_to_decrypt() {
     let value = o.one(&format!("SELECT {}", sealed("'elsewhere'", "600")));
     let brought = format!("INSERT INTO t VALUES (600, '{value}')");
     let said = o.fails("KC066", &brought);
-    assert!(said.detail.contains("may not decrypt with key \"k\""), "{said:?}");
+    assert!(
+        said.detail.contains("may not decrypt with key \"k\""),
+        "{said:?}"
+    );
     assert!(said.hint.contains("encrypt_col"), "{said:?}");
-    o.fails("KC066", "UPDATE t SET email = (SELECT email FROM t WHERE id = 2) WHERE id = 1");
-    o.fails("KC066", "INSERT INTO t SELECT id + 1000, email FROM t WHERE id = 2");
+    o.fails(
+        "KC066",
+        "UPDATE t SET email = (SELECT email FROM t WHERE id = 2) WHERE id = 1",
+    );
+    o.fails(
+        "KC066",
+        "INSERT INTO t SELECT id + 1000, email FROM t WHERE id = 2",
+    );
     db.client.run(&brought);
     terms_are_right(&mut db.client);
     // A term of a value that opens nowhere is not made.
@@ -167,11 +177,19 @@ fn rows_keep_their_terms_on_the_way_to_another_part() {
     o.run("UPDATE t SET part = 2 WHERE id < 30");
     o.run("UPDATE t SET part = 2, email_term = 'mine' WHERE id = 30");
     o.run("UPDATE t SET part = 1, email = reencrypt_col(email, place_context('t.email', id)) WHERE id < 10");
-    o.run(&format!("UPDATE t SET part = 2, email = {} WHERE id = 5", sealed("'moved'", "5")));
+    o.run(&format!(
+        "UPDATE t SET part = 2, email = {} WHERE id = 5",
+        sealed("'moved'", "5")
+    ));
     let c = &mut db.client;
     terms_are_right(c);
     assert_eq!(c.number("SELECT count(*) FROM t2"), 30 - 9 + 1);
-    assert_eq!(c.number(&format!("SELECT count(*) FROM t WHERE {OPENED} = 'moved' AND part = 2")), 1);
+    assert_eq!(
+        c.number(&format!(
+            "SELECT count(*) FROM t WHERE {OPENED} = 'moved' AND part = 2"
+        )),
+        1
+    );
 }
 
 #[test]
@@ -185,7 +203,10 @@ fn triggers_of_people_come_before_and_later_ones_are_refused() {
          INSERT INTO t VALUES (900)",
     );
     terms_are_right(c);
-    assert_eq!(c.one(&format!("SELECT {OPENED} FROM t WHERE id = 900")), "swapped 900");
+    assert_eq!(
+        c.one(&format!("SELECT {OPENED} FROM t WHERE id = 900")),
+        "swapped 900"
+    );
     c.run("ALTER TRIGGER swap ON t RENAME TO \"~z\"");
     let said = c.fails("KC066", "UPDATE t SET n = 1");
     assert!(said.message.contains("~z"), "{said:?}");
