@@ -122,14 +122,8 @@ pub fn change(change: &Change) -> Result<()> {
             from,
             name,
         ),
-        Change::Computed { table, column } => {
-            guards::computed(*table, column)?;
-            computed(*table, column)
-        }
-        Change::Dropped { table, column } => {
-            guards::dropped(*table, column)?;
-            dropped(*table, column)
-        }
+        Change::Computed { table, column } => computed(*table, column),
+        Change::Dropped { table, column } => dropped(*table, column),
         Change::TableDropped(table) => guards::table_dropped(*table),
         Change::Attached(table) => guards::attached(*table),
         Change::Trigger(table) => guards::trigger_changed(*table),
@@ -320,6 +314,7 @@ fn function(renamed: Renamed<'_>, schema: &str, name: &str) -> Result<()> {
 
 /// What values are bound to was computed anew: whether it is the same nobody can tell.
 fn computed(table: pg_sys::Oid, name: &str) -> Result<()> {
+    guards::computed(table, name)?;
     let held = Named::take(table, Lock::Read)?;
     let Some(number) = held.held.attribute(name).map(|found| found.number) else {
         return Ok(());
@@ -357,6 +352,7 @@ fn say_other_keys(table: &Named, column: &Bound, name: &str) -> Result<()> {
 
 /// A column is gone: refused where a column that stays is registered with an expression that reads it.
 fn dropped(table: pg_sys::Oid, name: &str) -> Result<()> {
+    guards::dropped(table, name)?;
     for column in bound(Some(table))? {
         // It may have gone with it.
         if column.job.is_some() || !relation::holds_ciphertext(table, &column.attribute) {

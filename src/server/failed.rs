@@ -74,6 +74,14 @@ impl Failed {
         }
     }
 
+    /// What says nothing of any row, though it may last.
+    pub fn as_outage(self) -> Self {
+        Self {
+            verdict: Verdict::Outage,
+            ..self
+        }
+    }
+
     /// The same, unless it only fails because its time was over.
     fn in_time(self) -> Self {
         if limit::has_struck() {

@@ -14,4 +14,5 @@ pub mod orders;
 pub mod plan;
 pub mod sampled;
 pub mod term;
+mod wanted;
 pub mod work;

@@ -7,7 +7,7 @@ use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::{Failure, FailureKind};
 use proptest::prelude::*;
 
-use crate::error::{Branch, Error, KeyringPrivilege, Privilege};
+use crate::error::{Branch, Error, KeyringPrivilege, Privilege, SearchError};
 use crate::sql_text::{Token, tokens};
 
 fn text() -> String {
@@ -210,6 +210,22 @@ fn one_of_each() -> Vec<Error> {
             end: text(),
         },
         Error::NotTableOwner { table: text() },
+        Error::Search(SearchError::Brought {
+            column: text(),
+            key: text(),
+            role: text(),
+        }),
+        Error::Search(SearchError::LaterTrigger { trigger: text() }),
+        Error::Search(SearchError::Stands {
+            what: text(),
+            column: text(),
+            hint: "Do.".into(),
+        }),
+        Error::Search(SearchError::Unfit {
+            column: text(),
+            why: text(),
+            hint: "Do.".into(),
+        }),
         Error::TemporaryTable { table: text() },
         Error::AuditAppendOnly,
         Error::Column {
@@ -397,6 +413,7 @@ fn codes(text: &str, quote: char) -> BTreeSet<&str> {
 #[test]
 fn the_documentation_lists_exactly_the_codes_there_are() {
     let mut ours = codes(include_str!("words.rs"), '"');
+    ours.extend(codes(include_str!("search.rs"), '"'));
     ours.extend(codes(include_str!("../../../protocol/src/words.rs"), '"'));
     let documented = codes(include_str!("../../../../docs/errors.md"), '`');
     assert_eq!(ours, documented);

@@ -24,6 +24,7 @@ use crate::server::spi::{self, safe_search_path};
 use crate::server::txn::{Next, PATIENCE, attempt, set_local};
 use crate::server::varlena::Varlena;
 use crate::server::{limit, priority, scan};
+use crate::session;
 use crate::worker::job::one_by_one::one_by_one;
 use crate::worker::job::pace;
 use crate::worker::job::progress::{self, BlockRange, advance, in_blocks, place};
@@ -57,18 +58,25 @@ pub fn fill(job: &Job, work: &Work, companion: &Companion) -> Next {
             }
             next
         }
-        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => one_by_one(
-            job,
-            &failed,
-            true,
-            || rows_here(job, work, companion),
-            |leaf, row| {
-                lock_jobs()?;
-                let filling = Filling::new(job, work, companion, leaf)?;
-                let rows = format!("ctid = '{row}'");
-                Ok(filling.by_sql(&rows, Taking::Locked)?.moved)
-            },
-        ),
+        Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => {
+            // A search key that is out of use is no row's fault.
+            let id = work.index.version_of(companion);
+            if let Err(failed) = attempt(|| session::permit_terms(id)) {
+                return postpone(job, &failed.as_outage());
+            }
+            one_by_one(
+                job,
+                &failed,
+                true,
+                || rows_here(job, work, companion),
+                |leaf, row| {
+                    lock_jobs()?;
+                    let filling = Filling::new(job, work, companion, leaf)?;
+                    let rows = format!("ctid = '{row}'");
+                    Ok(filling.by_sql(&rows, Taking::Locked)?.moved)
+                },
+            )
+        }
         Err(failed) => postpone(job, &failed),
     }
 }

@@ -66,10 +66,18 @@ fn ordinary_roles_administer_nothing() {
             "is_in_batch",
             "is_settled",
             "keep_in_step",
+            "keep_terms",
             "may_read_column",
+            "pattern_terms",
             "place_context",
+            "range_terms",
+            "recheck",
             "reencrypt_col",
             "row_context",
+            "search_term",
+            "search_terms",
+            "terms_contain",
+            "terms_overlap",
             "try_decrypt_col",
             "write_access_view"
         ]

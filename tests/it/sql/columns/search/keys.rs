@@ -106,7 +106,7 @@ fn who_writes_is_told_when_the_search_key_is_out_of_use() {
     index(c, "");
     c.run("SELECT suspend_key('s', reason => 'test')");
     let said = c.fails(
-        "KC030",
+        "KC001",
         &format!("INSERT INTO t VALUES (100, {})", sealed("'x'", "100")),
     );
     assert!(said.message.contains("\"s\""), "{said:?}");

@@ -2,6 +2,7 @@
 
 mod bed;
 mod build;
+mod copies;
 mod differential;
 mod guards;
 mod keys;
