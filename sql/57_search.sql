@@ -84,7 +84,8 @@ REVOKE ALL ON colcrypt.search_domain, colcrypt.search_index, colcrypt.search_com
 GRANT SELECT ON colcrypt.search_domain, colcrypt.search_index, colcrypt.search_companion TO pg_monitor;
 
 -- Terms of ranges and of texts are arrays, under a GIN index. The operators are the server's own functions; declared by us they may be said not to leak,
--- which an index needs under a row policy: what they compare are terms.
+-- which an index needs under a row policy: what they compare are terms. How many rows they find is told from the column's statistics by trying
+-- them on values there; the server's own estimate for arrays knows its own operators alone.
 CREATE FUNCTION colcrypt.terms_overlap(bigint[], bigint[]) RETURNS boolean
     AS 'arrayoverlap' LANGUAGE internal IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION colcrypt.terms_overlap(bigint[], bigint[]) IS 'whether two arrays of terms have one in common';
@@ -93,9 +94,9 @@ CREATE FUNCTION colcrypt.terms_contain(bigint[], bigint[]) RETURNS boolean
 COMMENT ON FUNCTION colcrypt.terms_contain(bigint[], bigint[]) IS 'whether the first array of terms has all of the second';
 CREATE OPERATOR colcrypt.&& (
     LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = colcrypt.terms_overlap, COMMUTATOR = OPERATOR(colcrypt.&&),
-    RESTRICT = arraycontsel, JOIN = arraycontjoinsel);
+    RESTRICT = matchingsel, JOIN = matchingjoinsel);
 CREATE OPERATOR colcrypt.@> (
-    LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = colcrypt.terms_contain, RESTRICT = arraycontsel, JOIN = arraycontjoinsel);
+    LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = colcrypt.terms_contain, RESTRICT = matchingsel, JOIN = matchingjoinsel);
 CREATE OPERATOR FAMILY colcrypt.term_ops USING gin;
 CREATE OPERATOR CLASS colcrypt.term_ops FOR TYPE bigint[] USING gin FAMILY colcrypt.term_ops AS
     OPERATOR 1 colcrypt.&& (bigint[], bigint[]),

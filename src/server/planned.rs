@@ -51,18 +51,60 @@ unsafe extern "C-unwind" fn on_relation(
     }
 }
 
-/// Gives each list of conditions of a query, all of which have to hold, to `change`, with the kind of the join that they
-/// are about; what it gives back takes the list's place.
+/// The join that conditions are about; those of a WHERE are of an inner one.
+#[derive(Clone, Copy)]
+pub struct Join {
+    pub kind: pg_sys::JoinType::Type,
+    left: *mut pg_sys::Node,
+}
+
+impl Join {
+    /// Of no two sides.
+    pub const INNER: Self = Self {
+        kind: pg_sys::JoinType::JOIN_INNER,
+        left: std::ptr::null_mut(),
+    };
+
+    /// Whether a relation is on the left of it.
+    ///
+    /// # Safety
+    /// The query whose join it is.
+    pub unsafe fn has_left(self, relation: c_int) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { has_relation(self.left, relation) }
+    }
+}
+
+/// # Safety
+/// A node of a join tree, or null.
+unsafe fn has_relation(node: *mut pg_sys::Node, relation: c_int) -> bool {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        if tree::is(node, NodeTag::T_RangeTblRef) {
+            return (*node.cast::<pg_sys::RangeTblRef>()).rtindex == relation;
+        }
+        if tree::is(node, NodeTag::T_FromExpr) {
+            return tree::items((*node.cast::<pg_sys::FromExpr>()).fromlist)
+                .into_iter()
+                .any(|member| has_relation(member, relation));
+        }
+        if tree::is(node, NodeTag::T_JoinExpr) {
+            let join = &*node.cast::<pg_sys::JoinExpr>();
+            return has_relation(join.larg, relation) || has_relation(join.rarg, relation);
+        }
+        false
+    }
+}
+
+/// What takes the place of a list of conditions, if anything does.
+pub type Change<'a> = dyn FnMut(Join, *mut pg_sys::List) -> Option<Vec<*mut pg_sys::Node>> + 'a;
+
+/// Gives each list of conditions of a query, all of which have to hold, to `change`, with the join that they are about;
+/// what it gives back takes the list's place.
 ///
 /// # Safety
 /// A query that is being planned, before its conditions have their places.
-pub unsafe fn each_list(
-    root: *mut pg_sys::PlannerInfo,
-    change: &mut dyn FnMut(
-        pg_sys::JoinType::Type,
-        *mut pg_sys::List,
-    ) -> Option<Vec<*mut pg_sys::Node>>,
-) {
+pub unsafe fn each_list(root: *mut pg_sys::PlannerInfo, change: &mut Change<'_>) {
     // SAFETY: the caller's promise. What is planned for its cost alone (CREATE INDEX, CLUSTER) has no join tree.
     unsafe {
         let query = (*root).parse;
@@ -74,13 +116,7 @@ pub unsafe fn each_list(
 
 /// # Safety
 /// A node of a join tree.
-unsafe fn each_list_below(
-    node: *mut pg_sys::Node,
-    change: &mut dyn FnMut(
-        pg_sys::JoinType::Type,
-        *mut pg_sys::List,
-    ) -> Option<Vec<*mut pg_sys::Node>>,
-) {
+unsafe fn each_list_below(node: *mut pg_sys::Node, change: &mut Change<'_>) {
     // SAFETY: the caller's promise; a node is what its tag says.
     unsafe {
         if tree::is(node, NodeTag::T_FromExpr) {
@@ -88,30 +124,27 @@ unsafe fn each_list_below(
             for member in tree::items::<pg_sys::Node>((*from).fromlist) {
                 each_list_below(member, change);
             }
-            changed(pg_sys::JoinType::JOIN_INNER, &raw mut (*from).quals, change);
+            changed(Join::INNER, &raw mut (*from).quals, change);
         } else if tree::is(node, NodeTag::T_JoinExpr) {
             let join = node.cast::<pg_sys::JoinExpr>();
             each_list_below((*join).larg, change);
             each_list_below((*join).rarg, change);
-            changed((*join).jointype, &raw mut (*join).quals, change);
+            let of = Join {
+                kind: (*join).jointype,
+                left: (*join).larg,
+            };
+            changed(of, &raw mut (*join).quals, change);
         }
     }
 }
 
 /// # Safety
 /// Conditions as the planner has them: a list of those that all have to hold, or null.
-unsafe fn changed(
-    kind: pg_sys::JoinType::Type,
-    conditions: *mut *mut pg_sys::Node,
-    change: &mut dyn FnMut(
-        pg_sys::JoinType::Type,
-        *mut pg_sys::List,
-    ) -> Option<Vec<*mut pg_sys::Node>>,
-) {
+unsafe fn changed(join: Join, conditions: *mut *mut pg_sys::Node, change: &mut Change<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         if tree::is(*conditions, NodeTag::T_List)
-            && let Some(by) = change(kind, (*conditions).cast())
+            && let Some(by) = change(join, (*conditions).cast())
         {
             *conditions = tree::list(by).cast();
         }
@@ -137,6 +170,61 @@ pub unsafe fn variables(expression: *mut pg_sys::Node) -> Vec<*mut pg_sys::Var> 
 pub unsafe fn has_variables(expression: *mut pg_sys::Node) -> bool {
     // SAFETY: the caller's promise.
     unsafe { !variables(expression).is_empty() }
+}
+
+/// Whether two expressions have one value in a run of the query: as they stand, or because each is what a subquery of its own
+/// gives once, and these say the same and read no table. A column of a view that is named twice brings one each time.
+///
+/// # Safety
+/// Expressions of a query that is being planned.
+pub unsafe fn have_same_value(
+    root: *mut pg_sys::PlannerInfo,
+    one: *mut pg_sys::Node,
+    other: *mut pg_sys::Node,
+) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if tree::same(one, other) {
+            return true;
+        }
+        match (given_once(root, one), given_once(root, other)) {
+            (Some(one), Some(other)) => tree::same(one, other),
+            _ => false,
+        }
+    }
+}
+
+/// What a subquery without tables gives, where an expression is the parameter for that.
+///
+/// # Safety
+/// An expression of a query that is being planned.
+unsafe fn given_once(
+    root: *mut pg_sys::PlannerInfo,
+    expression: *mut pg_sys::Node,
+) -> Option<*mut pg_sys::List> {
+    // SAFETY: the caller's promise; a node is what its tag says. Each initial plan's query is kept with its number.
+    unsafe {
+        if !tree::is(expression, NodeTag::T_Param) {
+            return None;
+        }
+        let parameter = &*expression.cast::<pg_sys::Param>();
+        if parameter.paramkind != pg_sys::ParamKind::PARAM_EXEC {
+            return None;
+        }
+        let plan = tree::items::<pg_sys::SubPlan>((*root).init_plans)
+            .into_iter()
+            .find(|&plan| pg_sys::list_member_int((*plan).setParam, parameter.paramid))?;
+        let queries = tree::items::<pg_sys::PlannerInfo>((*(*root).glob).subroots);
+        let query = (**queries.get((*plan).plan_id as usize - 1)?).parse;
+        let reads_nothing = tree::items::<pg_sys::RangeTblEntry>((*query).rtable)
+            .into_iter()
+            .all(|entry| (*entry).rtekind == pg_sys::RTEKind::RTE_RESULT);
+        let gives = (*query).targetList;
+        (reads_nothing
+            && (*(*query).jointree).quals.is_null()
+            && !is_costly_or_volatile(gives.cast()))
+        .then_some(gives)
+    }
 }
 
 /// Whether an expression is another each time, or has to run a plan for each row.

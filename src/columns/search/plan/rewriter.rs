@@ -15,7 +15,8 @@ use crate::columns::search::plan::tables::{KnownColumn, KnownTable, Usable, know
 use crate::columns::search::plan::terms::{Terms, recheck};
 use crate::columns::search::plan::{shown, unserved};
 use crate::error::Result;
-use crate::server::{collations, encoding, planned, tree};
+use crate::server::planned::{self, Join};
+use crate::server::{collations, encoding, tree};
 use crate::settings;
 
 type Outcome<T> = std::result::Result<T, Why>;
@@ -32,7 +33,7 @@ struct Span {
 
 impl Span {
     /// Whether the other is about the same value, and has the end that this one has not.
-    fn is_completed_by(&self, other: &Self) -> bool {
+    fn is_completed_by(&self, root: *mut pg_sys::PlannerInfo, other: &Self) -> bool {
         let guards = self.of.guards.iter().zip(&other.of.guards);
         self.low.is_some() != other.low.is_some()
             && self.high.is_some() != other.high.is_some()
@@ -40,7 +41,9 @@ impl Span {
             && self.of.nulling.is(other.of.nulling)
             && self.of.guards.len() == other.of.guards.len()
             // SAFETY: expressions of the query.
-            && guards.into_iter().all(|(&one, &two)| unsafe { tree::same(one, two) })
+            && guards
+                .into_iter()
+                .all(|(&one, &two)| unsafe { planned::have_same_value(root, one, two) })
     }
 }
 
@@ -85,7 +88,7 @@ impl Rewriter {
     /// The conditions of a list, all of which have to hold, with what is put beside them; none where nothing is.
     pub fn list(
         &self,
-        join: pg_sys::JoinType::Type,
+        join: Join,
         conditions: *mut pg_sys::List,
     ) -> Option<Vec<*mut pg_sys::Node>> {
         let (mut all, mut spans, mut is_changed) = (Vec::new(), Vec::new(), false);
@@ -114,7 +117,7 @@ impl Rewriter {
                 });
                 all.extend(beside);
             }
-            for span in joined(spans) {
+            for span in joined(self.root, spans) {
                 all.push(self.span(&span)?);
             }
         }
@@ -127,7 +130,7 @@ impl Rewriter {
     /// Conditions of the query.
     pub unsafe fn terms(&self, conditions: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
         let (mut made, mut spans) = (Vec::new(), Vec::new());
-        let join = pg_sys::JoinType::JOIN_INNER;
+        let join = Join::INNER;
         // SAFETY: the caller's promise.
         unsafe {
             for condition in tree::items::<pg_sys::Node>(conditions) {
@@ -136,7 +139,11 @@ impl Rewriter {
                     None => self.beside(join, condition, &mut spans).unwrap_or_default(),
                 });
             }
-            made.extend(joined(spans).iter().filter_map(|span| self.span(span)));
+            made.extend(
+                joined(self.root, spans)
+                    .iter()
+                    .filter_map(|span| self.span(span)),
+            );
         }
         made
     }
@@ -145,11 +152,7 @@ impl Rewriter {
     ///
     /// # Safety
     /// A list of conditions of the query.
-    unsafe fn any(
-        &self,
-        join: pg_sys::JoinType::Type,
-        members: *mut pg_sys::List,
-    ) -> Option<*mut pg_sys::Node> {
+    unsafe fn any(&self, join: Join, members: *mut pg_sys::List) -> Option<*mut pg_sys::Node> {
         let mut is_changed = false;
         // SAFETY: the caller's promise.
         unsafe {
@@ -168,21 +171,20 @@ impl Rewriter {
     }
 
     /// Whether a condition that has one on terms beside it stays as the planner knows it. What a semi-join compares has to
-    /// be plain for the other side's rows to be made unique and looked up one after the other.
+    /// be plain for the right side's rows to be made unique and looked up on the left one after the other.
     ///
     /// # Safety
     /// A condition of the query.
-    unsafe fn stays_as_it_is(
-        &self,
-        join: pg_sys::JoinType::Type,
-        condition: *mut pg_sys::Node,
-    ) -> bool {
+    unsafe fn stays_as_it_is(&self, join: Join, condition: *mut pg_sys::Node) -> bool {
         // SAFETY: the caller's promise.
         let is_of_others =
             |variable: &*mut pg_sys::Var| unsafe { (**variable).varno as c_int != self.relation };
-        join == pg_sys::JoinType::JOIN_SEMI
-            // SAFETY: the caller's promise.
-            && unsafe { planned::variables(condition).iter().any(is_of_others) }
+        // SAFETY: the caller's promise.
+        join.kind == pg_sys::JoinType::JOIN_SEMI
+            && unsafe {
+                join.has_left(self.relation)
+                    && planned::variables(condition).iter().any(is_of_others)
+            }
     }
 
     /// What is put beside one condition; of a range what is asked is added to `spans`.
@@ -191,7 +193,7 @@ impl Rewriter {
     /// A condition of the query.
     unsafe fn beside(
         &self,
-        join: pg_sys::JoinType::Type,
+        join: Join,
         condition: *mut pg_sys::Node,
         spans: &mut Vec<Span>,
     ) -> Option<Vec<*mut pg_sys::Node>> {
@@ -222,7 +224,7 @@ impl Rewriter {
     /// As [`beside`](Self::beside); what a condition asks of the column.
     unsafe fn served(
         &self,
-        join: pg_sys::JoinType::Type,
+        join: Join,
         column: &KnownColumn,
         condition: Condition,
         spans: &mut Vec<Span>,
@@ -230,7 +232,7 @@ impl Rewriter {
         if !settings::SEARCH_REWRITE.get() {
             return Err(Why::SettingOff);
         }
-        if join == pg_sys::JoinType::JOIN_FULL {
+        if join.kind == pg_sys::JoinType::JOIN_FULL {
             return Err(Why::FullJoin);
         }
         let is_declared = |length: &String| is_declared(column.declared.as_deref(), length);
@@ -536,10 +538,13 @@ impl Rewriter {
 }
 
 /// Ends of ranges put together where they are of one value.
-fn joined(spans: Vec<Span>) -> Vec<Span> {
+fn joined(root: *mut pg_sys::PlannerInfo, spans: Vec<Span>) -> Vec<Span> {
     let mut all: Vec<Span> = Vec::new();
     for span in spans {
-        match all.iter_mut().find(|other| other.is_completed_by(&span)) {
+        match all
+            .iter_mut()
+            .find(|other| other.is_completed_by(root, &span))
+        {
             Some(other) => {
                 other.low = other.low.or(span.low);
                 other.high = other.high.or(span.high);
