@@ -9,7 +9,7 @@ use colcrypt_core::{KeyId, KeyVersion, VersionId};
 use colcrypt_search::{Class, Kind, RangeSpec};
 use pgrx::pg_sys;
 
-use crate::catalog::scan::{Equals, Row, any, each};
+use crate::catalog::scan::{Equals, Row, any, each, one};
 use crate::catalog::{epoch, read};
 use crate::error::{Error, Result};
 use crate::server::process;
@@ -190,6 +190,20 @@ pub fn index_of(relation: pg_sys::Oid, attribute: &str, kind: Kind) -> Result<Op
         .iter()
         .find(|index| index.attribute == attribute && index.kind == kind)
         .cloned())
+}
+
+/// The type that a column is registered with, if that has a length.
+///
+/// # Errors
+/// Of the catalog scan.
+pub fn declared(root: pg_sys::Oid, column: &str) -> Result<Option<String>> {
+    let found = one(
+        "protected_column",
+        "protected_column_pkey",
+        &[Equals::oid(1, root), Equals::name(2, column)],
+        |row| row.optional::<String>("declared"),
+    )?;
+    Ok(found.flatten())
 }
 
 fn uuid(row: &Row, column: &str) -> Result<Option<[u8; 16]>> {

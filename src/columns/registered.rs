@@ -63,7 +63,7 @@ pub fn register_column(call: Call) -> Result<pg_sys::Datum> {
     let asked = Wanted::of(context, unsafe { call.long::<String>(6, "label")? })?;
     let held = Named::take(table, Lock::Read)?;
     registration::refuse_foreign_table(table)?;
-    guards::refuse_other_class(table, &attribute, plaintext_type)?;
+    guards::refuse_other_class(table, &attribute, plaintext_type, length)?;
     under.require_manage()?;
     let expression = keys
         .expression

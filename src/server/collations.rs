@@ -12,9 +12,21 @@ pub fn is_deterministic(collation: pg_sys::Oid) -> bool {
 
 /// Whether it orders texts by their bytes.
 pub fn is_by_bytes(collation: pg_sys::Oid) -> bool {
+    // Both are the server's own, and their OIDs are fixed.
+    matches!(
+        collation,
+        pg_sys::C_COLLATION_OID | pg_sys::POSIX_COLLATION_OID
+    ) || matches!(of_libc(collation).flatten().as_deref(), Some("C" | "POSIX"))
+}
+
+/// Whether it is the C library's, which has one letter's case in one letter.
+pub fn is_of_libc(collation: pg_sys::Oid) -> bool {
+    of_libc(collation).is_some()
+}
+
+/// The locale of a collation that is the C library's; the default one is the database's.
+fn of_libc(collation: pg_sys::Oid) -> Option<Option<String>> {
     let (cache, key, provider, name) = match collation {
-        // Both are the server's own, and their OIDs are fixed.
-        pg_sys::C_COLLATION_OID | pg_sys::POSIX_COLLATION_OID => return true,
         pg_sys::DEFAULT_COLLATION_OID => (
             pg_sys::SysCacheIdentifier::DATABASEOID,
             // SAFETY: a variable of the process.
@@ -33,7 +45,7 @@ pub fn is_by_bytes(collation: pg_sys::Oid) -> bool {
     unsafe {
         let row = pg_sys::SearchSysCache1(cache as c_int, pg_sys::Datum::from(key));
         if row.is_null() {
-            return false;
+            return None;
         }
         let mut is_null = false;
         let provider = pg_sys::SysCacheGetAttr(cache as c_int, row, provider as i16, &mut is_null);
@@ -41,6 +53,6 @@ pub fn is_by_bytes(collation: pg_sys::Oid) -> bool {
         let name = pg_sys::SysCacheGetAttr(cache as c_int, row, name as i16, &mut is_null);
         let name = String::from_datum(name, is_null);
         pg_sys::ReleaseSysCache(row);
-        is_libc && matches!(name.as_deref(), Some("C" | "POSIX"))
+        is_libc.then_some(name)
     }
 }

@@ -24,6 +24,7 @@ pub mod enclosure;
 pub mod encoding;
 pub mod explained;
 pub mod failed;
+pub mod fit;
 pub mod heirs;
 pub mod hidden;
 pub mod horizon;

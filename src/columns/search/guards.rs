@@ -10,7 +10,7 @@ use crate::columns::search::term::class_of;
 use crate::error::Result;
 use crate::jobs::search::{end_jobs, queue_remaking};
 use crate::jobs::wake;
-use crate::server::{relation, report, spi};
+use crate::server::{relation, report, spi, types};
 
 /// A search index that has to do with a column of a table: its kind, and whether the column is its companion.
 struct Concerned {
@@ -102,14 +102,40 @@ pub fn refuse_other_class(
     table: pg_sys::Oid,
     column: &str,
     plaintext_type: pg_sys::Oid,
+    length: i32,
 ) -> Result<()> {
-    let others = search::indexes_of(table)?
-        .iter()
-        .any(|index| index.attribute == column && class_of(plaintext_type) != Some(index.class));
+    let indexes = search::indexes_of(table)?;
+    let mut of_column = indexes.iter().filter(|index| index.attribute == column);
+    let others = of_column
+        .clone()
+        .any(|index| class_of(plaintext_type) != Some(index.class))
+        // Terms are of values as long as the type says.
+        || of_column.next().is_some() && has_another_length(table, column, plaintext_type, length)?;
     match others {
         true => refuse_searched(table, column, "the column's type cannot be another"),
         false => Ok(()),
     }
+}
+
+/// Whether a column's values would be shown as long as another type says. Of the same type the length stays where none is given.
+fn has_another_length(
+    table: pg_sys::Oid,
+    column: &str,
+    plaintext_type: pg_sys::Oid,
+    length: i32,
+) -> Result<bool> {
+    let declared = search::declared(table, column)?;
+    let now = match &declared {
+        Some(declared) => {
+            types::with_length(declared.split(" COLLATE ").next().unwrap_or(declared))?
+        }
+        None => (plaintext_type, -1),
+    };
+    Ok(if length == -1 {
+        now.1 != -1 && now.0 != plaintext_type
+    } else {
+        now != (plaintext_type, length)
+    })
 }
 
 /// The search indexes of a column, or a companion, have another name.

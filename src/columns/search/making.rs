@@ -5,14 +5,17 @@ use std::cell::Cell;
 use colcrypt_core::VersionId;
 use pgrx::pg_sys;
 
-use crate::catalog::search::{Companion, SearchIndex};
+use crate::catalog::search::{self, Companion, SearchIndex};
 use crate::columns::search::opened::Plain;
 use crate::columns::search::term::Maker;
 use crate::error::Result;
+use crate::server::fit::Fit;
 use crate::session::{self, Permit};
 
 pub struct Making {
     maker: Maker,
+    /// What makes a value as long, or as precise, as an access view shows it: terms are of what is shown.
+    fit: Option<Fit>,
     id: VersionId,
     permit: Cell<Option<Permit>>,
 }
@@ -25,6 +28,10 @@ impl Making {
     pub fn new(index: &SearchIndex, companion: &Companion, type_oid: pg_sys::Oid) -> Result<Self> {
         Ok(Self {
             maker: Maker::new(index, type_oid)?,
+            fit: match search::declared(index.relation, &index.attribute)? {
+                Some(declared) => Fit::of(&declared)?,
+                None => None,
+            },
             id: index.version_of(companion),
             permit: Cell::new(None),
         })
@@ -47,10 +54,17 @@ impl Making {
                 permit
             }
         };
-        permit.with_terms(|key| {
-            let prepared = self.maker.prepare(key);
-            // SAFETY: the caller's promise.
-            unsafe { self.maker.term(&prepared, value.datum) }
-        })?
+        let term = |shown: pg_sys::Datum| {
+            permit.with_terms(|key| {
+                let prepared = self.maker.prepare(key);
+                // SAFETY: the caller's promise; what is made to fit is of the same type.
+                unsafe { self.maker.term(&prepared, shown) }
+            })?
+        };
+        match &self.fit {
+            None => term(value.datum),
+            // SAFETY: the caller's promise; the length is that of the same type.
+            Some(fit) => unsafe { fit.with(value.datum, term) },
+        }
     }
 }

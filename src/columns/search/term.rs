@@ -178,23 +178,6 @@ impl Maker {
         let terms = self.grams()?.like_terms(prepared, pattern, escape);
         array(terms.unwrap_or_default())
     }
-
-    /// The n-grams that every text has which is equal to this one.
-    ///
-    /// # Errors
-    /// As [`term`](Self::term).
-    ///
-    /// # Safety
-    /// As [`term`](Self::term).
-    pub unsafe fn whole(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
-        let grams = self.grams()?;
-        // SAFETY: the caller's promise.
-        unsafe {
-            with_value(self.base_type, value, |value| {
-                array(grams.equal_terms(prepared, value.letters().unwrap_or_default()))
-            })
-        }
-    }
 }
 
 /// An int8[].

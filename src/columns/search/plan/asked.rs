@@ -23,6 +23,8 @@ pub enum Asked {
     /// Or ILIKE.
     Like(*mut pg_sys::Node),
     Begins(*mut pg_sys::Node),
+    /// In the lower or the upper case of both.
+    EqualsCased(*mut pg_sys::Node),
 }
 
 impl Asked {
@@ -34,7 +36,8 @@ impl Asked {
             | Self::AtLeast(with)
             | Self::AtMost(with)
             | Self::Like(with)
-            | Self::Begins(with) => with,
+            | Self::Begins(with)
+            | Self::EqualsCased(with) => with,
         }
     }
 }
@@ -84,7 +87,9 @@ pub unsafe fn asked(
         let [left, right] = tree::items::<pg_sys::Node>(arguments)[..] else {
             return Ok(None);
         };
-        let (one, two) = (plaintext(names, left), plaintext(names, right));
+        let cased = [left, right].map(|side| case_of(side));
+        let of_side = |at: usize, side| plaintext(names, cased[at].unwrap_or(side));
+        let (one, two) = (of_side(0, left), of_side(1, right));
         let is_here =
             |side: &Option<Plaintext>| side.as_ref().is_some_and(|side| side.relation == relation);
         let (of, other, with, is_turned) = match (is_here(&one), is_here(&two)) {
@@ -95,6 +100,12 @@ pub unsafe fn asked(
         };
         let Some(of) = of else { return Ok(None) };
         let class = class_of(of.type_oid).ok_or(Why::OtherType)?;
+        if cased[usize::from(is_turned)].is_some() {
+            if any {
+                return Err(Why::Operator);
+            }
+            return folded(of, class, operator, (collation, with), is_turned, relation).map(Some);
+        }
         let asked = match strategy(class, operator) {
             Some(pg_sys::BTEqualStrategyNumber) if any => Asked::EqualsAny(with),
             _ if any => return Err(Why::Operator),
@@ -125,6 +136,65 @@ pub unsafe fn asked(
             relation,
         )
         .map(Some)
+    }
+}
+
+/// What `lower()` or `upper()` is called with, where letters that differ in case alone are one letter to an index of texts, too: an
+/// upper case that makes several letters of one, or drops marks, is ICU's.
+///
+/// # Safety
+/// An expression of a query that is being planned.
+unsafe fn case_of(side: *mut pg_sys::Node) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        let mut at = side;
+        while tree::is(at, NodeTag::T_RelabelType) {
+            at = (*at.cast::<pg_sys::RelabelType>()).arg.cast();
+        }
+        if !tree::is(at, NodeTag::T_FuncExpr) {
+            return None;
+        }
+        let call = &*at.cast::<pg_sys::FuncExpr>();
+        let is_case = match call.funcid.to_u32() {
+            pg_sys::F_LOWER_TEXT => true,
+            pg_sys::F_UPPER_TEXT => collations::is_of_libc(call.inputcollid),
+            _ => false,
+        };
+        let arguments = tree::items::<pg_sys::Node>(call.args);
+        is_case.then(|| arguments.first().copied()).flatten()
+    }
+}
+
+/// What is asked of a value's lower or upper case: an index of texts holds letters folded.
+///
+/// # Safety
+/// As [`asked`].
+unsafe fn folded(
+    of: Plaintext,
+    class: Class,
+    operator: pg_sys::Oid,
+    (collation, with): (pg_sys::Oid, *mut pg_sys::Node),
+    is_turned: bool,
+    relation: c_int,
+) -> Result<Condition, Why> {
+    if class != Class::Text {
+        return Err(Why::Operator);
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let asked = match strategy(class, operator) {
+            Some(pg_sys::BTEqualStrategyNumber) => Asked::EqualsCased(with),
+            None if !is_turned => like(class, operator, with).ok_or(Why::Operator)?,
+            _ => return Err(Why::Operator),
+        };
+        let condition = Condition {
+            of,
+            class,
+            asked,
+            collation,
+            other: None,
+        };
+        checked(condition, relation)
     }
 }
 

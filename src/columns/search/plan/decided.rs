@@ -26,6 +26,7 @@ pub enum Why {
     Collation,
     NotInOrder,
     NoPiece,
+    OtherUnicode,
     FullJoin,
     Shape,
 }
@@ -78,6 +79,9 @@ impl fmt::Display for Why {
                 "a search index of kind range has texts in the order of collation \"C\""
             }
             Self::NoPiece => "the pattern has no piece that is as long as an n-gram",
+            Self::OtherUnicode => {
+                "the search index was made by another version of the Unicode data: drop it and create it again"
+            }
             Self::FullJoin => "a FULL JOIN takes no other conditions than its own",
             Self::Shape => "it is not a comparison of the decrypted column with a value",
         };

@@ -262,6 +262,8 @@ impl Rewriter {
                     });
                     Ok((Kind::Range, Vec::new()))
                 }
+                // The letters as they are, so that an escape is none.
+                Asked::EqualsCased(with) => self.like(column, &condition, with, None),
                 // Grams are of folded letters, for LIKE as well.
                 Asked::Like(pattern) => self.like(column, &condition, pattern, Some('\\')),
                 Asked::Begins(with) => {

@@ -8,10 +8,9 @@ use std::rc::Rc;
 
 use colcrypt_core::{KeyVersion, VersionId};
 use colcrypt_domain::search::TRIGGER;
-use colcrypt_search::Kind;
+use colcrypt_search::{Kind, unicode_version};
 use pgrx::pg_sys;
 
-use crate::catalog::scan::{Equals, one};
 use crate::catalog::search::{self, CompanionState, SearchIndex};
 use crate::columns::search::plan::decided::Why;
 use crate::error::Result;
@@ -89,6 +88,10 @@ impl KnownTable {
     ) -> std::result::Result<Vec<Usable<'a>>, Why> {
         let found = column.indexes.iter().find(|known| known.index.kind == kind);
         let known = found.ok_or(Why::NoIndex(kind))?;
+        let folds = kind == Kind::Text || !known.index.normalise.is_empty();
+        if folds && known.index.unicode_version != unicode_version() {
+            return Err(Why::OtherUnicode);
+        }
         if let Some(why) = &self.unkept {
             return Err(why.clone());
         }
@@ -223,7 +226,7 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
         let of_column: Vec<KnownIndex> = of_column.map(|index| in_table(table, index)).collect();
         let declared = match of_column.is_empty() {
             true => None,
-            false => declared(root, &name)?,
+            false => search::declared(root, &name)?,
         };
         all.push(KnownColumn {
             number,
@@ -269,17 +272,6 @@ fn number_of(table: pg_sys::Oid, column: &str) -> i16 {
     CString::new(column).map_or(0, |name| unsafe {
         pg_sys::get_attnum(table, name.as_ptr())
     })
-}
-
-/// The type that a column is registered with, if that has a length.
-fn declared(root: pg_sys::Oid, column: &str) -> Result<Option<String>> {
-    let found = one(
-        "protected_column",
-        "protected_column_pkey",
-        &[Equals::oid(1, root), Equals::name(2, column)],
-        |row| row.optional::<String>("declared"),
-    )?;
-    Ok(found.flatten())
 }
 
 /// Why terms are not kept in the rows of this very table.
