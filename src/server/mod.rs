@@ -19,6 +19,7 @@ pub mod clock;
 pub mod collations;
 pub mod computed;
 pub mod concurrently;
+pub mod constants;
 pub mod databases;
 pub mod enclosure;
 pub mod encoding;

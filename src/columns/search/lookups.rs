@@ -139,10 +139,10 @@ fn found(
         }
     };
     let is_estimate = asked_version.is_some() && enclosure::is_planning();
-    if is_estimate && !session::is_at_hand(found.id) {
+    if is_estimate && !session::search::is_at_hand(found.id) {
         return Ok(None);
     }
-    let permit = session::permit_search(found.id)?;
+    let permit = session::search::permit_search(found.id)?;
     // An estimate is no look-up, but the rows that it expects tell whether the value is a common one: where look-ups are limited
     // there is none.
     if is_estimate && permit.counter.has_limit() {

@@ -49,7 +49,7 @@ impl Making {
         let permit = match self.permit.get().filter(Permit::is_good) {
             Some(permit) => permit,
             None => {
-                let permit = session::permit_terms(self.id)?;
+                let permit = session::search::permit_terms(self.id)?;
                 self.permit.set(Some(permit));
                 permit
             }

@@ -1,6 +1,7 @@
 //! Everything that can go wrong. What the user reads of it is in `words`. No variant carries a key, a
 //! plaintext or a credential.
 
+mod parts;
 mod report;
 mod search;
 #[cfg(test)]

@@ -3,12 +3,12 @@
 //!
 //! Class `KC` is colcrypt's own (the standard leaves classes I–Z to implementations).
 
+use colcrypt_core::KeyState;
 use colcrypt_core::state::Verb;
-use colcrypt_core::{KeyState, KeyVersion};
-use colcrypt_protocol::{Failure, Words};
 
+use crate::error::parts::{changed, kms_report, of_here};
 use crate::error::report::Report;
-use crate::error::{Branch, Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege};
+use crate::error::{Error, KeyringPrivilege, LONGEST_ARGUMENT, Privilege};
 use crate::quote::quote_literal;
 
 impl Error {
@@ -571,36 +571,5 @@ impl Error {
             detail,
             hint,
         }
-    }
-}
-
-fn of_here(version: KeyVersion, here: Option<&Branch>) -> String {
-    here.map_or_else(String::new, |here| {
-        format!(
-            " Version {version} here was made {}, its check value is {}.",
-            here.made_at, here.check_value
-        )
-    })
-}
-
-fn changed(state: KeyState, by: &str, at: &str) -> String {
-    format!("It is {} since {at}, by {by}.", state.in_words())
-}
-
-/// The words for the kind of failure, and what the agent said of this one.
-fn kms_report(keyring: Option<&str>, failure: &Failure) -> Report {
-    let Words {
-        sqlstate,
-        error,
-        hint,
-    } = failure.kind.words();
-    Report {
-        sqlstate,
-        message: match keyring {
-            Some(keyring) => format!("{error} (keyring \"{keyring}\")"),
-            None => error.into(),
-        },
-        detail: Some(failure.message.clone()),
-        hint: Some(hint.into()),
     }
 }

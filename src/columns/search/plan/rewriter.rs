@@ -15,6 +15,7 @@ use crate::columns::search::plan::tables::{KnownColumn, KnownTable, Usable, know
 use crate::columns::search::plan::terms::{Terms, recheck};
 use crate::columns::search::plan::{shown, unserved};
 use crate::error::Result;
+use crate::server::constants;
 use crate::server::planned::{self, Join};
 use crate::server::{collations, encoding, tree};
 use crate::settings;
@@ -270,7 +271,7 @@ impl Rewriter {
                     let begins = planned::call(
                         pg_sys::F_TEXTCAT.into(),
                         pg_sys::TEXTOID,
-                        [with, planned::text("%")],
+                        [with, constants::text("%")],
                     );
                     // What LIKE takes for any letters finds more, and the condition itself decides.
                     self.like(column, &condition, begins, None)
@@ -385,7 +386,7 @@ impl Rewriter {
             let escape = escape.map_or_else(String::new, String::from);
             Ok((
                 Kind::Text,
-                vec![terms.like(pattern, planned::text(&escape))],
+                vec![terms.like(pattern, constants::text(&escape))],
             ))
         }
     }
@@ -396,7 +397,7 @@ impl Rewriter {
         let column = self.table.column(span.of.number)?;
         let usable = *self.table.usable(column, Kind::Range).ok()?.first()?;
         let terms = self.in_column(column, usable, &span.of);
-        let open = || planned::null(span.type_oid);
+        let open = || constants::null(span.type_oid);
         // SAFETY: the caller's promise.
         unsafe {
             Some(terms.between(

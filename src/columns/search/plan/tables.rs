@@ -117,7 +117,7 @@ impl KnownTable {
             })
             .collect();
         usable.retain(|it| {
-            session::may_search(VersionId {
+            session::search::may_search(VersionId {
                 key: it.index.key,
                 version: it.version,
             })

@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 
 use crate::columns::search::plan::names::Names;
 use crate::columns::search::plan::tables::{KnownColumn, Usable};
+use crate::server::constants;
 use crate::server::planned::{self, Nulling};
 
 /// Where terms lie, and how they are made.
@@ -112,11 +113,11 @@ impl Terms<'_> {
             let version = self.usable.version.number() as i32;
             let all = [
                 &[
-                    planned::table(self.column.root),
-                    planned::name(&self.column.name),
+                    constants::table(self.column.root),
+                    constants::name(&self.column.name),
                 ],
                 of,
-                &[planned::integer(version)],
+                &[constants::integer(version)],
             ];
             let made = planned::call(function, type_oid, all.concat());
             match self.guards {

@@ -12,7 +12,7 @@ use pgrx::pg_sys::{self, NodeTag};
 use crate::columns::search::plan::names::Names;
 use crate::columns::search::plan::rewriter::Rewriter;
 use crate::error::Result;
-use crate::server::{planned, tree};
+use crate::server::{constants, planned, tree};
 
 /// Puts the call beside the conditions of the whole that this relation is a member of, if terms would serve one of them
 /// here.
@@ -87,7 +87,7 @@ pub unsafe fn simplified(request: *mut pg_sys::SupportRequestSimplify) -> *mut p
         };
         // Of the whole nothing is known yet.
         let Some(relation) = planned::only_relation(condition) else {
-            return planned::truth();
+            return constants::truth();
         };
         if root.is_null() {
             return std::ptr::null_mut();
@@ -102,7 +102,7 @@ pub unsafe fn simplified(request: *mut pg_sys::SupportRequestSimplify) -> *mut p
             .map(|rewriter| rewriter.terms(planned::list_of(condition)))
             .unwrap_or_default();
         match made[..] {
-            [] => planned::truth(),
+            [] => constants::truth(),
             _ => planned::all_of(&made),
         }
     }

@@ -61,7 +61,7 @@ pub fn fill(job: &Job, work: &Work, companion: &Companion) -> Next {
         Err(failed) if fate_of_batch(job, &failed) == Fate::OneByOne => {
             // A search key that is out of use is no row's fault.
             let id = work.index.version_of(companion);
-            if let Err(failed) = attempt(|| session::permit_terms(id)) {
+            if let Err(failed) = attempt(|| session::search::permit_terms(id)) {
                 return postpone(job, &failed.as_outage());
             }
             one_by_one(

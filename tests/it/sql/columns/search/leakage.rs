@@ -14,8 +14,9 @@ fn cities() -> Db {
     let mut db = with_search_key();
     db.client.run(
         "CREATE TABLE place (id int PRIMARY KEY, city ciphertext, size ciphertext, is_port ciphertext, doc ciphertext);
-         SELECT register_column('place', 'city', 'k'), register_column('place', 'size', 'k', plaintext_type => 'int4'),
-                register_column('place', 'is_port', 'k', plaintext_type => 'bool'), register_column('place', 'doc', 'k', plaintext_type => 'jsonb');
+         SELECT register_column('place', 'city', 'k', label => 'place.city'), register_column('place', 'size', 'k', label => 'place.size', plaintext_type => 'int4'),
+                register_column('place', 'is_port', 'k', label => 'place.is_port', plaintext_type => 'bool'),
+                register_column('place', 'doc', 'k', label => 'place.doc', plaintext_type => 'jsonb');
          INSERT INTO place
          SELECT g, CASE WHEN g % 8 > 0 THEN encrypt_col(CASE WHEN g % 4 = 1 THEN 'Rome' ELSE 'City ' || g % 1000 END, 'k', place_context('place.city', g)) END,
                 encrypt_col(g % 1024, 'k', place_context('place.size', g)), encrypt_col(g % 2 = 0, 'k', place_context('place.is_port', g)),

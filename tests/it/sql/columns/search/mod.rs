@@ -9,5 +9,7 @@ mod keys;
 mod leakage;
 mod orm;
 mod plans;
+mod statements;
+mod statements_more;
 mod thief;
 mod writes;

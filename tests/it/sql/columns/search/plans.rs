@@ -10,7 +10,7 @@ use crate::common::{Sql, role};
 /// Whether a plan finds rows by terms: by an index's condition on a companion, or a join's.
 fn looks_up(plan: &str) -> bool {
     let is_companion = |line: &str| {
-        ["_term ", "_range ", "_grams "]
+        ["_term ", "_range ", "_grams ", "_term)"]
             .iter()
             .any(|name| line.contains(name))
     };
