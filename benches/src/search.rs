@@ -1,5 +1,5 @@
-//! Look-ups by search indexes beside the server's own indexes on plaintext, through access views and as prepared statements, and the rate at
-//! which a search index is built.
+//! Look-ups by search indexes beside the server's own indexes on plaintext, through access views and as prepared
+//! statements, and the rate at which a search index is built.
 //!
 //! What counts is the backend's processor time, as in `as_written`.
 

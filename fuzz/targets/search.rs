@@ -1,5 +1,5 @@
-//! Search: whatever a value, a pattern, a normaliser or a number is, the terms of a query are among those of each row that SQL
-//! would find.
+//! Search: whatever a value, a pattern, a normaliser or a number is, the terms of a query are among those of each row
+//! that SQL would find.
 
 #![no_main]
 

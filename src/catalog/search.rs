@@ -1,5 +1,5 @@
-//! Search indexes as the catalog has them: which columns are found by terms, how terms are made, and in which columns they are. A
-//! session keeps what it read of a table until the epoch ends.
+//! Search indexes as the catalog has them: which columns are found by terms, how terms are made, and in which columns
+//! they are. A session keeps what it read of a table until the epoch ends.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

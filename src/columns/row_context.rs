@@ -1,5 +1,5 @@
-//! The context of a row that is not stored yet, for triggers: the expression is its table owner's code, and runs with his rights, and
-//! nothing else does.
+//! The context of a row that is not stored yet, for triggers: the expression is its table owner's code, and runs with
+//! his rights, and nothing else does.
 
 use std::cell::Cell;
 use std::ffi::CString;

@@ -91,8 +91,8 @@ fn form(kind: &str) -> Form {
     }
 }
 
-/// Has each search index under a key get terms under another version of it: a second companion, which takes the place of the first
-/// when it is whole. What was being made under an older version goes.
+/// Has each search index under a key get terms under another version of it: a second companion, which takes the place
+/// of the first when it is whole. What was being made under an older version goes.
 ///
 /// # Errors
 /// Of SPI.
@@ -149,7 +149,8 @@ pub fn queue_rotation(key: i64, version: i32) -> Result<()> {
     Ok(())
 }
 
-/// Has the terms of a search index be made anew: some may be another table's, or missing. Nobody looks up by them until that is done.
+/// Has the terms of a search index be made anew: some may be another table's, or missing. Nobody looks up by them until
+/// that is done.
 ///
 /// # Errors
 /// Of SPI.

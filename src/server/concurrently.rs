@@ -1,7 +1,8 @@
-//! CREATE INDEX CONCURRENTLY, as a worker can run it: it brings its own transactions, so no function may have begun one.
+//! CREATE INDEX CONCURRENTLY, as a worker can run it: it brings its own transactions, so no function may have begun
+//! one.
 //!
-//! The table is given by its OID, and the index is made of columns alone, with operator classes that only a superuser can bring: no code
-//! of the table's owner runs. What is made is his.
+//! The table is given by its OID, and the index is made of columns alone, with operator classes that only a superuser
+//! can bring: no code of the table's owner runs. What is made is his.
 
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
@@ -11,8 +12,8 @@ use pgrx::{PgList, PgTryBuilder, pg_sys};
 use crate::error::{Error, Result};
 use crate::server::failed::Failed;
 
-/// How long one waits for a lock, or for a transaction that may see rows which the index does not have. What was done so far is given up
-/// then, and an index that is of no use stays.
+/// How long one waits for a lock, or for a transaction that may see rows which the index does not have. What was done
+/// so far is given up then, and an index that is of no use stays.
 const PATIENCE: &CStr = c"60s";
 
 /// An index that is to be made.
@@ -48,8 +49,9 @@ impl Wanted {
 /// The ERROR, with its SQLSTATE: of a duplicate, of a lock, of a table that is gone.
 pub fn create_index(table: pg_sys::Oid, wanted: &Wanted) -> std::result::Result<(), Failed> {
     let sql = wanted.sql().map_err(|error| Failed::returned(&error))?;
-    // SAFETY: the worker's main loop, outside any transaction. The server's function ends the transaction that it is called in and leaves
-    // another, which is ended here on every path. What it is given lies in memory of its own, which outlives its transactions.
+    // SAFETY: the worker's main loop, outside any transaction. The server's function ends the transaction that it is
+    // called in and leaves another, which is ended here on every path. What it is given lies in memory of its own,
+    // which outlives its transactions.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();

@@ -15,7 +15,8 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// The cast to a type as SQL writes it, with its length and maybe a collation; none where it has no length, or nothing is done for it.
+    /// The cast to a type as SQL writes it, with its length and maybe a collation; none where it has no length, or
+    /// nothing is done for it.
     ///
     /// # Errors
     /// Of [`types::with_length`].
@@ -52,8 +53,8 @@ impl Fit {
         value: pg_sys::Datum,
         body: impl FnOnce(pg_sys::Datum) -> Result<R>,
     ) -> Result<R> {
-        // SAFETY: a length coercion of the value's own type takes the value, the length, and whether the cast is explicit, if it
-        // takes three.
+        // SAFETY: a length coercion of the value's own type takes the value, the length, and whether the cast is
+        // explicit, if it takes three.
         let shown = unsafe {
             pg_sys::OidFunctionCall3Coll(
                 self.function,

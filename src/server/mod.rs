@@ -1,7 +1,8 @@
 //! What we need of PostgreSQL. Nothing here knows what a key is.
 //!
 //! Calls and their values (`call`, `call_site`, `varlena`, `types`, `record`, `report`, `rethrow`), who acts (`roles`,
-//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `planned`, `explained`, `builtin`,
+//! `enclosure`), statements of ours (`spi`, `selected`, `analyzed`, `meant`) and of others (`tree`, `planned`,
+//! `explained`, `builtin`,
 //! `computed`, `accessed`, `altered`), transactions (`txn`, `limit`, `undone`), relations held under a lock, read and
 //! written without SQL
 //! (`relation`, `heirs`, `scan`, `scanned`, `rewrite`, `prune`), locks, and what a process asks of the operating system

@@ -1,6 +1,6 @@
 //! What looks at each relation that a query reads, when the planner has just read about it: one hook, and those who are
-//! asked in turn. At that moment subqueries are pulled up, constants folded and outer joins reduced, and no condition has
-//! been given its place yet, so that one which is put beside another is planned as if the client had written it.
+//! asked in turn. At that moment subqueries are pulled up, constants folded and outer joins reduced, and no condition
+//! has been given its place yet, so that one which is put beside another is planned as if the client had written it.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -172,8 +172,9 @@ pub unsafe fn has_variables(expression: *mut pg_sys::Node) -> bool {
     unsafe { !variables(expression).is_empty() }
 }
 
-/// Whether two expressions have one value in a run of the query: as they stand, or because each is what a subquery of its own
-/// gives once, and these say the same and read no table. A column of a view that is named twice brings one each time.
+/// Whether two expressions have one value in a run of the query: as they stand, or because each is what a subquery of
+/// its own gives once, and these say the same and read no table. A column of a view that is named twice brings one each
+/// time.
 ///
 /// # Safety
 /// Expressions of a query that is being planned.

@@ -166,7 +166,8 @@ pub fn later(trigger: &pg_sys::TriggerData, but: &[&CStr]) -> Option<String> {
         _ => pg_sys::TRIGGER_TYPE_UPDATE,
     };
     let fires = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | event) as i16;
-    // SAFETY: the relation is open, and has this trigger at least; they are in the order in which they fire. Names are C strings.
+    // SAFETY: the relation is open, and has this trigger at least; they are in the order in which they fire. Names are
+    // C strings.
     unsafe {
         let all = &*(*trigger.tg_relation).trigdesc;
         std::slice::from_raw_parts(all.triggers, all.numtriggers as usize)

@@ -64,7 +64,8 @@ impl Drop for Varlena {
     }
 }
 
-/// A value as it is stored, be it inline, compressed or a pointer to somewhere else: of one that was not assigned the same.
+/// A value as it is stored, be it inline, compressed or a pointer to somewhere else: of one that was not assigned the
+/// same.
 ///
 /// # Safety
 /// The datum is a varlena, and outlives what is returned.

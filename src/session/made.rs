@@ -1,9 +1,10 @@
-//! Ciphertexts that this process made in the client's current statement, by their tags: of these a trigger may make search terms
-//! though the role that writes may not decrypt. It has seen the plaintext, or had it encrypted.
+//! Ciphertexts that this process made in the client's current statement, by their tags: of these a trigger may make
+//! search terms though the role that writes may not decrypt. It has seen the plaintext, or had it encrypted.
 //!
-//! A tag is 16 bytes that nobody without the key can aim at: who brings another value under the same tag brings one that does not open.
-//! Nothing is kept where no column has a search index, and never more than two generations of values: of a statement that makes more
-//! before it writes the first, the earliest are forgotten, and count as brought from elsewhere.
+//! A tag is 16 bytes that nobody without the key can aim at: who brings another value under the same tag brings one
+//! that does not open. Nothing is kept where no column has a search index, and never more than two generations of
+//! values: of a statement that makes more before it writes the first, the earliest are forgotten, and count as brought
+//! from elsewhere.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
-//! Look-ups by search keys that have a limit: how often each role did it lately, in shared memory, so that it holds for all
-//! sessions together. Counted before the look-up, rolled back or not, by the clock that is never set. A restart of the
-//! server begins anew, and each server counts for itself.
+//! Look-ups by search keys that have a limit: how often each role did it lately, in shared memory, so that it holds for
+//! all sessions together. Counted before the look-up, rolled back or not, by the clock that is never set. A restart of
+//! the server begins anew, and each server counts for itself.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -75,8 +75,8 @@ pub fn startup() {
     }
 }
 
-/// Counts so many look-ups of a role, unless that would be more than the limit allows: then none is counted. Where there
-/// is no place to count in, none is allowed either.
+/// Counts so many look-ups of a role, unless that would be more than the limit allows: then none is counted. Where
+/// there is no place to count in, none is allowed either.
 ///
 /// # Errors
 /// [`Error::NotPreloaded`].
@@ -92,8 +92,8 @@ pub fn take(key: KeyId, role: pg_sys::Oid, limit: Limit, count: u32) -> Result<b
     };
     let now = clock::boottime_us();
     let places = PLACES.load(Ordering::Relaxed);
-    // SAFETY: initialised shared memory that lives as long as the server; the table's own key and entry types, under its
-    // lock, and nothing in between raises.
+    // SAFETY: initialised shared memory that lives as long as the server; the table's own key and entry types, under
+    // its lock, and nothing in between raises.
     unsafe {
         let _lock = lwlock::exclusive((*header).lock);
         let new = |who| Place {

@@ -2,8 +2,8 @@
 //!
 //! A key check value says that a key is the one that it was. A canary says that what it sealed can be read: the whole
 //! way from the wrapped key to a plaintext, in the format that rows are in, without a row of anybody's. A check of the
-//! keys reads it, and so does a rehearsal of recovery, with nothing but a backup. A search key encrypts nothing: its canary is the
-//! HMAC of the same text with the version's identity.
+//! keys reads it, and so does a rehearsal of recovery, with nothing but a backup. A search key encrypts nothing: its
+//! canary is the HMAC of the same text with the version's identity.
 
 use std::fmt;
 

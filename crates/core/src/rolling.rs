@@ -1,8 +1,8 @@
-//! How often something was done lately: never more than a limit in any stretch of time of a given length. Plain data that
-//! may lie in shared memory, where all zeros is nothing was done yet.
+//! How often something was done lately: never more than a limit in any stretch of time of a given length. Plain data
+//! that may lie in shared memory, where all zeros is nothing was done yet.
 //!
-//! Time is cut into pieces, 16 to the length; what is counted is the current piece and the 16 before it, so what was done
-//! counts for the length at least and a sixteenth of it longer at most.
+//! Time is cut into pieces, 16 to the length; what is counted is the current piece and the 16 before it, so what was
+//! done counts for the length at least and a sixteenth of it longer at most.
 
 /// Pieces of a length.
 const PIECES: i64 = 16;

@@ -13,7 +13,8 @@ pub enum Purpose {
     Search,
 }
 
-/// An AEAD and its nonce discipline, whose number is what the value's header carries; or a MAC, of which no header tells.
+/// An AEAD and its nonce discipline, whose number is what the value's header carries; or a MAC, of which no header
+/// tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]

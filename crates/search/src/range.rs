@@ -2,8 +2,8 @@
 //!
 //! A value's order key is cut into granules, and lies in one interval of each *level*; a row holds the terms of these.
 //! A range is the union of few intervals, whose terms a query looks up (Faber et al., "Rich Queries on Encrypted Data:
-//! Beyond Exact Matches", ESORICS 2015; with a sparsity in MongoDB's queryable encryption). No term tells which of two is
-//! the greater.
+//! Beyond Exact Matches", ESORICS 2015; with a sparsity in MongoDB's queryable encryption). No term tells which of two
+//! is the greater.
 //!
 //! Two things keep the number of terms small. *Sparsity*: only one level in so many bits is stored, so a row has fewer
 //! terms and a query more. A *window*: a date needs no intervals of millions of years. Keys outside the window around

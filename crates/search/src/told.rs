@@ -53,8 +53,8 @@ macro_rules! told {
     };
 }
 
-/// What an index of a kind tells, with a UNIQUE index and with truncated terms: only kind `equality` has either, and not
-/// both.
+/// What an index of a kind tells, with a UNIQUE index and with truncated terms: only kind `equality` has either, and
+/// not both.
 #[must_use]
 pub const fn told(kind: Kind, unique: bool, truncated: bool) -> &'static [Told] {
     match kind {

@@ -9,7 +9,8 @@ fn uuid(id: [u8; 16]) -> pgrx::Uuid {
     pgrx::Uuid::from_bytes(id)
 }
 
-/// Forgets companions under these versions, and a search index that has none left; how many companions the table has left.
+/// Forgets companions under these versions, and a search index that has none left; how many companions the table has
+/// left.
 ///
 /// # Errors
 /// Of SPI.

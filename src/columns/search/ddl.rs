@@ -1,8 +1,8 @@
-//! The changes of a table's definition that a search index makes, each in one short transaction: a companion comes, with the trigger that
-//! keeps it, and goes again.
+//! The changes of a table's definition that a search index makes, each in one short transaction: a companion comes,
+//! with the trigger that keeps it, and goes again.
 //!
-//! They run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is not waited for:
-//! sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
+//! They run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
+//! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
 
 use colcrypt_domain::search::{self as names, Branch, Form, TRIGGER};
 use colcrypt_search::Kind;
@@ -59,8 +59,8 @@ pub fn members(table: pg_sys::Oid) -> Result<Vec<Member>> {
     )
 }
 
-/// The same, each of them held against everybody. Between the look and the locks a table may have come or gone: then it is an error, and
-/// comes again.
+/// The same, each of them held against everybody. Between the look and the locks a table may have come or gone: then it
+/// is an error, and comes again.
 fn locked_out(table: pg_sys::Oid) -> Result<Vec<(Member, Named)>> {
     set_local(c"lock_timeout", c"100ms");
     set_local(c"deadlock_timeout", c"20ms");
@@ -125,7 +125,8 @@ pub fn lacks_trigger(table: pg_sys::Oid) -> Result<bool> {
     Ok(members(table)?.iter().any(|member| !member.has_trigger))
 }
 
-/// Takes companions of a search index away, and what the catalog has of them. With the last of them goes the search index.
+/// Takes companions of a search index away, and what the catalog has of them. With the last of them goes the search
+/// index.
 ///
 /// # Errors
 /// Of DDL; the lock's among them.

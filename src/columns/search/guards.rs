@@ -1,5 +1,5 @@
-//! What search indexes rest on is altered or dropped: they follow, or the statement is refused; or their terms are made anew, and until then
-//! nobody looks up by them. Called when the statement is over.
+//! What search indexes rest on is altered or dropped: they follow, or the statement is refused; or their terms are made
+//! anew, and until then nobody looks up by them. Called when the statement is over.
 
 use colcrypt_domain::error::SearchError;
 use colcrypt_domain::quote::{quote_identifier, quote_literal};
@@ -117,7 +117,8 @@ pub fn refuse_other_class(
     }
 }
 
-/// Whether a column's values would be shown as long as another type says. Of the same type the length stays where none is given.
+/// Whether a column's values would be shown as long as another type says. Of the same type the length stays where none
+/// is given.
 fn has_another_length(
     table: pg_sys::Oid,
     column: &str,
@@ -217,7 +218,8 @@ fn is_empty(table: pg_sys::Oid) -> Result<bool> {
     Ok(relation::blocks(&tree)? == 0)
 }
 
-/// A trigger of a table that is searched was dropped or switched off, or on again: rows may have been written past ours.
+/// A trigger of a table that is searched was dropped or switched off, or on again: rows may have been written past
+/// ours.
 ///
 /// # Errors
 /// Of SPI.

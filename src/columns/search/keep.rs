@@ -1,10 +1,12 @@
-//! The trigger that keeps terms in step with the values they are of, BEFORE each row is written, behind all triggers that people give.
+//! The trigger that keeps terms in step with the values they are of, BEFORE each row is written, behind all triggers
+//! that people give.
 //!
-//! Nobody brings a term: whatever a statement puts into a companion, the trigger overwrites. A value that stays keeps its terms, and so
-//! does one that was only encrypted again in this statement. Of a value that this process encrypted in the client's statement terms are
-//! made whoever writes the row, since its plaintext was there; one that comes from elsewhere is opened with the writer's own right, or
-//! refused. The context expression is the table owner's code: it runs before anything is opened, with his rights, and only where the
-//! statement's own encryption has not told the context.
+//! Nobody brings a term: whatever a statement puts into a companion, the trigger overwrites. A value that stays keeps
+//! its terms, and so does one that was only encrypted again in this statement. Of a value that this process encrypted
+//! in the client's statement terms are made whoever writes the row, since its plaintext was there; one that comes from
+//! elsewhere is opened with the writer's own right, or refused. The context expression is the table owner's code: it
+//! runs before anything is opened, with his rights, and only where the statement's own encryption has not told the
+//! context.
 //!
 //! Rows that logical replication applies bring their terms along, since the publisher's trigger made them.
 
@@ -36,7 +38,8 @@ use crate::server::xact::End;
 use crate::server::{roles, watched};
 use crate::session::made::{self, Made, Tag, tag_of};
 
-/// Rows on their way from one partition to another that are remembered: a row is put into the other right after it was taken out.
+/// Rows on their way from one partition to another that are remembered: a row is put into the other right after it was
+/// taken out.
 const ON_THE_WAY: usize = 16;
 
 /// The terms of one value, as stored; none where a companion has none yet.
@@ -279,8 +282,8 @@ impl Column {
         }
     }
 
-    /// Terms that come by logical replication are the publisher's. Where none come, or those of the value before, they are made here: the
-    /// publisher has asked who wrote it.
+    /// Terms that come by logical replication are the publisher's. Where none come, or those of the value before, they
+    /// are made here: the publisher has asked who wrote it.
     fn keep_applied(
         &self,
         rows: &Rows,

@@ -1,5 +1,5 @@
-//! What search indexes tell: of one that is planned, by a sample of the column; of those that there are, by their terms alone, as whoever
-//! has the disk could count them.
+//! What search indexes tell: of one that is planned, by a sample of the column; of those that there are, by their terms
+//! alone, as whoever has the disk could count them.
 
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_search::leakage::{self, GramOccurrences, Occurrences, Sample, Verdict, WARN_PERCENT};

@@ -1,4 +1,5 @@
-//! The terms that a query looks rows up by: search_term and its relatives. Each asks for the right to search and counts the look-up.
+//! The terms that a query looks rows up by: search_term and its relatives. Each asks for the right to search and counts
+//! the look-up.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -83,8 +84,8 @@ thread_local! {
     static FOUND: RefCell<(u64, HashMap<Asked, Rc<Found>>)> = RefCell::default();
 }
 
-/// The index that a call names with its first two arguments, and leave to look up by it. None where the planner asks for an
-/// estimate and the key is not at hand: planning waits for nobody.
+/// The index that a call names with its first two arguments, and leave to look up by it. None where the planner asks
+/// for an estimate and the key is not at hand: planning waits for nobody.
 fn found(
     call: Call,
     kind: Kind,
@@ -143,8 +144,8 @@ fn found(
         return Ok(None);
     }
     let permit = session::search::permit_search(found.id)?;
-    // An estimate is no look-up, but the rows that it expects tell whether the value is a common one: where look-ups are limited
-    // there is none.
+    // An estimate is no look-up, but the rows that it expects tell whether the value is a common one: where look-ups
+    // are limited there is none.
     if is_estimate && permit.counter.has_limit() {
         return Ok(None);
     }
@@ -263,8 +264,8 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
 pub fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<Option<pg_sys::Datum>> {
     let (mut length, mut by_value, mut align) = (0, false, 0);
     let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-    // SAFETY: the array is one of this element type, by the call's declaration; what is made of it is the server's memory, which
-    // lives as long as the call's.
+    // SAFETY: the array is one of this element type, by the call's declaration; what is made of it is the server's
+    // memory, which lives as long as the call's.
     unsafe {
         pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
         let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
@@ -339,7 +340,8 @@ pub fn recheck(call: Call) -> Result<pg_sys::Datum> {
     })
 }
 
-/// recheck's support function: the condition on terms beside it says how many rows there are, so it lets all of them pass.
+/// recheck's support function: the condition on terms beside it says how many rows there are, so it lets all of them
+/// pass.
 pub fn recheck_support(call: Call) -> Result<pg_sys::Datum> {
     let nothing = pg_sys::Datum::from(std::ptr::null_mut::<c_void>());
     let Some(request) = call.datum(0) else {

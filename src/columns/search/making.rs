@@ -37,8 +37,8 @@ impl Making {
         })
     }
 
-    /// What the companion holds of a value, in the current memory context. No role is asked for a right; the caller lets nobody else's
-    /// code run meanwhile.
+    /// What the companion holds of a value, in the current memory context. No role is asked for a right; the caller
+    /// lets nobody else's code run meanwhile.
     ///
     /// # Errors
     /// Of the search key, and of a value that does not normalise.

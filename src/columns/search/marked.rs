@@ -1,5 +1,5 @@
-//! Honeytokens that are searched: the terms of marked values are remembered, so that a look-up by one raises the alarm that
-//! opening the value would. A row's term is read beside its value: nothing is opened for it.
+//! Honeytokens that are searched: the terms of marked values are remembered, so that a look-up by one raises the alarm
+//! that opening the value would. A row's term is read beside its value: nothing is opened for it.
 //!
 //! Only equality tells a term from others': a range or a pattern that holds a marked value among others raises none.
 
@@ -99,8 +99,8 @@ pub unsafe fn remember_written(
     keep(index, version, term.bytes(), Mark { key, origin })
 }
 
-/// Remembers the terms that a companion has of all marked values: for one that was filled, in the transaction that makes it
-/// ready.
+/// Remembers the terms that a companion has of all marked values: for one that was filled, in the transaction that
+/// makes it ready.
 ///
 /// # Errors
 /// Of the catalog; when rows are out of reach.

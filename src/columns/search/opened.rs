@@ -1,4 +1,5 @@
-//! Values of a searched column, opened so that terms can be made of them. What is opened is seen by the makers of terms alone, and wiped.
+//! Values of a searched column, opened so that terms can be made of them. What is opened is seen by the makers of terms
+//! alone, and wiped.
 
 use std::cell::Cell;
 
@@ -17,7 +18,8 @@ use crate::values::seal;
 /// Whose right a value is opened with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// That of whoever ordered the index, or had the value encrypted just now: no role is asked. Only while nobody else's code runs.
+    /// That of whoever ordered the index, or had the value encrypted just now: no role is asked. Only while nobody
+    /// else's code runs.
     Order,
     /// That of the current role, who is shown what the values have in common and none of them.
     Sample,

@@ -1,4 +1,5 @@
-//! create_search_index and its relatives: who may order a search index, what it can be, and the order itself. The job does the rest.
+//! create_search_index and its relatives: who may order a search index, what it can be, and the order itself. The job
+//! does the rest.
 
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::search::companion_name;

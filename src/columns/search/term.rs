@@ -14,8 +14,8 @@ use crate::server::encoding::with_utf8;
 use crate::server::types;
 use crate::server::varlena::{MAX_VARLENA, Varlena, varlena_from};
 
-/// What equality and order mean for the values of a type; none for a type that is not searched by terms. Of a domain, those of
-/// the type under it.
+/// What equality and order mean for the values of a type; none for a type that is not searched by terms. Of a domain,
+/// those of the type under it.
 pub fn class_of(type_oid: pg_sys::Oid) -> Option<Class> {
     // SAFETY: a look-up in the type catalog.
     let base = unsafe { pg_sys::getBaseType(type_oid) };
@@ -36,7 +36,8 @@ pub fn class_of(type_oid: pg_sys::Oid) -> Option<Class> {
     })
 }
 
-/// Makes the terms of an index of values of one type. It holds no key: who has one lends it for as long as the making takes.
+/// Makes the terms of an index of values of one type. It holds no key: who has one lends it for as long as the making
+/// takes.
 pub struct Maker {
     base_type: pg_sys::Oid,
     label: Label,
@@ -141,8 +142,8 @@ impl Maker {
         }
     }
 
-    /// The intervals that hold all values from `low` to `high`; none is an open end. A range of everything, or one that would take too many, is
-    /// covered by the largest.
+    /// The intervals that hold all values from `low` to `high`; none is an open end. A range of everything, or one that
+    /// would take too many, is covered by the largest.
     ///
     /// # Errors
     /// As [`term`](Self::term).
@@ -165,7 +166,8 @@ impl Maker {
         array(terms.unwrap_or_default())
     }
 
-    /// The n-grams that every text has which is LIKE the pattern, or ILIKE it; none where no piece of it is long enough.
+    /// The n-grams that every text has which is LIKE the pattern, or ILIKE it; none where no piece of it is long
+    /// enough.
     ///
     /// # Errors
     /// Of memory.

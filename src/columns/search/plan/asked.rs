@@ -139,8 +139,8 @@ pub unsafe fn asked(
     }
 }
 
-/// What `lower()` or `upper()` is called with, where letters that differ in case alone are one letter to an index of texts, too: an
-/// upper case that makes several letters of one, or drops marks, is ICU's.
+/// What `lower()` or `upper()` is called with, where letters that differ in case alone are one letter to an index of
+/// texts, too: an upper case that makes several letters of one, or drops marks, is ICU's.
 ///
 /// # Safety
 /// An expression of a query that is being planned.

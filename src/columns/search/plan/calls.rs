@@ -1,4 +1,5 @@
-//! What SQL calls of the planner's part: explain_search, and the functions that stand in conditions while they are planned.
+//! What SQL calls of the planner's part: explain_search, and the functions that stand in conditions while they are
+//! planned.
 
 use pgrx::pg_sys;
 

@@ -1,10 +1,10 @@
 //! Search indexes in plans: a condition on a decrypted column gets one on its terms beside it, which an index of the
-//! server's serves, and stays as a filter. The rows are the same with it and without; what a search index spares is to decrypt
-//! the others.
+//! server's serves, and stays as a filter. The rows are the same with it and without; what a search index spares is to
+//! decrypt the others.
 //!
-//! The hook comes late (`server::planned`) and looks at one relation of one level of a query at a time, in the conditions
-//! that are there then. `X` becomes `recheck(X) AND T`, where `T` holds wherever `X` does. So it is the same whatever join
-//! the condition is in, and only below NOT, where it is not looked for, it would not be.
+//! The hook comes late (`server::planned`) and looks at one relation of one level of a query at a time, in the
+//! conditions that are there then. `X` becomes `recheck(X) AND T`, where `T` holds wherever `X` does. So it is the same
+//! whatever join the condition is in, and only below NOT, where it is not looked for, it would not be.
 
 mod asked;
 pub mod calls;

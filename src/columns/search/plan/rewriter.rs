@@ -171,8 +171,8 @@ impl Rewriter {
         }
     }
 
-    /// Whether a condition that has one on terms beside it stays as the planner knows it. What a semi-join compares has to
-    /// be plain for the right side's rows to be made unique and looked up on the left one after the other.
+    /// Whether a condition that has one on terms beside it stays as the planner knows it. What a semi-join compares has
+    /// to be plain for the right side's rows to be made unique and looked up on the left one after the other.
     ///
     /// # Safety
     /// A condition of the query.

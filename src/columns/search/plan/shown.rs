@@ -1,5 +1,5 @@
-//! A condition in words, for who asks what became of it: as far as it is a comparison, with what stands for values that the
-//! planner has no text for left out.
+//! A condition in words, for who asks what became of it: as far as it is a comparison, with what stands for values that
+//! the planner has no text for left out.
 
 use std::ffi::CStr;
 

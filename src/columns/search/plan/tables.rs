@@ -129,8 +129,9 @@ impl KnownTable {
     }
 }
 
-/// Whether each snapshot of this process sees what a transaction did: as the server has it for an index that broken chains
-/// of updates may lead past (indcheckxmin). A transaction of the future is one of the server that this was restored from.
+/// Whether each snapshot of this process sees what a transaction did: as the server has it for an index that broken
+/// chains of updates may lead past (indcheckxmin). A transaction of the future is one of the server that this was
+/// restored from.
 fn is_seen_by_all(transaction: u64) -> bool {
     // SAFETY: reads a counter, and a variable of the process; a query is planned under a snapshot.
     let (next, oldest) = unsafe {

@@ -1,4 +1,5 @@
-//! Conditions on terms, as expressions: what stands beside a condition on a decrypted column, and holds wherever that does.
+//! Conditions on terms, as expressions: what stands beside a condition on a decrypted column, and holds wherever that
+//! does.
 
 use std::ffi::c_int;
 
@@ -97,8 +98,8 @@ impl Terms<'_> {
         unsafe { planned::variable(self.relation, self.usable.number, type_oid, self.nulling) }
     }
 
-    /// The terms that one of our functions makes. Not for whom the value is not shown: his are null, and an index is not
-    /// even looked into.
+    /// The terms that one of our functions makes. Not for whom the value is not shown: his are null, and an index is
+    /// not even looked into.
     ///
     /// # Safety
     /// Arguments as the function takes them.

@@ -1,5 +1,5 @@
-//! Members of a UNION ALL that is part of its query: their conditions are those of the whole, and are made theirs when the
-//! planner has given all of them their places.
+//! Members of a UNION ALL that is part of its query: their conditions are those of the whole, and are made theirs when
+//! the planner has given all of them their places.
 //!
 //! So the whole is given one more, `on_terms(X)`, which becomes what it stands for once the planner has put a member's
 //! columns into `X` and simplifies the call: the conditions on terms that hold wherever X does, or nothing. Of what

@@ -1,5 +1,5 @@
-//! How often a condition on an encrypted column was planned that a search index would have served, if there were one: in
-//! shared memory, since the server started. It is advice, so what has no room is not counted.
+//! How often a condition on an encrypted column was planned that a search index would have served, if there were one:
+//! in shared memory, since the server started. It is advice, so what has no room is not counted.
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;

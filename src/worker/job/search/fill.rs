@@ -1,6 +1,6 @@
-//! Terms of the rows that were there. A batch reads values as they are stored, with the contexts that they are bound to, which are the table
-//! owner's code; when that is over, terms are made in this process, and only then written: by the table's storage alone, or by an UPDATE
-//! that touches the rows, in which the trigger looks their terms up.
+//! Terms of the rows that were there. A batch reads values as they are stored, with the contexts that they are bound
+//! to, which are the table owner's code; when that is over, terms are made in this process, and only then written: by
+//! the table's storage alone, or by an UPDATE that touches the rows, in which the trigger looks their terms up.
 
 use colcrypt_core::Value;
 use colcrypt_domain::quote::quote_identifier;
@@ -291,7 +291,8 @@ impl<'a> Filling<'a> {
                 return Ok(true);
             }
             strays += 1;
-            // SAFETY: the row is of the table that the rewriter writes; the term is of the companion's type, and copied into the row.
+            // SAFETY: the row is of the table that the rewriter writes; the term is of the companion's type, and copied
+            // into the row.
             unsafe {
                 bytes += pgrx::varlena::varsize_any(term.cast_mut_ptr());
                 let is_written = is_free && rewriter.write(row, &[(terms, term)]);
@@ -412,8 +413,8 @@ impl<'a> Filling<'a> {
             let context = context_at(found, at, 3, self.context.is_some())?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             breath::take();
-            // SAFETY: the first column is a tid, the second a ciphertext, as was asked of the result's description. The memory is the batch's;
-            // the former context is put back on both ways, and by an ERROR's handler.
+            // SAFETY: the first column is a tid, the second a ciphertext, as was asked of the result's description. The
+            // memory is the batch's; the former context is put back on both ways, and by an ERROR's handler.
             unsafe {
                 let row = Address::of(row.cast_mut_ptr());
                 let before = pg_sys::MemoryContextSwitchTo(batch.memory());
@@ -442,8 +443,8 @@ impl<'a> Filling<'a> {
                 return;
             };
             for new in values {
-                // SAFETY: both are of the ciphertext's attribute; the row is of the table that the rewriter writes, and the term of the
-                // companion's type.
+                // SAFETY: both are of the ciphertext's attribute; the row is of the table that the rewriter writes, and
+                // the term of the companion's type.
                 let is_written = unsafe {
                     new.replaces(now) && rewriter.write(&row, &[(self.terms.number, new.becomes)])
                 };

@@ -1,7 +1,8 @@
-//! The index on a companion: made while the table is written to, one table of the tree a step. Of a partitioned table each part has its own,
-//! and the parts' indexes are attached to one that has no rows.
+//! The index on a companion: made while the table is written to, one table of the tree a step. Of a partitioned table
+//! each part has its own, and the parts' indexes are attached to one that has no rows.
 //!
-//! One that somebody broke off, by ending the server or the worker, is there and of no use: it is dropped and made again.
+//! One that somebody broke off, by ending the server or the worker, is there and of no use: it is dropped and made
+//! again.
 
 use colcrypt_domain::phase::Phase;
 use colcrypt_domain::quote::{quote_identifier, quote_qualified_identifier};

@@ -6,11 +6,12 @@
 //!             └────────────────── rows without terms ──────────────┘        cancelling → cancelled
 //! ```
 //!
-//! In *queued* the companion comes, and the trigger that has whoever writes a row make its terms (`columns::search::keep`). *Filling* goes
-//! through the rows that were there, batch by batch, as re-encryption does. The index on the companion is then made while the table is
-//! written to; first transactions are waited for that are under way, since the making waits for them too, and would hold up other jobs.
-//! *Checking* counts the rows that have a value and no term. Where there is none, look-ups use the companion from the next snapshot on,
-//! and a former one, under an older version of the search key, goes.
+//! In *queued* the companion comes, and the trigger that has whoever writes a row make its terms
+//! (`columns::search::keep`). *Filling* goes through the rows that were there, batch by batch, as re-encryption does.
+//! The index on the companion is then made while the table is written to; first transactions are waited for that are
+//! under way, since the making waits for them too, and would hold up other jobs.
+//! *Checking* counts the rows that have a value and no term. Where there is none, look-ups use the companion from the
+//! next snapshot on, and a former one, under an older version of the search key, goes.
 //!
 //! A job that drops takes the companions away that are retired.
 

@@ -6,7 +6,8 @@ use postgres::Client;
 
 use crate::common::{Db, LONG, Sql};
 
-/// Orders search indexes and waits until every snapshot sees the terms: others of the cluster may hold on to older ones.
+/// Orders search indexes and waits until every snapshot sees the terms: others of the cluster may hold on to older
+/// ones.
 pub fn add(client: &mut Client, indexes: &[&str]) {
     for index in indexes {
         client.run(&format!("SELECT create_search_index({index})"));

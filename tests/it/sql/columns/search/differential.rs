@@ -1,6 +1,7 @@
 //! Queries with search indexes in their plans and without, compared: the rows are the same, whoever asks and however.
 //!
-//! `SEED` chooses other random joins, `DIFFERENTIAL=all` has every statement tried by every role in every way, which takes ten minutes.
+//! `SEED` chooses other random joins, `DIFFERENTIAL=all` has every statement tried by every role in every way, which
+//! takes ten minutes.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What an ORM writes by itself finds encrypted rows by an index: Django, SQLAlchemy and node-postgres, programs in tests/drivers. That an
-//! index was used is the server's word, which counts its scans.
+//! What an ORM writes by itself finds encrypted rows by an index: Django, SQLAlchemy and node-postgres, programs in
+//! tests/drivers. That an index was used is the server's word, which counts its scans.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Statements on encrypted columns, of each form that people write: they have the same rows whether an index serves them or not.
+//! Statements on encrypted columns, of each form that people write: they have the same rows whether an index serves
+//! them or not.
 
 /// A statement with parameters, and their values.
 pub type Statement = (&'static str, &'static [&'static str]);

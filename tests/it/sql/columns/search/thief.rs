@@ -1,5 +1,5 @@
-//! What a thief of the disk sees: the tables as they are dumped, without any key. Equal values are told where the chosen kind says so, and
-//! nowhere else.
+//! What a thief of the disk sees: the tables as they are dumped, without any key. Equal values are told where the
+//! chosen kind says so, and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
