@@ -1,6 +1,8 @@
 //! Terms follow their values by whatever way a row is written, and nobody brings his own.
 
-use colcrypt_tests::of_search::{OPENED, index, people, sealed, terms_are_right, with_search_key};
+use colcrypt_tests::of_search::{
+    OPENED, index, people, sealed, terms_are_right, wait_for_good_jobs, with_search_key,
+};
 
 use crate::common::{Db, Sql, unique};
 
@@ -225,4 +227,38 @@ fn values_that_follow_what_they_are_bound_to_keep_their_terms() {
     colcrypt_tests::of_jobs::rotate(c);
     terms_are_right(c);
     assert_eq!(c.number("SELECT count(email_term) FROM t"), 18);
+}
+
+/// A view shows a value as long as the column's type says, and finds it so, though the row holds more.
+#[test]
+fn terms_are_of_values_as_long_as_they_are_shown() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    c.run(
+        "CREATE TABLE s (id int PRIMARY KEY, name ciphertext, price ciphertext);
+         SELECT register_column('s', 'name', 'k', label => 's.name', plaintext_type => 'varchar(5)'),
+                register_column('s', 'price', 'k', label => 's.price', plaintext_type => 'numeric(6,1)');
+         SELECT create_access_view('s', 's_view');
+         INSERT INTO s SELECT g, encrypt_col('before ' || g, 'k', place_context('s.name', g)), encrypt_col(g + 0.04, 'k', place_context('s.price', g))
+         FROM generate_series(1, 50) g;
+         SELECT create_search_index('s', 'name', key => 's'), create_search_index('s', 'price', key => 's')",
+    );
+    wait_for_good_jobs(c);
+    c.run(
+        "INSERT INTO s VALUES (100, encrypt_col('afterwards', 'k', place_context('s.name', 100)), encrypt_col(7.26, 'k', place_context('s.price', 100)));
+         SET enable_seqscan = off",
+    );
+    for (sql, rows) in [
+        ("SELECT count(*) FROM s_view WHERE name = 'befor'", 50),
+        ("SELECT count(*) FROM s_view WHERE name = 'after'", 1),
+        ("SELECT count(*) FROM s_view WHERE name = 'afterwards'", 0),
+        ("SELECT count(*) FROM s_view WHERE price = 7.3", 1),
+        ("SELECT count(*) FROM s_view WHERE price = 7.0", 1),
+        ("SELECT count(*) FROM s_view WHERE price = 7.26", 0),
+    ] {
+        let plan = c.rows(&format!("EXPLAIN {sql}"));
+        let plan: Vec<_> = plan.into_iter().flatten().flatten().collect();
+        assert!(plan.join("\n").contains("_term = "), "{sql}: {plan:#?}");
+        assert_eq!(c.number(sql), rows, "{sql}");
+    }
 }
