@@ -75,7 +75,7 @@ impl Failed {
     }
 
     /// What says nothing of any row, though it may last.
-    pub fn as_outage(self) -> Self {
+    pub fn into_outage(self) -> Self {
         Self {
             verdict: Verdict::Outage,
             ..self

@@ -14,7 +14,8 @@ use crate::slab::SlotMeta;
 /// A key version and which key it is: see [`SlotKey`].
 pub type Identity = (VersionId, KeyCheckValue);
 
-/// A key, expanded for what its suite is for.
+/// A key, expanded for what its suite is for. In the place itself, so that the place decides which pages hold it.
+#[expect(clippy::large_enum_variant)]
 pub enum Ready {
     Values(DataCipher),
     Search(SearchKey),

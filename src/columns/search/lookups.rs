@@ -98,8 +98,8 @@ fn found(
     // SAFETY: declared as name, which ends with NUL.
     let attribute = unsafe { CStr::from_ptr(attribute.cast_mut_ptr()) };
     let version = match version {
-        // SAFETY: declared as int.
         Some(at) if at < call.len() => {
+            // SAFETY: declared as int.
             Some(unsafe { call.get::<i32>(at) }.ok_or(Error::NullArgument("key_version"))?)
         }
         _ => None,

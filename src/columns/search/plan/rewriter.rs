@@ -36,15 +36,14 @@ impl Span {
     /// Whether the other is about the same value, and has the end that this one has not.
     fn is_completed_by(&self, root: *mut pg_sys::PlannerInfo, other: &Self) -> bool {
         let guards = self.of.guards.iter().zip(&other.of.guards);
+        // SAFETY: expressions of the query.
+        let is_same = |(&one, &two)| unsafe { planned::have_same_value(root, one, two) };
         self.low.is_some() != other.low.is_some()
             && self.high.is_some() != other.high.is_some()
             && (self.of.number, self.type_oid) == (other.of.number, other.type_oid)
             && self.of.nulling.is(other.of.nulling)
             && self.of.guards.len() == other.of.guards.len()
-            // SAFETY: expressions of the query.
-            && guards
-                .into_iter()
-                .all(|(&one, &two)| unsafe { planned::have_same_value(root, one, two) })
+            && guards.into_iter().all(is_same)
     }
 }
 

@@ -78,7 +78,7 @@ unsafe fn operand(
             NodeTag::T_Var => {
                 let it = &*expression.cast::<pg_sys::Var>();
                 match it.varlevelsup {
-                    0 => column(root, it.varno as i32, it.varattno),
+                    0 => column(root, it.varno, it.varattno),
                     _ => LEFT_OUT.into(),
                 }
             }

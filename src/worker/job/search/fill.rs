@@ -62,7 +62,7 @@ pub fn fill(job: &Job, work: &Work, companion: &Companion) -> Next {
             // A search key that is out of use is no row's fault.
             let id = work.index.version_of(companion);
             if let Err(failed) = attempt(|| session::search::permit_terms(id)) {
-                return postpone(job, &failed.as_outage());
+                return postpone(job, &failed.into_outage());
             }
             one_by_one(
                 job,

@@ -68,6 +68,7 @@ fn ordinary_roles_administer_nothing() {
             "keep_in_step",
             "keep_terms",
             "may_read_column",
+            "on_terms",
             "pattern_terms",
             "place_context",
             "range_terms",
@@ -79,7 +80,7 @@ fn ordinary_roles_administer_nothing() {
             "terms_contain",
             "terms_overlap",
             "try_decrypt_col",
-            "write_access_view"
+            "write_access_view",
         ]
     );
     // The catalog is neither read nor written, yet the functions that need it work.
