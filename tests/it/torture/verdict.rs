@@ -46,8 +46,11 @@ pub fn check(world: &World) -> Findings {
     wait_for("the jobs to end", Duration::from_secs(120), || {
         client.number("SELECT count(*) FROM colcrypt.job WHERE finished_at IS NULL") == 0
     });
-    let bad = "SELECT count(*) FROM colcrypt.job WHERE phase <> 'done' OR rows_failed > 0";
-    assert_eq!(client.number(bad), 0, "jobs that did not end well");
+    // A search key that is rotated again overtakes the job that makes its former version's terms.
+    let bad = "SELECT string_agg(concat_ws(' ', attribute, phase, last_error), '; ') FROM colcrypt.job j \
+               WHERE (phase <> 'done' OR rows_failed > 0) \
+                 AND NOT (phase = 'cancelled' AND EXISTS (SELECT FROM colcrypt.search_job s WHERE s.job_id = j.job_id))";
+    assert_eq!(client.opt(bad), None, "jobs that did not end well");
 
     assert_eq!(
         client.number(DIFFERENT),
