@@ -3,6 +3,8 @@
 //! the table's storage alone, or by an UPDATE that touches the rows, in which the trigger looks their terms up.
 
 use colcrypt_core::Value;
+use colcrypt_domain::backoff;
+use colcrypt_domain::phase::Phase;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::verdict::Fate;
 use pgrx::{PgMemoryContexts, Spi, pg_sys};
@@ -10,6 +12,7 @@ use pgrx::{PgMemoryContexts, Spi, pg_sys};
 use crate::catalog::search::Companion;
 use crate::columns::moved::{Address, BATCH_BYTES, Batch};
 use crate::columns::search::column::registered;
+use crate::columns::search::ddl;
 use crate::columns::search::making::Making;
 use crate::columns::search::opened::{Opener, Right};
 use crate::columns::search::work::Work;
@@ -21,14 +24,15 @@ use crate::server::rewrite::Rewriter;
 use crate::server::roles::AsRole;
 use crate::server::selected::{Rows, selected};
 use crate::server::spi::{self, safe_search_path};
-use crate::server::txn::{Next, PATIENCE, attempt, set_local};
+use crate::server::txn::{Next, PATIENCE, RUNNING_TRANSACTIONS, attempt, set_local};
 use crate::server::varlena::Varlena;
 use crate::server::{limit, priority, scan};
 use crate::session;
+use crate::worker::job::one_by_one::forget_errors;
 use crate::worker::job::one_by_one::one_by_one;
 use crate::worker::job::pace;
 use crate::worker::job::progress::{self, BlockRange, advance, in_blocks, place};
-use crate::worker::job::search::{changed, end_of_pass, still};
+use crate::worker::job::search::moment::{changed, from_the_start, still};
 use crate::worker::job::statement::{
     LITTLE_PATIENCE, Outcome, Taking, context_at, refuse_lent_context,
 };
@@ -500,4 +504,50 @@ unsafe fn is_same(now: Option<pg_sys::Datum>, term: pg_sys::Datum) -> bool {
     now.is_some_and(|now| unsafe {
         Varlena::from_datum(now).bytes() == Varlena::from_datum(term).bytes()
     })
+}
+
+/// The end of a pass: what comes next.
+fn end_of_pass(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
+    // A child that came meanwhile has no trigger yet; its rows are the next pass's.
+    if ddl::lacks_trigger(work.index.relation)? {
+        ddl::prepare(&work.index, companion)?;
+        return once_more(job, 0);
+    }
+    let left = match work.remakes {
+        true => take_strays(job)?,
+        false => without_terms(job, work, companion)?,
+    };
+    if left == 0 {
+        forget_errors(job)?;
+        job.record(
+            &format!(
+                "{}, rows_failed = 0, settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL",
+                from_the_start(Phase::WaitingForOld)
+            ),
+            [],
+        )?;
+        return Ok(Next::Again);
+    }
+    if left <= job.rows_failed {
+        return job.finish(
+            Phase::Failed,
+            Some(format!(
+                "{left} rows have no terms: colcrypt.job_error lists them; mend their values and have colcrypt.retry_job try again"
+            )),
+        );
+    }
+    once_more(job, job.passes)
+}
+
+/// Rows that were locked, or came otherwise.
+pub fn once_more(job: &Job, passes: i32) -> Result<Next> {
+    forget_errors(job)?;
+    job.record(
+        &format!(
+            "{}, rows_failed = 0, passes = passes + 1, retry_at = clock_timestamp() + $2 * interval '1 second'",
+            from_the_start(Phase::Filling).replace(", retry_at = NULL", "")
+        ),
+        [backoff::PASS.seconds_after(passes.saturating_sub(1)).into()],
+    )?;
+    Ok(Next::Again)
 }

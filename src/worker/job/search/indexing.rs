@@ -18,7 +18,7 @@ use crate::server::concurrently::{self, Wanted};
 use crate::server::relation::{self, Lock, Named};
 use crate::server::spi::{self, run_as};
 use crate::server::txn::{Next, attempt, set_local};
-use crate::worker::job::search::{from_the_start, shortly, still};
+use crate::worker::job::search::moment::{from_the_start, shortly, still};
 use crate::worker::job::step::{finish, paced, postpone};
 
 /// The server's, for two rows with the same key.

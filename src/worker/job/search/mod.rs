@@ -17,24 +17,23 @@
 
 mod fill;
 mod indexing;
+mod moment;
 
-use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
-use colcrypt_domain::verdict::Verdict;
 use pgrx::pg_sys;
 
 use crate::catalog::search::{Companion, CompanionState};
 use crate::columns::search::catalog;
 use crate::columns::search::work::Work;
 use crate::columns::search::{ddl, marked};
-use crate::error::{Error, Result};
-use crate::jobs::job::{Job, lock_jobs};
+use crate::error::Result;
+use crate::jobs::job::Job;
 use crate::jobs::search::{Order, queue};
-use crate::server::failed::Failed;
-use crate::server::txn::{Next, RUNNING_TRANSACTIONS, attempt};
-use crate::server::{limit, relation, spi};
+use crate::server::relation;
+use crate::server::txn::{Next, attempt};
 use crate::worker::job::one_by_one::forget_errors;
 use crate::worker::job::progress;
+use crate::worker::job::search::moment::{from_the_start, shortly, still};
 use crate::worker::job::step::{finish, has_settled, paced, postpone};
 
 pub fn step(job: &Job) -> Next {
@@ -80,50 +79,6 @@ fn without_index(job: &Job) -> Next {
     }
 }
 
-/// Locks the job's row and says whether it still is in the phase that it was read in.
-fn still(job: &Job) -> Result<bool> {
-    lock_jobs()?;
-    let found = spi::query(
-        "SELECT 1 FROM colcrypt.job WHERE job_id = $1 AND phase = $2 FOR NO KEY UPDATE",
-        &[job.id.into(), job.phase.name().into()],
-        |row| row.get::<i32>(1),
-    )?;
-    Ok(!found.is_empty())
-}
-
-/// A step that needs a lock for a moment. If it does not get the lock, it tries again soon, at odd intervals.
-fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
-    let outcome = attempt(|| {
-        if !still(job)? {
-            return Ok(Next::Again);
-        }
-        step()
-    });
-    let message = match outcome {
-        Ok(next) => return next,
-        Err(failed) if failed.verdict == Verdict::OutOfReach => return postpone(job, &failed),
-        Err(_) if limit::has_struck() => return postpone(job, &Failed::for_time()),
-        Err(failed) => failed.with_detail().message,
-    };
-    let recorded = attempt(|| {
-        job.record(
-            "last_error = $2, tries = tries + 1, \
-             retry_at = clock_timestamp() + $3 * (0.5 + random()) * interval '1 second'",
-            [
-                message.into(),
-                backoff::MOMENT.seconds_after(job.tries).into(),
-            ],
-        )
-    });
-    recorded.map_or(Next::Nothing, |()| Next::Soon)
-}
-
-fn from_the_start(phase: Phase) -> String {
-    format!(
-        "phase = '{phase}', current_relation = NULL, next_block = 0, blocks_done = 0, tries = 0, retry_at = NULL"
-    )
-}
-
 fn prepare(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
     // Before anything is changed.
     let size = progress::size(job)?;
@@ -136,52 +91,6 @@ fn prepare(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
             from_the_start(Phase::Filling)
         ),
         [size.blocks.into(), size.rows.into()],
-    )?;
-    Ok(Next::Again)
-}
-
-/// The end of a pass: what comes next.
-fn end_of_pass(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
-    // A child that came meanwhile has no trigger yet; its rows are the next pass's.
-    if ddl::lacks_trigger(work.index.relation)? {
-        ddl::prepare(&work.index, companion)?;
-        return once_more(job, 0);
-    }
-    let left = match work.remakes {
-        true => fill::take_strays(job)?,
-        false => fill::without_terms(job, work, companion)?,
-    };
-    if left == 0 {
-        forget_errors(job)?;
-        job.record(
-            &format!(
-                "{}, rows_failed = 0, settle_before = clock_timestamp(), settle_transactions = {RUNNING_TRANSACTIONS}, settle_prepared = NULL",
-                from_the_start(Phase::WaitingForOld)
-            ),
-            [],
-        )?;
-        return Ok(Next::Again);
-    }
-    if left <= job.rows_failed {
-        return job.finish(
-            Phase::Failed,
-            Some(format!(
-                "{left} rows have no terms: colcrypt.job_error lists them; mend their values and have colcrypt.retry_job try again"
-            )),
-        );
-    }
-    once_more(job, job.passes)
-}
-
-/// Rows that were locked, or came otherwise.
-fn once_more(job: &Job, passes: i32) -> Result<Next> {
-    forget_errors(job)?;
-    job.record(
-        &format!(
-            "{}, rows_failed = 0, passes = passes + 1, retry_at = clock_timestamp() + $2 * interval '1 second'",
-            from_the_start(Phase::Filling).replace(", retry_at = NULL", "")
-        ),
-        [backoff::PASS.seconds_after(passes.saturating_sub(1)).into()],
     )?;
     Ok(Next::Again)
 }
@@ -200,7 +109,7 @@ fn check(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
         return Ok(Next::Again);
     }
     if ddl::lacks_trigger(work.index.relation)? || fill::without_terms(job, work, companion)? > 0 {
-        return once_more(job, 1);
+        return fill::once_more(job, 1);
     }
     let Some(index) = indexing::is_whole(work, companion)? else {
         job.record(&from_the_start(Phase::Indexing), [])?;
@@ -261,11 +170,4 @@ fn cancel(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
     }
     forget_errors(job)?;
     job.finish(Phase::Cancelled, None)
-}
-
-/// The column that the terms are of is not there as it was.
-fn changed(what: &str) -> Error {
-    Error::OutOfStep {
-        why: format!("{what} was dropped or has another type"),
-    }
 }
