@@ -12,11 +12,8 @@ pub fn is_deterministic(collation: pg_sys::Oid) -> bool {
 
 /// Whether it orders texts by their bytes.
 pub fn is_by_bytes(collation: pg_sys::Oid) -> bool {
-    // Both are the server's own, and their OIDs are fixed.
-    matches!(
-        collation,
-        pg_sys::C_COLLATION_OID | pg_sys::POSIX_COLLATION_OID
-    ) || matches!(of_libc(collation).flatten().as_deref(), Some("C" | "POSIX"))
+    let locale = of_libc(collation).flatten();
+    collation == pg_sys::C_COLLATION_OID || matches!(locale.as_deref(), Some("C" | "POSIX"))
 }
 
 /// Whether it is the C library's, which has one letter's case in one letter.
