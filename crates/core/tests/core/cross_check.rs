@@ -43,6 +43,7 @@ fn theirs(suite: Suite, key: &[u8], nonce: &[u8]) -> (Aes256Gcm, Vec<u8>) {
     let (key, nonce) = match suite {
         Suite::Aes256Gcm => (key.to_vec(), nonce.to_vec()),
         Suite::Xaes256Gcm => derive(key, nonce),
+        Suite::HmacSha256 => panic!("it encrypts nothing"),
     };
     (Aes256Gcm::new_from_slice(&key).unwrap(), nonce)
 }
