@@ -63,7 +63,7 @@ fn grants_name_existing_roles_keys_and_privileges() {
                     "22023",
                     &format!("SELECT {function}('k', 'public', '{list}')"),
                 )
-                .says("Privileges are encrypt, decrypt and manage");
+                .says("Privileges are encrypt, decrypt, search and manage");
         }
     }
 }

@@ -61,6 +61,7 @@ fn ordinary_roles_administer_nothing() {
             "either_context",
             "encrypt_col",
             "encrypt_for_row",
+            "explain_search",
             "follows",
             "has_key_privilege",
             "is_in_batch",
