@@ -578,14 +578,13 @@ fn roles_and_settings() {
         );
     }
     // What anybody may set weakens nothing: the list is a choice. Who may drop the extension may say that it is meant;
-    // both ways of writing through a view ask for the same
-    // rights.
+    // both ways of writing through a view ask for the same rights; and whoever looks up by terms may have decrypted each row.
     let settable = user.rows(
         "SELECT name FROM pg_settings WHERE name LIKE 'colcrypt.%' AND context = 'user' ORDER BY 1",
     );
     assert_eq!(
         format!("{settable:?}"),
-        "[[Some(\"colcrypt.allow_drop\")], [Some(\"colcrypt.key_wait_timeout\")], [Some(\"colcrypt.view_rewrite\")]]"
+        "[[Some(\"colcrypt.allow_drop\")], [Some(\"colcrypt.key_wait_timeout\")], [Some(\"colcrypt.search_rewrite\")], [Some(\"colcrypt.view_rewrite\")]]"
     );
     user.run("SET row_security = off; SET check_function_bodies = off; SET default_transaction_read_only = on");
     user.fails("42501", "SELECT v FROM public.t_access");
