@@ -578,7 +578,8 @@ fn roles_and_settings() {
         );
     }
     // What anybody may set weakens nothing: the list is a choice. Who may drop the extension may say that it is meant;
-    // both ways of writing through a view ask for the same rights; and whoever looks up by terms may have decrypted each row.
+    // both ways of writing through a view ask for the same rights; and whoever looks up by terms may have each row
+    // decrypted.
     let settable = user.rows(
         "SELECT name FROM pg_settings WHERE name LIKE 'colcrypt.%' AND context = 'user' ORDER BY 1",
     );
