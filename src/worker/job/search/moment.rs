@@ -1,4 +1,5 @@
-//! What the steps of these jobs have in common: the job's row, locked for a moment, and the locks of a table that are had or not.
+//! What the steps of these jobs have in common: the job's row, locked for a moment, and the locks of a table that are
+//! had or not.
 
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
