@@ -19,13 +19,11 @@ impl Fit {
     /// nothing is done for it.
     ///
     /// # Errors
-    /// Of [`types::with_length`].
+    /// Of [`types::declared_length`].
     pub fn of(declared: &str) -> Result<Option<Self>> {
-        let name = declared.split(" COLLATE ").next().unwrap_or(declared);
-        let (type_oid, modifier) = types::with_length(name)?;
-        if modifier == -1 {
+        let Some((type_oid, modifier)) = types::declared_length(declared)? else {
             return Ok(None);
-        }
+        };
         let mut function = pg_sys::Oid::INVALID;
         // SAFETY: look-ups in the catalogs of casts and types.
         unsafe {

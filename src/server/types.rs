@@ -114,6 +114,19 @@ pub fn with_length(name: &str) -> Result<(pg_sys::Oid, i32)> {
     Ok((oid, if is_implied { -1 } else { length }))
 }
 
+/// The type and the length of what a column is declared with, as SQL writes it, maybe with a collation; none where it
+/// has no length. Only the server's own types have one, so no name is looked up that may have been changed since.
+///
+/// # Errors
+/// As [`with_length`].
+pub fn declared_length(declared: &str) -> Result<Option<(pg_sys::Oid, i32)>> {
+    let name = declared.split(" COLLATE ").next().unwrap_or(declared);
+    if !name.contains('(') {
+        return Ok(None);
+    }
+    Ok(Some(with_length(name)?).filter(|(_, length)| *length != -1))
+}
+
 /// Whether there is a type that SQL writes so now: a qualified name, quoted where needed.
 pub fn is_type(name: &str) -> bool {
     named(name).is_some()

@@ -127,15 +127,13 @@ fn has_another_length(
 ) -> Result<bool> {
     let declared = search::declared(table, column)?;
     let now = match &declared {
-        Some(declared) => {
-            types::with_length(declared.split(" COLLATE ").next().unwrap_or(declared))?
-        }
-        None => (plaintext_type, -1),
+        Some(declared) => types::declared_length(declared)?,
+        None => None,
     };
     Ok(if length == -1 {
-        now.1 != -1 && now.0 != plaintext_type
+        now.is_some_and(|(type_oid, _)| type_oid != plaintext_type)
     } else {
-        now != (plaintext_type, length)
+        now != Some((plaintext_type, length))
     })
 }
 
