@@ -16,10 +16,11 @@ CREATE FUNCTION colcrypt.encrypt_column(
         relation regclass, attribute name, key text, context text DEFAULT NULL, readers text[] DEFAULT NULL,
         access_view boolean DEFAULT true, table_name name DEFAULT NULL,
         accept_losses boolean DEFAULT false, dry_run boolean DEFAULT false, label text DEFAULT NULL,
+        search_key text DEFAULT NULL,
         OUT job bigint, OUT object text, OUT becomes text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'colcrypt_encrypt_column' LANGUAGE c VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean, text) IS
-    'queues a job that encrypts a column in place while the application runs, and drops the plaintext; values are bound to their place, or to another context, or with ''none'' to nothing; says what becomes of everything that hangs on the column; dry_run only says it';
+COMMENT ON FUNCTION colcrypt.encrypt_column(regclass, name, text, text, text[], boolean, name, boolean, boolean, text, text) IS
+    'queues a job that encrypts a column in place while the application runs, and drops the plaintext; values are bound to their place, or to another context, or with ''none'' to nothing; with search_key a search index of equality, unique where the values are, is made first and takes the place of the column''s own; says what becomes of everything that hangs on the column; dry_run only says it';
 
 CREATE FUNCTION colcrypt.decrypt_column(
         relation regclass, attribute name, accept_losses boolean DEFAULT false, dry_run boolean DEFAULT false,

@@ -84,6 +84,7 @@ pub extern "C-unwind" fn _PG_init() {
         sql::untyped::look,
         columns::view::rewrite::look,
     ]);
+    server::planning::register(columns::view::anybody::look);
     server::planned::register(&[columns::search::plan::look]);
     server::started::register(&[columns::loose::look]);
     columns::view::copied::register();

@@ -76,8 +76,13 @@ pub enum Change {
     TableDropped(pg_sys::Oid),
     /// A table is a partition or a child.
     Attached(pg_sys::Oid),
-    /// A trigger of the table's, ours, was altered or dropped.
-    Trigger(pg_sys::Oid),
+    /// A trigger of the table's, ours, was altered or dropped, or one like it was made.
+    Trigger {
+        table: pg_sys::Oid,
+        is_made: bool,
+    },
+    /// An index of the table was dropped.
+    Index(pg_sys::Oid),
 }
 
 /// # Errors
@@ -126,8 +131,12 @@ pub fn change(change: &Change) -> Result<()> {
         Change::Dropped { table, column } => dropped(*table, column),
         Change::TableDropped(table) => guards::table_dropped(*table),
         Change::Attached(table) => guards::attached(*table),
-        Change::Trigger(table) => guards::trigger_changed(*table),
-        Change::Constraint(constraint) => cascades::made(*constraint),
+        Change::Trigger { table, is_made } => guards::trigger_changed(*table, *is_made),
+        Change::Index(table) => guards::index_dropped(*table),
+        Change::Constraint(constraint) => {
+            guards::constrained(*constraint)?;
+            cascades::made(*constraint)
+        }
         Change::Label { type_oid, given } => labels::given(*type_oid, given),
     }
 }

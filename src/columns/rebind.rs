@@ -4,7 +4,7 @@ use colcrypt_domain::binding::{self, Bound, Wanted};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::catalog::uuid::uuid;
-use crate::columns::migration::orders;
+use crate::columns::migration::refuse_second;
 use crate::columns::registration::Under;
 use crate::columns::{place, registered, registration, view};
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ pub fn rebind_column(call: Call) -> Result<pg_sys::Datum> {
     for former in registration::keys_of_values(table, &attribute)? {
         registration::refuse_way_out(&former)?;
     }
-    orders::refuse_second(table)?;
+    refuse_second(table)?;
     refuse_open_job(table, &attribute)?;
     let Some((now, under_way)) = registration::registered(table, &attribute)? else {
         return Err(registration::not_registered(table, &attribute)?);

@@ -15,7 +15,7 @@ use crate::columns::follow::{self, Change};
 use crate::error::Result;
 use crate::server::accessed::{Accessed, CONSTRAINTS, Done, INHERITANCE};
 use crate::server::xact::{End, PartEnd};
-use crate::server::{altered, enclosure, ours, report, rethrow, scan, tree, types};
+use crate::server::{altered, enclosure, heirs, ours, report, rethrow, scan, tree, types};
 
 struct Note {
     change: Change,
@@ -78,14 +78,16 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
         object,
         part,
     } = *accessed;
-    let change = if matches!(done, Done::Made) {
+    let is_made = matches!(done, Done::Made);
+    let change = if class == pg_sys::TriggerRelationId {
+        trigger(object, is_made)
+    } else if is_made {
         (class == CONSTRAINTS).then_some(Change::Constraint(object))
-    } else if class == pg_sys::TriggerRelationId {
-        trigger(object)
     } else if matches!(done, Done::Dropped) {
         match class == pg_sys::RelationRelationId {
             true if part > 0 => dropped(object, part),
-            true => is_table(object).then_some(Change::TableDropped(object)),
+            true if is_table(object) => Some(Change::TableDropped(object)),
+            true => index(object),
             false => None,
         }
     } else if class == INHERITANCE {
@@ -111,7 +113,7 @@ pub fn hear(accessed: &Accessed) -> Result<()> {
 }
 
 /// The table of a trigger, where that is the one that keeps terms. It is there still, if it is about to go.
-fn trigger(trigger: pg_sys::Oid) -> Option<Change> {
+fn trigger(trigger: pg_sys::Oid, is_made: bool) -> Option<Change> {
     // SAFETY: a system catalog's own columns by their layout; a look-up of the function's name.
     unsafe {
         altered::row(
@@ -123,7 +125,19 @@ fn trigger(trigger: pg_sys::Oid) -> Option<Change> {
             },
         )
         .flatten()
-        .map(Change::Trigger)
+        .map(|table| Change::Trigger { table, is_made })
+    }
+}
+
+/// The table of an index that is about to go, and is there still.
+fn index(relation: pg_sys::Oid) -> Option<Change> {
+    // SAFETY: look-ups in the catalogs.
+    unsafe {
+        if !matches!(pg_sys::get_rel_relkind(relation) as u8, b'i' | b'I') {
+            return None;
+        }
+        let table = pg_sys::IndexGetRelation(relation, true);
+        (table != pg_sys::Oid::INVALID).then_some(Change::Index(table))
     }
 }
 
@@ -289,8 +303,13 @@ unsafe fn note_computed(statement: *mut pg_sys::Node) {
                 None,
                 std::ptr::null_mut(),
             );
-            if table != pg_sys::Oid::INVALID && is_table(table) {
-                let level = enclosure::level();
+            if table == pg_sys::Oid::INVALID || !is_table(table) {
+                continue;
+            }
+            // What has the column from this one is computed too.
+            let level = enclosure::level();
+            for table in heirs::with_heirs(table) {
+                let column = column.clone();
                 let change = Change::Computed { table, column };
                 NOTES.with_borrow_mut(|notes| notes.push(Note { change, level }));
             }

@@ -19,7 +19,7 @@ pub const INHERITANCE: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
 /// What is done to an object that is none of the server's own, in the middle of the statement.
 #[derive(Clone, Copy)]
 pub enum Done {
-    /// It was made: said of constraints alone.
+    /// It was made: said of constraints and triggers alone.
     Made,
     /// It was altered: the look-up caches have it as it was.
     Altered,
@@ -70,7 +70,11 @@ unsafe extern "C-unwind" fn on_access(
         }
         let done = match access {
             pg_sys::ObjectAccessType::OAT_POST_ALTER => Done::Altered,
-            pg_sys::ObjectAccessType::OAT_POST_CREATE if class == CONSTRAINTS => Done::Made,
+            pg_sys::ObjectAccessType::OAT_POST_CREATE
+                if class == CONSTRAINTS || class == pg_sys::TriggerRelationId =>
+            {
+                Done::Made
+            }
             pg_sys::ObjectAccessType::OAT_DROP => Done::Dropped,
             _ => return,
         };

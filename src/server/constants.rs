@@ -31,6 +31,30 @@ pub fn integer(number: i32) -> *mut pg_sys::Node {
     constant(pg_sys::INT4OID, 4, pg_sys::Datum::from(number), true)
 }
 
+/// Where no constant of a statement is: the parser says -1, or a place in the text, and what is stored is read back
+/// with -1.
+const MARK: i32 = -2_021;
+
+/// A constant number that a rewrite of ours made, and nobody else.
+pub fn marked_integer(number: i32) -> *mut pg_sys::Node {
+    let made = integer(number);
+    // SAFETY: a Const, just made.
+    unsafe { (*made.cast::<pg_sys::Const>()).location = MARK };
+    made
+}
+
+/// Whether a node is such a number.
+///
+/// # Safety
+/// A node of an expression.
+pub unsafe fn is_marked(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: a node is what its tag says.
+    unsafe {
+        crate::server::tree::is(node, pg_sys::NodeTag::T_Const)
+            && (*node.cast::<pg_sys::Const>()).location == MARK
+    }
+}
+
 /// A constant text.
 pub fn text(text: &str) -> *mut pg_sys::Node {
     let datum = pgrx::IntoDatum::into_datum(text).expect("a text has a datum");

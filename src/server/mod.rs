@@ -39,6 +39,7 @@ pub mod meant;
 pub mod memory;
 pub mod ours;
 pub mod planned;
+pub mod planning;
 pub mod priority;
 pub mod process;
 pub mod prune;

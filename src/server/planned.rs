@@ -446,6 +446,29 @@ pub unsafe fn depend_on(root: *mut pg_sys::PlannerInfo, relation: pg_sys::Oid) {
     }
 }
 
+/// What is shown, and when, by `CASE WHEN … THEN … END`.
+///
+/// # Safety
+/// A CASE.
+pub unsafe fn guarded(
+    case: *mut pg_sys::CaseExpr,
+) -> Option<(*mut pg_sys::Node, *mut pg_sys::Node)> {
+    // SAFETY: the caller's promise; its arguments are what they are named after.
+    unsafe {
+        let otherwise: *mut pg_sys::Node = (*case).defresult.cast();
+        let is_null = otherwise.is_null()
+            || tree::is(otherwise, NodeTag::T_Const)
+                && (*otherwise.cast::<pg_sys::Const>()).constisnull;
+        let whens = tree::items::<pg_sys::CaseWhen>((*case).args);
+        match whens[..] {
+            [when] if (*case).arg.is_null() && is_null => {
+                Some(((*when).expr.cast(), (*when).result.cast()))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What `CASE WHEN … THEN value END` shows; any other expression is itself.
 ///
 /// # Safety

@@ -80,6 +80,19 @@ impl Rows {
         }
     }
 
+    /// Refuses a column that is not of a type, or of a domain over it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfStep`].
+    pub fn expect_base_type(&self, column: usize, type_oid: pg_sys::Oid) -> Result<()> {
+        // SAFETY: a look-up in the type catalog.
+        let base = unsafe { pg_sys::getBaseType(self.type_of(column)) };
+        match base == type_oid {
+            true => Ok(()),
+            false => Err(type_changed()),
+        }
+    }
+
     /// None yet, of columns of these types.
     pub fn of(types: &[pg_sys::Oid]) -> Self {
         let attributes = types.iter().map(|&type_oid| {

@@ -29,5 +29,5 @@ pub use kind::{Kind, UnknownKind};
 pub use normalise::{NormaliseError, Normalised, Pipeline, Step, Unnormalisable, unicode_version};
 pub use range::{Node, RangeError, RangeSpec};
 pub use term::{BadTermBits, Label, LabelError, Prepared, SearchKey, Term, TermBits};
-pub use text::{Gram, Grams, TextError, TextSpec};
+pub use text::{Gram, Grams, NoRoom, TextError, TextSpec};
 pub use told::{Told, Viewer, told};

@@ -30,6 +30,9 @@ const DOTLESS_I: char = 'ı';
 
 const MAX_LETTERS: usize = 5;
 
+/// Letters of a value that are cut into grams together.
+const CHUNK: usize = 1 << 14;
+
 /// So many letters in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextSpec {
@@ -47,6 +50,13 @@ pub enum TextError {
          what it makes of a letter depends on the letters around"
     )]
     Step(Step),
+}
+
+/// There is no memory for the terms of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no memory for {bytes} bytes of terms")]
+pub struct NoRoom {
+    pub bytes: usize,
 }
 
 /// An n-gram: a piece of plaintext.
@@ -134,10 +144,46 @@ impl Grams {
     }
 
     fn terms(&self, prepared: &Prepared) -> Vec<i64> {
-        let mut terms: Vec<_> = self.0.iter().map(|gram| gram.term(prepared)).collect();
+        let mut terms: Vec<_> = self.each_term(prepared).collect();
         terms.sort_unstable();
         terms.dedup();
         terms
+    }
+
+    fn each_term(&self, prepared: &Prepared) -> impl Iterator<Item = i64> {
+        self.0.iter().map(|gram| gram.term(prepared))
+    }
+}
+
+/// Terms as they come, some of them often.
+#[derive(Default)]
+struct Gathered {
+    terms: Vec<i64>,
+    /// How many there were when they were last put in order.
+    different: usize,
+}
+
+impl Gathered {
+    /// Adds the terms of the pieces of so many letters.
+    fn add(&mut self, prepared: &Prepared, piece: &[char], letters: usize) -> Result<(), NoRoom> {
+        let mut grams = Grams(Vec::with_capacity(piece.len()));
+        grams.0.extend(piece.windows(letters).map(Gram::new));
+        grams.sort();
+        if self.terms.len() > 2 * self.different + CHUNK {
+            self.put_in_order();
+        }
+        let bytes = size_of::<i64>() * (self.terms.len() + grams.len());
+        self.terms
+            .try_reserve(grams.len())
+            .map_err(|_| NoRoom { bytes })?;
+        self.terms.extend(grams.each_term(prepared));
+        Ok(())
+    }
+
+    fn put_in_order(&mut self) {
+        self.terms.sort_unstable();
+        self.terms.dedup();
+        self.different = self.terms.len();
     }
 }
 
@@ -146,6 +192,8 @@ impl TextSpec {
     pub const DEFAULT_LETTERS: u8 = 3;
     /// Grams that a query looks up at most: more would find no fewer rows, only later.
     pub const MAX_NEEDLE: usize = 32;
+    /// Letters of a pattern, or of a value that is to be equal, that are looked at for these.
+    const MAX_LOOKED_AT: usize = 1 << 14;
 
     /// Grams of so many letters. Case is always folded, so that LIKE and ILIKE have one index; marks are dropped if the
     /// normaliser has `unaccent`.
@@ -205,7 +253,15 @@ impl TextSpec {
     /// The grams that a value which is equal has: for `=` on an index of kind text.
     #[must_use]
     pub fn equal_grams(self, value: &str) -> Grams {
-        let mut grams = self.grams_of(value);
+        let mut grams = match value.char_indices().nth(Self::MAX_LOOKED_AT) {
+            None => self.grams_of(value),
+            Some((end, _)) => {
+                let mut pieces = Pieces::new(self, end);
+                pieces.add(value[..end].chars());
+                pieces.gap();
+                pieces.finish()
+            }
+        };
         grams.thin(Self::MAX_NEEDLE);
         grams
     }
@@ -217,9 +273,15 @@ impl TextSpec {
     /// character, which is an error of SQL's.
     #[must_use]
     pub fn like_grams(self, pattern: &str, escape: Option<char>) -> Option<Grams> {
-        let mut pieces = Pieces::new(self, pattern.len());
+        let mut pieces = Pieces::new(self, pattern.len().min(4 * Self::MAX_LOOKED_AT));
         let mut letters = pattern.chars();
+        let mut looked_at = 0;
         while let Some(letter) = letters.next() {
+            looked_at += 1;
+            if looked_at > Self::MAX_LOOKED_AT {
+                pieces.gap();
+                break;
+            }
             // In the order of the server's `like_escape` and `MatchText`: an escape that is a wildcard is no wildcard.
             if Some(letter) == escape {
                 pieces.add([letters.next()?]);
@@ -234,10 +296,37 @@ impl TextSpec {
         (!grams.is_empty()).then_some(grams)
     }
 
-    /// The terms of a row with this value, sorted.
-    #[must_use]
-    pub fn terms(self, prepared: &Prepared, value: &str) -> Vec<i64> {
-        self.grams_of(value).terms(prepared)
+    /// The terms of a row with this value, sorted. Long work: `pause` is called every so often, and may unwind.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub fn terms(
+        self,
+        prepared: &Prepared,
+        value: &str,
+        pause: &mut dyn FnMut(),
+    ) -> Result<Vec<i64>, NoRoom> {
+        let letters = usize::from(self.letters);
+        // A letter becomes a few at most: no memory is left behind that nobody wipes.
+        let mut piece = Zeroizing::new(Vec::with_capacity(CHUNK + 128));
+        piece.push(EDGE);
+        let mut gathered = Gathered::default();
+        for letter in value.chars() {
+            self.fold(letter, &mut piece);
+            if piece.len() >= CHUNK {
+                gathered.add(prepared, &piece, letters)?;
+                let begun = piece.len() + 1 - letters;
+                piece.drain(..begun);
+                pause();
+            }
+        }
+        piece.push(EDGE);
+        if gathered.terms.is_empty() && piece.len() < letters {
+            gathered.terms.push(Gram::new(&piece).term(prepared));
+        }
+        gathered.add(prepared, &piece, letters)?;
+        gathered.put_in_order();
+        Ok(gathered.terms)
     }
 
     /// The terms all of which a row has whose value is equal.

@@ -107,7 +107,7 @@ fn terms(case: &Json) -> Json {
             };
             json!(match case["like"].as_str() {
                 Some(pattern) => spec.like_terms(&prepared, pattern, escape).unwrap(),
-                None => spec.terms(&prepared, text("value")),
+                None => spec.terms(&prepared, text("value"), &mut || {}).unwrap(),
             })
         }
     }

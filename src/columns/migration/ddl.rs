@@ -119,6 +119,25 @@ fn drop_column(members: &[(Member, Named)], name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Drops foreign keys of other columns to this one, which the survey found on terms as well: the column does not go
+/// with them there.
+fn drop_foreign_keys(table: &Named, attribute: &str) -> Result<()> {
+    let found = spi::query(
+        "SELECT n.conrelid, n.conname::text FROM pg_constraint n JOIN pg_attribute a ON a.attrelid = n.confrelid AND a.attnum = ANY (n.confkey) \
+         WHERE n.contype = 'f' AND n.confrelid = $1 AND a.attname = $2::text::name AND n.conparentid = 0 ORDER BY 1, 2",
+        &[table.held.oid.into(), attribute.into()],
+        |row| Ok((spi::at::<pg_sys::Oid>(row, 1)?, spi::at::<String>(row, 2)?)),
+    )?;
+    for (referencing, name) in found {
+        let from = Named::take(referencing, Lock::Exclusive)?;
+        run_as(
+            from.owner(),
+            &[statements::drop_constraint(&from.sql, &name)],
+        )?;
+    }
+    Ok(())
+}
+
 fn is_not_null(migration: &Migration) -> Result<bool> {
     let found = spi::query(
         "SELECT attnotnull FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
@@ -299,6 +318,7 @@ pub fn swap(migration: &Migration) -> Result<bool> {
             });
         }
     }
+    drop_foreign_keys(&table, &pair.old_name())?;
     drop_column(&members, &pair.old_name())?;
     let values_after = values(&table, &migration.attribute, is_counted)?;
     if values_after != values_before {

@@ -22,6 +22,7 @@ use pgrx::pg_sys;
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, one};
 use crate::error::{Error, Result};
+use crate::server::{relation, spi};
 
 pub use colcrypt_domain::migration::Kind;
 
@@ -133,5 +134,26 @@ impl Migration {
     /// See [`Pair::trigger`].
     pub fn trigger(&self) -> String {
         self.pair().trigger()
+    }
+}
+
+/// Refuses a second migration of the table.
+///
+/// # Errors
+/// [`Error::MigrationUnderWay`].
+pub fn refuse_second(table: pg_sys::Oid) -> Result<()> {
+    let others = spi::query(
+        "SELECT j.job_id, j.phase FROM colcrypt.job j JOIN colcrypt.migration m USING (job_id) \
+         WHERE m.relation = $1::oid::regclass AND (j.finished_at IS NULL OR j.phase = 'failed') LIMIT 1",
+        &[table.into()],
+        |row| Ok((row.get::<i64>(1)?, row.get::<String>(2)?)),
+    )?;
+    match others.into_iter().next() {
+        None => Ok(()),
+        Some((job, phase)) => Err(Error::MigrationUnderWay {
+            table: relation::shown(table)?,
+            job: job.unwrap_or_default(),
+            phase: phase.unwrap_or_default(),
+        }),
     }
 }

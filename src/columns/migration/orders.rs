@@ -11,10 +11,11 @@ use pgrx::pg_sys;
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::type_names;
-use crate::columns::migration::Kind;
-use crate::columns::migration::survey::{self, Question};
+use crate::columns::migration::survey::{self, Question, Searched};
 use crate::columns::migration::tree::{self, TREE};
-use crate::columns::search::guards;
+use crate::columns::migration::{Kind, refuse_second};
+use crate::columns::search::wanted::Asked;
+use crate::columns::search::{guards, orders as search_orders};
 use crate::columns::view::known::key_of;
 use crate::columns::view::{self, relation_name};
 use crate::columns::{cascades, place, registered, registration};
@@ -25,7 +26,7 @@ use crate::rows::reach;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
 use crate::server::relation::{self, Lock, Named};
-use crate::server::spi;
+use crate::server::{reads, report, spi};
 use crate::values::codec::Codec;
 
 /// What is asked for, once it is known to be allowed.
@@ -45,6 +46,8 @@ struct Order {
     declared: String,
     /// The name that a view takes over, and the table's new one.
     names: Option<(String, String)>,
+    /// The search key of an index that is made first.
+    search_key: Option<String>,
 }
 
 /// A column's type: itself, and as SQL with length and collation.
@@ -122,6 +125,13 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
     } else {
         None
     };
+    // SAFETY: declared as text, where it is declared.
+    let search_key = unsafe { call.long::<String>(10, "search_key")? };
+    let searched = Searched::now(table, &attribute)?;
+    if searched.equality || search_key.is_some() {
+        refuse_whole_row(table, &attribute, context.as_deref())?;
+    }
+    search_orders::refuse_ways_out(table, &attribute, &key)?;
     let order = Order {
         kind: Kind::Encrypt,
         table,
@@ -135,6 +145,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
         plaintext_type,
         declared,
         names,
+        search_key: search_key.filter(|_| !searched.equality),
     };
     decide(call, &order, flag(call, 7), flag(call, 8))
 }
@@ -187,6 +198,7 @@ pub fn decrypt_column(call: Call) -> Result<pg_sys::Datum> {
         plaintext_type,
         declared,
         names: None,
+        search_key: None,
     };
     decide(call, &order, flag(call, 2), flag(call, 3))
 }
@@ -198,6 +210,25 @@ fn check_context(table: pg_sys::Oid, attribute: &str, expression: &str) -> Resul
     let known = tree::known_columns(table, &[attribute])?;
     let sql = statements::check_context(&held.sql, &relation_name(table), &known, expression);
     spi::run_as(held.owner(), &[sql])
+}
+
+/// What is bound to the whole row would be bound to its terms, which a rotation of the search key changes.
+fn refuse_whole_row(table: pg_sys::Oid, attribute: &str, context: Option<&str>) -> Result<()> {
+    let Some(expression) = context else {
+        return Ok(());
+    };
+    let held = Named::take(table, Lock::Read)?;
+    if reads::columns(&held, expression)?.is_some_and(|numbers| !numbers.contains(&0)) {
+        return Ok(());
+    }
+    Err(Error::Column {
+        message: format!(
+            "values of column {}.{} would be bound to the whole row, of which the terms of a search index are a part",
+            held.held.shown(),
+            quote_identifier(attribute)
+        ),
+        hint: "Give a context made of columns that are named.".into(),
+    })
 }
 
 /// A name for the new column that no table of the tree has.
@@ -212,24 +243,6 @@ fn twin_name(order: &Order) -> Result<String> {
     )?;
     let taken: Vec<String> = taken.into_iter().flatten().collect();
     Ok(migration::twin_name(&order.attribute, order.kind, &taken))
-}
-
-/// Refuses a second migration of the table.
-pub fn refuse_second(table: pg_sys::Oid) -> Result<()> {
-    let others = spi::query(
-        "SELECT j.job_id, j.phase FROM colcrypt.job j JOIN colcrypt.migration m USING (job_id) \
-         WHERE m.relation = $1::oid::regclass AND (j.finished_at IS NULL OR j.phase = 'failed') LIMIT 1",
-        &[table.into()],
-        |row| Ok((row.get::<i64>(1)?, row.get::<String>(2)?)),
-    )?;
-    match others.into_iter().next() {
-        None => Ok(()),
-        Some((job, phase)) => Err(Error::MigrationUnderWay {
-            table: relation::shown(table)?,
-            job: job.unwrap_or_default(),
-            phase: phase.unwrap_or_default(),
-        }),
-    }
 }
 
 /// What a view in the table's place needs.
@@ -300,6 +313,16 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
         &order.key.name,
         &order.declared,
     )];
+    let mut searched = Searched::now(order.table, &order.attribute)?;
+    let mut is_unique = false;
+    if let Some(key) = &order.search_key {
+        is_unique = survey::are_kept_apart(order.table, &order.attribute)?;
+        searched = Searched {
+            equality: true,
+            unique: is_unique,
+        };
+        lines.push(effects::search_index(key, is_unique));
+    }
     let viewed = order.names.is_some() || !view::views_of(order.table)?.is_empty();
     match &order.names {
         Some((view, renamed)) => lines.extend(view_lines(order, view, renamed)?),
@@ -312,6 +335,7 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
         // No number comes after a nine.
         trigger: "~colcrypt_0",
         viewed,
+        searched,
     })?);
     if order.kind == Kind::Encrypt {
         lines.extend(people(order)?);
@@ -334,6 +358,14 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
     if !dry_run {
         refuse(&lines, &column, |_| accepts)?;
         accepted(order.unplaced, order.accepts_unplaced, &order.attribute)?;
+        if let Some(key) = &order.search_key {
+            let asked = Asked::in_place_of_another(key, is_unique);
+            let index = search_orders::order(order.table, &order.attribute, asked)?;
+            search_orders::refuse_ways_out(order.table, &order.attribute, &order.key)?;
+            report::notice(format!(
+                "job {index} makes the search index first, of the values as they are"
+            ));
+        }
         job = Some(queue(order, &lines)?);
     }
     let rows = lines

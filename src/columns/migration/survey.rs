@@ -5,10 +5,11 @@
 //! what is not known here stands in the way. The old column is dropped without CASCADE, so what would be dropped
 //! along with it without a word is told beforehand, and whatever else needs it blocks.
 
-use colcrypt_domain::migration::survey::{self, Dependent, Line, Properties, refuse};
+use colcrypt_domain::migration::survey::{self, Dependent, Line, Properties, TakenOver, refuse};
 use colcrypt_domain::quote::quote_identifier;
 use pgrx::pg_sys;
 
+use crate::catalog::search::{self, CompanionState};
 use crate::columns::migration::tree::TREE;
 use crate::columns::migration::{Kind, Migration};
 use crate::columns::view;
@@ -27,7 +28,14 @@ const DEPENDENTS: &str = "SELECT DISTINCT \
             ELSE 'other' END AS kind, \
         d.classid::regclass || '/' || d.objid AS token, \
         CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0) \
-        ELSE pg_describe_object(d.classid, d.objid, 0) END AS object, r.ev_class \
+        ELSE pg_describe_object(d.classid, d.objid, 0) END AS object, r.ev_class, \
+        a.attrelid = $1 AND CASE \
+            WHEN n.contype = 'u' THEN NOT n.condeferrable AND EXISTS (SELECT FROM pg_index u \
+                WHERE u.indexrelid = n.conindid AND u.indnatts = 1 AND NOT u.indnullsnotdistinct) \
+            WHEN i.indexrelid IS NOT NULL THEN i.indnatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indnullsnotdistinct \
+                AND c.relam IN (SELECT m.oid FROM pg_am m WHERE m.amname IN ('btree', 'hash')) \
+            ELSE false END AS is_alone, \
+        coalesce(n.contype = 'f', false) AND EXISTS (SELECT FROM on_terms x WHERE x.oid = n.oid) AS is_on_terms \
     FROM tree t JOIN pg_attribute a ON a.attrelid = t.relid AND a.attname = $2::text::name AND NOT a.attisdropped \
     JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum \
     LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid \
@@ -39,6 +47,22 @@ const DEPENDENTS: &str = "SELECT DISTINCT \
     WHERE NOT coalesce(c.relispartition, false) AND coalesce(n.coninhcount, 0) = 0 AND coalesce(g.tgparentid, 0) = 0 \
       AND NOT (f.oid IS NOT NULL AND f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.attrelid <> $1) \
       AND coalesce(n.contype, 'c') <> 'n' ORDER BY 1, 2";
+
+/// Common table expression `on_terms(oid)`, after [`TREE`]: foreign keys of which another does the same on terms that
+/// can be compared: of one search domain, under one version.
+const ON_TERMS: &str = "on_terms(oid) AS ( \
+    SELECT n.oid FROM pg_constraint n \
+    JOIN pg_attribute s ON s.attrelid = n.conrelid AND s.attnum = n.conkey[1] JOIN pg_attribute t ON t.attrelid = n.confrelid AND t.attnum = n.confkey[1] \
+    JOIN colcrypt.search_index si ON si.relation = n.conrelid AND si.attribute = s.attname \
+    JOIN colcrypt.search_index ti ON ti.relation = n.confrelid AND ti.attribute = t.attname AND ti.is_unique \
+        AND (ti.domain_id = si.domain_id OR ti.search_index_id = si.search_index_id) \
+    JOIN colcrypt.search_companion sc ON sc.search_index_id = si.search_index_id AND sc.state = 'ready' \
+    JOIN colcrypt.search_companion tc ON tc.search_index_id = ti.search_index_id AND tc.state = 'ready' AND tc.key_version = sc.key_version \
+    JOIN pg_attribute sa ON sa.attrelid = n.conrelid AND sa.attname = sc.attribute \
+    JOIN pg_attribute ta ON ta.attrelid = n.confrelid AND ta.attname = tc.attribute \
+    JOIN pg_constraint k ON k.contype = 'f' AND k.convalidated AND k.conrelid = n.conrelid AND k.confrelid = n.confrelid \
+        AND k.conkey = ARRAY[sa.attnum] AND k.confkey = ARRAY[ta.attnum] AND k.confdeltype = n.confdeltype AND k.confupdtype IN ('a', 'r') \
+    WHERE n.contype = 'f' AND cardinality(n.conkey) = 1 AND n.confdeltype IN ('a', 'r', 'c') AND n.confupdtype IN ('a', 'r'))";
 
 /// The table itself, its tree, and the column's own properties, each with whether it is so.
 const PROPERTIES: &str = "SELECT c.relkind IN ('r', 'p') AS is_table, c.relpersistence = 't' AS is_temporary, \
@@ -66,6 +90,42 @@ pub struct Question<'a> {
     pub trigger: &'a str,
     /// Whether a view takes the table's name in this migration, or has it.
     pub viewed: bool,
+    pub searched: Searched,
+}
+
+/// What search indexes of equality the column has, or will have before it is encrypted.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Searched {
+    pub equality: bool,
+    pub unique: bool,
+}
+
+impl Searched {
+    /// Those that the column has.
+    ///
+    /// # Errors
+    /// Of the catalog.
+    pub fn now(table: pg_sys::Oid, attribute: &str) -> Result<Self> {
+        let index = search::index_of(table, attribute, colcrypt_search::Kind::Equality)?;
+        let is_there = |index: &search::SearchIndex| {
+            let mut companions = index.companions.iter();
+            companions.any(|companion| companion.state != CompanionState::Retired)
+        };
+        let index = index.filter(is_there);
+        Ok(Self {
+            equality: index.is_some(),
+            unique: index.is_some_and(|index| index.is_unique),
+        })
+    }
+}
+
+/// A thing that depends on the column.
+struct Found {
+    dependent: Dependent,
+    token: String,
+    object: String,
+    is_alone: bool,
+    is_on_terms: bool,
 }
 
 /// Everything that hangs on the column.
@@ -114,30 +174,68 @@ fn properties(question: &Question) -> Result<Vec<Line>> {
     }
 }
 
-fn dependents(question: &Question) -> Result<Vec<Line>> {
-    let found = query(
-        &format!("{TREE} {DEPENDENTS}"),
-        &[question.table.into(), question.attribute.into()],
+fn found(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Found>> {
+    let rows = query(
+        &format!("{TREE}, {ON_TERMS} {DEPENDENTS}"),
+        &[table.into(), attribute.into()],
         |row| {
             Ok((
                 named::<String>(row, "kind")?,
-                named::<String>(row, "token")?,
-                // None for what was dropped meanwhile.
-                row.get_by_name::<String, _>("object")?.unwrap_or_default(),
                 row.get_by_name::<pg_sys::Oid, _>("ev_class")?,
+                Found {
+                    dependent: Dependent::Other,
+                    token: named(row, "token")?,
+                    // None for what was dropped meanwhile.
+                    object: row.get_by_name("object")?.unwrap_or_default(),
+                    is_alone: named(row, "is_alone")?,
+                    is_on_terms: named(row, "is_on_terms")?,
+                },
             ))
         },
     )?;
-    let mut lines = Vec::new();
-    for (kind, token, object, view) in found {
+    let known = rows.into_iter().map(|(kind, view, thing)| {
         let is_access_view = match view {
-            Some(view) => view::is_access_view(view, question.table)?,
+            Some(view) => view::is_access_view(view, table)?,
             None => false,
         };
-        let dependent = Dependent::named(&kind, is_access_view);
-        lines.push(dependent.line(token, object, question.kind, question.viewed));
-    }
-    Ok(lines)
+        Ok(Found {
+            dependent: Dependent::named(&kind, is_access_view),
+            ..thing
+        })
+    });
+    known.collect()
+}
+
+fn dependents(question: &Question) -> Result<Vec<Line>> {
+    let lines = found(question.table, question.attribute)?
+        .into_iter()
+        .map(|thing| {
+            let by = TakenOver {
+                alone: thing.is_alone,
+                equality: question.searched.equality,
+                unique: question.searched.unique,
+                on_terms: thing.is_on_terms,
+            };
+            thing.dependent.line(
+                thing.token,
+                thing.object,
+                question.kind,
+                question.viewed,
+                by,
+            )
+        });
+    Ok(lines.collect())
+}
+
+/// Whether something keeps the column's values apart that a unique search index can do instead.
+///
+/// # Errors
+/// Of SPI.
+pub fn are_kept_apart(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
+    let found = found(table, attribute)?;
+    Ok(found
+        .iter()
+        .any(|thing| thing.is_alone && thing.dependent == Dependent::Uniqueness))
 }
 
 /// Triggers before a row is written.
@@ -148,7 +246,7 @@ fn triggers(question: &Question) -> Result<Vec<Line>> {
                  g.tgtype & 2 = 2 AND g.tgtype & 20 <> 0 AND g.tgname > $2::text::name AS is_late \
              FROM pg_trigger g JOIN tree t ON t.relid = g.tgrelid \
              WHERE NOT g.tgisinternal AND g.tgtype & 1 = 1 AND g.tgparentid = 0 \
-               AND g.tgfoid <> 'colcrypt.keep_in_step()'::regprocedure"
+               AND g.tgfoid NOT IN ('colcrypt.keep_in_step()'::regprocedure, 'colcrypt.keep_terms()'::regprocedure)"
         ),
         &[question.table.into(), question.trigger.into()],
         |row| {
@@ -190,6 +288,7 @@ pub fn check(migration: &Migration) -> Result<()> {
         attribute: &migration.attribute,
         trigger: &migration.trigger(),
         viewed: is_viewed(migration)?,
+        searched: Searched::now(migration.table, &migration.attribute)?,
     })?;
     refuse(&lines, &migration.source(), |line| {
         migration.accepted.contains(&line.token)

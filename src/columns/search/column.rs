@@ -1,4 +1,5 @@
-//! A searched column as it is registered, for a table, or a partition or child of it.
+//! A searched column as it is registered, for a table, or a partition or child of it; or as it is, before it is
+//! encrypted.
 
 use colcrypt_core::KeyId;
 use colcrypt_domain::quote::quote_identifier;
@@ -9,7 +10,7 @@ use crate::catalog::uuid::keyring_id;
 use crate::columns::enforced::NEAREST;
 use crate::columns::search::opened::{Keys, Opener};
 use crate::error::Result;
-use crate::server::relation::Held;
+use crate::server::relation::{Attribute, Held};
 use crate::server::{spi, watched};
 
 /// A column's registration, as it holds for a table: its own, or that of the nearest table above it.
@@ -19,6 +20,44 @@ pub struct Registered {
     pub context: Option<String>,
     keys: Keys,
     plaintext_type: pg_sys::Oid,
+}
+
+/// How the values of a searched column are had.
+pub enum Source {
+    /// They are ciphertexts.
+    Sealed(Registered, Opener),
+    /// The column is not encrypted yet: they are there for whoever reads or writes the row.
+    Plain(pg_sys::Oid),
+}
+
+impl Source {
+    /// That of a column of a held table, good as long as `memory` is; none of one that is encrypted and not
+    /// registered.
+    ///
+    /// # Errors
+    /// Of SPI; for a type that cannot be encrypted.
+    pub fn of(
+        held: &Held,
+        attribute: &Attribute,
+        memory: pg_sys::MemoryContext,
+    ) -> Result<Option<Self>> {
+        if !attribute.holds_ciphertext() {
+            return Ok(Some(Self::Plain(attribute.base_type)));
+        }
+        let Some(registered) = registered(held.oid, &attribute.name)? else {
+            return Ok(None);
+        };
+        let opener = registered.opener(held, &attribute.name, memory)?;
+        Ok(Some(Self::Sealed(registered, opener)))
+    }
+
+    /// The type that plaintexts are of.
+    pub fn type_oid(&self) -> pg_sys::Oid {
+        match self {
+            Self::Sealed(_, opener) => opener.type_oid(),
+            Self::Plain(type_oid) => *type_oid,
+        }
+    }
 }
 
 /// # Errors

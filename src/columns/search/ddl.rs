@@ -4,7 +4,7 @@
 //! They run as the table's owner, in a security-restricted operation. A lock that is not had in a tenth of a second is
 //! not waited for: sessions queue up behind whoever waits for such a lock, so it is rather tried again later.
 
-use colcrypt_domain::search::{self as names, Branch, Form, TRIGGER};
+use colcrypt_domain::search::{self as names, Branch, Form, IS_TRIGGER};
 use colcrypt_search::Kind;
 use pgrx::pg_sys;
 
@@ -43,11 +43,10 @@ pub fn members(table: pg_sys::Oid) -> Result<Vec<Member>> {
     spi::query(
         &format!(
             "{TREE} SELECT c.oid, c.relispartition, c.relkind = 'r', \
-                    EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = $2::text::name \
-                            AND g.tgfoid = 'colcrypt.keep_terms()'::regprocedure) \
+                    EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND {IS_TRIGGER} AND g.tgenabled = 'A') \
              FROM tree t JOIN pg_class c ON c.oid = t.relid ORDER BY c.oid <> $1, c.oid"
         ),
-        &[table.into(), TRIGGER.into()],
+        &[table.into()],
         |row| {
             Ok(Member {
                 oid: spi::at(row, 1)?,

@@ -3,6 +3,7 @@
 
 use colcrypt_domain::error::SearchError;
 use colcrypt_domain::quote::{quote_identifier, quote_literal};
+use colcrypt_domain::search::IS_TRIGGER;
 use pgrx::pg_sys;
 
 use crate::catalog::search;
@@ -199,10 +200,45 @@ fn searched_above(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
 /// # Errors
 /// Of SPI.
 pub fn attached(table: pg_sys::Oid) -> Result<()> {
-    if !search::are_any()? || !relation::exists(table) || is_empty(table)? {
+    if !search::are_any()? || !relation::exists(table) {
         return Ok(());
     }
-    remake(table, "rows have come to it that it has not been kept for")
+    refuse_inherited(table)?;
+    if !is_empty(table)? {
+        return remake(table, "rows have come to it that it has not been kept for");
+    }
+    // A partition has the trigger from above; a child that nobody gives it would be scanned for good.
+    match has_trigger(table, false)? {
+        true => Ok(()),
+        false => remake(table, "a child has come that has no trigger"),
+    }
+}
+
+/// Whoever owns a parent changes the columns that come from it.
+fn refuse_inherited(table: pg_sys::Oid) -> Result<()> {
+    let found = spi::query(
+        "SELECT c.attribute::text FROM colcrypt.search_companion c JOIN colcrypt.search_index i USING (search_index_id) \
+         JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = c.attribute AND a.attinhcount > 0 WHERE i.relation = $1::oid::regclass LIMIT 1",
+        &[table.into()],
+        |row| spi::at::<String>(row, 1),
+    )?;
+    match found.first() {
+        Some(companion) => refuse(table, companion, "inherited"),
+        None => Ok(()),
+    }
+}
+
+/// Whether the trigger that keeps terms is on a table, as it is made, or at least about to be: it is switched on to
+/// fire always in another statement, and look-ups wait for that.
+fn has_trigger(table: pg_sys::Oid, is_made: bool) -> Result<bool> {
+    let found = spi::query(
+        &format!(
+            "SELECT 1 FROM pg_trigger g WHERE g.tgrelid = $1 AND {IS_TRIGGER} AND (g.tgenabled = 'A' OR $2 AND g.tgenabled = 'O')"
+        ),
+        &[table.into(), is_made.into()],
+        |row| row.get::<i32>(1),
+    )?;
+    Ok(!found.is_empty())
 }
 
 /// Whether nothing was ever stored in a table and those below it.
@@ -216,26 +252,75 @@ fn is_empty(table: pg_sys::Oid) -> Result<bool> {
     Ok(relation::blocks(&tree)? == 0)
 }
 
-/// A trigger of a table that is searched was dropped or switched off, or on again: rows may have been written past
-/// ours.
+/// A trigger of a table that is searched was made, dropped or switched off, or on again: rows may have been written
+/// past ours. One that is made as it should be has been dropped before, and that was heard of; or the table is a copy's.
 ///
 /// # Errors
 /// Of SPI.
-pub fn trigger_changed(table: pg_sys::Oid) -> Result<()> {
+pub fn trigger_changed(table: pg_sys::Oid, is_made: bool) -> Result<()> {
+    if !search::are_any()? || !relation::exists(table) || has_trigger(table, is_made)? {
+        return Ok(());
+    }
+    remake(
+        table,
+        "the trigger that keeps it was made anew, switched off or dropped",
+    )
+}
+
+/// An index of a table that is searched was dropped: a companion may be without the one that finds its terms, or keeps
+/// them apart.
+///
+/// # Errors
+/// Of SPI.
+pub fn index_dropped(table: pg_sys::Oid) -> Result<()> {
     if !search::are_any()? || !relation::exists(table) {
         return Ok(());
     }
-    let stands = spi::query(
-        "SELECT 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = 'colcrypt.keep_terms()'::regprocedure AND tgenabled = 'A'",
+    let lacks = spi::query(
+        "SELECT 1 FROM colcrypt.search_companion c JOIN colcrypt.search_index s USING (search_index_id) \
+         WHERE s.relation = $1::oid::regclass AND c.state = 'ready' AND NOT EXISTS ( \
+             SELECT FROM pg_attribute a JOIN pg_index i ON i.indrelid = a.attrelid AND i.indnatts = 1 AND i.indkey[0] = a.attnum \
+             WHERE a.attrelid = $1 AND a.attname = c.attribute AND NOT a.attisdropped \
+               AND i.indisvalid AND i.indpred IS NULL AND (i.indisunique OR NOT s.is_unique)) LIMIT 1",
         &[table.into()],
         |row| row.get::<i32>(1),
     )?;
-    match stands.is_empty() {
-        true => remake(
-            table,
-            "the trigger that keeps it was switched off or dropped",
-        ),
-        false => Ok(()),
+    match lacks.is_empty() {
+        true => Ok(()),
+        false => remake(table, "the index on its terms was dropped"),
+    }
+}
+
+/// A foreign key was made. On terms it may not change them: they are the values', which stay.
+///
+/// # Errors
+/// For one that does.
+pub fn constrained(constraint: pg_sys::Oid) -> Result<()> {
+    if !search::are_any()? {
+        return Ok(());
+    }
+    let found = spi::query(
+        "SELECT n.conrelid, a.attname::text, n.conname::text FROM pg_constraint n \
+         JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = ANY (n.conkey) \
+         JOIN colcrypt.search_companion c ON c.attribute = a.attname JOIN colcrypt.search_index i USING (search_index_id) \
+         WHERE n.oid = $1 AND n.contype = 'f' AND (n.confdeltype IN ('n', 'd') OR n.confupdtype IN ('c', 'n', 'd')) \
+           AND (i.relation = n.conrelid OR i.relation IN (SELECT p.relid FROM pg_partition_ancestors(n.conrelid) p)) LIMIT 1",
+        &[constraint.into()],
+        |row| {
+            Ok((
+                spi::at::<pg_sys::Oid>(row, 1)?,
+                spi::at::<String>(row, 2)?,
+                spi::at::<String>(row, 3)?,
+            ))
+        },
+    )?;
+    match found.into_iter().next() {
+        None => Ok(()),
+        Some((table, column, name)) => Err(SearchError::Actions {
+            constraint: quote_identifier(name),
+            column: format!("{}.{}", relation::shown(table)?, quote_identifier(column)),
+        }
+        .into()),
     }
 }
 

@@ -6,7 +6,7 @@
 //! in the client's statement terms are made whoever writes the row, since its plaintext was there; one that comes from
 //! elsewhere is opened with the writer's own right, or refused. The context expression is the table owner's code: it
 //! runs before anything is opened, with his rights, and only where the statement's own encryption has not told the
-//! context.
+//! context. A column that is not encrypted yet has its values in the row.
 //!
 //! Rows that logical replication applies bring their terms along, since the publisher's trigger made them.
 
@@ -25,7 +25,8 @@ use crate::catalog::epoch;
 use crate::catalog::search::CompanionState;
 use crate::columns::moved::{self, Address, Of};
 use crate::columns::row_context::RowContext;
-use crate::columns::search::column::{Registered, indexes_above, registered};
+use crate::columns::search::column::{Registered, Source, indexes_above};
+use crate::columns::search::foreign_keys;
 use crate::columns::search::making::Making;
 use crate::columns::search::marked;
 use crate::columns::search::opened::{Opener, Plain, Right};
@@ -36,18 +37,22 @@ use crate::server::trigger::{self, Rows};
 use crate::server::varlena::{Varlena, image_of, varlena_from};
 use crate::server::xact::End;
 use crate::server::{roles, watched};
-use crate::session::made::{self, Made, Tag, tag_of};
+use crate::session::made::{self, Made, tag_of};
 
-/// Rows on their way from one partition to another that are remembered: a row is put into the other right after it was
-/// taken out.
+/// Rows on their way from one partition to another that are remembered, and the bytes of their values: a row is put into
+/// the other right after it was taken out.
 const ON_THE_WAY: usize = 16;
+const BYTES_ON_THE_WAY: usize = 16 << 20;
+
+/// A value that is on its way, all of it: its last bytes may be put behind others.
+type Whole = Vec<u8>;
 
 /// The terms of one value, as stored; none where a companion has none yet.
 type Terms = Vec<(Of, Option<Vec<u8>>)>;
 
 thread_local! {
     static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<KnownTable>>> = RefCell::default();
-    static ON_THEIR_WAY: RefCell<VecDeque<(Tag, Terms)>> = const { RefCell::new(VecDeque::new()) };
+    static ON_THEIR_WAY: RefCell<VecDeque<(Whole, Terms)>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// What of a table is searched, until the catalog or the table changes.
@@ -63,10 +68,21 @@ struct KnownTable {
 
 struct Column {
     number: i32,
+    values: Values,
+    companions: Vec<Kept>,
+}
+
+/// How its values are had.
+enum Values {
+    Sealed(Sealed),
+    /// They are in the row: the column is not encrypted yet.
+    Plain,
+}
+
+struct Sealed {
     opener: Opener,
     /// What values that come from elsewhere are bound to.
     context: Option<RowContext>,
-    companions: Vec<Kept>,
 }
 
 struct Kept {
@@ -99,26 +115,30 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
     };
     let mut columns: Vec<Column> = Vec::new();
     for index in indexes_above(oid)? {
-        // A column that is no ciphertext any more is read as none.
-        let Some(attribute) = held
-            .attribute(&index.attribute)
-            .filter(|attribute| attribute.holds_ciphertext())
-        else {
+        let Some(attribute) = held.attribute(&index.attribute) else {
             continue;
         };
         let number = i32::from(attribute.number);
+        let Some(source) = Source::of(&held, attribute, memory.value())? else {
+            continue;
+        };
+        let type_oid = source.type_oid();
         let at = match columns.iter().position(|column| column.number == number) {
             Some(at) => at,
             None => {
-                let Some(registered) = registered(oid, &index.attribute)? else {
-                    continue;
+                let values = match source {
+                    Source::Plain(_) => Values::Plain,
+                    Source::Sealed(registered, opener) => {
+                        watched::watch([registered.relation]);
+                        Values::Sealed(Sealed {
+                            opener,
+                            context: context_of(&held, relation, &registered)?,
+                        })
+                    }
                 };
-                watched::watch([registered.relation]);
-                let opener = registered.opener(&held, &index.attribute, memory.value())?;
                 columns.push(Column {
                     number,
-                    opener,
-                    context: context_of(&held, relation, &registered)?,
+                    values,
                     companions: Vec::new(),
                 });
                 columns.len() - 1
@@ -126,13 +146,16 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
         };
         let column = &mut columns[at];
         for companion in &index.companions {
-            // One that is not there yet, or about to go, has nothing to be kept.
-            let Some(place) = held
-                .attribute(&companion.attribute)
-                .filter(|_| companion.state != CompanionState::Retired)
-            else {
+            // One that is not there yet has nothing to be kept, nor has one that is about to go, but for a foreign key
+            // that is on it still.
+            let Some(place) = held.attribute(&companion.attribute) else {
                 continue;
             };
+            if companion.state == CompanionState::Retired
+                && !foreign_keys::are_on(oid, place.number)?
+            {
+                continue;
+            }
             column.companions.push(Kept {
                 number: place.number.into(),
                 of: Of {
@@ -141,7 +164,7 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
                 },
                 version: companion.version,
                 is_equality: index.kind == Kind::Equality,
-                making: Making::new(&index, companion, column.opener.type_oid())?,
+                making: Making::new(&index, companion, type_oid)?,
             });
         }
     }
@@ -195,6 +218,9 @@ impl Column {
             return Ok(());
         };
         let is_kept = rows.keeps(self.number);
+        let Values::Sealed(sealed) = &self.values else {
+            return self.keep_plain(rows, stored, is_kept, changes);
+        };
         if is_kept && !table.is_partition {
             self.keep_former(rows, stored, changes);
             return Ok(());
@@ -206,20 +232,18 @@ impl Column {
         let made = tag.as_ref().and_then(made::made);
         if is_kept || self.is_of_former(rows, &made) {
             self.keep_former(rows, stored, changes);
-            if table.is_partition
-                && let Some(tag) = tag
-            {
-                self.remember(tag, rows, changes);
+            if table.is_partition {
+                self.remember(bytes.bytes().to_vec(), rows, changes);
             }
             return Ok(());
         }
         // SAFETY: asks what this process is.
         if unsafe { pg_sys::IsLogicalWorker() } {
-            return self.keep_applied(rows, &value, changes);
+            return self.keep_applied(sealed, rows, &value, changes);
         }
         if rows.old.is_none()
-            && let Some(tag) = tag
-            && self.put_remembered(&tag, changes)?
+            && table.is_partition
+            && self.put_remembered(bytes.bytes(), changes)?
         {
             return Ok(());
         }
@@ -227,11 +251,50 @@ impl Column {
             Some(Made::Encrypted { role, context })
                 if role == roles::current_user() || role == table.owner =>
             {
-                self.opener.open(&value, &context, Right::Order)?
+                sealed.opener.open(&value, &context, Right::Order)?
             }
-            _ => self.brought(rows, &value, Right::Writer)?,
+            _ => sealed.brought(rows, &value, Right::Writer)?,
         };
         self.make(&value, &plain, changes)
+    }
+
+    /// A value that is not encrypted: whoever writes the row has it. A term that the row had stays with its value, but
+    /// where somebody, the job that fills it for one, takes it out.
+    fn keep_plain(
+        &self,
+        rows: &Rows,
+        stored: pg_sys::Datum,
+        is_kept: bool,
+        changes: &mut Vec<Change>,
+    ) -> Result<()> {
+        // SAFETY: asks what this process is.
+        if unsafe { pg_sys::IsLogicalWorker() } && self.terms_come(rows) {
+            return Ok(());
+        }
+        for companion in &self.companions {
+            let now = rows.value(companion.number);
+            let former = rows
+                .former(companion.number)
+                .filter(|_| is_kept && now.is_some());
+            let term = match former {
+                Some(former) => former,
+                // SAFETY: a value of the column's type, which the making is for.
+                None => unsafe { companion.making.term_of(stored)? },
+            };
+            // SAFETY: companions are varlenas.
+            let is_there = now.is_some_and(|now| unsafe { image_of(term) == image_of(now) });
+            if !is_there {
+                changes.push((companion.number, Some(term)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each companion has a term that the row before had not.
+    fn terms_come(&self, rows: &Rows) -> bool {
+        self.companions.iter().all(|companion| {
+            rows.value(companion.number).is_some() && !rows.keeps(companion.number)
+        })
     }
 
     fn make(&self, value: &Value<'_>, plain: &Plain, changes: &mut Vec<Change>) -> Result<()> {
@@ -286,20 +349,71 @@ impl Column {
     /// are made here: the publisher has asked who wrote it.
     fn keep_applied(
         &self,
+        sealed: &Sealed,
         rows: &Rows,
         value: &Value<'_>,
         changes: &mut Vec<Change>,
     ) -> Result<()> {
-        let come = self.companions.iter().all(|companion| {
-            rows.value(companion.number).is_some() && !rows.keeps(companion.number)
-        });
-        if come {
+        if self.terms_come(rows) {
             return Ok(());
         }
-        let plain = self.brought(rows, value, Right::Order)?;
+        let plain = sealed.brought(rows, value, Right::Order)?;
         self.make(value, &plain, changes)
     }
 
+    /// Remembers the terms of a row that may be put into another partition next.
+    fn remember(&self, value: Whole, rows: &Rows, changes: &[Change]) {
+        let terms = self.companions.iter().map(|companion| {
+            let changed = changes
+                .iter()
+                .find(|(number, _)| *number == companion.number);
+            let term = match changed {
+                Some((_, term)) => *term,
+                None => rows.value(companion.number),
+            };
+            // SAFETY: companions are varlenas.
+            let bytes = term.map(|term| unsafe { Varlena::from_datum(term) }.bytes().to_vec());
+            (companion.of, bytes)
+        });
+        let terms = terms.collect();
+        ON_THEIR_WAY.with_borrow_mut(|rows| {
+            let bytes = |rows: &VecDeque<(Whole, Terms)>| {
+                rows.iter().map(|(value, _)| value.len()).sum::<usize>()
+            };
+            while rows.len() >= ON_THE_WAY || bytes(rows) > BYTES_ON_THE_WAY {
+                rows.pop_front();
+            }
+            rows.push_back((value, terms));
+        });
+    }
+
+    /// Gives a row the terms that it had in the partition which it comes from; whether it comes from one. It comes
+    /// once.
+    fn put_remembered(&self, value: &[u8], changes: &mut Vec<Change>) -> Result<bool> {
+        let found = ON_THEIR_WAY.with_borrow_mut(|rows| {
+            let at = rows.iter().rposition(|(of, _)| of == value)?;
+            rows.remove(at)
+        });
+        let Some((_, terms)) = found else {
+            return Ok(false);
+        };
+        let is_whole = self
+            .companions
+            .iter()
+            .all(|companion| terms.iter().any(|(of, _)| *of == companion.of));
+        if !is_whole {
+            return Ok(false);
+        }
+        for companion in &self.companions {
+            let term = terms.iter().find(|(of, _)| *of == companion.of);
+            let term = term.and_then(|(_, term)| term.as_deref());
+            changes.push((companion.number, term.map(varlena_from).transpose()?));
+        }
+        Ok(true)
+    }
+}
+
+impl Sealed {
     /// Opens a value that comes from elsewhere.
     fn brought(&self, rows: &Rows, value: &Value<'_>, right: Right) -> Result<Plain> {
         let context = match &self.context {
@@ -322,51 +436,6 @@ impl Column {
                 .into(),
                 other => other,
             })
-    }
-
-    /// Remembers the terms of a row that may be put into another partition next.
-    fn remember(&self, tag: Tag, rows: &Rows, changes: &[Change]) {
-        let terms = self.companions.iter().map(|companion| {
-            let changed = changes
-                .iter()
-                .find(|(number, _)| *number == companion.number);
-            let term = match changed {
-                Some((_, term)) => *term,
-                None => rows.value(companion.number),
-            };
-            // SAFETY: companions are varlenas.
-            let bytes = term.map(|term| unsafe { Varlena::from_datum(term) }.bytes().to_vec());
-            (companion.of, bytes)
-        });
-        let terms = terms.collect();
-        ON_THEIR_WAY.with_borrow_mut(|rows| {
-            if rows.len() >= ON_THE_WAY {
-                rows.pop_front();
-            }
-            rows.push_back((tag, terms));
-        });
-    }
-
-    /// Gives a row the terms that it had in the partition which it comes from; whether it comes from one.
-    fn put_remembered(&self, tag: &Tag, changes: &mut Vec<Change>) -> Result<bool> {
-        let found = ON_THEIR_WAY.with_borrow(|rows| {
-            let found = rows.iter().rev().find(|(of, _)| of == tag);
-            found.map(|(_, terms)| terms.clone())
-        });
-        let Some(terms) = found else { return Ok(false) };
-        let is_whole = self
-            .companions
-            .iter()
-            .all(|companion| terms.iter().any(|(of, _)| *of == companion.of));
-        if !is_whole {
-            return Ok(false);
-        }
-        for companion in &self.companions {
-            let term = terms.iter().find(|(of, _)| *of == companion.of);
-            let term = term.and_then(|(_, term)| term.as_deref());
-            changes.push((companion.number, term.map(varlena_from).transpose()?));
-        }
-        Ok(true)
     }
 }
 

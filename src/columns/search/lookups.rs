@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use colcrypt_core::VersionId;
 use colcrypt_search::Kind;
-use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys};
 
 use crate::catalog::{epoch, read, search};
 use crate::columns::search::marked::{self, Mark};
@@ -17,11 +17,11 @@ use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::encoding::with_utf8;
 use crate::server::varlena::Varlena;
-use crate::server::{enclosure, relation};
+use crate::server::{constants, enclosure, relation, tree};
 use crate::session::{self, Permit};
 
 /// What a look-up names, and the type of what it looks for.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Asked {
     relation: u32,
     attribute: Vec<u8>,
@@ -76,12 +76,36 @@ impl LookUp {
     }
 }
 
+/// So many values are made terms of before a cancel is looked for.
+const BETWEEN_INTERRUPTS: usize = 1024;
+
 /// More of them than a query has conditions.
 const KEPT: usize = 1024;
 
 thread_local! {
     /// Good in this epoch.
     static FOUND: RefCell<(u64, HashMap<Asked, Rc<Found>>)> = RefCell::default();
+    /// The one that was asked for last, in its epoch: mostly the next one, too.
+    static LAST: RefCell<Option<(u64, Asked, Rc<Found>)>> = const { RefCell::new(None) };
+}
+
+/// What was asked for last, if it was the same.
+fn last(
+    now: u64,
+    relation: pg_sys::Oid,
+    attribute: &CStr,
+    kind: Kind,
+    type_oid: pg_sys::Oid,
+    version: Option<i32>,
+) -> Option<Rc<Found>> {
+    LAST.with_borrow(|last| {
+        let (epoch, asked, found) = last.as_ref()?;
+        let is_same = *epoch == now
+            && asked.relation == relation.to_u32()
+            && (asked.kind, asked.type_oid, asked.version) == (kind, type_oid.to_u32(), version)
+            && asked.attribute == attribute.to_bytes();
+        is_same.then(|| found.clone())
+    })
 }
 
 /// The index that a call names with its first two arguments, and leave to look up by it. None where the planner asks
@@ -100,46 +124,27 @@ fn found(
     let version = match version {
         Some(at) if at < call.len() => {
             // SAFETY: declared as int.
-            Some(unsafe { call.get::<i32>(at) }.ok_or(Error::NullArgument("key_version"))?)
+            let version =
+                unsafe { call.get::<i32>(at) }.ok_or(Error::NullArgument("key_version"))?;
+            if version < 1 {
+                return Err(Error::InvalidParameter {
+                    message: format!("{version} is no version of a key"),
+                    hint:
+                        "Versions are counted from 1; leave it out for the one that look-ups use."
+                            .into(),
+                });
+            }
+            Some(version)
         }
         _ => None,
     };
-    let asked = Asked {
-        relation: relation.to_u32(),
-        attribute: attribute.to_bytes().to_vec(),
-        kind,
-        type_oid: type_oid.to_u32(),
-        version,
-    };
-    let asked_version = asked.version;
     let now = epoch::refresh(false);
-    let known = FOUND.with_borrow_mut(|(epoch, found)| {
-        if *epoch != now {
-            *epoch = now;
-            found.clear();
-        }
-        found.get(&asked).cloned()
-    });
-    let found = match known {
+    let found = match last(now, relation, attribute, kind, type_oid, version) {
         Some(found) => found,
-        None => {
-            let made = Rc::new(look(
-                relation,
-                &attribute.to_string_lossy(),
-                kind,
-                type_oid,
-                version,
-            )?);
-            FOUND.with_borrow_mut(|(_, found)| {
-                if found.len() >= KEPT {
-                    found.clear();
-                }
-                found.insert(asked, made.clone());
-            });
-            made
-        }
+        None => known(now, relation, attribute, kind, type_oid, version)?,
     };
-    let is_estimate = asked_version.is_some() && enclosure::is_planning();
+    // What a person wrote is shown to him, or to whom his code gives it, whoever calls it.
+    let is_estimate = enclosure::is_planning() && is_rewriters(call);
     if is_estimate && !session::search::is_at_hand(found.id) {
         return Ok(None);
     }
@@ -154,6 +159,63 @@ fn found(
         permit,
         is_estimate,
     }))
+}
+
+/// The same as the epoch has it, or as the catalog does.
+fn known(
+    now: u64,
+    relation: pg_sys::Oid,
+    attribute: &CStr,
+    kind: Kind,
+    type_oid: pg_sys::Oid,
+    version: Option<i32>,
+) -> Result<Rc<Found>> {
+    let asked = Asked {
+        relation: relation.to_u32(),
+        attribute: attribute.to_bytes().to_vec(),
+        kind,
+        type_oid: type_oid.to_u32(),
+        version,
+    };
+    let known = FOUND.with_borrow_mut(|(epoch, found)| {
+        if *epoch != now {
+            *epoch = now;
+            found.clear();
+        }
+        found.get(&asked).cloned()
+    });
+    let found = match known {
+        Some(found) => found,
+        None => {
+            let name = attribute.to_string_lossy();
+            let made = Rc::new(look(relation, &name, kind, type_oid, version)?);
+            FOUND.with_borrow_mut(|(_, found)| {
+                if found.len() >= KEPT {
+                    found.clear();
+                }
+                found.insert(asked.clone(), made.clone());
+            });
+            made
+        }
+    };
+    LAST.set(Some((now, asked, found.clone())));
+    Ok(found)
+}
+
+/// Whether the planner's rewrite made the call: the version in it says so, as no statement and no stored expression
+/// can.
+fn is_rewriters(call: Call) -> bool {
+    // SAFETY: the expression of the call, as the server has it: null, or a node that its tag tells.
+    unsafe {
+        let expression = (*call.flinfo()).fn_expr;
+        if !tree::is(expression, pg_sys::NodeTag::T_FuncExpr) {
+            return false;
+        }
+        let arguments = (*expression.cast::<pg_sys::FuncExpr>()).args;
+        let arguments = PgList::<pg_sys::Node>::from_pg(arguments);
+        let last = arguments.get_ptr(arguments.len().wrapping_sub(1));
+        last.is_some_and(|last| constants::is_marked(last))
+    }
 }
 
 fn look(
@@ -236,7 +298,10 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
         .with_terms(|key| -> Result<Vec<pg_sys::Datum>> {
             let prepared = found.maker.prepare(key);
             let mut terms = Vec::with_capacity(values.len());
-            for &value in &values {
+            for (at, &value) in values.iter().enumerate() {
+                if at % BETWEEN_INTERRUPTS == 0 {
+                    pgrx::check_for_interrupts!();
+                }
                 // SAFETY: an element of the array, whose type the maker was made for.
                 terms.push(unsafe { found.maker.term(&prepared, value)? });
             }

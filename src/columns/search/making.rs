@@ -46,6 +46,18 @@ impl Making {
     /// # Safety
     /// The value is of the type that this was made for.
     pub unsafe fn term(&self, value: &Plain) -> Result<pg_sys::Datum> {
+        // SAFETY: the caller's promise.
+        unsafe { self.term_of(value.datum) }
+    }
+
+    /// The same of a value that is stored as it is.
+    ///
+    /// # Errors
+    /// As [`term`](Self::term).
+    ///
+    /// # Safety
+    /// As [`term`](Self::term).
+    pub unsafe fn term_of(&self, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
         let permit = match self.permit.get().filter(Permit::is_good) {
             Some(permit) => permit,
             None => {
@@ -62,9 +74,9 @@ impl Making {
             })?
         };
         match &self.fit {
-            None => term(value.datum),
+            None => term(value),
             // SAFETY: the caller's promise; the length is that of the same type.
-            Some(fit) => unsafe { fit.with(value.datum, term) },
+            Some(fit) => unsafe { fit.with(value, term) },
         }
     }
 }

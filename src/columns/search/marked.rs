@@ -160,7 +160,14 @@ fn remember(index: &SearchIndex, companions: &[&Companion], marks: &Marks) -> Re
     let mut found = Vec::new();
     for leaf in reach::all_leaves(&[index.relation], Elsewhere::Left)? {
         let table = Held::take(leaf, Lock::Read)?;
-        let value = table.ciphertext_attribute(&index.attribute)?.number;
+        // One that is not encrypted yet has no marked values.
+        let Some(value) = table
+            .attribute(&index.attribute)
+            .filter(|attribute| attribute.holds_ciphertext())
+            .map(|attribute| attribute.number)
+        else {
+            continue;
+        };
         let terms: Vec<(KeyVersion, i16)> = companions
             .iter()
             .filter_map(|companion| {

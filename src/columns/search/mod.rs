@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod column;
 pub mod ddl;
+pub mod foreign_keys;
 pub mod guards;
 pub mod keep;
 pub mod leakage;
@@ -14,5 +15,5 @@ pub mod orders;
 pub mod plan;
 pub mod sampled;
 pub mod term;
-mod wanted;
+pub mod wanted;
 pub mod work;

@@ -1,6 +1,7 @@
 //! create_search_index and its relatives: who may order a search index, what it can be, and the order itself. The job
 //! does the rest.
 
+use colcrypt_core::KeyringId;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::search::companion_name;
 use colcrypt_search::{Kind, Pipeline, RangeSpec, TermBits, unicode_version};
@@ -9,13 +10,13 @@ use pgrx::{IntoDatum, pg_sys};
 use crate::audit::Act;
 use crate::catalog::read::{self, Key};
 use crate::catalog::search::{self, CompanionState, SearchIndex};
-use crate::columns::migration::orders::refuse_second;
+use crate::columns::migration::refuse_second;
 use crate::columns::registration::Under;
 use crate::columns::search::catalog;
-use crate::columns::search::ddl;
 use crate::columns::search::wanted::{
     Asked, Collation, Column, Plan, check_label, column, domain, names, plan,
 };
+use crate::columns::search::{ddl, foreign_keys};
 use crate::columns::{registered, registration, view};
 use crate::error::{Error, Privilege, Result};
 use crate::jobs::search::{Order, end_jobs, queue as queue_job, taken_names};
@@ -86,11 +87,7 @@ fn refuse_whole_row(table: pg_sys::Oid) -> Result<()> {
 }
 
 /// On a keyring with four eyes grants wait for a second role; so must those of who may look up.
-fn refuse_way_out(under: &Under, key: &Key) -> Result<()> {
-    let keyring = match under {
-        Under::Key(key) => key.keyring,
-        Under::Rows(keyring) => keyring.id,
-    };
+fn refuse_way_out(keyring: KeyringId, key: &Key) -> Result<()> {
     if approval::hold_rule(keyring)? && !approval::hold_rule(key.keyring)? {
         return Err(Error::InvalidParameter {
             message: format!(
@@ -106,13 +103,21 @@ fn refuse_way_out(under: &Under, key: &Key) -> Result<()> {
 pub fn create_search_index(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
     let table = view::table_behind(relation)?;
+    let job = order(table, &attribute, Asked::of(call)?)?;
+    Ok(job.into_datum().expect("a number has a datum"))
+}
+
+/// Orders a search index; its job.
+///
+/// # Errors
+/// For who may not, and where the column cannot have it.
+pub fn order(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<i64> {
     let held = Held::take(table, Lock::Read)?;
-    let asked = Asked::of(call)?;
-    let column = column(table, &attribute, &held)?;
+    let column = column(table, attribute, &held)?;
     refuse_second(table)?;
-    if let Some(index) = search::index_of(table, &attribute, asked.kind)? {
+    if let Some(index) = search::index_of(table, attribute, asked.kind)? {
         if let Some(job) = taken_up(&index)? {
-            return Ok(job.into_datum().expect("a number has a datum"));
+            return Ok(job);
         }
         return Err(Error::Duplicate {
             what: "search index",
@@ -129,14 +134,53 @@ pub fn create_search_index(call: Call) -> Result<pg_sys::Datum> {
         });
     }
     rights::require(&plan.key, Privilege::Manage)?;
-    refuse_way_out(&column.under, &plan.key)?;
-    let job = queue(table, &attribute, &plan)?;
+    if let Some(under) = &column.under {
+        let keyring = match under {
+            Under::Key(key) => key.keyring,
+            Under::Rows(keyring) => keyring.id,
+        };
+        refuse_way_out(keyring, &plan.key)?;
+    }
+    let job = queue(table, attribute, &plan)?;
     Act::new("create_search_index")
         .key(&plan.key)
         .relation(table)
         .detail(format!("job {job}: {attribute}, {}", described(&plan)))
         .record()?;
-    Ok(job.into_datum().expect("a number has a datum"))
+    Ok(job)
+}
+
+/// Refuses a search index of a column that is to be encrypted with this key, where [`order`] would have refused it of
+/// one that is.
+///
+/// # Errors
+/// As [`order`].
+pub fn refuse_ways_out(table: pg_sys::Oid, attribute: &str, key: &Key) -> Result<()> {
+    for index in search::indexes_of(table)?.iter() {
+        if index.attribute == attribute {
+            refuse_way_out(key.keyring, &read::key_by_id(index.key)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Who may have a search index go: the table's owner who may manage what the column is under, or the search key where
+/// the column is not encrypted yet. The key to tell in the record.
+fn may_drop(index: &SearchIndex) -> Result<Key> {
+    let held = Held::take(index.relation, Lock::Read)?;
+    let is_plain = held
+        .attribute(&index.attribute)
+        .is_some_and(|attribute| !attribute.holds_ciphertext());
+    let search_key = read::key_by_id(index.key)?;
+    if is_plain {
+        registration::refuse_foreign_table(index.relation)?;
+        rights::require(&search_key, Privilege::Manage)?;
+        return Ok(search_key);
+    }
+    match registration::managed(index.relation, &index.attribute)? {
+        Under::Key(key) => Ok(key),
+        Under::Rows(_) => Ok(search_key),
+    }
 }
 
 /// The job of one that was being made when its database was dumped, where it is a copy's: jobs are not in a dump.
@@ -237,7 +281,6 @@ fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
 pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
     let (relation, attribute) = registered::target(call)?;
     let table = view::table_behind(relation)?;
-    let under = registration::managed(table, &attribute)?;
     let name = call.text(2, "kind")?;
     let found = match name.parse() {
         Ok(kind) => search::index_of(table, &attribute, kind)?,
@@ -249,6 +292,8 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
             name: format!("of kind {name} of column {}", quote_identifier(&attribute)),
         });
     };
+    let key = may_drop(&index)?;
+    foreign_keys::refuse_tied(&index)?;
     catalog::retire(index.id)?;
     end_jobs(index.id, "the search index was dropped")?;
     let Some(first) = index.companions.first() else {
@@ -266,8 +311,8 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
         remakes: false,
     })?;
     wake::wake_at_commit();
-    under
-        .act("drop_search_index")
+    Act::new("drop_search_index")
+        .key(&key)
         .relation(table)
         .detail(format!("job {job}: {attribute}, {}", index.kind))
         .record()?;
@@ -293,7 +338,7 @@ pub fn create_search_domain(call: Call) -> Result<pg_sys::Datum> {
         shown: format!("of search domain {name}"),
         plaintext_type,
         collation: Collation::Deterministic,
-        under: Under::Key(key.clone()),
+        under: None,
     };
     let class = domain.class()?;
     check_label(Kind::Equality, class, &normalise, bits, &domain)?;

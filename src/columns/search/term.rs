@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use colcrypt_search::{
-    Class, Kind, Label, Pipeline, Prepared, RangeSpec, SearchKey, TermBits, TextSpec, Value,
+    Class, Kind, Label, NoRoom, Pipeline, Prepared, RangeSpec, SearchKey, TermBits, TextSpec, Value,
 };
 use pgrx::{IntoDatum, pg_sys};
 use zeroize::Zeroize;
@@ -115,7 +115,9 @@ impl Maker {
                 Kind::Text => {
                     let grams = self.grams()?;
                     with_value(self.base_type, value, |value| {
-                        array(grams.terms(prepared, value.letters().unwrap_or_default()))
+                        let letters = value.letters().unwrap_or_default();
+                        let terms = grams.terms(prepared, letters, &mut interrupts);
+                        array(terms.map_err(|NoRoom { bytes }| Error::OutOfMemory { bytes })?)
                     })
                 }
             }
@@ -180,6 +182,11 @@ impl Maker {
         let terms = self.grams()?.like_terms(prepared, pattern, escape);
         array(terms.unwrap_or_default())
     }
+}
+
+/// Lets a cancel through.
+fn interrupts() {
+    pgrx::check_for_interrupts!();
 }
 
 /// An int8[].

@@ -57,6 +57,23 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// An index of equality that takes the place of another on a column that is to be encrypted.
+    pub fn in_place_of_another(key: &str, is_unique: bool) -> Self {
+        Self {
+            kind: Kind::Equality,
+            key: Some(key.into()),
+            normalise: Vec::new(),
+            is_unique,
+            bits: None,
+            domain: None,
+            granularity: None,
+            sparsity: None,
+            gram: None,
+        }
+    }
+}
+
 /// A list of names; none for NULL.
 ///
 /// # Safety
@@ -133,7 +150,8 @@ pub struct Column {
     pub shown: String,
     pub plaintext_type: pg_sys::Oid,
     pub collation: Collation,
-    pub under: Under,
+    /// None of a column that is not encrypted yet.
+    pub under: Option<Under>,
 }
 
 /// How the column's texts compare.
@@ -179,30 +197,49 @@ impl Column {
     }
 }
 
-/// A column, for whoever may manage what it is under.
+/// How texts compare under the collation `c` in the database `d`, as SQL.
+const COMPARED: &str = "CASE WHEN c.oid IS NULL OR c.oid = 'pg_catalog.default'::regcollation \
+     THEN CASE WHEN d.datcollate IN ('C', 'POSIX') AND d.datlocprovider = 'c' THEN 'c' ELSE 'd' END \
+     WHEN NOT c.collisdeterministic THEN 'n' WHEN c.collname IN ('C', 'POSIX', 'ucs_basic') THEN 'c' ELSE 'd' END";
+
+/// What a registered column is registered with, as SQL.
+const REGISTERED: &str = "FROM colcrypt.protected_column p JOIN pg_database d ON d.datname = current_database() \
+     LEFT JOIN pg_type t ON t.oid = p.plaintext_type \
+     LEFT JOIN pg_collation c ON c.oid = coalesce(to_regcollation(nullif(split_part(p.declared, ' COLLATE ', 2), '')), t.typcollation) \
+     WHERE p.relation = $1::oid::regclass AND p.attribute = $2::text::name";
+
+/// A column that is not encrypted yet, as SQL.
+const PLAIN: &str = "FROM pg_attribute p JOIN pg_database d ON d.datname = current_database() \
+     LEFT JOIN pg_collation c ON c.oid = p.attcollation \
+     WHERE p.attrelid = $1 AND p.attname = $2::text::name AND p.attnum > 0 AND NOT p.attisdropped";
+
+/// A column, for whoever may manage what it is under; one that is not encrypted yet, for its owner.
 ///
 /// # Errors
-/// For others, and for a column that is not registered.
+/// For others, for a column that is encrypted and not registered, and for one that the server computes.
 pub fn column(table: pg_sys::Oid, attribute: &str, held: &Held) -> Result<Column> {
-    let under = registration::managed(table, attribute)?;
-    held.ciphertext_attribute(attribute)?;
-    let found = spi::query(
-        "SELECT p.plaintext_type::oid, \
-             CASE WHEN c.oid IS NULL OR c.oid = 'pg_catalog.default'::regcollation \
-                  THEN CASE WHEN d.datcollate IN ('C', 'POSIX') AND d.datlocprovider = 'c' THEN 'c' ELSE 'd' END \
-                  WHEN NOT c.collisdeterministic THEN 'n' WHEN c.collname IN ('C', 'POSIX', 'ucs_basic') THEN 'c' ELSE 'd' END \
-         FROM colcrypt.protected_column p JOIN pg_database d ON d.datname = current_database() \
-         LEFT JOIN pg_type t ON t.oid = p.plaintext_type \
-         LEFT JOIN pg_collation c ON c.oid = coalesce(to_regcollation(nullif(split_part(p.declared, ' COLLATE ', 2), '')), t.typcollation) \
-         WHERE p.relation = $1::oid::regclass AND p.attribute = $2::text::name",
-        &[table.into(), attribute.into()],
-        |row| Ok((spi::at::<pg_sys::Oid>(row, 1)?, spi::at::<String>(row, 2)?)),
-    )?;
+    let shown = format!("{}.{}", held.shown(), quote_identifier(attribute));
+    let is_plain = held
+        .attribute(attribute)
+        .is_some_and(|attribute| !attribute.holds_ciphertext());
+    let (under, selected) = if is_plain {
+        registration::refuse_foreign_table(table)?;
+        refuse_computed(table, attribute, &shown)?;
+        (None, format!("SELECT p.atttypid, {COMPARED} {PLAIN}"))
+    } else {
+        let under = registration::managed(table, attribute)?;
+        held.ciphertext_attribute(attribute)?;
+        let selected = format!("SELECT p.plaintext_type::oid, {COMPARED} {REGISTERED}");
+        (Some(under), selected)
+    };
+    let found = spi::query(&selected, &[table.into(), attribute.into()], |row| {
+        Ok((spi::at::<pg_sys::Oid>(row, 1)?, spi::at::<String>(row, 2)?))
+    })?;
     let Some((plaintext_type, collation)) = found.into_iter().next() else {
         return Err(registration::not_registered(table, attribute)?);
     };
     Ok(Column {
-        shown: format!("{}.{}", held.shown(), quote_identifier(attribute)),
+        shown,
         plaintext_type,
         collation: match collation.as_str() {
             "c" => Collation::C,
@@ -213,14 +250,36 @@ pub fn column(table: pg_sys::Oid, attribute: &str, held: &Held) -> Result<Column
     })
 }
 
+/// Triggers before a row is written do not see what the server computes afterwards.
+fn refuse_computed(table: pg_sys::Oid, attribute: &str, shown: &str) -> Result<()> {
+    let found = spi::query(
+        "SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = $1 AND attname = $2::text::name AND NOT attisdropped",
+        &[table.into(), attribute.into()],
+        |row| spi::at::<bool>(row, 1),
+    )?;
+    match found.first() {
+        Some(true) => Err(Error::Column {
+            message: format!("column {shown} is generated from others"),
+            hint: "Such a column cannot be encrypted.".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The search key that is meant: the one that is named, or the only one of the keyring.
-fn search_key(asked: Option<&str>, under: &Under) -> Result<Key> {
+fn search_key(asked: Option<&str>, under: Option<&Under>) -> Result<Key> {
     if let Some(name) = asked {
         return read::key_by_name(name);
     }
     let keyring = match under {
-        Under::Key(key) => key.keyring,
-        Under::Rows(keyring) => keyring.id,
+        Some(Under::Key(key)) => key.keyring,
+        Some(Under::Rows(keyring)) => keyring.id,
+        None => {
+            return Err(Error::InvalidParameter {
+                message: "the column is not encrypted yet, so no keyring tells its search key".into(),
+                hint: "Say key => '…', or domain => '…'; or have encrypt_column make it: search_key => '…'.".into(),
+            });
+        }
     };
     let names = spi::query(
         "SELECT name FROM colcrypt.key WHERE keyring_id = $1 AND suite = 'hmac-sha-256' ORDER BY name LIMIT 2",
@@ -252,7 +311,7 @@ pub fn plan(asked: Asked, column: &Column) -> Result<Plan> {
     }
     let wrong = |what: &str| column.unfit(what, "Leave it out, or choose another search domain.");
     let key = match &domain {
-        None => search_key(asked.key.as_deref(), &column.under)?,
+        None => search_key(asked.key.as_deref(), column.under.as_ref())?,
         Some(domain) => {
             if asked
                 .key

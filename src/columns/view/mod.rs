@@ -5,6 +5,7 @@
 //! A statement that writes becomes one on the table (`rewrite`); what is not understood there goes through
 //! one trigger (`write`). A dump carries the rows of the table only, as ciphertext.
 
+pub mod anybody;
 pub mod copied;
 mod copy_context;
 pub mod known;

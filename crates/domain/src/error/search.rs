@@ -19,6 +19,8 @@ pub enum SearchError {
         column: String,
         hint: String,
     },
+    /// A foreign key that would change terms.
+    Actions { constraint: String, column: String },
     /// The column cannot have such an index.
     Unfit {
         column: String,
@@ -49,6 +51,12 @@ impl SearchError {
                 format!("{what} while column {column} has a search index"),
                 None,
                 hint.clone(),
+            ),
+            Self::Actions { constraint, column } => (
+                "0A000",
+                format!("foreign key {constraint} would change the search terms in column {column}, which are those of its value"),
+                None,
+                "Without ON UPDATE, and with ON DELETE CASCADE, RESTRICT or NO ACTION, it leaves them as they are.".into(),
             ),
             Self::Unfit { column, why, hint } => (
                 "KC067",

@@ -139,6 +139,18 @@ pub fn unplaced(values: i64) -> Line {
     )
 }
 
+/// A search index that is made before the column is encrypted.
+#[must_use]
+pub fn search_index(key: &str, is_unique: bool) -> Line {
+    let unique = if is_unique { "unique " } else { "" };
+    Line::keep(
+        "search index",
+        format!(
+            "a {unique}one of kind equality is made first, of the values as they are, under key \"{key}\""
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -156,6 +156,14 @@ pub fn drop_column(table: &str, column: &str) -> String {
 }
 
 #[must_use]
+pub fn drop_constraint(table: &str, name: &str) -> String {
+    format!(
+        "ALTER TABLE {table} DROP CONSTRAINT {}",
+        quote_identifier(name)
+    )
+}
+
+#[must_use]
 pub fn rename_table(table: &str, name: &str) -> String {
     format!("ALTER TABLE {table} RENAME TO {}", quote_identifier(name))
 }

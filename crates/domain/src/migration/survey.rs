@@ -153,6 +153,19 @@ impl Properties {
     }
 }
 
+/// What search indexes take over from a thing that hangs on the column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// The thing is of this column alone, and asks nothing that terms cannot answer.
+    pub alone: bool,
+    /// The column has a search index of equality, or will have it before it is encrypted.
+    pub equality: bool,
+    /// And that one is unique.
+    pub unique: bool,
+    /// A foreign key of the columns' terms does the same.
+    pub on_terms: bool,
+}
+
 /// A thing that the server's record of dependencies ties to the column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependent {
@@ -196,6 +209,23 @@ impl Dependent {
         }
     }
 
+    /// What becomes of it where search indexes of the column do what it does; none where they do not.
+    #[must_use]
+    pub const fn taken_over(self, by: TakenOver) -> Option<&'static str> {
+        match self {
+            Self::Uniqueness if by.alone && by.unique => {
+                Some("goes with the plaintext: a unique search index keeps the values apart")
+            }
+            Self::Index if by.alone && by.equality => {
+                Some("goes with the plaintext: a search index finds the values")
+            }
+            Self::ForeignKey if by.on_terms => {
+                Some("goes with the plaintext: the foreign key of the terms ties the values")
+            }
+            _ => None,
+        }
+    }
+
     /// What becomes of it. `viewed` is whether a view takes the table's name in this migration, or has it.
     #[must_use]
     pub const fn fate(self, kind: Kind, viewed: bool) -> (Fate, &'static str) {
@@ -208,11 +238,13 @@ impl Dependent {
             Self::Check | Self::Index | Self::Statistics => (Fate::Lost, "is dropped"),
             Self::ForeignKey => (
                 Fate::Blocks,
-                "ties the column's values to another table's, and ciphertexts are never equal",
+                "ties the column's values to another table's, and ciphertexts are never equal: \
+                 give both columns search indexes of one search domain, and their terms a foreign key",
             ),
             Self::Uniqueness => (
                 Fate::Blocks,
-                "keeps the column's values apart, and ciphertexts are never equal",
+                "keeps the column's values apart, and ciphertexts are never equal: \
+                 say search_key for a unique search index, where it is of this column alone",
             ),
             Self::Sequence => (
                 Fate::Blocks,
@@ -227,8 +259,18 @@ impl Dependent {
 
     /// The line of the thing of this name.
     #[must_use]
-    pub fn line(self, token: String, object: String, kind: Kind, viewed: bool) -> Line {
-        let (fate, becomes) = self.fate(kind, viewed);
+    pub fn line(
+        self,
+        token: String,
+        object: String,
+        kind: Kind,
+        viewed: bool,
+        by: TakenOver,
+    ) -> Line {
+        let (fate, becomes) = match self.taken_over(by) {
+            Some(becomes) if matches!(kind, Kind::Encrypt) => (Fate::Kept, becomes),
+            _ => self.fate(kind, viewed),
+        };
         Line::new(fate, object, becomes).known_by(token)
     }
 }
@@ -415,6 +457,61 @@ mod tests {
         }
         assert_eq!(Dependent::named("rule", true), AccessView);
         assert_eq!(AccessView.fate(Kind::Encrypt, true).0, Fate::Kept);
+    }
+
+    #[test]
+    fn what_search_indexes_do_instead_goes() {
+        use Dependent::*;
+        let line = |dependent: Dependent, kind, by| {
+            dependent
+                .line("t".into(), "it".into(), kind, false, by)
+                .fate
+        };
+        let all = TakenOver {
+            alone: true,
+            equality: true,
+            unique: true,
+            on_terms: true,
+        };
+        for dependent in [Uniqueness, Index, ForeignKey] {
+            assert_eq!(line(dependent, Kind::Encrypt, all), Fate::Kept);
+            assert_ne!(line(dependent, Kind::Decrypt, all), Fate::Kept);
+            let by = TakenOver::default();
+            assert_ne!(line(dependent, Kind::Encrypt, by), Fate::Kept);
+        }
+        for (dependent, by) in [
+            (
+                Uniqueness,
+                TakenOver {
+                    unique: false,
+                    ..all
+                },
+            ),
+            (
+                Uniqueness,
+                TakenOver {
+                    alone: false,
+                    ..all
+                },
+            ),
+            (
+                Index,
+                TakenOver {
+                    alone: false,
+                    ..all
+                },
+            ),
+            (
+                ForeignKey,
+                TakenOver {
+                    on_terms: false,
+                    ..all
+                },
+            ),
+        ] {
+            assert_ne!(line(dependent, Kind::Encrypt, by), Fate::Kept);
+        }
+        assert_eq!(line(Other, Kind::Encrypt, all), Fate::Blocks);
     }
 
     #[test]

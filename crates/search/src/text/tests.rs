@@ -301,3 +301,62 @@ proptest! {
         prop_assert!(!spec.grams_of(&text).is_empty());
     }
 }
+
+/// A search key, whichever.
+fn prepared(spec: TextSpec) -> Prepared {
+    let steps: &[&str] = if spec.unaccent {
+        &["casefold", "unaccent"]
+    } else {
+        &[]
+    };
+    let label = crate::Label::new(
+        [7; 16],
+        crate::Kind::Text,
+        crate::Class::Text,
+        Pipeline::parse(steps).unwrap(),
+        Pipeline::VERSION,
+    );
+    crate::SearchKey::new(&[3; 32]).prepare(&label.unwrap())
+}
+
+#[test]
+fn a_long_value_has_the_terms_of_its_grams_and_is_interrupted() {
+    for spec in [plain(), spec(2, &[]), spec(5, &[])] {
+        let prepared = prepared(spec);
+        for length in [
+            0,
+            1,
+            2,
+            5,
+            CHUNK - 2,
+            CHUNK - 1,
+            CHUNK,
+            CHUNK + 1,
+            3 * CHUNK + 7,
+        ] {
+            let value: String = (0..length)
+                .map(|at| char::from(b'a' + (at * at % 23) as u8))
+                .collect();
+            let mut pauses = 0;
+            let terms = spec.terms(&prepared, &value, &mut || pauses += 1).unwrap();
+            assert_eq!(terms, spec.grams_of(&value).terms(&prepared), "{length}");
+            assert_eq!(pauses > 0, length + 1 >= CHUNK, "{length}");
+        }
+    }
+}
+
+#[test]
+fn of_a_needle_that_is_huge_only_the_beginning_is_looked_at() {
+    let spec = plain();
+    let value: String = (0..3 * TextSpec::MAX_LOOKED_AT)
+        .map(|at| char::from(b'a' + (at * at % 23) as u8))
+        .collect();
+    let all = spec.grams_of(&value);
+    for needle in [
+        spec.equal_grams(&value),
+        spec.like_grams(&value, Some('\\')).unwrap(),
+        spec.like_grams(&format!("%{value}"), None).unwrap(),
+    ] {
+        assert!(!needle.is_empty() && needle.iter().all(|gram| all.contains(gram)));
+    }
+}

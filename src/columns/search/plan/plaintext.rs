@@ -61,7 +61,7 @@ pub unsafe fn plaintext(names: &Names, expression: *mut pg_sys::Node) -> Option<
                     at = (*placeholder).phexpr.cast();
                 }
                 NodeTag::T_CaseExpr => {
-                    let (guard, shown) = guarded(at.cast())?;
+                    let (guard, shown) = planned::guarded(at.cast())?;
                     is_guarded_by_row |=
                         planned::has_variables(guard) || planned::is_costly_or_volatile(guard);
                     guards.push(guard);
@@ -109,27 +109,6 @@ unsafe fn column(names: &Names, expression: *mut pg_sys::Node) -> Option<(c_int,
         let it = &*variable;
         let is_column = it.varlevelsup == 0 && it.varattno > 0 && it.vartype == names.ciphertext;
         is_column.then(|| (it.varno as c_int, it.varattno, Nulling::of(variable)))
-    }
-}
-
-/// What is shown, and when, by `CASE WHEN … THEN … END`.
-///
-/// # Safety
-/// A CASE.
-unsafe fn guarded(case: *mut pg_sys::CaseExpr) -> Option<(*mut pg_sys::Node, *mut pg_sys::Node)> {
-    // SAFETY: the caller's promise; its arguments are what they are named after.
-    unsafe {
-        let otherwise: *mut pg_sys::Node = (*case).defresult.cast();
-        let is_null = otherwise.is_null()
-            || tree::is(otherwise, NodeTag::T_Const)
-                && (*otherwise.cast::<pg_sys::Const>()).constisnull;
-        let whens = tree::items::<pg_sys::CaseWhen>((*case).args);
-        match whens[..] {
-            [when] if (*case).arg.is_null() && is_null => {
-                Some(((*when).expr.cast(), (*when).result.cast()))
-            }
-            _ => None,
-        }
     }
 }
 

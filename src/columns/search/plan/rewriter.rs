@@ -235,12 +235,11 @@ impl Rewriter {
         if join.kind == pg_sys::JoinType::JOIN_FULL {
             return Err(Why::FullJoin);
         }
-        let is_declared = |length: &String| is_declared(column.declared.as_deref(), length);
-        if !condition.of.lengths.iter().all(is_declared) {
-            return Err(Why::OtherLength);
-        }
         // SAFETY: the caller's promise.
         unsafe {
+            if !column.is_as_shown(&condition.of.lengths) {
+                return self.uncut(column, &condition);
+            }
             match condition.asked {
                 Asked::Equals(with) => self.equals(column, &condition, with),
                 Asked::EqualsAny(with) => {
@@ -276,6 +275,36 @@ impl Rewriter {
                     self.like(column, &condition, begins, None)
                 }
             }
+        }
+    }
+
+    /// A value that is longer than an access view shows it: texts that are equal are so when both are cut. Of anything
+    /// else nothing is known.
+    ///
+    /// # Safety
+    /// As [`served`](Self::served).
+    unsafe fn uncut(
+        &self,
+        column: &KnownColumn,
+        condition: &Condition,
+    ) -> Outcome<(Kind, Vec<*mut pg_sys::Node>)> {
+        let (Asked::Equals(with), Some(length)) = (&condition.asked, column.text_length()) else {
+            return Err(Why::OtherLength);
+        };
+        // SAFETY: the caller's promise; the server's cast of texts to a length, which raises no error.
+        unsafe {
+            let is_text = [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&pg_sys::exprType(*with));
+            if !is_text || !condition.of.lengths.is_empty() {
+                return Err(Why::OtherLength);
+            }
+            let usable = self.usable(column, condition, Kind::Equality)?;
+            let terms = self.in_column(column, usable, &condition.of);
+            let cut = planned::call(
+                pg_sys::F_VARCHAR_VARCHAR_INT4_BOOL.into(),
+                pg_sys::VARCHAROID,
+                [*with, constants::integer(length), constants::truth()],
+            );
+            Ok((Kind::Equality, vec![terms.equal(cut)]))
         }
     }
 
@@ -334,9 +363,7 @@ impl Rewriter {
             }
             let table = known((*entry).relid, self.names.ciphertext, self.epoch).ok()??;
             let other_column = table.column(other.number)?;
-            let is_declared =
-                |length: &String| is_declared(other_column.declared.as_deref(), length);
-            if !other.lengths.iter().all(is_declared) {
+            if !other_column.is_as_shown(&other.lengths) {
                 return None;
             }
             let ours = self.all_usable(column, condition, Kind::Equality).ok()?;
@@ -555,13 +582,6 @@ fn joined(root: *mut pg_sys::PlannerInfo, spans: Vec<Span>) -> Vec<Span> {
         }
     }
     all
-}
-
-/// Whether a type with a length, by its name, is the one that a column is registered with: values were made to fit it
-/// before terms were made of them. A collation may be named with it.
-fn is_declared(declared: Option<&str>, length: &str) -> bool {
-    let rest = declared.and_then(|declared| declared.strip_prefix(length));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" COLLATE "))
 }
 
 /// Whether texts are compared in the order of a range index: by their bytes, in UTF-8.

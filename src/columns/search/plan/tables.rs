@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::rc::Rc;
 
 use colcrypt_core::{KeyVersion, VersionId};
-use colcrypt_domain::search::TRIGGER;
+use colcrypt_domain::search::{TRIGGER, TRIGGER_TYPE};
 use colcrypt_search::{Kind, unicode_version};
 use pgrx::pg_sys;
 
@@ -34,7 +34,7 @@ pub struct KnownColumn {
     pub root: pg_sys::Oid,
     pub number_in_root: i16,
     /// Its type with a length, as it is registered.
-    pub declared: Option<String>,
+    declared: Option<String>,
     indexes: Vec<KnownIndex>,
 }
 
@@ -69,6 +69,31 @@ impl Usable<'_> {
             && (one.kind, one.class, one.bits) == (two.kind, two.class, two.bits)
             && one.normalise == two.normalise
             && one.normaliser_version == two.normaliser_version
+    }
+}
+
+impl KnownColumn {
+    /// Whether an expression makes values as long as an access view shows them: terms are of what is shown. These are
+    /// the types with a length, by their names, that it makes them fit; a collation may be declared with one.
+    pub fn is_as_shown(&self, lengths: &[String]) -> bool {
+        let declared = self.declared.as_deref().unwrap_or_default();
+        let is_declared = |length: &String| {
+            let rest = declared.strip_prefix(length.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" COLLATE "))
+        };
+        lengths.iter().all(is_declared) && (self.length().is_none() || !lengths.is_empty())
+    }
+
+    /// The type and length that it is registered with.
+    fn length(&self) -> Option<(pg_sys::Oid, i32)> {
+        let declared = self.declared.as_deref().unwrap_or_default();
+        types::declared_length(declared).ok().flatten()
+    }
+
+    /// The length of a column of texts, as the server has it: `varchar(40)`.
+    pub fn text_length(&self) -> Option<i32> {
+        let (type_oid, length) = self.length()?;
+        (type_oid == pg_sys::VARCHAROID).then_some(length)
     }
 }
 
@@ -315,6 +340,9 @@ unsafe fn has_trigger(triggers: *mut pg_sys::TriggerDesc) -> bool {
             .any(|trigger| {
                 CStr::from_ptr(trigger.tgname).to_bytes() == TRIGGER.as_bytes()
                     && trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as c_char
+                    && trigger.tgtype == TRIGGER_TYPE
+                    && trigger.tgnattr == 0
+                    && trigger.tgqual.is_null()
                     && types::is_function(trigger.tgfoid, &[FUNCTION])
             })
     }

@@ -118,7 +118,7 @@ impl Terms<'_> {
                     constants::name(&self.column.name),
                 ],
                 of,
-                &[constants::integer(version)],
+                &[constants::marked_integer(version)],
             ];
             let made = planned::call(function, type_oid, all.concat());
             match self.guards {

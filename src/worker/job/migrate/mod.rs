@@ -24,8 +24,10 @@ mod verify;
 
 use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
+use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::verdict::{Fate, Verdict};
 
+use crate::catalog::search::{self, CompanionState};
 use crate::columns::migration::{Kind, Migration, ddl};
 use crate::error::{Error, Result};
 use crate::jobs::job::Job;
@@ -107,7 +109,29 @@ fn shortly(job: &Job, step: impl FnOnce() -> Result<Next>) -> Next {
     recorded.map_or(Next::Nothing, |()| Next::Soon)
 }
 
+/// Search indexes of a column that is to be encrypted are made of its plaintext, and whole before that goes.
+fn refuse_unfinished_search(migration: &Migration) -> Result<()> {
+    let indexes = search::indexes_of(migration.table)?;
+    let building = indexes.iter().any(|index| {
+        index.attribute == migration.attribute
+            && index
+                .companions
+                .iter()
+                .any(|companion| companion.state == CompanionState::Building)
+    });
+    match building {
+        false => Ok(()),
+        true => Err(Error::OutOfStep {
+            why: format!(
+                "a search index of column {} is being made",
+                quote_identifier(&migration.attribute)
+            ),
+        }),
+    }
+}
+
 fn prepare(job: &Job, migration: &Migration) -> Result<Next> {
+    refuse_unfinished_search(migration)?;
     let on_table = Job {
         table: migration.table,
         ..job.clone()
@@ -154,6 +178,7 @@ fn fill(job: &Job, migration: &Migration) -> Next {
 }
 
 fn swap(job: &Job, migration: &Migration) -> Result<Next> {
+    refuse_unfinished_search(migration)?;
     if !ddl::swap(migration)? {
         return verify::begin(job, migration, 0);
     }

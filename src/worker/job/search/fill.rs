@@ -11,10 +11,10 @@ use pgrx::{PgMemoryContexts, Spi, pg_sys};
 
 use crate::catalog::search::Companion;
 use crate::columns::moved::{Address, BATCH_BYTES, Batch};
-use crate::columns::search::column::registered;
+use crate::columns::search::column::Source;
 use crate::columns::search::ddl;
 use crate::columns::search::making::Making;
-use crate::columns::search::opened::{Opener, Right};
+use crate::columns::search::opened::Right;
 use crate::columns::search::work::Work;
 use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
@@ -170,7 +170,9 @@ fn attributes<'a>(
     work: &Work,
     companion: &Companion,
 ) -> Result<(&'a Attribute, &'a Attribute)> {
-    let source = held.ciphertext_attribute(&work.index.attribute)?;
+    let source = held
+        .attribute(&work.index.attribute)
+        .ok_or_else(|| changed(&quote_identifier(&work.index.attribute)))?;
     let terms = held
         .attribute(&companion.attribute)
         .ok_or_else(|| changed(&quote_identifier(&companion.attribute)))?;
@@ -185,7 +187,7 @@ struct Filling<'a> {
     table: Named,
     source: Attribute,
     terms: Attribute,
-    opener: Opener,
+    values: Source,
     making: Making,
     context: Option<String>,
     /// What expressions of the registered table's owner may qualify their columns with.
@@ -204,26 +206,28 @@ impl<'a> Filling<'a> {
         let table = Named::take(leaf, Lock::Write)?;
         let (source, terms) = attributes(&table.held, work, companion)?;
         let (source, terms) = (source.clone(), terms.clone());
-        let registered = registered(leaf, &work.index.attribute)?
-            .ok_or_else(|| changed("the registered column"))?;
         let memory = PgMemoryContexts::new("colcrypt terms");
-        let opener = registered.opener(&table.held, &work.index.attribute, memory.value())?;
-        let mut alias = None;
-        if registered.context.is_some() && registered.relation != leaf {
-            refuse_lent_context(registered.relation, &table)?;
-            let top = Held::take(registered.relation, Lock::Read)?;
-            alias = Some(quote_identifier(top.bare_name()));
+        let values = Source::of(&table.held, &source, memory.value())?
+            .ok_or_else(|| changed("the registered column"))?;
+        let (mut context, mut alias) = (None, None);
+        if let Source::Sealed(registered, _) = &values {
+            context = registered.context.clone();
+            if context.is_some() && registered.relation != leaf {
+                refuse_lent_context(registered.relation, &table)?;
+                let top = Held::take(registered.relation, Lock::Read)?;
+                alias = Some(quote_identifier(top.bare_name()));
+            }
         }
         Ok(Self {
             job,
             work,
             companion,
-            making: Making::new(&work.index, companion, opener.type_oid())?,
-            context: registered.context,
+            making: Making::new(&work.index, companion, values.type_oid())?,
+            context,
             table,
             source,
             terms,
-            opener,
+            values,
             alias,
             _memory: memory,
         })
@@ -288,7 +292,7 @@ impl<'a> Filling<'a> {
                 return Ok(true);
             }
             breath::take();
-            // SAFETY: a ciphertext's attribute, of a table that is held.
+            // SAFETY: the column's attribute, of a table that is held.
             let term = unsafe { self.term(stored, &[])? };
             // SAFETY: both are the companion's, a varlena's.
             if unsafe { is_same(now, term) } {
@@ -321,15 +325,28 @@ impl<'a> Filling<'a> {
     /// The term of a value, in the current memory context.
     ///
     /// # Safety
-    /// The datum is a ciphertext.
+    /// The datum is of the column's type.
     unsafe fn term(&self, stored: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
-        // SAFETY: the caller's promise; the opener gives values of the type that the making is for.
+        // SAFETY: the caller's promise; a column that is sealed has ciphertexts, of any other the making is for its
+        // type, and the opener gives values of the type that the making is for.
         unsafe {
-            let stored = Varlena::from_datum(stored);
-            let plain = self
-                .opener
-                .open(&Value::parse(stored.bytes())?, context, Right::Order)?;
-            self.making.term(&plain)
+            match &self.values {
+                Source::Plain(_) => self.making.term_of(stored),
+                Source::Sealed(_, opener) => {
+                    let stored = Varlena::from_datum(stored);
+                    let value = Value::parse(stored.bytes())?;
+                    self.making
+                        .term(&opener.open(&value, context, Right::Order)?)
+                }
+            }
+        }
+    }
+
+    /// Refuses rows that were selected of a column that has another type by now.
+    fn expect(&self, found: &Rows) -> Result<()> {
+        match &self.values {
+            Source::Sealed(..) => found.expect_ciphertext(2),
+            Source::Plain(type_oid) => found.expect_base_type(2, *type_oid),
         }
     }
 
@@ -383,7 +400,7 @@ impl<'a> Filling<'a> {
             self.work.remakes || taking == Taking::Free,
             BATCH_BYTES,
             |found| {
-                found.expect_ciphertext(2)?;
+                self.expect(&found)?;
                 let found = batch.keep(found);
                 let (touched, made_all) = self.made(&found, &mut batch)?;
                 Ok((touched, made_all && found.is_complete()))
@@ -394,7 +411,12 @@ impl<'a> Filling<'a> {
             return Ok(Outcome { moved: 0, complete });
         }
         let waits = taking == Taking::Locked;
-        let moved = match Rewriter::of(&self.table.held, &[&self.terms], waits)? {
+        let rewriter = match self.values {
+            Source::Sealed(..) => Rewriter::of(&self.table.held, &[&self.terms], waits)?,
+            // The trigger makes them of what the row has.
+            Source::Plain(_) => None,
+        };
+        let moved = match rewriter {
             Some(rewriter) => self.write_back(&batch, rewriter),
             None => {
                 let _known = batch.publish_terms(self.job.id, self.work.of(self.companion));
@@ -417,7 +439,7 @@ impl<'a> Filling<'a> {
             let context = context_at(found, at, 3, self.context.is_some())?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             breath::take();
-            // SAFETY: the first column is a tid, the second a ciphertext, as was asked of the result's description. The
+            // SAFETY: the first column is a tid, the second of the column's type, as was asked of the result's description. The
             // memory is the batch's; the former context is put back on both ways, and by an ERROR's handler.
             unsafe {
                 let row = Address::of(row.cast_mut_ptr());
@@ -429,7 +451,9 @@ impl<'a> Filling<'a> {
                     continue;
                 }
                 bytes += pgrx::varlena::varsize_any(term.cast_mut_ptr());
-                batch.add(0, row, at, term)?;
+                if let Source::Sealed(..) = self.values {
+                    batch.add(0, row, at, term)?;
+                }
                 touched.push(row.text());
             }
         }

@@ -24,8 +24,9 @@ use pgrx::pg_sys;
 
 use crate::catalog::search::{Companion, CompanionState};
 use crate::columns::search::catalog;
+use crate::columns::search::foreign_keys::Step;
 use crate::columns::search::work::Work;
-use crate::columns::search::{ddl, marked};
+use crate::columns::search::{ddl, foreign_keys, marked};
 use crate::error::Result;
 use crate::jobs::job::Job;
 use crate::jobs::search::{Order, queue};
@@ -158,6 +159,10 @@ fn drop_retired(job: &Job, work: &Work) -> Result<Next> {
         .filter(|companion| companion.state == CompanionState::Retired)
         .cloned()
         .collect();
+    if let Step::Done = foreign_keys::follow(&work.index, &retired)? {
+        job.record("last_error = NULL, tries = 0, retry_at = NULL", [])?;
+        return Ok(Next::Again);
+    }
     ddl::undo(&work.index, &retired)?;
     job.record("last_error = NULL", [])?;
     job.finish(Phase::Done, None)

@@ -314,7 +314,7 @@ fn what_cannot_be_searched_is_refused_with_the_reason() {
     let mut db = with_search_key();
     let c = &mut db.client;
     c.run(
-        "CREATE TABLE t (id int PRIMARY KEY, email ciphertext, flag ciphertext, doc ciphertext, plain text);
+        "CREATE TABLE t (id int PRIMARY KEY, email ciphertext, flag ciphertext, doc ciphertext, plain text, made text GENERATED ALWAYS AS (plain || 'x') STORED);
          SELECT register_column('t', 'email', 'k');
          SELECT register_column('t', 'flag', 'k', plaintext_type => 'boolean');
          SELECT register_column('t', 'doc', 'k', plaintext_type => 'jsonb');
@@ -326,7 +326,8 @@ fn what_cannot_be_searched_is_refused_with_the_reason() {
     for (code, order, why) in [
         ("KC067", "'t', 'flag', key => 's'", "boolean"),
         ("KC067", "'t', 'doc', key => 's'", "jsonb"),
-        ("42809", "'t', 'plain', key => 's'", "not registered"),
+        ("42809", "'t', 'made', key => 's'", "generated from others"),
+        ("22023", "'t', 'plain'", "not encrypted yet"),
         ("42809", "'p', 'email', key => 's'", "not registered"),
         ("42809", "'u', 'email', key => 's'", "unlogged"),
         ("22023", "'t', 'email', key => 'k'", "no search key"),

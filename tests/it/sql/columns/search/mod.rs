@@ -1,5 +1,7 @@
 //! Search: encrypted columns that plain SQL finds, joins and keeps unique.
 
+mod along;
+mod attacks;
 mod bed;
 mod build;
 mod copies;

@@ -1,9 +1,19 @@
 //! What the building of a search index does to a table: names, and statements in the table's schema.
 
+pub mod foreign_key;
+
 use crate::quote::{quote_identifier, with_suffix};
 
 /// The trigger that keeps terms in step, on every table: behind all names that people give.
 pub const TRIGGER: &str = "~colcrypt:terms";
+
+/// When it fires, as pg_trigger has it: BEFORE INSERT OR UPDATE, for each row.
+pub const TRIGGER_TYPE: i16 = 1 | 2 | 4 | 16;
+
+/// Whether the trigger `g` of a table is this one, as SQL: of every row, whatever is in it. That it fires whoever
+/// writes is asked beside it.
+pub const IS_TRIGGER: &str = "g.tgname = '~colcrypt:terms' AND g.tgfoid = 'colcrypt.keep_terms()'::pg_catalog.regprocedure \
+     AND g.tgtype = 23 AND g.tgqual IS NULL AND pg_catalog.cardinality(g.tgattr::pg_catalog.int2[]) = 0";
 
 /// How a companion holds terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +121,7 @@ pub fn add_companion(
         .filter(|branch| !branch.is_partition && !branch.has_trigger);
     statements.extend(missing.map(|branch| {
         format!(
-            "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION colcrypt.keep_terms()",
+            "CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION colcrypt.keep_terms()",
             branch.table
         )
     }));
@@ -130,10 +140,10 @@ pub fn drop_companions(tree: &[Branch<'_>], companions: &[String], is_last: bool
     let mut statements = Vec::new();
     if is_last {
         let trigger = quote_identifier(TRIGGER);
-        let own = tree
-            .iter()
-            .filter(|branch| !branch.is_partition && branch.has_trigger);
-        statements.extend(own.map(|branch| format!("DROP TRIGGER {trigger} ON {}", branch.table)));
+        let own = tree.iter().filter(|branch| !branch.is_partition);
+        statements.extend(
+            own.map(|branch| format!("DROP TRIGGER IF EXISTS {trigger} ON {}", branch.table)),
+        );
     }
     if let Some(top) = tree.first() {
         statements.extend(companions.iter().map(|companion| {
@@ -186,10 +196,9 @@ mod tests {
             made[0],
             "ALTER TABLE s.t ADD COLUMN e_term pg_catalog.bytea"
         );
-        assert!(
-            made[2]
-                .starts_with("CREATE TRIGGER \"~colcrypt:terms\" BEFORE INSERT OR UPDATE ON s.t")
-        );
+        assert!(made[2].starts_with(
+            "CREATE OR REPLACE TRIGGER \"~colcrypt:terms\" BEFORE INSERT OR UPDATE ON s.t"
+        ));
         assert!(made[4].contains("s.part ENABLE ALWAYS"));
         for branch in &mut tree {
             branch.has_trigger = true;

@@ -1,0 +1,162 @@
+//! Columns that everybody reads who may decrypt: an access view asks of each of its columns who reads it, in case
+//! somebody restricts it later, and a statement on the view would ask so again in each execution. Where nobody is shut
+//! out the plan is made without the question, and made again when the registration changes.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, NodeTag};
+
+use crate::catalog::epoch;
+use crate::columns::view::has_readers;
+use crate::server::{planned, rethrow, tree, types};
+
+/// Takes the questions out of what a query reads by access views.
+///
+/// # Safety
+/// A query that is about to be planned, from a frame that holds nothing that wants dropping.
+pub unsafe fn look(query: *mut pg_sys::Query) -> Option<pg_sys::Oid> {
+    // SAFETY: the caller's promise.
+    let is_changed = unsafe { reads_a_subquery(query) && in_query(query) };
+    // One who asks the catalog learns the marker.
+    is_changed.then(epoch::marker)
+}
+
+/// # Safety
+/// A query.
+unsafe fn reads_a_subquery(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: the caller's promise; its lists hold what they are named after.
+    unsafe {
+        !(*query).cteList.is_null()
+            || tree::each::<pg_sys::RangeTblEntry>((*query).rtable)
+                .any(|entry| (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY)
+    }
+}
+
+/// # Safety
+/// A query.
+unsafe fn in_query(query: *mut pg_sys::Query) -> bool {
+    let mut is_changed = false;
+    // SAFETY: the caller's promise; its lists hold what they are named after.
+    unsafe {
+        for entry in tree::each::<pg_sys::RangeTblEntry>((*query).rtable) {
+            let below = (*entry).subquery;
+            if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !below.is_null() {
+                for target in tree::each::<pg_sys::TargetEntry>((*below).targetList) {
+                    is_changed |= in_expression((&raw mut (*target).expr).cast());
+                }
+                is_changed |= in_query(below);
+            }
+        }
+        for with in tree::each::<pg_sys::CommonTableExpr>((*query).cteList) {
+            let below = (*with).ctequery;
+            if tree::is(below, NodeTag::T_Query) {
+                is_changed |= in_query(below.cast());
+            }
+        }
+    }
+    is_changed
+}
+
+/// Puts what a view's column shows in the place of the CASE that asks who reads it.
+///
+/// # Safety
+/// A place that holds an expression.
+unsafe fn in_expression(mut place: *mut *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        loop {
+            let node = *place;
+            if node.is_null() {
+                return false;
+            }
+            place = match (*node).type_ {
+                NodeTag::T_RelabelType => {
+                    (&raw mut (*node.cast::<pg_sys::RelabelType>()).arg).cast()
+                }
+                NodeTag::T_CollateExpr => {
+                    (&raw mut (*node.cast::<pg_sys::CollateExpr>()).arg).cast()
+                }
+                NodeTag::T_CoerceToDomain => {
+                    (&raw mut (*node.cast::<pg_sys::CoerceToDomain>()).arg).cast()
+                }
+                NodeTag::T_FuncExpr => {
+                    let arguments = (*node.cast::<pg_sys::FuncExpr>()).args;
+                    if arguments.is_null() {
+                        return false;
+                    }
+                    (*arguments).elements.cast()
+                }
+                NodeTag::T_CaseExpr => {
+                    let Some((asks, shown)) = planned::guarded(node.cast()) else {
+                        return false;
+                    };
+                    if !is_answered(asks) {
+                        return false;
+                    }
+                    *place = shown;
+                    return true;
+                }
+                _ => return false,
+            };
+        }
+    }
+}
+
+/// Whether a condition is the question who reads a column, and the answer is everybody.
+///
+/// # Safety
+/// An expression.
+unsafe fn is_answered(condition: *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller's promise; a node is what its tag says, the arguments are constants of the declared types, and a
+    // name ends with NUL.
+    unsafe {
+        if !tree::is(condition, NodeTag::T_SubLink) {
+            return false;
+        }
+        let link = &*condition.cast::<pg_sys::SubLink>();
+        if link.subLinkType != pg_sys::SubLinkType::EXPR_SUBLINK
+            || !tree::is(link.subselect, NodeTag::T_Query)
+        {
+            return false;
+        }
+        let asks = &*link.subselect.cast::<pg_sys::Query>();
+        let targets = tree::items::<pg_sys::TargetEntry>(asks.targetList);
+        let [target] = targets[..] else { return false };
+        if !asks.rtable.is_null() || !tree::is((*target).expr, NodeTag::T_FuncExpr) {
+            return false;
+        }
+        let call = &*(*target).expr.cast::<pg_sys::FuncExpr>();
+        let arguments = tree::items::<pg_sys::Node>(call.args);
+        let [table, attribute] = arguments[..] else {
+            return false;
+        };
+        let (Some(table), Some(attribute)) = (
+            constant(table, pg_sys::REGCLASSOID),
+            constant(attribute, pg_sys::NAMEOID),
+        ) else {
+            return false;
+        };
+        if !types::is_function(call.funcid, &[c"may_read_column"]) {
+            return false;
+        }
+        let attribute = CStr::from_ptr(attribute.cast_mut_ptr()).to_string_lossy();
+        let table = pg_sys::Oid::from(table.value() as u32);
+        // Where the catalog cannot be read the question stays, and says so.
+        rethrow::guard(|| has_readers(table, attribute.into_owned())).is_ok_and(|has| !has)
+    }
+}
+
+/// The value of a constant of a type.
+///
+/// # Safety
+/// An expression.
+unsafe fn constant(node: *mut pg_sys::Node, type_oid: pg_sys::Oid) -> Option<pg_sys::Datum> {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        if !tree::is(node, NodeTag::T_Const) {
+            return None;
+        }
+        let constant = &*node.cast::<pg_sys::Const>();
+        (constant.consttype == type_oid && !constant.constisnull).then_some(constant.constvalue)
+    }
+}
