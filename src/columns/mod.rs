@@ -2,6 +2,7 @@
 
 mod bound_anew;
 pub mod cascades;
+mod change;
 pub mod enforced;
 mod follow;
 pub mod labels;

@@ -11,7 +11,8 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{PgList, name_data_to_str, pg_sys};
 
 use crate::catalog::enum_labels;
-use crate::columns::follow::{self, Change};
+use crate::columns::change::Change;
+use crate::columns::follow;
 use crate::error::Result;
 use crate::server::accessed::{Accessed, CONSTRAINTS, Done, INHERITANCE};
 use crate::server::xact::{End, PartEnd};

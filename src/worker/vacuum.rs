@@ -23,10 +23,11 @@ thread_local! {
     static THROUGH: RefCell<Through> = RefCell::default();
 }
 
-/// Vacuums a table. An ERROR is returned; one that is gone needs none.
+/// Vacuums a table, whatever page somebody looks at or writes out meanwhile: without FREEZE such a page is left as it
+/// is, with what was deleted there. An ERROR is returned; one that is gone needs none.
 pub fn vacuum(table: pg_sys::Oid) -> std::result::Result<(), Failed> {
     let size = whole_size(table)?;
-    vacuum_blocks(c"VACUUM (TRUNCATE false)", table, size, false)
+    vacuum_blocks(c"VACUUM (FREEZE, TRUNCATE false)", table, size, false)
 }
 
 /// Told of every batch that moved rows: makes room of the former row versions behind the job, so that the rows to come

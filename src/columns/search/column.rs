@@ -25,7 +25,7 @@ pub struct Registered {
 /// How the values of a searched column are had.
 pub enum Source {
     /// They are ciphertexts.
-    Sealed(Registered, Opener),
+    Sealed(Registered, Box<Opener>),
     /// The column is not encrypted yet: they are there for whoever reads or writes the row.
     Plain(pg_sys::Oid),
 }
@@ -48,7 +48,7 @@ impl Source {
             return Ok(None);
         };
         let opener = registered.opener(held, &attribute.name, memory)?;
-        Ok(Some(Self::Sealed(registered, opener)))
+        Ok(Some(Self::Sealed(registered, Box::new(opener))))
     }
 
     /// The type that plaintexts are of.

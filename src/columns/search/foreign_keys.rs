@@ -1,6 +1,6 @@
 //! Foreign keys on terms. They go on to the companions that a rotation of the search key makes: one is made like it on
-//! these, checked, and takes its place, before the former companions go. Until then the trigger keeps those too, so that
-//! at no time a row gets in that refers to none.
+//! these, checked, and takes its place, before the former companions go. Until then the trigger keeps those too, so
+//! that at no time a row gets in that refers to none.
 
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::search::foreign_key::ForeignKey;

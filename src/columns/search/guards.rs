@@ -253,7 +253,8 @@ fn is_empty(table: pg_sys::Oid) -> Result<bool> {
 }
 
 /// A trigger of a table that is searched was made, dropped or switched off, or on again: rows may have been written
-/// past ours. One that is made as it should be has been dropped before, and that was heard of; or the table is a copy's.
+/// past ours. One that is made as it should be has been dropped before, and that was heard of; or the table is a
+/// copy's.
 ///
 /// # Errors
 /// Of SPI.

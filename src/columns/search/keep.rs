@@ -39,8 +39,8 @@ use crate::server::xact::End;
 use crate::server::{roles, watched};
 use crate::session::made::{self, Made, tag_of};
 
-/// Rows on their way from one partition to another that are remembered, and the bytes of their values: a row is put into
-/// the other right after it was taken out.
+/// Rows on their way from one partition to another that are remembered, and the bytes of their values: a row is put
+/// into the other right after it was taken out.
 const ON_THE_WAY: usize = 16;
 const BYTES_ON_THE_WAY: usize = 16 << 20;
 
@@ -74,13 +74,13 @@ struct Column {
 
 /// How its values are had.
 enum Values {
-    Sealed(Sealed),
+    Sealed(Box<Sealed>),
     /// They are in the row: the column is not encrypted yet.
     Plain,
 }
 
 struct Sealed {
-    opener: Opener,
+    opener: Box<Opener>,
     /// What values that come from elsewhere are bound to.
     context: Option<RowContext>,
 }
@@ -130,10 +130,10 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
                     Source::Plain(_) => Values::Plain,
                     Source::Sealed(registered, opener) => {
                         watched::watch([registered.relation]);
-                        Values::Sealed(Sealed {
+                        Values::Sealed(Box::new(Sealed {
                             opener,
                             context: context_of(&held, relation, &registered)?,
-                        })
+                        }))
                     }
                 };
                 columns.push(Column {

@@ -107,8 +107,8 @@ unsafe fn in_expression(mut place: *mut *mut pg_sys::Node) -> bool {
 /// # Safety
 /// An expression.
 unsafe fn is_answered(condition: *mut pg_sys::Node) -> bool {
-    // SAFETY: the caller's promise; a node is what its tag says, the arguments are constants of the declared types, and a
-    // name ends with NUL.
+    // SAFETY: the caller's promise; a node is what its tag says, the arguments are constants of the declared types, and
+    // a name ends with NUL.
     unsafe {
         if !tree::is(condition, NodeTag::T_SubLink) {
             return false;

@@ -439,8 +439,9 @@ impl<'a> Filling<'a> {
             let context = context_at(found, at, 3, self.context.is_some())?;
             let context = context.as_ref().map_or(&[][..], Varlena::bytes);
             breath::take();
-            // SAFETY: the first column is a tid, the second of the column's type, as was asked of the result's description. The
-            // memory is the batch's; the former context is put back on both ways, and by an ERROR's handler.
+            // SAFETY: the first column is a tid, the second of the column's type, as was asked of the result's
+            // description. The memory is the batch's; the former context is put back on both ways, and by an ERROR's
+            // handler.
             unsafe {
                 let row = Address::of(row.cast_mut_ptr());
                 let before = pg_sys::MemoryContextSwitchTo(batch.memory());

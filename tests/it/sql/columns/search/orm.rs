@@ -6,6 +6,7 @@ use std::time::Duration;
 use colcrypt_tests::of_drivers::application;
 use colcrypt_tests::process::wait_for;
 
+use super::bed::wait_until_seen;
 use crate::common::{Db, Sql, db, wait_for_jobs};
 
 /// People and what they subscribed to, whose addresses can be joined.
@@ -30,6 +31,7 @@ fn people() -> Db {
          SELECT create_search_index('subscription', 'email', domain => 'mail')",
     );
     wait_for_jobs(&mut db.client);
+    wait_until_seen(&mut db.client);
     db.client.run("VACUUM ANALYZE person, subscription");
     db
 }
