@@ -478,6 +478,8 @@ impl Cluster {
             "max_connections = 200",
             "log_line_prefix = '%m [%p] %b %q%u@%d '",
             "log_min_messages = info",
+            // Compiling takes a multiple of a statement's time, where a test forbids the planner a sequential scan.
+            "jit = off",
         ] {
             self.append_conf(line);
         }

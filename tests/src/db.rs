@@ -49,8 +49,6 @@ pub fn cluster() -> &'static Cluster {
 pub fn settings(builder: crate::cluster::Builder) -> crate::cluster::Builder {
     builder
         .conf("colcrypt.batch_blocks = 2")
-        // Compiling takes a multiple of the statement's time where tests forbid the planner a sequential scan.
-        .conf("jit = off")
         .conf("colcrypt.job_share = 100")
         .conf("max_prepared_transactions = 5")
         .conf("log_error_verbosity = verbose")
