@@ -7,6 +7,7 @@ use colcrypt_tests::of_search::{
 use colcrypt_tests::wait_for;
 use postgres::Client;
 
+use super::bed::wait_until_seen;
 use crate::common::{Db, LONG, Sql, role};
 
 /// A table with 4,000 cities, of which Rome is every fourth, and 1 in 8 is NULL; values are bound to their rows.
@@ -174,7 +175,9 @@ fn what_is_told_is_counted_of_the_terms() {
         sealed("'same@example.org'", "id")
     ));
     index(c, "");
+    wait_until_seen(c);
     index(c, ", 'text'");
+    wait_until_seen(c);
     let numbers = "SELECT DISTINCT concat_ws(' ', rows, nulls, distinct_terms, largest_group, largest_share) FROM search_leakage('t') WHERE kind = 'equality'";
     assert_eq!(c.one(numbers), "100 10 73 18 0.2");
     assert_eq!(
@@ -211,6 +214,7 @@ fn it_is_measured_by_who_may_manage_the_column() {
     let mut db = with_search_key();
     people(&mut db.client, 10);
     index(&mut db.client, ", is_unique => true");
+    wait_until_seen(&mut db.client);
     let name = role(&mut db.client);
     db.client.run(&format!(
         "GRANT EXECUTE ON FUNCTION search_leakage TO {name}; GRANT pg_monitor TO {name}"
@@ -240,6 +244,7 @@ fn look_ups_are_counted_by_role() {
     let mut db = with_search_key();
     people(&mut db.client, 20);
     index(&mut db.client, "");
+    wait_until_seen(&mut db.client);
     let name = role(&mut db.client);
     db.client.run(&format!(
         "GRANT ALL ON SCHEMA public TO PUBLIC; SELECT grant_key('s', '{name}', '{{search}}')"
@@ -260,6 +265,7 @@ fn a_limit_holds_for_all_sessions_of_a_role_and_for_superusers() {
     let mut db = with_search_key();
     people(&mut db.client, 20);
     index(&mut db.client, "");
+    wait_until_seen(&mut db.client);
     let (one, other) = (role(&mut db.client), role(&mut db.client));
     db.client.run(&format!(
         "GRANT ALL ON SCHEMA public TO PUBLIC; SELECT grant_key('s', r, '{{search}}') FROM unnest('{{{one},{other}}}'::text[]) r"
@@ -343,6 +349,7 @@ fn trapped(more: &str) -> (Db, String) {
     let mut db = with_search_key();
     people(&mut db.client, 20);
     index(&mut db.client, more);
+    wait_until_seen(&mut db.client);
     let name = role(&mut db.client);
     db.client.run(&format!(
         "GRANT ALL ON SCHEMA public TO PUBLIC; GRANT ALL ON t TO PUBLIC; SELECT grant_key('s', '{name}', '{{search}}'), grant_key('k', '{name}', '{{encrypt,decrypt}}');
@@ -440,6 +447,7 @@ fn honeytokens_are_known_wherever_their_terms_come_from() {
         0
     );
     index(&mut db.client, ", bits => 32");
+    wait_until_seen(&mut db.client);
     user.run(ask);
     event(
         &mut db.client,
