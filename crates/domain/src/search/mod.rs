@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(
             drop_companions(&tree, &companions, true),
             [
-                "DROP TRIGGER \"~colcrypt:terms\" ON s.t",
+                "DROP TRIGGER IF EXISTS \"~colcrypt:terms\" ON s.t",
                 "ALTER TABLE s.t DROP COLUMN IF EXISTS e_term"
             ]
         );
