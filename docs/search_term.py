@@ -126,6 +126,8 @@ def equality(mac, case):
     if case.get("normalise"):
         text = payload.decode()
         try:
+            if len(payload) > 1 << 20:
+                raise NoForm
             for step in case["normalise"]:
                 text = STEPS[step](text)
             payload = text.encode()

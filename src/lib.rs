@@ -84,7 +84,10 @@ pub extern "C-unwind" fn _PG_init() {
         sql::untyped::look,
         columns::view::rewrite::look,
     ]);
-    server::planning::register(columns::view::anybody::look);
+    server::planning::register(server::planning::Looker {
+        look: columns::view::anybody::look,
+        as_of: catalog::epoch::current,
+    });
     server::planned::register(&[columns::search::plan::look]);
     server::started::register(&[columns::loose::look]);
     columns::view::copied::register();

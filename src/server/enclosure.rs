@@ -105,6 +105,20 @@ mod server {
     }
 }
 
+/// PostgreSQL's own, for a hook that nobody came before.
+///
+/// # Safety
+/// As the planner's hook.
+pub unsafe fn standard_planner(
+    parse: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: the caller's promise.
+    unsafe { server::planner(parse, text, options, params) }
+}
+
 /// Puts the hooks in place, in front of those there are.
 pub fn register() {
     // SAFETY: in the postmaster, in _PG_init; each hook chains to whoever came before.
@@ -291,6 +305,11 @@ pub fn is_planning() -> bool {
         let innermost = stack.last();
         innermost.is_some_and(|frame| matches!(frame.statement, Statement::Planning))
     })
+}
+
+/// Whether a statement runs. What logical replication applies is in none.
+pub fn is_within_statement() -> bool {
+    STACK.with_borrow(|stack| !stack.is_empty())
 }
 
 /// The queries that run or are set up, the innermost first.

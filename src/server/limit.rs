@@ -7,7 +7,7 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicI32, AtomicU32};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32};
 use std::time::Instant;
 
 use pgrx::pg_sys;
@@ -23,6 +23,8 @@ const ANY_USER_TIMEOUT: c_int = 15;
 
 /// The timeout's number; -1 where this process has none.
 static TIMEOUT: AtomicI32 = AtomicI32::new(-1);
+/// When it strikes next; 0 where it does not.
+static UNTIL: AtomicI64 = AtomicI64::new(0);
 /// Times that it struck in the transaction at hand.
 static STRUCK: AtomicU32 = AtomicU32::new(0);
 
@@ -83,11 +85,33 @@ fn strike_in(more_ms: i64) {
     if id < 0 || limit == 0 {
         return;
     }
+    // SAFETY: reads the clock.
+    strike_at(
+        id,
+        unsafe { pg_sys::GetCurrentTimestamp() } + 1000 * (limit + more_ms),
+    );
+}
+
+fn strike_at(id: c_int, at: pg_sys::TimestampTz) {
+    UNTIL.store(at, Relaxed);
     // SAFETY: registered by this process; the time is the server's own.
-    unsafe {
-        let at = pg_sys::GetCurrentTimestamp() + 1000 * (limit + more_ms);
-        enable_timeout_every(id, at, GRACE_MS);
+    unsafe { enable_timeout_every(id, at, GRACE_MS) };
+}
+
+/// In the transaction at hand: does something in which nobody else's code runs, and whose time does not count.
+pub fn outside<R>(body: impl FnOnce() -> R) -> R {
+    let (id, until) = (TIMEOUT.load(Relaxed), UNTIL.load(Relaxed));
+    if id < 0 || until == 0 {
+        return body();
     }
+    lift();
+    // SAFETY: reads the clock.
+    let began = unsafe { pg_sys::GetCurrentTimestamp() };
+    let done = body();
+    // SAFETY: reads the clock.
+    let took = unsafe { pg_sys::GetCurrentTimestamp() } - began;
+    strike_at(id, until + took.max(0));
+    done
 }
 
 /// In the transaction at hand: a statement goes through so many blocks at once.
@@ -100,6 +124,7 @@ pub fn allow(blocks: i64) {
 pub fn lift() {
     let id = TIMEOUT.load(Relaxed);
     if id >= 0 {
+        UNTIL.store(0, Relaxed);
         // SAFETY: registered by this process.
         unsafe { disable_timeout(id, false) };
     }

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 
+use crate::server::enclosure;
+
 /// Looks at a query, and may change it; the relation whose change ends the plan, or none where it changed nothing.
 /// Raises no ERROR.
 ///
@@ -13,31 +15,23 @@ use pgrx::pg_sys;
 /// A query that is about to be planned.
 pub type Look = unsafe fn(query: *mut pg_sys::Query) -> Option<pg_sys::Oid>;
 
-static LOOK: OnceLock<Look> = OnceLock::new();
+/// Who looks, and what tells that something has changed since.
+pub struct Looker {
+    pub look: Look,
+    pub as_of: fn() -> u64,
+}
+
+static LOOKER: OnceLock<Looker> = OnceLock::new();
 static mut PREVIOUS: pg_sys::planner_hook_type = None;
 
 /// Has this asked from now on.
-pub fn register(look: Look) {
-    if LOOK.set(look).is_ok() {
+pub fn register(looker: Looker) {
+    if LOOKER.set(looker).is_ok() {
         // SAFETY: in the postmaster, in _PG_init; the hook chains to whoever came before.
         unsafe {
             PREVIOUS = pg_sys::planner_hook;
             pg_sys::planner_hook = Some(on_planner);
         }
-    }
-}
-
-mod server {
-    use super::{c_char, c_int, pg_sys};
-
-    unsafe extern "C-unwind" {
-        #[link_name = "standard_planner"]
-        pub fn planner(
-            parse: *mut pg_sys::Query,
-            text: *const c_char,
-            options: c_int,
-            params: pg_sys::ParamListInfo,
-        ) -> *mut pg_sys::PlannedStmt;
     }
 }
 
@@ -51,13 +45,17 @@ unsafe extern "C-unwind" fn on_planner(
     // SAFETY: the server's call, passed on; nothing here wants dropping when an ERROR goes. The plan is in the memory
     // that is current, as its lists are.
     unsafe {
-        let rests_on = LOOK.get().and_then(|look| look(parse));
+        let looker = LOOKER.get();
+        let as_of = looker.map(|looker| (looker.as_of)());
+        let rests_on = looker.and_then(|looker| (looker.look)(parse));
         let plan = match PREVIOUS {
             Some(previous) => previous(parse, text, options, params),
-            None => server::planner(parse, text, options, params),
+            None => enclosure::standard_planner(parse, text, options, params),
         };
         if let Some(relation) = rests_on {
             (*plan).relationOids = pg_sys::list_append_unique_oid((*plan).relationOids, relation);
+            // A change that came while it was made found no plan to end.
+            (*plan).transientPlan |= looker.map(|looker| (looker.as_of)()) != as_of;
         }
         plan
     }

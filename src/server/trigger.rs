@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use pgrx::pg_sys;
+use pgrx::{PgTupleDesc, pg_sys};
 
 use crate::server::call::Call;
 use crate::server::types;
@@ -78,6 +78,15 @@ impl Rows {
             }
             _ => false,
         }
+    }
+
+    /// Whether the column has a default.
+    pub fn has_default(&self, number: i32) -> bool {
+        // SAFETY: the table's descriptor, which lasts as long as the call.
+        let columns = unsafe { PgTupleDesc::from_pg_unchecked(self.descriptor) };
+        columns
+            .iter()
+            .any(|column| i32::from(column.attnum) == number && column.atthasdef)
     }
 
     /// The new row with other values in some columns.
@@ -161,17 +170,10 @@ unsafe fn same_image(
 
 /// The name of a trigger that fires on the same rows after this one, and is none of these functions of ours.
 pub fn later(trigger: &pg_sys::TriggerData, but: &[&CStr]) -> Option<String> {
-    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-        pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT,
-        _ => pg_sys::TRIGGER_TYPE_UPDATE,
-    };
-    let fires = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | event) as i16;
-    // SAFETY: the relation is open, and has this trigger at least; they are in the order in which they fire. Names are
-    // C strings.
+    let (all, fires) = of_the_same(trigger);
+    // SAFETY: names are C strings.
     unsafe {
-        let all = &*(*trigger.tg_relation).trigdesc;
-        std::slice::from_raw_parts(all.triggers, all.numtriggers as usize)
-            .iter()
+        all.iter()
             .skip_while(|it| it.tgoid != (*trigger.tg_trigger).tgoid)
             .skip(1)
             .find(|it| {
@@ -180,5 +182,30 @@ pub fn later(trigger: &pg_sys::TriggerData, but: &[&CStr]) -> Option<String> {
                     && !types::is_function(it.tgfoid, but)
             })
             .map(|it| CStr::from_ptr(it.tgname).to_string_lossy().into_owned())
+    }
+}
+
+/// Whether one of somebody's fires on the same rows before this one, where changes are applied.
+pub fn is_after_others(trigger: &pg_sys::TriggerData) -> bool {
+    let (all, fires) = of_the_same(trigger);
+    // SAFETY: the trigger itself.
+    let own = unsafe { (*trigger.tg_trigger).tgoid };
+    all.iter()
+        .take_while(|it| it.tgoid != own)
+        .any(|it| it.tgtype & fires == fires && matches!(it.tgenabled as u8, b'A' | b'R'))
+}
+
+/// The table's triggers in the order in which they fire, and what the type has of those that fire as this one does now.
+fn of_the_same(trigger: &pg_sys::TriggerData) -> (&[pg_sys::Trigger], i16) {
+    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT,
+        _ => pg_sys::TRIGGER_TYPE_UPDATE,
+    };
+    let fires = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | event) as i16;
+    // SAFETY: the relation is open as long as the call, and has this trigger at least.
+    unsafe {
+        let all = &*(*trigger.tg_relation).trigdesc;
+        let all = std::slice::from_raw_parts(all.triggers, all.numtriggers as usize);
+        (all, fires)
     }
 }

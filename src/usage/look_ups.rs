@@ -75,12 +75,21 @@ pub fn startup() {
     }
 }
 
-/// Counts so many look-ups of a role, unless that would be more than the limit allows: then none is counted. Where
-/// there is no place to count in, none is allowed either.
+/// What became of look-ups that were to be counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    Counted,
+    /// They would be more than the limit allows: none was counted.
+    Over,
+    /// There is no place to count them in, so none is allowed.
+    NoPlace,
+}
+
+/// Counts so many look-ups of a role.
 ///
 /// # Errors
 /// [`Error::NotPreloaded`].
-pub fn take(key: KeyId, role: pg_sys::Oid, limit: Limit, count: u32) -> Result<bool> {
+pub fn take(key: KeyId, role: pg_sys::Oid, limit: Limit, count: u32) -> Result<Taken> {
     let header = HEADER.load(Ordering::Relaxed);
     if header.is_null() {
         return Err(Error::NotPreloaded);
@@ -104,8 +113,13 @@ pub fn take(key: KeyId, role: pg_sys::Oid, limit: Limit, count: u32) -> Result<b
         if !is_known && pg_sys::hash_get_num_entries(places) >= capacity() {
             make_room(places, now);
         }
-        let place = enter(places, &who, new);
-        Ok(place.is_some_and(|place| place.done.take(limit, count, now)))
+        Ok(match enter(places, &who, new) {
+            None => Taken::NoPlace,
+            Some(place) => match place.done.take(limit, count, now) {
+                true => Taken::Counted,
+                false => Taken::Over,
+            },
+        })
     }
 }
 

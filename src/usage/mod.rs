@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use colcrypt_core::rolling::Limit;
 use colcrypt_core::usage::Limits;
 use colcrypt_core::{Suite, VersionId};
+use colcrypt_domain::error::Unrecorded;
 use colcrypt_domain::usage::{Crossed, Reserved};
 use pgrx::datum::Interval;
 use pgrx::{PgLogLevel, ereport, pg_sys};
@@ -30,6 +31,7 @@ use crate::server::waiting::Waiting;
 use crate::server::xact::End;
 use crate::server::{clock, hidden, process, roles};
 use crate::settings;
+use crate::usage::look_ups::Taken;
 use crate::usage::shared::Report;
 use crate::usage::version_key::VersionKey;
 
@@ -123,14 +125,24 @@ impl Counter {
     pub fn look_ups(&'static self, count: u32) -> Result<()> {
         if let Some(limit) = self.search_limit.get()
             && count > 0
-            && !look_ups::take(self.id.key, self.role, limit, count)?
         {
-            return Err(Error::SearchLimit {
-                key: self.key_name(),
-                role: roles::role_name(self.role),
-                most: limit.most,
-                per: clock::interval_text(Interval::from_micros(limit.per_us)),
-            });
+            match look_ups::take(self.id.key, self.role, limit, count)? {
+                Taken::Counted => {}
+                Taken::Over => {
+                    return Err(Error::SearchLimit {
+                        key: self.key_name(),
+                        role: roles::role_name(self.role),
+                        most: limit.most,
+                        per: clock::interval_text(Interval::from_micros(limit.per_us)),
+                    });
+                }
+                Taken::NoPlace => {
+                    return Err(Error::UsageUnrecorded {
+                        key: self.key_name(),
+                        why: Unrecorded::NoPlace,
+                    });
+                }
+            }
         }
         for _ in 0..count {
             self.decryption();
@@ -197,7 +209,11 @@ impl Counter {
             if standby || patience <= 0 {
                 return Err(Error::UsageUnrecorded {
                     key: self.key_name(),
-                    standby,
+                    why: if standby {
+                        Unrecorded::Standby
+                    } else {
+                        Unrecorded::Unflushed
+                    },
                 });
             }
             // What this process holds back might be what the flush needs.

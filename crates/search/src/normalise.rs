@@ -188,6 +188,8 @@ pub enum Unnormalisable {
     NoDomain,
     #[error("nothing is left of it after the step \"{0}\"")]
     NothingLeft(Step),
+    #[error("longer than {} bytes", Pipeline::LONGEST)]
+    TooLong,
 }
 
 /// What a value is entered as.
@@ -205,6 +207,9 @@ pub struct Pipeline(Vec<Step>);
 impl Pipeline {
     /// The version of the rules here. It rises when a step's outcome changes by more than newer Unicode data.
     pub const VERSION: u16 = 1;
+    /// Bytes in UTF-8 of the longest value that has a normal form. NFKC makes up to eleven of one, in one go, and nobody
+    /// looks for what is longer by another spelling of it.
+    pub const LONGEST: usize = 1 << 20;
 
     /// Reads the names of steps, in their order.
     ///
@@ -251,6 +256,9 @@ impl Pipeline {
     /// # Errors
     /// [`Unnormalisable`] for a value that has none.
     pub fn apply(&self, value: &str) -> Result<Zeroizing<String>, Unnormalisable> {
+        if !self.is_empty() && value.len() > Self::LONGEST {
+            return Err(Unnormalisable::TooLong);
+        }
         let mut normal: Option<Zeroizing<String>> = None;
         for step in &self.0 {
             let done = step.apply(normal.as_deref().map_or(value, String::as_str))?;

@@ -55,12 +55,31 @@ impl SearchKey {
     /// The key with a label taken in: terms of it are made without allocating.
     #[must_use]
     pub fn prepare(&self, label: &Label) -> Prepared {
-        let mut context = Box::new(hmac::Context::with_key(&self.0));
-        context.update(&label.encode());
         Prepared {
-            context,
+            context: Box::new(self.labelled(label)),
             pipeline: label.pipeline.clone(),
         }
+    }
+
+    /// [`Prepared::equality_of`] of one value, for which nothing is kept.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn equality_of(
+        &self,
+        label: &Label,
+        value: Value<'_>,
+        bits: TermBits,
+    ) -> Result<Term, NotNumeric> {
+        equality_of(&label.pipeline, value, bits, |tag, payload| {
+            finish(self.labelled(label), tag, payload)
+        })
+    }
+
+    fn labelled(&self, label: &Label) -> hmac::Context {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&label.encoded);
+        context
     }
 }
 
@@ -72,6 +91,8 @@ pub struct Label {
     class: Class,
     pipeline: Pipeline,
     version: u16,
+    /// All of that, as it stands in a message.
+    encoded: Vec<u8>,
 }
 
 /// Why there can be no such index.
@@ -119,13 +140,16 @@ impl Label {
         if let Some(step) = pipeline.steps().iter().find(|step| !takes(**step)) {
             return Err(LabelError::Step(kind, *step));
         }
-        Ok(Self {
+        let mut label = Self {
             domain,
             kind,
             class,
             pipeline,
             version,
-        })
+            encoded: Vec::new(),
+        };
+        label.encoded = label.encode();
+        Ok(label)
     }
 
     #[must_use]
@@ -144,8 +168,7 @@ impl Label {
     }
 
     /// One sequence of bytes for each label, none of which begins another.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(96);
         bytes.extend_from_slice(MAGIC);
         bytes.push(LAYOUT);
@@ -252,23 +275,7 @@ impl fmt::Debug for Prepared {
 
 impl Prepared {
     fn mac(&self, tag: Tag, payload: &[u8]) -> [u8; 32] {
-        let mut context = (*self.context).clone();
-        context.update(&[tag as u8]);
-        context.update(payload);
-        let mac = context.sign();
-        mac.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
-    }
-
-    /// The term of a value's canonical bytes, or of its normal form's.
-    #[must_use]
-    pub fn equality(&self, canonical: &[u8], bits: TermBits) -> Term {
-        Term::new(&self.mac(Tag::Value, canonical), bits)
-    }
-
-    /// The term of a value that has no normal form: no other value's.
-    #[must_use]
-    pub fn equality_of_itself(&self, canonical: &[u8], bits: TermBits) -> Term {
-        Term::new(&self.mac(Tag::Itself, canonical), bits)
+        finish((*self.context).clone(), tag, payload)
     }
 
     /// The equality term of a value: normalised where the label has a normaliser, by itself where it has no normal
@@ -277,16 +284,8 @@ impl Prepared {
     /// # Errors
     /// [`NotNumeric`] for a numeric that `numeric_out` did not write.
     pub fn equality_of(&self, value: Value<'_>, bits: TermBits) -> Result<Term, NotNumeric> {
-        let canonical = value.canonical()?;
-        if self.pipeline.is_empty() {
-            return Ok(self.equality(&canonical, bits));
-        }
-        let form = value
-            .letters()
-            .map(|text| self.pipeline.apply_or_self(text));
-        Ok(match form {
-            Some(Normalised::Form(form)) => self.equality(form.as_bytes(), bits),
-            _ => self.equality_of_itself(&canonical, bits),
+        equality_of(&self.pipeline, value, bits, |tag, payload| {
+            self.mac(tag, payload)
         })
     }
 
@@ -304,6 +303,32 @@ impl Prepared {
         payload[1..].copy_from_slice(&prefix.to_be_bytes());
         first_eight(&self.mac(Tag::Interval, &payload[..]))
     }
+}
+
+fn equality_of(
+    pipeline: &Pipeline,
+    value: Value<'_>,
+    bits: TermBits,
+    mac: impl FnOnce(Tag, &[u8]) -> [u8; 32],
+) -> Result<Term, NotNumeric> {
+    let canonical = value.canonical()?;
+    let form = match value.letters() {
+        Some(text) if !pipeline.is_empty() => Some(pipeline.apply_or_self(text)),
+        _ => None,
+    };
+    let mac = match (&form, pipeline.is_empty()) {
+        (Some(Normalised::Form(form)), _) => mac(Tag::Value, form.as_bytes()),
+        (_, true) => mac(Tag::Value, &canonical),
+        (_, false) => mac(Tag::Itself, &canonical),
+    };
+    Ok(Term::new(&mac, bits))
+}
+
+fn finish(mut context: hmac::Context, tag: Tag, payload: &[u8]) -> [u8; 32] {
+    context.update(&[tag as u8]);
+    context.update(payload);
+    let mac = context.sign();
+    mac.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
 }
 
 /// For an array of int8 under GIN. Terms that collide cost a recheck.

@@ -86,6 +86,8 @@ fn terms(case: &Json) -> Json {
             let bits = TermBits::new(case["bits"].as_u64().unwrap_or(256) as u16).unwrap();
             let value = read(class, &case["value"]);
             let term = prepared.equality_of(value.value(), bits).unwrap();
+            let once = SearchKey::new(&secret).equality_of(&label, value.value(), bits);
+            assert_eq!(once.unwrap(), term);
             json!(hex::encode(term.as_bytes()))
         }
         Kind::Range => {

@@ -29,12 +29,8 @@ const DEPENDENTS: &str = "SELECT DISTINCT \
         d.classid::regclass || '/' || d.objid AS token, \
         CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0) \
         ELSE pg_describe_object(d.classid, d.objid, 0) END AS object, r.ev_class, \
-        a.attrelid = $1 AND CASE \
-            WHEN n.contype = 'u' THEN NOT n.condeferrable AND EXISTS (SELECT FROM pg_index u \
-                WHERE u.indexrelid = n.conindid AND u.indnatts = 1 AND NOT u.indnullsnotdistinct) \
-            WHEN i.indexrelid IS NOT NULL THEN i.indnatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indnullsnotdistinct \
-                AND c.relam IN (SELECT m.oid FROM pg_am m WHERE m.amname IN ('btree', 'hash')) \
-            ELSE false END AS is_alone, \
+        a.attrelid = $1 AND CASE WHEN n.contype = 'u' THEN NOT n.condeferrable ELSE i.indexrelid IS NOT NULL END \
+            AND EXISTS (SELECT FROM plain_indexes u WHERE u.indexrelid = coalesce(i.indexrelid, n.conindid)) AS is_alone, \
         coalesce(n.contype = 'f', false) AND EXISTS (SELECT FROM on_terms x WHERE x.oid = n.oid) AS is_on_terms \
     FROM tree t JOIN pg_attribute a ON a.attrelid = t.relid AND a.attname = $2::text::name AND NOT a.attisdropped \
     JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum \
@@ -48,6 +44,14 @@ const DEPENDENTS: &str = "SELECT DISTINCT \
       AND NOT (f.oid IS NOT NULL AND f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.attrelid <> $1) \
       AND coalesce(n.contype, 'c') <> 'n' ORDER BY 1, 2";
 
+/// Common table expression `plain_indexes(indexrelid)`, after [`TREE`]: indexes of one column by which values are the
+/// same where their terms are: in whole, for all rows, by their type's own equality.
+const PLAIN_INDEXES: &str = "plain_indexes(indexrelid) AS ( \
+    SELECT i.indexrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam AND m.amname IN ('btree', 'hash') \
+    JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcdefault \
+    WHERE i.indrelid IN (SELECT relid FROM tree) AND i.indnatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indnullsnotdistinct \
+      AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = i.indcollation[0] AND NOT l.collisdeterministic))";
+
 /// Common table expression `on_terms(oid)`, after [`TREE`]: foreign keys of which another does the same on terms that
 /// can be compared: of one search domain, under one version.
 const ON_TERMS: &str = "on_terms(oid) AS ( \
@@ -55,13 +59,14 @@ const ON_TERMS: &str = "on_terms(oid) AS ( \
     JOIN pg_attribute s ON s.attrelid = n.conrelid AND s.attnum = n.conkey[1] JOIN pg_attribute t ON t.attrelid = n.confrelid AND t.attnum = n.confkey[1] \
     JOIN colcrypt.search_index si ON si.relation = n.conrelid AND si.attribute = s.attname \
     JOIN colcrypt.search_index ti ON ti.relation = n.confrelid AND ti.attribute = t.attname AND ti.is_unique \
-        AND (ti.domain_id = si.domain_id OR ti.search_index_id = si.search_index_id) \
+        AND (ti.domain_id = si.domain_id OR ti.search_index_id = si.search_index_id) AND cardinality(si.normalise) = 0 \
     JOIN colcrypt.search_companion sc ON sc.search_index_id = si.search_index_id AND sc.state = 'ready' \
     JOIN colcrypt.search_companion tc ON tc.search_index_id = ti.search_index_id AND tc.state = 'ready' AND tc.key_version = sc.key_version \
     JOIN pg_attribute sa ON sa.attrelid = n.conrelid AND sa.attname = sc.attribute \
     JOIN pg_attribute ta ON ta.attrelid = n.confrelid AND ta.attname = tc.attribute \
     JOIN pg_constraint k ON k.contype = 'f' AND k.convalidated AND k.conrelid = n.conrelid AND k.confrelid = n.confrelid \
         AND k.conkey = ARRAY[sa.attnum] AND k.confkey = ARRAY[ta.attnum] AND k.confdeltype = n.confdeltype AND k.confupdtype IN ('a', 'r') \
+        AND k.condeferrable = n.condeferrable AND k.condeferred = n.condeferred \
     WHERE n.contype = 'f' AND cardinality(n.conkey) = 1 AND n.confdeltype IN ('a', 'r', 'c') AND n.confupdtype IN ('a', 'r'))";
 
 /// The table itself, its tree, and the column's own properties, each with whether it is so.
@@ -176,7 +181,7 @@ fn properties(question: &Question) -> Result<Vec<Line>> {
 
 fn found(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Found>> {
     let rows = query(
-        &format!("{TREE}, {ON_TERMS} {DEPENDENTS}"),
+        &format!("{TREE}, {PLAIN_INDEXES}, {ON_TERMS} {DEPENDENTS}"),
         &[table.into(), attribute.into()],
         |row| {
             Ok((

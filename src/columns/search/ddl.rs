@@ -111,9 +111,36 @@ pub fn prepare(index: &SearchIndex, companion: &Companion) -> Result<()> {
     if is_there {
         // The column and its comment are there.
         statements.drain(..2);
+    } else if let Some(former) = index.usable() {
+        statements.extend(grants_of(
+            &members,
+            &former.attribute,
+            &companion.attribute,
+        )?);
     }
     let _names = renamed::Unheeded::begin();
     run_as(owner(&members)?, &statements)
+}
+
+/// What people were granted on the terms of a column, granted on others.
+fn grants_of(members: &[(Member, Named)], former: &str, new: &str) -> Result<Vec<String>> {
+    let mut grants = Vec::new();
+    for (member, table) in members {
+        grants.extend(spi::query(
+            "SELECT format('GRANT %s (%I) ON %s TO %s%s', x.privilege_type, $3::text, $4::text, \
+                 CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) \
+             FROM pg_attribute a CROSS JOIN LATERAL aclexplode(a.attacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee \
+             WHERE a.attrelid = $1 AND a.attname = $2::text::name AND (x.grantee = 0 OR r.oid IS NOT NULL) ORDER BY 1",
+            &[
+                member.oid.into(),
+                former.into(),
+                new.into(),
+                table.sql.clone().into(),
+            ],
+            |row| spi::at::<String>(row, 1),
+        )?);
+    }
+    Ok(grants)
 }
 
 /// Whether a table of the tree lacks the trigger: a child that came later has none.

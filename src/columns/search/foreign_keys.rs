@@ -41,7 +41,8 @@ struct Tied {
 const TIED: &str = "SELECT n.conname::text AS name, n.conrelid AS referencing, n.confrelid AS referenced, n.confdeltype AS on_delete, \
         n.confupdtype AS on_update, n.condeferrable AS is_deferrable, n.condeferred AS is_deferred, r.relkind = 'p' AS is_partitioned, \
         x.source, x.target, k.conname::text AS next, k.convalidated AS is_checked \
-    FROM pg_constraint n JOIN pg_class r ON r.oid = n.conrelid \
+    FROM pg_attribute a JOIN pg_constraint n ON n.conrelid = a.attrelid AND a.attnum = ANY (n.conkey) OR n.confrelid = a.attrelid AND a.attnum = ANY (n.confkey) \
+    JOIN pg_class r ON r.oid = n.conrelid \
     JOIN pg_attribute s ON s.attrelid = n.conrelid AND s.attnum = n.conkey[1] JOIN pg_attribute t ON t.attrelid = n.confrelid AND t.attnum = n.confkey[1] \
     LEFT JOIN LATERAL ( \
         SELECT sn.attribute::text AS source, tn.attribute::text AS target, sa.attnum AS source_number, ta.attnum AS target_number \
@@ -51,12 +52,21 @@ const TIED: &str = "SELECT n.conname::text AS name, n.conrelid AS referencing, n
         colcrypt.search_index ti JOIN colcrypt.search_companion tc ON tc.search_index_id = ti.search_index_id AND tc.attribute = t.attname \
         JOIN colcrypt.search_companion tn ON tn.search_index_id = ti.search_index_id AND tn.state = 'ready' \
         JOIN pg_attribute ta ON ta.attrelid = n.confrelid AND ta.attname = tn.attribute \
-        WHERE si.relation = n.conrelid AND ti.relation = n.confrelid AND tn.key_version = sn.key_version \
+        WHERE cardinality(n.conkey) = 1 AND si.relation = n.conrelid AND ti.relation = n.confrelid AND tn.key_version = sn.key_version \
         ORDER BY sn.key_version DESC LIMIT 1) x ON true \
     LEFT JOIN pg_constraint k ON k.contype = 'f' AND k.conrelid = n.conrelid AND k.confrelid = n.confrelid \
         AND k.conkey = ARRAY[x.source_number] AND k.confkey = ARRAY[x.target_number] \
-    WHERE n.contype = 'f' AND n.conparentid = 0 AND cardinality(n.conkey) = 1 \
-      AND (n.conrelid = $1 AND s.attname = $2::text::name OR n.confrelid = $1 AND t.attname = $2::text::name) ORDER BY n.oid";
+    WHERE a.attrelid = $1 AND a.attname = $2::text::name AND n.contype = 'f' AND n.conparentid = 0 ORDER BY n.oid";
+
+/// What else of people's is on the column $2 of the table $1, and would go with it without a word: constraints, indexes
+/// of several columns and those with a condition, statistics.
+const OF_PEOPLE: &str = "SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) FROM pg_attribute a \
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'a' \
+    LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid \
+    LEFT JOIN pg_constraint n ON d.classid = 'pg_constraint'::regclass AND n.oid = d.objid \
+    WHERE a.attrelid = $1 AND a.attname = $2::text::name AND coalesce(n.contype, 'c') NOT IN ('f', 'n') \
+      AND NOT (coalesce(n.contype, 'c') = 'u' AND cardinality(n.conkey) = 1) AND NOT (i.indexrelid IS NOT NULL AND i.indnatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL) \
+      AND d.classid <> 'pg_attrdef'::regclass ORDER BY 1 LIMIT 1";
 
 fn tied(table: pg_sys::Oid, companion: &str) -> Result<Vec<Tied>> {
     spi::query(TIED, &[table.into(), companion.into()], |row| {
@@ -83,41 +93,47 @@ fn tied(table: pg_sys::Oid, companion: &str) -> Result<Vec<Tied>> {
     })
 }
 
-/// Whether a foreign key is on a companion, as it is now: then the trigger keeps it even while it is about to go.
+/// Whether a foreign key or an index of several columns is on a companion, as it is now: then the trigger keeps it even
+/// while it is about to go.
 ///
 /// # Errors
 /// Of SPI.
 pub fn are_on(table: pg_sys::Oid, number: i16) -> Result<bool> {
     let found = spi::look(
-        "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND (conrelid = $1 AND $2 = ANY (conkey) OR confrelid = $1 AND $2 = ANY (confkey)) LIMIT 1",
+        "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND (conrelid = $1 AND $2 = ANY (conkey) OR confrelid = $1 AND $2 = ANY (confkey)) \
+         UNION ALL SELECT 1 FROM pg_index WHERE indrelid = $1 AND indnatts > 1 AND $2 = ANY (indkey) LIMIT 1",
         &[table.into(), number.into()],
         |row| row.get::<i32>(1),
     )?;
     Ok(!found.is_empty())
 }
 
-/// Refuses to have a search index go that a foreign key is on.
+/// Refuses to have a search index go that a foreign key is on, or an index of several columns.
 ///
 /// # Errors
 /// [`Error::Needed`]; of SPI.
 pub fn refuse_tied(index: &SearchIndex) -> Result<()> {
+    let needed = |by: String, how: &str| Error::Needed {
+        what: "search index",
+        name: format!(
+            "of kind {} of column {}",
+            index.kind,
+            quote_identifier(&index.attribute)
+        ),
+        by,
+        hint: format!("It is on the index's terms: drop it first ({how})."),
+    };
     for companion in &index.companions {
         if let Some(first) = tied(index.relation, &companion.attribute)?.first() {
-            return Err(Error::Needed {
-                what: "search index",
-                name: format!(
-                    "of kind {} of column {}",
-                    index.kind,
-                    quote_identifier(&index.attribute)
-                ),
-                by: format!(
-                    "foreign key {} of {}",
-                    quote_identifier(&first.name),
-                    relation::shown(first.referencing)?
-                ),
-                hint: "It is on the index's terms: drop it first (ALTER TABLE … DROP CONSTRAINT)."
-                    .into(),
-            });
+            let name = quote_identifier(&first.name);
+            let by = format!(
+                "foreign key {name} of {}",
+                relation::shown(first.referencing)?
+            );
+            return Err(needed(by, "ALTER TABLE … DROP CONSTRAINT"));
+        }
+        if let Some(what) = of_people(index, companion)? {
+            return Err(needed(what, "DROP INDEX, or ALTER TABLE … DROP CONSTRAINT"));
         }
     }
     Ok(())
@@ -135,15 +151,52 @@ pub fn follow(index: &SearchIndex, companions: &[Companion]) -> Result<Step> {
             return Ok(Step::Done);
         }
     }
+    for companion in companions {
+        refuse_loss(index, companion)?;
+    }
     Ok(Step::Free)
 }
 
+/// Refuses to have a companion go with something that a person made on it.
+fn refuse_loss(index: &SearchIndex, companion: &Companion) -> Result<()> {
+    match of_people(index, companion)? {
+        None => Ok(()),
+        Some(what) => Err(Error::OutOfStep {
+            why: format!(
+                "{what} is on the former terms in {}.{}, and would go with them: make one like it on the new terms, and drop it",
+                relation::shown(index.relation)?,
+                quote_identifier(&companion.attribute)
+            ),
+        }),
+    }
+}
+
+fn of_people(index: &SearchIndex, companion: &Companion) -> Result<Option<String>> {
+    let found = spi::query(
+        OF_PEOPLE,
+        &[index.relation.into(), companion.attribute.clone().into()],
+        |row| spi::at::<String>(row, 1),
+    )?;
+    Ok(found.into_iter().next())
+}
+
 impl Tied {
+    /// A name that no other constraint of the table has.
+    fn free_name(&self, key: &ForeignKey) -> Result<String> {
+        let taken = spi::query(
+            "SELECT conname::text FROM pg_constraint WHERE conrelid = $1",
+            &[self.referencing.into()],
+            |row| spi::at::<String>(row, 1),
+        )?;
+        Ok(key.name_meanwhile(&taken))
+    }
+
     fn step(&self) -> Result<()> {
         let Some((source, target)) = &self.to else {
             return Err(Error::OutOfStep {
                 why: format!(
-                    "foreign key {} of {} is on the former terms until both of its columns have the new ones",
+                    "foreign key {} of {} is on the former terms until both of its columns have the new ones; one of several columns does not follow: \
+                     make one like it on the new terms, and drop it",
                     quote_identifier(&self.name),
                     relation::shown(self.referencing)?
                 ),
@@ -168,7 +221,7 @@ impl Tied {
             is_partitioned: self.is_partitioned,
         };
         let statements = match &self.next {
-            None => vec![key.add(source, target)],
+            None => vec![key.add(&self.free_name(&key)?, source, target)],
             Some((next, false)) => vec![key.validate(next)],
             Some((next, true)) => key.give_way(next),
         };

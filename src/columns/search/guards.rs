@@ -292,36 +292,55 @@ pub fn index_dropped(table: pg_sys::Oid) -> Result<()> {
     }
 }
 
-/// A foreign key was made. On terms it may not change them: they are the values', which stay.
+/// A foreign key was made. On terms it may not change them, since they are the values'; to terms it is from such.
 ///
 /// # Errors
-/// For one that does.
+/// For one that does, or is not.
 pub fn constrained(constraint: pg_sys::Oid) -> Result<()> {
     if !search::are_any()? {
         return Ok(());
     }
-    let found = spi::query(
-        "SELECT n.conrelid, a.attname::text, n.conname::text FROM pg_constraint n \
-         JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = ANY (n.conkey) \
-         JOIN colcrypt.search_companion c ON c.attribute = a.attname JOIN colcrypt.search_index i USING (search_index_id) \
-         WHERE n.oid = $1 AND n.contype = 'f' AND (n.confdeltype IN ('n', 'd') OR n.confupdtype IN ('c', 'n', 'd')) \
-           AND (i.relation = n.conrelid OR i.relation IN (SELECT p.relid FROM pg_partition_ancestors(n.conrelid) p)) LIMIT 1",
-        &[constraint.into()],
-        |row| {
+    let found = |sql: &str| -> Result<Option<(String, String)>> {
+        let rows = spi::query(sql, &[constraint.into()], |row| {
             Ok((
                 spi::at::<pg_sys::Oid>(row, 1)?,
                 spi::at::<String>(row, 2)?,
                 spi::at::<String>(row, 3)?,
             ))
-        },
+        })?;
+        let first = rows.into_iter().next();
+        first
+            .map(|(table, column, name)| {
+                let column = quote_identifier(column);
+                let shown = format!("{}.{column}", relation::shown(table)?);
+                Ok((quote_identifier(name), shown))
+            })
+            .transpose()
+    };
+    let changes = found(
+        "SELECT n.conrelid, a.attname::text, n.conname::text FROM pg_constraint n \
+         JOIN pg_attribute a ON a.attrelid = n.conrelid AND a.attnum = ANY (n.conkey) \
+         JOIN colcrypt.search_companion c ON c.attribute = a.attname JOIN colcrypt.search_index i USING (search_index_id) \
+         WHERE n.oid = $1 AND n.contype = 'f' AND (n.confdeltype IN ('n', 'd') OR n.confupdtype IN ('c', 'n', 'd')) \
+           AND (i.relation = n.conrelid OR i.relation IN (SELECT p.relid FROM pg_partition_ancestors(n.conrelid) p)) LIMIT 1",
     )?;
-    match found.into_iter().next() {
+    if let Some((constraint, column)) = changes {
+        return Err(SearchError::Actions { constraint, column }.into());
+    }
+    let strangers = found(
+        "SELECT n.confrelid, t.attname::text, n.conname::text \
+         FROM pg_constraint n CROSS JOIN LATERAL unnest(n.conkey, n.confkey) k(source, target) \
+         JOIN pg_attribute s ON s.attrelid = n.conrelid AND s.attnum = k.source JOIN pg_attribute t ON t.attrelid = n.confrelid AND t.attnum = k.target \
+         JOIN colcrypt.search_companion tc ON tc.attribute = t.attname \
+         JOIN colcrypt.search_index ti ON ti.search_index_id = tc.search_index_id AND ti.relation = n.confrelid \
+         WHERE n.oid = $1 AND n.contype = 'f' AND n.conparentid = 0 AND NOT EXISTS ( \
+             SELECT FROM colcrypt.search_companion sc JOIN colcrypt.search_index si USING (search_index_id) \
+             WHERE si.relation = n.conrelid AND sc.attribute = s.attname AND (si.domain_id = ti.domain_id OR si.search_index_id = ti.search_index_id)) \
+         LIMIT 1",
+    )?;
+    match strangers {
+        Some((constraint, column)) => Err(SearchError::Stranger { constraint, column }.into()),
         None => Ok(()),
-        Some((table, column, name)) => Err(SearchError::Actions {
-            constraint: quote_identifier(name),
-            column: format!("{}.{}", relation::shown(table)?, quote_identifier(column)),
-        }
-        .into()),
     }
 }
 

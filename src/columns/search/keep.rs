@@ -36,7 +36,7 @@ use crate::server::relation::{Held, Lock};
 use crate::server::trigger::{self, Rows};
 use crate::server::varlena::{Varlena, image_of, varlena_from};
 use crate::server::xact::End;
-use crate::server::{roles, watched};
+use crate::server::{enclosure, roles, watched};
 use crate::session::made::{self, Made, tag_of};
 
 /// Rows on their way from one partition to another that are remembered, and the bytes of their values: a row is put
@@ -208,7 +208,15 @@ fn context_of(
 }
 
 impl Column {
-    fn keep(&self, table: &KnownTable, rows: &Rows, changes: &mut Vec<Change>) -> Result<()> {
+    fn keep(
+        &self,
+        table: &KnownTable,
+        rows: &Rows,
+        is_applied: bool,
+        changes: &mut Vec<Change>,
+    ) -> Result<()> {
+        // A default gives what the publisher never saw.
+        let is_applied = is_applied && !rows.has_default(self.number);
         let Some(stored) = rows.value(self.number) else {
             for companion in &self.companions {
                 if rows.value(companion.number).is_some() {
@@ -219,7 +227,7 @@ impl Column {
         };
         let is_kept = rows.keeps(self.number);
         let Values::Sealed(sealed) = &self.values else {
-            return self.keep_plain(rows, stored, is_kept, changes);
+            return self.keep_plain(rows, stored, is_kept, is_applied, changes);
         };
         if is_kept && !table.is_partition {
             self.keep_former(rows, stored, changes);
@@ -237,8 +245,7 @@ impl Column {
             }
             return Ok(());
         }
-        // SAFETY: asks what this process is.
-        if unsafe { pg_sys::IsLogicalWorker() } {
+        if is_applied {
             return self.keep_applied(sealed, rows, &value, changes);
         }
         if rows.old.is_none()
@@ -265,10 +272,10 @@ impl Column {
         rows: &Rows,
         stored: pg_sys::Datum,
         is_kept: bool,
+        is_applied: bool,
         changes: &mut Vec<Change>,
     ) -> Result<()> {
-        // SAFETY: asks what this process is.
-        if unsafe { pg_sys::IsLogicalWorker() } && self.terms_come(rows) {
+        if is_applied && self.terms_come(rows) {
             return Ok(());
         }
         for companion in &self.companions {
@@ -460,15 +467,25 @@ pub fn keep_terms(call: Call) -> Result<pg_sys::Datum> {
         }
         .into());
     }
+    let is_applied = is_applied(trigger);
     let mut changes = Vec::new();
     for column in &table.columns {
-        column.keep(&table, &rows, &mut changes)?;
+        column.keep(&table, &rows, is_applied, &mut changes)?;
     }
     let new = match changes.is_empty() {
         true => rows.new,
         false => rows.with_all(&changes),
     };
     Ok(pg_sys::Datum::from(new))
+}
+
+/// Whether the row is as the publisher sent it, who has asked who wrote it: a superuser has subscribed to it, and no code
+/// of anybody's has had it in hand. What a trigger or a function writes in the same process is that code's.
+fn is_applied(trigger: &pg_sys::TriggerData) -> bool {
+    // SAFETY: asks what this process is, and whom it was started for.
+    let by_superuser =
+        unsafe { pg_sys::IsLogicalWorker() && pg_sys::superuser_arg(pg_sys::GetSessionUserId()) };
+    by_superuser && !enclosure::is_within_statement() && !trigger::is_after_others(trigger)
 }
 
 /// What was on its way stays there no longer than its transaction.

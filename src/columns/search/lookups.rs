@@ -3,11 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::rc::Rc;
 
 use colcrypt_core::VersionId;
-use colcrypt_search::Kind;
+use colcrypt_search::{Kind, SearchKey};
 use pgrx::{PgList, pg_sys};
 
 use crate::catalog::{epoch, read, search};
@@ -21,14 +21,44 @@ use crate::server::{constants, enclosure, relation, tree};
 use crate::session::{self, Permit};
 
 /// What a look-up names, and the type of what it looks for.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Asked {
-    relation: u32,
-    attribute: Vec<u8>,
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    relation: pg_sys::Oid,
+    attribute: &'a CStr,
     kind: Kind,
-    type_oid: u32,
+    type_oid: pg_sys::Oid,
     /// None for the one that look-ups use.
     version: Option<i32>,
+}
+
+/// The same, to be kept.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Kept {
+    relation: u32,
+    attribute: CString,
+    kind: Kind,
+    type_oid: u32,
+    version: Option<i32>,
+}
+
+impl Asked<'_> {
+    fn is(&self, kept: &Kept) -> bool {
+        self.relation.to_u32() == kept.relation
+            && self.kind == kept.kind
+            && self.type_oid.to_u32() == kept.type_oid
+            && self.version == kept.version
+            && self.attribute == kept.attribute.as_c_str()
+    }
+
+    fn kept(&self) -> Kept {
+        Kept {
+            relation: self.relation.to_u32(),
+            attribute: self.attribute.to_owned(),
+            kind: self.kind,
+            type_oid: self.type_oid.to_u32(),
+            version: self.version,
+        }
+    }
 }
 
 /// What it comes to.
@@ -84,27 +114,16 @@ const KEPT: usize = 1024;
 
 thread_local! {
     /// Good in this epoch.
-    static FOUND: RefCell<(u64, HashMap<Asked, Rc<Found>>)> = RefCell::default();
+    static FOUND: RefCell<(u64, HashMap<Kept, Rc<Found>>)> = RefCell::default();
     /// The one that was asked for last, in its epoch: mostly the next one, too.
-    static LAST: RefCell<Option<(u64, Asked, Rc<Found>)>> = const { RefCell::new(None) };
+    static LAST: RefCell<Option<(u64, Kept, Rc<Found>)>> = const { RefCell::new(None) };
 }
 
 /// What was asked for last, if it was the same.
-fn last(
-    now: u64,
-    relation: pg_sys::Oid,
-    attribute: &CStr,
-    kind: Kind,
-    type_oid: pg_sys::Oid,
-    version: Option<i32>,
-) -> Option<Rc<Found>> {
+fn last(now: u64, asked: Asked<'_>) -> Option<Rc<Found>> {
     LAST.with_borrow(|last| {
-        let (epoch, asked, found) = last.as_ref()?;
-        let is_same = *epoch == now
-            && asked.relation == relation.to_u32()
-            && (asked.kind, asked.type_oid, asked.version) == (kind, type_oid.to_u32(), version)
-            && asked.attribute == attribute.to_bytes();
-        is_same.then(|| found.clone())
+        let (epoch, kept, found) = last.as_ref()?;
+        (*epoch == now && asked.is(kept)).then(|| found.clone())
     })
 }
 
@@ -139,9 +158,16 @@ fn found(
         _ => None,
     };
     let now = epoch::refresh(false);
-    let found = match last(now, relation, attribute, kind, type_oid, version) {
+    let asked = Asked {
+        relation,
+        attribute,
+        kind,
+        type_oid,
+        version,
+    };
+    let found = match last(now, asked) {
         Some(found) => found,
-        None => known(now, relation, attribute, kind, type_oid, version)?,
+        None => known(now, asked)?,
     };
     // What a person wrote is shown to him, or to whom his code gives it, whoever calls it.
     let is_estimate = enclosure::is_planning() && is_rewriters(call);
@@ -162,43 +188,29 @@ fn found(
 }
 
 /// The same as the epoch has it, or as the catalog does.
-fn known(
-    now: u64,
-    relation: pg_sys::Oid,
-    attribute: &CStr,
-    kind: Kind,
-    type_oid: pg_sys::Oid,
-    version: Option<i32>,
-) -> Result<Rc<Found>> {
-    let asked = Asked {
-        relation: relation.to_u32(),
-        attribute: attribute.to_bytes().to_vec(),
-        kind,
-        type_oid: type_oid.to_u32(),
-        version,
-    };
+fn known(now: u64, asked: Asked<'_>) -> Result<Rc<Found>> {
+    let kept = asked.kept();
     let known = FOUND.with_borrow_mut(|(epoch, found)| {
         if *epoch != now {
             *epoch = now;
             found.clear();
         }
-        found.get(&asked).cloned()
+        found.get(&kept).cloned()
     });
     let found = match known {
         Some(found) => found,
         None => {
-            let name = attribute.to_string_lossy();
-            let made = Rc::new(look(relation, &name, kind, type_oid, version)?);
+            let made = Rc::new(look(asked)?);
             FOUND.with_borrow_mut(|(_, found)| {
                 if found.len() >= KEPT {
                     found.clear();
                 }
-                found.insert(asked.clone(), made.clone());
+                found.insert(kept.clone(), made.clone());
             });
             made
         }
     };
-    LAST.set(Some((now, asked, found.clone())));
+    LAST.set(Some((now, kept, found.clone())));
     Ok(found)
 }
 
@@ -218,13 +230,15 @@ fn is_rewriters(call: Call) -> bool {
     }
 }
 
-fn look(
-    relation: pg_sys::Oid,
-    attribute: &str,
-    kind: Kind,
-    type_oid: pg_sys::Oid,
-    version: Option<i32>,
-) -> Result<Found> {
+fn look(asked: Asked<'_>) -> Result<Found> {
+    let Asked {
+        relation,
+        kind,
+        type_oid,
+        version,
+        ..
+    } = asked;
+    let attribute = &*asked.attribute.to_string_lossy();
     let shown = relation::shown(relation)?;
     let refused = |what: &str| {
         Error::Column {
@@ -271,11 +285,9 @@ pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
     let value = call.datum(2).ok_or(Error::NullArgument("value"))?;
     look_up.count(1)?;
     let found = &look_up.found;
-    let term = look_up.permit.with_terms(|key| {
-        let prepared = found.maker.prepare(key);
-        // SAFETY: the type that the parser resolved, which the maker was made for.
-        unsafe { found.maker.term(&prepared, value) }
-    })??;
+    // SAFETY: the type that the parser resolved, which the maker was made for.
+    let made = |key: &SearchKey| unsafe { found.maker.term_once(key, value) };
+    let term = look_up.permit.with_terms(made)??;
     // SAFETY: a term of an equality index, just made.
     unsafe { look_up.watch("search_term", term) };
     Ok(term)

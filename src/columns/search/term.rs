@@ -124,6 +124,23 @@ impl Maker {
         }
     }
 
+    /// The equality term of one value.
+    ///
+    /// # Errors
+    /// As [`term`](Self::term).
+    ///
+    /// # Safety
+    /// As [`term`](Self::term).
+    pub unsafe fn term_once(&self, key: &SearchKey, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            with_value(self.base_type, value, |value| {
+                let term = key.equality_of(&self.label, value, self.bits);
+                varlena_from(term.map_err(corrupt)?.as_bytes())
+            })
+        }
+    }
+
     fn range(&self) -> Result<RangeSpec> {
         self.range.ok_or_else(|| corrupt("no intervals"))
     }

@@ -16,9 +16,14 @@ use crate::server::{planned, rethrow, tree, types};
 /// A query that is about to be planned, from a frame that holds nothing that wants dropping.
 pub unsafe fn look(query: *mut pg_sys::Query) -> Option<pg_sys::Oid> {
     // SAFETY: the caller's promise.
-    let is_changed = unsafe { reads_a_subquery(query) && in_query(query) };
-    // One who asks the catalog learns the marker.
-    is_changed.then(epoch::marker)
+    unsafe {
+        if !reads_a_subquery(query) {
+            return None;
+        }
+        // Without it nothing would end the plan.
+        let marker = epoch::learn_marker();
+        (marker != pg_sys::Oid::INVALID && in_query(query)).then_some(marker)
+    }
 }
 
 /// # Safety
@@ -122,7 +127,7 @@ unsafe fn is_answered(condition: *mut pg_sys::Node) -> bool {
         let asks = &*link.subselect.cast::<pg_sys::Query>();
         let targets = tree::items::<pg_sys::TargetEntry>(asks.targetList);
         let [target] = targets[..] else { return false };
-        if !asks.rtable.is_null() || !tree::is((*target).expr, NodeTag::T_FuncExpr) {
+        if !is_bare(asks) || !tree::is((*target).expr, NodeTag::T_FuncExpr) {
             return false;
         }
         let call = &*(*target).expr.cast::<pg_sys::FuncExpr>();
@@ -144,6 +149,41 @@ unsafe fn is_answered(condition: *mut pg_sys::Node) -> bool {
         // Where the catalog cannot be read the question stays, and says so.
         rethrow::guard(|| has_readers(table, attribute.into_owned())).is_ok_and(|has| !has)
     }
+}
+
+/// Whether a query is `SELECT expression`, and nothing else: one row, whatever there is.
+///
+/// # Safety
+/// A query.
+unsafe fn is_bare(query: &pg_sys::Query) -> bool {
+    let lists = [
+        query.rtable,
+        query.cteList,
+        query.groupClause,
+        query.groupingSets,
+        query.windowClause,
+        query.distinctClause,
+        query.sortClause,
+        query.rowMarks,
+    ];
+    let clauses = [
+        query.havingQual,
+        query.limitOffset,
+        query.limitCount,
+        query.setOperations,
+    ];
+    // SAFETY: the caller's promise.
+    let is_of_nothing = unsafe {
+        query
+            .jointree
+            .as_ref()
+            .is_none_or(|from| from.fromlist.is_null() && from.quals.is_null())
+    };
+    query.commandType == pg_sys::CmdType::CMD_SELECT
+        && is_of_nothing
+        && lists.iter().all(|list| list.is_null())
+        && clauses.iter().all(|clause| clause.is_null())
+        && !(query.hasTargetSRFs || query.hasAggs || query.hasSubLinks)
 }
 
 /// The value of a constant of a type.

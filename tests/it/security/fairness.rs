@@ -305,3 +305,24 @@ fn no_lock_that_a_role_can_take_keeps_the_workers_away() {
     });
     assert_eq!(complaints(), before);
 }
+
+/// What takes long is ours: no owner's code is to blame, so one long text holds up no search index for good.
+#[test]
+fn terms_of_a_long_text_take_the_time_they_take() {
+    let cluster = impatient();
+    let mut client = cluster.create_database(&unique("long"));
+    crate::common::make_key(&cluster, &mut client);
+    client.run(
+        "SET search_path = public, colcrypt; SELECT create_key('s', 'ring', 'hmac-sha-256');
+         CREATE TABLE t (id int PRIMARY KEY, v ciphertext); SELECT register_column('t', 'v', 'k', 'none');
+         INSERT INTO t SELECT 1, encrypt_col(string_agg(encode(sha512(g::text::bytea), 'base64'), ''), 'k') FROM generate_series(1, 40000) g;
+         SELECT create_search_index('t', 'v', 'text')",
+    );
+    wait_for("the index", LONG * 2, || {
+        client.yes("SELECT phase IN ('done', 'failed') FROM job_progress")
+    });
+    assert_eq!(
+        client.one("SELECT phase || coalesce(last_error, '') FROM job_progress"),
+        "done"
+    );
+}

@@ -13,6 +13,7 @@ use colcrypt_core::state::{TransitionError, Verb};
 use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::Failure;
 
+pub use parts::Unrecorded;
 pub use report::Report;
 pub use search::SearchError;
 
@@ -270,7 +271,7 @@ pub enum Error {
     },
     UsageUnrecorded {
         key: String,
-        standby: bool,
+        why: Unrecorded,
     },
     PeriodOver {
         key: String,

@@ -21,6 +21,8 @@ pub enum SearchError {
     },
     /// A foreign key that would change terms.
     Actions { constraint: String, column: String },
+    /// A foreign key to terms from a column that has none, and could not follow them to others.
+    Stranger { constraint: String, column: String },
     /// The column cannot have such an index.
     Unfit {
         column: String,
@@ -57,6 +59,12 @@ impl SearchError {
                 format!("foreign key {constraint} would change the search terms in column {column}, which are those of its value"),
                 None,
                 "Without ON UPDATE, and with ON DELETE CASCADE, RESTRICT or NO ACTION, it leaves them as they are.".into(),
+            ),
+            Self::Stranger { constraint, column } => (
+                "0A000",
+                format!("foreign key {constraint} refers to the search terms in column {column} from a column that has no such terms"),
+                Some("A rotation of the search key makes other terms in another column, and the foreign key could not follow.".into()),
+                "Have it on the terms of a column with a search index of the same domain: colcrypt.create_search_index(…, domain => …).".into(),
             ),
             Self::Unfit { column, why, hint } => (
                 "KC067",

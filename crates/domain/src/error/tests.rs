@@ -7,7 +7,7 @@ use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::{Failure, FailureKind};
 use proptest::prelude::*;
 
-use crate::error::{Branch, Error, KeyringPrivilege, Privilege, SearchError};
+use crate::error::{Branch, Error, KeyringPrivilege, Privilege, SearchError, Unrecorded};
 use crate::sql_text::{Token, tokens};
 
 fn text() -> String {
@@ -201,7 +201,7 @@ fn one_of_each() -> Vec<Error> {
         },
         Error::UsageUnrecorded {
             key: text(),
-            standby: false,
+            why: Unrecorded::Unflushed,
         },
         Error::PeriodOver {
             key: text(),

@@ -378,19 +378,11 @@ impl Error {
                 Some(format!("It ended at {end}.")),
                 Some("Move the value to the current version with colcrypt.reencrypt_col, or lengthen the period with colcrypt.set_cryptoperiods.".into()),
             ),
-            Self::UsageUnrecorded { key, standby } => (
+            Self::UsageUnrecorded { key, why } => (
                 "KC041",
                 format!("the use of key \"{key}\" cannot be counted"),
-                Some(if *standby {
-                    "A standby keeps its counts in memory, and that has no room for more.".into()
-                } else {
-                    "More is counted in memory than may be lost in a crash, and the database's keeper did not record it within colcrypt.key_wait_timeout.".into()
-                }),
-                Some(if *standby {
-                    "Encrypt on the primary.".into()
-                } else {
-                    "See the server log for what hinders the colcrypt keeper; a free place among max_worker_processes is needed.".into()
-                }),
+                Some(why.detail().into()),
+                Some(why.hint().into()),
             ),
             Self::NotTableOwner { table } => (
                 "42501",

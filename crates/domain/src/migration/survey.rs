@@ -244,7 +244,7 @@ impl Dependent {
             Self::Uniqueness => (
                 Fate::Blocks,
                 "keeps the column's values apart, and ciphertexts are never equal: \
-                 say search_key for a unique search index, where it is of this column alone",
+                 say search_key for a unique search index, where it is of this column alone, and compares by its own type and collation",
             ),
             Self::Sequence => (
                 Fate::Blocks,

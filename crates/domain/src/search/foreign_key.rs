@@ -3,6 +3,9 @@
 
 use crate::quote::{quote_identifier, with_suffix};
 
+/// So many names are known again as made up here.
+const MADE_UP: u32 = 64;
+
 /// A foreign key of one companion to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignKey {
@@ -32,15 +35,27 @@ const fn action(code: u8) -> &'static str {
 }
 
 impl ForeignKey {
-    /// The name of the one that comes in its place, until it has gone.
+    /// The name of the one that comes in its place, until it has gone: none that is taken.
     #[must_use]
-    pub fn name_meanwhile(&self) -> String {
-        with_suffix(&self.name, "_next")
+    pub fn name_meanwhile(&self, taken: &[String]) -> String {
+        let mut names = (1..).map(|nr| self.next(nr));
+        names
+            .find(|name| !taken.contains(name))
+            .unwrap_or_else(|| self.next(0))
+    }
+
+    fn next(&self, nr: u32) -> String {
+        let nr = if nr == 1 {
+            String::new()
+        } else {
+            nr.to_string()
+        };
+        with_suffix(&self.name, &format!("_next{nr}"))
     }
 
     /// Makes the same for other companions. Rows that are there are not looked at yet.
     #[must_use]
-    pub fn add(&self, referencing: &str, referenced: &str) -> String {
+    pub fn add(&self, name: &str, referencing: &str, referenced: &str) -> String {
         let deferrable = match (self.is_deferrable, self.is_deferred) {
             (false, _) => "",
             (true, false) => " DEFERRABLE",
@@ -54,7 +69,7 @@ impl ForeignKey {
         format!(
             "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {} ON UPDATE {}{deferrable}{not_valid}",
             self.referencing,
-            quote_identifier(self.name_meanwhile()),
+            quote_identifier(name),
             quote_identifier(referencing),
             self.referenced,
             quote_identifier(referenced),
@@ -78,7 +93,7 @@ impl ForeignKey {
     pub fn give_way(&self, to: &str) -> Vec<String> {
         let (table, name) = (&self.referencing, quote_identifier(&self.name));
         let mut statements = vec![format!("ALTER TABLE {table} DROP CONSTRAINT {name}")];
-        if to == self.name_meanwhile() {
+        if (1..=MADE_UP).any(|nr| to == self.next(nr)) {
             let to = quote_identifier(to);
             statements.push(format!(
                 "ALTER TABLE {table} RENAME CONSTRAINT {to} TO {name}"
@@ -108,7 +123,7 @@ mod tests {
     #[test]
     fn one_is_made_like_the_other() {
         assert_eq!(
-            key().add("mail_term2", "T 2"),
+            key().add("By_next", "mail_term2", "T 2"),
             "ALTER TABLE s.visit ADD CONSTRAINT \"By_next\" FOREIGN KEY (mail_term2) REFERENCES s.account (\"T 2\") \
              ON DELETE CASCADE ON UPDATE NO ACTION NOT VALID"
         );
@@ -121,14 +136,18 @@ mod tests {
         };
         assert!(
             other
-                .add("a", "b")
+                .add("n", "a", "b")
                 .ends_with("ON DELETE RESTRICT ON UPDATE NO ACTION DEFERRABLE INITIALLY DEFERRED")
         );
         let waiting = ForeignKey {
             is_deferrable: true,
             ..key()
         };
-        assert!(waiting.add("a", "b").ends_with(" DEFERRABLE NOT VALID"));
+        assert!(
+            waiting
+                .add("n", "a", "b")
+                .ends_with(" DEFERRABLE NOT VALID")
+        );
     }
 
     #[test]
@@ -150,6 +169,10 @@ mod tests {
     fn the_name_stays_where_nobody_gave_the_other_one() {
         assert_eq!(key().give_way("By_next").len(), 2);
         assert_eq!(key().give_way("somebodys").len(), 1);
+        let taken = ["By_next".to_owned(), "By_next2".to_owned()];
+        assert_eq!(key().name_meanwhile(&taken[1..]), "By_next");
+        assert_eq!(key().name_meanwhile(&taken), "By_next3");
+        assert_eq!(key().give_way("By_next3").len(), 2);
         assert_eq!(
             key().validate("By_next"),
             "ALTER TABLE s.visit VALIDATE CONSTRAINT \"By_next\""

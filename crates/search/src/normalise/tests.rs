@@ -170,3 +170,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_huge_is_itself() {
+    let longest = "A".repeat(Pipeline::LONGEST);
+    assert_eq!(
+        apply(&["casefold"], &longest).map(|form| form.len()),
+        Ok(longest.len())
+    );
+    assert_eq!(
+        apply(&["casefold"], &format!("{longest}A")),
+        Err(Unnormalisable::TooLong)
+    );
+    assert_eq!(
+        apply(&[], &format!("{longest}A")).map(|form| form.len()),
+        Ok(longest.len() + 1)
+    );
+}

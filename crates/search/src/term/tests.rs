@@ -38,12 +38,7 @@ fn hmac_is_the_standards() {
 
 #[test]
 fn a_term_is_of_its_key_and_all_of_its_label() {
-    let of = |key: &SearchKey, label: &Label| {
-        key.prepare(label)
-            .equality(b"value", TermBits::FULL)
-            .as_bytes()
-            .to_vec()
-    };
+    let of = |key: &SearchKey, label: &Label| key.prepare(label).mac(Tag::Value, b"value");
     let labels = [
         label(1, Kind::Equality, Class::Text, &[]),
         label(2, Kind::Equality, Class::Text, &[]),
@@ -82,11 +77,10 @@ fn no_label_begins_another_and_no_payload_is_anothers() {
         }
     }
     let prepared = key().prepare(&labels[0]);
-    let first = |term: Term| i64::from_be_bytes(term.as_bytes()[..8].try_into().unwrap());
     let payload = [0, 0, 0, 0, 0, 0, 0, 0, 0];
     let all = [
-        first(prepared.equality(&payload, TermBits::FULL)),
-        first(prepared.equality_of_itself(&payload, TermBits::FULL)),
+        first_eight(&prepared.mac(Tag::Value, &payload)),
+        first_eight(&prepared.mac(Tag::Itself, &payload)),
         prepared.gram(&payload),
         prepared.interval(0, 0),
         prepared.interval(1, 0),
@@ -98,7 +92,7 @@ fn no_label_begins_another_and_no_payload_is_anothers() {
 #[test]
 fn a_shorter_term_is_the_beginning_of_the_longer() {
     let prepared = key().prepare(&label(1, Kind::Equality, Class::Int, &[]));
-    let full = prepared.equality(b"x", TermBits::FULL);
+    let full = Term::new(&prepared.mac(Tag::Value, b"x"), TermBits::FULL);
     let bits = |term: &Term, count: usize| {
         let all = term.as_bytes().iter();
         all.flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))
@@ -106,7 +100,10 @@ fn a_shorter_term_is_the_beginning_of_the_longer() {
             .collect::<Vec<_>>()
     };
     for count in 8..=256u16 {
-        let cut = prepared.equality(b"x", TermBits::new(count).unwrap());
+        let cut = Term::new(
+            &prepared.mac(Tag::Value, b"x"),
+            TermBits::new(count).unwrap(),
+        );
         let count = usize::from(count);
         assert_eq!(cut.as_bytes().len(), count.div_ceil(8));
         assert_eq!(bits(&cut, count), bits(&full, count));
@@ -130,7 +127,10 @@ fn values_are_entered_in_their_normal_form_or_as_themselves() {
     // Without a normal form each is itself, and none is what another's form is.
     assert_eq!(of("nobody"), of("nobody"));
     assert_ne!(of("nobody"), of("nobody "));
-    assert_ne!(of("nobody"), prepared.equality(b"nobody", TermBits::FULL));
+    assert_ne!(
+        of("nobody"),
+        Term::new(&prepared.mac(Tag::Value, b"nobody"), TermBits::FULL)
+    );
     let blanks = key().prepare(&label(1, Kind::Equality, Class::Bpchar, &["casefold"]));
     let of = |text| {
         blanks

@@ -7,6 +7,7 @@ use colcrypt_domain::backoff;
 use colcrypt_domain::phase::Phase;
 use colcrypt_domain::quote::quote_identifier;
 use colcrypt_domain::verdict::Fate;
+use colcrypt_search::Kind;
 use pgrx::{PgMemoryContexts, Spi, pg_sys};
 
 use crate::catalog::search::Companion;
@@ -293,7 +294,7 @@ impl<'a> Filling<'a> {
             }
             breath::take();
             // SAFETY: the column's attribute, of a table that is held.
-            let term = unsafe { self.term(stored, &[])? };
+            let term = self.timed(|| unsafe { self.term(stored, &[]) })?;
             // SAFETY: both are the companion's, a varlena's.
             if unsafe { is_same(now, term) } {
                 return Ok(true);
@@ -319,6 +320,14 @@ impl<'a> Filling<'a> {
         match self.work.remakes {
             true => add_strays(self.job, strays),
             false => Ok(()),
+        }
+    }
+
+    /// Makes terms outside of the time that a table owner's code may take: a long text has millions of n-grams.
+    fn timed<R>(&self, make: impl FnOnce() -> R) -> R {
+        match self.work.index.kind {
+            Kind::Text => limit::outside(make),
+            Kind::Equality | Kind::Range => make(),
         }
     }
 
@@ -445,7 +454,7 @@ impl<'a> Filling<'a> {
             unsafe {
                 let row = Address::of(row.cast_mut_ptr());
                 let before = pg_sys::MemoryContextSwitchTo(batch.memory());
-                let term = self.term(stored, context);
+                let term = self.timed(|| self.term(stored, context));
                 pg_sys::MemoryContextSwitchTo(before);
                 let term = term?;
                 if is_same(found.value(at, 4), term) {

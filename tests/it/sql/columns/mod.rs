@@ -18,6 +18,7 @@ mod jsonb;
 mod loose;
 mod orm;
 mod own_words;
+mod readers;
 mod registering;
 mod renamed;
 mod row_of_error;

@@ -382,6 +382,119 @@ fn foreign_keys_go_on_to_terms() {
     tied(c, "visit");
 }
 
+/// What a person made on terms does not follow a rotation: nothing of it goes before he has made it anew.
+#[test]
+fn what_people_made_on_terms_is_not_lost_in_a_rotation() {
+    let mut db = related("");
+    let c = &mut db.client;
+    c.run(
+        "ALTER TABLE account ADD CONSTRAINT by_city UNIQUE (city, email_term); ALTER TABLE visit ADD city text;
+         ALTER TABLE visit ADD CONSTRAINT pair FOREIGN KEY (city, email_term) REFERENCES account (city, email_term)",
+    );
+    c.fails("2BP01", "SELECT drop_search_index('account', 'email')");
+    c.run("SELECT rotate_key('s')");
+    let waits_for = |c: &mut Client, what: &str| {
+        let told =
+            format!("SELECT count(*) > 0 FROM job_progress WHERE last_error LIKE '%{what}%'");
+        wait_for(what, LONG, || c.yes(&told));
+        c.fails(
+            "23505",
+            "INSERT INTO account (id, email, city) SELECT 900, NULL, city FROM account WHERE id = 1 UNION ALL SELECT 901, email, city FROM account WHERE id = 1",
+        );
+    };
+    waits_for(c, "foreign key pair");
+    c.fails(
+        "23503",
+        "INSERT INTO visit (id, email, city) VALUES (50, 'p1@example.org', 'nowhere')",
+    );
+    c.run("ALTER TABLE visit DROP CONSTRAINT pair");
+    waits_for(c, "constraint by_city");
+    c.fails("2BP01", "SELECT drop_search_index('account', 'email')");
+    c.run("ALTER TABLE account ADD CONSTRAINT by_city2 UNIQUE (city, email_term2); ALTER TABLE account DROP CONSTRAINT by_city");
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(attribute, ', ' ORDER BY attribute) FROM search_companion"),
+        "email_term2, email_term2"
+    );
+}
+
+#[test]
+fn foreign_keys_follow_whatever_they_are_called_and_rights_do_too() {
+    let mut db = related("");
+    let bob = role(&mut db.client);
+    let c = &mut db.client;
+    c.fails(
+        "0A000",
+        "CREATE TABLE mine (term bytea REFERENCES account (email_term))",
+    );
+    c.run(&format!(
+        "ALTER TABLE visit ADD CONSTRAINT by_terms FOREIGN KEY (email_term) REFERENCES account (email_term);
+         ALTER TABLE visit ADD CONSTRAINT by_terms_next CHECK (id > 0);
+         GRANT SELECT (email_term), REFERENCES (email_term) ON account TO {bob} WITH GRANT OPTION;
+         GRANT SELECT (email_term) ON account TO PUBLIC; SELECT rotate_key('s')"
+    ));
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(conname || ' ' || pg_get_constraintdef(oid), ', ') FROM pg_constraint WHERE contype = 'f' AND conkey <> '{2}'"),
+        "by_terms FOREIGN KEY (email_term2) REFERENCES account(email_term2)"
+    );
+    assert!(c.yes(
+        "SELECT EXISTS (SELECT FROM pg_attribute a, aclexplode(attacl) x WHERE attrelid = 'account'::regclass AND attname = 'email_term2'
+             AND x.grantee = 0 AND x.privilege_type = 'SELECT')"
+    ));
+    assert!(c.yes(&format!(
+        "SELECT has_column_privilege('{bob}', 'account', 'email_term2', 'REFERENCES WITH GRANT OPTION')"
+    )));
+}
+
+/// Terms are the same where values are, by their type's own equality. An index by another has nothing in its place.
+#[test]
+fn another_equality_than_the_types_own_is_a_loss() {
+    let mut db = accounts(20);
+    let c = &mut db.client;
+    c.run(
+        "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         ALTER TABLE account DROP CONSTRAINT account_email_key;
+         CREATE UNIQUE INDEX by_rule ON account (email COLLATE loose)",
+    );
+    let order = "encrypt_column('account', 'email', 'k', search_key => 's'";
+    let planned = lines(c, &format!("{order}, dry_run => true)"));
+    assert!(
+        planned
+            .iter()
+            .any(|line| line.contains("by_rule: stands in the way")),
+        "{planned:?}"
+    );
+    c.fails("KC060", &format!("SELECT {order})"));
+    // A column that is compared so itself.
+    c.run("DROP INDEX by_rule; ALTER TABLE account ALTER email TYPE text COLLATE loose, ADD CONSTRAINT own UNIQUE (email)");
+    c.fails("KC060", &format!("SELECT {order})"));
+}
+
+#[test]
+fn a_foreign_key_that_is_checked_later_or_by_less_is_none_in_its_place() {
+    let mut db = related("");
+    let c = &mut db.client;
+    let encrypt = "SELECT encrypt_column('account', 'email', 'k')";
+    for when in ["DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"] {
+        c.run(&format!("ALTER TABLE visit ADD CONSTRAINT later FOREIGN KEY (email_term) REFERENCES account (email_term) {when}"));
+        c.fails("KC060", encrypt);
+        c.run("ALTER TABLE visit DROP CONSTRAINT later");
+    }
+    c.run(
+        "SELECT drop_search_index('visit', 'email'); SELECT drop_search_index('account', 'email')",
+    );
+    wait_for_good_jobs(c);
+    c.run(
+        "SELECT create_search_domain('folded', 's', normalise => '{casefold}');
+         SELECT create_search_index('account', 'email', domain => 'folded', is_unique => true);
+         SELECT create_search_index('visit', 'email', domain => 'folded')",
+    );
+    wait_for_good_jobs(c);
+    c.run("ALTER TABLE visit ADD CONSTRAINT by_terms FOREIGN KEY (email_term) REFERENCES account (email_term)");
+    c.fails("KC060", encrypt);
+}
+
 #[test]
 fn a_foreign_key_that_changes_what_it_refers_to_cannot_be_on_terms() {
     let mut db = related("ON UPDATE CASCADE");

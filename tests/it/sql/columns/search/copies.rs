@@ -214,6 +214,57 @@ fn a_subscriber_has_the_terms_of_its_rows() {
     }
 }
 
+/// What the publisher sent has been asked for there. What a table owner's code writes at a subscriber has not.
+#[test]
+fn code_that_a_change_sets_off_makes_no_terms_by_the_right_to_apply() {
+    let (publisher, mut client) = server(Cluster::builder().conf("wal_level = logical"), 1);
+    client.run(
+        "CREATE TABLE inbox (id int PRIMARY KEY); CREATE TABLE probe (id int PRIMARY KEY, v bytea);
+         CREATE PUBLICATION p FOR TABLE inbox; CREATE PUBLICATION q FOR TABLE probe",
+    );
+    let (subscriber, mut reader) = server(Cluster::builder(), 5);
+    reader.run(
+        "CREATE ROLE mallory; CREATE TABLE inbox (id int PRIMARY KEY); CREATE TABLE probe (id int PRIMARY KEY, v ciphertext);
+         CREATE FUNCTION ctx(int) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT colcrypt.place_context('t.email', $1) $$;
+         SELECT register_column('probe', 'v', 'k', 'public.ctx(id)', plaintext_type => 'text');
+         SELECT create_search_index('probe', 'v')",
+    );
+    wait_for_good_jobs(&mut reader);
+    reader.run(
+        "ALTER TABLE inbox OWNER TO mallory; ALTER TABLE probe OWNER TO mallory; GRANT SELECT ON t TO mallory;
+         CREATE FUNCTION copies() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS
+             $$ BEGIN INSERT INTO probe SELECT id, email FROM t; RETURN NULL; END $$;
+         CREATE FUNCTION brings() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.v := (SELECT email FROM public.t WHERE id = NEW.id); RETURN NEW; END $$;
+         ALTER FUNCTION copies() OWNER TO mallory;
+         CREATE TRIGGER copies AFTER INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION copies();
+         ALTER TABLE inbox ENABLE ALWAYS TRIGGER copies;
+         CREATE TRIGGER brings BEFORE INSERT ON probe FOR EACH ROW EXECUTE FUNCTION brings();
+         ALTER TABLE probe ENABLE ALWAYS TRIGGER brings",
+    );
+    let refused = |log: &str| log.matches("a value of column").count();
+    let mut before = 0;
+    let version: i32 = client
+        .one("SELECT current_setting('server_version_num')::int / 10000")
+        .parse()
+        .expect("a number");
+    for (publication, table) in [("p", "inbox"), ("q", "probe")] {
+        // Before 16 changes are applied as the superuser who subscribed: a trigger's code is his to let in.
+        if publication == "q" && version < 16 {
+            continue;
+        }
+        reader.run(&format!(
+            "CREATE SUBSCRIPTION {publication} CONNECTION 'host={} port=5432 user=postgres dbname=work' PUBLICATION {publication}",
+            publisher.dir().display()
+        ));
+        client.run(&format!("INSERT INTO {table} VALUES (1)"));
+        wait_for("a refusal", LONG, || refused(&subscriber.log()) > before);
+        assert_eq!(reader.number("SELECT count(*) FROM probe"), 0, "{table}");
+        reader.run(&format!("DROP SUBSCRIPTION {publication}"));
+        before = refused(&subscriber.log());
+    }
+}
+
 /// A dump of the rows alone, restored past the triggers, as pg_restore does it.
 #[test]
 fn rows_restored_past_the_trigger_are_looked_at() {

@@ -4,11 +4,11 @@ use colcrypt_tests::of_audit::{count, event, settle};
 use colcrypt_tests::of_search::{
     OPENED, index, people, sealed, wait_for_good_jobs, with_search_key,
 };
-use colcrypt_tests::wait_for;
+use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
 use super::bed::wait_until_seen;
-use crate::common::{Db, LONG, Sql, role};
+use crate::common::{self, Db, LONG, Sql, role};
 
 /// A table with 4,000 cities, of which Rome is every fourth, and 1 in 8 is NULL; values are bound to their rows.
 fn cities() -> Db {
@@ -342,6 +342,43 @@ fn a_limit_holds_for_all_sessions_of_a_role_and_for_superusers() {
         &mut db.client,
         "event = 'set_search_limit' AND key = 's' AND detail = '12 look-ups of a role in 02:00:00'",
     );
+}
+
+/// Where there is no place to count one more role in, he is told so, and not that he has looked up too often.
+#[test]
+fn a_role_that_has_no_place_to_be_counted_in_is_told() {
+    let cluster = common::settings(Cluster::builder())
+        .conf("colcrypt.usage_entries = 16")
+        .start();
+    let mut client = cluster.create_database("work");
+    common::make_key(&cluster, &mut client);
+    client
+        .run("SET search_path = public, colcrypt; SELECT create_key('s', 'ring', 'hmac-sha-256')");
+    people(&mut client, 5);
+    index(&mut client, "");
+    client.run(
+        "SELECT set_search_limit('s', 1000, '1 day'); CREATE ROLE staff; GRANT USAGE ON SCHEMA colcrypt TO staff;
+         SELECT grant_key('s', 'staff', '{search}')",
+    );
+    let refused = (0..500).find_map(|nr| {
+        client.run(&format!("CREATE ROLE r{nr} IN ROLE staff; SET ROLE r{nr}"));
+        let outcome = client.query(
+            "SELECT colcrypt.search_term('public.t', 'email', 'x'::text)",
+            &[],
+        );
+        client.run("RESET ROLE");
+        outcome.err()
+    });
+    let said = refused.expect("places come to an end");
+    let said = said.as_db_error().expect("an error of the server's");
+    assert_eq!(said.code().code(), "KC041");
+    assert!(
+        said.hint()
+            .is_some_and(|hint| hint.contains("colcrypt.usage_entries"))
+    );
+    // Without a limit nothing needs a place.
+    client.run("SELECT set_search_limit('s', NULL, NULL); CREATE ROLE one_more IN ROLE staff; SET ROLE one_more;
+         SELECT colcrypt.search_term('public.t', 'email', 'x'::text)");
 }
 
 /// A trap in `t`, and a role that may search and read.
