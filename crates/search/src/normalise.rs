@@ -207,8 +207,8 @@ pub struct Pipeline(Vec<Step>);
 impl Pipeline {
     /// The version of the rules here. It rises when a step's outcome changes by more than newer Unicode data.
     pub const VERSION: u16 = 1;
-    /// Bytes in UTF-8 of the longest value that has a normal form. NFKC makes up to eleven of one, in one go, and nobody
-    /// looks for what is longer by another spelling of it.
+    /// Bytes in UTF-8 of the longest value that has a normal form. NFKC makes up to eleven of one, in one go, and
+    /// nobody looks for what is longer by another spelling of it.
     pub const LONGEST: usize = 1 << 20;
 
     /// Reads the names of steps, in their order.

@@ -479,8 +479,8 @@ pub fn keep_terms(call: Call) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(new))
 }
 
-/// Whether the row is as the publisher sent it, who has asked who wrote it: a superuser has subscribed to it, and no code
-/// of anybody's has had it in hand. What a trigger or a function writes in the same process is that code's.
+/// Whether the row is as the publisher sent it, who has asked who wrote it: a superuser has subscribed to it, and no
+/// code of anybody's has had it in hand. What a trigger or a function writes in the same process is that code's.
 fn is_applied(trigger: &pg_sys::TriggerData) -> bool {
     // SAFETY: asks what this process is, and whom it was started for.
     let by_superuser =
