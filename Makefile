@@ -81,8 +81,8 @@ test-kryoptic: setup ## the provider pkcs11 at Kryoptic, beside SoftHSM (builds 
 fuzz: setup ## all fuzz targets in turns for MINUTES=10 (TARGETS="jsonb kmip" for some)
 	@scripts/fuzz.sh $(or $(MINUTES),10) $(TARGETS)
 
-test-fuzz: setup ## their seeds, and two minutes of fuzzing
-	@scripts/fuzz.sh 2
+test-fuzz: setup ## their seeds, and a minute of fuzzing
+	@scripts/fuzz.sh 1
 
 test-models: setup ## every order in which processes can meet in what they share, by loom
 	@scripts/test-models.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests on every supported PostgreSQL, one after the other, with a line for each at the end.
 # test-all.sh full    15 with everything, the others with all that runs a server
-# test-all.sh smoke   16, 17 and 18 with the tests below
+# test-all.sh smoke   16, 17 and 18, or those in $SMOKE_ON, with the tests below
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
@@ -77,7 +77,7 @@ full)
     done
     ;;
 smoke)
-    for version in 16 17 18; do
+    for version in ${SMOKE_ON:-16 17 18}; do
         on "$version" bash -euo pipefail -c 'integration "$@"' smoke --test sql --test security --test faults -- "${SMOKE[@]}"
     done
     ;;

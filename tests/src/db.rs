@@ -86,13 +86,38 @@ pub fn root_key(cluster: &Cluster) -> PathBuf {
     cluster.dir().join("root.key")
 }
 
-/// A database of the shared cluster, made for one test.
+/// A database of the shared cluster, made for one test, and gone after it.
 pub struct Db {
     pub name: String,
     pub client: Client,
+    _end: End,
+}
+
+/// The end of a database: keepers look into each that there is, and hundreds of them took half of a suite's time.
+struct End(String);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // One of a test that failed may be looked at; one that a subscription or a prepared transaction holds stays.
+        if !std::thread::panicking() {
+            let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.0);
+            let client = cluster().config().connect(NoTls);
+            let _ = client.map(|mut client| client.batch_execute(&drop));
+        }
+    }
 }
 
 impl Db {
+    /// One that is there already, for a test that has made it.
+    pub fn of(name: String) -> Self {
+        let client = open(cluster().client_db(&name));
+        Self {
+            _end: End(name.clone()),
+            name,
+            client,
+        }
+    }
+
     /// Another superuser's connection.
     pub fn connect(&self) -> Client {
         open(cluster().client_db(&self.name))
@@ -157,8 +182,7 @@ pub fn db() -> Db {
             "ALTER DATABASE {name} SET colcrypt.view_rewrite = off"
         ));
     }
-    let client = open(cluster().client_db(&name));
-    Db { name, client }
+    Db::of(name)
 }
 
 /// A name that no other test of the cluster uses.

@@ -9,7 +9,7 @@ use colcrypt_tests::problem::Problem;
 use colcrypt_tests::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::common::{Db, LONG, Sql, db, make_key, role, settings};
+use crate::common::{LONG, Sql, db, make_key, role, settings};
 
 /// A second, and leisure for two cores that others use, too.
 const BOUND: Duration = Duration::from_millis(1500);
@@ -147,17 +147,13 @@ fn a_second_after_a_suspension_no_process_holds_the_key() {
 
 /// Runs a loop of a minute as somebody; how long it went on after the act, and how it failed.
 fn loop_until(act: impl FnOnce(&mut Client, &str), code: &str, body: &str) -> Duration {
-    let Db { name, mut client } = db();
-    let who = role(&mut client);
-    client.run(&format!(
+    let mut looping = db();
+    let who = role(&mut looping.client);
+    looping.client.run(&format!(
         "SELECT grant_key('k', '{who}');
          GRANT USAGE ON SCHEMA colcrypt TO {who};
          CREATE TABLE t AS SELECT encrypt_col('a'::text, 'k') v; GRANT SELECT ON t TO {who}"
     ));
-    let mut looping = Db {
-        name: name.clone(),
-        client,
-    };
     let mut user = looping.connect_as(&who);
     let pid = pid_of(&mut user);
     let sql = format!(

@@ -6,6 +6,7 @@ mod report;
 mod search;
 #[cfg(test)]
 mod tests;
+mod unrecorded;
 mod words;
 
 use colcrypt_core::memory::OutOfMemory;
@@ -13,9 +14,9 @@ use colcrypt_core::state::{TransitionError, Verb};
 use colcrypt_core::{CryptoError, FormatError, KeyId, KeyState, KeyVersion};
 use colcrypt_protocol::Failure;
 
-pub use parts::Unrecorded;
 pub use report::Report;
 pub use search::SearchError;
+pub use unrecorded::Unrecorded;
 
 /// Longest argument that is no value and no context, in bytes.
 pub const LONGEST_ARGUMENT: usize = 64 * 1024;

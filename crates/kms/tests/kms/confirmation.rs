@@ -160,7 +160,7 @@ pub async fn a_login_that_ran_out_leaves_keys_in_use(bed: &impl ProviderBed) {
 /// How long credentials are rotated: `make soak` does it for five minutes.
 fn soak() -> Duration {
     let asked = std::env::var("COLCRYPT_SOAK_SECONDS");
-    Duration::from_secs(asked.map_or(20, |seconds| seconds.parse().expect("a number")))
+    Duration::from_secs(asked.map_or(10, |seconds| seconds.parse().expect("a number")))
 }
 
 /// No key is refused and none is wiped, however often what the agent logs in with is replaced and taken back.

@@ -302,16 +302,17 @@ fn a_dump_takes_the_rule_along_and_no_request() {
     let copy = unique("copy");
     cluster().client().run(&format!("CREATE DATABASE {copy}"));
     cluster().restore(&dump, &copy);
-    let mut client = cluster().client_db(&copy);
+    let mut copy = Db::of(copy);
     assert!(
-        client
+        copy.client
             .yes("SELECT four_eyes AND approval_window = '24 hours' FROM colcrypt.keyring_status")
     );
     assert_eq!(
-        client.one("SELECT count(*) FROM colcrypt.approval_requests"),
+        copy.client
+            .one("SELECT count(*) FROM colcrypt.approval_requests"),
         "0"
     );
-    let mut alice = Db { name: copy, client }.connect_as(&it.alice);
+    let mut alice = copy.connect_as(&it.alice);
     ask(&mut alice, &user, "decrypt");
 }
 

@@ -4,6 +4,7 @@ use colcrypt_tests::of_search::{
     OPENED, index, people, sealed, terms_are_right, wait_for_good_jobs, with_search_key,
 };
 
+use super::bed::wait_until_seen;
 use crate::common::{Db, Sql, unique};
 
 /// Table `t` with an index, and a role that may encrypt and write, but neither decrypt nor search.
@@ -244,6 +245,7 @@ fn terms_are_of_values_as_long_as_they_are_shown() {
          SELECT create_search_index('s', 'name', key => 's'), create_search_index('s', 'price', key => 's')",
     );
     wait_for_good_jobs(c);
+    wait_until_seen(c);
     c.run(
         "INSERT INTO s VALUES (100, encrypt_col('afterwards', 'k', place_context('s.name', 100)), encrypt_col(7.26, 'k', place_context('s.price', 100)));
          SET enable_seqscan = off",
