@@ -94,12 +94,9 @@ fn a_parallel_worker_decides_nothing() {
 /// It computes an index's expressions for its statistics, unasked.
 #[test]
 fn autovacuum_decides_nothing() {
-    let cluster = settings(
-        Cluster::builder()
-            .conf("autovacuum = on")
-            .conf("autovacuum_naptime = '1s'"),
-    )
-    .start();
+    let cluster = settings(Cluster::builder())
+        .conf("autovacuum_naptime = '1s'")
+        .start();
     let mut client = cluster.client();
     make_key(&cluster, &mut client);
     client.run(

@@ -226,7 +226,7 @@ fn a_long_walk_ends_when_it_is_cancelled() {
     db.client.run(&format!(
         "{ANYTHING}; CREATE TABLE public.long (v ciphertext); ALTER TABLE public.long ALTER v SET STORAGE EXTERNAL;
          INSERT INTO public.long SELECT encrypt_col(
-             ('\\x00000041'::bytea || decode(repeat('00000040', (1 << 22) - 1), 'hex') || '\\x00000070')::jsonb, 'k')"
+             ('\\x00000041'::bytea || decode(repeat('00000040', (1 << 24) - 1), 'hex') || '\\x00000070')::jsonb, 'k')"
     ));
     let mut latin = in_latin1(&db);
     for client in [&mut db.client, &mut latin] {
