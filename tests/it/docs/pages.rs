@@ -1,7 +1,7 @@
 //! The SQL blocks of access.md, audit.md, tenants.md, cluster.md and others, after what the guide sets up first.
 
 use colcrypt_tests::Cluster;
-use colcrypt_tests::db::LONG;
+use colcrypt_tests::db::{LONG, wait_for_jobs};
 use colcrypt_tests::process::wait_for;
 use postgres::{Client, SimpleQueryMessage};
 
@@ -21,6 +21,11 @@ pub(crate) fn prepared() -> (Cluster, Client) {
 }
 
 fn run(client: &mut Client, page: &str) {
+    run_with(client, page, |_| ());
+}
+
+/// The same, with something done after each block.
+fn run_with(client: &mut Client, page: &str, mut after: impl FnMut(&mut Client)) {
     let text = std::fs::read_to_string(super::repository(page)).expect(page);
     let blocks = super::blocks(&text, "sql");
     assert!(blocks.len() >= 2, "{page} has lost its SQL");
@@ -28,13 +33,15 @@ fn run(client: &mut Client, page: &str) {
         if let Err(error) = client.batch_execute(&block) {
             panic!("{error:?}\nin the block of {page}:\n{block}");
         }
+        after(client);
     }
 }
 
 #[test]
 fn tenants_have_keys_as_written() {
     let (_cluster, mut client) = prepared();
-    run(&mut client, "docs/tenants.md");
+    // Nobody orders the next before he has read what came of the last: a key that is to be destroyed opens nothing.
+    run_with(&mut client, "docs/tenants.md", wait_for_jobs);
     wait_for("the rotation", LONG, || {
         client
             .query_one(
