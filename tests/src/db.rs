@@ -291,6 +291,15 @@ impl Sql for Client {
     }
 }
 
+/// Whether the server was built with ICU, so that it has collations that are not deterministic; without, it says so.
+pub fn has_icu(client: &mut Client) -> bool {
+    let has = client.yes("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')");
+    if !has {
+        left_out("the server has no ICU");
+    }
+    has
+}
+
 /// Whether the server was built with XML; without, it says so, and the test is on record as having left something out.
 pub fn has_xml(client: &mut Client) -> bool {
     match client.simple_query("SELECT '<a/>'::xml") {

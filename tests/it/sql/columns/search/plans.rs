@@ -5,7 +5,7 @@ use postgres::Client;
 use colcrypt_tests::of_search::{wait_for_good_jobs, with_search_key};
 
 use super::bed::{OF_OTHER_KINDS, add, plan, shop, wait_until_seen};
-use crate::common::{Sql, role};
+use crate::common::{Sql, has_icu, role};
 
 /// Whether a plan finds rows by terms: by an index's condition on a companion, or a join's.
 fn looks_up(plan: &str) -> bool {
@@ -197,10 +197,15 @@ const LEFT_ALONE: &[&str] = &[
 #[test]
 fn what_terms_cannot_answer_is_left_alone() {
     let mut db = shop();
-    db.client.run(
-        "SET enable_seqscan = off; CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
-    );
+    db.client.run("SET enable_seqscan = off");
+    let has_icu = has_icu(&mut db.client);
+    if has_icu {
+        db.client.run("CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)");
+    }
     for sql in LEFT_ALONE {
+        if sql.contains("COLLATE blind") && !has_icu {
+            continue;
+        }
         assert_does_not(&mut db.client, sql);
     }
 }
@@ -430,9 +435,7 @@ fn code_of_the_databases_own_looks_up_too() {
         "SET enable_seqscan = off;
          CREATE FUNCTION of_sql(text) RETURNS SETOF int STABLE LANGUAGE sql AS 'SELECT id FROM customer_access WHERE email = $1';
          CREATE FUNCTION of_plpgsql(wanted text) RETURNS int STABLE LANGUAGE plpgsql AS
-             'BEGIN RETURN (SELECT min(id) FROM customer_access WHERE email = wanted); END';
-         LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on;
-         SET auto_explain.log_level = notice; SET client_min_messages = warning",
+             'BEGIN RETURN (SELECT min(id) FROM customer_access WHERE email = wanted); END'",
     );
     assert_looks_up(&mut db.client, "SELECT * FROM of_sql('user7@example.org')");
     assert_eq!(
