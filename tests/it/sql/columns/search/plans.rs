@@ -202,10 +202,8 @@ fn what_terms_cannot_answer_is_left_alone() {
     if has_icu {
         db.client.run("CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)");
     }
-    for sql in LEFT_ALONE {
-        if sql.contains("COLLATE blind") && !has_icu {
-            continue;
-        }
+    let of_icu = |sql: &str| sql.contains("COLLATE blind");
+    for sql in LEFT_ALONE.iter().filter(|sql| has_icu || !of_icu(sql)) {
         assert_does_not(&mut db.client, sql);
     }
 }
