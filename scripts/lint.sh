@@ -39,7 +39,7 @@ tools() {
 clippy() {
     local manifest
     # A whole check compiles with clippy what it runs (.ci/run): all targets here, the packages outside where their tests are built.
-    if [ -n "${RUSTC_WORKSPACE_WRAPPER:-}" ]; then
+    if [ "${RUSTC_WORKSPACE_WRAPPER:-}" = "$ROOT/scripts/rustc-with-clippy.sh" ]; then
         # shellcheck disable=SC2046  # two options, split on purpose
         cargo build --quiet --locked --workspace --all-targets $(cargo_features)
         return
