@@ -31,7 +31,8 @@ counts="$(
     done
 )"
 use_postgres
-scripts/install-extension.sh --release
+# Without a profile, by which counts would change with each training.
+UNTRAINED=1 scripts/install-extension.sh --release
 # shellcheck disable=SC2046  # options, split on purpose
 cargo build --workspace $(cargo_features) --bin bench >&2
 # pg_ctl tells of the start on standard output, too.

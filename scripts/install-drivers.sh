@@ -53,7 +53,7 @@ python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ig
 PYTHONPATH="$work/python" python3 -c 'import psycopg; assert psycopg.pq.__impl__ == "binary"; import asyncpg, django, psycopg2, sqlalchemy'
 
 cp "$locked/package.json" "$locked/package-lock.json" "$work/"
-npm ci --prefix "$work" --silent --ignore-scripts --no-audit --no-fund --cache "$work/cache" >&2
+npm ci --prefix "$work" --loglevel error --ignore-scripts --no-audit --no-fund --cache "$work/cache" >&2
 rm -rf "$work/cache"
 NODE_PATH="$work/node_modules" node -e 'require("pg"); require("sequelize"); require("knex"); require("drizzle-orm/node-postgres")'
 

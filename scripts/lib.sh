@@ -148,6 +148,25 @@ pgrx_home() {
 # Without defaults for the extension's sake, so those of the program, every kind of provider, are asked for by name.
 cargo_features() { echo "--no-default-features --features colcrypt/pg$PG,colcrypt-cli/default"; }
 
+# LLVM's program that merges profiles, as old as the compiler; rustup has it.
+profdata() { find "$(rustc --print sysroot)/lib/rustlib" -name llvm-profdata -print -quit; }
+need_profdata() {
+    [ -n "$(profdata)" ] && return
+    if ! command -v rustup >/dev/null || ! (cd "$ROOT" && rustup component add llvm-tools >&2); then
+        die "rustc has no llvm-profdata beside it: 'rustup component add llvm-tools' brings it, UNTRAINED=1 builds without a profile"
+    fi
+}
+# What a profile, and the library that is made by it, is good for: this compiler and server, these flags, sources and this training.
+training_id() {
+    {
+        rustc -vV
+        "$PG_CONFIG"
+        env | grep -E '^(RUSTFLAGS|CFLAGS|CC|CARGO_[A-Z_]*)=' | LC_ALL=C sort || true
+        (cd "$ROOT" && find Cargo.toml Cargo.lock .cargo build.rs src crates sql scripts/training scripts/train.sh scripts/build-extension.sh \
+            scripts/lib.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
+    } | sha256sum | cut -c 1-16
+}
+
 # The release that Cargo.toml names.
 workspace_version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
 

@@ -53,7 +53,7 @@ SMOKE=(
     # Types by their own send and receive functions; enforced columns.
     columns::values::every_type_comes_back columns::enforced::
     # Conditions on terms in plans, whose hook and nodes differ; indexes made concurrently, and what a random query has with them and without.
-    columns::search::plans:: columns::search::differential:: columns::search::build:: columns::search::copies::code_that
+    columns::search::plans:: columns::search::rechecks:: columns::readers:: columns::search::differential:: columns::search::build:: columns::search::copies::code_that columns::search::keyless:: columns::search::rests::
     # Executor and parallel workers, plans that are kept.
     creation::parallel_workers effect::a_suspension_reaches_parallel wiped::parallel_workers
     # Workers and the heap: rows written in place with their indexes, a migration there and back.

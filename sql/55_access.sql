@@ -38,9 +38,9 @@ COMMENT ON FUNCTION colcrypt.has_key_privilege(text, text) IS
     'whether the current role may encrypt, decrypt, search or manage; of a list with commas, any';
 
 CREATE FUNCTION colcrypt.may_read_column(relation regclass, attribute name) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'colcrypt_may_read_column' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;
+    AS 'MODULE_PATHNAME', 'colcrypt_may_read_column' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 2;
 COMMENT ON FUNCTION colcrypt.may_read_column(regclass, name) IS
-    'whether the current role is among the readers that a column was registered with; access views ask it once a statement';
+    'whether the current role is among the readers that a column was registered with; access views ask it of each row, and it is answered once a statement';
 
 CREATE FUNCTION colcrypt.write_access_view() RETURNS trigger
     AS 'MODULE_PATHNAME', 'colcrypt_write_access_view' LANGUAGE c VOLATILE PARALLEL UNSAFE;

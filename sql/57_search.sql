@@ -50,6 +50,8 @@ CREATE TABLE colcrypt.search_companion (
     -- The column of the table that holds the terms, and the index on it.
     attribute name NOT NULL,
     index_name name,
+    -- Until then a column of this name is somebody's own.
+    is_made boolean NOT NULL DEFAULT false,
     state text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'ready', 'retired')),
     -- A snapshot that sees this transaction sees all terms. One of the future is of the server that this was restored from.
     ready_xid xid8,
@@ -154,3 +156,15 @@ CREATE FUNCTION colcrypt.recheck(condition boolean) RETURNS boolean
     AS 'MODULE_PATHNAME', 'colcrypt_recheck' LANGUAGE c IMMUTABLE PARALLEL SAFE COST 1 SUPPORT colcrypt.recheck_support;
 COMMENT ON FUNCTION colcrypt.recheck(boolean) IS
     'the condition itself, for plans: beside a condition on terms, which says how many rows there are, it is a filter that lets all of them pass';
+CREATE FUNCTION colcrypt.decrypts_to(value colcrypt.ciphertext, plaintext anyelement) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypts_to' LANGUAGE c STABLE PARALLEL SAFE COST 50 SUPPORT colcrypt.recheck_support;
+CREATE FUNCTION colcrypt.decrypts_to(value colcrypt.ciphertext, plaintext anyelement, context bytea) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypts_to' LANGUAGE c STABLE PARALLEL SAFE COST 50 SUPPORT colcrypt.recheck_support;
+CREATE FUNCTION colcrypt.decrypts_to_in_place(value colcrypt.ciphertext, plaintext anyelement, label text, VARIADIC "any") RETURNS boolean
+    AS 'MODULE_PATHNAME', 'colcrypt_decrypts_to_in_place' LANGUAGE c STABLE PARALLEL SAFE COST 60 SUPPORT colcrypt.recheck_support;
+COMMENT ON FUNCTION colcrypt.decrypts_to(colcrypt.ciphertext, anyelement) IS
+    'whether decrypt_col gives that value, of a type whose values are equal where they are the same bytes; for plans, as recheck: it needs the right to decrypt';
+COMMENT ON FUNCTION colcrypt.decrypts_to(colcrypt.ciphertext, anyelement, bytea) IS
+    'the same of a value that is bound to a context';
+COMMENT ON FUNCTION colcrypt.decrypts_to_in_place(colcrypt.ciphertext, anyelement, text, "any") IS
+    'the same of a value that is bound to place_context of the label and the key';

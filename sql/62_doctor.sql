@@ -44,12 +44,12 @@ COMMENT ON VIEW colcrypt.setting_places IS
 CREATE VIEW colcrypt.shows_plaintext AS
     WITH RECURSIVE ours AS (
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'colcrypt'::regnamespace AND p.proname IN ('decrypt_col', 'try_decrypt_col')
+        WHERE p.pronamespace = 'colcrypt'::regnamespace AND p.proname IN ('decrypt_col', 'try_decrypt_col', 'decrypts_to', 'decrypts_to_in_place')
     ), calls(class, oid) AS (
         SELECT 'pg_catalog.pg_proc'::regclass::oid, oid FROM ours
         UNION
         SELECT 'pg_catalog.pg_proc'::regclass::oid, p.oid FROM pg_catalog.pg_proc p
-        WHERE p.prosrc ~ '\mdecrypt_col\M|\mtry_decrypt_col\M' AND p.pronamespace <> 'colcrypt'::regnamespace
+        WHERE p.prosrc ~ '\m(decrypt_col|try_decrypt_col|decrypts_to|decrypts_to_in_place)\M' AND p.pronamespace <> 'colcrypt'::regnamespace
         UNION
         -- A rule is its view's, an expression of a default its table's.
         SELECT CASE WHEN r.oid IS NULL THEN d.classid ELSE 'pg_catalog.pg_class'::regclass END, coalesce(r.ev_class, d.objid)
@@ -413,6 +413,14 @@ VALUES
      WHERE t.tgfoid = 'colcrypt.write_access_view()'::regprocedure
        AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
                                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.relation) $q$),
+('search_index_unused', 'warning',
+ 'No query looks rows up by a search index, and no job is about to make its terms: look-ups read and decrypt the whole table.',
+ 'Call colcrypt.retry_job for its last job, colcrypt.create_search_index again in a restored database, or colcrypt.drop_search_index where nobody needs it.',
+ $q$ SELECT format('%s.%I (%s)', o."table", o."column", o.kind) AS object, 'terms by version of the search key: ' || o.versions AS detail
+     FROM colcrypt.search_overview o
+     WHERE o.versions LIKE '%building%' AND o.versions NOT LIKE '%ready%'
+       AND NOT EXISTS (SELECT FROM colcrypt.job_progress j WHERE j.relation = o."table" AND j.attribute = o."column"
+                                                             AND j.kind = 'create_search_index' AND j.finished_at IS NULL) $q$),
 ('plaintext_copy', 'warning',
  'A materialized view reads decrypted values: its rows, and each backup of them, may hold the plaintext.',
  'Make it a plain view, or leave the decrypted columns out; then rewrite or drop what holds the copy.',

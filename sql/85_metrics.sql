@@ -44,6 +44,8 @@ VALUES
 ('colcrypt_job_rows_failed', 'gauge', 'Rows that an open job could not do'),
 ('colcrypt_job_progress_ratio', 'gauge', 'How far an open job has come in its first pass over the table; 1 in later ones'),
 ('colcrypt_job_held', 'gauge', 'Whether something keeps an open job from moving rows now'),
+('colcrypt_search_indexes', 'gauge', 'Search indexes'),
+('colcrypt_search_indexes_unused', 'gauge', 'Search indexes that no query looks rows up by, since their terms are not whole'),
 ('colcrypt_audit_records_total', 'counter', 'Records of the audit log'),
 ('colcrypt_audit_head_linked', 'gauge', 'Whether the last 1000 records of the audit log hold each other''s hashes, and the last is the one that was written last'),
 ('colcrypt_audit_chain_whole', 'gauge', 'Whether verify_audit_log found the whole chain to hold; told by colcrypt metrics, which asks once an hour'),
@@ -147,6 +149,10 @@ CREATE VIEW colcrypt.metrics AS
                 SELECT count(*) FROM (SELECT DISTINCT ON (j.relation, j.attribute, j.key, j.kind) j.relation, j.phase FROM colcrypt.job_progress j
                                       ORDER BY j.relation, j.attribute, j.key, j.kind, j.job_id DESC) j
                 JOIN pg_catalog.pg_class c ON c.oid = j.relation WHERE j.phase = 'failed')),
+            ('colcrypt_search_indexes', (SELECT count(*) FROM colcrypt.search_index i JOIN pg_catalog.pg_class t ON t.oid = i.relation)),
+            ('colcrypt_search_indexes_unused', (
+                SELECT count(*) FROM colcrypt.search_index i JOIN pg_catalog.pg_class t ON t.oid = i.relation
+                WHERE NOT EXISTS (SELECT FROM colcrypt.search_companion c WHERE c.search_index_id = i.search_index_id AND c.state = 'ready'))),
             ('colcrypt_audit_records_total', (SELECT s.seq FROM colcrypt.audit_state s)),
             ('colcrypt_audit_head_linked', (
                 SELECT (bool_and(l.previous_hash = l.hash_before OR l.hash_before IS NULL)

@@ -49,6 +49,7 @@ pub extern "C-unwind" fn _PG_init() {
             columns::view::copied::at_end,
             columns::renamed::at_end,
             columns::search::keep::at_end,
+            session::search::at_end,
             jobs::wake::at_end,
             audit::pending::at_end,
             usage::at_end,

@@ -160,6 +160,18 @@ integers! {
         c"0 is never. An anchor kept elsewhere shows a cut tail and a log made anew.";
 }
 
+/// What becomes of a query that a search index would serve whose key is not to be had.
+#[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
+pub enum WithoutKey {
+    #[name = c"scan"]
+    Scan,
+    #[name = c"error"]
+    Error,
+}
+
+pub static SEARCH_WITHOUT_KEY: GucSetting<WithoutKey> =
+    GucSetting::<WithoutKey>::new(WithoutKey::Scan);
+
 /// The part of a server among those that share keys.
 #[derive(Clone, Copy, PartialEq, Eq, pgrx::PostgresGucEnum)]
 pub enum Node {
@@ -255,6 +267,17 @@ pub fn define() {
             Some(plans_are_over),
             None,
         );
+        GucRegistry::define_enum_guc_with_hooks(
+            c"colcrypt.search_without_key",
+            c"What a query does that a search index would serve whose key is suspended, destroyed or out of reach.",
+            c"scan decrypts each row, for whoever may; error says what is the matter with the key, so that nobody scans a large table unawares.",
+            &SEARCH_WITHOUT_KEY,
+            GucContext::Userset,
+            GucFlags::default(),
+            None,
+            Some(plans_are_over_by_name),
+            None,
+        );
     }
     GucRegistry::define_enum_guc(
         c"colcrypt.node",
@@ -312,6 +335,12 @@ pub fn define() {
 #[pg_guard]
 unsafe extern "C-unwind" fn plans_are_over(_value: bool, _extra: *mut std::ffi::c_void) {
     // SAFETY: marks the session's plans, if there are any.
+    unsafe { pg_sys::ResetPlanCache() };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn plans_are_over_by_name(_value: i32, _extra: *mut std::ffi::c_void) {
+    // SAFETY: as above.
     unsafe { pg_sys::ResetPlanCache() };
 }
 

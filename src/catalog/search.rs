@@ -31,6 +31,11 @@ pub struct Companion {
     pub attribute: String,
     pub version: KeyVersion,
     pub state: CompanionState,
+    /// Whether its column is there; until then one of its name is somebody's own.
+    pub is_made: bool,
+    /// Whether look-ups have used it: its index keeps values apart and people have rights on it, also while its terms
+    /// are made anew.
+    pub has_been_ready: bool,
     /// Whatever snapshot sees this transaction, a full one, sees all terms.
     pub ready_xid: Option<u64>,
 }
@@ -70,6 +75,18 @@ impl SearchIndex {
         self.companions
             .iter()
             .filter(|companion| companion.state == CompanionState::Ready)
+            .max_by_key(|companion| companion.version.number())
+    }
+
+    /// The companion that another takes the place of: of those that look-ups use or have used, the newest.
+    pub fn former(&self, version: KeyVersion) -> Option<&Companion> {
+        self.companions
+            .iter()
+            .filter(|companion| {
+                companion.has_been_ready
+                    && companion.state != CompanionState::Retired
+                    && companion.version < version
+            })
             .max_by_key(|companion| companion.version.number())
     }
 
@@ -275,6 +292,8 @@ fn companions(id: [u8; 16]) -> Result<Vec<Companion>> {
                     .to_string_lossy()
                     .into_owned(),
                 version: read::version(row.get("key_version")?)?,
+                is_made: row.get("is_made")?,
+                has_been_ready: row.optional::<&std::ffi::CStr>("index_name")?.is_some(),
                 state: match state.as_str() {
                     "building" => CompanionState::Building,
                     "ready" => CompanionState::Ready,

@@ -53,20 +53,25 @@ pub fn queue(order: &Order<'_>) -> Result<i64> {
         .ok_or_else(|| Error::CatalogCorrupt("a job was not queued".into()))
 }
 
-/// Ends the open jobs of a search index.
+/// Ends the open jobs of a search index, of all of its companions or of the one under a version.
 ///
 /// # Errors
 /// Of SPI.
-pub fn end_jobs(id: [u8; 16], why: &str) -> Result<()> {
+pub fn end_jobs(id: [u8; 16], version: Option<i32>, why: &str) -> Result<()> {
     spi::execute(
         "UPDATE colcrypt.job SET phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp(), last_error = $2 \
-         WHERE finished_at IS NULL AND job_id IN (SELECT job_id FROM colcrypt.search_job WHERE search_index_id = $1)",
-        &[pgrx::Uuid::from_bytes(id).into(), why.into()],
+         WHERE finished_at IS NULL AND job_id IN (SELECT job_id FROM colcrypt.search_job \
+             WHERE search_index_id = $1 AND ($3 IS NULL OR key_version = $3))",
+        &[
+            pgrx::Uuid::from_bytes(id).into(),
+            why.into(),
+            version.into(),
+        ],
     )?;
     Ok(())
 }
 
-/// Names that columns of the table, or of one below it, have, or companions will have.
+/// Names that columns of the table, or of one below it, have, companions will have, or a job on it goes by.
 ///
 /// # Errors
 /// Of SPI.
@@ -76,7 +81,8 @@ pub fn taken_names(table: pg_sys::Oid) -> Result<Vec<String>> {
              SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
          SELECT a.attname::text FROM pg_attribute a JOIN tree t ON t.relid = a.attrelid \
          UNION SELECT c.attribute::text FROM colcrypt.search_companion c JOIN colcrypt.search_index i USING (search_index_id) \
-             WHERE i.relation = $1::oid::regclass",
+             WHERE i.relation = $1::oid::regclass \
+         UNION SELECT attribute::text FROM colcrypt.job WHERE relation = $1::oid::regclass AND finished_at IS NULL",
         &[table.into()],
         |row| spi::at::<String>(row, 1),
     )
@@ -92,7 +98,8 @@ fn form(kind: &str) -> Form {
 }
 
 /// Has each search index under a key get terms under another version of it: a second companion, which takes the place
-/// of the first when it is whole. What was being made under an older version goes.
+/// of the first when it is whole. What was being made under an older version goes, but for what look-ups have used and
+/// is made anew: its index still keeps values apart.
 ///
 /// # Errors
 /// Of SPI.
@@ -121,7 +128,7 @@ pub fn queue_rotation(key: i64, version: i32) -> Result<()> {
         let index = *id.as_bytes();
         let stopped = spi::query(
             "UPDATE colcrypt.search_companion SET state = 'retired' \
-             WHERE search_index_id = $1 AND state = 'building' AND key_version < $2 RETURNING attribute::text, key_version",
+             WHERE search_index_id = $1 AND state = 'building' AND index_name IS NULL AND key_version < $2 RETURNING attribute::text, key_version",
             &[id.into(), version.into()],
             |row| Ok((spi::at::<String>(row, 1)?, spi::at::<i32>(row, 2)?)),
         )?;
@@ -136,7 +143,7 @@ pub fn queue_rotation(key: i64, version: i32) -> Result<()> {
             remakes: false,
         };
         if let Some((companion, former)) = stopped.first() {
-            end_jobs(index, "the search key was rotated again")?;
+            end_jobs(index, Some(*former), "the search key was rotated again")?;
             queue(&order(companion, *former, true))?;
         }
         let companion = companion_name(&attribute, form(&kind), &taken_names(relation)?);

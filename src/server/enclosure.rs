@@ -18,7 +18,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::xact::{End, PartEnd};
-use crate::server::{ours, roles};
+use crate::server::{ours, process, roles};
 
 /// A statement that is being planned or run.
 #[derive(Clone, Copy)]
@@ -433,7 +433,7 @@ fn function_name(call: Call) -> String {
 fn why_process() -> Option<&'static str> {
     // SAFETY: reads variables of the process; the functions look at others.
     unsafe {
-        if pg_sys::ParallelWorkerNumber >= 0 {
+        if process::is_parallel_worker() {
             return Some("a parallel worker is no person");
         }
         let worker = pg_sys::MyBgworkerEntry;

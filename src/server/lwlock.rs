@@ -2,6 +2,23 @@
 
 use pgrx::pg_sys;
 
+/// Without pgrx's guard, which costs more than the lock: each statement that uses a key takes one.
+mod server {
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        /// Raises an error in a process that holds two hundred of them already, which none does.
+        #[link_name = "LWLockAcquire"]
+        pub fn acquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+        /// Raises one for a lock that is not held.
+        #[link_name = "LWLockRelease"]
+        pub fn release(lock: *mut pg_sys::LWLock);
+        /// Raises none.
+        #[link_name = "LWLockHeldByMe"]
+        pub fn is_held(lock: *mut pg_sys::LWLock) -> bool;
+    }
+}
+
 /// A held LWLock; released on drop.
 pub struct Guard(*mut pg_sys::LWLock);
 
@@ -17,7 +34,7 @@ pub fn exclusive(lock: *mut pg_sys::LWLock) -> Guard {
 
 fn acquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> Guard {
     // SAFETY: every caller passes a lock from our named tranche, which lives in shared memory.
-    unsafe { pg_sys::LWLockAcquire(lock, mode) };
+    unsafe { server::acquire(lock, mode) };
     Guard(lock)
 }
 
@@ -26,8 +43,8 @@ impl Drop for Guard {
         // SAFETY: we hold it. After an ERROR PostgreSQL has released all locks already; releasing
         // again would be an error of its own, so look first.
         unsafe {
-            if pg_sys::LWLockHeldByMe(self.0) {
-                pg_sys::LWLockRelease(self.0);
+            if server::is_held(self.0) {
+                server::release(self.0);
             }
         }
     }

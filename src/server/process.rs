@@ -65,6 +65,12 @@ pub fn has_postmaster() -> bool {
     unsafe { libc::getppid() == pg_sys::PostmasterPid }
 }
 
+/// Whether this process does a part of another's statement.
+pub fn is_parallel_worker() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
 pub fn my_database() -> pg_sys::Oid {
     // SAFETY: set at connection, never written again.
     unsafe { pg_sys::MyDatabaseId }

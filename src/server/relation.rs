@@ -24,6 +24,8 @@ pub enum Lock {
     Write,
     /// For reading it while nobody changes a row: its definition stays.
     Still,
+    /// The same, and nobody else holds it so: for a foreign key that comes.
+    Tied,
     /// For changing its definition.
     Exclusive,
 }
@@ -34,6 +36,7 @@ impl Lock {
             Self::Read => pg_sys::AccessShareLock,
             Self::Write => pg_sys::RowExclusiveLock,
             Self::Still => pg_sys::ShareLock,
+            Self::Tied => pg_sys::ShareRowExclusiveLock,
             Self::Exclusive => pg_sys::AccessExclusiveLock,
         };
         mode as pg_sys::LOCKMODE

@@ -12,6 +12,7 @@
 
 mod knowledge;
 pub mod made;
+pub mod ordered;
 mod place;
 pub mod search;
 mod watch;
@@ -145,11 +146,48 @@ struct Session {
     met: HashMap<(KeyId, Tag), bool>,
     /// Permits that were given out, for a query that meets many keys and for the next statement.
     encrypting: HashMap<String, Permit>,
-    decrypting: HashMap<VersionId, Permit>,
-    searching: HashMap<VersionId, Permit>,
+    decrypting: Given,
+    searching: Given,
+    /// Of these no role was asked for a right.
+    ordered: Given,
+    terms: Given,
     places: Vec<&'static Cipher>,
     by_version: HashMap<Identity, usize>,
     next_place: usize,
+}
+
+/// Permits by key version. The one that was asked for last is mostly the next one, too, and is not looked up.
+#[derive(Default)]
+struct Given {
+    all: HashMap<VersionId, Permit>,
+    last: Option<(VersionId, Permit)>,
+}
+
+impl Given {
+    /// What was given out before, if it still holds.
+    fn renew(&mut self, id: VersionId, epoch: u64) -> Option<Permit> {
+        if let Some((of, permit)) = &mut self.last
+            && *of == id
+        {
+            return renew(Some(permit), epoch);
+        }
+        let permit = renew(self.all.get_mut(&id), epoch)?;
+        self.last = Some((id, permit));
+        Some(permit)
+    }
+
+    fn insert(&mut self, id: VersionId, permit: Permit) {
+        if self.all.len() >= CIPHERS {
+            self.all.clear();
+        }
+        self.all.insert(id, permit);
+        self.last = Some((id, permit));
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.last = None;
+    }
 }
 
 thread_local! {
@@ -229,7 +267,7 @@ fn with_current<R>(mut key: Key, mut body: impl FnMut(&Key) -> Result<R>) -> Res
 /// As [`permit_encrypt`].
 pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
     let epoch = refresh();
-    let given = SESSION.with_borrow_mut(|session| renew(session.decrypting.get_mut(&id), epoch));
+    let given = SESSION.with_borrow_mut(|session| session.decrypting.renew(id, epoch));
     if let Some(permit) = given {
         return Ok(permit);
     }
@@ -239,9 +277,6 @@ pub fn permit_decrypt(id: VersionId) -> Result<Permit> {
     })?;
     let permit = permit(epoch, &key, id.version, Privilege::Decrypt)?;
     SESSION.with_borrow_mut(|session| {
-        if session.decrypting.len() >= CIPHERS {
-            session.decrypting.clear();
-        }
         session.catalog.tell(id);
         session.decrypting.insert(id, permit);
     });
@@ -283,46 +318,6 @@ pub fn permit_rebind(id: VersionId) -> Result<(Permit, Permit)> {
     // As above.
     let from = if from.is_good() { from } else { read(&key)? };
     Ok((from, to))
-}
-
-/// The version of a value, for reading, and the current one of a key, for writing: for a job, whose orderer was asked
-/// for his rights then. The caller holds to the order's keys, and lets nobody else's code run while it has the permits.
-///
-/// # Errors
-/// As [`permit_encrypt`].
-pub fn permit_move(id: VersionId, to: KeyId) -> Result<(Permit, Permit)> {
-    let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
-    let read = || unchecked(epoch, &key, id.version, Privilege::Decrypt);
-    let from = read()?;
-    let to = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(to))?;
-    let to = with_current(to, |key| {
-        unchecked(epoch, key, key.current, Privilege::Encrypt)
-    })?;
-    // As above.
-    let from = if from.is_good() { from } else { read()? };
-    Ok((from, to))
-}
-
-/// The key's current version, for a migration: whoever ordered it was asked for his rights then.
-///
-/// # Errors
-/// Unknown key, a state that does not encrypt, or no key to be had.
-pub fn permit_ordered_encryption(id: KeyId) -> Result<Permit> {
-    let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id))?;
-    let version = key.current;
-    unchecked(epoch, &key, version, Privilege::Encrypt)
-}
-
-/// The version that a value was encrypted with, for a migration.
-///
-/// # Errors
-/// As [`permit_ordered_encryption`].
-pub fn permit_ordered_decryption(id: VersionId) -> Result<Permit> {
-    let epoch = refresh();
-    let key = SESSION.with_borrow_mut(|session| session.catalog.key_by_id(id.key))?;
-    unchecked(epoch, &key, id.version, Privilege::Decrypt)
 }
 
 /// The key's name, for messages.
@@ -590,6 +585,8 @@ fn refresh() -> u64 {
             session.encrypting.clear();
             session.decrypting.clear();
             session.searching.clear();
+            session.ordered.clear();
+            session.terms.clear();
             session.sweep();
         });
     }

@@ -49,7 +49,7 @@ struct Prepared {
 
 /// What a decrypting call site remembers.
 #[derive(Clone, Copy)]
-struct DecryptSite {
+pub struct DecryptSite {
     codec: Codec,
     type_name: &'static str,
     wanted: pg_sys::Oid,
@@ -83,7 +83,7 @@ fn codec_of(call: Call, declared: pg_sys::Oid) -> Result<(Codec, &'static str)> 
 
 /// The context argument: absent in the shorter overloads, never NULL.
 #[inline(always)]
-fn context(call: Call, index: usize) -> Result<Option<Varlena>> {
+pub fn context(call: Call, index: usize) -> Result<Option<Varlena>> {
     if index >= call.len() {
         return Ok(None);
     }
@@ -95,7 +95,7 @@ fn context(call: Call, index: usize) -> Result<Option<Varlena>> {
 }
 
 #[inline(always)]
-fn bytes_of(context: &Option<Varlena>) -> &[u8] {
+pub fn bytes_of(context: &Option<Varlena>) -> &[u8] {
     context.as_ref().map_or(&[], Varlena::bytes)
 }
 
@@ -284,19 +284,7 @@ fn decrypt_site(
     wanted: impl FnOnce(Call) -> pg_sys::Oid,
 ) -> Result<&'static mut DecryptSite> {
     // SAFETY: this call site only ever uses DecryptSite.
-    unsafe {
-        site(call, || {
-            let wanted = wanted(call);
-            let (codec, type_name) = codec_of(call, wanted)?;
-            Ok(DecryptSite {
-                codec,
-                type_name,
-                wanted,
-                permit: None,
-                former_name: None,
-            })
-        })
-    }
+    unsafe { site(call, || DecryptSite::new(call, wanted(call))) }
 }
 
 #[inline(always)]
@@ -307,55 +295,90 @@ fn decrypt(
     function: &str,
 ) -> Result<pg_sys::Datum> {
     let context = context(call, context_at)?;
-    let Some(datum) = call.datum(0) else {
+    let Some(stored) = call.datum(0) else {
         return Ok(call.null());
     };
     // SAFETY: declared as ciphertext.
-    let stored = unsafe { Varlena::from_datum(datum) };
-    let value = Value::parse(stored.bytes())?;
-    let permit = match &site.permit {
-        Some(permit)
-            if permit.key == value.header.key
-                && permit.version == value.header.version
-                && permit.is_good() =>
+    unsafe { site.open(call, stored, bytes_of(&context), function) }
+}
+
+impl DecryptSite {
+    /// One that makes values of the wanted type.
+    ///
+    /// # Errors
+    /// For a type that is not decrypted to.
+    pub fn new(call: Call, wanted: pg_sys::Oid) -> Result<Self> {
+        let (codec, type_name) = codec_of(call, wanted)?;
+        Ok(Self {
+            codec,
+            type_name,
+            wanted,
+            permit: None,
+            former_name: None,
+        })
+    }
+
+    /// The value that a ciphertext is of, for whoever may decrypt it.
+    ///
+    /// # Errors
+    /// Of the right, the key and the type, and for a value that does not open.
+    ///
+    /// # Safety
+    /// `stored` is a ciphertext.
+    #[inline(always)]
+    pub unsafe fn open(
+        &mut self,
+        call: Call,
+        stored: pg_sys::Datum,
+        context: &[u8],
+        function: &str,
+    ) -> Result<pg_sys::Datum> {
+        // SAFETY: the caller's promise.
+        let stored = unsafe { Varlena::from_datum(stored) };
+        let value = Value::parse(stored.bytes())?;
+        let permit = match &self.permit {
+            Some(permit)
+                if permit.key == value.header.key
+                    && permit.version == value.header.version
+                    && permit.is_good() =>
+            {
+                permit
+            }
+            _ => {
+                let id = VersionId {
+                    key: value.header.key,
+                    version: value.header.version,
+                };
+                self.permit.insert(session::permit_decrypt(id)?)
+            }
+        };
+        let written = value.header.plaintext_type;
+        if !self.codec.reads(written, self.type_name.as_bytes())
+            && !reads_former(call, &self.codec, &mut self.former_name, written)?
         {
-            permit
+            return Err(wrong_type(&value, self.wanted));
         }
-        _ => {
-            let id = VersionId {
-                key: value.header.key,
-                version: value.header.version,
-            };
-            site.permit.insert(session::permit_decrypt(id)?)
-        }
-    };
-    let written = value.header.plaintext_type;
-    if !site.codec.reads(written, site.type_name.as_bytes())
-        && !reads_former(call, &site.codec, &mut site.former_name, written)?
-    {
-        return Err(wrong_type(&value, site.wanted));
-    }
-    let context = bytes_of(&context);
-    let plaintext = if value.header.compressed {
-        unpack(permit, &value, context, |packed| {
-            site.codec.value_of(written, packed.len(), |out| {
-                unpack_into(&value, packed, out)
-            })
-        })?
-    } else {
-        site.codec
-            .value_of(written, value.ciphertext.len(), |out| {
-                open(permit, &value, context, out)
+        let plaintext = if value.header.compressed {
+            unpack(permit, &value, context, |packed| {
+                self.codec.value_of(written, packed.len(), |out| {
+                    unpack_into(&value, packed, out)
+                })
             })?
-    };
-    permit.counter.decryption();
-    if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
-        honeytoken::alarm(function, &value);
+        } else {
+            self.codec
+                .value_of(written, value.ciphertext.len(), |out| {
+                    open(permit, &value, context, out)
+                })?
+        };
+        permit.counter.decryption();
+        if permit.guarded && session::is_honeytoken(value.header.key, value.tag) {
+            honeytoken::alarm(function, &value);
+        }
+        if self.wanted != self.codec.base_type {
+            check_domain(plaintext, self.wanted)?;
+        }
+        Ok(plaintext)
     }
-    if site.wanted != site.codec.base_type {
-        check_domain(plaintext, site.wanted)?;
-    }
-    Ok(plaintext)
 }
 
 /// Whether the value names the type as it was called before; `known` is what was found first at this call site.

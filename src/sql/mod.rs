@@ -15,6 +15,7 @@ pub mod jobs;
 pub mod keys;
 pub mod legacy;
 pub mod lifecycle;
+pub mod rechecks;
 pub mod search;
 pub mod status;
 pub mod types;

@@ -32,7 +32,7 @@ use crate::server::xact::End;
 use crate::server::{clock, hidden, process, roles};
 use crate::settings;
 use crate::usage::look_ups::Taken;
-use crate::usage::shared::Report;
+use crate::usage::shared::reporting::{Place, Report, Reporting};
 use crate::usage::version_key::VersionKey;
 
 /// Decryptions of a transaction that are not told yet, at most.
@@ -56,6 +56,8 @@ pub struct Counter {
     decrypt_granted: Cell<u32>,
     touched: Cell<bool>,
     warned: Cell<bool>,
+    /// Where it is told.
+    place: Cell<Place>,
 }
 
 thread_local! {
@@ -80,6 +82,7 @@ pub fn counter(key: &Key, id: VersionId, role: pg_sys::Oid) -> &'static Counter 
                 decrypt_granted: Cell::new(0),
                 touched: Cell::new(false),
                 warned: Cell::new(false),
+                place: Cell::default(),
             }))
         })
     });
@@ -264,11 +267,20 @@ impl Counter {
         TOUCHED.with_borrow_mut(|touched| touched.push(self));
     }
 
-    /// Says what was done and gives back what was not; `false` when it cannot be told yet.
+    /// As [`tell_to`](Self::tell_to), by itself.
     fn tell(&self) -> bool {
+        let told = Reporting::begin().map(|mut tables| self.tell_to(&mut tables));
+        if told == Some(Told::Urgently) {
+            wake::wake_now();
+        }
+        told.is_some_and(|told| told != Told::Not)
+    }
+
+    /// Says what was done and gives back what was not.
+    fn tell_to(&self, tables: &mut Reporting) -> Told {
         let reserved = self.encrypt_granted.get();
         if reserved == 0 && self.decrypt_granted.get() == 0 {
-            return true;
+            return Told::AsEver;
         }
         let report = Report {
             id: VersionKey::here(self.id),
@@ -277,8 +289,8 @@ impl Counter {
             encryptions: reserved - self.encrypt_left.get(),
             decryptions: self.decrypt_granted.get() - self.decrypt_left.get(),
         };
-        let Some(urgent) = shared::report(&report) else {
-            return false;
+        let Some(is_urgent) = tables.report(&report, &self.place) else {
+            return Told::Not;
         };
         for cell in [
             &self.encrypt_left,
@@ -288,11 +300,21 @@ impl Counter {
         ] {
             cell.set(0);
         }
-        if urgent {
-            wake::wake_now();
+        match is_urgent {
+            true => Told::Urgently,
+            false => Told::AsEver,
         }
-        true
     }
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// There was no place: what it says stays counted here.
+    Not,
+    AsEver,
+    /// A flush should not wait.
+    Urgently,
 }
 
 /// This server's limits of a key with this suite and bound, as the settings have the shares.
@@ -315,13 +337,25 @@ fn oldest_reading() -> i64 {
 }
 
 fn tell_all() {
-    TOUCHED.with_borrow_mut(|touched| {
+    let is_urgent = TOUCHED.with_borrow_mut(|touched| {
+        if touched.is_empty() {
+            return false;
+        }
+        let Some(mut tables) = Reporting::begin() else {
+            return false;
+        };
+        let mut is_urgent = false;
         touched.retain(|counter| {
-            let told = counter.tell();
-            counter.touched.set(!told);
-            !told
+            let told = counter.tell_to(&mut tables);
+            is_urgent |= told == Told::Urgently;
+            counter.touched.set(told == Told::Not);
+            told == Told::Not
         });
+        is_urgent
     });
+    if is_urgent {
+        wake::wake_now();
+    }
 }
 
 /// The end of a transaction, in whatever process and way: what was encrypted was, rolled back or not.

@@ -15,12 +15,25 @@ use crate::server::varlena::{self, Varlena};
 use crate::values::codec::Codec;
 
 pub fn row_context(call: Call) -> Result<pg_sys::Datum> {
-    context_of(&[], call, 0)
+    // SAFETY: this call site only ever uses ContextSite.
+    let site = unsafe { site(call, || ContextSite::new(call, 0))? };
+    context_of(site, &[], call, 0)
 }
 
 /// The same with a label before, the name of the place.
 pub fn place_context(call: Call) -> Result<pg_sys::Datum> {
-    let Some(label) = call.datum(0) else {
+    // SAFETY: this call site only ever uses ContextSite.
+    let site = unsafe { site(call, || ContextSite::new(call, 1))? };
+    place_context_of(site, call, 0)
+}
+
+/// The context of a place, of a call's arguments from the label on.
+///
+/// # Errors
+/// Of a label that is none, and of a value that has no bytes.
+#[inline(always)]
+pub fn place_context_of(site: &ContextSite, call: Call, label_at: usize) -> Result<pg_sys::Datum> {
+    let Some(label) = call.datum(label_at) else {
         return Err(Error::NullArgument("label"));
     };
     // SAFETY: declared as text.
@@ -28,7 +41,9 @@ pub fn place_context(call: Call) -> Result<pg_sys::Datum> {
     if !(1..=MAX_LABEL).contains(&label.bytes().len()) {
         return Err(label_length(label.bytes().len()));
     }
-    with_utf8(label.bytes(), |label| context_of(label, call, 1))
+    with_utf8(label.bytes(), |label| {
+        context_of(site, label, call, label_at as i32 + 1)
+    })
 }
 
 /// A context and the one that it takes the place of.
@@ -92,10 +107,14 @@ impl Part {
 
 /// What a call site remembers; nothing where its arguments are elements of an array, or literals without a type.
 #[derive(Clone, Copy)]
-struct ContextSite(Option<&'static [Part]>);
+pub struct ContextSite(Option<&'static [Part]>);
 
 impl ContextSite {
-    fn new(call: Call, from: i32) -> Result<Self> {
+    /// Of the arguments from the given one on.
+    ///
+    /// # Errors
+    /// For a type whose values have no bytes.
+    pub fn new(call: Call, from: i32) -> Result<Self> {
         if call.is_variadic() {
             return Ok(Self(None));
         }
@@ -123,9 +142,7 @@ const ON_STACK: usize = 512;
 
 /// A context of the arguments from the given one on, with a label or an empty one.
 #[inline(always)]
-fn context_of(label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> {
-    // SAFETY: this call site only ever uses ContextSite.
-    let site = unsafe { site(call, || ContextSite::new(call, from))? };
+fn context_of(site: &ContextSite, label: &[u8], call: Call, from: i32) -> Result<pg_sys::Datum> {
     if let ContextSite(Some(parts)) = site {
         if let Some(context) = written::<OF_MOST>(label, call, from, parts)? {
             return Ok(context);

@@ -7,5 +7,6 @@ pub mod context;
 pub mod formers;
 pub mod opens;
 pub mod reseal;
+pub mod same;
 pub mod seal;
 pub mod shape;

@@ -145,7 +145,7 @@ pub fn closed(
     if is_lost(id) {
         return Ok(None);
     }
-    let opened = session::permit_ordered_decryption(id)
+    let opened = session::ordered::permit_decrypt(id)
         .and_then(|permit| plaintext_of(&permit, &value, context));
     let why = match opened {
         Ok(_) => None,

@@ -1,5 +1,6 @@
 //! The launcher: one process for the cluster, connected to no database.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use colcrypt_domain::clock_step::{self, Clocks, Seen};
@@ -47,6 +48,10 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
     let mut clocks = Clocks::new(key_clock::believed());
     let mut dispatch = Dispatch::new();
     let mut rounds = Rounds::default();
+    // As of the last look: a worker that is sent there ends with a FATAL.
+    let mut closed: HashSet<u32> = HashSet::new();
+    // Those of them that somebody was to be sent to.
+    let mut withheld: HashSet<u32> = HashSet::new();
     loop {
         if BackgroundWorker::sighup_received() {
             process::read_settings();
@@ -62,29 +67,47 @@ pub extern "C-unwind" fn colcrypt_launcher_main(_argument: pg_sys::Datum) {
             let waiting = ring::databases();
             let existing = catalog_databases();
             if let Ok(slab) = slab::control() {
-                let oids: Vec<u32> = existing.iter().map(|(oid, _)| oid.to_u32()).collect();
+                let oids: Vec<u32> = existing.iter().map(|database| database.oid).collect();
                 slab::table::forget_other_databases(slab, &oids);
             }
             for database in counted {
-                if !existing.iter().any(|(oid, _)| oid.to_u32() == database) {
+                if !existing.iter().any(|known| known.oid == database) {
                     usage::shared::forget_database(database);
                 }
             }
+            closed = closed_of(&existing);
             keepers = existing
-                .into_iter()
-                .filter_map(|(oid, usable)| usable.then_some(oid))
+                .iter()
+                .filter(|database| database.is_kept())
+                .map(|database| database.oid)
                 .collect();
             forsake_gone(&waiting, &keepers);
         }
-        let mut due = usage::shared::due();
+        keepers.extend(usage::shared::due());
         if rounds.is_retry(clock::boottime_ms()) {
-            due.extend(ring::databases());
+            if !withheld.is_empty() {
+                let existing = catalog_databases();
+                // What was asked for meanwhile is forgotten; a keeper looks for all of it.
+                let opened = existing
+                    .iter()
+                    .filter(|database| database.is_kept() && withheld.contains(&database.oid));
+                keepers.extend(opened.map(|database| database.oid));
+                closed = closed_of(&existing);
+                withheld.retain(|database| closed.contains(database));
+            }
+            keepers.extend(ring::databases());
         }
-        keepers.extend(due.into_iter().map(pg_sys::Oid::from));
         posts.extend(keepers.into_iter().map(|database| Post {
-            database: database.to_u32(),
+            database,
             lane: Lane::Keeper,
         }));
+        posts.retain(|post| {
+            let is_closed = closed.contains(&post.database);
+            if is_closed {
+                withheld.insert(post.database);
+            }
+            !is_closed
+        });
         for post in posts {
             dispatch.add(post);
         }
@@ -118,9 +141,14 @@ fn look_at_clocks(clocks: &mut Clocks) {
 /// What became of the clock: in the server log, and on every database's record.
 fn say(detail: &str) {
     pgrx::log!("colcrypt: {detail}");
-    for (database, usable) in catalog_databases() {
-        if usable {
-            audit::server_event("clock_set", "colcrypt launcher", database, detail);
+    for database in catalog_databases() {
+        if database.is_kept() {
+            audit::server_event(
+                "clock_set",
+                "colcrypt launcher",
+                database.oid.into(),
+                detail,
+            );
         }
     }
 }
@@ -131,9 +159,9 @@ unsafe extern "C-unwind" fn launcher_exits(_code: i32, _argument: pg_sys::Datum)
 }
 
 /// Nobody will write the events of a database that is gone or lets nobody in.
-fn forsake_gone(waiting: &[u32], databases: &[pg_sys::Oid]) {
+fn forsake_gone(waiting: &[u32], databases: &[u32]) {
     for &database in waiting {
-        if !databases.contains(&database.into()) {
+        if !databases.contains(&database) {
             ring::forsake(database);
         }
     }
@@ -147,8 +175,34 @@ fn requested() -> Vec<Post> {
     wake::take().into_iter().map(post).collect()
 }
 
-/// Every database, and whether it takes connections and is no template.
-fn catalog_databases() -> Vec<(pg_sys::Oid, bool)> {
+/// A database of the cluster.
+struct Database {
+    oid: u32,
+    /// Whether it takes connections.
+    is_open: bool,
+    is_template: bool,
+}
+
+impl Database {
+    /// Whether it is visited in every round: a template is copied, which nobody may be connected to.
+    fn is_kept(&self) -> bool {
+        self.is_open && !self.is_template
+    }
+}
+
+/// Those that let nobody in.
+fn closed_of(databases: &[Database]) -> HashSet<u32> {
+    databases
+        .iter()
+        .filter(|database| !database.is_open)
+        .map(|database| database.oid)
+        .collect()
+}
+
+/// Stands in `datconnlimit` of a database whose DROP was broken off.
+const IS_INVALID: i32 = -2;
+
+fn catalog_databases() -> Vec<Database> {
     let mut databases = Vec::new();
     // SAFETY: a transaction around a scan of a shared catalog, which is all a process without a
     // database can read; column numbers are the server's own constants.
@@ -180,10 +234,14 @@ fn catalog_databases() -> Vec<(pg_sys::Oid, bool)> {
                 bool::from_datum(datum, is_null).unwrap_or(false)
             };
             let (oid, is_null) = column(pg_sys::Anum_pg_database_oid);
-            let usable = flag(pg_sys::Anum_pg_database_datallowconn)
-                && !flag(pg_sys::Anum_pg_database_datistemplate);
+            let (limit, no_limit) = column(pg_sys::Anum_pg_database_datconnlimit);
+            let is_invalid = i32::from_datum(limit, no_limit) == Some(IS_INVALID);
             if let Some(oid) = pg_sys::Oid::from_datum(oid, is_null) {
-                databases.push((oid, usable));
+                databases.push(Database {
+                    oid: oid.to_u32(),
+                    is_open: flag(pg_sys::Anum_pg_database_datallowconn) && !is_invalid,
+                    is_template: flag(pg_sys::Anum_pg_database_datistemplate),
+                });
             }
         }
         pg_sys::systable_endscan(scan);

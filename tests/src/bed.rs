@@ -130,7 +130,7 @@ impl Bed {
         (self.cluster.postmaster_pid(), broker.expect("found"))
     }
 
-    /// Asks a setting to change everywhere, and waits until the broker has taken it in.
+    /// Asks a setting to change everywhere.
     pub fn set(&self, line: &str) {
         self.cluster.append_conf(line);
         self.cluster.reload();

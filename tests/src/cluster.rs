@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use postgres::{Client, Config, NoTls};
 
+use crate::db::{LONG, Sql};
 use crate::install::{Installation, ServerUser};
-use crate::process::{self, run};
+use crate::process::{self, run, wait_for};
 
 /// Sockets lie in different directories, so one port number serves all.
 const PORT: u16 = 5432;
@@ -205,9 +206,14 @@ impl Cluster {
         self.start();
     }
 
-    /// Makes the server read its configuration again.
+    /// Makes the server read its configuration again, and waits until it has: what begins after this has the new
+    /// settings, and what is running was told before.
     pub fn reload(&self) {
+        // By the server's clock, which a test may have turned back.
+        let read_at = || self.client().one("SELECT pg_conf_load_time()");
+        let before = read_at();
         run(&mut self.pg_ctl(&["reload"]));
+        wait_for("the settings to be read", LONG, || read_at() != before);
     }
 
     /// Appends a line to postgresql.conf; [`Self::reload`] or [`Self::restart`] makes it count.

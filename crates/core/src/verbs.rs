@@ -257,6 +257,8 @@ pub const EVERYBODYS: &[&str] = &[
     "context_recv",
     "context_send",
     "decrypt_col",
+    "decrypts_to",
+    "decrypts_to_in_place",
     "either_context",
     "encrypt_col",
     "encrypt_for_row",

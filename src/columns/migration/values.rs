@@ -68,7 +68,7 @@ impl Values {
     /// A plaintext as a ciphertext of the key's current version.
     pub fn seal(&self, plaintext: pg_sys::Datum, context: &[u8]) -> Result<pg_sys::Datum> {
         let context = context::written(context);
-        let permit = session::permit_ordered_encryption(self.key.id)?;
+        let permit = session::ordered::permit_encrypt(self.key.id)?;
         let header = Header {
             suite: permit.suite,
             key: permit.key,
@@ -115,7 +115,7 @@ impl Values {
             version: value.header.version,
         };
         let permit = match right {
-            Right::Order => session::permit_ordered_decryption(version)?,
+            Right::Order => session::ordered::permit_decrypt(version)?,
             Right::Writer => session::permit_decrypt(version)?,
         };
         let plaintext = seal::plaintext_of(&permit, &value, context)?;

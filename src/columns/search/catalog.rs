@@ -9,15 +9,29 @@ fn uuid(id: [u8; 16]) -> pgrx::Uuid {
     pgrx::Uuid::from_bytes(id)
 }
 
-/// Forgets companions under these versions, and a search index that has none left; how many companions the table has
-/// left.
+/// The companion's column is there from here on.
 ///
 /// # Errors
 /// Of SPI.
-pub fn forget(index: &SearchIndex, versions: &[i32]) -> Result<i64> {
+pub fn note_made(index: &SearchIndex, companion: &Companion) -> Result<()> {
     spi::execute(
-        "DELETE FROM colcrypt.search_companion WHERE search_index_id = $1 AND key_version = ANY ($2)",
+        "UPDATE colcrypt.search_companion SET is_made = true WHERE search_index_id = $1 AND key_version = $2 AND NOT is_made",
+        &[uuid(index.id).into(), companion.version.int().into()],
+    )?;
+    Ok(())
+}
+
+/// Forgets companions under these versions, and a search index that has none left. What the columns are called now that
+/// were made for them, and how many companions the table has left.
+///
+/// # Errors
+/// Of SPI.
+pub fn forget(index: &SearchIndex, versions: &[i32]) -> Result<(Vec<String>, i64)> {
+    let forgotten = spi::query(
+        "WITH gone AS (DELETE FROM colcrypt.search_companion WHERE search_index_id = $1 AND key_version = ANY ($2) \
+             RETURNING attribute, is_made) SELECT attribute::text FROM gone WHERE is_made",
         &[uuid(index.id).into(), versions.to_vec().into()],
+        |row| spi::at::<String>(row, 1),
     )?;
     spi::execute(
         "DELETE FROM colcrypt.search_index i WHERE search_index_id = $1 \
@@ -36,24 +50,25 @@ pub fn forget(index: &SearchIndex, versions: &[i32]) -> Result<i64> {
         &[index.relation.into()],
         |row| spi::at::<i64>(row, 1),
     )?;
-    Ok(left.into_iter().next().unwrap_or_default())
+    Ok((forgotten, left.into_iter().next().unwrap_or_default()))
 }
 
 /// Has look-ups use a companion from here on, and no former one. Whoever sees this transaction sees all its terms.
+/// False where another has taken its place meanwhile.
 ///
 /// # Errors
 /// Of SPI.
-pub fn make_ready(index: &SearchIndex, companion: &Companion, index_name: &str) -> Result<()> {
-    spi::execute(
+pub fn make_ready(index: &SearchIndex, companion: &Companion, index_name: &str) -> Result<bool> {
+    let made = spi::execute(
         "UPDATE colcrypt.search_companion SET state = 'ready', ready_xid = pg_current_xact_id(), ready_at = clock_timestamp(), \
-             index_name = $3::text::name WHERE search_index_id = $1 AND key_version = $2",
+             index_name = $3::text::name WHERE search_index_id = $1 AND key_version = $2 AND state <> 'retired'",
         &[
             uuid(index.id).into(),
             companion.version.int().into(),
             index_name.into(),
         ],
     )?;
-    Ok(())
+    Ok(made > 0)
 }
 
 /// The companions of a search index that another takes the place of, which nobody looks up by from here on.

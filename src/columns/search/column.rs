@@ -3,6 +3,7 @@
 
 use colcrypt_core::KeyId;
 use colcrypt_domain::quote::quote_identifier;
+use colcrypt_search::Kind;
 use pgrx::pg_sys;
 
 use crate::catalog::search::{self, SearchIndex};
@@ -12,6 +13,17 @@ use crate::columns::search::opened::{Keys, Opener};
 use crate::error::Result;
 use crate::server::relation::{Attribute, Held};
 use crate::server::{spi, watched};
+
+/// A companion in a table, where it is of the type that terms of the kind are held in. What else has its name is
+/// somebody's own: no datum of it is read as a term.
+pub fn companion_in<'a>(held: &'a Held, kind: Kind, companion: &str) -> Option<&'a Attribute> {
+    let of = match kind {
+        Kind::Equality => pg_sys::BYTEAOID,
+        Kind::Range | Kind::Text => pg_sys::INT8ARRAYOID,
+    };
+    held.attribute(companion)
+        .filter(|attribute| attribute.type_oid == of)
+}
 
 /// A column's registration, as it holds for a table: its own, or that of the nearest table above it.
 pub struct Registered {

@@ -21,14 +21,19 @@ struct Concerned {
 }
 
 fn concerned(table: pg_sys::Oid, column: &str) -> Result<Option<Concerned>> {
+    concerned_with(table, column, true)
+}
+
+/// The same, of companions that are about to go, too, or without them.
+fn concerned_with(table: pg_sys::Oid, column: &str, retired: bool) -> Result<Option<Concerned>> {
     if !search::are_any()? {
         return Ok(None);
     }
     let found = spi::query(
         "SELECT i.attribute::text, i.kind, i.attribute <> $2::text::name FROM colcrypt.search_index i \
-         WHERE i.relation = $1::oid::regclass AND (i.attribute = $2::text::name OR EXISTS (SELECT FROM colcrypt.search_companion c \
-             WHERE c.search_index_id = i.search_index_id AND c.attribute = $2::text::name)) ORDER BY i.kind LIMIT 1",
-        &[table.into(), column.into()],
+             WHERE i.relation = $1::oid::regclass AND (i.attribute = $2::text::name OR EXISTS (SELECT FROM colcrypt.search_companion c \
+                 WHERE c.search_index_id = i.search_index_id AND c.attribute = $2::text::name AND ($3 OR c.state <> 'retired') AND c.is_made)) ORDER BY i.kind LIMIT 1",
+        &[table.into(), column.into(), retired.into()],
         |row| {
             Ok(Concerned {
                 attribute: spi::at(row, 1)?,
@@ -59,27 +64,43 @@ fn stands(table: pg_sys::Oid, what: String, index: &Concerned) -> Result<()> {
 fn refuse(table: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
     match concerned(table, column)? {
         None => Ok(()),
-        Some(index) => {
-            let what = format!("column {} cannot be {what}", quote_identifier(column));
-            stands(table, what, &index)
-        }
+        Some(index) => stands_as(table, column, what, &index),
     }
+}
+
+fn stands_as(table: pg_sys::Oid, column: &str, what: &str, index: &Concerned) -> Result<()> {
+    let what = format!("column {} cannot be {what}", quote_identifier(column));
+    stands(table, what, index)
+}
+
+/// What is about to go anyway its owner may drop himself, with what somebody else has made on it.
+///
+/// # Errors
+/// For a column that is searched, and for a companion that is in use.
+pub fn dropped(table: pg_sys::Oid, column: &str) -> Result<()> {
+    if let Some(index) = concerned_with(table, column, false)? {
+        return stands_as(table, column, "dropped", &index);
+    }
+    if !search::are_any()? {
+        return Ok(());
+    }
+    // Its name may be another column's by the time that the job comes for it.
+    spi::execute(
+        "DELETE FROM colcrypt.search_companion c USING colcrypt.search_index i WHERE i.search_index_id = c.search_index_id \
+           AND i.relation = $1::oid::regclass AND c.attribute = $2::text::name AND c.state = 'retired'",
+        &[table.into(), column.into()],
+    )?;
+    Ok(())
 }
 
 /// # Errors
 /// For a column that is searched, and for a companion.
-pub fn dropped(table: pg_sys::Oid, column: &str) -> Result<()> {
-    refuse(table, column, "dropped")
-}
-
-/// # Errors
-/// As [`dropped`].
 pub fn retyped(table: pg_sys::Oid, column: &str) -> Result<()> {
     refuse(table, column, "given another type")
 }
 
 /// # Errors
-/// As [`dropped`].
+/// As [`retyped`].
 pub fn computed(table: pg_sys::Oid, column: &str) -> Result<()> {
     refuse(table, column, "computed anew")
 }
@@ -149,7 +170,7 @@ pub fn renamed(table: pg_sys::Oid, from: &str, to: &str) -> Result<()> {
     for statement in [
         "UPDATE colcrypt.search_index SET attribute = $3::text::name WHERE relation = $1::oid::regclass AND attribute = $2::text::name",
         "UPDATE colcrypt.search_companion c SET attribute = $3::text::name FROM colcrypt.search_index i \
-         WHERE i.search_index_id = c.search_index_id AND i.relation = $1::oid::regclass AND c.attribute = $2::text::name",
+         WHERE i.search_index_id = c.search_index_id AND i.relation = $1::oid::regclass AND c.attribute = $2::text::name AND c.is_made",
         "UPDATE colcrypt.search_job s SET attribute = $3::text::name FROM colcrypt.job j \
          WHERE j.job_id = s.job_id AND j.relation = $1::oid::regclass AND s.attribute = $2::text::name",
     ] {
@@ -182,7 +203,7 @@ pub fn forget_table(table: pg_sys::Oid) -> Result<()> {
         |row| spi::at::<pgrx::Uuid>(row, 1),
     )?;
     gone.iter()
-        .try_for_each(|id| end_jobs(*id.as_bytes(), "the table was dropped"))
+        .try_for_each(|id| end_jobs(*id.as_bytes(), None, "the table was dropped"))
 }
 
 /// The tables above this one, itself among them, whose columns are searched.
@@ -279,7 +300,7 @@ pub fn index_dropped(table: pg_sys::Oid) -> Result<()> {
     }
     let lacks = spi::query(
         "SELECT 1 FROM colcrypt.search_companion c JOIN colcrypt.search_index s USING (search_index_id) \
-         WHERE s.relation = $1::oid::regclass AND c.state = 'ready' AND NOT EXISTS ( \
+         WHERE s.relation = $1::oid::regclass AND c.state <> 'retired' AND c.index_name IS NOT NULL AND NOT EXISTS ( \
              SELECT FROM pg_attribute a JOIN pg_index i ON i.indrelid = a.attrelid AND i.indnatts = 1 AND i.indkey[0] = a.attnum \
              WHERE a.attrelid = $1 AND a.attname = c.attribute AND NOT a.attisdropped \
                AND i.indisvalid AND i.indpred IS NULL AND (i.indisunique OR NOT s.is_unique)) LIMIT 1",

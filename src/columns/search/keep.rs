@@ -25,7 +25,7 @@ use crate::catalog::epoch;
 use crate::catalog::search::CompanionState;
 use crate::columns::moved::{self, Address, Of};
 use crate::columns::row_context::RowContext;
-use crate::columns::search::column::{Registered, Source, indexes_above};
+use crate::columns::search::column::{Registered, Source, companion_in, indexes_above};
 use crate::columns::search::foreign_keys;
 use crate::columns::search::making::Making;
 use crate::columns::search::marked;
@@ -146,9 +146,10 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
         };
         let column = &mut columns[at];
         for companion in &index.companions {
-            // One that is not there yet has nothing to be kept, nor has one that is about to go, but for a foreign key
-            // that is on it still.
-            let Some(place) = held.attribute(&companion.attribute) else {
+            // One that is not there yet has nothing to be kept, nor has one that is about to go, but for what
+            // rests on its values still.
+            let place = companion_in(&held, index.kind, &companion.attribute);
+            let Some(place) = place.filter(|_| companion.is_made) else {
                 continue;
             };
             if companion.state == CompanionState::Retired
@@ -297,10 +298,12 @@ impl Column {
         Ok(())
     }
 
-    /// Whether each companion has a term that the row before had not.
+    /// Whether each companion has a term that the row before had not, and that no default of this server's gave.
     fn terms_come(&self, rows: &Rows) -> bool {
         self.companions.iter().all(|companion| {
-            rows.value(companion.number).is_some() && !rows.keeps(companion.number)
+            rows.value(companion.number).is_some()
+                && !rows.keeps(companion.number)
+                && !rows.has_default(companion.number)
         })
     }
 

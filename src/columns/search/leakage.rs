@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use zeroize::Zeroizing;
 
 use crate::catalog::search::{self, SearchIndex};
-use crate::columns::search::column;
+use crate::columns::search::column::{self, companion_in};
 use crate::columns::search::lookups::elements;
 use crate::columns::search::sampled::{self, Sampled};
 use crate::columns::search::term::class_of;
@@ -313,15 +313,15 @@ fn measured(index: &SearchIndex) -> Result<Option<Measured>> {
     for leaf in reach::all_leaves(&[index.relation], Elsewhere::Left)? {
         let table = Held::take(leaf, Lock::Read)?;
         let attribute =
-            table
-                .attribute(&companion.attribute)
-                .ok_or_else(|| Error::ColumnChanged {
+            companion_in(&table, index.kind, &companion.attribute).ok_or_else(|| {
+                Error::ColumnChanged {
                     column: format!(
                         "{}.{}",
                         table.shown(),
                         quote_identifier(&companion.attribute)
                     ),
-                })?;
+                }
+            })?;
         let number = attribute.number;
         scan::each_row(&table, |row| {
             found.rows += 1;

@@ -128,7 +128,7 @@ fn last(now: u64, asked: Asked<'_>) -> Option<Rc<Found>> {
 }
 
 /// The index that a call names with its first two arguments, and leave to look up by it. None where the planner asks
-/// for an estimate and the key is not at hand: planning waits for nobody.
+/// for an estimate and the key is not at hand: that waits for nobody.
 fn found(
     call: Call,
     kind: Kind,
@@ -174,7 +174,11 @@ fn found(
     if is_estimate && !session::search::is_at_hand(found.id) {
         return Ok(None);
     }
-    let permit = session::search::permit_search(found.id)?;
+    let permit = match session::search::permit_search(found.id) {
+        // Only the look-up itself says why it cannot be.
+        Err(_) if is_estimate => return Ok(None),
+        other => other?,
+    };
     // An estimate is no look-up, but the rows that it expects tell whether the value is a common one: where look-ups
     // are limited there is none.
     if is_estimate && permit.counter.has_limit() {
@@ -286,7 +290,7 @@ pub fn search_term(call: Call) -> Result<pg_sys::Datum> {
     look_up.count(1)?;
     let found = &look_up.found;
     // SAFETY: the type that the parser resolved, which the maker was made for.
-    let made = |key: &SearchKey| unsafe { found.maker.term_once(key, value) };
+    let made = |key: &SearchKey| unsafe { found.maker.term_of(key, value) };
     let term = look_up.permit.with_terms(made)??;
     // SAFETY: a term of an equality index, just made.
     unsafe { look_up.watch("search_term", term) };
@@ -315,7 +319,7 @@ pub fn search_terms(call: Call) -> Result<pg_sys::Datum> {
                     pgrx::check_for_interrupts!();
                 }
                 // SAFETY: an element of the array, whose type the maker was made for.
-                terms.push(unsafe { found.maker.term(&prepared, value)? });
+                terms.push(unsafe { found.maker.equality(&prepared, value)? });
             }
             Ok(terms)
         })??;

@@ -67,11 +67,8 @@ impl Making {
             }
         };
         let term = |shown: pg_sys::Datum| {
-            permit.with_terms(|key| {
-                let prepared = self.maker.prepare(key);
-                // SAFETY: the caller's promise; what is made to fit is of the same type.
-                unsafe { self.maker.term(&prepared, shown) }
-            })?
+            // SAFETY: the caller's promise; what is made to fit is of the same type.
+            permit.with_terms(|key| unsafe { self.maker.term_of(key, shown) })?
         };
         match &self.fit {
             None => term(value),

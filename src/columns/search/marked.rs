@@ -14,6 +14,7 @@ use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, each};
 use crate::catalog::search::{self, Companion, CompanionState, SearchIndex};
 use crate::columns::registration::{self, Under};
+use crate::columns::search::column::companion_in;
 use crate::error::{Error, Result};
 use crate::rows::reach::{self, Elsewhere};
 use crate::server::relation::{Held, Lock};
@@ -171,7 +172,7 @@ fn remember(index: &SearchIndex, companions: &[&Companion], marks: &Marks) -> Re
         let terms: Vec<(KeyVersion, i16)> = companions
             .iter()
             .filter_map(|companion| {
-                let attribute = table.attribute(&companion.attribute)?;
+                let attribute = companion_in(&table, Kind::Equality, &companion.attribute)?;
                 Some((companion.version, attribute.number))
             })
             .collect();

@@ -164,7 +164,7 @@ impl Opener {
         {
             return Ok(permit);
         }
-        let permit = session::permit_ordered_decryption(id)?;
+        let permit = session::ordered::permit_decrypt(id)?;
         self.permit.set(Some((id, permit)));
         Ok(permit)
     }

@@ -210,7 +210,8 @@ fn taken_up(index: &SearchIndex) -> Result<Option<i64>> {
         version: companion.version.int(),
         index: index.id,
         drops: false,
-        remakes: false,
+        // Somebody had found its terms to be those of other rows.
+        remakes: companion.has_been_ready,
     })?;
     Ok(Some(job))
 }
@@ -295,7 +296,7 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
     let key = may_drop(&index)?;
     foreign_keys::refuse_tied(&index)?;
     catalog::retire(index.id)?;
-    end_jobs(index.id, "the search index was dropped")?;
+    end_jobs(index.id, None, "the search index was dropped")?;
     let Some(first) = index.companions.first() else {
         catalog::forget(&index, &[])?;
         return Ok(call.null());

@@ -102,42 +102,28 @@ impl Maker {
     ///
     /// # Safety
     /// `value` is a datum of the type that this was made for.
-    pub unsafe fn term(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
+    pub unsafe fn term_of(&self, key: &SearchKey, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
         // SAFETY: the caller's promise.
         unsafe {
             match self.label.kind() {
-                Kind::Equality => self.equality(prepared, value),
+                Kind::Equality => with_value(self.base_type, value, |value| {
+                    // One term is made of the key itself: to take the label in before would cost another context.
+                    let term = key.equality_of(&self.label, value, self.bits);
+                    varlena_from(term.map_err(corrupt)?.as_bytes())
+                }),
                 Kind::Range => {
-                    let spec = self.range()?;
-                    let key = place_of(self.base_type, value)?;
-                    array(spec.terms(prepared, key))
+                    let place = place_of(self.base_type, value)?;
+                    array(self.range()?.terms(&self.prepare(key), place))
                 }
                 Kind::Text => {
                     let grams = self.grams()?;
                     with_value(self.base_type, value, |value| {
                         let letters = value.letters().unwrap_or_default();
-                        let terms = grams.terms(prepared, letters, &mut interrupts);
+                        let terms = grams.terms(&self.prepare(key), letters, &mut interrupts);
                         array(terms.map_err(|NoRoom { bytes }| Error::OutOfMemory { bytes })?)
                     })
                 }
             }
-        }
-    }
-
-    /// The equality term of one value.
-    ///
-    /// # Errors
-    /// As [`term`](Self::term).
-    ///
-    /// # Safety
-    /// As [`term`](Self::term).
-    pub unsafe fn term_once(&self, key: &SearchKey, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            with_value(self.base_type, value, |value| {
-                let term = key.equality_of(&self.label, value, self.bits);
-                varlena_from(term.map_err(corrupt)?.as_bytes())
-            })
         }
     }
 
@@ -149,9 +135,18 @@ impl Maker {
         self.grams.ok_or_else(|| corrupt("no n-grams"))
     }
 
+    /// The equality term of one of many values.
+    ///
+    /// # Errors
+    /// As [`term_of`](Self::term_of).
+    ///
     /// # Safety
-    /// As [`term`](Self::term).
-    unsafe fn equality(&self, prepared: &Prepared, value: pg_sys::Datum) -> Result<pg_sys::Datum> {
+    /// As [`term_of`](Self::term_of).
+    pub unsafe fn equality(
+        &self,
+        prepared: &Prepared,
+        value: pg_sys::Datum,
+    ) -> Result<pg_sys::Datum> {
         // SAFETY: the caller's promise.
         unsafe {
             with_value(self.base_type, value, |value| {
@@ -165,10 +160,10 @@ impl Maker {
     /// would take too many, is covered by the largest.
     ///
     /// # Errors
-    /// As [`term`](Self::term).
+    /// As [`term_of`](Self::term_of).
     ///
     /// # Safety
-    /// As [`term`](Self::term), of both.
+    /// As [`term_of`](Self::term_of), of both.
     pub unsafe fn between(
         &self,
         prepared: &Prepared,

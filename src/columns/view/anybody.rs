@@ -10,6 +10,9 @@ use crate::catalog::epoch;
 use crate::columns::view::has_readers;
 use crate::server::{planned, rethrow, tree, types};
 
+/// What a view asks of each of its columns.
+const QUESTION: &CStr = c"may_read_column";
+
 /// Takes the questions out of what a query reads by access views.
 ///
 /// # Safety
@@ -66,15 +69,36 @@ unsafe fn in_query(query: *mut pg_sys::Query) -> bool {
 ///
 /// # Safety
 /// A place that holds an expression.
-unsafe fn in_expression(mut place: *mut *mut pg_sys::Node) -> bool {
+unsafe fn in_expression(place: *mut *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        let Some(place) = case_in(place) else {
+            return false;
+        };
+        match planned::guarded((*place).cast()) {
+            Some((asks, shown)) if is_answered(asks) => {
+                *place = shown;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Where the CASE is by which a view shows an encrypted column.
+///
+/// # Safety
+/// A place that holds an expression.
+unsafe fn case_in(mut place: *mut *mut pg_sys::Node) -> Option<*mut *mut pg_sys::Node> {
     // SAFETY: the caller's promise; a node is what its tag says.
     unsafe {
         loop {
             let node = *place;
             if node.is_null() {
-                return false;
+                return None;
             }
             place = match (*node).type_ {
+                NodeTag::T_CaseExpr => return Some(place),
                 NodeTag::T_RelabelType => {
                     (&raw mut (*node.cast::<pg_sys::RelabelType>()).arg).cast()
                 }
@@ -84,25 +108,45 @@ unsafe fn in_expression(mut place: *mut *mut pg_sys::Node) -> bool {
                 NodeTag::T_CoerceToDomain => {
                     (&raw mut (*node.cast::<pg_sys::CoerceToDomain>()).arg).cast()
                 }
+                NodeTag::T_CoerceViaIO => {
+                    (&raw mut (*node.cast::<pg_sys::CoerceViaIO>()).arg).cast()
+                }
+                NodeTag::T_ArrayCoerceExpr => {
+                    (&raw mut (*node.cast::<pg_sys::ArrayCoerceExpr>()).arg).cast()
+                }
                 NodeTag::T_FuncExpr => {
                     let arguments = (*node.cast::<pg_sys::FuncExpr>()).args;
                     if arguments.is_null() {
-                        return false;
+                        return None;
                     }
                     (*arguments).elements.cast()
                 }
-                NodeTag::T_CaseExpr => {
-                    let Some((asks, shown)) = planned::guarded(node.cast()) else {
-                        return false;
-                    };
-                    if !is_answered(asks) {
-                        return false;
-                    }
-                    *place = shown;
-                    return true;
-                }
-                _ => return false,
+                _ => return None,
             };
+        }
+    }
+}
+
+/// Has what a view shows ask who reads it as a view asks now, where it is one of an earlier release: those asked in
+/// subqueries.
+///
+/// # Safety
+/// A list of target entries, which nobody else has.
+pub unsafe fn ask_plainly(targets: *mut pg_sys::List) {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        for target in tree::each::<pg_sys::TargetEntry>(targets) {
+            let Some(place) = case_in((&raw mut (*target).expr).cast()) else {
+                continue;
+            };
+            let whens = (*(*place).cast::<pg_sys::CaseExpr>()).args;
+            for when in tree::each::<pg_sys::CaseWhen>(whens) {
+                if let Some(call) = call_in((*when).expr.cast())
+                    && types::is_function((*call).funcid, &[QUESTION])
+                {
+                    (*when).expr = call.cast();
+                }
+            }
         }
     }
 }
@@ -115,23 +159,10 @@ unsafe fn is_answered(condition: *mut pg_sys::Node) -> bool {
     // SAFETY: the caller's promise; a node is what its tag says, the arguments are constants of the declared types, and
     // a name ends with NUL.
     unsafe {
-        if !tree::is(condition, NodeTag::T_SubLink) {
+        let Some(call) = call_in(condition) else {
             return false;
-        }
-        let link = &*condition.cast::<pg_sys::SubLink>();
-        if link.subLinkType != pg_sys::SubLinkType::EXPR_SUBLINK
-            || !tree::is(link.subselect, NodeTag::T_Query)
-        {
-            return false;
-        }
-        let asks = &*link.subselect.cast::<pg_sys::Query>();
-        let targets = tree::items::<pg_sys::TargetEntry>(asks.targetList);
-        let [target] = targets[..] else { return false };
-        if !is_bare(asks) || !tree::is((*target).expr, NodeTag::T_FuncExpr) {
-            return false;
-        }
-        let call = &*(*target).expr.cast::<pg_sys::FuncExpr>();
-        let arguments = tree::items::<pg_sys::Node>(call.args);
+        };
+        let arguments = tree::items::<pg_sys::Node>((*call).args);
         let [table, attribute] = arguments[..] else {
             return false;
         };
@@ -141,13 +172,40 @@ unsafe fn is_answered(condition: *mut pg_sys::Node) -> bool {
         ) else {
             return false;
         };
-        if !types::is_function(call.funcid, &[c"may_read_column"]) {
+        if !types::is_function((*call).funcid, &[QUESTION]) {
             return false;
         }
         let attribute = CStr::from_ptr(attribute.cast_mut_ptr()).to_string_lossy();
         let table = pg_sys::Oid::from(table.value() as u32);
         // Where the catalog cannot be read the question stays, and says so.
         rethrow::guard(|| has_readers(table, attribute.into_owned())).is_ok_and(|has| !has)
+    }
+}
+
+/// The call that a condition is, or that a subquery of nothing else is: views of earlier releases have those.
+///
+/// # Safety
+/// An expression.
+unsafe fn call_in(condition: *mut pg_sys::Node) -> Option<*mut pg_sys::FuncExpr> {
+    // SAFETY: the caller's promise; a node is what its tag says.
+    unsafe {
+        if tree::is(condition, NodeTag::T_FuncExpr) {
+            return Some(condition.cast());
+        }
+        if !tree::is(condition, NodeTag::T_SubLink) {
+            return None;
+        }
+        let link = &*condition.cast::<pg_sys::SubLink>();
+        if link.subLinkType != pg_sys::SubLinkType::EXPR_SUBLINK
+            || !tree::is(link.subselect, NodeTag::T_Query)
+        {
+            return None;
+        }
+        let asks = &*link.subselect.cast::<pg_sys::Query>();
+        let targets = tree::items::<pg_sys::TargetEntry>(asks.targetList);
+        let [target] = targets[..] else { return None };
+        (is_bare(asks) && tree::is((*target).expr, NodeTag::T_FuncExpr))
+            .then_some((*target).expr.cast())
     }
 }
 

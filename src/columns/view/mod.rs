@@ -29,8 +29,9 @@ use crate::columns::view::order::order_of;
 use crate::columns::{registered, registration, row_key};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::call_site::site;
 use crate::server::relation::{Held, Lock, Named};
-use crate::server::{relation, roles, spi};
+use crate::server::{clock, enclosure, process, relation, roles, spi};
 
 /// The table's columns in order, but for those that hold search terms.
 ///
@@ -404,12 +405,12 @@ thread_local! {
     static READERS: RefCell<ReadersOf> = RefCell::default();
 }
 
-/// The readers of a registered column.
+/// The readers of a registered column, and the epoch that they are of.
 fn with_readers<T>(
     table: pg_sys::Oid,
     attribute: String,
     ask: impl FnOnce(&Readers) -> T,
-) -> Result<T> {
+) -> Result<(T, u64)> {
     let epoch = epoch::refresh(false);
     let place = (table, attribute);
     let is_known = READERS.with_borrow_mut(|kept| {
@@ -435,7 +436,9 @@ fn with_readers<T>(
         };
         READERS.with_borrow_mut(|kept| kept.columns.insert(place.clone(), readers.map(names)));
     }
-    Ok(READERS.with_borrow(|kept| ask(kept.columns.get(&place).unwrap_or(&Some(Vec::new())))))
+    let answer =
+        READERS.with_borrow(|kept| ask(kept.columns.get(&place).unwrap_or(&Some(Vec::new()))));
+    Ok((answer, epoch))
 }
 
 /// Whether not everybody reads a registered column, as of now.
@@ -443,7 +446,7 @@ fn with_readers<T>(
 /// # Errors
 /// For a column that is not registered.
 pub fn has_readers(table: pg_sys::Oid, attribute: String) -> Result<bool> {
-    with_readers(table, attribute, Option::is_some)
+    Ok(with_readers(table, attribute, Option::is_some)?.0)
 }
 
 /// Readers that were dropped, or not there when a dump was restored: without a word everybody would see NULL.
@@ -460,11 +463,61 @@ fn warn_of_nobody(table: pg_sys::Oid, attribute: &str) {
     );
 }
 
+/// What a call site was answered, for as long as nothing that it rests on changes: a statement asks for each row.
+#[derive(Clone, Copy)]
+struct Answer {
+    table: pg_sys::Oid,
+    attribute: pg_sys::NameData,
+    user: pg_sys::Oid,
+    statement: i64,
+    epoch: u64,
+    may: bool,
+}
+
 pub fn may_read_column(call: Call) -> Result<pg_sys::Datum> {
+    // SAFETY: declared as regclass and name, whose datum points to NAMEDATALEN bytes; this call site only ever uses
+    // this type.
+    let (asked, kept) = unsafe {
+        let attribute = call.datum(1).ok_or(Error::NullArgument("attribute"))?;
+        let asked = Answer {
+            table: call.get(0).ok_or(Error::NullArgument("relation"))?,
+            attribute: *attribute.cast_mut_ptr::<pg_sys::NameData>(),
+            user: roles::current_user(),
+            statement: clock::statement_start(),
+            epoch: epoch::current(),
+            may: false,
+        };
+        (asked, site::<Option<Answer>>(call, || Ok(None))?)
+    };
+    if let Some(answer) = kept
+        && answer.holds_for(&asked)
+    {
+        return Ok(pg_sys::Datum::from(answer.may));
+    }
     let (table, attribute) = registered::target(call)?;
-    let user = roles::current_user();
+    let (may, epoch) = may_read(table, attribute, asked.user)?;
+    *kept = Some(Answer {
+        may,
+        epoch,
+        ..asked
+    });
+    Ok(pg_sys::Datum::from(may))
+}
+
+impl Answer {
+    fn holds_for(&self, asked: &Self) -> bool {
+        self.statement == asked.statement
+            && self.epoch == asked.epoch
+            && self.user == asked.user
+            && self.table == asked.table
+            && self.attribute.data == asked.attribute.data
+    }
+}
+
+/// Whether a role is among the readers, and the epoch that these are of.
+fn may_read(table: pg_sys::Oid, attribute: String, user: pg_sys::Oid) -> Result<(bool, u64)> {
     let shown = attribute.clone();
-    let (may, is_anybody) = with_readers(table, attribute, |readers| match readers {
+    let ((may, is_anybody), epoch) = with_readers(table, attribute, |readers| match readers {
         None => (true, true),
         Some(names) => {
             // SAFETY: a look-up in the role catalog.
@@ -480,8 +533,9 @@ pub fn may_read_column(call: Call) -> Result<pg_sys::Datum> {
             (may, is_anybody)
         }
     })?;
-    if !is_anybody {
+    // Once: neither where the planner asks for its estimates, nor in each parallel worker.
+    if !is_anybody && !enclosure::is_planning() && !process::is_parallel_worker() {
         warn_of_nobody(table, &shown);
     }
-    Ok(pg_sys::Datum::from(may))
+    Ok((may, epoch))
 }

@@ -39,7 +39,7 @@ fn step(job: &Job) -> Result<Next> {
             key: value.header.key,
             version: value.header.version,
         };
-        let is_bound = match session::permit_ordered_decryption(id) {
+        let is_bound = match session::ordered::permit_decrypt(id) {
             Ok(permit) => reseal::is_bound_to_first(&permit, value, context)?,
             // One row's key in such a state holds up no other row.
             Err(Error::KeyState { .. }) if job.keyring.is_some() => false,

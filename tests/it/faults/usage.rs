@@ -148,3 +148,45 @@ fn a_standby_keeps_its_counts_over_a_restart() {
     let mut promoted = standby.client();
     wait_for("the flush", LONG, || promoted.number(TOTAL) == 1005);
 }
+
+/// Nobody can be sent to a database that lets nobody in: what is counted for it waits in memory.
+#[test]
+fn a_database_that_is_closed_is_left_alone_until_it_opens() {
+    let bed = Bed::on_file(&[
+        "colcrypt.usage_flush_interval = '200ms'",
+        "colcrypt.naptime = '1s'",
+    ]);
+    let mut open = bed.cluster.client();
+    open.batch_execute("CREATE DATABASE shut").unwrap();
+    let path = bed.cluster.root_key("shut.key");
+    let mut shut = bed.cluster.client_db("shut");
+    shut.batch_execute(&format!(
+        "CREATE EXTENSION colcrypt;
+         SELECT colcrypt.add_provider('f', 'file', '{{\"path\": \"{}\"}}');
+         SELECT colcrypt.create_keyring('ring', 'f'); SELECT colcrypt.create_key('k', 'ring')",
+        path.display()
+    ))
+    .unwrap();
+    encrypt(&mut shut, 10);
+    wait_for("the flush", LONG, || shut.number(TOTAL) == 10);
+    open.batch_execute("ALTER DATABASE shut ALLOW_CONNECTIONS false")
+        .unwrap();
+    encrypt(&mut shut, 20);
+    let mut flushes = |of: std::ops::RangeInclusive<i64>| {
+        for nth in of {
+            encrypt(&mut open, 1);
+            wait_for("a flush elsewhere", LONG, || open.number(TOTAL) == nth);
+        }
+        let log = bed.cluster.log();
+        log.matches("not currently accepting connections").count()
+    };
+    // Until the next round the launcher does not know.
+    let before = flushes(1..=10);
+    assert_eq!(flushes(11..=20), before);
+    assert_eq!(shut.number(TOTAL), 10);
+    open.batch_execute("ALTER DATABASE shut ALLOW_CONNECTIONS true")
+        .unwrap();
+    wait_for("the flush of what waited", LONG, || {
+        shut.number(TOTAL) == 30
+    });
+}

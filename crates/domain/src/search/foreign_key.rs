@@ -21,6 +21,17 @@ pub struct ForeignKey {
     /// Whether the referencing table has partitions: then it is made with all rows checked, since the server knows no
     /// other way.
     pub is_partitioned: bool,
+    pub checked: Checked,
+}
+
+/// Which rows a foreign key has been checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    All,
+    /// Those that were written since it was made: it is NOT VALID.
+    New,
+    /// None: it is NOT ENFORCED, as PostgreSQL 18 knows it.
+    None,
 }
 
 /// What the server calls an action.
@@ -61,13 +72,13 @@ impl ForeignKey {
             (true, false) => " DEFERRABLE",
             (true, true) => " DEFERRABLE INITIALLY DEFERRED",
         };
-        let not_valid = if self.is_partitioned {
-            ""
-        } else {
-            " NOT VALID"
+        let checked = match self.checked {
+            Checked::None => " NOT ENFORCED",
+            Checked::All if self.is_partitioned => "",
+            Checked::All | Checked::New => " NOT VALID",
         };
         format!(
-            "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {} ON UPDATE {}{deferrable}{not_valid}",
+            "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {} ON UPDATE {}{deferrable}{checked}",
             self.referencing,
             quote_identifier(name),
             quote_identifier(referencing),
@@ -117,6 +128,7 @@ mod tests {
             is_deferrable: false,
             is_deferred: false,
             is_partitioned: false,
+            checked: Checked::All,
         }
     }
 
@@ -148,6 +160,26 @@ mod tests {
                 .add("n", "a", "b")
                 .ends_with(" DEFERRABLE NOT VALID")
         );
+    }
+
+    #[test]
+    fn one_is_checked_for_no_more_rows_than_the_other_was() {
+        let made = |checked, is_partitioned| {
+            let key = ForeignKey {
+                checked,
+                is_partitioned,
+                ..key()
+            };
+            let sql = key.add("n", "a", "b");
+            sql.split_once("ON UPDATE NO ACTION")
+                .expect("both")
+                .1
+                .to_owned()
+        };
+        assert_eq!(made(Checked::New, false), " NOT VALID");
+        assert_eq!(made(Checked::New, true), " NOT VALID");
+        assert_eq!(made(Checked::None, false), " NOT ENFORCED");
+        assert_eq!(made(Checked::None, true), " NOT ENFORCED");
     }
 
     #[test]

@@ -89,6 +89,12 @@ pub struct Branch<'a> {
     pub has_trigger: bool,
 }
 
+/// What is said of a companion, by which it is known.
+#[must_use]
+pub fn comment_of_companion(attribute: &str) -> String {
+    format!("search terms of {attribute}, kept by colcrypt")
+}
+
 /// Adds a companion to the first table, and so to all below it, and the trigger where it is missing.
 #[must_use]
 pub fn add_companion(
@@ -110,10 +116,7 @@ pub fn add_companion(
         format!(
             "COMMENT ON COLUMN {}.{quoted} IS {}",
             top.table,
-            crate::quote::quote_literal(format!(
-                "search terms of {}, kept by colcrypt",
-                quote_identifier(attribute)
-            ))
+            crate::quote::quote_literal(comment_of_companion(&quote_identifier(attribute)))
         ),
     ];
     let missing = tree

@@ -146,11 +146,12 @@ pub fn default_name(table: &str) -> String {
     with_suffix(table, "_access")
 }
 
-/// `may_read_column(…)` as a subquery, so that it is asked once a statement.
+/// `may_read_column(…)`, which a statement is answered once, however many rows ask. No subquery: the server looks
+/// through those of a view each time that a prepared statement is executed.
 #[must_use]
 pub fn may_read(table: &str, column: &str) -> String {
     format!(
-        "(SELECT colcrypt.may_read_column({}::pg_catalog.regclass, {}::pg_catalog.name))",
+        "colcrypt.may_read_column({}::pg_catalog.regclass, {}::pg_catalog.name)",
         quote_literal(table),
         quote_literal(column)
     )
@@ -295,7 +296,7 @@ pub(crate) mod tests {
         assert_eq!(
             all[1],
             "CREATE OR REPLACE VIEW s.t_access WITH (security_invoker = true) AS SELECT id, \
-             (CASE WHEN (SELECT colcrypt.may_read_column('s.t'::pg_catalog.regclass, 'iban'::pg_catalog.name)) \
+             (CASE WHEN colcrypt.may_read_column('s.t'::pg_catalog.regclass, 'iban'::pg_catalog.name) \
              THEN colcrypt.decrypt_col(iban, NULL::text, (row_context(id))::pg_catalog.bytea) END)::character varying(34) AS iban \
              FROM s.t AS t"
         );

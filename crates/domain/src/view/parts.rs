@@ -104,7 +104,7 @@ mod tests {
         let sql = parts("t", "s.t", &columns);
         assert!(sql.contains(
             "colcrypt.encrypt_col(\"colcrypt: values to be encrypted\".\"colcrypt: values to be encrypted 0\", 'k', (f(id))::pg_catalog.bytea), \
-             (f(id))::pg_catalog.bytea, colcrypt.decrypt_col(iban, NULL::text, (f(id))::pg_catalog.bytea), (SELECT colcrypt.may_read_column("
+             (f(id))::pg_catalog.bytea, colcrypt.decrypt_col(iban, NULL::text, (f(id))::pg_catalog.bytea), colcrypt.may_read_column("
         ), "{sql}");
         assert!(sql.contains("encrypted 1\", 'k'), NULL::pg_catalog.bytea, colcrypt.decrypt_col(pin, NULL::text), "), "{sql}");
     }

@@ -15,6 +15,8 @@ pub enum Why {
     NotReady(Kind),
     OlderSnapshot,
     NoRight,
+    OutOfUse,
+    OutOfReach,
     NotKept(String),
     NotHere(String),
     Volatile,
@@ -52,9 +54,9 @@ impl fmt::Display for Why {
                 return write!(f, "its search index of kind {kind} is still being built");
             }
             Self::OlderSnapshot => "this transaction's snapshot is older than the search index",
-            Self::NoRight => {
-                "the role has no right to search with the search key, or the key is not in use now"
-            }
+            Self::NoRight => "the role has no right to search with the search key",
+            Self::OutOfUse => "the search key is not in use now",
+            Self::OutOfReach => "the search key is out of reach now",
             Self::NotKept(table) => {
                 return write!(
                     f,

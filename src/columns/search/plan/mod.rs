@@ -11,6 +11,7 @@ pub mod calls;
 mod decided;
 mod names;
 mod plaintext;
+mod rechecked;
 mod rewriter;
 mod shown;
 mod tables;

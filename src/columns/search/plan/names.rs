@@ -10,10 +10,25 @@ use pgrx::pg_sys;
 use crate::catalog::epoch;
 use crate::server::{ours, tree, types};
 
+/// Where a decryption has its arguments.
+#[derive(Clone, Copy)]
+pub struct Form {
+    /// What stands for the type, and has no value.
+    pub witness: Option<usize>,
+    pub context: Option<usize>,
+}
+
 pub struct Names {
     /// decrypt_col and try_decrypt_col.
     decrypting: Vec<pg_sys::Oid>,
+    /// decrypt_col alone, in its forms.
+    decrypt_col: Vec<(pg_sys::Oid, Form)>,
+    /// place_context, with a key and without.
+    place_context: [pg_sys::Oid; 2],
     pub recheck: pg_sys::Oid,
+    /// Without a context, and with one.
+    pub decrypts_to: [pg_sys::Oid; 2],
+    pub decrypts_to_in_place: pg_sys::Oid,
     pub on_terms: pg_sys::Oid,
     pub search_term: pg_sys::Oid,
     pub search_terms: pg_sys::Oid,
@@ -29,10 +44,23 @@ impl Names {
         self.decrypting.contains(&function)
     }
 
+    /// The form of a decryption that raises an error for what does not open; none of another function.
+    pub fn form_of(&self, function: pg_sys::Oid) -> Option<Form> {
+        let found = self.decrypt_col.iter().find(|(of, _)| *of == function);
+        found.map(|(_, form)| *form)
+    }
+
+    pub fn is_place_context(&self, function: pg_sys::Oid) -> bool {
+        self.place_context.contains(&function)
+    }
+
     /// Whether a function is one of those that conditions on terms are made of.
     pub fn is_of_terms(&self, function: pg_sys::Oid) -> bool {
         [
             self.recheck,
+            self.decrypts_to[0],
+            self.decrypts_to[1],
+            self.decrypts_to_in_place,
             self.on_terms,
             self.search_term,
             self.search_terms,
@@ -65,29 +93,46 @@ pub fn known(epoch: u64) -> Option<Rc<Names>> {
 
 fn look() -> Option<Names> {
     use pg_sys::{
-        ANYARRAYOID, ANYELEMENTOID, BOOLOID, BYTEAOID, INT4OID, INT8ARRAYOID, NAMEOID, REGCLASSOID,
-        TEXTOID,
+        ANYARRAYOID, ANYELEMENTOID, ANYOID, BOOLOID, BYTEAOID, INT4OID, INT8ARRAYOID, NAMEOID,
+        REGCLASSOID, TEXTOID,
     };
     let ciphertext = types::ciphertext_oid()?;
     let context = context_type()?;
-    let mut decrypting = Vec::new();
-    for name in [c"decrypt_col", c"try_decrypt_col"] {
-        let overloads: [&[pg_sys::Oid]; 4] = [
-            &[ciphertext],
-            &[ciphertext, context],
-            &[ciphertext, ANYELEMENTOID],
+    let form = |witness, context| Form { witness, context };
+    let overloads: [(&[pg_sys::Oid], _); 4] = [
+        (&[ciphertext], form(None, None)),
+        (&[ciphertext, context], form(None, Some(1))),
+        (&[ciphertext, ANYELEMENTOID], form(Some(1), None)),
+        (
             &[ciphertext, ANYELEMENTOID, BYTEAOID],
-        ];
-        decrypting.extend(
-            overloads
-                .iter()
-                .filter_map(|arguments| function(name, arguments)),
-        );
-    }
+            form(Some(1), Some(2)),
+        ),
+    ];
+    let all_of = |name| {
+        let found = |(arguments, form)| Some((function(name, arguments)?, form));
+        overloads.into_iter().filter_map(found).collect::<Vec<_>>()
+    };
+    let decrypt_col = all_of(c"decrypt_col");
+    let try_decrypt_col = all_of(c"try_decrypt_col");
+    let decrypting = decrypt_col.iter().chain(&try_decrypt_col);
+    let compared = [ciphertext, ANYELEMENTOID];
     let of_column = [REGCLASSOID, NAMEOID];
     let with = |more: &[pg_sys::Oid]| [of_column.as_slice(), more].concat();
     Some(Names {
-        decrypting,
+        decrypting: decrypting.map(|(function, _)| *function).collect(),
+        decrypt_col,
+        place_context: [
+            function(c"place_context", &[TEXTOID])?,
+            function(c"place_context", &[TEXTOID, ANYOID])?,
+        ],
+        decrypts_to: [
+            function(c"decrypts_to", &compared)?,
+            function(c"decrypts_to", &[compared.as_slice(), &[BYTEAOID]].concat())?,
+        ],
+        decrypts_to_in_place: function(
+            c"decrypts_to_in_place",
+            &[compared.as_slice(), &[TEXTOID, ANYOID]].concat(),
+        )?,
         recheck: function(c"recheck", &[BOOLOID])?,
         on_terms: function(c"on_terms", &[BOOLOID])?,
         search_term: function(c"search_term", &with(&[ANYELEMENTOID, INT4OID]))?,

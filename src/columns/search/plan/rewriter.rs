@@ -11,8 +11,9 @@ use crate::columns::search::plan::asked::{self, Asked, Condition, asked};
 use crate::columns::search::plan::decided::{self, Decision, Why};
 use crate::columns::search::plan::names::{self, Names};
 use crate::columns::search::plan::plaintext::Plaintext;
-use crate::columns::search::plan::tables::{KnownColumn, KnownTable, Usable, known};
-use crate::columns::search::plan::terms::{Terms, recheck};
+use crate::columns::search::plan::rechecked::rechecked;
+use crate::columns::search::plan::tables::{KnownColumn, KnownTable, Usable, known, with_key};
+use crate::columns::search::plan::terms::Terms;
 use crate::columns::search::plan::{shown, unserved};
 use crate::error::Result;
 use crate::server::constants;
@@ -113,7 +114,7 @@ impl Rewriter {
                 is_changed = true;
                 all.push(match self.stays_as_it_is(join, condition) {
                     true => condition,
-                    false => recheck(&self.names, condition),
+                    false => rechecked(&self.names, condition),
                 });
                 all.extend(beside);
             }
@@ -421,7 +422,7 @@ impl Rewriter {
     /// A span that [`served`](Self::served) took on.
     unsafe fn span(&self, span: &Span) -> Option<*mut pg_sys::Node> {
         let column = self.table.column(span.of.number)?;
-        let usable = *self.table.usable(column, Kind::Range).ok()?.first()?;
+        let usable = with_key(&self.table.usable(column, Kind::Range).ok()?).ok()?;
         let terms = self.in_column(column, usable, &span.of);
         let open = || constants::null(span.type_oid);
         // SAFETY: the caller's promise.
@@ -455,8 +456,7 @@ impl Rewriter {
         condition: &Condition,
         kind: Kind,
     ) -> Outcome<Usable<'a>> {
-        let all = self.all_usable(column, condition, kind)?;
-        all.first().copied().ok_or(Why::NotReady(kind))
+        with_key(&self.all_usable(column, condition, kind)?)
     }
 
     /// The companions that may serve; the plan is told what it depends on.

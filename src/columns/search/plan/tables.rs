@@ -15,7 +15,8 @@ use crate::catalog::search::{self, CompanionState, SearchIndex};
 use crate::columns::search::plan::decided::Why;
 use crate::error::Result;
 use crate::server::{heirs, relation, types, watched};
-use crate::session;
+use crate::session::{self, search::Standing};
+use crate::settings::{self, WithoutKey};
 
 /// The function of the trigger that keeps terms.
 const FUNCTION: &CStr = c"keep_terms";
@@ -57,13 +58,17 @@ pub struct Usable<'a> {
     /// Its number in the table.
     pub number: i16,
     pub version: KeyVersion,
+    /// Whether its key is not in use, so that a look-up says what is the matter with it.
+    pub only_says_why: bool,
 }
 
 impl Usable<'_> {
     /// Whether terms of both are equal where values are.
     pub fn is_comparable(&self, other: &Usable<'_>) -> bool {
         let (one, two) = (self.index, other.index);
-        self.version == other.version
+        // No key is asked for where terms are compared: it could not say why.
+        !self.only_says_why
+            && self.version == other.version
             && one.key == two.key
             && one.terms_of() == two.terms_of()
             && (one.kind, one.class, one.bits) == (two.kind, two.class, two.bits)
@@ -133,24 +138,60 @@ impl KnownTable {
             return Err(Why::OlderSnapshot);
         }
         ready.sort_unstable_by_key(|companion| std::cmp::Reverse(companion.version.number()));
-        let mut usable: Vec<Usable<'a>> = ready
-            .into_iter()
-            .map(|companion| Usable {
-                index: &known.index,
-                number: companion.number,
-                version: companion.version,
-            })
-            .collect();
-        usable.retain(|it| {
-            session::search::may_search(VersionId {
-                key: it.index.key,
-                version: it.version,
-            })
-        });
-        if usable.is_empty() {
-            return Err(Why::NoRight);
+        by_key(&known.index, &ready)
+    }
+}
+
+/// The first of some companions whose key is to be had. Only a look-up asks: none is needed where terms are compared.
+///
+/// # Errors
+/// That there is none, unless the look-up itself is to say so.
+pub fn with_key<'a>(companions: &[Usable<'a>]) -> std::result::Result<Usable<'a>, Why> {
+    let errs = settings::SEARCH_WITHOUT_KEY.get() == WithoutKey::Error;
+    let has_key = |it: &&Usable<'a>| {
+        errs || session::search::is_in_reach(VersionId {
+            key: it.index.key,
+            version: it.version,
+        })
+    };
+    let first = companions.iter().find(has_key);
+    first.copied().ok_or(Why::OutOfReach)
+}
+
+/// Those of an index's companions that the role at hand may look up by now, their keys considered.
+fn by_key<'a>(
+    index: &'a SearchIndex,
+    companions: &[&KnownCompanion],
+) -> std::result::Result<Vec<Usable<'a>>, Why> {
+    let errs = settings::SEARCH_WITHOUT_KEY.get() == WithoutKey::Error;
+    let (mut usable, mut out_of_use) = (Vec::new(), Vec::new());
+    let mut why = Why::NoRight;
+    for companion in companions {
+        let id = VersionId {
+            key: index.key,
+            version: companion.version,
+        };
+        let it = |only_says_why| Usable {
+            index,
+            number: companion.number,
+            version: companion.version,
+            only_says_why,
+        };
+        match session::search::standing(id) {
+            Standing::NoRight => {}
+            Standing::OutOfUse => {
+                why = Why::OutOfUse;
+                out_of_use.push(it(true));
+            }
+            Standing::May => usable.push(it(false)),
         }
-        Ok(usable)
+    }
+    if usable.is_empty() && errs {
+        usable = out_of_use;
+    }
+    match usable.is_empty() {
+        true => Err(why),
+        false => Ok(usable),
     }
 }
 

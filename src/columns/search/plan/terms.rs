@@ -22,15 +22,6 @@ pub struct Terms<'a> {
     pub guards: &'a [*mut pg_sys::Node],
 }
 
-/// A condition itself, which says of itself that it is passed by all rows that the one on terms lets pass.
-///
-/// # Safety
-/// A boolean.
-pub unsafe fn recheck(names: &Names, condition: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: the function as it is declared.
-    unsafe { planned::call(names.recheck, pg_sys::BOOLOID, [condition]) }
-}
-
 /// Expressions of the query that is being planned go in, and come out.
 impl Terms<'_> {
     /// # Safety

@@ -11,8 +11,6 @@ use crate::server::tree;
 pub struct Assignments {
     pub targets: *mut pg_sys::List,
     pub numbers: Vec<i16>,
-    /// Whether a subquery of ours is among them: who may read a column.
-    pub asks_who_reads: bool,
 }
 
 /// Where the rows are that a statement assigns to and takes values from.
@@ -111,7 +109,7 @@ pub unsafe fn update(
                 moved.push(column.number);
             }
         }
-        let (mut numbers, mut list, mut asks_who_reads) = (Vec::new(), Vec::new(), false);
+        let (mut numbers, mut list) = (Vec::new(), Vec::new());
         for (at, column) in shape.columns.iter().enumerate() {
             let assigned = match (&column.kind, given[at]) {
                 (Kind::Encrypted(it), given) => {
@@ -130,7 +128,6 @@ pub unsafe fn update(
                                 }
                                 None => shape.encrypted(it, expression, &after),
                             };
-                            asks_who_reads |= it.has_readers;
                             match it.has_readers {
                                 true => shape.kept(it, new, stays()),
                                 false => new,
@@ -147,7 +144,6 @@ pub unsafe fn update(
         Some(Assignments {
             targets: tree::list(list),
             numbers,
-            asks_who_reads,
         })
     }
 }
@@ -283,6 +279,5 @@ pub fn insert(shape: &ViewShape, values: &[(usize, *mut pg_sys::Node)]) -> Assig
     Assignments {
         targets: tree::list(list),
         numbers,
-        asks_who_reads: false,
     }
 }

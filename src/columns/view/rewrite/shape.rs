@@ -13,6 +13,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use crate::catalog::epoch;
 use crate::columns::view;
+use crate::columns::view::anybody;
 use crate::columns::view::order::order_of;
 use crate::error::Result;
 use crate::server::tree::{self, Memory};
@@ -125,15 +126,19 @@ impl ViewShape {
         }
     }
 
-    /// The value encrypted, bound to what it is bound to in this row.
+    /// The value encrypted, bound to what it is bound to in this row. A NULL is one without a key.
     pub fn encrypted(
         &self,
         of: &Encrypted,
         value: *mut pg_sys::Node,
         row: &Row,
     ) -> *mut pg_sys::Node {
-        // SAFETY: kept expressions are copied by what puts others into them.
+        // SAFETY: kept expressions are copied by what puts others into them; a node is what its tag says.
         unsafe {
+            if tree::is(value, NodeTag::T_Const) && (*value.cast::<pg_sys::Const>()).constisnull {
+                let (type_oid, collation) = (pg_sys::exprType(of.encrypt), pg_sys::Oid::INVALID);
+                return pg_sys::makeNullConst(type_oid, -1, collation).cast();
+            }
             let mut sublinks = false;
             let value = tree::list([tree::target(value, of.nth, c"")]);
             let valued = tree::replace(
@@ -344,6 +349,7 @@ unsafe fn made(view: pg_sys::Relation) -> Result<Option<ViewShape>> {
         let _path = spi::safe_search_path();
         let targets: *mut pg_sys::List = tree::copy((*query).targetList);
         pg_sys::ChangeVarNodes(targets.cast(), index, ROW, 0);
+        anybody::ask_plainly(targets);
         let expected = tree::analyzed(&parts::shown(&bare, &name, &columns));
         if !is_over(expected, table) {
             return Ok(None);

@@ -79,7 +79,6 @@ impl Making<'_> {
             };
             let assigned = assign::update(self.view, self.shape, (*self.query).targetList, places)?;
             (*self.query).targetList = assigned.targets;
-            (*self.query).hasSubLinks |= assigned.asks_who_reads;
             self.ask(
                 table,
                 UPDATE | SELECT,
@@ -182,7 +181,7 @@ impl Making<'_> {
                 table,
                 &mut sublinks,
             );
-            (*self.query).hasSubLinks = sublinks || assigned.asks_who_reads;
+            (*self.query).hasSubLinks = sublinks;
             Some(assigned.numbers)
         }
     }

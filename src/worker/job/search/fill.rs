@@ -12,7 +12,7 @@ use pgrx::{PgMemoryContexts, Spi, pg_sys};
 
 use crate::catalog::search::Companion;
 use crate::columns::moved::{Address, BATCH_BYTES, Batch};
-use crate::columns::search::column::Source;
+use crate::columns::search::column::{Source, companion_in};
 use crate::columns::search::ddl;
 use crate::columns::search::making::Making;
 use crate::columns::search::opened::Right;
@@ -174,8 +174,7 @@ fn attributes<'a>(
     let source = held
         .attribute(&work.index.attribute)
         .ok_or_else(|| changed(&quote_identifier(&work.index.attribute)))?;
-    let terms = held
-        .attribute(&companion.attribute)
+    let terms = companion_in(held, work.index.kind, &companion.attribute)
         .ok_or_else(|| changed(&quote_identifier(&companion.attribute)))?;
     Ok((source, terms))
 }

@@ -10,6 +10,7 @@ use colcrypt_domain::search::index_name;
 use pgrx::pg_sys;
 
 use crate::catalog::search::Companion;
+use crate::columns::renamed;
 use crate::columns::search::ddl;
 use crate::columns::search::work::Work;
 use crate::error::Result;
@@ -85,6 +86,7 @@ fn hurry() {
 fn drop_index(table: pg_sys::Oid, name: &str) -> Result<Next> {
     hurry();
     let owner = Named::take(table, Lock::Exclusive)?.owner();
+    let _names = renamed::Unheeded::begin();
     run_as(owner, &[format!("DROP INDEX {name}")])?;
     Ok(Next::Again)
 }

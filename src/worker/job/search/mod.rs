@@ -116,7 +116,13 @@ fn check(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
         job.record(&from_the_start(Phase::Indexing), [])?;
         return Ok(Next::Again);
     };
-    catalog::make_ready(&work.index, companion, &index)?;
+    ddl::follow_grants(&work.index, companion)?;
+    if !catalog::make_ready(&work.index, companion, &index)? {
+        return job.finish(
+            Phase::Cancelled,
+            Some("another version has taken its place".into()),
+        );
+    }
     marked::remember_all(&work.index, companion)?;
     if catalog::retire_former(&work.index, companion)? > 0 {
         queue_drop(work)?;
@@ -131,22 +137,26 @@ fn check(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
 }
 
 fn queue_drop(work: &Work) -> Result<()> {
-    let former = work.index.companions.iter().find(|former| {
-        work.makes
-            .as_ref()
-            .is_some_and(|made| former.version < made.version)
-    });
-    let Some(former) = former else { return Ok(()) };
-    queue(&Order {
-        relation: work.index.relation,
-        attribute: &work.index.attribute,
-        companion: &former.attribute,
-        key: work.index.key.bigint(),
-        version: former.version.int(),
-        index: work.index.id,
-        drops: true,
-        remakes: false,
-    })?;
+    let Some(made) = &work.makes else {
+        return Ok(());
+    };
+    // Of each, since a job that makes one anew becomes the one that drops it.
+    let former =
+        work.index.companions.iter().filter(|former| {
+            former.version < made.version && former.state != CompanionState::Retired
+        });
+    for former in former {
+        queue(&Order {
+            relation: work.index.relation,
+            attribute: &work.index.attribute,
+            companion: &former.attribute,
+            key: work.index.key.bigint(),
+            version: former.version.int(),
+            index: work.index.id,
+            drops: true,
+            remakes: false,
+        })?;
+    }
     Ok(())
 }
 
@@ -163,15 +173,35 @@ fn drop_retired(job: &Job, work: &Work) -> Result<Next> {
         job.record("last_error = NULL, tries = 0, retry_at = NULL", [])?;
         return Ok(Next::Again);
     }
-    ddl::undo(&work.index, &retired)?;
+    if !retired.is_empty() || work.index.companions.is_empty() {
+        // Once more, now that nobody else has the table.
+        ddl::undo(&work.index, &retired, |column| {
+            foreign_keys::refuse_loss(&work.index, column)
+        })?;
+    }
     job.record("last_error = NULL", [])?;
     job.finish(Phase::Done, None)
 }
 
-/// Takes back what was made. A companion that look-ups use already stays.
+/// Takes back what was made. A companion that look-ups use already stays, and one that they have used: its index keeps
+/// values apart.
 fn cancel(job: &Job, work: &Work, companion: &Companion) -> Result<Next> {
+    if companion.state == CompanionState::Building && companion.has_been_ready {
+        // Rows that are written from here on are kept apart, too.
+        if ddl::lacks_trigger(work.index.relation)? {
+            ddl::prepare(&work.index, companion)?;
+        }
+        return job.finish(
+            Phase::Failed,
+            Some(
+                "it was cancelled: no query looks up by the search index until colcrypt.retry_job has its terms made anew, or \
+                 colcrypt.drop_search_index drops it"
+                    .into(),
+            ),
+        );
+    }
     if companion.state == CompanionState::Building {
-        ddl::undo(&work.index, std::slice::from_ref(companion))?;
+        ddl::undo(&work.index, std::slice::from_ref(companion), |_| Ok(()))?;
     }
     forget_errors(job)?;
     job.finish(Phase::Cancelled, None)

@@ -46,7 +46,7 @@ impl Resealing {
                 (*from, *to)
             }
             _ => {
-                let (from, to) = session::permit_move(id, target)?;
+                let (from, to) = session::ordered::permit_move(id, target)?;
                 self.permits = Some((id, target, from, to));
                 (from, to)
             }

@@ -58,6 +58,8 @@ fn ordinary_roles_administer_nothing() {
             "context_recv",
             "context_send",
             "decrypt_col",
+            "decrypts_to",
+            "decrypts_to_in_place",
             "either_context",
             "encrypt_col",
             "encrypt_for_row",

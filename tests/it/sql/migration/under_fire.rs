@@ -59,6 +59,11 @@ fn reach(cluster: &Cluster, client: &mut Client, phase: &str) -> Client {
                     "SELECT phase = '{phase}' AND blocks_done > 0 FROM colcrypt.job_progress WHERE job_id = 1"
                 ))
             });
+            if phase == "scrubbing" {
+                // It is not over before the next phase is asked for, however slow the machine is.
+                cluster.append_conf("colcrypt.job_rows_per_second = 5");
+                cluster.reload();
+            }
         }
     }
     holder
@@ -82,7 +87,8 @@ fn ends_well(cluster: &Cluster, client: &mut Client, rows: u32) {
         format!("1:{rows}")
     );
     assert_eq!(in_use(cluster, client, "people_encrypted", "plain "), 0);
-    assert_eq!(in_use(cluster, client, "pg_statistic", "plain "), 0);
+    // Autovacuum may have gathered other texts with the word.
+    assert_eq!(in_use(cluster, client, "pg_statistic", "plain 1"), 0);
     rotate(client);
     assert_eq!(
         versions(client, "people_encrypted", "ssn"),
@@ -171,10 +177,7 @@ fn kill_9_of_the_worker_in_every_phase() {
                 .copied()
         };
         wait_for("a worker", LONG, || {
-            worker().is_some_and(|pid| {
-                process::kill9(pid);
-                true
-            })
+            worker().is_some_and(process::kill9_if_there)
         });
         cluster.wait_for_recovery(before);
     });

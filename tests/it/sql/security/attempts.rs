@@ -585,7 +585,7 @@ fn roles_and_settings() {
     );
     assert_eq!(
         format!("{settable:?}"),
-        "[[Some(\"colcrypt.allow_drop\")], [Some(\"colcrypt.key_wait_timeout\")], [Some(\"colcrypt.search_rewrite\")], [Some(\"colcrypt.view_rewrite\")]]"
+        "[[Some(\"colcrypt.allow_drop\")], [Some(\"colcrypt.key_wait_timeout\")], [Some(\"colcrypt.search_rewrite\")], [Some(\"colcrypt.search_without_key\")], [Some(\"colcrypt.view_rewrite\")]]"
     );
     user.run("SET row_security = off; SET check_function_bodies = off; SET default_transaction_read_only = on");
     user.fails("42501", "SELECT v FROM public.t_access");

@@ -160,7 +160,7 @@ fn what_the_table_generates_is_not_inserted_and_no_part_of_a_context() {
 fn what_the_table_changed_is_shown_to_who_may_read_it() {
     assert_eq!(
         of(Some("f(id)")).sql(&Step::Shown(vec![true])).unwrap(),
-        "SELECT (CASE WHEN (SELECT colcrypt.may_read_column('s.t'::pg_catalog.regclass, 'iban'::pg_catalog.name)) \
+        "SELECT (CASE WHEN colcrypt.may_read_column('s.t'::pg_catalog.regclass, 'iban'::pg_catalog.name) \
          AND colcrypt.has_key_privilege('k', 'decrypt') THEN colcrypt.decrypt_col($3, NULL::text, \
          (SELECT (f(id))::pg_catalog.bytea FROM (SELECT ($2).id AS id) AS t)) END)::text"
     );

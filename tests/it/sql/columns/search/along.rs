@@ -300,7 +300,7 @@ fn who_may_search_a_plain_column_is_who_owns_it_and_manages_the_search_key() {
 }
 
 /// A parent, its children, and companions of one search domain on both.
-fn related(on_delete: &str) -> Db {
+pub fn related(on_delete: &str) -> Db {
     let mut db = accounts(50);
     let c = &mut db.client;
     c.run(&format!(

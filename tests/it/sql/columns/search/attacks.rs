@@ -4,10 +4,11 @@
 use colcrypt_tests::of_search::{
     index, people, sealed, terms_are_right, wait_for_good_jobs, with_search_key,
 };
+use colcrypt_tests::wait_for;
 use postgres::Client;
 
 use super::bed::wait_until_seen;
-use crate::common::{Db, Sql, role};
+use crate::common::{Db, LONG, Sql, role};
 
 const TRIGGER: &str = "\"~colcrypt:terms\"";
 
@@ -307,6 +308,66 @@ fn making_terms_of_a_huge_value_is_interrupted() {
         c.fails(
             "22023",
             &format!("SELECT pattern_terms('t', 'email', '%abc%', '', {version})"),
+        );
+    }
+}
+
+/// Between a rotation's order and its job a table's owner takes the name that the new companion is to have.
+#[test]
+fn a_column_of_the_owners_is_never_read_as_terms() {
+    for (stranger, write) in [
+        ("int8 DEFAULT 1", true),
+        ("bytea DEFAULT '\\x00'", true),
+        ("bigint[] DEFAULT '{1}'", true),
+        ("text", false),
+    ] {
+        let mut db = searched();
+        let boss = role(&mut db.client);
+        db.client.run(&format!(
+            "ALTER TABLE t OWNER TO {boss}; GRANT CREATE ON SCHEMA public TO {boss}"
+        ));
+        let mut owner = db.connect_as(&boss);
+        owner.run("BEGIN; LOCK TABLE t");
+        db.client.run("SELECT rotate_key('s')");
+        let name = db
+            .client
+            .one("SELECT attribute FROM colcrypt.search_companion WHERE state = 'building'");
+        owner.run(&format!(
+            "ALTER TABLE t ADD COLUMN {name} {stranger}; COMMIT"
+        ));
+        let c = &mut db.client;
+        wait_for("the job to say what is in its way", LONG, || {
+            c.yes("SELECT EXISTS (SELECT FROM colcrypt.job WHERE last_error LIKE 'column %is not one that colcrypt has made%')")
+        });
+        if write {
+            c.run("UPDATE t SET id = id; UPDATE t SET n = n + 1");
+            let row = sealed("'new@example.org'", "500");
+            c.run(&format!("INSERT INTO t VALUES (500, {row})"));
+        }
+        // One of another type was not touched, and nothing looks up by any.
+        if !stranger.starts_with("bytea") {
+            let kept = format!("SELECT count(DISTINCT {name}::text) <= 1 FROM t");
+            assert!(c.yes(&kept), "{stranger}");
+        }
+        assert_eq!(
+            c.one("SELECT count(*) FROM t_access WHERE email = 'p7@example.org'"),
+            "1"
+        );
+        // What it is given a way to: another name, or none.
+        owner.run(&match write {
+            true => format!("ALTER TABLE t RENAME COLUMN {name} TO mine"),
+            false => format!("ALTER TABLE t DROP COLUMN {name}"),
+        });
+        wait_for_good_jobs(c);
+        wait_until_seen(c);
+        let others = format!(
+            "SELECT count(*) FROM t WHERE {name} IS DISTINCT FROM CASE WHEN email IS NOT NULL \
+             THEN search_term('t', 'email', decrypt_col(email, place_context('t.email', id)), 2) END"
+        );
+        assert_eq!(c.one(&others), "0", "{stranger}");
+        assert_eq!(
+            c.one("SELECT count(*) FROM t_access WHERE email = 'p7@example.org'"),
+            "1"
         );
     }
 }

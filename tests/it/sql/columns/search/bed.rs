@@ -74,3 +74,27 @@ pub fn plan(client: &mut Client, sql: &str) -> String {
         .collect();
     lines.join("\n")
 }
+
+/// Whether a plan finds rows by terms: by an index's condition on a companion, or a join's.
+pub fn looks_up(plan: &str) -> bool {
+    let is_companion = |line: &str| {
+        ["_term ", "_range ", "_grams ", "_term)"]
+            .iter()
+            .any(|name| line.contains(name))
+    };
+    plan.lines()
+        .any(|line| line.contains(" Cond: ") && is_companion(line))
+}
+
+pub fn assert_looks_up(client: &mut Client, sql: &str) {
+    let plan = plan(client, sql);
+    assert!(looks_up(&plan), "{sql}\n{plan}");
+}
+
+pub fn assert_does_not(client: &mut Client, sql: &str) {
+    let plan = plan(client, sql);
+    assert!(
+        !looks_up(&plan) && !plan.contains("recheck"),
+        "{sql}\n{plan}"
+    );
+}

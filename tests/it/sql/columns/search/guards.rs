@@ -5,7 +5,8 @@ use colcrypt_tests::of_search::{
 };
 use colcrypt_tests::wait_for;
 
-use crate::common::{LONG, Sql, unique};
+use super::keys::held_by_a_view;
+use crate::common::{LONG, Sql, unique, wait_for_jobs};
 
 #[test]
 fn a_searched_column_and_its_terms_are_not_dropped_or_given_another_type() {
@@ -262,4 +263,61 @@ fn whoever_sees_an_old_snapshot_does_not_see_it_ready() {
     assert!(c.yes(&format!(
         "SELECT pg_visible_in_snapshot('{xid}', pg_current_snapshot())"
     )));
+}
+
+/// Terms that are about to go stay while somebody else's view is on them: the owner may end that, and what he makes by
+/// their name then is his.
+#[test]
+fn terms_that_are_about_to_go_may_be_dropped_by_hand() {
+    let mut db = with_search_key();
+    people(&mut db.client, 20);
+    index(&mut db.client, ", is_unique => true");
+    let c = &mut db.client;
+    held_by_a_view(c);
+    c.fails("2BP01", "ALTER TABLE t DROP COLUMN email_term2");
+    c.fails("2BP01", "ALTER TABLE t DROP COLUMN email_term");
+    c.run(
+        "ALTER TABLE t DROP COLUMN email_term CASCADE, ADD COLUMN email_term text DEFAULT 'mine'",
+    );
+    c.run(&format!(
+        "INSERT INTO t VALUES (100, {})",
+        sealed("'new'", "100")
+    ));
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(DISTINCT email_term, ', ') FROM t"),
+        "mine"
+    );
+    assert_eq!(
+        c.one("SELECT string_agg(attribute || ' ' || state, ', ') FROM search_companion"),
+        "email_term2 ready"
+    );
+    c.fails("2BP01", "ALTER TABLE t DROP COLUMN email_term2");
+}
+
+/// Equal values came while no index kept them apart. The job says so once, and leaves the table's other indexes alone.
+#[test]
+fn twins_that_came_while_the_index_was_away_are_told() {
+    let mut db = with_search_key();
+    people(&mut db.client, 20);
+    index(&mut db.client, ", is_unique => true");
+    let c = &mut db.client;
+    c.run("SELECT create_search_index('t', 'email', kind => 'text')");
+    wait_for_good_jobs(c);
+    c.run(&format!(
+        "BEGIN; DROP INDEX t_email_term_idx; INSERT INTO t VALUES (100, {}); COMMIT",
+        sealed("'p7@example.org'", "100")
+    ));
+    wait_for_jobs(c);
+    assert_eq!(
+        c.number("SELECT count(*) FROM job_progress WHERE phase = 'failed' AND last_error LIKE '%the same value%'"),
+        1
+    );
+    assert_eq!(
+        c.one("SELECT string_agg(attribute || ' ' || state, ', ' ORDER BY attribute) FROM search_companion"),
+        "email_grams ready, email_term building"
+    );
+    c.run("DELETE FROM t WHERE id = 100; SELECT retry_job(job_id) FROM job_progress WHERE phase = 'failed'");
+    wait_for_good_jobs(c);
+    terms_are_right(c);
 }

@@ -5,7 +5,9 @@ use colcrypt_tests::of_search::{
 };
 use colcrypt_tests::wait_for;
 
-use crate::common::{LONG, Sql, unique};
+use postgres::Client;
+
+use crate::common::{LONG, Sql, unique, wait_for_jobs};
 
 #[test]
 fn a_rotation_makes_a_second_companion_and_drops_the_first() {
@@ -79,6 +81,243 @@ fn a_second_rotation_overtakes_the_first() {
         c.one("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped"),
         "id email n email_term3"
     );
+}
+
+/// Switches the trigger off and on again, so that terms are made anew, which waits for the transaction that `holder`
+/// begins.
+fn make_anew(holder: &mut Client, c: &mut Client) {
+    holder.run("BEGIN; SELECT pg_current_xact_id()");
+    c.run(
+        "ALTER TABLE t DISABLE TRIGGER \"~colcrypt:terms\"; ALTER TABLE t ENABLE ALWAYS TRIGGER \"~colcrypt:terms\"",
+    );
+    wait_for("terms to be made anew", LONG, || {
+        c.yes("SELECT bool_or(phase = 'waiting for old transactions') FROM job_progress")
+    });
+}
+
+fn is_kept_apart(c: &mut Client) {
+    let twin = sealed("'p7@example.org'", "0");
+    c.fails("23505", &format!("INSERT INTO t VALUES (0, {twin})"));
+}
+
+#[test]
+fn a_rotation_while_terms_are_made_anew_leaves_the_former_in_force() {
+    let mut db = with_search_key();
+    people(&mut db.client, 100);
+    index(&mut db.client, ", is_unique => true");
+    let mut holder = db.connect();
+    let c = &mut db.client;
+    let reader = unique("reader");
+    c.run(&format!(
+        "CREATE ROLE {reader}; GRANT SELECT (email_term) ON t TO {reader}"
+    ));
+    make_anew(&mut holder, c);
+    c.run("SELECT rotate_key('s')");
+    is_kept_apart(c);
+    wait_for("the second companion to be filled", LONG, || {
+        c.yes("SELECT count(*) = 2 FROM job_progress WHERE phase = 'waiting for old transactions'")
+    });
+    is_kept_apart(c);
+    holder.run("COMMIT");
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(attribute || ' ' || key_version || ' ' || state, ', ') FROM search_companion"),
+        "email_term2 2 ready"
+    );
+    assert_eq!(c.number(&wrong_terms("email_term2", 2)), 0);
+    is_kept_apart(c);
+    assert!(c.yes(&format!(
+        "SELECT has_column_privilege('{reader}', 't', 'email_term2', 'SELECT')"
+    )));
+}
+
+#[test]
+fn a_remaking_that_is_cancelled_keeps_values_apart_and_can_go_on() {
+    let mut db = with_search_key();
+    people(&mut db.client, 100);
+    index(&mut db.client, ", is_unique => true");
+    let mut holder = db.connect();
+    let c = &mut db.client;
+    make_anew(&mut holder, c);
+    c.run("SELECT cancel_job(job_id) FROM job_progress WHERE finished_at IS NULL");
+    wait_for_jobs(c);
+    holder.run("COMMIT");
+    is_kept_apart(c);
+    assert_eq!(
+        c.one("SELECT state FROM search_companion WHERE attribute = 'email_term'"),
+        "building"
+    );
+    let unused = "SELECT value::bigint FROM metrics WHERE name = 'colcrypt_search_indexes_unused'";
+    let found = "SELECT object FROM doctor() WHERE finding = 'search_index_unused'";
+    assert_eq!(c.number(unused), 1);
+    assert_eq!(c.one(found), "public.t.email (equality)");
+    c.run("SELECT retry_job(job_id) FROM job_progress WHERE phase = 'failed' AND last_error LIKE '%retry_job%'");
+    wait_for_good_jobs(c);
+    terms_are_right(c);
+    assert_eq!(c.one("SELECT state FROM search_companion"), "ready");
+    assert_eq!(c.number(unused), 0);
+    assert_eq!(
+        c.number("SELECT count(*) FROM doctor() WHERE finding = 'search_index_unused'"),
+        0
+    );
+}
+
+#[test]
+fn rights_on_terms_that_change_while_the_key_is_rotated_are_those_on_the_new_ones() {
+    let mut db = with_search_key();
+    people(&mut db.client, 100);
+    index(&mut db.client, "");
+    let mut holder = db.connect();
+    let c = &mut db.client;
+    let [kept, left, came] = ["kept", "left", "came"].map(unique);
+    c.run(&format!(
+        "CREATE ROLE {kept}; CREATE ROLE {left}; CREATE ROLE {came};
+         GRANT SELECT (email_term) ON t TO {kept}, {left}; GRANT REFERENCES (email_term) ON t TO {kept} WITH GRANT OPTION"
+    ));
+    holder.run("BEGIN; SELECT pg_current_xact_id()");
+    c.run("SELECT rotate_key('s')");
+    wait_for("the second companion to be filled", LONG, || {
+        c.yes("SELECT bool_or(phase = 'waiting for old transactions') FROM job_progress")
+    });
+    let rights = |column: &str| {
+        format!(
+            "SELECT coalesce(string_agg(DISTINCT format('%s %s %s', x.grantee::regrole, x.privilege_type, x.is_grantable), ', '), 'none')
+             FROM pg_attribute a CROSS JOIN aclexplode(a.attacl) x
+             WHERE a.attrelid = 't'::regclass AND a.attname = '{column}'"
+        )
+    };
+    // Nobody looks up by it yet.
+    assert_eq!(c.one(&rights("email_term2")), "none");
+    c.run(&format!(
+        "REVOKE SELECT (email_term) ON t FROM {left}; GRANT SELECT (email_term) ON t TO {came}, PUBLIC;
+         REVOKE GRANT OPTION FOR REFERENCES (email_term) ON t FROM {kept}"
+    ));
+    let wanted = c.one(&rights("email_term"));
+    holder.run("COMMIT");
+    wait_for_good_jobs(c);
+    assert_eq!(c.one(&rights("email_term2")), wanted);
+    c.run(&format!(
+        "DROP OWNED BY {kept}, {left}, {came}; DROP ROLE {kept}, {left}, {came}"
+    ));
+}
+
+/// Rights on the terms of one part are that part's own.
+#[test]
+fn rights_on_the_terms_of_a_part_follow_there() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    let [of_all, of_one] = ["of_all", "of_one"].map(unique);
+    c.run(&format!(
+        "CREATE TABLE part (id int PRIMARY KEY, email ciphertext) PARTITION BY RANGE (id);
+         CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+         CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20);
+         SELECT register_column('part', 'email', 'k', 'none');
+         INSERT INTO part SELECT g, encrypt_col('p' || g, 'k') FROM generate_series(1, 19) g;
+         SELECT create_search_index('part', 'email', key => 's'); CREATE ROLE {of_all}; CREATE ROLE {of_one}"
+    ));
+    wait_for_good_jobs(c);
+    c.run(&format!(
+        "GRANT SELECT (email_term) ON part TO {of_all}; GRANT SELECT (email_term) ON part_2 TO {of_one}; SELECT rotate_key('s')"
+    ));
+    wait_for_good_jobs(c);
+    for (table, [all, one]) in [
+        ("part", [true, false]),
+        ("part_1", [false, false]),
+        ("part_2", [false, true]),
+    ] {
+        for (role, may) in [(&of_all, all), (&of_one, one)] {
+            let asked = format!(
+                "SELECT has_column_privilege('{role}', '{table}', 'email_term2', 'SELECT')"
+            );
+            assert_eq!(c.yes(&asked), may, "{role} {table}");
+        }
+    }
+    c.run(&format!(
+        "DROP OWNED BY {of_all}, {of_one}; DROP ROLE {of_all}, {of_one}"
+    ));
+}
+
+/// A column that its owner made by the name that the next companion is to have.
+#[test]
+fn a_column_that_is_in_the_way_stays_whatever_becomes_of_the_job() {
+    let stays = |c: &mut Client| {
+        assert_eq!(
+            c.one("SELECT string_agg(DISTINCT encode(email_term2, 'escape'), ',' ORDER BY encode(email_term2, 'escape')) FROM t"),
+            "changed,mine"
+        );
+    };
+    for then in [
+        "SELECT cancel_job(job_id) FROM job_progress WHERE finished_at IS NULL",
+        "SELECT rotate_key('s')",
+        "SELECT drop_search_index('t', 'email')",
+    ] {
+        let mut db = with_search_key();
+        people(&mut db.client, 20);
+        index(&mut db.client, "");
+        let c = &mut db.client;
+        c.run("BEGIN; SELECT rotate_key('s'); ALTER TABLE t ADD COLUMN email_term2 bytea NOT NULL DEFAULT 'mine'; COMMIT");
+        wait_for("the job to say what is in its way", LONG, || {
+            c.yes("SELECT count(*) > 0 FROM job_progress WHERE last_error LIKE '%email_term2%'")
+        });
+        c.run(&format!(
+            "UPDATE t SET email_term2 = 'changed' WHERE id = 1; INSERT INTO t (id, email) VALUES (100, {})",
+            sealed("'new'", "100")
+        ));
+        stays(c);
+        c.run(then);
+        wait_for_jobs(c);
+        stays(c);
+    }
+}
+
+/// Terms that cannot go since somebody's view is on them, and their job, which says so.
+pub fn held_by_a_view(c: &mut Client) {
+    c.run("CREATE VIEW stranger AS SELECT email_term FROM t; SELECT rotate_key('s')");
+    wait_for("the job to say what is in its way", LONG, || {
+        c.yes("SELECT count(*) > 0 FROM job_progress WHERE last_error LIKE '%depend on it%'")
+    });
+}
+
+#[test]
+fn a_name_that_a_job_goes_by_is_no_other_companions() {
+    let mut db = with_search_key();
+    people(&mut db.client, 20);
+    index(&mut db.client, "");
+    let c = &mut db.client;
+    held_by_a_view(c);
+    c.run("SELECT pause_job(job_id) FROM job_progress WHERE finished_at IS NULL");
+    c.run("ALTER TABLE t DROP COLUMN email_term CASCADE; SELECT rotate_key('s')");
+    c.run("SELECT resume_job(job_id) FROM job_progress WHERE finished_at IS NULL AND held_by = 'paused'");
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(attribute || ' ' || state, ', ') FROM search_companion"),
+        "email_term3 ready"
+    );
+}
+
+#[test]
+fn terms_that_are_made_anew_go_when_others_have_their_place() {
+    let mut db = with_search_key();
+    people(&mut db.client, 20);
+    index(&mut db.client, ", is_unique => true");
+    let mut holder = db.connect();
+    let c = &mut db.client;
+    held_by_a_view(c);
+    make_anew(&mut holder, c);
+    c.run(
+        "SELECT pause_job(job_id) FROM job_progress WHERE phase = 'waiting for old transactions'; SELECT rotate_key('s')",
+    );
+    holder.run("COMMIT");
+    wait_for("the third companion", LONG, || {
+        c.yes("SELECT count(*) = 1 FROM search_companion WHERE key_version = 3 AND state = 'ready'")
+    });
+    c.run("DROP VIEW stranger");
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(attribute || ' ' || state, ', ') FROM search_companion"),
+        "email_term3 ready"
+    );
+    is_kept_apart(c);
 }
 
 #[test]

@@ -4,32 +4,10 @@ use postgres::Client;
 
 use colcrypt_tests::of_search::{wait_for_good_jobs, with_search_key};
 
-use super::bed::{OF_OTHER_KINDS, add, plan, shop, wait_until_seen};
+use super::bed::{
+    OF_OTHER_KINDS, add, assert_does_not, assert_looks_up, looks_up, plan, shop, wait_until_seen,
+};
 use crate::common::{Sql, has_icu, role};
-
-/// Whether a plan finds rows by terms: by an index's condition on a companion, or a join's.
-fn looks_up(plan: &str) -> bool {
-    let is_companion = |line: &str| {
-        ["_term ", "_range ", "_grams ", "_term)"]
-            .iter()
-            .any(|name| line.contains(name))
-    };
-    plan.lines()
-        .any(|line| line.contains(" Cond: ") && is_companion(line))
-}
-
-fn assert_looks_up(client: &mut Client, sql: &str) {
-    let plan = plan(client, sql);
-    assert!(looks_up(&plan), "{sql}\n{plan}");
-}
-
-fn assert_does_not(client: &mut Client, sql: &str) {
-    let plan = plan(client, sql);
-    assert!(
-        !looks_up(&plan) && !plan.contains("recheck"),
-        "{sql}\n{plan}"
-    );
-}
 
 /// Statements that are served by an equality index.
 const EQUAL: &[&str] = &[
@@ -284,20 +262,6 @@ fn the_right_to_search_is_asked_at_planning() {
         .run(&format!("SELECT revoke_key('s', '{reader}', '{{search}}')"));
     assert_does_not(&mut client, "EXECUTE one('user7@example.org')");
     assert_eq!(client.rows("EXECUTE one('user7@example.org')").len(), 2);
-}
-
-/// A key that is suspended: the query decrypts, and asks the provider for nothing.
-#[test]
-fn a_search_key_out_of_use_leaves_the_scan() {
-    let mut db = shop();
-    let sql = "SELECT id FROM customer_access WHERE email = 'user7@example.org'";
-    db.client.run("SET enable_seqscan = off");
-    assert_looks_up(&mut db.client, sql);
-    db.client.run("SELECT suspend_key('s', reason => 'test')");
-    assert_does_not(&mut db.client, sql);
-    assert_eq!(db.client.rows(sql).len(), 2);
-    db.client.run("SELECT resume_key('s')");
-    assert_looks_up(&mut db.client, sql);
 }
 
 /// A snapshot that is older than the terms of some row finds the row all the same.

@@ -7,6 +7,8 @@
 //! the flush. When uses are full the next are counted as "(other)", in one entry a database; when
 //! versions are full one that is idle makes room, and if none is the caller waits for a flush.
 
+pub mod reporting;
+
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -54,6 +56,8 @@ struct Header {
     lock: *mut pg_sys::LWLock,
     wanted: Cell<Wanted>,
     forgotten: Cell<Forgotten>,
+    /// How often uses were removed: a pointer to one is good until then.
+    removals: Cell<u64>,
 }
 
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
@@ -85,6 +89,7 @@ pub fn startup() {
             lock: shmem::lock(TRANCHE),
             wanted: Cell::new(Wanted::default()),
             forgotten: Cell::new(Forgotten::default()),
+            removals: Cell::new(0),
         });
         let table = |name: &CStr, key: usize, entry: usize, entries: i64| {
             let mut control = pg_sys::HASHCTL {
@@ -213,6 +218,15 @@ impl Tables {
         }
     }
 
+    /// # Safety
+    /// The lock is held exclusively.
+    unsafe fn remove_use(&self, key: &UseKey) {
+        let removals = &self.header.removals;
+        removals.set(removals.get() + 1);
+        // SAFETY: the table's own key and entry types; the caller's promise.
+        unsafe { search::<_, Use>(self.uses, key, pg_sys::HASHACTION::HASH_REMOVE) };
+    }
+
     fn is_wanted(&self, database: u32) -> bool {
         self.header.wanted.get().contains(database)
     }
@@ -300,39 +314,6 @@ pub fn learn(id: VersionKey, total: i64, elsewhere: i64, read_at: i64) -> Result
     Ok(true)
 }
 
-/// What a process did with a version.
-pub struct Report {
-    pub id: VersionKey,
-    pub role: u32,
-    /// How much of what it had reserved it gives up, used or not.
-    pub reserved: u32,
-    pub encryptions: u32,
-    pub decryptions: u32,
-}
-
-/// Counts what a process did; returns whether a flush should not wait. `None`: there is no place, keep it
-/// for later.
-pub fn report(report: &Report) -> Option<bool> {
-    let most = i64::from(settings::USAGE_MAX_UNFLUSHED.get());
-    let mut tables = Tables::change().ok()?;
-    let mut urgent = false;
-    if report.encryptions > 0 || report.decryptions > 0 {
-        let place = tables.enter_use(report.id, report.role)?;
-        place.done.add(report.encryptions, report.decryptions);
-    }
-    if report.reserved > 0
-        && let Some(version) = tables.version(report.id)
-    {
-        urgent = version
-            .count
-            .report(report.reserved, report.encryptions, most);
-    }
-    if urgent {
-        want(&tables, report.id.database);
-    }
-    Some(urgent)
-}
-
 fn want(tables: &Tables, database: u32) {
     let mut wanted = tables.header.wanted.get();
     wanted.add(database);
@@ -418,7 +399,7 @@ pub fn subtract(flushed: &Unflushed, totals: &[i64], since: i64, now: i64) {
                 continue;
             };
             if entry.done.flushed(&used.done, since, now) {
-                search::<_, Use>(tables.uses, &key, pg_sys::HASHACTION::HASH_REMOVE);
+                tables.remove_use(&key);
             }
         }
     }
@@ -571,7 +552,7 @@ pub fn forget_database(database: u32) {
             }
         });
         for key in &uses {
-            search::<_, Use>(tables.uses, key, pg_sys::HASHACTION::HASH_REMOVE);
+            tables.remove_use(key);
         }
         for id in &versions {
             search::<_, Version>(tables.versions, id, pg_sys::HASHACTION::HASH_REMOVE);
