@@ -39,7 +39,10 @@ def email(text):
     local, at, domain = unicodedata.normalize("NFKC", text).strip(WHITE_SPACE).rpartition("@")
     if not (local and domain):
         raise NoForm
-    return local + at + domain.casefold()
+    # What folding leaves may compose, and fold again.
+    while domain != (folded := unicodedata.normalize("NFKC", domain.casefold())):
+        domain = folded
+    return local + at + domain
 
 
 def kept(text, keep):

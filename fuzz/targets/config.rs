@@ -28,6 +28,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(config) = serde_json::from_slice::<Value>(input.0) else {
         return;
     };
+    // It is put in below. The fuzzer finds it in comparisons, and puts it into paths, which are shown.
+    if config.to_string().contains(SECRET) {
+        return;
+    }
     try_one(kind, config.clone());
     // The same with a secret in the place of each text.
     let mut secret = config;

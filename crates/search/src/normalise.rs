@@ -131,10 +131,26 @@ fn email(value: &str) -> Result<Zeroizing<String>, Unnormalisable> {
     if at + 1 == address.len() {
         return Err(Unnormalisable::NoDomain);
     }
-    let domain = Zeroizing::new(CASE.fold_string(&address[at + 1..]).into_owned());
+    let domain = folded(&address[at + 1..]);
     address.truncate(at + 1);
     address.push_str(&domain);
     Ok(address)
+}
+
+/// In NFKC and case-folded, and either once more changes nothing: a mark that folds to a letter (U+0345) lets others
+/// be composed, and what they are composed to may fold.
+fn folded(text: &str) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(text.to_owned());
+    // Twice is enough for all that is known; a bound, whatever there is.
+    for _ in 0..4 {
+        let folded = Zeroizing::new(CASE.fold_string(&text).into_owned());
+        let composed = Zeroizing::new(NFKC.normalize(&folded).into_owned());
+        if *composed == *text {
+            break;
+        }
+        text = composed;
+    }
+    text
 }
 
 pub(crate) fn is_nonspacing_mark(letter: char) -> bool {

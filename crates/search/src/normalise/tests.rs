@@ -63,6 +63,24 @@ fn steps_follow_each_other_in_the_order_given() {
 }
 
 #[test]
+fn the_normal_form_of_an_address_is_its_own() {
+    let is_its_own = |value: &str| {
+        if let Ok(once) = apply(&["email"], value) {
+            assert_eq!(form(&["email"], &once), *once, "{value:?}");
+        }
+    };
+    // Found by fuzzing.
+    is_its_own(
+        "\u{fe70}a\u{1}\u{2}i._n\u{344}n_nn\u{399}\u{344}_@ana._bn\u{344}\0*!\u{3a3}\u{1}\u{2}i._n\u{344}n_nn\u{399}\u{344}_ana._n\u{344}\0*!\u{3a3}",
+    );
+    for letter in '\0'..=char::MAX {
+        is_its_own(&format!("x@y{letter}"));
+        is_its_own(&format!("x@\u{399}{letter}\u{345}"));
+        is_its_own(&format!("x@{letter}\u{308}\u{301}"));
+    }
+}
+
+#[test]
 fn what_has_no_normal_form_is_told_without_being_said() {
     assert_eq!(
         apply(&["email"], "ada.example.org"),
