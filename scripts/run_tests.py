@@ -2,8 +2,9 @@
 
     run_tests.py CARGO_TEST_ARGUMENTS… [-- TEST_ARGUMENTS…]
 
-Each test program runs as `cargo test` would run it: in its package's folder, one after the other. Most tests wait for servers, so
-more of them run at once than there are processors; COLCRYPT_TEST_THREADS or --test-threads chooses how many.
+Each test program runs as `cargo test` would run it: in its package's folder, one after the other, but for those that leave the
+processors idle: these run beside each other. Most tests wait for servers, so more of them run at once than there are processors;
+COLCRYPT_TEST_THREADS or --test-threads chooses how many.
 What passed without a part of itself, because the server was built without what it needs, is named at the end.
 """
 
@@ -14,7 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+# They wait for credentials to run out and for calls to time out.
+IDLE = ("kms", "providers")
 RESULT = re.compile(r"^test (.+?) \.\.\. (ok|FAILED|ignored)(?: <([0-9.]+)s>)?")
 SLOWEST = 10
 
@@ -55,9 +59,11 @@ def tell_left_out(lines):
             print(f"  {test}")
 
 
-def run(program, folder, name, arguments, times, left_out):
-    """Runs a program, whose tests append what they left out to a file; returns whether all of them passed."""
-    total, done = count(program, folder, arguments), 0
+def run(program, folder, name, arguments, times, left_out, is_alone=True):
+    """Runs a program, whose tests append what they left out to a file; returns whether all of them passed.
+
+    What one says that does not run alone is printed in one piece at its end, but for a line for each test."""
+    total, done, said = count(program, folder, arguments), 0, []
     if total == 0:
         return True
     print(f"running {total} tests of {name}", flush=True)
@@ -73,10 +79,25 @@ def run(program, folder, name, arguments, times, left_out):
                 if result[3]:
                     times.append((float(result[3]), f"{name} {result[1]}"))
                 print(f"[{done:>4}/{total}] {line}", end="", flush=True)
-            else:
+            elif is_alone:
                 print(line, end="", flush=True)
+            else:
+                said.append(line)
+    print("".join(said), end="", flush=True)
     print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     return tests.returncode == 0
+
+
+def run_all(programs, *rest):
+    """Runs programs; the names of those that failed."""
+    idle = [program for program in programs if program[2] in IDLE]
+    if len(idle) == 1:
+        idle = []
+    outcomes = [(program[2], run(*program, *rest)) for program in programs if program not in idle]
+    with ThreadPoolExecutor(len(IDLE)) as pool:
+        tasks = [(program[2], pool.submit(run, *program, *rest, is_alone=False)) for program in idle]
+    outcomes += [(name, task.result()) for name, task in tasks]
+    return [name for name, passed in outcomes if not passed]
 
 
 def main():
@@ -98,11 +119,9 @@ def main():
     if not any(argument.startswith("--test-threads") for argument in for_tests):
         default = str(2 * (os.cpu_count() or 2))
         for_tests.append("--test-threads=" + os.environ.get("COLCRYPT_TEST_THREADS", default))
-    times, failed = [], []
+    times = []
     with tempfile.NamedTemporaryFile("r", suffix=".left-out") as left_out:
-        for program, folder, name in build(options):
-            if not run(program, folder, name, for_tests, times, left_out.name):
-                failed.append(name)
+        failed = run_all(build(options), for_tests, times, left_out.name)
         lines = left_out.readlines()
     times.sort(reverse=True)
     if len(times) > SLOWEST:

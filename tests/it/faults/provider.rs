@@ -201,7 +201,7 @@ fn a_throttling_server_is_given_the_rest_it_asks_for() {
         1,
         "no waiting for an hour, and no asking sooner"
     );
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

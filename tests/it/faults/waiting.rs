@@ -9,7 +9,7 @@ use colcrypt_tests::db::Sql;
 use colcrypt_tests::problem::{Problem, failed};
 use postgres::NoTls;
 
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// A bed whose key server answers nobody for longer than any test lasts, and a value nobody has the
 /// key for; a second keyring is on a key file.

@@ -146,12 +146,19 @@ fn kill_9_of_the_worker_in_every_phase() {
     let mut holder = connect(&cluster);
     holder.run("BEGIN; SELECT pg_current_xact_id()");
     in_phase(&mut client, "waiting for old transactions");
+    // The worker that comes knows nobody of before. It would begin with the index: not before the next transaction has.
+    let window = client.one(
+        "SELECT to_char(t + interval '1 hour', 'HH24:MI-') || to_char(t + interval '62 minutes', 'HH24:MI')
+         FROM (SELECT now() AT TIME ZONE current_setting('log_timezone') AS t) n",
+    );
+    cluster.append_conf(&format!("colcrypt.job_window = '{window}'"));
     kill();
-    // Before the worker is there again, which knows nobody of before and begins with the index.
     let mut late = connect(&cluster);
     late.run("BEGIN; UPDATE t SET n = 5 WHERE id = 5");
     let mut client = connect(&cluster);
     client.run("UPDATE t SET email = email WHERE id = 1; SELECT retry_job(1) WHERE false");
+    cluster.append_conf("colcrypt.job_window = ''");
+    cluster.reload();
     wait_for("the index to be made", LONG, || {
         client.yes("SELECT count(*) = 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = 't_email_term_idx' AND NOT i.indisvalid")
     });
