@@ -90,7 +90,7 @@ pub extern "C-unwind" fn _PG_init() {
         as_of: catalog::epoch::current,
     });
     server::planned::register(&[columns::search::plan::look]);
-    server::started::register(&[columns::loose::look]);
+    server::started::register(&[columns::view::silent::look, columns::loose::look]);
     columns::view::copied::register();
     columns::renamed::register();
     audit::ring::register();

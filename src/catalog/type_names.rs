@@ -6,11 +6,12 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::{IntoDatum, name_data_to_str, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::catalog::scan::{Equals, each};
 use crate::error::Result;
 use crate::server::accessed::{Accessed, Done};
+use crate::server::names::name_of;
 use crate::server::{altered, ours, types};
 
 const TABLE: &str = "former_type_name";
@@ -102,7 +103,7 @@ unsafe fn keep_type(type_oid: pg_sys::Oid) {
             &[altered::is_oid(pg_sys::Anum_pg_type_oid, type_oid)],
             |row: &pg_sys::FormData_pg_type| {
                 (!pg_sys::isAnyTempNamespace(row.typnamespace)).then(|| {
-                    let name = name_data_to_str(&row.typname).to_string();
+                    let name = name_of(&row.typname);
                     pgrx::spi::quote_qualified_identifier(schema_name(row.typnamespace), name)
                 })
             },
@@ -123,7 +124,7 @@ unsafe fn keep_types_of(schema: pg_sys::Oid) {
             pg_sys::NamespaceRelationId,
             pg_sys::NamespaceOidIndexId,
             &[altered::is_oid(pg_sys::Anum_pg_namespace_oid, schema)],
-            |row: &pg_sys::FormData_pg_namespace| name_data_to_str(&row.nspname).to_string(),
+            |row: &pg_sys::FormData_pg_namespace| name_of(&row.nspname),
         )
     };
     if after.is_none_or(|after| after == before) {
@@ -155,7 +156,7 @@ unsafe fn keep_types_of(schema: pg_sys::Oid) {
                 break;
             }
             let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
-            let name = name_data_to_str(&row.typname).to_string();
+            let name = name_of(&row.typname);
             let name = pgrx::spi::quote_qualified_identifier(before.clone(), name);
             names.push((name, row.oid));
         }

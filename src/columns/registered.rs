@@ -16,6 +16,7 @@ use crate::keys::grantee;
 use crate::rows::keyed;
 use crate::rows::reach::{self, Elsewhere};
 use crate::server::call::Call;
+use crate::server::names::name_of;
 use crate::server::relation::{self, Lock, Named};
 use crate::server::roles::AsRole;
 use crate::server::varlena::varlena_from;
@@ -28,9 +29,7 @@ pub fn target(call: Call) -> Result<(pg_sys::Oid, String)> {
     let table = table.ok_or(Error::NullArgument("relation"))?;
     let attribute = attribute.ok_or(Error::NullArgument("attribute"))?;
     // SAFETY: a name datum points to NAMEDATALEN bytes.
-    let attribute = unsafe {
-        pgrx::name_data_to_str(&*attribute.cast_mut_ptr::<pg_sys::NameData>()).to_string()
-    };
+    let attribute = unsafe { name_of(&*attribute.cast_mut_ptr::<pg_sys::NameData>()) };
     Ok((table, attribute))
 }
 

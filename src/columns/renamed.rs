@@ -8,13 +8,14 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int};
 
-use pgrx::{PgList, name_data_to_str, pg_sys};
+use pgrx::{PgList, pg_sys};
 
 use crate::catalog::enum_labels;
 use crate::columns::change::Change;
 use crate::columns::follow;
 use crate::error::Result;
 use crate::server::accessed::{Accessed, CONSTRAINTS, Done, INHERITANCE};
+use crate::server::names::{name_of, text_of};
 use crate::server::xact::{End, PartEnd};
 use crate::server::{altered, enclosure, heirs, ours, report, rethrow, scan, tree, types};
 
@@ -151,8 +152,7 @@ unsafe fn text(name: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: the caller's promise.
-    let name = unsafe { CStr::from_ptr(name) };
-    Some(name.to_string_lossy().into_owned())
+    Some(text_of(unsafe { CStr::from_ptr(name) }))
 }
 
 fn is_table(oid: pg_sys::Oid) -> bool {
@@ -178,7 +178,7 @@ fn column(table: pg_sys::Oid, number: i16) -> Option<Change> {
                 altered::is_number(pg_sys::Anum_pg_attribute_attnum, number),
             ],
             |row: &pg_sys::FormData_pg_attribute| {
-                let name = name_data_to_str(&row.attname).to_string();
+                let name = name_of(&row.attname);
                 (!row.attisdropped).then_some((name, (row.atttypid, row.atttypmod)))
             },
         )??;
@@ -221,9 +221,7 @@ fn table(table: pg_sys::Oid) -> Option<Change> {
             pg_sys::RelationRelationId,
             pg_sys::ClassOidIndexId,
             &[altered::is_oid(pg_sys::Anum_pg_class_oid, table)],
-            |row: &pg_sys::FormData_pg_class| {
-                (name_data_to_str(&row.relname).to_string(), row.relnamespace)
-            },
+            |row: &pg_sys::FormData_pg_class| (name_of(&row.relname), row.relnamespace),
         )?;
         if schema != schema_now {
             return Some(Change::TableMoved {
@@ -252,9 +250,7 @@ fn function(function: pg_sys::Oid) -> Option<Change> {
             pg_sys::ProcedureRelationId,
             pg_sys::ProcedureOidIndexId,
             &[altered::is_oid(pg_sys::Anum_pg_proc_oid, function)],
-            |row: &pg_sys::FormData_pg_proc| {
-                (name_data_to_str(&row.proname).to_string(), row.pronamespace)
-            },
+            |row: &pg_sys::FormData_pg_proc| (name_of(&row.proname), row.pronamespace),
         )?;
         let schema_name = text(pg_sys::get_namespace_name(schema))?;
         if schema != schema_now {
@@ -349,7 +345,7 @@ fn schema(schema: pg_sys::Oid) -> Option<Change> {
             pg_sys::NamespaceRelationId,
             pg_sys::NamespaceOidIndexId,
             &[altered::is_oid(pg_sys::Anum_pg_namespace_oid, schema)],
-            |row: &pg_sys::FormData_pg_namespace| name_data_to_str(&row.nspname).to_string(),
+            |row: &pg_sys::FormData_pg_namespace| name_of(&row.nspname),
         )?;
         (from != to).then_some(Change::Schema { from, to })
     }

@@ -88,13 +88,18 @@ impl Call {
         unsafe { expression::result_type(self.flinfo()) }
     }
 
-    /// A text argument as a Rust string (the server guarantees its encoding).
+    /// A text argument as a Rust string.
     ///
     /// # Errors
-    /// [`Error::NullArgument`], [`Error::ArgumentTooLong`].
+    /// [`Error::NullArgument`], [`Error::ArgumentTooLong`], and for one that is no UTF-8, in a database of another
+    /// encoding.
     pub fn text(&self, index: usize, name: &'static str) -> Result<String> {
-        // SAFETY: the SQL declaration says the argument is text.
-        unsafe { self.long(index, name)? }.ok_or(Error::NullArgument(name))
+        // SAFETY: the SQL declaration says the argument is text, whose bytes are as a bytea's.
+        let bytes: Vec<u8> = unsafe { self.long(index, name)? }.ok_or(Error::NullArgument(name))?;
+        String::from_utf8(bytes).map_err(|_| Error::InvalidParameter {
+            message: format!("argument {name} is no UTF-8"),
+            hint: "In a database of another encoding it has to be in ASCII.".into(),
+        })
     }
 
     /// An argument of a type of any length that pgrx knows, `None` for NULL: a name, a reason, settings, never a value.

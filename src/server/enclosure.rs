@@ -17,6 +17,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::names::name_of;
 use crate::server::xact::{End, PartEnd};
 use crate::server::{ours, process, roles};
 
@@ -559,7 +560,7 @@ fn why_relation(relation: pg_sys::Oid) -> Option<String> {
         }
         let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
         let (owner, schema) = (row.relowner, row.relnamespace);
-        let name = pgrx::name_data_to_str(&row.relname).to_string();
+        let name = name_of(&row.relname);
         pg_sys::ReleaseSysCache(tuple);
         let ours = owner == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)
             || owner == pg_sys::GetAuthenticatedUserId()

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use crate::server::names::name_of;
 use pgrx::{PgList, PgTupleDesc, pg_sys};
 
 /// What pgrx does not bind.
@@ -64,7 +65,7 @@ pub fn columns_of_type(table: pg_sys::Oid, type_oid: pg_sys::Oid) -> Vec<(i16, S
             .iter()
             .filter(|column| column.atttypid == type_oid && !column.attisdropped)
             .map(|column| {
-                let name = pgrx::name_data_to_str(&column.attname).to_string();
+                let name = name_of(&column.attname);
                 (column.attnum, name)
             })
             .collect();

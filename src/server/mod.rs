@@ -37,6 +37,7 @@ pub mod meant;
 // The harness of the unit tests is a program of its own, without a server to speak of.
 #[cfg(not(test))]
 pub mod memory;
+pub mod names;
 pub mod ours;
 pub mod planned;
 pub mod planning;

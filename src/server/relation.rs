@@ -13,6 +13,7 @@ use colcrypt_domain::quote::{quote_identifier, quote_qualified_identifier};
 use pgrx::{PgTupleDesc, pg_sys};
 
 use crate::error::{Error, Result};
+use crate::server::names::name_of;
 use crate::server::types;
 
 /// How strongly a relation is held.
@@ -96,13 +97,13 @@ impl Held {
                 is_temporary: row.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
                 is_partition: row.relispartition,
                 has_children: row.relhassubclass,
-                name: pgrx::name_data_to_str(&row.relname).to_string(),
+                name: name_of(&row.relname),
                 schema: row.relnamespace,
                 attributes: columns
                     .iter()
                     .filter(|column| !column.attisdropped)
                     .map(|column| Attribute {
-                        name: pgrx::name_data_to_str(&column.attname).to_string(),
+                        name: name_of(&column.attname),
                         number: column.attnum,
                         type_oid: column.atttypid,
                         base_type: pg_sys::getBaseType(column.atttypid),

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::server::names::name_of;
 use crate::server::ours;
 
 thread_local! {
@@ -70,7 +71,7 @@ pub fn canonical_type_name(oid: pg_sys::Oid) -> Result<String> {
             )));
         }
         let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
-        let name = pgrx::name_data_to_str(&row.typname).to_string();
+        let name = name_of(&row.typname);
         let schema = row.typnamespace;
         pg_sys::ReleaseSysCache(tuple);
         if oid.to_u32() < colcrypt_core::PlaintextType::FIRST_UNSTABLE_OID {

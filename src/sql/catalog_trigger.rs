@@ -11,7 +11,7 @@ use crate::audit::Act;
 use crate::catalog::{epoch, known};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
-use crate::server::{spi, trigger};
+use crate::server::{names, spi, trigger};
 use crate::sql::entry::sql_functions;
 
 /// The columns that tell which row it was.
@@ -148,7 +148,7 @@ fn changed_by_hand(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: the relation is open for the length of the call.
     let (oid, table, description) = unsafe {
         let relation = &*data.tg_relation;
-        let table = pgrx::name_data_to_str(&(*relation.rd_rel).relname).to_owned();
+        let table = names::name_of(&(*relation.rd_rel).relname);
         (relation.rd_id.to_u32(), table, relation.rd_att)
     };
     let command = match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {

@@ -24,6 +24,7 @@ use crate::jobs::wake;
 use crate::rights;
 use crate::rows::reach;
 use crate::server::call::Call;
+use crate::server::names::name_of;
 use crate::server::record::{Record, return_set};
 use crate::server::relation::{self, Lock, Named};
 use crate::server::{reads, report, spi};
@@ -117,7 +118,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
         let wanted = match call.datum(6) {
             // SAFETY: declared as name, whose datum points to NAMEDATALEN bytes.
             Some(name) => unsafe {
-                pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
+                name_of(&*name.cast_mut_ptr::<pg_sys::NameData>())
             },
             None => with_suffix(&now, "_encrypted"),
         };

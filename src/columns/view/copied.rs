@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use crate::columns::view::copy_context;
 use crate::columns::view::known::{Collected, KnownView, known_view};
+use crate::columns::view::silent;
 use crate::error::{Error, Result};
 use crate::server::xact::{End, PartEnd};
 use crate::server::{enclosure, report, rethrow, spi};
@@ -80,6 +81,9 @@ unsafe extern "C-unwind" fn on_utility(
             }
         };
         if from.is_some_and(|name| rethrow::guard(|| copy_context::is_of_view(name))) {
+            if silent::is_replica() {
+                report::raise_native(Error::ViewIsSilent);
+            }
             copy_context::without_the_row(|| pg_sys::ffi::pg_guard_ffi_boundary(run));
         } else {
             run();

@@ -5,7 +5,8 @@ use std::ffi::{CStr, c_char, c_int, c_ulonglong, c_void};
 
 use pgrx::pg_sys::{self, ErrorContextCallback, NodeTag};
 
-use crate::server::{rethrow, tree, types};
+use crate::columns::view::silent;
+use crate::server::{rethrow, tree};
 
 unsafe extern "C-unwind" {
     fn set_errcontext_domain(domain: *const c_char) -> c_int;
@@ -89,22 +90,14 @@ pub unsafe fn from_of(statement: *mut pg_sys::Node) -> Option<*mut pg_sys::Range
 /// A name of a parsed statement.
 pub unsafe fn is_of_view(name: *const pg_sys::RangeVar) -> bool {
     // SAFETY: the name is looked up, and the relation locked for the moment, as COPY does next; an ERROR leaves it to
-    // the transaction's abort. Its triggers are as many as it says.
+    // the transaction's abort.
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let relation = pg_sys::relation_openrv_extended(name, lock, true);
         if relation.is_null() {
             return false;
         }
-        let triggers = (*relation).trigdesc;
-        let is_ours = (*(*relation).rd_rel).relkind as u8 == b'v'
-            && !triggers.is_null()
-            && std::slice::from_raw_parts(
-                (*triggers).triggers,
-                (*triggers).numtriggers.max(0) as usize,
-            )
-            .iter()
-            .any(|trigger| types::is_function(trigger.tgfoid, &[c"write_access_view"]));
+        let is_ours = silent::is_access_view(relation);
         pg_sys::relation_close(relation, lock);
         is_ours
     }

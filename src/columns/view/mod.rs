@@ -11,6 +11,7 @@ mod copy_context;
 pub mod known;
 pub mod order;
 pub mod rewrite;
+pub mod silent;
 pub mod write;
 
 use std::cell::RefCell;
@@ -30,6 +31,7 @@ use crate::columns::{registered, registration, row_key};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
 use crate::server::call_site::site;
+use crate::server::names::name_of;
 use crate::server::relation::{Held, Lock, Named};
 use crate::server::{clock, enclosure, process, relation, roles, spi};
 
@@ -192,9 +194,9 @@ fn meant(
 pub fn create_access_view(call: Call) -> Result<pg_sys::Datum> {
     // SAFETY: declared as regclass and name; a name datum points to NAMEDATALEN bytes.
     let (asked, named) = unsafe {
-        let named = call.datum(1).map(|name| {
-            pgrx::name_data_to_str(&*name.cast_mut_ptr::<pg_sys::NameData>()).to_string()
-        });
+        let named = call
+            .datum(1)
+            .map(|name| name_of(&*name.cast_mut_ptr::<pg_sys::NameData>()));
         (call.get::<pg_sys::Oid>(0), named)
     };
     let asked = asked.ok_or(Error::NullArgument("relation"))?;

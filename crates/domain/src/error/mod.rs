@@ -320,12 +320,12 @@ pub enum Error {
     GeneratedColumn {
         column: String,
     },
-    /// A value that an enforced column does not take.
     /// A row changes what its value is bound to, and leaves the value as it is.
     ComesLoose {
         column: String,
         by: String,
     },
+    /// A value that an enforced column does not take.
     NotOfColumn {
         column: String,
         /// What it takes: the key's name, the type, whether bound to a context (none: either).
@@ -334,6 +334,8 @@ pub enum Error {
         is_bound: Option<bool>,
         why: String,
     },
+    /// A write to an access view whose trigger does not fire.
+    ViewIsSilent,
     NotAccessView {
         name: String,
     },

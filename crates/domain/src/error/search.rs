@@ -11,6 +11,8 @@ pub enum SearchError {
         key: String,
         role: String,
     },
+    /// A value that was encrypted for another row than the one that it is put into.
+    OfAnotherRow { column: String },
     /// A trigger that changes rows after terms were made.
     LaterTrigger { trigger: String },
     /// The column's search index stands in the way.
@@ -41,6 +43,12 @@ impl SearchError {
                 format!("a value of column {column} comes from elsewhere, and its search terms cannot be made"),
                 Some(format!("It was not encrypted in this statement, and role \"{role}\" may not decrypt with key \"{key}\".")),
                 "Encrypt the value in the statement that writes it, by encrypt_col or through the access view, or have it written by a role that may decrypt.".into(),
+            ),
+            Self::OfAnotherRow { column } => (
+                "KC065",
+                format!("a value for column {column} was encrypted for another row"),
+                Some("It is bound to another context than the row's: nobody could read it there.".into()),
+                "Encrypt it with the context of the row that is there, in ON CONFLICT DO UPDATE too, where that is not EXCLUDED's; or write through the access view.".into(),
             ),
             Self::LaterTrigger { trigger } => (
                 "KC066",

@@ -215,6 +215,7 @@ fn one_of_each() -> Vec<Error> {
             key: text(),
             role: text(),
         }),
+        Error::Search(SearchError::OfAnotherRow { column: text() }),
         Error::Search(SearchError::LaterTrigger { trigger: text() }),
         Error::Search(SearchError::Stands {
             what: text(),
@@ -257,6 +258,7 @@ fn one_of_each() -> Vec<Error> {
             is_bound: Some(true),
             why: text(),
         },
+        Error::ViewIsSilent,
         Error::NotAccessView { name: text() },
         Error::MigrationBlocked {
             column: text(),

@@ -465,6 +465,12 @@ impl Error {
                     }
                 )),
             ),
+            Self::ViewIsSilent => (
+                "55000",
+                "an access view is not written to while session_replication_role is \"replica\"".into(),
+                Some("Its trigger does not fire then, and the rows would be lost.".into()),
+                Some("Write ciphertexts to the table itself, whose own trigger for search terms fires always; or reset the setting.".into()),
+            ),
             Self::NotAccessView { name } => (
                 "42809",
                 format!("{name} exists and is not an access view of this table"),

@@ -15,6 +15,7 @@ use crate::catalog::epoch;
 use crate::columns::view;
 use crate::columns::view::anybody;
 use crate::columns::view::order::order_of;
+use crate::columns::view::silent;
 use crate::error::Result;
 use crate::server::tree::{self, Memory};
 use crate::server::{relation, spi, types, watched};
@@ -558,7 +559,7 @@ pub unsafe fn is_ours(view: pg_sys::Relation) -> bool {
             || (*triggers).numtriggers != 1
             || !options.security_invoker
             || options.check_option != pg_sys::ViewOptCheckOption::VIEW_OPTION_CHECK_OPTION_NOT_SET
-            || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as c_int
+            || silent::is_replica()
         {
             return false;
         }

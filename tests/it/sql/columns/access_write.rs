@@ -474,3 +474,49 @@ colcrypt_tests::on_both_ways!(
     a_trigger_of_the_table_that_changes_ciphertexts_is_seen,
     a_row_that_changes_under_the_writer_is_no_lost_update,
 );
+
+/// As pg_restore --disable-triggers and replication set it.
+#[test]
+fn no_row_is_lost_where_the_views_trigger_does_not_fire() {
+    let mut db = people();
+    let c = &mut db.client;
+    fill(c);
+    c.run(
+        "CREATE FUNCTION stored() RETURNS void BEGIN ATOMIC DELETE FROM person_access WHERE id = 1; END;
+         PREPARE late AS UPDATE person_access SET iban = 'late' WHERE id = 1",
+    );
+    let before = c.one("SELECT string_agg(p::text, ' ' ORDER BY id) FROM person p");
+    c.run("SET session_replication_role = replica");
+    for rewrite in ["on", "off"] {
+        c.run(&format!("SET colcrypt.view_rewrite = {rewrite}"));
+        for sql in [
+            "INSERT INTO person_access (iban) VALUES ('lost')",
+            "WITH one AS (INSERT INTO person_access (iban) VALUES ('lost') RETURNING 1) SELECT FROM one",
+            "UPDATE person_access SET iban = 'lost' WHERE id = 1",
+            "DELETE FROM person_access WHERE id = 1",
+            "SELECT stored()",
+            "EXECUTE late",
+            "COPY person_access (iban) FROM PROGRAM 'echo lost'",
+        ] {
+            let said = c.fails("55000", sql);
+            assert!(
+                said.message.contains("session_replication_role"),
+                "{sql}: {said:?}"
+            );
+        }
+        c.run("EXPLAIN DELETE FROM person_access");
+    }
+    // Reading, and the table itself, are as ever.
+    assert!(c.number("SELECT count(iban) FROM person_access") > 0);
+    c.run("UPDATE person SET name = name");
+    c.run("RESET session_replication_role; RESET colcrypt.view_rewrite");
+    assert_eq!(
+        c.one("SELECT string_agg(p::text, ' ' ORDER BY id) FROM person p"),
+        before
+    );
+    c.run("EXECUTE late; SELECT stored()");
+    assert_eq!(
+        c.number("SELECT count(*) FROM person_access WHERE id = 1"),
+        0
+    );
+}

@@ -15,6 +15,7 @@ mod compression;
 mod drivers;
 mod enforced;
 mod jsonb;
+mod latin1;
 mod loose;
 mod orm;
 mod own_words;
