@@ -104,10 +104,10 @@ COMMENT ON FUNCTION colcrypt.grant_key(text, text, text[]) IS
     'lets a role encrypt with, decrypt with or manage a key, or search by a search key; PUBLIC may be given all but manage; says granted';
 
 CREATE FUNCTION colcrypt.revoke_key(
-        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt}') RETURNS text
+        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt,search}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_revoke_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION colcrypt.revoke_key(text, text, text[]) IS
-    'takes privileges on a key away; every session sees it at its next statement; says revoked';
+    'takes privileges on a key away, by default all but manage; every session sees it at its next statement; says revoked';
 
 CREATE FUNCTION colcrypt.grant_keyring(
         keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text

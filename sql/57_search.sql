@@ -37,6 +37,8 @@ CREATE TABLE colcrypt.search_index (
     levels int,
     -- Text: letters of an n-gram.
     gram int,
+    -- Rows have come for which nobody answers who may read them: terms are made once somebody who manages the keys orders it.
+    awaits_order boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT search_index_column UNIQUE (relation, attribute, kind),
     CONSTRAINT search_index_kind CHECK (CASE kind WHEN 'range' THEN num_nulls(granularity, sparsity, levels) = 0 WHEN 'text' THEN gram IS NOT NULL ELSE true END)

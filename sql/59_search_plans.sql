@@ -16,12 +16,12 @@ COMMENT ON FUNCTION colcrypt.explain_search(text) IS
     'plans one statement for the current role, without running it, and says of each condition on an encrypted column whether a search index serves it, and why not';
 
 CREATE FUNCTION colcrypt.unserved_searches(
-        OUT relation regclass, OUT attribute name, OUT kind text, OUT statements bigint, OUT latest timestamptz)
+        OUT relation regclass, OUT attribute name, OUT kind text, OUT lack text, OUT statements bigint, OUT latest timestamptz)
     RETURNS SETOF record AS 'MODULE_PATHNAME', 'colcrypt_unserved_searches' LANGUAGE c VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION colcrypt.unserved_searches() IS 'for the view unserved_search';
 CREATE VIEW colcrypt.unserved_search AS
-    SELECT relation, attribute, kind, statements, latest FROM colcrypt.unserved_searches();
+    SELECT relation, attribute, kind, lack, statements, latest FROM colcrypt.unserved_searches();
 COMMENT ON VIEW colcrypt.unserved_search IS
-    'encrypted columns that statements compared and no search index served, how many were planned since the server started, and the kind of index that would have: what such a statement meets it decrypts row by row';
+    'encrypted columns that statements compared and no search index served, how many were planned since the server started, the kind of index that would have, and what it lacks: what such a statement meets it decrypts row by row';
 GRANT EXECUTE ON FUNCTION colcrypt.unserved_searches() TO pg_monitor;
 GRANT SELECT ON colcrypt.unserved_search TO pg_monitor;

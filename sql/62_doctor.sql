@@ -415,7 +415,7 @@ VALUES
                                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.relation) $q$),
 ('search_index_unused', 'warning',
  'No query looks rows up by a search index, and no job is about to make its terms: look-ups read and decrypt the whole table.',
- 'Call colcrypt.retry_job for its last job, colcrypt.create_search_index again in a restored database, or colcrypt.drop_search_index where nobody needs it.',
+ 'Call colcrypt.retry_job for its last job, colcrypt.create_search_index again in a restored database and where rows have come past the trigger, or colcrypt.drop_search_index where nobody needs it.',
  $q$ SELECT format('%s.%I (%s)', o."table", o."column", o.kind) AS object, 'terms by version of the search key: ' || o.versions AS detail
      FROM colcrypt.search_overview o
      WHERE o.versions LIKE '%building%' AND o.versions NOT LIKE '%ready%'

@@ -72,6 +72,11 @@ REVOKE ALL ON FUNCTION colcrypt.grant_keyring(text, text, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION colcrypt.grant_keyring(text, text, text[]) IS
     'lets a role make keys in a keyring (create), or change its root keys, its rules and these grants (manage); PUBLIC may be given the first; says granted';
 
+CREATE OR REPLACE FUNCTION colcrypt.revoke_key(
+        key text, role text, privileges text[] DEFAULT '{encrypt,decrypt,search}') RETURNS text
+    AS 'MODULE_PATHNAME', 'colcrypt_revoke_key' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION colcrypt.revoke_key(text, text, text[]) IS
+    'takes privileges on a key away, by default all but manage; every session sees it at its next statement; says revoked';
 CREATE FUNCTION colcrypt.revoke_keyring(
         keyring text, role text, privileges text[] DEFAULT '{create}') RETURNS text
     AS 'MODULE_PATHNAME', 'colcrypt_revoke_keyring' LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE;
@@ -1488,7 +1493,7 @@ VALUES
                                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.relation) $q$),
 ('search_index_unused', 'warning',
  'No query looks rows up by a search index, and no job is about to make its terms: look-ups read and decrypt the whole table.',
- 'Call colcrypt.retry_job for its last job, colcrypt.create_search_index again in a restored database, or colcrypt.drop_search_index where nobody needs it.',
+ 'Call colcrypt.retry_job for its last job, colcrypt.create_search_index again in a restored database and where rows have come past the trigger, or colcrypt.drop_search_index where nobody needs it.',
  $q$ SELECT format('%s.%I (%s)', o."table", o."column", o.kind) AS object, 'terms by version of the search key: ' || o.versions AS detail
      FROM colcrypt.search_overview o
      WHERE o.versions LIKE '%building%' AND o.versions NOT LIKE '%ready%'
@@ -2183,6 +2188,8 @@ CREATE TABLE colcrypt.search_index (
     levels int,
     -- Text: letters of an n-gram.
     gram int,
+    -- Rows have come for which nobody answers who may read them: terms are made once somebody who manages the keys orders it.
+    awaits_order boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT search_index_column UNIQUE (relation, attribute, kind),
     CONSTRAINT search_index_kind CHECK (CASE kind WHEN 'range' THEN num_nulls(granularity, sparsity, levels) = 0 WHEN 'text' THEN gram IS NOT NULL ELSE true END)
@@ -2362,13 +2369,13 @@ COMMENT ON FUNCTION colcrypt.explain_search(text) IS
     'plans one statement for the current role, without running it, and says of each condition on an encrypted column whether a search index serves it, and why not';
 
 CREATE FUNCTION colcrypt.unserved_searches(
-        OUT relation regclass, OUT attribute name, OUT kind text, OUT statements bigint, OUT latest timestamptz)
+        OUT relation regclass, OUT attribute name, OUT kind text, OUT lack text, OUT statements bigint, OUT latest timestamptz)
     RETURNS SETOF record AS 'MODULE_PATHNAME', 'colcrypt_unserved_searches' LANGUAGE c VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION colcrypt.unserved_searches() IS 'for the view unserved_search';
 CREATE VIEW colcrypt.unserved_search AS
-    SELECT relation, attribute, kind, statements, latest FROM colcrypt.unserved_searches();
+    SELECT relation, attribute, kind, lack, statements, latest FROM colcrypt.unserved_searches();
 COMMENT ON VIEW colcrypt.unserved_search IS
-    'encrypted columns that statements compared and no search index served, how many were planned since the server started, and the kind of index that would have: what such a statement meets it decrypts row by row';
+    'encrypted columns that statements compared and no search index served, how many were planned since the server started, the kind of index that would have, and what it lacks: what such a statement meets it decrypts row by row';
 GRANT EXECUTE ON FUNCTION colcrypt.unserved_searches() TO pg_monitor;
 GRANT SELECT ON colcrypt.unserved_search TO pg_monitor;
 -- What search indexes tell: planned, measured, and of marked values; who looks up how often, and how often he may.

@@ -61,6 +61,8 @@ pub struct SearchIndex {
     pub range: Option<RangeSpec>,
     /// Of kind text.
     pub gram: Option<u8>,
+    /// Whether its terms are made only once somebody who manages the keys orders it.
+    pub awaits_order: bool,
     pub companions: Vec<Companion>,
 }
 
@@ -274,6 +276,7 @@ fn index(row: &Row) -> Result<SearchIndex> {
         is_unique: row.get("is_unique")?,
         range,
         gram: small(row, "gram")?,
+        awaits_order: row.get("awaits_order")?,
         companions: Vec::new(),
     })
 }

@@ -6,6 +6,17 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::server::spi;
 
+/// What a job does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Makes a companion.
+    Make,
+    /// Makes the terms of one anew that may be another table's, or missing.
+    Remake,
+    /// Takes away the companions that are retired.
+    Drop,
+}
+
 /// A job that is to be queued.
 pub struct Order<'a> {
     pub relation: pg_sys::Oid,
@@ -15,9 +26,7 @@ pub struct Order<'a> {
     pub key: i64,
     pub version: i32,
     pub index: [u8; 16],
-    /// Whether companions that are retired go; else one is made.
-    pub drops: bool,
-    pub remakes: bool,
+    pub task: Task,
 }
 
 /// Queues a job; its number.
@@ -41,8 +50,8 @@ pub fn queue(order: &Order<'_>) -> Result<i64> {
             order.key.into(),
             order.version.into(),
             pgrx::Uuid::from_bytes(order.index).into(),
-            order.drops.into(),
-            order.remakes.into(),
+            (order.task == Task::Drop).into(),
+            (order.task == Task::Remake).into(),
             order.attribute.into(),
         ],
         |row| spi::at::<i64>(row, 1),
@@ -99,7 +108,7 @@ fn form(kind: &str) -> Form {
 
 /// Has each search index under a key get terms under another version of it: a second companion, which takes the place
 /// of the first when it is whole. What was being made under an older version goes, but for what look-ups have used and
-/// is made anew: its index still keeps values apart.
+/// is made anew: its index still keeps values apart. One that awaits an order follows when that comes.
 ///
 /// # Errors
 /// Of SPI.
@@ -108,7 +117,7 @@ pub fn queue_rotation(key: i64, version: i32) -> Result<()> {
         "SELECT i.search_index_id, i.relation::oid, i.attribute::text, i.kind, \
              EXISTS (SELECT FROM colcrypt.search_companion c WHERE c.search_index_id = i.search_index_id AND c.key_version >= $2) \
          FROM colcrypt.search_index i JOIN pg_class t ON t.oid = i.relation \
-         WHERE i.key_id = $1 AND EXISTS (SELECT FROM colcrypt.search_companion c \
+         WHERE i.key_id = $1 AND NOT i.awaits_order AND EXISTS (SELECT FROM colcrypt.search_companion c \
              WHERE c.search_index_id = i.search_index_id AND c.state <> 'retired') ORDER BY 1",
         &[key.into(), version.into()],
         |row| {
@@ -132,41 +141,44 @@ pub fn queue_rotation(key: i64, version: i32) -> Result<()> {
             &[id.into(), version.into()],
             |row| Ok((spi::at::<String>(row, 1)?, spi::at::<i32>(row, 2)?)),
         )?;
-        let order = |companion, version, drops| Order {
+        let order = |companion, version, task| Order {
             relation,
             attribute: &attribute,
             companion,
             key,
             version,
             index,
-            drops,
-            remakes: false,
+            task,
         };
         if let Some((companion, former)) = stopped.first() {
             end_jobs(index, Some(*former), "the search key was rotated again")?;
-            queue(&order(companion, *former, true))?;
+            queue(&order(companion, *former, Task::Drop))?;
         }
         let companion = companion_name(&attribute, form(&kind), &taken_names(relation)?);
         spi::execute(
             "INSERT INTO colcrypt.search_companion (search_index_id, key_version, attribute) VALUES ($1, $2, $3::text::name)",
             &[id.into(), version.into(), companion.clone().into()],
         )?;
-        queue(&order(&companion, version, false))?;
+        queue(&order(&companion, version, Task::Make))?;
     }
     Ok(())
 }
 
-/// Has the terms of a search index be made anew: some may be another table's, or missing. Nobody looks up by them until
-/// that is done.
+/// Has the terms of a table's search indexes be made anew: some may be another table's, or missing. Nobody looks up by
+/// them until that is done. What nobody answers for by the right to read the column, `is_answered_for`, awaits an order
+/// of whoever manages the keys, since the job opens whatever is there; whether all are queued.
 ///
 /// # Errors
-/// Of SPI.
-pub fn queue_remaking(relation: pg_sys::Oid) -> Result<()> {
+/// Of SPI, and of the question.
+pub fn queue_remaking(
+    relation: pg_sys::Oid,
+    is_answered_for: impl Fn(&str) -> Result<bool>,
+) -> Result<bool> {
     let companions = spi::query(
         "UPDATE colcrypt.search_companion c SET state = 'building', ready_xid = NULL, ready_at = NULL \
          FROM colcrypt.search_index i WHERE i.search_index_id = c.search_index_id AND i.relation = $1::oid::regclass \
            AND c.state <> 'retired' \
-         RETURNING i.search_index_id, i.attribute::text, c.attribute::text, i.key_id, c.key_version",
+         RETURNING i.search_index_id, i.attribute::text, c.attribute::text, i.key_id, c.key_version, i.awaits_order",
         &[relation.into()],
         |row| {
             Ok((
@@ -175,10 +187,17 @@ pub fn queue_remaking(relation: pg_sys::Oid) -> Result<()> {
                 spi::at::<String>(row, 3)?,
                 spi::at::<i64>(row, 4)?,
                 spi::at::<i32>(row, 5)?,
+                spi::at::<bool>(row, 6)?,
             ))
         },
     )?;
-    for (id, attribute, companion, key, version) in companions {
+    let mut are_queued = true;
+    for (id, attribute, companion, key, version, awaits_order) in companions {
+        if awaits_order || !is_answered_for(&attribute)? {
+            await_order(id)?;
+            are_queued = false;
+            continue;
+        }
         queue(&Order {
             relation,
             attribute: &attribute,
@@ -186,9 +205,20 @@ pub fn queue_remaking(relation: pg_sys::Oid) -> Result<()> {
             key,
             version,
             index: *id.as_bytes(),
-            drops: false,
-            remakes: true,
+            task: Task::Remake,
         })?;
     }
+    Ok(are_queued)
+}
+
+/// What is under way would open what has come.
+fn await_order(id: pgrx::Uuid) -> Result<()> {
+    spi::execute(
+        "WITH waiting AS (UPDATE colcrypt.search_index SET awaits_order = true WHERE search_index_id = $1 AND NOT awaits_order) \
+         UPDATE colcrypt.job SET phase = 'cancelled', paused = false, held_by = NULL, finished_at = clock_timestamp(), \
+             last_error = 'rows have come that nobody who may read them answers for' \
+         WHERE finished_at IS NULL AND job_id IN (SELECT job_id FROM colcrypt.search_job WHERE search_index_id = $1 AND NOT drops)",
+        &[id.into()],
+    )?;
     Ok(())
 }

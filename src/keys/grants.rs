@@ -41,6 +41,27 @@ impl Grant {
         }
     }
 
+    /// Without what a key of its purpose gives to nobody.
+    ///
+    /// # Errors
+    /// Where nothing is left: to say that it was revoked would be no word about what the role may do.
+    fn of_its_purpose(self) -> Result<Self> {
+        let values = self.key.suite.purpose() == Purpose::Values;
+        let its = Self {
+            encrypt: self.encrypt && values,
+            decrypt: self.decrypt && values,
+            search: self.search && !values,
+            ..self
+        };
+        if its.privileges().is_empty() {
+            its.key.require(match values {
+                true => Purpose::Search,
+                false => Purpose::Values,
+            })?;
+        }
+        Ok(its)
+    }
+
     fn privileges(&self) -> Vec<&'static str> {
         [
             (self.encrypt, Privilege::Encrypt),
@@ -113,7 +134,7 @@ pub fn add(grant: &Grant) -> Result<()> {
 }
 
 pub fn revoke_key(call: Call) -> Result<pg_sys::Datum> {
-    let grant = grant_arguments(call)?;
+    let grant = grant_arguments(call)?.of_its_purpose()?;
     Object::Key(grant.key.id).take(grant.role, &grant.privileges())?;
     grant.record("revoke_key")?;
     varlena_from(b"revoked")

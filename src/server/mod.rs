@@ -22,6 +22,7 @@ pub mod computed;
 pub mod concurrently;
 pub mod constants;
 pub mod databases;
+pub mod departed;
 pub mod enclosure;
 pub mod encoding;
 pub mod explained;

@@ -53,6 +53,15 @@ impl Rows {
         self.in_row(self.new, number)
     }
 
+    /// Whether the server computes columns of the row, which it does later.
+    pub fn are_computed(&self) -> bool {
+        // SAFETY: the description of the table that the trigger was fired for.
+        unsafe {
+            let constraints = (*self.descriptor).constr;
+            !constraints.is_null() && (*constraints).has_generated_stored
+        }
+    }
+
     /// What the row that it replaces has there.
     pub fn former(&self, number: i32) -> Option<pg_sys::Datum> {
         self.in_row(self.old?, number)

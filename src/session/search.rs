@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use colcrypt_core::VersionId;
 use colcrypt_core::suite::Purpose;
+use colcrypt_core::{KeyId, VersionId};
 
 use crate::error::{Error, Privilege, Result};
 use crate::server::clock;
@@ -61,6 +61,18 @@ pub fn standing(id: VersionId) -> Standing {
         })
     };
     asked().unwrap_or(Standing::NoRight)
+}
+
+/// Whether the role at hand has the right to decrypt with a key. Nothing is recorded: for plans.
+pub fn may_decrypt(id: KeyId) -> bool {
+    refresh();
+    let asked = || -> Result<bool> {
+        SESSION.with_borrow_mut(|session| {
+            let key = session.catalog.key_by_id(id)?;
+            session.catalog.may(&key, Privilege::Decrypt)
+        })
+    };
+    asked().unwrap_or(false)
 }
 
 /// So long nobody is asked for a key again that could not be had, and so many times as long as the answer took.

@@ -349,7 +349,9 @@ impl DecryptSite {
                     key: value.header.key,
                     version: value.header.version,
                 };
-                self.permit.insert(session::permit_decrypt(id)?)
+                let permit = session::permit_decrypt(id)
+                    .inspect_err(|error| watch_refused(error, &value, function))?;
+                self.permit.insert(permit)
             }
         };
         let written = value.header.plaintext_type;
@@ -378,6 +380,20 @@ impl DecryptSite {
             check_domain(plaintext, self.wanted)?;
         }
         Ok(plaintext)
+    }
+}
+
+/// Raises the alarm where a role that may not decrypt has come as far as a marked value: a look-up that holds others,
+/// too, led it there, or none.
+#[cold]
+fn watch_refused(error: &Error, value: &Value<'_>, function: &str) {
+    let key = value.header.key;
+    if let Error::KeyDenied { key: name, .. } = error
+        && session::is_guarded(key)
+        && session::is_honeytoken(key, value.tag)
+    {
+        let how = "which its role may not decrypt";
+        honeytoken::alarm_of_term(function, key, Some(name), value.tag, how);
     }
 }
 

@@ -91,11 +91,11 @@ impl RangeSpec {
         sparsity: u8,
         levels: u8,
     ) -> Result<Self, RangeError> {
-        if levels == 0 || levels > Self::MAX_LEVELS {
-            return Err(RangeError::Levels(levels));
-        }
         if sparsity == 0 || sparsity > Self::MAX_SPARSITY {
             return Err(RangeError::Sparsity(sparsity));
+        }
+        if levels == 0 || levels > Self::MAX_LEVELS {
+            return Err(RangeError::Levels(levels));
         }
         let bits = u32::from(granularity) + u32::from(sparsity) * u32::from(levels);
         if bits > 64 {

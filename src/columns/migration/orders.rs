@@ -117,9 +117,7 @@ pub fn encrypt_column(call: Call) -> Result<pg_sys::Datum> {
         let now = relation_name(table);
         let wanted = match call.datum(6) {
             // SAFETY: declared as name, whose datum points to NAMEDATALEN bytes.
-            Some(name) => unsafe {
-                name_of(&*name.cast_mut_ptr::<pg_sys::NameData>())
-            },
+            Some(name) => unsafe { name_of(&*name.cast_mut_ptr::<pg_sys::NameData>()) },
             None => with_suffix(&now, "_encrypted"),
         };
         Some((now, wanted))
@@ -323,6 +321,11 @@ fn decide(call: Call, order: &Order, accepts: bool, dry_run: bool) -> Result<pg_
             unique: is_unique,
         };
         lines.push(effects::search_index(key, is_unique));
+        if dry_run {
+            let asked = Asked::in_place_of_another(key, is_unique);
+            let why = search_orders::why_unfit(order.table, &order.attribute, asked)?;
+            lines.extend(why.as_deref().map(effects::no_search_index));
+        }
     }
     let viewed = order.names.is_some() || !view::views_of(order.table)?.is_empty();
     match &order.names {

@@ -21,6 +21,18 @@ pub fn note_made(index: &SearchIndex, companion: &Companion) -> Result<()> {
     Ok(())
 }
 
+/// Somebody who manages the keys has ordered terms of whatever is there.
+///
+/// # Errors
+/// Of SPI.
+pub fn note_ordered(index: &SearchIndex) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.search_index SET awaits_order = false WHERE search_index_id = $1",
+        &[uuid(index.id).into()],
+    )?;
+    Ok(())
+}
+
 /// Forgets companions under these versions, and a search index that has none left. What the columns are called now that
 /// were made for them, and how many companions the table has left.
 ///
@@ -69,6 +81,22 @@ pub fn make_ready(index: &SearchIndex, companion: &Companion, index_name: &str) 
         ],
     )?;
     Ok(made > 0)
+}
+
+/// The index on a companion has another name.
+///
+/// # Errors
+/// Of SPI.
+pub fn rename_index(index: &SearchIndex, companion: &Companion, name: &str) -> Result<()> {
+    spi::execute(
+        "UPDATE colcrypt.search_companion SET index_name = $3::text::name WHERE search_index_id = $1 AND key_version = $2",
+        &[
+            uuid(index.id).into(),
+            companion.version.int().into(),
+            name.into(),
+        ],
+    )?;
+    Ok(())
 }
 
 /// The companions of a search index that another takes the place of, which nobody looks up by from here on.

@@ -7,11 +7,14 @@ use colcrypt_domain::search::IS_TRIGGER;
 use pgrx::pg_sys;
 
 use crate::catalog::search;
+use crate::columns::registration::{self, Under};
 use crate::columns::search::term::class_of;
-use crate::error::Result;
+use crate::error::{KeyringPrivilege, Privilege, Result};
 use crate::jobs::search::{end_jobs, queue_remaking};
 use crate::jobs::wake;
-use crate::server::{relation, report, spi, types};
+use crate::rights;
+use crate::server::relation::{Held, Lock};
+use crate::server::{relation, report, roles, spi, types};
 
 /// A search index that has to do with a column of a table: its kind, and whether the column is its companion.
 struct Concerned {
@@ -226,12 +229,13 @@ pub fn attached(table: pg_sys::Oid) -> Result<()> {
     }
     refuse_inherited(table)?;
     if !is_empty(table)? {
-        return remake(table, "rows have come to it that it has not been kept for");
+        let why = "rows have come to it that it has not been kept for";
+        return remake(table, Brought::Rows, why);
     }
     // A partition has the trigger from above; a child that nobody gives it would be scanned for good.
     match has_trigger(table, false)? {
         true => Ok(()),
-        false => remake(table, "a child has come that has no trigger"),
+        false => remake(table, Brought::Rows, "a child has come that has no trigger"),
     }
 }
 
@@ -285,6 +289,7 @@ pub fn trigger_changed(table: pg_sys::Oid, is_made: bool) -> Result<()> {
     }
     remake(
         table,
+        Brought::Rows,
         "the trigger that keeps it was made anew, switched off or dropped",
     )
 }
@@ -309,7 +314,11 @@ pub fn index_dropped(table: pg_sys::Oid) -> Result<()> {
     )?;
     match lacks.is_empty() {
         true => Ok(()),
-        false => remake(table, "the index on its terms was dropped"),
+        false => remake(
+            table,
+            Brought::Nothing,
+            "the index on its terms was dropped",
+        ),
     }
 }
 
@@ -365,17 +374,56 @@ pub fn constrained(constraint: pg_sys::Oid) -> Result<()> {
     }
 }
 
-fn remake(table: pg_sys::Oid, why: &str) -> Result<()> {
+/// What may have come to a table past the trigger, which asks who brings a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    Nothing,
+    Rows,
+}
+
+/// Has terms be made anew. The job opens whatever there is: whoever lets rows come past the trigger might have brought
+/// others' values, to see by their terms what they are. So he has to have the right to read the column; or somebody who
+/// manages its keys has it be done, as when the index was made.
+fn remake(table: pg_sys::Oid, brought: Brought, why: &str) -> Result<()> {
     for relation in searched_above(table)? {
-        queue_remaking(relation)?;
+        let are_queued = queue_remaking(relation, |attribute| match brought {
+            Brought::Nothing => Ok(true),
+            Brought::Rows => may_read(relation, attribute),
+        })?;
         wake::wake_at_commit();
+        let shown = relation::shown(relation)?;
         report::warning(
             format!(
-                "no query looks up by the search indexes of {} until their terms are made anew: {why}",
-                relation::shown(relation)?
+                "no query looks up by the search indexes of {shown} until their terms are made anew: {why}"
             ),
-            "A job is queued for each: see colcrypt.job_progress.",
+            &match are_queued {
+                true => "A job is queued for each: see colcrypt.job_progress.".into(),
+                false => format!(
+                    "You may not decrypt all of its columns, so whoever owns it and manages their keys has to order that: \
+                     colcrypt.create_search_index({}, column, kind).",
+                    quote_literal(&shown)
+                ),
+            },
         );
     }
     Ok(())
+}
+
+/// Whether the current role may read all values of a searched column, or have terms be made of them.
+fn may_read(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
+    let user = roles::current_user();
+    let is_plain = Held::take(table, Lock::Read)?
+        .attribute(attribute)
+        .is_some_and(|attribute| !attribute.holds_ciphertext());
+    Ok(is_plain
+        || match registration::under(table, attribute)? {
+            None => false,
+            Some(Under::Key(key)) => {
+                rights::may(user, &key, Privilege::Decrypt)?
+                    || rights::may(user, &key, Privilege::Manage)?
+            }
+            Some(Under::Rows(keyring)) => {
+                rights::may_on_keyring(user, &keyring, KeyringPrivilege::Manage)?
+            }
+        })
 }

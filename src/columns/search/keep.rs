@@ -32,6 +32,7 @@ use crate::columns::search::marked;
 use crate::columns::search::opened::{Opener, Plain, Right};
 use crate::error::{Error, Result};
 use crate::server::call::Call;
+use crate::server::departed::Place;
 use crate::server::relation::{Held, Lock};
 use crate::server::trigger::{self, Rows};
 use crate::server::varlena::{Varlena, image_of, varlena_from};
@@ -39,8 +40,8 @@ use crate::server::xact::End;
 use crate::server::{enclosure, roles, watched};
 use crate::session::made::{self, Made, tag_of};
 
-/// Rows on their way from one partition to another that are remembered, and the bytes of their values: a row is put
-/// into the other right after it was taken out.
+/// Rows that may be on their way from one partition to another are remembered, so many, with so many bytes of values: a
+/// row is put into the other right after it was taken out.
 const ON_THE_WAY: usize = 16;
 const BYTES_ON_THE_WAY: usize = 16 << 20;
 
@@ -50,13 +51,21 @@ type Whole = Vec<u8>;
 /// The terms of one value, as stored; none where a companion has none yet.
 type Terms = Vec<(Of, Option<Vec<u8>>)>;
 
+/// A value that may be on its way.
+struct Moving {
+    from: Place,
+    value: Whole,
+    terms: Terms,
+}
+
 thread_local! {
     static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<KnownTable>>> = RefCell::default();
-    static ON_THEIR_WAY: RefCell<VecDeque<(Whole, Terms)>> = const { RefCell::new(VecDeque::new()) };
+    static ON_THEIR_WAY: RefCell<VecDeque<Moving>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// What of a table is searched, until the catalog or the table changes.
 struct KnownTable {
+    oid: pg_sys::Oid,
     columns: Vec<Column>,
     owner: pg_sys::Oid,
     is_partition: bool,
@@ -170,6 +179,7 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
         }
     }
     let table = Rc::new(KnownTable {
+        oid,
         columns,
         owner: held.owner,
         is_partition: held.is_partition(),
@@ -241,8 +251,10 @@ impl Column {
         let made = tag.as_ref().and_then(made::made);
         if is_kept || self.is_of_former(rows, &made) {
             self.keep_former(rows, stored, changes);
-            if table.is_partition {
-                self.remember(bytes.bytes().to_vec(), rows, changes);
+            if let Some(old) = rows.old.filter(|_| table.is_partition) {
+                // SAFETY: the row that the trigger was fired for.
+                let from = unsafe { Place::of(table.oid, old) };
+                self.remember(from, bytes.bytes().to_vec(), rows, changes);
             }
             return Ok(());
         }
@@ -259,6 +271,7 @@ impl Column {
             Some(Made::Encrypted { role, context })
                 if role == roles::current_user() || role == table.owner =>
             {
+                sealed.refuse_another_rows(rows, &value, &context)?;
                 sealed.opener.open(&value, &context, Right::Order)?
             }
             _ => sealed.brought(rows, &value, Right::Writer)?,
@@ -372,7 +385,7 @@ impl Column {
     }
 
     /// Remembers the terms of a row that may be put into another partition next.
-    fn remember(&self, value: Whole, rows: &Rows, changes: &[Change]) {
+    fn remember(&self, from: Place, value: Whole, rows: &Rows, changes: &[Change]) {
         let terms = self.companions.iter().map(|companion| {
             let changed = changes
                 .iter()
@@ -387,24 +400,24 @@ impl Column {
         });
         let terms = terms.collect();
         ON_THEIR_WAY.with_borrow_mut(|rows| {
-            let bytes = |rows: &VecDeque<(Whole, Terms)>| {
-                rows.iter().map(|(value, _)| value.len()).sum::<usize>()
-            };
+            let bytes =
+                |rows: &VecDeque<Moving>| rows.iter().map(|row| row.value.len()).sum::<usize>();
             while rows.len() >= ON_THE_WAY || bytes(rows) > BYTES_ON_THE_WAY {
                 rows.pop_front();
             }
-            rows.push_back((value, terms));
+            rows.push_back(Moving { from, value, terms });
         });
     }
 
     /// Gives a row the terms that it had in the partition which it comes from; whether it comes from one. It comes
-    /// once.
+    /// once, and only what has gone from there comes: of a value that stays whoever can write a row could make another.
     fn put_remembered(&self, value: &[u8], changes: &mut Vec<Change>) -> Result<bool> {
         let found = ON_THEIR_WAY.with_borrow_mut(|rows| {
-            let at = rows.iter().rposition(|(of, _)| of == value)?;
+            let is_it = |row: &Moving| row.value == value && row.from.has_departed();
+            let at = rows.iter().rposition(is_it)?;
             rows.remove(at)
         });
-        let Some((_, terms)) = found else {
+        let Some(Moving { terms, .. }) = found else {
             return Ok(false);
         };
         let is_whole = self
@@ -424,15 +437,40 @@ impl Column {
 }
 
 impl Sealed {
+    /// The context of the row that is written; none where the value is bound to none, or the row's is NULL.
+    fn context_of(&self, rows: &Rows, value: &Value<'_>) -> Result<Option<Vec<u8>>> {
+        match &self.context {
+            // SAFETY: a row of the table that the trigger was fired for.
+            Some(context) if value.header.has_context => unsafe {
+                context.of(rows.new, rows.descriptor)
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// An upsert proposes a row, and updates another: a value that was encrypted for the one opens in the other for
+    /// nobody. What the server generates for the row is not there yet: then nothing is known.
+    fn refuse_another_rows(&self, rows: &Rows, value: &Value<'_>, of: &[u8]) -> Result<()> {
+        if rows.old.is_none() || rows.are_computed() {
+            return Ok(());
+        }
+        match self.context_of(rows, value)? {
+            Some(context) if context != of => Err(SearchError::OfAnotherRow {
+                column: self.opener.shown.clone(),
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens a value that comes from elsewhere.
     fn brought(&self, rows: &Rows, value: &Value<'_>, right: Right) -> Result<Plain> {
-        let context = match &self.context {
-            Some(context) if value.header.has_context => {
-                // SAFETY: a row of the table that the trigger was fired for.
-                let bytes = unsafe { context.of(rows.new, rows.descriptor)? };
-                bytes.ok_or(Error::NullArgument("context"))?
+        let context = match self.context_of(rows, value)? {
+            Some(context) => context,
+            None if self.context.is_some() && value.header.has_context => {
+                return Err(Error::NullArgument("context"));
             }
-            _ => Vec::new(),
+            None => Vec::new(),
         };
         // From here on nothing runs but what is ours.
         self.opener

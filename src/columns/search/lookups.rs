@@ -10,7 +10,8 @@ use colcrypt_core::VersionId;
 use colcrypt_search::{Kind, SearchKey};
 use pgrx::{PgList, pg_sys};
 
-use crate::catalog::{epoch, read, search};
+use crate::catalog::search::{self, CompanionState};
+use crate::catalog::{epoch, read};
 use crate::columns::search::marked::{self, Mark};
 use crate::columns::search::term::Maker;
 use crate::error::{Error, Result};
@@ -255,12 +256,15 @@ fn look(asked: Asked<'_>) -> Result<Found> {
     };
     let index = search::index_of(relation, attribute, kind)?.ok_or_else(|| refused(""))?;
     let companion = match version.map(read::version).transpose()? {
-        Some(version) => index.under(version),
+        // Of one that nobody has looked up by yet it is not known which terms are a honeytoken's.
+        Some(version) => index.under(version).filter(|companion| {
+            companion.has_been_ready || companion.state != CompanionState::Building
+        }),
         None => index.usable(),
     };
     let Some(companion) = companion else {
         return Err(refused(match version {
-            Some(_) => " under that version of its key",
+            Some(_) => " that is ready under that version of its key",
             None => " that is ready",
         }));
     };

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use crate::audit::honeytoken::{self, Tag, tag_of};
 use crate::catalog::read::{self, Key};
 use crate::catalog::scan::{Equals, each};
-use crate::catalog::search::{self, Companion, CompanionState, SearchIndex};
+use crate::catalog::search::{self, Companion, SearchIndex};
 use crate::columns::registration::{self, Under};
 use crate::columns::search::column::companion_in;
 use crate::error::{Error, Result};
@@ -134,10 +134,11 @@ pub fn remember_marked(key: &Key, tag: &Tag) -> Result<()> {
     for table in tables {
         for index in search::indexes_of(table)?.iter() {
             if index.kind == Kind::Equality && may_hold(index, key)? {
+                // Of those that are about to go, too: a query may be looking up by one.
                 let companions: Vec<&Companion> = index
                     .companions
                     .iter()
-                    .filter(|companion| companion.state != CompanionState::Retired)
+                    .filter(|companion| companion.is_made)
                     .collect();
                 remember(index, &companions, &marks)?;
             }

@@ -16,10 +16,11 @@ use crate::columns::search::catalog;
 use crate::columns::search::wanted::{
     Asked, Collation, Column, Plan, check_label, column, domain, names, plan,
 };
+use crate::columns::search::work::order_on;
 use crate::columns::search::{ddl, foreign_keys};
 use crate::columns::{registered, registration, view};
 use crate::error::{Error, Privilege, Result};
-use crate::jobs::search::{Order, end_jobs, queue as queue_job, taken_names};
+use crate::jobs::search::{Order, Task, end_jobs, queue as queue_job, queue_rotation, taken_names};
 use crate::jobs::wake;
 use crate::keys::approval;
 use crate::rights;
@@ -124,9 +125,32 @@ pub fn order(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<i64> {
             name: format!("{} of kind {}", column.shown, asked.kind),
         });
     }
-    check_table(table, &held, asked.is_unique)?;
+    let plan = fitting(table, &held, &column, asked)?;
+    let job = queue(table, attribute, &plan)?;
+    Act::new("create_search_index")
+        .key(&plan.key)
+        .relation(table)
+        .detail(format!("job {job}: {attribute}, {}", described(&plan)))
+        .record()?;
+    Ok(job)
+}
+
+/// Why [`order`] would refuse one that is not there yet, if it would.
+///
+/// # Errors
+/// Of the table.
+pub fn why_unfit(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<Option<String>> {
+    let held = Held::take(table, Lock::Read)?;
+    let fits =
+        column(table, attribute, &held).and_then(|column| fitting(table, &held, &column, asked));
+    Ok(fits.err().map(|error| error.report().message))
+}
+
+/// What is made of an order by somebody who may give it, for a column that can have it.
+fn fitting(table: pg_sys::Oid, held: &Held, column: &Column, asked: Asked) -> Result<Plan> {
+    check_table(table, held, asked.is_unique)?;
     refuse_whole_row(table)?;
-    let plan = plan(asked, &column)?;
+    let plan = plan(asked, column)?;
     if plan.key.suite.purpose() != colcrypt_core::suite::Purpose::Search {
         return Err(Error::InvalidParameter {
             message: format!("key \"{}\" is no search key", plan.key.name),
@@ -141,13 +165,7 @@ pub fn order(table: pg_sys::Oid, attribute: &str, asked: Asked) -> Result<i64> {
         };
         refuse_way_out(keyring, &plan.key)?;
     }
-    let job = queue(table, attribute, &plan)?;
-    Act::new("create_search_index")
-        .key(&plan.key)
-        .relation(table)
-        .detail(format!("job {job}: {attribute}, {}", described(&plan)))
-        .record()?;
-    Ok(job)
+    Ok(plan)
 }
 
 /// Refuses a search index of a column that is to be encrypted with this key, where [`order`] would have refused it of
@@ -185,6 +203,9 @@ fn may_drop(index: &SearchIndex) -> Result<Key> {
 
 /// The job of one that was being made when its database was dumped, where it is a copy's: jobs are not in a dump.
 fn taken_up(index: &SearchIndex) -> Result<Option<i64>> {
+    if index.awaits_order {
+        return ordered(index);
+    }
     let is_used = index.usable().is_some();
     let building = index
         .companions
@@ -202,18 +223,39 @@ fn taken_up(index: &SearchIndex) -> Result<Option<i64>> {
         return Ok(None);
     }
     wake::wake_at_commit();
-    let job = queue_job(&Order {
-        relation: index.relation,
-        attribute: &index.attribute,
-        companion: &companion.attribute,
-        key: index.key.bigint(),
-        version: companion.version.int(),
-        index: index.id,
-        drops: false,
-        // Somebody had found its terms to be those of other rows.
-        remakes: companion.has_been_ready,
-    })?;
+    // Of one that was in use somebody had found that its terms are those of other rows.
+    let task = match companion.has_been_ready {
+        true => Task::Remake,
+        false => Task::Make,
+    };
+    let job = queue_job(&order_on(index, companion, task))?;
     Ok(Some(job))
+}
+
+/// The first job of one for whose rows nobody answered: whoever manages the keys does. What was rotated meanwhile
+/// follows.
+fn ordered(index: &SearchIndex) -> Result<Option<i64>> {
+    let key = read::key_by_id(index.key)?;
+    rights::require(&key, Privilege::Manage)?;
+    catalog::note_ordered(index)?;
+    let mut job = None;
+    for companion in &index.companions {
+        if companion.state != CompanionState::Retired {
+            let queued = queue_job(&order_on(index, companion, Task::Remake))?;
+            job = job.or(Some(queued));
+        }
+    }
+    queue_rotation(key.id.bigint(), key.current.int())?;
+    wake::wake_at_commit();
+    Act::new("create_search_index")
+        .key(&key)
+        .relation(index.relation)
+        .detail(format!(
+            "{}, {}: terms are made anew",
+            index.attribute, index.kind
+        ))
+        .record()?;
+    Ok(job)
 }
 
 /// What the record has of an index.
@@ -274,8 +316,7 @@ fn queue(table: pg_sys::Oid, attribute: &str, plan: &Plan) -> Result<i64> {
         key: plan.key.id.bigint(),
         version: plan.key.current.int(),
         index: *index.as_bytes(),
-        drops: false,
-        remakes: false,
+        task: Task::Make,
     })
 }
 
@@ -301,16 +342,7 @@ pub fn drop_search_index(call: Call) -> Result<pg_sys::Datum> {
         catalog::forget(&index, &[])?;
         return Ok(call.null());
     };
-    let job = queue_job(&Order {
-        relation: table,
-        attribute: &attribute,
-        companion: &first.attribute,
-        key: index.key.bigint(),
-        version: first.version.int(),
-        index: index.id,
-        drops: true,
-        remakes: false,
-    })?;
+    let job = queue_job(&order_on(&index, first, Task::Drop))?;
     wake::wake_at_commit();
     Act::new("drop_search_index")
         .key(&key)

@@ -17,6 +17,10 @@ use crate::server::varlena::{MAX_VARLENA, Varlena, varlena_from};
 /// What equality and order mean for the values of a type; none for a type that is not searched by terms. Of a domain,
 /// those of the type under it.
 pub fn class_of(type_oid: pg_sys::Oid) -> Option<Class> {
+    // What a call says nothing of: an array of anything, or one that no expression made.
+    if type_oid == pg_sys::Oid::INVALID {
+        return None;
+    }
     // SAFETY: a look-up in the type catalog.
     let base = unsafe { pg_sys::getBaseType(type_oid) };
     Some(match base {

@@ -360,6 +360,18 @@ pub fn plan(asked: Asked, column: &Column) -> Result<Plan> {
             "A unique index needs terms of full length: leave bits out.",
         ));
     }
+    if asked.kind != Kind::Range && (asked.granularity.is_some() || asked.sparsity.is_some()) {
+        return Err(column.unfit(
+            format!("kind {} has no intervals", asked.kind),
+            "granularity and sparsity are of kind range: leave them out.",
+        ));
+    }
+    if asked.kind != Kind::Text && asked.gram.is_some() {
+        return Err(column.unfit(
+            format!("kind {} has no n-grams", asked.kind),
+            "gram is of kind text: leave it out.",
+        ));
+    }
     let range = (asked.kind == Kind::Range)
         .then(|| range_spec(class, asked.granularity, asked.sparsity, column))
         .transpose()?;
@@ -392,7 +404,7 @@ fn check_collation(kind: Kind, class: Class, column: &Column) -> Result<()> {
     if kind == Kind::Range && column.collation != Collation::C {
         return Err(column.unfit(
             "a range of texts is one of collation \"C\", which the column does not have",
-            "Encrypt a column that is declared with COLLATE \"C\", or search by patterns: kind => 'text'.",
+            "Encrypt a column that is declared with COLLATE \"C\", or register it with a domain over text that is (CREATE DOMAIN … COLLATE \"C\"), or search by patterns: kind => 'text'.",
         ));
     }
     Ok(())
@@ -448,7 +460,7 @@ fn range_spec(
     let bits = usual.granularity() + usual.sparsity() * usual.levels();
     let levels = bits.saturating_sub(granularity).div_ceil(sparsity.max(1));
     let levels = match u32::from(granularity) + u32::from(sparsity) * u32::from(levels) {
-        more if more > 64 => levels - 1,
+        more if more > 64 => levels.saturating_sub(1),
         _ => levels,
     };
     RangeSpec::new(class, granularity, sparsity, levels).map_err(|why| column.unfit(why, HINT))

@@ -6,6 +6,7 @@ use crate::catalog::scan::{Equals, one};
 use crate::catalog::search::{self, Companion, SearchIndex};
 use crate::columns::moved::Of;
 use crate::error::Result;
+use crate::jobs::search::{Order, Task};
 
 /// What there is to do with a search index of a table.
 pub struct Work {
@@ -72,5 +73,18 @@ impl Work {
             index: self.index.id,
             version: companion.version.int(),
         }
+    }
+}
+
+/// A job on a companion that is there.
+pub fn order_on<'a>(index: &'a SearchIndex, companion: &'a Companion, task: Task) -> Order<'a> {
+    Order {
+        relation: index.relation,
+        attribute: &index.attribute,
+        companion: &companion.attribute,
+        key: index.key.bigint(),
+        version: companion.version.int(),
+        index: index.id,
+        task,
     }
 }

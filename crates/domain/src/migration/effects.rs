@@ -142,13 +142,19 @@ pub fn unplaced(values: i64) -> Line {
 /// A search index that is made before the column is encrypted.
 #[must_use]
 pub fn search_index(key: &str, is_unique: bool) -> Line {
-    let unique = if is_unique { "unique " } else { "" };
+    let what = if is_unique { "a unique one" } else { "one" };
     Line::keep(
         "search index",
         format!(
-            "a {unique}one of kind equality is made first, of the values as they are, under key \"{key}\""
+            "{what} of kind equality is made first, of the values as they are, under key \"{key}\""
         ),
     )
+}
+
+/// It cannot be made.
+#[must_use]
+pub fn no_search_index(why: &str) -> Line {
+    Line::block("search index", format!("is refused: {why}"))
 }
 
 #[cfg(test)]

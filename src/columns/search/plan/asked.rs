@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use colcrypt_search::Class;
+use colcrypt_search::{Class, Kind};
 use pgrx::pg_sys::{self, NodeTag};
 
 use crate::columns::search::plan::decided::Why;
@@ -28,6 +28,15 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// The kind of index that serves it best.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Equals(_) | Self::EqualsAny(_) => Kind::Equality,
+            Self::AtLeast(_) | Self::AtMost(_) => Kind::Range,
+            Self::Like(_) | Self::Begins(_) | Self::EqualsCased(_) => Kind::Text,
+        }
+    }
+
     /// What the value is compared with.
     pub fn with(self) -> *mut pg_sys::Node {
         match self {

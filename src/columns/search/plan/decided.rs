@@ -43,6 +43,37 @@ impl Why {
     }
 }
 
+/// What a search index lacks that would have served a condition, in the order in which they are counted.
+pub const LACKS: [&str; 9] = [
+    "no index",
+    "not ready",
+    "no right",
+    "key out of use",
+    "key out of reach",
+    "not kept",
+    "other Unicode",
+    "other type",
+    "other length",
+];
+
+impl Why {
+    /// Which of [`LACKS`] it is; none where no index would serve, or the statement wants none.
+    pub const fn lack(&self) -> Option<u16> {
+        Some(match self {
+            Self::NoIndex(_) => 0,
+            Self::NotReady(_) => 1,
+            Self::NoRight => 2,
+            Self::OutOfUse => 3,
+            Self::OutOfReach => 4,
+            Self::NotKept(_) => 5,
+            Self::OtherUnicode => 6,
+            Self::OtherType => 7,
+            Self::OtherLength => 8,
+            _ => return None,
+        })
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let said = match self {

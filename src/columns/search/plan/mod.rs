@@ -14,6 +14,7 @@ mod plaintext;
 mod rechecked;
 mod rewriter;
 mod shown;
+mod spans;
 mod tables;
 mod terms;
 mod unions;

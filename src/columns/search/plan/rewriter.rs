@@ -12,6 +12,7 @@ use crate::columns::search::plan::decided::{self, Decision, Why};
 use crate::columns::search::plan::names::{self, Names};
 use crate::columns::search::plan::plaintext::Plaintext;
 use crate::columns::search::plan::rechecked::rechecked;
+use crate::columns::search::plan::spans::{Span, joined};
 use crate::columns::search::plan::tables::{KnownColumn, KnownTable, Usable, known, with_key};
 use crate::columns::search::plan::terms::Terms;
 use crate::columns::search::plan::{shown, unserved};
@@ -24,29 +25,6 @@ use crate::settings;
 type Outcome<T> = std::result::Result<T, Why>;
 
 const OR: pg_sys::BoolExprType::Type = pg_sys::BoolExprType::OR_EXPR;
-
-/// One end of a range, or both.
-struct Span {
-    of: Plaintext,
-    low: Option<*mut pg_sys::Node>,
-    high: Option<*mut pg_sys::Node>,
-    type_oid: pg_sys::Oid,
-}
-
-impl Span {
-    /// Whether the other is about the same value, and has the end that this one has not.
-    fn is_completed_by(&self, root: *mut pg_sys::PlannerInfo, other: &Self) -> bool {
-        let guards = self.of.guards.iter().zip(&other.of.guards);
-        // SAFETY: expressions of the query.
-        let is_same = |(&one, &two)| unsafe { planned::have_same_value(root, one, two) };
-        self.low.is_some() != other.low.is_some()
-            && self.high.is_some() != other.high.is_some()
-            && (self.of.number, self.type_oid) == (other.of.number, other.type_oid)
-            && self.of.nulling.is(other.of.nulling)
-            && self.of.guards.len() == other.of.guards.len()
-            && guards.into_iter().all(is_same)
-    }
-}
 
 /// What rewrites the conditions on one relation of a query.
 pub struct Rewriter {
@@ -213,9 +191,11 @@ impl Rewriter {
             };
             // Of a table that is read by ALTER TABLE or the like the number may be another's.
             let column = self.table.column(found.of.number)?;
+            let wanted = found.asked.kind();
             let outcome = self.served(join, column, found, spans);
             let kind = outcome.as_ref().ok().map(|(kind, _)| *kind);
             let why = outcome.as_ref().err().cloned();
+            self.count(column, wanted, why.as_ref());
             self.tell(condition, column, kind, why);
             outcome.ok().map(|(_, beside)| beside)
         }
@@ -345,7 +325,9 @@ impl Rewriter {
         }
     }
 
-    /// The companions of two columns compared with each other, where their terms are of one search domain.
+    /// The companions of two columns compared with each other, where their terms are of one search domain. For whoever
+    /// may read both: no key is asked, nobody counts, and conditions of the query's own may see rows before these are
+    /// decrypted to be compared.
     ///
     /// # Safety
     /// As [`served`](Self::served).
@@ -364,7 +346,10 @@ impl Rewriter {
             }
             let table = known((*entry).relid, self.names.ciphertext, self.epoch).ok()??;
             let other_column = table.column(other.number)?;
-            if !other_column.is_as_shown(&other.lengths) {
+            if !other_column.is_as_shown(&other.lengths)
+                || !column.may_be_read()
+                || !other_column.may_be_read()
+            {
                 return None;
             }
             let ours = self.all_usable(column, condition, Kind::Equality).ok()?;
@@ -537,6 +522,16 @@ impl Rewriter {
         }
     }
 
+    /// Counts a condition that an index would have served.
+    fn count(&self, column: &KnownColumn, wanted: Kind, why: Option<&Why>) {
+        if let Some(why) = why.filter(|_| !self.is_trial && !decided::is_asked())
+            && let Some(lack) = why.lack()
+        {
+            let kind = why.kind().unwrap_or(wanted);
+            unserved::count(column.root, column.number_in_root, kind, lack);
+        }
+    }
+
     /// # Safety
     /// A condition of the query.
     unsafe fn tell(
@@ -546,13 +541,7 @@ impl Rewriter {
         kind: Option<Kind>,
         why: Option<Why>,
     ) {
-        if self.is_trial {
-            return;
-        }
-        if !decided::is_asked() {
-            if let Some(Why::NoIndex(kind)) = why {
-                unserved::count(column.root, column.number_in_root, kind);
-            }
+        if self.is_trial || !decided::is_asked() {
             return;
         }
         decided::tell(Decision {
@@ -564,24 +553,6 @@ impl Rewriter {
             why,
         });
     }
-}
-
-/// Ends of ranges put together where they are of one value.
-fn joined(root: *mut pg_sys::PlannerInfo, spans: Vec<Span>) -> Vec<Span> {
-    let mut all: Vec<Span> = Vec::new();
-    for span in spans {
-        match all
-            .iter_mut()
-            .find(|other| other.is_completed_by(root, &span))
-        {
-            Some(other) => {
-                other.low = other.low.or(span.low);
-                other.high = other.high.or(span.high);
-            }
-            None => all.push(span),
-        }
-    }
-    all
 }
 
 /// Whether texts are compared in the order of a range index: by their bytes, in UTF-8.

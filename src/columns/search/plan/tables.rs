@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
 use std::rc::Rc;
 
-use colcrypt_core::{KeyVersion, VersionId};
+use colcrypt_core::{KeyId, KeyVersion, VersionId};
 use colcrypt_domain::search::{TRIGGER, TRIGGER_TYPE};
 use colcrypt_search::{Kind, unicode_version};
 use pgrx::pg_sys;
 
 use crate::catalog::search::{self, CompanionState, SearchIndex};
+use crate::columns::registration::{self, Under};
 use crate::columns::search::plan::decided::Why;
 use crate::error::Result;
 use crate::server::{heirs, relation, types, watched};
@@ -36,6 +37,8 @@ pub struct KnownColumn {
     pub number_in_root: i16,
     /// Its type with a length, as it is registered.
     declared: Option<String>,
+    /// The key that its values are under, where all rows have the same.
+    key: Option<KeyId>,
     indexes: Vec<KnownIndex>,
 }
 
@@ -48,6 +51,7 @@ struct KnownCompanion {
     number: i16,
     version: KeyVersion,
     state: CompanionState,
+    has_been_ready: bool,
     ready_xid: Option<u64>,
 }
 
@@ -78,6 +82,12 @@ impl Usable<'_> {
 }
 
 impl KnownColumn {
+    /// Whether the role at hand may decrypt all of its values. Where rows have keys of their own, nobody is asked for
+    /// each.
+    pub fn may_be_read(&self) -> bool {
+        self.key.is_some_and(session::search::may_decrypt)
+    }
+
     /// Whether an expression makes values as long as an access view shows them: terms are of what is shown. These are
     /// the types with a length, by their names, that it makes them fit; a collation may be declared with one.
     pub fn is_as_shown(&self, lengths: &[String]) -> bool {
@@ -122,14 +132,16 @@ impl KnownTable {
         if folds && known.index.unicode_version != unicode_version() {
             return Err(Why::OtherUnicode);
         }
-        if let Some(why) = &self.unkept {
-            return Err(why.clone());
-        }
         let mut ready: Vec<&KnownCompanion> = known
             .companions
             .iter()
             .filter(|companion| companion.state == CompanionState::Ready)
             .collect();
+        // One that is made for the first time has no trigger yet: that is not what is missing.
+        let is_first = ready.is_empty() && !known.companions.iter().any(|it| it.has_been_ready);
+        if let Some(why) = self.unkept.as_ref().filter(|_| !is_first) {
+            return Err(why.clone());
+        }
         if ready.is_empty() {
             return Err(Why::NotReady(kind));
         }
@@ -291,9 +303,12 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
     for (number, name) in columns {
         let of_column = indexes.iter().filter(|index| index.attribute == name);
         let of_column: Vec<KnownIndex> = of_column.map(|index| in_table(table, index)).collect();
-        let declared = match of_column.is_empty() {
-            true => None,
-            false => search::declared(root, &name)?,
+        let (declared, under) = match of_column.is_empty() {
+            true => (None, None),
+            false => (
+                search::declared(root, &name)?,
+                registration::under(root, &name)?,
+            ),
         };
         all.push(KnownColumn {
             number,
@@ -301,6 +316,7 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
             name,
             root,
             declared,
+            key: under.as_ref().and_then(Under::key).map(|key| key.id),
             indexes: of_column,
         });
     }
@@ -324,6 +340,7 @@ fn in_table(table: pg_sys::Oid, index: &SearchIndex) -> KnownIndex {
             number,
             version: companion.version,
             state: companion.state,
+            has_been_ready: companion.has_been_ready,
             ready_xid: companion.ready_xid,
         })
     });

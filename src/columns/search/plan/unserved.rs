@@ -1,11 +1,13 @@
-//! How often a condition on an encrypted column was planned that a search index would have served, if there were one:
-//! in shared memory, since the server started. It is advice, so what has no room is not counted.
+//! How often a condition on an encrypted column was planned that a search index would have served, if there were one, or
+//! the one there is could be used: in shared memory, since the server started. It is advice, so what has no room is not
+//! counted.
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 
 use colcrypt_search::Kind;
 
+use crate::columns::search::plan::decided::LACKS;
 use crate::error::Result;
 use crate::server::call::Call;
 use crate::server::record::{Record, return_set};
@@ -31,6 +33,8 @@ struct Place {
     table: u32,
     number: i16,
     kind: u16,
+    /// Its place in [`LACKS`].
+    lack: u16,
     times: u64,
     latest: i64,
 }
@@ -52,13 +56,13 @@ pub fn startup() {
     }
 }
 
-/// Counts one for a column of this table, which has no index of this kind.
-pub fn count(table: pg_sys::Oid, number: i16, kind: Kind) {
+/// Counts one for a column of this table, which lacks this of an index of this kind.
+pub fn count(table: pg_sys::Oid, number: i16, kind: Kind, lack: u16) {
     let Some(shared) = SHARED.get() else { return };
     let database = process::my_database().to_u32();
     let is_it = |place: &Place| {
-        (place.database, place.table, place.number, place.kind)
-            == (database, table.to_u32(), number, kind as u16)
+        (place.database, place.table, place.number) == (database, table.to_u32(), number)
+            && (place.kind, place.lack) == (kind as u16, lack)
     };
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
@@ -74,6 +78,7 @@ pub fn count(table: pg_sys::Oid, number: i16, kind: Kind) {
             table: table.to_u32(),
             number,
             kind: kind as u16,
+            lack,
             times: place.times + 1,
             latest: now,
         };
@@ -105,6 +110,12 @@ pub fn unserved_searches(call: Call) -> Result<pg_sys::Datum> {
         row.push(table)
             .push_name(&name)
             .push(kind.name())
+            .push(
+                LACKS
+                    .get(usize::from(place.lack))
+                    .copied()
+                    .unwrap_or_default(),
+            )
             .push(place.times as i64)
             .push(TimestampWithTimeZone::try_from(place.latest).ok());
         Some(row)

@@ -11,8 +11,8 @@ use pgrx::pg_sys;
 
 use crate::catalog::search::Companion;
 use crate::columns::renamed;
-use crate::columns::search::ddl;
 use crate::columns::search::work::Work;
+use crate::columns::search::{catalog, ddl};
 use crate::error::Result;
 use crate::jobs::job::{Job, lock_jobs};
 use crate::server::concurrently::{self, Wanted};
@@ -193,6 +193,59 @@ pub fn is_whole(work: &Work, companion: &Companion) -> Result<Option<String>> {
         return Ok(None);
     }
     Ok(all.into_iter().next().and_then(|top| top.bare))
+}
+
+/// The names of the indexes on a companion, by table. A unique one's is told to whoever would write a second value, and
+/// applications go by it: it is the same after a rotation.
+pub struct Names(Vec<(pg_sys::Oid, String)>);
+
+impl Names {
+    /// Those on the first of some companions.
+    ///
+    /// # Errors
+    /// Of SPI.
+    pub fn of(work: &Work, companions: &[Companion]) -> Result<Self> {
+        let first = companions.iter().min_by_key(|it| it.version.number());
+        let all = first.map(|first| found(work, first)).transpose()?;
+        let names = all.into_iter().flatten();
+        Ok(Self(
+            names
+                .filter_map(|one| Some((one.table, one.bare?)))
+                .collect(),
+        ))
+    }
+
+    /// Gives them to the indexes on the companion that look-ups use, now that they are free.
+    ///
+    /// # Errors
+    /// Of DDL.
+    pub fn give(&self, work: &Work) -> Result<()> {
+        let Some(companion) = work.index.usable() else {
+            return Ok(());
+        };
+        let _names = renamed::Unheeded::begin();
+        for one in found(work, companion)? {
+            let (Some(name), Some(bare)) = (&one.name, &one.bare) else {
+                continue;
+            };
+            let former = self.0.iter().find(|(table, _)| *table == one.table);
+            let Some((_, former)) = former.filter(|(_, former)| former != bare) else {
+                continue;
+            };
+            let owner = Named::take(one.table, Lock::Read)?.owner();
+            run_as(
+                owner,
+                &[format!(
+                    "ALTER INDEX {name} RENAME TO {}",
+                    quote_identifier(former)
+                )],
+            )?;
+            if one.table == work.index.relation {
+                catalog::rename_index(&work.index, companion, former)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn make(

@@ -25,11 +25,11 @@ use pgrx::pg_sys;
 use crate::catalog::search::{Companion, CompanionState};
 use crate::columns::search::catalog;
 use crate::columns::search::foreign_keys::Step;
-use crate::columns::search::work::Work;
+use crate::columns::search::work::{Work, order_on};
 use crate::columns::search::{ddl, foreign_keys, marked};
 use crate::error::Result;
 use crate::jobs::job::Job;
-use crate::jobs::search::{Order, queue};
+use crate::jobs::search::{Task, queue};
 use crate::server::relation;
 use crate::server::txn::{Next, attempt};
 use crate::worker::job::one_by_one::forget_errors;
@@ -146,16 +146,7 @@ fn queue_drop(work: &Work) -> Result<()> {
             former.version < made.version && former.state != CompanionState::Retired
         });
     for former in former {
-        queue(&Order {
-            relation: work.index.relation,
-            attribute: &work.index.attribute,
-            companion: &former.attribute,
-            key: work.index.key.bigint(),
-            version: former.version.int(),
-            index: work.index.id,
-            drops: true,
-            remakes: false,
-        })?;
+        queue(&order_on(&work.index, former, Task::Drop))?;
     }
     Ok(())
 }
@@ -174,10 +165,12 @@ fn drop_retired(job: &Job, work: &Work) -> Result<Next> {
         return Ok(Next::Again);
     }
     if !retired.is_empty() || work.index.companions.is_empty() {
+        let names = indexing::Names::of(work, &retired)?;
         // Once more, now that nobody else has the table.
         ddl::undo(&work.index, &retired, |column| {
             foreign_keys::refuse_loss(&work.index, column)
         })?;
+        names.give(work)?;
     }
     job.record("last_error = NULL", [])?;
     job.finish(Phase::Done, None)

@@ -526,3 +526,37 @@ fn a_dump_of_a_plain_column_with_terms_restores() {
     wait_for_good_jobs(&mut c);
     assert_eq!(c.number(WRONG), 0);
 }
+
+/// The plan says what the order would say.
+#[test]
+fn a_plan_promises_no_search_index_that_cannot_be_made() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    c.run(
+        "CREATE TABLE flags (id int PRIMARY KEY, on_leave boolean UNIQUE);
+           CREATE UNLOGGED TABLE quick (id int PRIMARY KEY, email text UNIQUE);
+           CREATE TABLE texts (id int PRIMARY KEY, email text UNIQUE)",
+    );
+    for (table, column, said) in [
+        ("flags", "on_leave", "boolean"),
+        ("quick", "email", "is unlogged"),
+    ] {
+        let order = format!(
+            "encrypt_column('{table}', '{column}', 'k', search_key => 's', accept_losses => true"
+        );
+        let plan = c.one(&format!(
+            "SELECT string_agg(object || ': ' || becomes, E'\n') FROM {order}, dry_run => true)"
+        ));
+        assert!(
+            plan.contains("search index: is refused") || plan.contains("is refused: "),
+            "{plan}"
+        );
+        assert!(plan.contains(said), "{plan}");
+        assert!(c.query(&format!("SELECT * FROM {order})"), &[]).is_err());
+    }
+    let plan = c.one("SELECT string_agg(becomes, E'\n') FROM encrypt_column('texts', 'email', 'k', search_key => 's', dry_run => true)");
+    assert!(
+        plan.contains("a unique one of kind equality") && !plan.contains("refused"),
+        "{plan}"
+    );
+}

@@ -245,14 +245,45 @@ fn a_partitions_terms_go_along_with_their_own_value_alone() {
     // A row that moves keeps its terms, whoever moves it.
     w.run("UPDATE ph SET id = 104 WHERE id = 4");
     for garbage in [
+        // It has not gone anywhere.
+        "SELECT 161, email FROM ph WHERE id = 5",
         "SELECT 161, overlay(email::text placing '00000000' from 40 for 8)::ciphertext FROM ph WHERE id = 5",
-        // It came, and comes no second time.
-        "SELECT 162, email FROM ph WHERE id = 5 UNION ALL SELECT 163, email FROM ph WHERE id = 5",
     ] {
         w.run("BEGIN; UPDATE ph SET email = email WHERE id = 5");
         w.fails("KC066", &format!("INSERT INTO ph {garbage}"));
         w.run("ROLLBACK");
     }
+    w.fails(
+        "KC066",
+        "WITH kept AS (UPDATE ph SET email = email WHERE id = 5 RETURNING email) INSERT INTO ph SELECT 162, email FROM kept",
+    );
+    // It went, and goes no second time.
+    w.run("BEGIN; UPDATE ph SET id = 105 WHERE id = 5");
+    w.fails(
+        "KC066",
+        "INSERT INTO ph SELECT 62, email FROM ph WHERE id = 105",
+    );
+    w.run("ROLLBACK");
+    // It was about to go.
+    w.run("BEGIN; SAVEPOINT here");
+    w.fails("23514", "UPDATE ph SET id = 500 WHERE id = 5");
+    w.run("ROLLBACK TO here");
+    w.fails(
+        "KC066",
+        "INSERT INTO ph SELECT 163, email FROM ph WHERE id = 5",
+    );
+    w.run("ROLLBACK; BEGIN; SAVEPOINT here; UPDATE ph SET id = 106 WHERE id = 6; ROLLBACK TO here");
+    w.fails(
+        "KC066",
+        "INSERT INTO ph SELECT 164, email FROM ph WHERE id = 6",
+    );
+    w.run("ROLLBACK");
+    // Others who hold on to the row do not keep it.
+    let mut holder = db.connect();
+    holder.run("BEGIN; SELECT FROM ph WHERE id = 7 FOR KEY SHARE");
+    w.run("UPDATE ph SET email = email WHERE id = 7");
+    holder.run("COMMIT");
+    w.run("UPDATE ph SET id = 107 WHERE id = 7");
     assert_eq!(
         db.client.number("SELECT count(*) FROM ph WHERE email_term IS DISTINCT FROM search_term('ph', 'email', decrypt_col(email))"),
         0

@@ -373,3 +373,30 @@ fn what_cannot_be_searched_is_refused_with_the_reason() {
     );
     assert_eq!(db.client.number("SELECT count(*) FROM search_index"), 0);
 }
+
+#[test]
+fn what_is_of_another_kind_is_refused() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    people(c, 5);
+    c.run("ALTER TABLE t ADD amount ciphertext; SELECT register_column('t', 'amount', 'k', plaintext_type => 'int')");
+    for (index, said) in [
+        ("'t', 'email', gram => 3", "no n-grams"),
+        ("'t', 'email', 'text', sparsity => 2", "no intervals"),
+        ("'t', 'amount', 'range', gram => 3", "no n-grams"),
+        ("'t', 'amount', 'range', granularity => 64", "levels"),
+        ("'t', 'amount', 'range', granularity => 65", "levels"),
+        ("'t', 'amount', 'range', granularity => 255", "levels"),
+        ("'t', 'amount', 'range', granularity => 256", "256 bits"),
+        ("'t', 'amount', 'range', sparsity => 0", "0"),
+        ("'t', 'amount', 'range', sparsity => 200", "200"),
+    ] {
+        let problem = c.fails("KC067", &format!("SELECT create_search_index({index})"));
+        assert!(problem.message.contains(said), "{index}: {problem:?}");
+    }
+    // One that is ordered says so from the first moment.
+    c.run("BEGIN; SELECT create_search_index('t', 'email')");
+    let why = c.one("SELECT why FROM explain_search($$SELECT FROM t WHERE decrypt_col(email, place_context('t.email', id)) = 'x'$$)");
+    assert!(why.contains("is still being built"), "{why}");
+    c.run("ROLLBACK");
+}

@@ -16,7 +16,8 @@ fn a_rotation_makes_a_second_companion_and_drops_the_first() {
     index(&mut db.client, ", is_unique => true");
     let mut writer = db.connect();
     let c = &mut db.client;
-    c.run("SELECT rotate_key('s')");
+    // An application tells by the name which column it is.
+    c.run("ALTER INDEX t_email_term_idx RENAME TO \"one e-mail\"; SELECT rotate_key('s')");
     let mut id = 500;
     while !c.yes("SELECT count(*) = 0 FROM job_progress WHERE finished_at IS NULL") {
         id += 1;
@@ -37,6 +38,10 @@ fn a_rotation_makes_a_second_companion_and_drops_the_first() {
     assert_eq!(
         c.one("SELECT string_agg(attribute || ' ' || key_version || ' ' || state, ', ') FROM search_companion"),
         "email_term2 2 ready"
+    );
+    assert_eq!(
+        c.one("SELECT string_agg(c.index_name || ' ' || p.indexname, ', ') FROM search_companion c, pg_indexes p WHERE p.tablename = 't' AND p.indexdef ~ 'term'"),
+        "one e-mail one e-mail"
     );
     assert_eq!(c.number(&wrong_terms("email_term2", 2)), 0);
     assert_eq!(c.number("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'email_term'"), 0);

@@ -7,6 +7,7 @@ mod build;
 mod copies;
 mod differential;
 mod guards;
+mod guesses;
 mod keyless;
 mod keys;
 mod leakage;

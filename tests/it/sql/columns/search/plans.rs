@@ -545,7 +545,7 @@ fn explain_search_says_what_serves_each_condition_and_why_not() {
 #[test]
 fn scans_that_an_index_would_have_spared_are_counted() {
     let mut db = shop();
-    let counted = "SELECT string_agg(concat_ws(' ', relation, attribute, kind, statements), ', ' ORDER BY attribute, kind) FROM unserved_search";
+    let counted = "SELECT string_agg(concat_ws(' ', relation, attribute, kind, lack, statements), ', ' ORDER BY attribute, kind) FROM unserved_search";
     assert_eq!(db.client.opt(counted), None);
     for _ in 0..3 {
         db.client
@@ -559,6 +559,21 @@ fn scans_that_an_index_would_have_spared_are_counted() {
     );
     assert_eq!(
         db.client.one(counted),
-        "customer note equality 3, customer note text 1"
+        "customer note equality no index 3, customer note text no index 1"
+    );
+    // What is there, and of no use to who asks, or now.
+    let reader = role(&mut db.client);
+    db.client.run(&format!(
+        "GRANT ALL ON customer, customer_access TO {reader}; SELECT grant_key('k', '{reader}', '{{decrypt}}')"
+    ));
+    let look_up = "SELECT id FROM customer_access WHERE email = 'x'";
+    db.connect_as(&reader).rows(look_up);
+    db.client.run("SELECT suspend_key('s', reason => 'x')");
+    db.client.rows(look_up);
+    db.client.run("SELECT resume_key('s')");
+    db.client.rows(look_up);
+    assert_eq!(
+        db.client.one("SELECT string_agg(concat_ws(' ', attribute, kind, lack, statements), ', ' ORDER BY lack) FROM unserved_search WHERE attribute = 'email'"),
+        "email equality key out of use 1, email equality no right 1"
     );
 }

@@ -5,7 +5,7 @@ use colcrypt_tests::of_search::{
 };
 
 use super::bed::wait_until_seen;
-use crate::common::{Db, Sql, unique};
+use crate::common::{Db, Sql, role, unique};
 
 /// Table `t` with an index, and a role that may encrypt and write, but neither decrypt nor search.
 fn with_clerk(rows: u32) -> (Db, String) {
@@ -263,4 +263,47 @@ fn terms_are_of_values_as_long_as_they_are_shown() {
         assert!(plan.join("\n").contains("_term = "), "{sql}: {plan:#?}");
         assert_eq!(c.number(sql), rows, "{sql}");
     }
+}
+
+/// An upsert proposes a row, and updates the one that is there: what was encrypted for the one nobody could read in the
+/// other.
+#[test]
+fn a_value_for_a_proposed_row_is_none_for_the_row_that_is_there() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    people(c, 20);
+    c.run("SELECT create_access_view('t')");
+    index(c, ", is_unique => true");
+    let clerk = role(c);
+    c.run(&format!(
+        "GRANT ALL ON t, t_access TO {clerk}; SELECT grant_key('k', '{clerk}', '{{encrypt}}')"
+    ));
+    let upsert = |with: &str| {
+        format!(
+            "INSERT INTO t (id, email) VALUES (100, {}) ON CONFLICT (email_term) DO UPDATE SET email = {with}, n = t.n + 1",
+            sealed("'p7@example.org'", "100")
+        )
+    };
+    let theirs = sealed("'p7@example.org'", "t.id");
+    for session in [&mut db.connect_as(&clerk), &mut db.connect()] {
+        let said = session.fails("KC065", &upsert("excluded.email"));
+        assert!(said.message.contains("for another row"), "{said:?}");
+        said.hides("p7@example");
+        session.run(&upsert(&theirs));
+        session.run(&upsert("t.email"));
+        session.fails(
+            "KC065",
+            &format!("UPDATE t SET email = {} WHERE id = 3", sealed("'p3'", "4")),
+        );
+    }
+    let c = &mut db.client;
+    assert_eq!(
+        c.one("SELECT email || ' ' || n FROM t_access WHERE id = 7"),
+        "p7@example.org 4"
+    );
+    assert_eq!(
+        c.number("SELECT count(*) FROM t_access WHERE email LIKE 'p%'"),
+        18
+    );
+    terms_are_right(c);
 }
