@@ -54,6 +54,8 @@ SMOKE=(
     columns::values::every_type_comes_back columns::enforced::
     # Conditions on terms in plans, whose hook and nodes differ; indexes made concurrently, and what a random query has with them and without.
     columns::search::plans:: columns::search::rechecks:: columns::readers:: columns::search::differential:: columns::search::build:: columns::search::copies::code_that columns::search::keyless:: columns::search::rests::
+    # Rows that leave for another partition, as the heap marks them; who may see terms compared.
+    columns::search::attacks::a_partitions columns::search::guesses::
     # Executor and parallel workers, plans that are kept.
     creation::parallel_workers effect::a_suspension_reaches_parallel wiped::parallel_workers
     # Workers and the heap: rows written in place with their indexes, a migration there and back.

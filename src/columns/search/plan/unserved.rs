@@ -1,6 +1,6 @@
-//! How often a condition on an encrypted column was planned that a search index would have served, if there were one, or
-//! the one there is could be used: in shared memory, since the server started. It is advice, so what has no room is not
-//! counted.
+//! How often a condition on an encrypted column was planned that a search index would have served, if there were one,
+//! or the one that there is could be used: in shared memory, since the server started. It is advice, so what has no
+//! room is not counted.
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
