@@ -272,7 +272,10 @@ fn named_by(
 }
 
 /// The columns of a table, or of a partition or child of it, that the context is made of.
-fn binding(
+///
+/// # Errors
+/// Where it does not fit the table any more.
+pub fn binding(
     held: &Held,
     registered: pg_sys::Oid,
     attribute: &str,

@@ -123,6 +123,28 @@ pub fn keys_of_values(table: pg_sys::Oid, attribute: &str) -> Result<Vec<Key>> {
     .collect()
 }
 
+/// The keys that the column's values are under now, in the table and all below it, which may be registered otherwise:
+/// those that jobs have not moved yet among them. None where rows have keys of their own, or the column is not
+/// registered.
+///
+/// # Errors
+/// Of the catalog.
+pub fn keys_in_use(table: pg_sys::Oid, attribute: &str) -> Result<Option<Vec<KeyId>>> {
+    let found = spi::look(
+        "WITH RECURSIVE tree(relid) AS (SELECT $1::oid UNION \
+             SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.relid) \
+         SELECT p.key_id FROM colcrypt.protected_column p JOIN tree t ON t.relid = p.relation \
+             WHERE p.attribute = $2::text::name \
+         UNION SELECT k.key_id FROM colcrypt.job j JOIN tree t ON t.relid = j.relation \
+             CROSS JOIN LATERAL unnest(array_append(j.from_keys, j.key_id)) k(key_id) \
+             WHERE j.attribute = $2::text::name AND j.phase <> 'done' AND k.key_id IS NOT NULL",
+        &[table.into(), attribute.into()],
+        |row| row.get::<i64>(1),
+    )?;
+    let keys: Option<Vec<KeyId>> = found.iter().map(|id| id.map(KeyId::of_bigint)).collect();
+    Ok(keys.filter(|keys| !keys.is_empty()))
+}
+
 /// What a registered column is under, for whoever owns the table and may manage that.
 ///
 /// # Errors

@@ -47,13 +47,14 @@ impl Grant {
     /// Where nothing is left: to say that it was revoked would be no word about what the role may do.
     fn of_its_purpose(self) -> Result<Self> {
         let values = self.key.suite.purpose() == Purpose::Values;
+        let is_asked = !self.privileges().is_empty();
         let its = Self {
             encrypt: self.encrypt && values,
             decrypt: self.decrypt && values,
             search: self.search && !values,
             ..self
         };
-        if its.privileges().is_empty() {
+        if is_asked && its.privileges().is_empty() {
             its.key.require(match values {
                 true => Purpose::Search,
                 false => Purpose::Values,

@@ -31,7 +31,11 @@ impl Place {
                 return false;
             }
             let mut departed = false;
-            if (*(*relation).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID {
+            let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+            // A TRUNCATE since may have left it none.
+            if (*(*relation).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID
+                && block_of(&self.address) < pg_sys::RelationGetNumberOfBlocksInFork(relation, main)
+            {
                 let mut row = pg_sys::HeapTupleData {
                     t_self: self.address,
                     ..Default::default()
@@ -50,10 +54,13 @@ impl Place {
     }
 }
 
+fn block_of(address: &pg_sys::ItemPointerData) -> pg_sys::BlockNumber {
+    u32::from(address.ip_blkid.bi_hi) << 16 | u32::from(address.ip_blkid.bi_lo)
+}
+
 /// `ItemPointerIndicatesMovedPartitions`.
 fn is_mark(next: &pg_sys::ItemPointerData) -> bool {
-    let block = u32::from(next.ip_blkid.bi_hi) << 16 | u32::from(next.ip_blkid.bi_lo);
-    block == pg_sys::InvalidBlockNumber
+    block_of(next) == pg_sys::InvalidBlockNumber
         && u32::from(next.ip_posid) == pg_sys::MovedPartitionsOffsetNumber
 }
 

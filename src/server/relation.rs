@@ -53,6 +53,8 @@ pub struct Attribute {
     pub type_oid: pg_sys::Oid,
     /// That type, or what is under the domain.
     pub base_type: pg_sys::Oid,
+    /// Whether the server computes it, which it does when all triggers have had the row.
+    pub is_generated: bool,
 }
 
 impl Attribute {
@@ -107,6 +109,7 @@ impl Held {
                         number: column.attnum,
                         type_oid: column.atttypid,
                         base_type: pg_sys::getBaseType(column.atttypid),
+                        is_generated: column.attgenerated != 0,
                     })
                     .collect(),
             };

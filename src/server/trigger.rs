@@ -53,13 +53,21 @@ impl Rows {
         self.in_row(self.new, number)
     }
 
-    /// Whether the server computes columns of the row, which it does later.
-    pub fn are_computed(&self) -> bool {
-        // SAFETY: the description of the table that the trigger was fired for.
-        unsafe {
-            let constraints = (*self.descriptor).constr;
-            !constraints.is_null() && (*constraints).has_generated_stored
+    /// The new row, for who reads no column but some: of others what is out of line stays there.
+    pub fn narrowed_to(&self, numbers: &[i32]) -> pg_sys::HeapTuple {
+        // SAFETY: the row that is written, and the description of its table.
+        let (is_whole, columns) = unsafe {
+            let flags = u32::from((*(*self.new).t_data).t_infomask);
+            (
+                flags & pg_sys::HEAP_HASEXTERNAL == 0,
+                (*self.descriptor).natts,
+            )
+        };
+        if is_whole {
+            return self.new;
         }
+        let others = (1..=columns).filter(|number| !numbers.contains(number));
+        self.with_all(&others.map(|number| (number, None)).collect::<Vec<_>>())
     }
 
     /// What the row that it replaces has there.

@@ -230,6 +230,16 @@ impl Managed {
         })
     }
 
+    /// Whether the terms that it makes are made only once somebody who manages the column's key, too, orders it.
+    fn awaits_order(&self) -> Result<bool> {
+        let waits = spi::query(
+            "SELECT i.awaits_order FROM colcrypt.search_job s JOIN colcrypt.search_index i USING (search_index_id) WHERE s.job_id = $1",
+            &[self.id.into()],
+            |row| spi::at::<bool>(row, 1),
+        )?;
+        Ok(waits.contains(&true))
+    }
+
     fn must_be_open(&self) -> Result<()> {
         if self.open {
             return Ok(());
@@ -365,6 +375,11 @@ fn retry_job(call: Call) -> Result<pg_sys::Datum> {
         return Err(job.refused("Only a job that failed can be tried again."));
     }
     job.refuse_way_out()?;
+    if job.awaits_order()? {
+        return Err(job.refused(
+            "Rows have come that nobody who may read them answers for: colcrypt.create_search_index orders their terms.",
+        ));
+    }
     let others = spi::query(
         "SELECT o.job_id FROM colcrypt.job o JOIN colcrypt.job j USING (relation, attribute, verifies) \
          WHERE j.job_id = $1 AND o.finished_at IS NULL AND NOT (j.by_row AND o.by_row AND o.key_id IS DISTINCT FROM j.key_id)",

@@ -159,6 +159,35 @@ pub fn open(permit: &Permit, value: &Value<'_>, context: &[u8], out: &mut [u8]) 
     }
 }
 
+/// The contexts of a pair, and of pairs in it; or the context itself.
+fn parts(context: &[u8]) -> Vec<&[u8]> {
+    let (mut all, mut rest) = (Vec::new(), context);
+    while let Some((first, former)) = context::split_pair(rest) {
+        all.push(first);
+        rest = former;
+    }
+    all.push(rest);
+    all
+}
+
+/// Whether a value that is bound to `of` opens with a context, as [`open_otherwise`] tries it.
+///
+/// # Errors
+/// Of the catalog.
+#[cold]
+pub fn is_opened_by(of: &[u8], context: &[u8]) -> Result<bool> {
+    let all = parts(context);
+    if all.contains(&of) {
+        return Ok(true);
+    }
+    for one in all {
+        if formers::of(one)?.iter().any(|former| former == of) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// With the contexts of a pair, one after the other; then with each as it was before types or labels in it were
 /// renamed. Returns the one that opened.
 #[cold]
@@ -168,13 +197,7 @@ pub fn open_otherwise<'a>(
     context: &'a [u8],
     out: &mut [u8],
 ) -> Result<&'a [u8]> {
-    let mut all = Vec::new();
-    let mut rest = context;
-    while let Some((first, former)) = context::split_pair(rest) {
-        all.push(first);
-        rest = former;
-    }
-    all.push(rest);
+    let all = parts(context);
     let mut opens = |context: &[u8]| -> Result<bool> {
         let opened = permit.with(|cipher| cipher.open_into(value, context, out))?;
         Ok(opened.is_ok())

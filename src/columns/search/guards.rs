@@ -6,7 +6,7 @@ use colcrypt_domain::quote::{quote_identifier, quote_literal};
 use colcrypt_domain::search::IS_TRIGGER;
 use pgrx::pg_sys;
 
-use crate::catalog::search;
+use crate::catalog::{read, search};
 use crate::columns::registration::{self, Under};
 use crate::columns::search::term::class_of;
 use crate::error::{KeyringPrivilege, Privilege, Result};
@@ -399,8 +399,8 @@ fn remake(table: pg_sys::Oid, brought: Brought, why: &str) -> Result<()> {
             &match are_queued {
                 true => "A job is queued for each: see colcrypt.job_progress.".into(),
                 false => format!(
-                    "You may not decrypt all of its columns, so whoever owns it and manages their keys has to order that: \
-                     colcrypt.create_search_index({}, column, kind).",
+                    "A role that may not decrypt the column has let them come, so whoever owns the table and manages the keys has to \
+                     order that: colcrypt.create_search_index({}, column, kind).",
                     quote_literal(&shown)
                 ),
             },
@@ -415,15 +415,22 @@ fn may_read(table: pg_sys::Oid, attribute: &str) -> Result<bool> {
     let is_plain = Held::take(table, Lock::Read)?
         .attribute(attribute)
         .is_some_and(|attribute| !attribute.holds_ciphertext());
-    Ok(is_plain
-        || match registration::under(table, attribute)? {
-            None => false,
-            Some(Under::Key(key)) => {
-                rights::may(user, &key, Privilege::Decrypt)?
-                    || rights::may(user, &key, Privilege::Manage)?
-            }
-            Some(Under::Rows(keyring)) => {
-                rights::may_on_keyring(user, &keyring, KeyringPrivilege::Manage)?
-            }
-        })
+    if is_plain {
+        return Ok(true);
+    }
+    if let Some(Under::Rows(keyring)) = registration::under(table, attribute)? {
+        return rights::may_on_keyring(user, &keyring, KeyringPrivilege::Manage);
+    }
+    let Some(keys) = registration::keys_in_use(table, attribute)? else {
+        return Ok(false);
+    };
+    for key in keys {
+        let key = read::key_by_id(key)?;
+        let may = rights::may(user, &key, Privilege::Decrypt)?
+            || rights::may(user, &key, Privilege::Manage)?;
+        if !may {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

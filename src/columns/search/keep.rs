@@ -23,6 +23,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use crate::catalog::epoch;
 use crate::catalog::search::CompanionState;
+use crate::columns::enforced;
 use crate::columns::moved::{self, Address, Of};
 use crate::columns::row_context::RowContext;
 use crate::columns::search::column::{Registered, Source, companion_in, indexes_above};
@@ -39,6 +40,7 @@ use crate::server::varlena::{Varlena, image_of, varlena_from};
 use crate::server::xact::End;
 use crate::server::{enclosure, roles, watched};
 use crate::session::made::{self, Made, tag_of};
+use crate::values::seal;
 
 /// Rows that may be on their way from one partition to another are remembered, so many, with so many bytes of values: a
 /// row is put into the other right after it was taken out.
@@ -92,6 +94,8 @@ struct Sealed {
     opener: Box<Opener>,
     /// What values that come from elsewhere are bound to.
     context: Option<RowContext>,
+    /// The columns that it is made of; none where the server computes one of them.
+    bound_to: Option<Vec<i32>>,
 }
 
 struct Kept {
@@ -142,6 +146,7 @@ fn known_table(relation: pg_sys::Relation) -> Result<Rc<KnownTable>> {
                         Values::Sealed(Box::new(Sealed {
                             opener,
                             context: context_of(&held, relation, &registered)?,
+                            bound_to: bound_to(&held, &registered, &index.attribute)?,
                         }))
                     }
                 };
@@ -216,6 +221,21 @@ fn context_of(
     Ok(Some(unsafe {
         RowContext::new(sql, (*relation).rd_att, above.owner)
     }))
+}
+
+/// The columns that the context of a table's rows is made of; none where the server computes one, or there is none.
+fn bound_to(held: &Held, registered: &Registered, attribute: &str) -> Result<Option<Vec<i32>>> {
+    let Some(expression) = &registered.context else {
+        return Ok(None);
+    };
+    let bound = enforced::binding(held, registered.relation, attribute, expression)?;
+    let is_computed = |number: i32| {
+        let mut columns = held.attributes().iter();
+        columns.any(|column| i32::from(column.number) == number && column.is_generated)
+    };
+    let numbers: Vec<i32> = bound.into_iter().map(|(number, _)| number).collect();
+    let are_there = !numbers.iter().any(|number| is_computed(*number));
+    Ok(are_there.then_some(numbers))
 }
 
 impl Column {
@@ -449,16 +469,23 @@ impl Sealed {
     }
 
     /// An upsert proposes a row, and updates another: a value that was encrypted for the one opens in the other for
-    /// nobody. What the server generates for the row is not there yet: then nothing is known.
+    /// nobody. Of what the server computes later nothing is known.
     fn refuse_another_rows(&self, rows: &Rows, value: &Value<'_>, of: &[u8]) -> Result<()> {
-        if rows.old.is_none() || rows.are_computed() {
+        let (Some(context), Some(bound_to)) = (&self.context, &self.bound_to) else {
+            return Ok(());
+        };
+        if rows.old.is_none() || !value.header.has_context {
             return Ok(());
         }
-        match self.context_of(rows, value)? {
-            Some(context) if context != of => Err(SearchError::OfAnotherRow {
-                column: self.opener.shown.clone(),
+        // SAFETY: a row of the table that the trigger was fired for, with all that the context reads.
+        let context = unsafe { context.of(rows.narrowed_to(bound_to), rows.descriptor)? };
+        match context {
+            Some(context) if context != of && !seal::is_opened_by(of, &context)? => {
+                Err(SearchError::OfAnotherRow {
+                    column: self.opener.shown.clone(),
+                }
+                .into())
             }
-            .into()),
             _ => Ok(()),
         }
     }

@@ -270,7 +270,7 @@ fn look(asked: Asked<'_>) -> Result<Found> {
     };
     let id = index.version_of(companion);
     let marked = match kind {
-        Kind::Equality => marked::terms_of(index.id, companion.version)?,
+        Kind::Equality => marked::terms_in(&index, companion.version)?,
         Kind::Range | Kind::Text => HashMap::new(),
     };
     Ok(Found {

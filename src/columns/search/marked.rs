@@ -32,11 +32,29 @@ pub struct Mark {
 /// The marked values that there are, or one of them, each with the tag by which it was marked.
 type Marks = HashMap<(KeyId, Tag), Tag>;
 
-/// The terms of a companion by which look-ups raise an alarm.
+/// The terms by which look-ups in an index raise an alarm: its own, and those of all indexes of its search domain, in
+/// which the same terms find rows.
 ///
 /// # Errors
-/// Of the catalog scan.
-pub fn terms_of(index: [u8; 16], version: KeyVersion) -> Result<HashMap<Vec<u8>, Mark>> {
+/// Of the catalog.
+pub fn terms_in(index: &SearchIndex, version: KeyVersion) -> Result<HashMap<Vec<u8>, Mark>> {
+    let Some(domain) = index.domain else {
+        return terms_of(index.id, version);
+    };
+    let mut found = HashMap::new();
+    let all = spi::look(
+        "SELECT search_index_id FROM colcrypt.search_index WHERE domain_id = $1",
+        &[pgrx::Uuid::from_bytes(domain).into()],
+        |row| spi::at::<pgrx::Uuid>(row, 1),
+    )?;
+    for id in all {
+        found.extend(terms_of(*id.as_bytes(), version)?);
+    }
+    Ok(found)
+}
+
+/// The terms of a companion by which look-ups raise an alarm.
+fn terms_of(index: [u8; 16], version: KeyVersion) -> Result<HashMap<Vec<u8>, Mark>> {
     let mut found = HashMap::new();
     let conditions = [Equals::uuid(1, index), Equals::int4(2, version.int())];
     let read = each(

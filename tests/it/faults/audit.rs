@@ -382,20 +382,25 @@ fn on_a_standby_events_go_to_the_server_log() {
         .filter_map(|line| line.split("colcrypt: audit {").nth(1))
         .map(|rest| serde_json::from_str(&format!("{{{rest}")).expect("JSON"))
         .collect();
-    let of = |outcome: &str| {
-        let found: Vec<_> = events.iter().filter(|e| e["outcome"] == outcome).collect();
-        assert_eq!(found.len(), 1, "{outcome}: {events:?}");
+    let of = |outcome: &str, role: &str| {
+        let is_it = |e: &&serde_json::Value| e["outcome"] == outcome && e["session_role"] == role;
+        let found: Vec<_> = events.iter().filter(is_it).collect();
+        assert_eq!(found.len(), 1, "{outcome} of {role}: {events:?}");
         found[0].clone()
     };
-    let denied = of("denied");
-    assert_eq!(denied["session_role"], "mallory");
+    let denied = of("denied", "mallory");
     assert_eq!(denied["event"], "decrypt_col");
     assert_eq!(denied["key"], "k");
     assert_eq!(denied["database"], "postgres");
     assert_eq!(denied["sqlstate"], "42501");
-    let alarm = of("alarm");
-    assert_eq!(alarm["session_role"], "postgres");
+    let alarm = of("alarm", "postgres");
     assert!(alarm["detail"].as_str().unwrap().ends_with(": bait"));
+    let alarm = of("alarm", "mallory");
+    let detail = alarm["detail"].as_str().unwrap();
+    assert!(
+        detail.ends_with(": bait, which its role may not decrypt"),
+        "{detail}"
+    );
     assert!(!log.contains(PLAINTEXT));
     // The log of the primary can be read and checked there, and goes on after a promotion.
     is_whole(&mut admin);

@@ -12,7 +12,7 @@ use colcrypt_search::{Kind, unicode_version};
 use pgrx::pg_sys;
 
 use crate::catalog::search::{self, CompanionState, SearchIndex};
-use crate::columns::registration::{self, Under};
+use crate::columns::registration;
 use crate::columns::search::plan::decided::Why;
 use crate::error::Result;
 use crate::server::{heirs, relation, types, watched};
@@ -37,8 +37,8 @@ pub struct KnownColumn {
     pub number_in_root: i16,
     /// Its type with a length, as it is registered.
     declared: Option<String>,
-    /// The key that its values are under, where all rows have the same.
-    key: Option<KeyId>,
+    /// The keys that its values are under; none where rows have keys of their own.
+    keys: Option<Vec<KeyId>>,
     indexes: Vec<KnownIndex>,
 }
 
@@ -85,7 +85,8 @@ impl KnownColumn {
     /// Whether the role at hand may decrypt all of its values. Where rows have keys of their own, nobody is asked for
     /// each.
     pub fn may_be_read(&self) -> bool {
-        self.key.is_some_and(session::search::may_decrypt)
+        let mut keys = self.keys.iter().flatten();
+        self.keys.is_some() && keys.all(|key| session::search::may_decrypt(*key))
     }
 
     /// Whether an expression makes values as long as an access view shows them: terms are of what is shown. These are
@@ -303,11 +304,11 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
     for (number, name) in columns {
         let of_column = indexes.iter().filter(|index| index.attribute == name);
         let of_column: Vec<KnownIndex> = of_column.map(|index| in_table(table, index)).collect();
-        let (declared, under) = match of_column.is_empty() {
+        let (declared, keys) = match of_column.is_empty() {
             true => (None, None),
             false => (
                 search::declared(root, &name)?,
-                registration::under(root, &name)?,
+                registration::keys_in_use(root, &name)?,
             ),
         };
         all.push(KnownColumn {
@@ -316,7 +317,7 @@ fn look(table: pg_sys::Oid, columns: Vec<(i16, String)>) -> Result<KnownTable> {
             name,
             root,
             declared,
-            key: under.as_ref().and_then(Under::key).map(|key| key.id),
+            keys,
             indexes: of_column,
         });
     }

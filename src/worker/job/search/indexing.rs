@@ -233,6 +233,10 @@ impl Names {
                 continue;
             };
             let owner = Named::take(one.table, Lock::Read)?.owner();
+            // It takes a right that nothing else here does.
+            if !may_name(owner, one.table)? {
+                continue;
+            }
             run_as(
                 owner,
                 &[format!(
@@ -246,6 +250,16 @@ impl Names {
         }
         Ok(())
     }
+}
+
+/// Whether a table's owner may give names in its schema.
+fn may_name(owner: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool> {
+    let may = spi::query(
+        "SELECT has_schema_privilege($1::oid, relnamespace, 'CREATE') FROM pg_class WHERE oid = $2::oid",
+        &[owner.into(), table.into()],
+        |row| spi::at::<bool>(row, 1),
+    )?;
+    Ok(may.contains(&true))
 }
 
 fn make(

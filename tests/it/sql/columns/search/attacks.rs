@@ -278,6 +278,11 @@ fn a_partitions_terms_go_along_with_their_own_value_alone() {
         "INSERT INTO ph SELECT 164, email FROM ph WHERE id = 6",
     );
     w.run("ROLLBACK");
+    // Where a row was that came from there is nothing any more.
+    db.client.run(
+        "BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM ph WHERE id < 100; UPDATE ph SET email = email WHERE id < 100; TRUNCATE ph1;
+         INSERT INTO ph (id, email) SELECT id, email FROM kept; ROLLBACK",
+    );
     // Others who hold on to the row do not keep it.
     let mut holder = db.connect();
     holder.run("BEGIN; SELECT FROM ph WHERE id = 7 FOR KEY SHARE");

@@ -137,6 +137,11 @@ fn no_job_makes_terms_of_what_an_owner_brings_who_may_not_read_it() {
         assert_eq!(c.number(TOLD), 0, "{way}");
         assert_eq!(c.number("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname LIKE 'email_term%'"), 1);
         o.fails("42501", "SELECT create_search_index('t', 'email')");
+        // Nor what failed before.
+        c.run("UPDATE colcrypt.job SET phase = 'failed' WHERE job_id = 1");
+        let said = c.fails("55000", "SELECT retry_job(1)");
+        assert!(said.hint.contains("create_search_index"), "{said:?}");
+        c.run("UPDATE colcrypt.job SET phase = 'done' WHERE job_id = 1");
         assert!(
             c.yes("SELECT bool_or(finding = 'search_index_unused') FROM doctor()"),
             "{way}"
@@ -307,4 +312,60 @@ fn what_type_a_value_is_of_has_to_be_known() {
         "22023",
         "SELECT search_terms('t', 'email', most_common_vals) FROM pg_stats WHERE tablename = 'st'",
     );
+}
+
+/// A child, or rows that a job has not moved yet, are under other keys than the table says.
+#[test]
+fn all_keys_that_values_are_under_count() {
+    let mut db = with_search_key();
+    let (name, mut g) = guesser(&mut db, "decrypt");
+    let c = &mut db.client;
+    c.run(&format!(
+        "SELECT create_key('k2', 'ring');
+         CREATE TABLE par (id int, email ciphertext); CREATE TABLE chi () INHERITS (par); CREATE TABLE moved (id int, email ciphertext);
+         SELECT register_column('par', 'email', 'k', 'none'), register_column('chi', 'email', 'k2', 'none'), register_column('moved', 'email', 'k2', 'none');
+         INSERT INTO par SELECT n, encrypt_col('v' || n, 'k') FROM generate_series(1, 9) n;
+         INSERT INTO chi SELECT 100 + n, encrypt_col('w' || n % 3, 'k2') FROM generate_series(1, 9) n;
+         INSERT INTO moved SELECT n, encrypt_col('w' || n % 3, 'k2') FROM generate_series(1, 9) n;
+         CREATE TABLE secret AS SELECT encrypt_col('w1', 'k2') AS v;
+         SELECT create_search_index('par', 'email'), create_search_index('moved', 'email');
+         GRANT ALL ON par, chi, moved TO {name}"
+    ));
+    wait_for_good_jobs(c);
+    wait_until_seen(c);
+    let joined = |table: &str| {
+        format!(
+            "SELECT FROM {table} a JOIN {table} b ON decrypt_col(a.email) = decrypt_col(b.email) WHERE a.id < b.id AND leak(a.id, b.id)"
+        )
+    };
+    denied(&mut g, &joined("par"));
+    c.run("BEGIN; SELECT move_column('moved', 'email', 'k', accept_unplaced => true); SELECT pause_job(job_id) FROM job_progress WHERE finished_at IS NULL; COMMIT");
+    denied(&mut g, &joined("moved"));
+    assert!(!leaked(c), "rows of equal values are told");
+    c.run("SELECT resume_job(job_id) FROM job_progress WHERE finished_at IS NULL");
+    wait_for_good_jobs(c);
+    g.rows(&joined("moved"));
+    assert!(leaked(c));
+    // Nor does the owner have terms made of what is under the child's key.
+    c.run(&format!("GRANT SELECT ON secret TO {name}; ALTER TABLE par OWNER TO {name}; ALTER TABLE chi OWNER TO {name}"));
+    g.run("ALTER TABLE chi DISABLE TRIGGER \"~colcrypt:terms\"; INSERT INTO chi SELECT 200, v FROM secret; ALTER TABLE chi ENABLE ALWAYS TRIGGER \"~colcrypt:terms\"");
+    wait_for_jobs(c);
+    assert_eq!(
+        c.number("SELECT count(*) FROM par WHERE id = 200 AND email_term IS NOT NULL"),
+        0
+    );
+}
+
+/// One term finds rows in all columns of a search domain.
+#[test]
+fn a_honeytoken_is_heard_of_by_any_column_of_its_domain() {
+    let mut db = shop();
+    let (name, mut g) = guesser(&mut db, "encrypt");
+    db.client.run(&format!("GRANT SELECT ON customer TO {name}; SELECT mark_honeytoken(email, 'bait') FROM customer WHERE id = 7"));
+    let found = g.number("SELECT count(*) FROM customer WHERE email_term = search_term('letter', 'sender', 'user7@example.org'::text)");
+    assert!(found > 0);
+    let alarms = format!(
+        "SELECT count(*) FROM audit_log WHERE outcome = 'alarm' AND session_role = '{name}'"
+    );
+    wait_for("the alarm", LONG, || db.client.number(&alarms) == 1);
 }

@@ -414,3 +414,21 @@ fn rows_with_keys_of_their_own_share_a_search_key() {
         .run("SELECT create_keyring('ring2', 'local'); SELECT create_key('tenant-3', 'ring2')");
     db.client.fails("KC063", "INSERT INTO t VALUES (103, 1, encrypt_col('x'::text, 'tenant-3', place_context('t.email', 103)))");
 }
+
+#[test]
+fn an_owner_who_may_make_nothing_in_the_schema_has_his_table_rotated() {
+    let mut db = with_search_key();
+    let owner = unique("owner");
+    let c = &mut db.client;
+    people(c, 20);
+    index(c, ", is_unique => true");
+    c.run(&format!(
+        "CREATE ROLE {owner}; CREATE SCHEMA apart; ALTER TABLE t SET SCHEMA apart; GRANT USAGE ON SCHEMA apart TO {owner};
+         ALTER TABLE apart.t OWNER TO {owner}; SELECT rotate_key('s')"
+    ));
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(indexname, ' ') FROM pg_indexes WHERE tablename = 't' AND indexdef ~ 'term'"),
+        "t_email_term2_idx"
+    );
+}

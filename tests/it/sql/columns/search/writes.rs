@@ -307,3 +307,42 @@ fn a_value_for_a_proposed_row_is_none_for_the_row_that_is_there() {
     );
     terms_are_right(c);
 }
+
+/// What a row is bound to is asked of the columns that it is made of, and of both contexts while it changes.
+#[test]
+fn what_an_update_is_bound_to_is_its_row_as_it_is_and_will_be() {
+    let mut db = with_search_key();
+    let c = &mut db.client;
+    c.run("CREATE TABLE g (id int PRIMARY KEY, code text UNIQUE, email ciphertext, huge text, up text GENERATED ALWAYS AS (upper(code)) STORED);
+           ALTER TABLE g ALTER huge SET STORAGE EXTERNAL;
+           SELECT register_column('g', 'email', 'k', context => 'colcrypt.row_context(id)'), create_access_view('g');
+           INSERT INTO g_access (id, code, email, huge) SELECT n, n, 'p' || n, repeat('x', 100000) FROM generate_series(1, 9) n;
+           SELECT create_search_index('g', 'email')");
+    wait_for_good_jobs(c);
+    let upsert = |id: &str| {
+        format!(
+            "INSERT INTO g (id, code, email) VALUES (100, '7', encrypt_col('p7'::text, 'k', row_context(100)))
+             ON CONFLICT (code) DO UPDATE SET email = encrypt_col('new'::text, 'k', row_context({id}))"
+        )
+    };
+    c.fails("KC065", &upsert("excluded.id"));
+    c.run(&upsert("g.id"));
+    // While values are bound to something else, either is taken.
+    let mut holder = db.connect();
+    holder.run("BEGIN; SELECT FROM g WHERE id = 1 FOR UPDATE");
+    let c = &mut db.client;
+    c.run("SELECT rebind_column('g', 'email', label => 'g.email', accept_unplaced => true)");
+    c.run("UPDATE g_access SET email = 'seen' WHERE id = 3;
+           UPDATE g SET email = encrypt_col('after'::text, 'k', place_context('g.email', id)) WHERE id = 4;
+           UPDATE g SET email = encrypt_col('before'::text, 'k', row_context(id)) WHERE id = 5");
+    c.fails(
+        "KC065",
+        "UPDATE g SET email = encrypt_col('none'::text, 'k', row_context(id + 1)) WHERE id = 6",
+    );
+    holder.run("ROLLBACK");
+    wait_for_good_jobs(c);
+    assert_eq!(
+        c.one("SELECT string_agg(email, ' ' ORDER BY id) FROM g_access"),
+        "p1 p2 seen after before p6 new p8 p9"
+    );
+}
